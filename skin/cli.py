@@ -1,0 +1,133 @@
+"""What the scripts share at the command line: settings as a dataclass, and one way to end.
+
+A script declares its settings once, as a frozen dataclass whose fields are `option(...)`s; `parse`
+makes the command line from it, so an option's name, default and help stand in one line of code:
+
+    @dataclass(frozen=True)
+    class Settings:
+        epochs: int = option(20, "passes over the training part", group="training")
+
+    settings = parse(Settings, __doc__)
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import signal
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from skin.errors import UserError, printable
+
+SettingsT = TypeVar("SettingsT")
+
+
+def option(default: Any, help: str, *, group: str = "options", **argparse_keywords: Any) -> Any:
+    """A dataclass field that is also a command line option.
+
+    The field's name gives the flag (`batch_size` -> `--batch-size`) and its annotation the type:
+    `bool` is a switch, `X | None` takes an X. `argparse_keywords` (choices, metavar, nargs, const,
+    action, positional=True) pass through to `ArgumentParser.add_argument`.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "group": group, **argparse_keywords})
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help with the defaults said, no wider than the terminal."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        help = action.help or ""
+        silent = action.default in (None, False, argparse.SUPPRESS) or "default" in help or not action.option_strings
+        return help if silent else help + " (default: %(default)s)"
+
+
+def parse(settings_class: type[SettingsT], description: str | None, argv: Sequence[str] | None = None) -> SettingsT:
+    """The command line (`argv`, or the process's own) as an instance of `settings_class`.
+
+    Raises:
+        UserError: an unknown option, or a value that is not of its type or choices.
+    """
+    parser = _Parser(description=description, formatter_class=_Help, allow_abbrev=False)
+    groups: dict[str, Any] = {}
+    types_of = typing.get_type_hints(settings_class)
+    for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
+        keywords = dict(field.metadata)
+        title = keywords.pop("group")
+        group = groups.setdefault(title, parser.add_argument_group(title) if title not in groups else None)
+        kind = _value_type(types_of[field.name])
+        keywords["help"] = keywords["help"].replace("%", "%%")
+        if keywords.pop("positional", False):
+            group.add_argument(field.name, type=kind, default=field.default, **keywords)
+        else:
+            if kind is bool:
+                keywords["action"] = "store_true"
+            elif "action" not in keywords:
+                keywords["type"] = kind
+            group.add_argument("--" + field.name.replace("_", "-"), default=field.default, **keywords)
+    return settings_class(**vars(parser.parse_args(argv)))
+
+
+def _value_type(annotation: Any) -> Any:
+    """The type that reads one value of a field: `int | None` is read by `int`, `tuple[str, ...]` by `str`."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    if typing.get_origin(annotation) in (tuple, list):
+        annotation = typing.get_args(annotation)[0]
+    return annotation
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as JSON-ready values: numbers, strings, None, lists; a path becomes a string."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Path):
+            return os.fspath(value)
+        if isinstance(value, (tuple, list)):
+            return [convert(v) for v in value]
+        return value
+
+    return {f.name: convert(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Run a script's `main` and leave with its exit code.
+
+    A `UserError` is one line on stderr and code 2; Ctrl-C is 130, SIGTERM 143; a reader that closed our
+    pipe ends us quietly, as it does any Unix filter.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        code = fail(str(error))
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
+
+
+def fail(message: str) -> int:
+    """Print `message` as one line on stderr; the exit code to leave with."""
+    print(f"error: {printable(message, limit=2000)}", file=sys.stderr)
+    return 2
+
+
+def _terminate(signum: int, frame: types.FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)

@@ -1,0 +1,58 @@
+"""What the tests share: the demo set, the scripts as processes, and the reasons to skip."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the scripts are modules at the top of the repository: `import train`
+
+torch.set_num_threads(1)  # tiny tensors: threads only wait for one another
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reasons = {
+        "gpu": None if torch.cuda.is_available() else "no CUDA GPU on this machine",
+        "real": None if os.environ.get("SKIN_REAL_DATA") else "SKIN_REAL_DATA names no folder with real images",
+        "browser": None if Path("/usr/bin/chromium").exists() else "no /usr/bin/chromium on this machine",
+    }
+    for item in items:
+        for marker, reason in reasons.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small demo set in the HAM10000 layout: 160 images of seven classes, some lesions seen twice."""
+    from skin import demo
+
+    return demo.write(tmp_path_factory.mktemp("demo") / "HAM10000", images=160, seed=0)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real sets: `ham10000`, `ham10000_mini` (see the `real` marker)."""
+    return Path(os.environ["SKIN_REAL_DATA"])
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`run_script("train.py", "--demo", ...)` from an empty working folder: the finished process, as text."""
+
+    def run(script: str, *args: object, **keywords: object) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        environment.update(keywords.pop("env", {}))  # type: ignore[call-overload]
+        return subprocess.run(
+            [sys.executable, str(ROOT / script), *map(str, args)],
+            capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=240, **keywords,
+        )  # fmt: skip
+
+    return run
