@@ -1,0 +1,34 @@
+"""The eight ways to lay a square picture on itself, for averaging a prediction over them.
+
+A dermatoscope has no up or down, so a quarter turn or a mirror image of a lesion is as good a picture of
+it as the one that was taken. Averaging over such views is test-time augmentation (`--tta`).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+VIEWS = 8
+"""How many views there are: four quarter turns, of the picture and of its mirror image."""
+
+
+def dihedral(images: Tensor, k: int) -> Tensor:
+    """View `k` of a batch of square pictures: `k % 4` quarter turns (anticlockwise), mirrored first from 4 on.
+
+    Args:
+        images: [B, H, W, C], any dtype, H equal to W so that the views can be stacked.
+        k: 0 to 7; 0 leaves the pictures as they are.
+
+    Returns:
+        The same shape and dtype, contiguous.
+
+    Raises:
+        ValueError: `k` is not a view, or the pictures are not square.
+    """
+    if not 0 <= k < VIEWS:
+        raise ValueError(f"view {k} does not exist: there are {VIEWS}, counted from 0")
+    if images.ndim != 4 or images.shape[1] != images.shape[2]:
+        raise ValueError(f"expected square pictures [B, H, H, C], got {list(images.shape)}")
+    if k >= 4:
+        images = images.flip(2)
+    return images.rot90(k % 4, (1, 2)).contiguous()
