@@ -51,11 +51,14 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         help = action.help or ""
-        silent = action.default in (None, False, argparse.SUPPRESS) or "default" in help or not action.option_strings
+        unsaid = action.default not in (None, False, argparse.SUPPRESS) and "default" not in help
+        silent = not (unsaid and action.option_strings)
         return help if silent else help + " (default: %(default)s)"
 
 
-def parse(settings_class: type[SettingsT], description: str | None, argv: Sequence[str] | None = None) -> SettingsT:
+def parse(
+    settings_class: type[SettingsT], description: str | None, argv: Sequence[str] | None = None
+) -> SettingsT:
     """The command line (`argv`, or the process's own) as an instance of `settings_class`.
 
     Raises:

@@ -21,5 +21,7 @@ def printable(text: object, limit: int = 200) -> str:
     from undecodable file names) become `\\x..`-style escapes; more than `limit` characters are cut with
     an ellipsis.
     """
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+    safe = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text)
+    )
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"

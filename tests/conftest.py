@@ -18,10 +18,11 @@ torch.set_num_threads(1)  # tiny tensors: threads only wait for one another
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    real, chromium = bool(os.environ.get("SKIN_REAL_DATA")), Path("/usr/bin/chromium").exists()
     reasons = {
         "gpu": None if torch.cuda.is_available() else "no CUDA GPU on this machine",
-        "real": None if os.environ.get("SKIN_REAL_DATA") else "SKIN_REAL_DATA names no folder with real images",
-        "browser": None if Path("/usr/bin/chromium").exists() else "no /usr/bin/chromium on this machine",
+        "real": None if real else "SKIN_REAL_DATA names no folder with real images",
+        "browser": None if chromium else "no /usr/bin/chromium on this machine",
     }
     for item in items:
         for marker, reason in reasons.items():
