@@ -1,0 +1,89 @@
+"""What the public sets call the same diseases: names that people read, and names that mean the same.
+
+Only spellings and codes of one disease count as the same; a part of a disease (seborrhoeic keratosis
+within benign keratosis) is another class. Nothing is guessed from likeness of words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+# The name that people read, and every code and name that the public sets use for it:
+# HAM10000 and ISIC 2018 (akiec, bcc, ...), ISIC 2019 (AK, SCC, UNK), PAD-UFES-20 (ACK, NEV, SEK),
+# DermaMNIST and the ISIC Archive (names in full).
+_SAME: dict[str, tuple[str, ...]] = {
+    "actinic keratosis": (
+        "akiec", "ak", "ack", "actinic keratoses", "actinic keratoses and intraepithelial carcinoma",
+        "actinic keratoses and intraepithelial carcinomae", "solar or actinic keratosis",
+    ),
+    "basal cell carcinoma": ("bcc",),
+    "benign keratosis": ("bkl", "benign keratosis-like lesion", "benign keratosis-like lesions"),
+    "dermatofibroma": ("df",),
+    "melanoma": ("mel", "malignant melanoma", "melanoma, nos"),
+    "melanocytic nevus": (
+        "nv", "nev", "nevus", "naevus", "nevi", "melanocytic nevi", "melanocytic naevus", "melanocytic naevi",
+    ),
+    "vascular lesion": ("vasc", "vascular lesions", "vascular"),
+    "squamous cell carcinoma": ("scc", "squamous cell carcinoma, nos"),
+    "seborrhoeic keratosis": ("sek", "seborrheic keratosis"),
+}  # fmt: skip
+_NAMES = {code: name for name, codes in _SAME.items() for code in (name, *codes)}
+_READABLE = {"akiec": "actinic keratosis or Bowen's disease", "unk": "none of the others"}
+
+# The order of the classes in DermaMNIST's labels 0 to 6; they are HAM10000's.
+DERMAMNIST = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+ISIC_2018 = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+ISIC_2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
+
+
+def _key(name: str) -> str:
+    return " ".join(name.replace("_", " ").lower().split())
+
+
+def readable_name(cls: str) -> str:
+    """A class as people read it: `melanoma (mel)`; a name that is no known code stays as it is."""
+    key = _key(cls)
+    name = _READABLE.get(key) or _NAMES.get(key)
+    return cls if name is None or name == key or len(key) > 5 else f"{name} ({cls})"
+
+
+@dataclass(frozen=True)
+class ClassMatch:
+    """How the classes of a data set stand to those of a model.
+
+    `to_model` takes a data class to its model class. `unmatched_data` and `unmatched_model` are the
+    classes that have no partner, in their own order.
+    """
+
+    to_model: dict[str, str]
+    unmatched_data: tuple[str, ...]
+    unmatched_model: tuple[str, ...]
+
+
+def match_classes(model_classes: Sequence[str], data_classes: Iterable[str]) -> ClassMatch:
+    """Match the classes of a data set to those of a model by name.
+
+    The same name first, then the same name but for case, `_` and spaces, then another name of the same
+    disease. Where two model classes would do, neither is taken.
+    """
+    to_model: dict[str, str] = {}
+    data = tuple(dict.fromkeys(data_classes))
+    for cls in data:
+        key = _key(cls)
+        name = _NAMES.get(key)
+        for alike in (
+            [m for m in model_classes if m == cls],
+            [m for m in model_classes if _key(m) == key],
+            [m for m in model_classes if name is not None and _NAMES.get(_key(m)) == name],
+        ):
+            if alike:
+                if len(alike) == 1:
+                    to_model[cls] = alike[0]
+                break
+    taken = set(to_model.values())
+    return ClassMatch(
+        to_model,
+        tuple(cls for cls in data if cls not in to_model),
+        tuple(cls for cls in model_classes if cls not in taken),
+    )
