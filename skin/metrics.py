@@ -243,3 +243,43 @@ def macro_auc(labels: Array, probabilities: Array) -> float:
 def macro_average_precision(labels: Array, probabilities: Array) -> float:
     """The mean average precision of the classes, each against the rest."""
     return float(mean_of_available(class_average_precision(labels, probabilities)))
+
+
+# ---- all of them, by name ---------------------------------------------------------------------------------
+
+TOP_K = (2, 3)
+SPECIFICITIES = {"sensitivity_at_90_specificity": 0.90, "sensitivity_at_95_specificity": 0.95}
+
+
+def of_confusion(confusion: Array) -> dict[str, Floats]:
+    """The figures that follow from a confusion matrix [..., C, C], by name: [...] or, a class, [..., C]."""
+    class_sensitivity, class_f1 = sensitivity(confusion), f1(confusion)
+    return {
+        "accuracy": accuracy_of(confusion),
+        "balanced_accuracy": mean_of_available(class_sensitivity),
+        "macro_f1": mean_of_available(class_f1),
+        "weighted_f1": weighted_f1_of(confusion),
+        "cohen_kappa": cohen_kappa_of(confusion),
+        "sensitivity": class_sensitivity,
+        "specificity": specificity(confusion),
+        "ppv": positive_predictive_value(confusion),
+        "npv": negative_predictive_value(confusion),
+        "f1": class_f1,
+    }
+
+
+def figures(labels: Array, probabilities: Array) -> dict[str, Floats]:
+    """Every figure of a set by name: [] for the set, [C] for its classes."""
+    class_aucs, class_aps = class_auc(labels, probabilities), class_average_precision(labels, probabilities)
+    return {
+        **of_confusion(_confusion(labels, probabilities)),
+        "macro_auc": mean_of_available(class_aucs),
+        "macro_average_precision": mean_of_available(class_aps),
+        "log_loss": np.asarray(log_loss(labels, probabilities)),
+        "brier_score": np.asarray(brier_score(labels, probabilities)),
+        "expected_calibration_error": np.asarray(expected_calibration_error(labels, probabilities)),
+        **{f"top_{k}_accuracy": np.asarray(top_k_accuracy(labels, probabilities, k)) for k in TOP_K},
+        "auc": class_aucs,
+        "average_precision": class_aps,
+        **{n: class_sensitivity_at_specificity(labels, probabilities, s) for n, s in SPECIFICITIES.items()},
+    }

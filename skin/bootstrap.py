@@ -1,0 +1,284 @@
+"""How far a figure can be trusted: 95 % intervals from a bootstrap that resamples lesions or patients.
+
+Two pictures of one lesion say less than pictures of two lesions, so a round of the bootstrap draws whole
+groups with replacement. A round is then no copy of the rows but a whole number of times that each group
+was drawn, and every figure is a function of those weights:
+
+- what adds up over images (the confusion matrix, log loss, Brier score, top-k hits, the gap of each
+  confidence bin) was added up over each group beforehand: one sparse matrix product gives a batch of rounds;
+- what ranks images (AUROC, average precision, sensitivity at a specificity) sorts each class's scores once;
+  a round is a running sum of weights in that order.
+
+So 1,000 rounds over 400,000 images take seconds, and memory for a few rounds at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from skin import metrics
+from skin.metrics import Array, Floats
+
+ROUNDS = 1000
+LEVEL = 0.95
+BATCH_ELEMENTS = 2**19  # rounds x images in one batch: what stays in a core's cache
+Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+
+# Shares of images or of groups of images. Near 0 or 1, or of a handful of images, percentiles of the rounds
+# make too short an interval (of 3 of 3 they make none), so these take Wilson's.
+PROPORTIONS = {
+    "accuracy", "top_2_accuracy", "top_3_accuracy", "sensitivity", "specificity", "ppv", "npv", "rate",
+}  # fmt: skip
+# Resampling adds as much to a mean of absolute gaps as sampling did: percentiles are mirrored at the value.
+BIASED_UPWARDS = {"expected_calibration_error"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval; nan where the set cannot give it."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if np.isnan(self.value):
+            return "not available"
+        return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
+
+
+class Resampler:
+    """Which group each image belongs to, and how often each round draws each group."""
+
+    def __init__(self, groups: Array, rounds: int = ROUNDS, seed: int = 0) -> None:
+        """`groups` is [N] of any type that sorts: a lesion, a patient, or the image itself."""
+        names, group_of_row = np.unique(groups, return_inverse=True)
+        self.group_of_row = group_of_row.astype(np.int32)
+        self.num_groups, self.num_rows = len(names), len(group_of_row)
+        self.rounds, self.seed = rounds, seed
+
+    def weights(self, first: int, last: int) -> npt.NDArray[np.uint16]:
+        """[last - first, G]: times that rounds first .. last - 1 draw each group; each row adds up to G."""
+        out = np.empty((last - first, self.num_groups), np.uint16)
+        for row, number in zip(out, range(first, last), strict=True):
+            draw = np.random.Generator(np.random.Philox(key=[self.seed, number]))
+            picked = draw.integers(0, self.num_groups, self.num_groups, dtype=np.int32)
+            row[:] = np.bincount(picked, minlength=self.num_groups)
+        return out
+
+    def run(self, figures: Callable[[Array], dict[str, Floats]]) -> dict[str, Floats]:
+        """`figures` of the weights [B, G] of each batch of rounds, joined to [rounds, ...]."""
+        size = max(1, BATCH_ELEMENTS // max(self.num_rows, 1))
+        starts = range(0, self.rounds, size)
+
+        def batch(first: int) -> dict[str, Floats]:
+            return figures(self.weights(first, min(first + size, self.rounds)))
+
+        with ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:  # numpy lets go of the interpreter
+            batches = list(pool.map(batch, starts))
+        return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+
+    def count(self, rows: Array) -> int:
+        """How many groups have an image among `rows`, a mask [N]."""
+        return len(np.unique(self.group_of_row[rows]))
+
+    def sums(self, columns: list[tuple[Array | int, Array | float]], size: int) -> sparse.csr_array:
+        """[size, G]: for each (place, value), both [N] or one for all, the value added up over each group."""
+        shape = (self.num_rows,)
+        places = [np.broadcast_to(np.asarray(place, np.int64), shape) for place, _ in columns]
+        values = [np.broadcast_to(np.asarray(value, np.float64), shape) for _, value in columns]
+        where = (np.concatenate(places), np.tile(self.group_of_row, len(columns)))
+        return sparse.coo_array((np.concatenate(values), where), shape=(size, self.num_groups)).tocsr()
+
+
+class _Ranking:
+    """One class's images in the order of its score, sorted once: what AUROC and its like are made of."""
+
+    def __init__(self, positives: Array, scores: Array, group_of_row: Array) -> None:
+        order = np.argsort(-scores, kind="stable").astype(np.int32)
+        ranked = scores[order]
+        self.group = group_of_row[order]
+        self.at = np.flatnonzero(positives[order]).astype(np.int32)  # where the positives stand
+        # Images of equal score come in together: a positive counts from the first to past the last of them.
+        firsts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(order) else np.zeros(0, int)
+        block = np.searchsorted(firsts, self.at, side="right") - 1
+        self.start = firsts[block].astype(np.int32)
+        self.end = np.r_[firsts, len(order)][block + 1].astype(np.int32)
+        self.positives_before = np.searchsorted(self.at, self.start).astype(np.int32)
+        self.positives_within = np.searchsorted(self.at, self.end).astype(np.int32)
+
+    def figures(self, weights: Array) -> dict[str, Floats]:
+        """AUROC, average precision and sensitivities, each [B], for group weights [B, G]."""
+        drawn = weights[:, self.group]
+        own = drawn[:, self.at]
+        images, true_positives = _running(drawn), _running(own)
+        positives, total = true_positives[:, -1:], images[:, -1:]
+        negatives = total - positives
+        seen, hits = images[:, self.end], true_positives[:, self.positives_within]
+        above, level = images[:, self.start] - true_positives[:, self.positives_before], seen - hits
+        outranked = (own * (negatives - 0.5 * (above + level))).sum(1)
+        precision = (own * (hits / np.maximum(seen, 1))).sum(1)
+        some = negatives[:, 0] > 0
+        figures = {
+            "auc": metrics.ratio(outranked, positives[:, 0] * negatives[:, 0].astype(float)),
+            "average_precision": metrics.ratio(precision, positives[:, 0]),
+        }
+        for name, specificity in metrics.SPECIFICITIES.items():
+            # False positives only grow along the order, so the thresholds that are allowed come first.
+            allowed = (level <= (1 - specificity + 1e-12) * negatives).sum(1)
+            found = np.take_along_axis(np.pad(hits, ((0, 0), (1, 0))), allowed[:, None], 1)[:, 0]
+            figures[name] = np.where(some, metrics.ratio(found, positives[:, 0]), np.nan)
+        return figures
+
+
+def _running(weights: Array) -> npt.NDArray[np.int32]:
+    """[B, n] to [B, n + 1]: the sum of the first 0, 1, .. n."""
+    out = np.zeros((weights.shape[0], weights.shape[1] + 1), np.int32)
+    np.cumsum(weights, axis=1, dtype=np.int32, out=out[:, 1:])
+    return out
+
+
+class Figures:
+    """Every figure of `skin.metrics.figures` for one set, with the bootstrap's rounds of each.
+
+    Attributes:
+        values: name -> [] or [C], as `metrics.figures` gives them.
+        rounds: name -> [rounds] or [rounds, C].
+        confusion: int [C, C].
+    """
+
+    def __init__(self, labels: Array, probabilities: Array, resampler: Resampler) -> None:
+        """`labels` int [N], `probabilities` float [N, C]; the resampler's groups are of the same N rows."""
+        self.num_classes = probabilities.shape[1]
+        self.predicted = probabilities.argmax(1) if len(labels) else np.zeros(0, np.int64)
+        self.labels, self.resampler = labels, resampler
+        self.confusion = metrics.confusion_matrix(labels, self.predicted, self.num_classes)
+        self.values = metrics.figures(labels, probabilities)
+        additive = _Additive(labels, probabilities, resampler)
+        rankings = [
+            _Ranking(labels == c, probabilities[:, c], resampler.group_of_row) for c in range(self.num_classes)
+        ]
+
+        def figures(weights: Array) -> dict[str, Floats]:
+            ranked = [ranking.figures(weights) for ranking in rankings]
+            by_class = {name: np.stack([r[name] for r in ranked], axis=-1) for name in ranked[0]}
+            return {
+                **additive.figures(weights),
+                **by_class,
+                "macro_auc": metrics.mean_of_available(by_class["auc"]),
+                "macro_average_precision": metrics.mean_of_available(by_class["average_precision"]),
+            }
+
+        self.rounds = resampler.run(figures)
+
+    def estimate(self, name: str, of_class: int | None = None) -> Estimate:
+        """A figure of the set, or of one of its classes, with its interval."""
+        value, rounds = self.values[name], self.rounds[name]
+        if of_class is not None:
+            value, rounds = value[of_class], rounds[:, of_class]
+        return interval(name, float(value), rounds, self.resampler.count(self._basis(name, of_class)))
+
+    def _basis(self, name: str, of_class: int | None) -> Array:
+        """The images that a proportion is of, a mask [N]."""
+        masks: dict[str, Callable[[], Any]] = {
+            "sensitivity": lambda: self.labels == of_class,
+            "specificity": lambda: self.labels != of_class,
+            "ppv": lambda: self.predicted == of_class,
+            "npv": lambda: self.predicted != of_class,
+        }
+        return masks.get(name, lambda: np.ones(len(self.labels), bool))()
+
+
+class _Additive:
+    """What adds up over images, summed over each group: the confusion matrix first, then the rest."""
+
+    def __init__(self, labels: Array, probabilities: Array, resampler: Resampler) -> None:
+        self.classes = probabilities.shape[1]
+        confidence, predicted = probabilities.max(1, initial=0), probabilities.argmax(1)
+        cells, bins = self.classes**2, metrics.CALIBRATION_BINS
+        hits = [metrics.top_k_hits(labels, probabilities, k) for k in metrics.TOP_K]
+        self.sums = resampler.sums(
+            [
+                (labels * self.classes + predicted, 1.0),
+                (cells, metrics.negative_log_likelihood(labels, probabilities)),
+                (cells + 1, metrics.squared_error(labels, probabilities)),
+                *((cells + 2 + i, hit) for i, hit in enumerate(hits)),
+                (cells + 2 + len(hits) + metrics.confidence_bin(confidence), (predicted == labels) - confidence),
+            ],
+            cells + 2 + len(hits) + bins,
+        )
+
+    def figures(self, weights: Array) -> dict[str, Floats]:
+        sums = (self.sums @ weights.T.astype(np.float64)).T
+        cells = self.classes**2
+        confusion = sums[:, :cells].reshape(-1, self.classes, self.classes)
+        images = confusion.sum((1, 2))
+        loss, error, *hits = sums[:, cells : cells + 2 + len(metrics.TOP_K)].T
+        gaps = sums[:, cells + 2 + len(metrics.TOP_K) :]
+        return {
+            **metrics.of_confusion(confusion),
+            "log_loss": metrics.ratio(loss, images),
+            "brier_score": metrics.ratio(error, images),
+            "expected_calibration_error": metrics.ratio(np.abs(gaps).sum(1), images),
+            **{f"top_{k}_accuracy": metrics.ratio(hit, images) for k, hit in zip(metrics.TOP_K, hits, strict=True)},
+        }
+
+
+def interval(name: str, value: float, rounds: Floats, groups: int) -> Estimate:
+    """The 95 % interval of a figure from its rounds [R]; rounds that could not give it do not count.
+
+    `groups` is how many groups a proportion rests on, which bounds what it can be worth.
+    """
+    rounds = rounds[~np.isnan(rounds)]
+    if np.isnan(value) or len(rounds) == 0:
+        return Estimate(value, np.nan, np.nan)
+    if name in PROPORTIONS:
+        return Estimate(value, *_wilson(value, float(rounds.var()), groups))
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(rounds, [tail, 1 - tail])
+    if name in BIASED_UPWARDS:
+        low, high = min(max(2 * value - high, 0.0), value), max(2 * value - low, value)
+    return Estimate(value, float(low), float(high))
+
+
+def _wilson(share: float, variance: float, groups: int) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share, of as many images as the bootstrap's variance says it is worth.
+
+    share (1 - share) / variance is the size of a simple random sample with the same variance (Kish's
+    effective sample size). Where all rounds agree it is the number of groups.
+    """
+    worth = share * (1 - share) / variance if variance > 1e-15 else float(groups)
+    if worth <= 0:
+        return 0.0, 1.0
+    centre = (share + Z**2 / (2 * worth)) / (1 + Z**2 / worth)
+    half = Z / (1 + Z**2 / worth) * np.sqrt(share * (1 - share) / worth + Z**2 / (4 * worth**2))
+    # At 0 and 1 the interval ends there; rounding must not put the share outside its interval.
+    return float(min(max(centre - half, 0.0), share)), float(max(min(centre + half, 1.0), share))
+
+
+def rates(hits: Array, resampler: Resampler) -> Iterator[Estimate]:
+    """The share of rows that hit, of each column: `hits` is float [N, K], nan for a row that does not count."""
+    counted = ~np.isnan(hits)
+    columns = range(hits.shape[1])
+    sums = resampler.sums(
+        [(2 * k, np.where(counted[:, k], hits[:, k], 0.0)) for k in columns]
+        + [(2 * k + 1, counted[:, k].astype(float)) for k in columns],
+        2 * len(columns),
+    )
+
+    def figures(weights: Array) -> dict[str, Floats]:
+        totals = (sums @ weights.T.astype(np.float64)).T
+        return {"rate": metrics.ratio(totals[:, 0::2], totals[:, 1::2])}
+
+    rounds = resampler.run(figures)["rate"]
+    for k in columns:
+        value = float(metrics.ratio(hits[counted[:, k], k].sum(), counted[:, k].sum()))
+        yield interval("rate", value, rounds[:, k], resampler.count(counted[:, k]))
