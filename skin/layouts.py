@@ -8,25 +8,24 @@ is done for all layouts alike by `read_index`.
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
-import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from skin.class_names import readable_name
+from skin.class_names import DERMAMNIST, ISIC_2018, ISIC_2019, ClassMatch, match_classes, readable_name
 from skin.errors import UserError, printable
-from skin.tables import find_column, from_one_hot, header, is_one_hot, need_column, read_table
+from skin.folder import IMAGE_SUFFIXES, Folder
+from skin.groups import join_groups
+from skin.npz import NpzFile
+from skin.tables import find_column, from_one_hot, header, is_one_hot, need_column, read_table, spelling
 
-__all__ = ["IMAGE_SUFFIXES", "LAYOUTS", "Draft", "Folder", "Index", "read_index", "readable_name"]
+__all__ = ["IMAGE_SUFFIXES", "LAYOUTS", "ClassMatch", "Index", "match_classes", "read_index", "readable_name"]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-_TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 _SPLITS = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -64,151 +63,20 @@ class Index:
 class Draft:
     """What a layout makes of its tables or folders, before the images are looked for.
 
-    `rows` has the columns of `Index.rows` except `path`; `image` is as the table names it, and a column
-    `file` (relative to the data folder) stands beside it where the layout knows the file already.
+    Attributes:
+        rows: the columns of `Index.rows` but for `path`; `image` is as the table names it, and a column
+            `file` (relative to the data folder) stands beside it where the layout knows the file already.
+        source: what the rows come from, for messages.
+        classes: the classes that the source declares, where it does.
+        notes: what was counted and should be said.
+        unusable: the notes on rows without image or class, with their numbers: too many are an error.
     """
 
     rows: pd.DataFrame
     source: str
+    classes: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
-    unusable: int = 0  # rows already left out that the user would not shrug at
-
-
-class Folder:
-    """One walk over a data folder: its images, its tables, and where a named image lies.
-
-    Hidden files and `__MACOSX` are passed over. Links inside the folder are files like any other; what
-    leads out of it is refused when it is a folder, or when a row needs it.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
-        if not self.root.exists():
-            raise UserError(f"the data folder {root} does not exist: check --data")
-        if not self.root.is_dir():
-            raise UserError(f"{root} is not a folder: --data takes the folder that holds the images")
-        self.images: set[str] = set()
-        self.tables: list[str] = []
-        self.archives: list[str] = []
-        self.folders: list[str] = []
-        self.copies: dict[str, str] = {}
-        self._links_out: set[str] = set()
-        self._names: dict[str, str | tuple[str, ...]] = {}
-        self._walk("")
-        for part in (self.tables, self.archives, self.folders):
-            part.sort()
-        for path in self.images:
-            self._names.setdefault(_stem(posixpath.basename(path)), path)
-            if self._names[_stem(posixpath.basename(path))] is not path:
-                self._add_namesake(path)
-
-    def _walk(self, top: str) -> None:
-        pending = [top]
-        while pending:
-            folder = pending.pop()
-            try:
-                entries = list(os.scandir(self.root / folder))
-            except OSError as error:
-                raise UserError(f"cannot read the folder {self.root / folder}: {error.strerror}") from error
-            for entry in entries:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_symlink() and not self._inside(path):
-                    self._links_out.add(path)
-                if entry.is_dir():
-                    self._refuse_link(path)
-                    if not entry.is_symlink():  # a link inside leads to what is walked anyway
-                        self.folders.append(path)
-                        pending.append(path)
-                    continue
-                suffix = posixpath.splitext(entry.name)[1].lower()
-                if suffix in IMAGE_SUFFIXES and entry.is_file():
-                    self.images.add(path)
-                elif suffix in _TABLE_SUFFIXES or entry.name == "HAM10000_metadata":
-                    self.tables.append(path)
-                elif suffix == ".npz":
-                    self.archives.append(path)
-
-    def _inside(self, path: str) -> bool:
-        return (self.root / path).resolve().is_relative_to(self.root)
-
-    def _refuse_link(self, path: str) -> None:
-        if path in self._links_out:
-            raise UserError(
-                f"{self.root / path} is a link that leads out of the data folder: "
-                "put its target into the folder instead, or point --data at a folder that holds both"
-            )
-
-    def _add_namesake(self, path: str) -> None:
-        name = _stem(posixpath.basename(path))
-        known = self._names[name]
-        self._names[name] = (*((known,) if isinstance(known, str) else known), path)
-
-    def table(self, *names: str) -> Path | None:
-        """The table with one of these file names, wherever it lies in the folder.
-
-        Raises:
-            UserError: there are several.
-        """
-        wanted = {name.lower() for name in names}
-        found = [path for path in self.tables if posixpath.basename(path).lower() in wanted]
-        if len(found) > 1:
-            raise UserError(
-                f"{self.root} holds both {found[0]} and {found[1]}: keep one, or name the right one with --labels"
-            )
-        return self.root / found[0] if found else None
-
-    def find(self, name: str) -> str | None:
-        """The image that a table calls `name` (with or without extension or folders), relative to the root.
-
-        None where the folder has no such image.
-
-        Raises:
-            UserError: the name leaves the folder, or several different files could be meant.
-        """
-        path = self._checked(name)
-        if path in self.images:
-            self._refuse_link(path)
-            return path
-        named = self._names.get(_stem(posixpath.basename(path)), ())
-        found = sorted((named,) if isinstance(named, str) else named)
-        if "/" in path:
-            found = [f for f in found if _stem(_composed(f)) == _stem(path)]
-        exact = [f for f in found if posixpath.basename(f) == posixpath.basename(path)]
-        found = exact or found
-        if not found:
-            return None
-        for other in found[1:]:
-            # Downloads hold whole folders twice under two spellings; the same size is taken for a copy.
-            if (self.root / other).stat().st_size != (self.root / found[0]).stat().st_size:
-                raise UserError(
-                    f"{self.root}: '{name}' could be {found[0]} or {other}, which differ: "
-                    "remove one, or give the path of each image in a table with --labels"
-                )
-            self.copies[other] = found[0]
-        self._refuse_link(found[0])
-        return found[0]
-
-    def _checked(self, name: str) -> str:
-        slashed = _composed(name).replace("\\", "/")
-        path = posixpath.normpath(slashed)
-        if posixpath.isabs(path) or PureWindowsPath(name).drive or path == ".." or path.startswith("../"):
-            raise UserError(
-                f"the table names the image '{name}', which is outside the data folder {self.root}: "
-                "give paths relative to the data folder, without '..'"
-            )
-        return path
-
-
-def _composed(name: str) -> str:
-    # macOS stores é as e and an accent; a table has it as one character.
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
-def _stem(path: str) -> str:
-    stem, suffix = posixpath.splitext(path)
-    return _composed(stem if suffix.lower() in IMAGE_SUFFIXES else path)
+    unusable: dict[str, int] = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------------------ the registry
@@ -257,12 +125,161 @@ def _ham10000(folder: Folder) -> Draft | None:
         return None
     table = read_table(path)
     rows = _rows(
-        table[need_column(table, path, "image_id", "image")],
-        table[need_column(table, path, "dx")],
+        table[need_column(table, path, "image_id", "image", "isic_id")],
+        table[need_column(table, path, "dx", "diagnosis")],
         group=table[need_column(table, path, "lesion_id")],
         attributes=_attributes(table, "dx_type", "age", "sex", "localization"),
     )
     return Draft(rows, path.name)
+
+
+@layout("ISIC 2018", signs="ISIC2018_Task3_Training_GroundTruth.csv")
+def _isic_2018(folder: Folder) -> Draft | None:
+    truths = {}
+    for word in ("Training", "Validation", "Test"):
+        path = folder.table(f"ISIC2018_Task3_{word}_GroundTruth.csv")
+        # HAM10000's own download has a test table of this name, with HAM10000's columns.
+        if path and not find_column(header(path), "dx"):
+            truths[word] = path
+    lesions = folder.table("ISIC2018_Task3_Training_LesionGroupings.csv")
+    return _challenge(truths, ISIC_2018, {"Training": lesions} if lesions else {})
+
+
+@layout("ISIC 2019", signs="ISIC_2019_Training_GroundTruth.csv")
+def _isic_2019(folder: Folder) -> Draft | None:
+    words = ("Training", "Test")
+    truths = {word: path for word in words if (path := folder.table(f"ISIC_2019_{word}_GroundTruth.csv"))}
+    metadata = {word: path for word in words if (path := folder.table(f"ISIC_2019_{word}_Metadata.csv"))}
+    return _challenge(truths, ISIC_2019, metadata)
+
+
+def _challenge(truths: dict[str, Path], classes: tuple[str, ...], metadata: dict[str, Path]) -> Draft | None:
+    """The tables of an ISIC challenge: one-hot labels of one or several parts, and what is known of the images."""
+    draft = None
+    for word, path in truths.items():
+        table = read_table(path)
+        image = table[need_column(table, path, "image", "image_id", "image_name")]
+        columns = [need_column(table, path, spelling(name)) for name in classes]
+        unknown = find_column(list(table.columns), "unk")
+        labels, marked = from_one_hot(table, [*columns, unknown] if unknown else columns, path)
+        group: pd.Series | str = ""
+        attributes = None
+        if word in metadata:
+            known = _look_up(metadata[word], image)
+            group = known[lesion] if (lesion := find_column(list(known.columns), "lesion_id")) else ""
+            attributes = _attributes(known, "age_approx", "anatom_site_general", "sex")
+        rows = _rows(image, labels, group=group, split=_SPLITS[word.lower()], attributes=attributes)
+        part = Draft(rows, path.name, classes)
+        _leave_unmarked(part, marked)
+        if unknown and (part.rows["label"] == unknown).any():
+            count = (part.rows["label"] == unknown).sum()
+            part.notes.append(f"{path.name} marks {_count(count, 'image')} {unknown} (none of the classes): left out")
+            part.rows = part.rows[part.rows["label"] != unknown]
+        draft = part if draft is None else _together(draft, part)
+    return draft
+
+
+def _together(one: Draft, other: Draft) -> Draft:
+    rows = pd.concat([one.rows, other.rows], ignore_index=True).fillna("")
+    source = f"{one.source} and {other.source}"
+    return Draft(rows, source, one.classes, one.notes + other.notes, one.unusable | other.unusable)
+
+
+def _look_up(path: Path, images: pd.Series) -> pd.DataFrame:
+    """The rows of the table at `path` for each of `images`, `""` where it has none.
+
+    Raises:
+        UserError: the table has two different rows for one image.
+    """
+    table = read_table(path).drop_duplicates()
+    key = need_column(table, path, "image", "image_id", "image_name")
+    twice = table[key].duplicated() & table[key].isin(images)
+    if twice.any():
+        raise UserError(f"{path} has two rows for '{table.loc[twice, key].iloc[0]}', which disagree: keep one")
+    return table.set_index(key).reindex(images).fillna("").set_axis(images.index)
+
+
+@layout("ISIC Archive", signs="metadata.csv with isic_id and diagnosis")
+def _isic_archive(folder: Folder) -> Draft | None:
+    path = _metadata(folder, "isic_id")
+    if path is None:
+        return None
+    table = read_table(path)
+    columns = list(table.columns)
+    # diagnosis_1 is benign or malignant, _2 the family, _3 the disease; deeper levels are its forms.
+    levels = [find_column(columns, name) for name in ("diagnosis", *(f"diagnosis_{n}" for n in (3, 2, 1, 4, 5)))]
+    label = next((name for name in levels if name and (table[name] != "").any()), None)
+    if label is None:
+        need_column(table, path, "diagnosis")
+        raise UserError(f"{path}: the column diagnosis is empty in every row: there is nothing to learn from")
+    image = table[need_column(table, path, "isic_id")]
+    people = [table[name] for name in (find_column(columns, "patient_id"), find_column(columns, "lesion_id")) if name]
+    attributes = _attributes(
+        table, "age_approx", "sex", "anatom_site_general", "anatom_site_1", "fitzpatrick_skin_type", "image_type",
+        "dermoscopic_type", "diagnosis_confirm_type", "attribution",
+    )  # fmt: skip
+    rows = _rows(image, table[label], group=join_groups(*people) if people else "", attributes=attributes)
+    return Draft(rows, path.name, notes=[f"labels are the column {label} of {path.name}"])
+
+
+@layout("PAD-UFES-20", signs="metadata.csv with img_id and diagnostic")
+def _pad_ufes_20(folder: Folder) -> Draft | None:
+    path = _metadata(folder, "img_id")
+    if path is None:
+        return None
+    table = read_table(path)
+    rows = _rows(
+        table[need_column(table, path, "img_id")],
+        table[need_column(table, path, "diagnostic", "diagnosis")],
+        group=table[need_column(table, path, "patient_id", "lesion_id")],
+        attributes=_attributes(table, "age", "gender", "region", "fitspatrick", "fitzpatrick", "biopsed"),
+    )
+    return Draft(rows, path.name)
+
+
+def _metadata(folder: Folder, key: str) -> Path | None:
+    """The table called metadata, or nearly so, that has the column `key`."""
+    names = {posixpath.basename(path) for path in folder.tables if "metadata" in posixpath.basename(path).lower()}
+    found = [path for name in sorted(names) if (path := folder.table(name)) and find_column(header(path), key)]
+    if len(found) > 1:
+        raise UserError(f"{folder.root} holds {found[0].name} and {found[1].name}: name the right one with --labels")
+    return found[0] if found else None
+
+
+@layout("Fitzpatrick17k", signs="fitzpatrick17k.csv")
+def _fitzpatrick17k(folder: Folder) -> Draft | None:
+    path = folder.table("fitzpatrick17k.csv")
+    if path is None:
+        return None
+    table = read_table(path)
+    scale = find_column(list(table.columns), "fitzpatrick_scale", "fitzpatrick")
+    if scale:
+        table[scale] = table[scale].replace({"-1": "", "-1.0": ""})  # the set's own mark for unknown
+    attributes = _attributes(table, scale or "fitzpatrick_scale", "nine_partition_label", "three_partition_label")
+    rows = _rows(
+        table[need_column(table, path, "md5hash")], table[need_column(table, path, "label")], attributes=attributes
+    )
+    return Draft(rows, path.name)
+
+
+@layout("MedMNIST", signs="dermamnist*.npz")
+def _medmnist(folder: Folder) -> Draft | None:
+    found = [path for path in folder.archives if posixpath.basename(path).startswith("dermamnist")]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise UserError(f"{folder.root} holds {' and '.join(found)}: name one, --data {folder.root / found[0]}")
+    archive = NpzFile(folder.root / found[0])
+    parts = []
+    for split in ("train", "val", "test"):
+        if f"{split}_images" not in archive.arrays and split != "train":
+            continue
+        count = archive.image_count(f"{split}_images")
+        labels = archive.labels(f"{split}_labels", count, len(DERMAMNIST))
+        names = pd.Series([f"{split}_images/{row}" for row in range(count)])
+        label = pd.Series(np.array(DERMAMNIST, dtype=object)[labels])
+        parts.append(_rows(names, label, split=split).assign(file=f"{found[0]}::" + names))
+    return Draft(pd.concat(parts, ignore_index=True), posixpath.basename(found[0]), DERMAMNIST)
 
 
 @layout("split folders", signs="train/<class>/*.jpg, val/<class>/*.jpg, test/<class>/*.jpg")
@@ -315,11 +332,15 @@ def _from_folders(
     labels = pd.Series([path[label].encode("utf-8", "backslashreplace").decode().strip() for path in paths])
     rows = _rows(names, labels, split=pd.Series(split)).assign(file=file)
     draft = Draft(rows, f"the folders of {posixpath.join(folder.root, base)}")
+    loose = len(folder.images) - len(paths)
+    if loose:
+        draft.notes.append(f"the folder holds {_count(loose, 'image')} outside the class folders: left out")
+    draft.notes += [f"the table {path} is not used (--labels names one)" for path in folder.tables[:3]]
     used = {posixpath.join(base, *path[1 : label + 1]) for path in paths}
     for path in folder.folders:
         inside = path.startswith(base) and path != base
         if inside and path.removeprefix(base).strip("/").count("/") == label - 1 and path not in used:
-            draft.notes.append(f"the folder {path} holds no images of a class: it is left out")
+            draft.notes.append(f"the folder {path} holds no images of a class: left out")
     return draft
 
 
@@ -341,20 +362,21 @@ def labels_table(folder: Folder, path: Path) -> Draft:
     ]  # fmt: skip
     split = find_column(columns, "split", "set", "subset", "partition")
     rest = [name for name in columns if name not in (image, label, split, *groups)]
+    classes: tuple[str, ...] = ()
     if label is None and is_one_hot(table, rest):
         labels, marked = from_one_hot(table, rest, path)
-        rest = []
+        classes, rest = tuple(rest), []
     else:
         label = label or need_column(table, path, "label", "class", "dx", "diagnosis")
         labels, marked = table[label], np.ones(len(table), dtype=np.int64)
     rows = _rows(
         table[image],
         labels,
-        group=join_groups(table[image], *(table[name] for name in groups)),
+        group=join_groups(*(table[name] for name in groups)) if groups else "",
         split=_split_words(table[split], path) if split else "",
         attributes=table[rest],
     )
-    draft = Draft(rows, path.name)
+    draft = Draft(rows, path.name, classes)
     _leave_unmarked(draft, marked)
     return draft
 
@@ -377,49 +399,9 @@ def _leave_unmarked(draft: Draft, marked: np.ndarray) -> None:
         return
     first = draft.rows["image"].iloc[int(np.flatnonzero(wrong)[0])]
     none, several = int((marked == 0).sum()), int((marked > 1).sum())
-    draft.notes.append(
-        f"{draft.source}: {none:,} rows mark no class and {several:,} several (first: {printable(first)}): left out"
-    )
-    draft.unusable += int(wrong.sum())
+    note = f"{draft.source}: rows that mark no class: {none:,}, several: {several:,} (first: {printable(first)})"
+    draft.unusable[note] = int(wrong.sum())
     draft.rows = draft.rows[~wrong]
-
-
-def join_groups(names: pd.Series, *columns: pd.Series) -> pd.Series:
-    """One group name a row, such that rows which share a value (not `""`) of any column share the group.
-
-    A row without any value is a group of its own, under its own name; a group is called after the first
-    column's value where it has one.
-    """
-    if not columns:
-        return names
-    named = columns[0]
-    for other in columns[1:]:
-        named = named.mask(named == "", other)
-    named = named.mask(named == "", names)
-    if len(columns) == 1:
-        return named
-    return connect(named, *columns)
-
-
-def connect(groups: pd.Series, *columns: pd.Series) -> pd.Series:
-    """`groups` with those joined that share a value (not `""`) of any of `columns`; the least name stands."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    codes, names = pd.factorize(groups, sort=True)
-    total, rows, joined = len(names), [], []
-    for column in columns:
-        values, found = pd.factorize(column.mask(column == ""))
-        known = values >= 0
-        rows.append(codes[known])
-        joined.append(total + values[known])
-        total += len(found)
-    one, other = np.concatenate(rows), np.concatenate(joined)
-    graph = coo_matrix((np.ones(len(one), dtype=np.int8), (one, other)), shape=(total, total))
-    _, component = connected_components(graph, directed=False)
-    first = np.full(total, len(names), dtype=np.int64)
-    np.minimum.at(first, component[: len(names)], np.arange(len(names)))
-    return pd.Series(np.asarray(names, dtype=object)[first[component[codes]]], index=groups.index)
 
 
 # ------------------------------------------------------------------------------------- from draft to index
@@ -442,19 +424,18 @@ def read_index(
     """
     folder = Folder(Path(root))
     name, draft = ("labels table", labels_table(folder, Path(labels))) if labels else _only_layout(folder)
-    faults: list[str] = []
-    named = len(draft.rows) + draft.unusable
+    named = len(draft.rows) + sum(draft.unusable.values())
     rows = _with_files(draft, folder)
-    rows, conflicts = _one_row_an_image(draft, rows)
-    faults += conflicts
-    unusable = draft.unusable
+    rows, faults = _one_row_an_image(draft, rows)
+    unusable = sum(draft.unusable.values())
     if unusable > _SHRUG * named and not allow_missing:
-        faults.append(f"{folder.root}: {draft.notes[-1]}; --allow-missing goes on with the other rows")
+        what = "; ".join(draft.unusable)
+        faults.append(f"{folder.root}: {what}: over 1 % of {named:,} rows; --allow-missing goes on without them")
+    faults += _same_but_for_case(rows["label"].unique(), draft.source)
     if faults and not keep_going:
         raise UserError(faults[0])
     if rows.empty:
         raise UserError(f"{folder.root}: no row of {draft.source} has both an image and a label")
-    faults += _same_but_for_case(rows["label"].unique(), draft.source, keep_going)
     rows["path"] = [f"{folder.root}/{file}" for file in rows.pop("file")]
     rows["group"] = rows["group"].mask(rows["group"] == "", rows["image"])
     attributes = [column for column in rows.columns if column not in _OWN_COLUMNS]
@@ -463,7 +444,10 @@ def read_index(
     for column in attributes:
         rows[column] = _as_numbers(rows[column])
     classes = tuple(sorted(rows["label"].unique()))
-    return Index(folder.root, name, rows, classes, tuple(draft.notes), tuple(faults))
+    empty = [cls for cls in draft.classes if cls not in classes]
+    if empty:
+        draft.notes.append(f"{draft.source} has no image of {', '.join(empty)}")
+    return Index(folder.root, name, rows, classes, (*draft.unusable, *draft.notes), tuple(faults))
 
 
 def _only_layout(folder: Folder) -> tuple[str, Draft]:
@@ -508,11 +492,11 @@ def _with_files(draft: Draft, folder: Folder) -> pd.DataFrame:
     rows = draft.rows
     unlabelled = rows["label"] == ""
     if unlabelled.any():
-        draft.notes.append(f"{_count(unlabelled.sum(), 'row')} of {draft.source} without a label: left out")
+        draft.notes.append(f"{draft.source} has {_count(unlabelled.sum(), 'row')} without a label: left out")
         rows = rows[~unlabelled]
     if "file" in rows:
         for file in rows["file"]:
-            folder._refuse_link(file)
+            folder.refuse_link(file)
         return rows
     names = rows["image"]
     if (names == "").any():
@@ -521,15 +505,12 @@ def _with_files(draft: Draft, folder: Folder) -> pd.DataFrame:
     missing = files.isna()
     unnamed = len(folder.images - set(files) - set(folder.copies))
     if folder.copies:
-        draft.notes.append(f"{_count(len(folder.copies), 'image')} in the folder twice: one copy of each is used")
+        draft.notes.append(f"the folder holds {_count(len(folder.copies), 'image')} twice: one copy of each is used")
     if unnamed:
-        draft.notes.append(f"{_count(unnamed, 'image')} in the folder that {draft.source} does not name: left out")
+        draft.notes.append(f"the folder holds {_count(unnamed, 'image')} that {draft.source} does not name: left out")
     if missing.any():
-        draft.unusable += int(missing.sum())
-        draft.notes.append(
-            f"{_count(missing.sum(), 'image')} of {draft.source} not in the folder "
-            f"(first: {printable(names[missing].iloc[0])})"
-        )
+        note = f"{draft.source} names {_count(missing.sum(), 'image')} that the folder lacks"
+        draft.unusable[f"{note} (first: {printable(names[missing].iloc[0])})"] = int(missing.sum())
     return rows.assign(file=files)[~missing]
 
 
@@ -547,19 +528,17 @@ def _one_row_an_image(draft: Draft, rows: pd.DataFrame) -> tuple[pd.DataFrame, l
                 f"{draft.source} gives the image {file} two values of {column}, "
                 f"'{found[0]}' and '{found[1]}': correct the table"
             )
-    draft.notes.append(f"{_count(again.sum(), 'row')} of {draft.source} repeated: counted once")
+    draft.notes.append(f"{draft.source} repeats {_count(again.sum(), 'row')}: counted once")
     return rows[~again].copy(), faults
 
 
-def _same_but_for_case(labels: Iterable[str], source: str, keep_going: bool) -> list[str]:
+def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
     seen: dict[str, str] = {}
     faults = []
     for label in sorted(labels):
         other = seen.setdefault(label.lower(), label)
         if other != label:
             faults.append(f"{source} has the classes '{other}' and '{label}', alike but for case: make them one")
-    if faults and not keep_going:
-        raise UserError(faults[0])
     return faults
 
 
@@ -573,4 +552,4 @@ def _as_numbers(values: pd.Series) -> pd.Series:
 
 
 def _count(number: float, noun: str) -> str:
-    return f"{int(number):,} {noun} is" if number == 1 else f"{int(number):,} {noun}s are"
+    return f"{int(number):,} {noun}" if number == 1 else f"{int(number):,} {noun}s"

@@ -1,0 +1,162 @@
+"""One walk over a data folder: what images and tables lie in it, and which file a table means by a name.
+
+Nothing outside the folder is ever read: a name with `..`, an absolute path or a link that leads out is
+refused by name.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import posixpath
+import unicodedata
+from pathlib import Path, PureWindowsPath
+
+from skin.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
+
+
+class Folder:
+    """One walk over a data folder: its images, its tables, and where a named image lies.
+
+    Hidden files and `__MACOSX` are passed over. Links inside the folder are files like any other; what
+    leads out of it is refused when it is a folder, or when a row needs it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        if not self.root.exists():
+            raise UserError(f"the data folder {root} does not exist: check --data")
+        self.images: set[str] = set()
+        self.tables: list[str] = []
+        self.archives: list[str] = []
+        self.folders: list[str] = []
+        self.copies: dict[str, str] = {}
+        self._links_out: set[str] = set()
+        self._names: dict[str, str | tuple[str, ...]] = {}
+        if self.root.suffix == ".npz" and self.root.is_file():  # an archive of images is a folder of its own
+            self.archives.append(self.root.name)
+            self.root = self.root.parent
+            return
+        if not self.root.is_dir():
+            raise UserError(f"{root} is not a folder: --data takes the folder that holds the images")
+        self._walk()
+        for part in (self.tables, self.archives, self.folders):
+            part.sort()
+        for path in self.images:
+            name = _stem(posixpath.basename(path))
+            known = self._names.setdefault(name, path)  # a tuple only where it must be: sets are large
+            if known is not path:
+                self._names[name] = (*((known,) if isinstance(known, str) else known), path)
+
+    def _walk(self) -> None:
+        pending = [""]
+        while pending:
+            folder = pending.pop()
+            try:
+                entries = list(os.scandir(self.root / folder))
+            except OSError as error:
+                raise UserError(f"cannot read the folder {self.root / folder}: {error.strerror}") from error
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_symlink():
+                    if not Path(entry.path).exists():
+                        continue
+                    if not Path(os.path.realpath(entry.path)).is_relative_to(self.root):
+                        self._links_out.add(path)
+                    if Path(entry.path).is_dir():
+                        self.refuse_link(path)
+                        continue  # it leads to what is walked anyway
+                if entry.is_dir():
+                    self.folders.append(path)
+                    pending.append(path)
+                elif entry.is_file():
+                    self._add_file(path)
+
+    def _add_file(self, path: str) -> None:
+        name = posixpath.basename(path)
+        suffix = posixpath.splitext(name)[1].lower()
+        if suffix in IMAGE_SUFFIXES:
+            self.images.add(path)
+        elif suffix in _TABLE_SUFFIXES or name == "HAM10000_metadata":  # as the Harvard Dataverse names it
+            self.tables.append(path)
+        elif suffix == ".npz":
+            self.archives.append(path)
+
+    def refuse_link(self, path: str) -> None:
+        """Raise `UserError` if `path` (relative to the root) is a link that leads out of the folder."""
+        if path in self._links_out:
+            raise UserError(
+                f"{self.root / path} is a link that leads out of the data folder: "
+                "put its target into the folder instead, or point --data at a folder that holds both"
+            )
+
+    def table(self, *names: str) -> Path | None:
+        """The table with one of these file names, wherever it lies in the folder.
+
+        Raises:
+            UserError: there are several, and they differ.
+        """
+        wanted = {name.lower() for name in names}
+        found = [path for path in self.tables if posixpath.basename(path).lower() in wanted]
+        if any(not filecmp.cmp(self.root / found[0], self.root / other, shallow=False) for other in found[1:]):
+            raise UserError(
+                f"{self.root} holds {' and '.join(found)}, which disagree: keep one, "
+                "or name the right one with --labels"
+            )
+        return self.root / found[0] if found else None
+
+    def find(self, name: str) -> str | None:
+        """The image that a table calls `name` (with or without extension or folders), relative to the root.
+
+        None where the folder has no such image.
+
+        Raises:
+            UserError: the name leaves the folder, or several different files could be meant.
+        """
+        path = self._checked(name)
+        if path in self.images:
+            self.refuse_link(path)
+            return path
+        named = self._names.get(_stem(posixpath.basename(path)), ())
+        found = sorted((named,) if isinstance(named, str) else named)
+        if "/" in path:
+            found = [f for f in found if _stem(_composed(f)) == _stem(path)]
+        exact = [f for f in found if posixpath.basename(f) == posixpath.basename(path)]
+        found = exact or found
+        if not found:
+            return None
+        for other in found[1:]:
+            # Downloads hold whole folders twice under two spellings; the same size is taken for a copy.
+            if (self.root / other).stat().st_size != (self.root / found[0]).stat().st_size:
+                raise UserError(
+                    f"{self.root}: '{name}' could be {found[0]} or {other}, which differ: "
+                    "remove one, or give the path of each image in a table with --labels"
+                )
+            self.copies[other] = found[0]
+        self.refuse_link(found[0])
+        return found[0]
+
+    def _checked(self, name: str) -> str:
+        slashed = _composed(name).replace("\\", "/")
+        path = posixpath.normpath(slashed)
+        if posixpath.isabs(path) or PureWindowsPath(name).drive or path == ".." or path.startswith("../"):
+            raise UserError(
+                f"the table names the image '{name}', which is outside the data folder {self.root}: "
+                "give paths relative to the data folder, without '..'"
+            )
+        return path
+
+
+def _composed(name: str) -> str:
+    # macOS stores é as e and an accent; a table has it as one character.
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _stem(path: str) -> str:
+    stem, suffix = posixpath.splitext(path)
+    return _composed(stem if suffix.lower() in IMAGE_SUFFIXES else path)

@@ -1,0 +1,58 @@
+"""Groups of images that belong together (a lesion, a patient, near copies): whatever is linked is one group."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+
+def join_groups(*columns: pd.Series) -> pd.Series:
+    """One group name a row, such that rows which share a value (not `""`) of any of the columns share the group.
+
+    A group is called after the least value of its first column that has one; `""` stands for rows without
+    any value.
+    """
+    if len(columns) == 1:
+        return columns[0]
+    rows = len(columns[0])
+    codes = [pd.factorize(column.mask(column == ""), sort=True) for column in columns]
+    edges, total = [], rows
+    for code, values in codes:
+        known = np.flatnonzero(code >= 0)
+        edges.append(np.stack([known, total + code[known]]))
+        total += len(values)
+    component = _components(np.concatenate(edges, axis=1), total)[:rows]
+    group = np.full(rows, "", dtype=object)
+    for code, values in reversed(codes):
+        known = code >= 0
+        least = np.full(component.max() + 1, len(values))
+        np.minimum.at(least, component[known], code[known])
+        named = least[component] < len(values)
+        group[named] = np.asarray(values, dtype=object)[least[component[named]]]
+    return pd.Series(group, index=columns[0].index, dtype="str")
+
+
+def join_pairs(groups: pd.Series, pairs: np.ndarray) -> pd.Series:
+    """`groups` (a name a row) with the groups joined that a pair of rows links.
+
+    Args:
+        groups: [N] names.
+        pairs: int [M, 2], positions in `groups`.
+
+    Returns:
+        [N] names; a joined group has the least of its names.
+    """
+    code, names = pd.factorize(groups, sort=True)
+    component = _components(code[np.asarray(pairs, dtype=np.int64).reshape(-1, 2)].T, len(names))
+    least = np.full(len(names), len(names))
+    np.minimum.at(least, component, np.arange(len(names)))
+    return pd.Series(np.asarray(names, dtype=object)[least[component[code]]], index=groups.index, dtype="str")
+
+
+def _components(edges: np.ndarray, nodes: int) -> np.ndarray:
+    """The number of the connected component of each node, int [nodes]; `edges` is int [2, M]."""
+    graph = coo_matrix((np.ones(edges.shape[1], dtype=np.int8), (edges[0], edges[1])), shape=(nodes, nodes))
+    component: np.ndarray = connected_components(graph, directed=False)[1]
+    return component

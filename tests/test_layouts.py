@@ -1,0 +1,673 @@
+"""Each public layout as downloaded, and everything a table or a folder can have wrong with it."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from skin.class_names import match_classes, readable_name
+from skin.errors import UserError
+from skin.groups import join_groups, join_pairs
+from skin.layouts import IMAGE_SUFFIXES, Index, read_index
+from skin.npz import is_npz_image, npz_image_size, read_npz_image
+from skin.tables import read_table
+
+
+def write(folder: Path, files: dict[str, str | bytes]) -> Path:
+    """Make `folder` with these files; no layout looks inside an image, so any bytes stand for one."""
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def images(*names: str) -> dict[str, str | bytes]:
+    return {name: name for name in names}
+
+
+def column(index: Index, name: str) -> dict[str, object]:
+    return dict(zip(index.rows["image"], index.rows[name], strict=True))
+
+
+HAM = "lesion_id,image_id,dx,dx_type,age,sex,localization\n"
+HAM_ROWS = (
+    "HAM_0,ISIC_1,mel,histo,80.0,male,scalp\nHAM_0,ISIC_2,mel,histo,80.0,male,scalp\nHAM_1,ISIC_3,nv,histo,,female,\n"
+)
+HAM_IMAGES = images("HAM10000_images_part_1/ISIC_1.jpg", "HAM10000_images_part_1/ISIC_2.jpg", "part_2/ISIC_3.jpg")
+
+
+# ---------------------------------------------------------------------------------- layouts as downloaded
+
+
+def test_ham10000(tmp_path: Path) -> None:
+    index = read_index(write(tmp_path, {"HAM10000_metadata.csv": HAM + HAM_ROWS, **HAM_IMAGES}))
+
+    assert (index.layout, index.classes, index.notes) == ("HAM10000", ("mel", "nv"), ())
+    assert column(index, "label") == {"ISIC_1": "mel", "ISIC_2": "mel", "ISIC_3": "nv"}
+    assert column(index, "group") == {"ISIC_1": "HAM_0", "ISIC_2": "HAM_0", "ISIC_3": "HAM_1"}
+    assert column(index, "path")["ISIC_3"] == str(tmp_path.resolve() / "part_2/ISIC_3.jpg")
+    assert index.rows["age"].tolist()[:2] == [80.0, 80.0]
+    assert np.isnan(index.rows["age"][2])
+    assert column(index, "localization") == {"ISIC_1": "scalp", "ISIC_2": "scalp", "ISIC_3": ""}
+    assert set(index.rows["split"]) == {""}
+
+
+def test_ham10000_with_its_image_folders_twice_under_two_spellings(tmp_path: Path) -> None:
+    twice = {name.replace("HAM10000_images", "ham10000_images"): data for name, data in HAM_IMAGES.items()}
+    index = read_index(write(tmp_path, {"HAM10000_metadata.csv": HAM + HAM_ROWS, **HAM_IMAGES, **twice}))
+
+    assert len(index.rows) == 3
+    assert index.notes == ("the folder holds 2 images twice: one copy of each is used",)
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    files = images("mel/1.jpg", "mel/deeper/2.PNG", "nv ü/1.jpg", "nv ü/.hidden.jpg", "loose.jpg", "nv ü/notes.doc")
+    (tmp_path / "bcc").mkdir()
+    index = read_index(write(tmp_path, {**files, "README.csv": "a,b\n1,2\n"}))
+
+    assert (index.layout, index.classes) == ("class folders", ("mel", "nv ü"))
+    assert column(index, "label") == {"mel/1.jpg": "mel", "mel/deeper/2.PNG": "mel", "nv ü/1.jpg": "nv ü"}
+    assert index.rows["group"].equals(index.rows["image"])
+    assert index.notes == (
+        "the folder holds 1 image outside the class folders: left out",
+        "the table README.csv is not used (--labels names one)",
+        "the folder bcc holds no images of a class: left out",
+    )
+
+
+def test_class_folders_inside_the_one_folder_that_an_archive_made(tmp_path: Path) -> None:
+    index = read_index(write(tmp_path, images("set-v1/mel/1.jpg", "set-v1/nv/1.jpg")))
+    assert column(index, "label") == {"set-v1/mel/1.jpg": "mel", "set-v1/nv/1.jpg": "nv"}
+
+
+@pytest.mark.parametrize("validation", ["val", "valid", "Validation"])
+def test_split_folders(tmp_path: Path, validation: str) -> None:
+    index = read_index(
+        write(tmp_path, images("Train/mel/1.jpg", "Train/nv/2.jpg", f"{validation}/nv/3.jpg", "test/mel/4.jpg"))
+    )
+    assert index.layout == "split folders"
+    assert index.classes == ("mel", "nv")
+    assert sorted(zip(index.rows["label"], index.rows["split"], strict=True)) == [
+        ("mel", "test"), ("mel", "train"), ("nv", "train"), ("nv", "val"),
+    ]  # fmt: skip
+
+
+def test_isic_2018_takes_its_three_parts_as_splits_and_its_lesion_table_as_groups(tmp_path: Path) -> None:
+    head = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\n"
+    train = head + "I1,1.0,0.0,0.0,0.0,0.0,0.0,0.0\nI2,0,1,0,0,0,0,0\n"
+    lesions = "image,lesion_id,diagnosis_confirm_type\nI1,H7,histo\nI2,H7,x\n"
+    index = read_index(
+        write(
+            tmp_path,
+            {
+                "gt/ISIC2018_Task3_Training_GroundTruth.csv": train,
+                "gt/ISIC2018_Task3_Validation_GroundTruth.csv": head + "I3,0,0,0,0,0,0,1\n",
+                "gt/ISIC2018_Task3_Test_GroundTruth.csv": head + "I4,False,False,False,True,False,False,False\n",
+                "ISIC2018_Task3_Training_LesionGroupings.csv": lesions,
+                **images(
+                    "ISIC2018_Task3_Training_Input/I1.jpg", "ISIC2018_Task3_Training_Input/I2.jpg",
+                    "ISIC2018_Task3_Validation_Input/I3.jpg", "ISIC2018_Task3_Test_Input/I4.jpg",
+                ),
+            },
+        )
+    )  # fmt: skip
+    assert index.layout == "ISIC 2018"
+    assert column(index, "label") == {"I1": "MEL", "I2": "NV", "I3": "VASC", "I4": "AKIEC"}
+    assert column(index, "split") == {"I1": "train", "I2": "train", "I3": "val", "I4": "test"}
+    assert column(index, "group") == {"I1": "H7", "I2": "H7", "I3": "I3", "I4": "I4"}
+    assert index.notes[-1].endswith("has no image of BCC, BKL, DF")
+
+
+def test_isic_2019(tmp_path: Path) -> None:
+    index = read_index(
+        write(
+            tmp_path,
+            {
+                "ISIC_2019_Training_GroundTruth.csv": "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK\n"
+                "I1,1.0,0,0,0,0,0,0,0,0\nI2,0,0,0,0,0,0,0,1.0,0\nI3,0,0,0,0,0,0,0,0,1\nI4,0,0,0,1,0,0,0,0,0\n",
+                "ISIC_2019_Training_Metadata.csv": "image,age_approx,anatom_site_general,lesion_id,sex\n"
+                "I1,55.0,anterior torso,MSK_1,female\nI2,,,MSK_1,male\nI9,1,x,y,z\n",
+                **images(*(f"ISIC_2019_Training_Input/I{n}.jpg" for n in (1, 2, 3, 4))),
+            },
+        )
+    )
+    assert index.layout == "ISIC 2019"
+    assert column(index, "label") == {"I1": "MEL", "I2": "SCC", "I4": "AK"}
+    assert column(index, "group") == {"I1": "MSK_1", "I2": "MSK_1", "I4": "I4"}
+    assert column(index, "sex") == {"I1": "female", "I2": "male", "I4": ""}
+    assert column(index, "age_approx")["I1"] == 55.0
+    assert any("1 image UNK" in note for note in index.notes)
+
+
+@pytest.mark.parametrize(
+    ("head", "labels"),
+    [
+        ("isic_id,diagnosis,patient_id,lesion_id,sex", ["melanoma", "nevus", "nevus"]),
+        ("isic_id,diagnosis_3,patient_id,lesion_id,sex", ["melanoma", "nevus", "nevus"]),
+        ("isic_id,diagnosis_1,patient_id,lesion_id,sex", ["melanoma", "nevus", "nevus"]),
+    ],
+)
+def test_isic_archive_groups_by_patient_and_lesion_together(tmp_path: Path, head: str, labels: list[str]) -> None:
+    rows = "I1,melanoma,P1,L1,male\nI2,nevus,,L1,\nI3,nevus,P1,L2,male\nI4,nevus,,,\nI5,,,,\n"
+    index = read_index(
+        write(tmp_path, {"metadata.csv": f"{head}\n{rows}", **images(*(f"I{n}.jpg" for n in range(1, 6)))})
+    )
+
+    assert index.layout == "ISIC Archive"
+    assert index.rows["label"].tolist() == [*labels, "nevus"]
+    # I2 names no patient, but its lesion is one of P1's.
+    assert column(index, "group") == {"I1": "P1", "I2": "P1", "I3": "P1", "I4": "I4"}
+    assert "metadata.csv has 1 row without a label: left out" in index.notes
+
+
+def test_isic_archive_reads_the_disease_among_five_levels(tmp_path: Path) -> None:
+    table = (
+        "isic_id,diagnosis_1,diagnosis_2,diagnosis_3,diagnosis_4,diagnosis_5\n"
+        "I1,Malignant,Malignant melanocytic proliferations (Melanoma),Melanoma Invasive,,\n"
+        "I2,Benign,Benign melanocytic proliferations,Nevus,Nevus of special anatomic site,\n"
+    )
+    index = read_index(write(tmp_path, {"metadata.csv": table, **images("I1.jpg", "I2.jpg")}))
+    assert index.rows["label"].tolist() == ["Melanoma Invasive", "Nevus"]
+    assert index.notes == ("labels are the column diagnosis_3 of metadata.csv",)
+
+
+def test_pad_ufes_20(tmp_path: Path) -> None:
+    table = (
+        "patient_id,lesion_id,smoke,age,region,diagnostic,fitspatrick,gender,img_id,biopsed\n"
+        "PAT_1,7,True,8,ARM,NEV,,FEMALE,PAT_1_7_1.png,False\nPAT_1,8,,55,NECK,BCC,3.0,,PAT_1_8_2.png,True\n"
+    )
+    index = read_index(
+        write(tmp_path, {"metadata.csv": table, **images("imgs_part_1/PAT_1_7_1.png", "imgs_part_2/PAT_1_8_2.png")})
+    )
+    assert index.layout == "PAD-UFES-20"
+    assert index.rows["label"].tolist() == ["NEV", "BCC"]
+    assert index.rows["group"].tolist() == ["PAT_1", "PAT_1"]
+    assert index.rows["age"].tolist() == [8.0, 55.0]
+
+
+def test_fitzpatrick17k(tmp_path: Path) -> None:
+    table = "md5hash,fitzpatrick_scale,fitzpatrick_centaur,label,nine_partition_label,three_partition_label,qc,url\n"
+    table += "aa,3,3,psoriasis,inflammatory,non-neoplastic,,http://x\nbb,-1,1,lupus erythematosus,inflammatory,n,,y\n"
+    index = read_index(write(tmp_path, {"fitzpatrick17k.csv": table, **images("data/aa.jpg", "data/bb.jpg")}))
+
+    assert (index.layout, index.classes) == ("Fitzpatrick17k", ("lupus erythematosus", "psoriasis"))
+    assert index.rows["fitzpatrick_scale"][0] == 3
+    assert np.isnan(index.rows["fitzpatrick_scale"][1])
+
+
+# --------------------------------------------------------------------------------------------- MedMNIST
+
+
+def medmnist(path: Path, *, compressed: bool = True, **changed: object) -> Path:
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", 7), ("val", 2), ("test", 3)):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (count, 4, 5, 3), dtype=np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(count, dtype=np.uint8) % 7)[:, None]
+    for name, value in changed.items():
+        arrays.pop(name) if value is None else arrays.__setitem__(name, value)  # type: ignore[call-overload]
+    (np.savez_compressed if compressed else np.savez)(path, **arrays)  # type: ignore[arg-type]
+    return path
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_dermamnist(tmp_path: Path, compressed: bool) -> None:
+    archive = medmnist(tmp_path / "dermamnist.npz", compressed=compressed)
+    index = read_index(tmp_path)
+
+    assert index.layout == "MedMNIST"
+    assert index.classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+    assert index.rows["split"].value_counts().to_dict() == {"train": 7, "test": 3, "val": 2}
+    row = index.rows.set_index("image").loc["train_images/4"]
+    assert row["label"] == "mel"
+    assert row["path"] == f"{tmp_path.resolve()}/dermamnist.npz::train_images/4"
+    assert is_npz_image(row["path"])
+    assert npz_image_size(row["path"]) == (5, 4)
+    assert np.array_equal(read_npz_image(row["path"]), np.load(archive)["train_images"][4])
+    assert read_index(archive).rows.equals(index.rows), "the archive itself may be named, too"
+
+
+def test_rows_of_an_array_too_large_to_keep_are_read_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = medmnist(tmp_path / "dermamnist_big.npz")
+    expected = np.load(archive)["train_images"]
+    monkeypatch.setattr("skin.npz._KEEP_BYTES", 0)
+    for row in (0, 3, 4, 1, 6, 6):
+        assert np.array_equal(read_npz_image(f"{archive}::train_images/{row}"), expected[row])
+
+
+def test_grey_images_of_an_archive_become_rgb(tmp_path: Path) -> None:
+    np.savez(tmp_path / "grey.npz", train_images=np.array([[[0, 9]]], dtype=np.uint8))
+    assert read_npz_image(f"{tmp_path}/grey.npz::train_images/0").tolist() == [[[0, 0, 0], [9, 9, 9]]]
+
+
+class _Trap:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (pytest.fail, ("a pickle in an archive was opened",))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"train_images": None}, "lacks the array train_images"),
+        ({"train_labels": None}, "lacks the array train_labels"),
+        ({"test_labels": None}, "lacks the array test_labels"),
+        ({"train_labels": np.zeros((6, 1), np.uint8)}, "not 7 class numbers"),
+        ({"train_labels": np.zeros((7, 1))}, "not 7 class numbers"),
+        ({"train_labels": np.full((7, 1), 7)}, "outside 0 to 6"),
+        ({"train_images": np.zeros((7, 4, 5, 3))}, "float64 [7, 4, 5, 3], not images"),
+        ({"train_images": np.zeros((7, 12), np.uint8)}, "not images"),
+        ({"train_labels": np.array([_Trap()], dtype=object)}, "pickled"),
+    ],
+)
+def test_archives_that_are_refused(tmp_path: Path, changed: dict[str, object], message: str) -> None:
+    medmnist(tmp_path / "dermamnist.npz", **changed)
+    with pytest.raises(UserError, match=r"dermamnist\.npz") as error:
+        read_index(tmp_path)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK not a zip", pickle.dumps({"train_images": [1]})])
+def test_files_that_only_claim_to_be_archives_are_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(UserError, match=r"cannot be read as an \.npz"):
+        read_index(write(tmp_path, {"dermamnist.npz": content}))
+
+
+def test_a_cut_off_archive_is_refused(tmp_path: Path) -> None:
+    archive = medmnist(tmp_path / "dermamnist.npz")
+    archive.write_bytes(archive.read_bytes()[:-200])
+    with pytest.raises(UserError, match="download it again"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize("member", ["train_images/7", "train_images/x", "other/0"])
+def test_images_that_an_archive_lacks_are_named(tmp_path: Path, member: str) -> None:
+    archive = medmnist(tmp_path / "dermamnist.npz")
+    with pytest.raises(UserError, match=member):
+        read_npz_image(f"{archive}::{member}")
+
+
+def test_two_archives_ask_for_one_by_name(tmp_path: Path) -> None:
+    medmnist(tmp_path / "dermamnist.npz")
+    medmnist(tmp_path / "dermamnist_64.npz")
+    with pytest.raises(UserError, match=r"--data .*dermamnist.npz"):
+        read_index(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------- labels tables
+
+
+def labelled(folder: Path, content: str | bytes, *names: str) -> Path:
+    write(folder, {"labels.csv": content, **images(*(names or ("a.jpg", "b.jpg", "sub/c.png")))})
+    return folder / "labels.csv"
+
+
+EXPECTED = {"a": "mel", "b": "nv", "c": "nv"}
+PLAIN = "image,label\na,mel\nb,nv\nc,nv\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PLAIN,
+        PLAIN.replace("\n", "\r\n"),
+        PLAIN.replace("\n", "\r"),
+        "\ufeff" + PLAIN,
+        ("\ufeff" + PLAIN.replace("\n", "\r\n")).encode("utf-16-le"),
+        PLAIN.encode("utf-16"),
+        PLAIN.replace(",", ";"),
+        PLAIN.replace(",", "\t"),
+        PLAIN.replace("image,label", " Image , LABEL "),
+        PLAIN.replace("image,label", "image_id,dx"),
+        PLAIN.replace("image,label", "filename,diagnosis"),
+        PLAIN.replace("image,label", "isic_id,class"),
+        '"image","label"\n"a","mel"\n"b","nv"\n"c","nv"\n',
+        "label,image\nmel,a\nnv,b\nnv,c",
+        PLAIN + "\n\n",
+        "image,mel,nv\na,1,0\nb,0,1\nc,0,1\n",
+        "image,mel,nv\na,1.0,0.0\nb,0.0,1.0\nc,0.0,1.0\n",
+        "image,mel,nv\na,True,False\nb,FALSE,TRUE\nc,false,true\n",
+        "image,mel,nv\na,1,\nb,,1\nc,,1\n",
+    ],
+)
+def test_one_table_in_many_spellings(tmp_path: Path, content: str | bytes) -> None:
+    index = read_index(tmp_path, labels=labelled(tmp_path, content))
+    assert column(index, "label") == EXPECTED
+    assert index.layout == "labels table"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a", "sub/c"),
+        ("a.jpg", "c.png"),
+        ("a.JPG", "sub\\c.png"),
+        ("./a.jpg", "sub/../sub/c.png"),
+        ("a.jpeg", "c.tif"),
+    ],
+)
+def test_image_names_with_or_without_extension_or_folder(tmp_path: Path, names: tuple[str, str]) -> None:
+    index = read_index(tmp_path, labels=labelled(tmp_path, f"image,label\n{names[0]},mel\n{names[1]},nv\nb,nv\n"))
+    found = {row.image: Path(row.path).name for row in index.rows.itertuples()}
+    assert found == {names[0]: "a.jpg", names[1]: "c.png", "b": "b.jpg"}
+
+
+def test_accented_names_in_another_encoding_and_another_unicode_form(tmp_path: Path) -> None:
+    table = "image,label\ntést,naïve\nb,nv\nc,nv\n".encode("cp1252")
+    index = read_index(tmp_path, labels=labelled(tmp_path, table, "te\u0301st.jpg", "b.jpg", "c.jpg"))
+    assert column(index, "label")["tést"] == "naïve"
+
+
+def test_group_split_and_further_columns_of_a_labels_table(tmp_path: Path) -> None:
+    table = "image,label,group,split,age,camera,path\na,mel,g1,Training,61,x,p\nb,nv,g1,valid,,y,q\nc,nv,,test,7,,r\n"
+    index = read_index(tmp_path, labels=labelled(tmp_path, table))
+
+    assert column(index, "group") == {"a": "g1", "b": "g1", "c": "c"}
+    assert column(index, "split") == {"a": "train", "b": "val", "c": "test"}
+    assert list(index.rows.columns) == ["image", "path", "label", "group", "split", "age", "camera", "table_path"]
+    assert index.rows["age"].dtype == np.float64
+    assert index.rows["camera"].tolist() == ["x", "y", ""]
+
+
+def test_patient_and_lesion_columns_of_a_labels_table_are_both_kept_apart(tmp_path: Path) -> None:
+    table = "image,label,patient_id,lesion_id\na,mel,p1,l1\nb,nv,,l1\nc,nv,p2,l2\n"
+    index = read_index(tmp_path, labels=labelled(tmp_path, table))
+    assert column(index, "group") == {"a": "p1", "b": "p1", "c": "p2"}
+
+
+def test_a_file_that_is_named_like_no_text_can_be_indexed(tmp_path: Path) -> None:
+    write(tmp_path, images("mel/1.jpg", "nv/two\nlines.jpg"))
+    (tmp_path / "nv" / b"\xff.jpg".decode("utf-8", "surrogateescape")).write_bytes(b"x")
+    index = read_index(tmp_path)
+    assert index.rows["image"].tolist() == ["mel/1.jpg", "nv/\\udcff.jpg", "nv/two\nlines.jpg"]
+    assert all(Path(path).is_file() for path in index.rows["path"])
+
+
+# ------------------------------------------------------------------------------- what is counted and said
+
+
+def test_repeated_rows_count_once(tmp_path: Path) -> None:
+    index = read_index(tmp_path, labels=labelled(tmp_path, PLAIN + "a,mel\na.jpg,mel\n"))
+    assert column(index, "label") == EXPECTED
+    assert index.notes == ("labels.csv repeats 2 rows: counted once",)
+
+
+def many(count: int, *, missing: int = 0, unmarked: int = 0) -> dict[str, str | bytes]:
+    rows = "".join(f"i{n},{int(n >= unmarked)},0\n" for n in range(count - 1)) + f"i{count - 1},0,1\n"
+    return {
+        "labels.csv": "image,mel,nv\n" + rows,
+        **images(*(f"i{n}.jpg" for n in range(missing, count)), "extra.jpg"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("missing", "unmarked", "note"),
+    [
+        (2, 0, "labels.csv names 2 images that the folder lacks (first: i0)"),
+        (0, 2, "labels.csv: rows that mark no class: 2, several: 0 (first: i0)"),
+    ],
+)
+def test_one_percent_of_unusable_rows_is_said_and_more_is_an_error(
+    tmp_path: Path, missing: int, unmarked: int, note: str
+) -> None:
+    few = write(tmp_path / "few", many(200, missing=missing, unmarked=unmarked))
+    index = read_index(few, labels=few / "labels.csv")
+    assert len(index.rows) == 198
+    assert note in index.notes
+    assert "the folder holds 1 image that labels.csv does not name: left out" in index.notes or unmarked
+
+    more = write(tmp_path / "more", many(199, missing=missing, unmarked=unmarked))
+    with pytest.raises(UserError, match="--allow-missing"):
+        read_index(more, labels=more / "labels.csv")
+    assert len(read_index(more, labels=more / "labels.csv", allow_missing=True).rows) == 197
+
+
+def test_the_audit_keeps_faults_that_would_stop_a_run(tmp_path: Path) -> None:
+    labels = labelled(tmp_path, PLAIN + "a,nv\ngone,nv\n")
+    index = read_index(tmp_path, labels=labels, keep_going=True)
+    assert column(index, "label") == EXPECTED
+    assert len(index.faults) == 2
+    assert "a.jpg two values of label, 'mel' and 'nv'" in index.faults[0]
+    assert "gone" in index.faults[1]
+
+
+# ------------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (PLAIN + "a,nv\n", "the image a.jpg two values of label, 'mel' and 'nv'"),
+        (PLAIN + "a.jpg,nv\n", "two values of label"),
+        ("image,label,group\na,mel,1\nb,nv,2\nc,nv,3\na,mel,2\n", "two values of group"),
+        ("image,label,split\na,mel,train\nb,nv,val\nc,nv,val\na,mel,test\n", "two values of split"),
+        ("image,label,split\na,mel,train\nb,nv,holdout\nc,nv,val\n", "row 3: the split 'holdout'"),
+        (PLAIN + "../../x,mel\n", "'../../x', which is outside"),
+        (PLAIN + "sub/../../x.jpg,mel\n", "which is outside"),
+        (PLAIN + "..\\x.jpg,mel\n", "which is outside"),
+        (PLAIN + "/etc/passwd,mel\n", "'/etc/passwd', which is outside"),
+        (PLAIN + "C:\\x.jpg,mel\n", "which is outside"),
+        (PLAIN + ",mel\n", "without an image name"),
+        (PLAIN + "gone,nv\n", "labels.csv names 1 image that the folder lacks (first: gone)"),
+        ("image,kind\na,mel\n", "no column 'label'; its columns are: image, kind"),
+        ("picture,label\na,mel\n", "no column 'image'"),
+        ("image,label,label\na,mel,nv\n", "names the column 'label' twice"),
+        ("image,label\n", "no rows"),
+        ("", "No columns to parse"),
+        ("image,label\na,mel,more\nb,nv\nc,nv\n", "cannot be read as a table"),
+        ("image,label\na,mel\nb,NV\nc,nv\n", "'NV' and 'nv', alike but for case"),
+        ("image,label\na,\nb,nan\nc,\n", "no row of labels.csv has both"),
+        ("image,mel,nv\na,1,0\nb,0,1\nc,0,0.5\n", "no column 'label'"),
+        (b"\x00\x01\x02\x03", "labels.csv"),
+        ('image,label\na,"mel\nb,nv\n', "labels.csv"),
+    ],
+)
+def test_tables_that_are_refused(tmp_path: Path, content: str | bytes, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_index(tmp_path, labels=labelled(tmp_path, content))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_one_hot_value_of_a_known_layout_that_is_no_number_is_named(tmp_path: Path) -> None:
+    table = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nI1,0.4,0,0,0,0,0,0\n"
+    with pytest.raises(UserError, match=r"row 2, column MEL: '0.4' is neither 1 nor 0"):
+        read_index(write(tmp_path, {"ISIC2018_Task3_Training_GroundTruth.csv": table, **images("I1.jpg")}))
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "lacking"),
+    [
+        ("HAM10000_metadata.csv", "lesion_id,image_id\nH,I\n", "'dx'"),
+        ("HAM10000_metadata.csv", "image_id,dx\nI,mel\n", "'lesion_id'"),
+        ("ISIC2018_Task3_Training_GroundTruth.csv", "image,MEL,NV\nI,1,0\n", "'bcc'"),
+        ("ISIC_2019_Training_GroundTruth.csv", "image,MEL\nI,1\n", "'nv'"),
+        ("fitzpatrick17k.csv", "md5hash\nI\n", "'label'"),
+        ("metadata.csv", "img_id,patient_id\nI,P\n", "'diagnostic'"),
+        ("metadata.csv", "isic_id,sex\nI,male\n", "'diagnosis'"),
+    ],
+)
+def test_a_known_table_without_its_columns_is_named(tmp_path: Path, name: str, table: str, lacking: str) -> None:
+    with pytest.raises(UserError, match=f"{name} has no column {lacking}"):
+        read_index(write(tmp_path, {name: table, **images("I.jpg")}))
+
+
+def test_two_layouts_ask_for_one(tmp_path: Path) -> None:
+    truth = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\nISIC_1,1,0,0,0,0,0,0\n"
+    write(tmp_path, {"HAM10000_metadata.csv": HAM + HAM_ROWS, **HAM_IMAGES})
+    write(tmp_path, {"ISIC2018_Task3_Training_GroundTruth.csv": truth})
+    with pytest.raises(UserError, match=r"HAM10000 \(HAM10000_metadata.csv\) and ISIC 2018 .*--labels"):
+        read_index(tmp_path)
+
+
+def test_class_folders_beside_a_table_of_the_same_classes_ask_for_one(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {"HAM10000_metadata.csv": HAM + HAM_ROWS, **images("mel/ISIC_1.jpg", "mel/ISIC_2.jpg", "nv/ISIC_3.jpg")},
+    )
+    with pytest.raises(UserError, match=r"HAM10000 .* and class folders"):
+        read_index(tmp_path)
+
+
+def test_two_copies_of_a_table_are_one_and_two_versions_disagree(tmp_path: Path) -> None:
+    write(
+        tmp_path, {"HAM10000_metadata.csv": HAM + HAM_ROWS, "old/HAM10000_metadata.csv": HAM + HAM_ROWS, **HAM_IMAGES}
+    )
+    assert len(read_index(tmp_path).rows) == 3
+    write(tmp_path, {"old/HAM10000_metadata.csv": HAM + HAM_ROWS.replace("ISIC_3,nv", "ISIC_3,bcc")})
+    with pytest.raises(UserError, match=r"disagree.*--labels"):
+        read_index(tmp_path)
+
+
+def test_metadata_that_says_two_things_of_one_image(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {
+        "ISIC_2019_Training_GroundTruth.csv": "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC\nI1,1,0,0,0,0,0,0,0\n",
+        "ISIC_2019_Training_Metadata.csv": "image,lesion_id\nI1,L1\nI1,L2\n",
+        "I1.jpg": b"x",
+    }
+    with pytest.raises(UserError, match=r"Metadata.csv has two rows for 'I1'"):
+        read_index(write(tmp_path, files))
+
+
+def test_one_name_for_two_different_files(tmp_path: Path) -> None:
+    files = {"HAM10000_metadata.csv": HAM + HAM_ROWS, **HAM_IMAGES, "other/ISIC_1.jpg": "longer than the first one"}
+    with pytest.raises(UserError, match=r"'ISIC_1' could be HAM10000_images_part_1/ISIC_1.jpg or other/ISIC_1.jpg"):
+        read_index(write(tmp_path, files))
+
+
+def test_folders_without_a_layout_say_what_was_looked_for_and_found(tmp_path: Path) -> None:
+    write(tmp_path, {"metadata.csv": "picture,verdict\n1,2\n", "a.jpg": b"x", "HAM10000_images_part_1/b.jpg": b"x"})
+    with pytest.raises(UserError) as error:
+        read_index(tmp_path)
+    assert (
+        "2 images, the folders HAM10000_images_part_1, the table metadata.csv with the columns picture, verdict"
+        in str(error.value)
+    )
+    assert "HAM10000: HAM10000_metadata.csv" in str(error.value)
+
+
+def test_folders_that_are_none_or_empty(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist: check --data"):
+        read_index(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="it is empty"):
+        read_index(tmp_path)
+    with pytest.raises(UserError, match="is not a folder"):
+        read_index(write(tmp_path, {"a.txt": "x"}) / "a.txt")
+    with pytest.raises(UserError, match="check --labels"):
+        read_index(tmp_path, labels=tmp_path / "none.csv")
+
+
+# ------------------------------------------------------------------------------------------------- links
+
+
+def test_a_link_that_leads_out_is_refused_by_name(tmp_path: Path) -> None:
+    outside = write(tmp_path / "outside", images("secret.jpg"))
+    data = write(tmp_path / "data", images("mel/1.jpg", "nv/2.jpg"))
+    (data / "nv/3.jpg").symlink_to(outside / "secret.jpg")
+    with pytest.raises(UserError, match=r"nv/3.jpg is a link that leads out"):
+        read_index(data)
+    with pytest.raises(UserError, match=r"nv/3.jpg is a link that leads out"):
+        read_index(data, labels=labelled(data, "image,label\n1,mel\n2,nv\n3,nv\n", "mel/1.jpg"))
+    (data / "nv/3.jpg").unlink()
+    (data / "more").symlink_to(outside)
+    with pytest.raises(UserError, match="more is a link that leads out"):
+        read_index(data)
+
+
+def test_links_inside_the_folder_are_files_and_circles_end(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", images("mel/1.jpg", "nv/2.jpg"))
+    (data / "nv/3.jpg").symlink_to("../mel/1.jpg")
+    (data / "nv/4.jpg").symlink_to("4.jpg")
+    (data / "nv/up").symlink_to("..")
+    assert read_index(data).rows["image"].tolist() == ["mel/1.jpg", "nv/2.jpg", "nv/3.jpg"]
+
+
+def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+    write(tmp_path / "disk", images("mel/1.jpg", "nv/2.jpg"))
+    (tmp_path / "data").symlink_to("disk")
+    assert len(read_index(tmp_path / "data").rows) == 2
+
+
+# ----------------------------------------------------------------------------------------- class names
+
+
+@pytest.mark.parametrize(
+    ("cls", "expected"),
+    [
+        ("mel", "melanoma (mel)"),
+        ("MEL", "melanoma (MEL)"),
+        ("akiec", "actinic keratosis or Bowen's disease (akiec)"),
+        ("ACK", "actinic keratosis (ACK)"),
+        ("NEV", "melanocytic nevus (NEV)"),
+        ("SEK", "seborrhoeic keratosis (SEK)"),
+        ("melanoma", "melanoma"),
+        ("Psoriasis", "Psoriasis"),
+    ],
+)
+def test_readable_names(cls: str, expected: str) -> None:
+    assert readable_name(cls) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "expected"),
+    [
+        (["mel", "nv"], ["nv", "mel"], {"nv": "nv", "mel": "mel"}),
+        (["mel", "nv"], ["MEL", "NEV"], {"MEL": "mel", "NEV": "nv"}),
+        (["akiec"], ["AK"], {"AK": "akiec"}),
+        (["akiec"], ["ACK"], {"ACK": "akiec"}),
+        (["Melanoma"], ["mel"], {"mel": "Melanoma"}),
+        (["basal_cell_carcinoma"], ["BCC"], {"BCC": "basal_cell_carcinoma"}),
+        (["bkl"], ["SEK", "SCC"], {}),  # a part of benign keratosis, and no part of it
+        (["AK", "akiec"], ["ACK"], {}),  # either would do: not guessed
+        (["AK", "akiec"], ["ak"], {"ak": "AK"}),
+        (["melanoma"], ["melanoma of the eye"], {}),
+    ],
+)
+def test_classes_are_matched_by_name_and_never_guessed(
+    model: list[str], data: list[str], expected: dict[str, str]
+) -> None:
+    match = match_classes(model, data)
+    assert match.to_model == expected
+    assert match.unmatched_data == tuple(cls for cls in data if cls not in expected)
+    assert match.unmatched_model == tuple(cls for cls in model if cls not in expected.values())
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+
+def test_groups_that_share_a_value_of_any_column_are_one() -> None:
+    patients = pd.Series(["p2", "", "p1", "", ""])
+    lesions = pd.Series(["l1", "l1", "l1", "l2", ""])
+    assert join_groups(patients, lesions).tolist() == ["p1", "p1", "p1", "l2", ""]
+
+
+def test_pairs_join_the_groups_of_their_rows() -> None:
+    groups = pd.Series(["c", "a", "b", "b", "d"])
+    assert join_pairs(groups, np.array([[0, 2], [3, 4]])).tolist() == ["b", "a", "b", "b", "b"]
+    assert join_pairs(groups, np.empty((0, 2))).tolist() == groups.tolist()
+
+
+def test_tables_keep_names_that_look_like_numbers(tmp_path: Path) -> None:
+    write(tmp_path, {"t.csv": "image,label\n007,NA\n1e5, x \n"})
+    assert read_table(tmp_path / "t.csv").to_dict("list") == {"image": ["007", "1e5"], "label": ["", "x"]}
+
+
+def test_every_suffix_is_lower_case() -> None:
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in IMAGE_SUFFIXES)
+
+
+@pytest.mark.real
+def test_ham10000_itself(real_data: Path) -> None:
+    index = read_index(real_data / "ham10000")
+    assert index.layout == "HAM10000"
+    assert index.rows["label"].value_counts().to_dict() == {
+        "nv": 6705, "mel": 1113, "bkl": 1099, "bcc": 514, "akiec": 327, "vasc": 142, "df": 115,
+    }  # fmt: skip
+    assert index.rows["group"].nunique() == 7470
+    assert index.notes == ()
