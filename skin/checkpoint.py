@@ -69,8 +69,7 @@ def load(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # the unpickler raises whatever a broken or hostile file leads it to
-        raise UserError(f"{path} is not a file of plain tensors that torch can load safely; is it a checkpoint, "
-                        "and whole?") from error  # fmt: skip
+        raise UserError(f"{path} is not a file of tensors that torch can load safely; is it whole?") from error
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, not a checkpoint or a state_dict")
     return state

@@ -57,9 +57,14 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def parse(
-    settings_class: type[SettingsT], description: str | None, argv: Sequence[str] | None = None
+    settings_class: type[SettingsT],
+    description: str | None,
+    argv: Sequence[str] | None = None,
+    defaults: dict[str, Any] | None = None,
 ) -> SettingsT:
     """The command line (`argv`, or the process's own) as an instance of `settings_class`.
+
+    `defaults` take the place of the class's own; what the command line says goes before both.
 
     Raises:
         UserError: an unknown option, or a value that is not of its type or choices.
@@ -70,7 +75,9 @@ def parse(
     for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
         keywords = dict(field.metadata)
         title = keywords.pop("group")
-        group = groups.setdefault(title, parser.add_argument_group(title) if title not in groups else None)
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        group = groups[title]
         kind = _value_type(types_of[field.name])
         keywords["help"] = keywords["help"].replace("%", "%%")
         if keywords.pop("positional", False):
@@ -81,6 +88,7 @@ def parse(
             elif "action" not in keywords:
                 keywords["type"] = kind
             group.add_argument("--" + field.name.replace("_", "-"), default=field.default, **keywords)
+    parser.set_defaults(**(defaults or {}))
     return settings_class(**vars(parser.parse_args(argv)))
 
 

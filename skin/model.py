@@ -27,7 +27,7 @@ def preprocess_for(name: str, image_size: int | None = None) -> Preprocess:
 
     Another `image_size` keeps the ratio of resize to crop (B3: 320 to 300) and the interpolation.
     """
-    official: Any = get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
+    official: Any = get_model_weights(name).DEFAULT.transforms()
     crop, resize = official.crop_size[0], official.resize_size[0]
     size = image_size or crop
     if size < 32:
@@ -81,7 +81,7 @@ def load_weights(network: EfficientNet, name: str, weights: str) -> str:
 
 
 def _imagenet_state(name: str) -> dict[str, Tensor]:
-    official: Any = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    official: Any = get_model_weights(name).DEFAULT
     try:
         return official.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
@@ -112,7 +112,8 @@ class Classifier(nn.Module):
 
     def __init__(self, network: EfficientNet, preprocess: Preprocess, precision: Precision) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last)
+        self.preprocess = preprocess
         self.precision = precision
         self.frozen = False
         scale = 255.0  # the images are bytes

@@ -1,0 +1,100 @@
+"""Augmentation: one warp and one colour map an image, bytes in and bytes out.
+
+What happens to an image is a pure function of (seed, epoch, index): the draw comes from a counter-based
+generator keyed by those three numbers, never from a worker's running state. So it does not depend on the
+number of workers, processes or GPUs, and a run that was killed goes on to the very same images.
+
+Flips, rotation, zoom and shift are composed into one affine map, and the stored image is resampled once,
+straight to the network's size. Saturation is one colour matrix; brightness and contrast are one table.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+GREY = np.array([0.299, 0.587, 0.114])  # luma of RGB, ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far each property may move. Skin has no up and down, so rotation is by any angle."""
+
+    zoom: float = 1.2  # times larger or smaller, at most
+    shift: float = 0.08  # of the picture's side, either way
+    brightness: float = 0.15  # of mid grey, either way
+    contrast: float = 0.2  # factor 1 ± this, about mid grey
+    saturation: float = 0.2  # factor 1 ± this
+
+
+STANDARD = Augmentation()
+
+
+def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The random numbers of one image in one epoch.
+
+    Philox is a counter-based generator (Salmon et al. 2011): another key is another independent stream.
+    """
+    key = np.array([seed & (2**64 - 1), epoch << 40 | index], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def affine(draw: np.ndarray, height: int, width: int, size: int, strength: Augmentation) -> np.ndarray:
+    """float64 [2, 3]: maps a pixel (x, y) of the output to where it is read in a [height, width] image.
+
+    Args:
+        draw: six uniform numbers in [0, 1): horizontal flip, vertical flip, angle, zoom, shift in x and y.
+    """
+    flip_x, flip_y = np.where(draw[:2] < 0.5, 1.0, -1.0)
+    angle = 2 * math.pi * draw[2]
+    pace = strength.zoom ** (2 * draw[3] - 1)  # source pixels per output pixel
+    cos, sin = math.cos(angle) * pace, math.sin(angle) * pace
+    matrix = np.array([[cos * flip_x, -sin * flip_y], [sin * flip_x, cos * flip_y]])
+    centre = np.array([width - 1, height - 1]) / 2 + (2 * draw[4:6] - 1) * strength.shift * size
+    return np.column_stack([matrix, centre - matrix @ np.full(2, (size - 1) / 2)])
+
+
+def colour(draw: np.ndarray, strength: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+    """The colour matrix, float32 [3, 3], and the table, uint8 [256], that is applied after it.
+
+    Args:
+        draw: three uniform numbers in [0, 1): brightness, contrast, saturation.
+    """
+    brightness, contrast, saturation = (2 * draw - 1) * [
+        128 * strength.brightness, strength.contrast, strength.saturation,
+    ] + [0.0, 1.0, 1.0]  # fmt: skip
+    matrix = saturation * np.eye(3) + (1 - saturation) * GREY  # every row adds up to one: grey stays grey
+    table = (np.arange(256) - 127.5) * contrast + 127.5 + brightness
+    return matrix.astype(np.float32), np.clip(np.rint(table), 0, 255).astype(np.uint8)
+
+
+def augment(
+    stored: np.ndarray,
+    size: int,
+    key: tuple[int, int, int],
+    out: np.ndarray | None = None,
+    strength: Augmentation = STANDARD,
+) -> np.ndarray:
+    """One augmented view of a stored image.
+
+    Args:
+        stored: uint8 [H, W, 3], the stored image (its shorter side is the resize size).
+        size: side of the view in pixels.
+        key: (seed, epoch, index).
+        out: uint8 [size, size, 3] to write into; a new array where None.
+
+    Returns:
+        uint8 [size, size, 3]. What a rotation brings in from beyond the edge is the picture mirrored.
+    """
+    draw = generator(*key).random(9)
+    to_source = affine(draw[:6], stored.shape[0], stored.shape[1], size, strength)
+    matrix, table = colour(draw[6:], strength)
+    view = cv2.warpAffine(
+        stored, to_source, (size, size), dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )  # fmt: skip
+    cv2.transform(view, matrix, dst=view)
+    return cv2.LUT(view, table, dst=view)

@@ -1,0 +1,205 @@
+"""From rows of an index to batches of bytes: the data set, the order of an epoch, the loader.
+
+The sampler sends workers keys, not bare indices: (epoch, index). A worker therefore holds no state that an
+epoch changes, and persistent workers, killed workers and no workers at all give the same batches.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from skin.augment import augment
+from skin.errors import UserError
+from skin.images import ImageError, Preprocess, centre_crop, read_image, stored_image
+from skin.npz import is_npz_image, read_npz_image
+
+PLAIN = -1
+"""The epoch of a key that asks for the evaluation view: the centre of the stored image."""
+
+
+class Batch(NamedTuple):
+    """What a loader yields. `error` is one line where an image could not be read, and then nothing else counts."""
+
+    images: Tensor  # uint8 [B, size, size, 3]
+    labels: Tensor  # int64 [B]
+    indices: Tensor  # int64 [B], rows of the data set
+    error: str = ""
+
+
+class SkinDiseaseDataset(Dataset[Batch]):
+    """Images of skin and their labels, read a batch at a time.
+
+    Args:
+        paths: where each image is.
+        labels: int [N], the class of each.
+        preprocess: the size and interpolation of the stored image and of the view.
+        seed: of the augmentation.
+
+    A key is (epoch, index): the augmented view of that epoch, or the plain centre view for epoch `PLAIN`.
+    """
+
+    def __init__(self, paths: Sequence[str], labels: np.ndarray, preprocess: Preprocess, seed: int = 0) -> None:
+        # One array of bytes, not a list of str: a million objects would be copied into every forked
+        # worker, page by page, as their reference counts are touched.
+        self.paths = np.array([os.fsencode(path) for path in paths])
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.preprocess = preprocess
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def path(self, index: int) -> Path:
+        return Path(os.fsdecode(self.paths[index]))
+
+    def stored(self, index: int) -> np.ndarray:
+        """The stored image of a row, uint8 [H, W, 3]. Raises `ImageError`."""
+        return read_stored(os.fsdecode(self.paths[index]), self.preprocess)
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
+        """A whole batch at once, each view written straight into its place in it."""
+        size = self.preprocess.image_size
+        images = np.empty((len(keys), size, size, 3), np.uint8)
+        indices = np.array([index for _, index in keys], dtype=np.int64)
+        error = ""
+        try:
+            for view, (epoch, index) in zip(images, keys, strict=True):
+                stored = self.stored(index)
+                if epoch == PLAIN:
+                    view[:] = centre_crop(stored, size)
+                else:
+                    augment(stored, size, (self.seed, epoch, index), out=view)
+        except ImageError as problem:
+            # As text: an exception of a worker reaches the loop as a traceback, and other processes wait.
+            error = str(problem)
+        return Batch(
+            torch.from_numpy(images), torch.from_numpy(self.labels[indices]), torch.from_numpy(indices), error
+        )
+
+
+def read_stored(path: str, preprocess: Preprocess) -> np.ndarray:
+    """The stored image at a path of an index: a file's, or a row's of an array in an .npz archive."""
+    if is_npz_image(path):
+        return stored_image(read_npz_image(path), preprocess, path)
+    return read_image(path, preprocess)
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """The batches of a training epoch: a permutation that is a function of (seed, epoch) alone.
+
+    A last batch that would leave a replica fewer than two images joins the one before it, since
+    BatchNorm needs more than one value. Set `epoch` and `first_step` before iterating.
+
+    Args:
+        size: images in the training part.
+        batch_size: images a step, over all replicas.
+        replicas: pieces a batch is cut into (GPUs or processes).
+        rank, world: this process takes its share of each batch, one of `world`.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, seed: int, replicas: int = 1, rank: int = 0, world: int = 1
+    ) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world = rank, world
+        self.epoch = 0
+        self.first_step = 0
+        self.bounds = [*range(0, size, batch_size), size]
+        if len(self.bounds) > 2 and size - self.bounds[-2] < 2 * replicas:
+            del self.bounds[-2]
+
+        shortest = min(b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False))
+        self.least_images = shortest // replicas  # what the least of all replicas ever gets
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return len(self.bounds) - 1
+
+    def plan(self, epoch: int) -> list[np.ndarray]:
+        """The rows of each batch of an epoch, over all processes, int64."""
+        key = np.array([self.seed & (2**64 - 1), epoch], dtype=np.uint64)
+        order = np.random.Generator(np.random.Philox(key=key)).permutation(self.size)
+        return [order[a:b] for a, b in zip(self.bounds, self.bounds[1:], strict=False)]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for rows in self.plan(self.epoch)[self.first_step :]:
+            yield [(self.epoch, int(i)) for i in np.array_split(rows, self.world)[self.rank]]
+
+
+class PlainBatches(Sampler[list[tuple[int, int]]]):
+    """Every row once, in order, as evaluation views; process `rank` of `world` takes every `world`-th row.
+
+    No row is padded or dropped, so figures over all processes are those of the set itself.
+    """
+
+    def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        self.rows = range(rank, size, world)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for first in range(0, len(self.rows), self.batch_size):
+            yield [(PLAIN, i) for i in self.rows[first : first + self.batch_size]]
+
+
+def default_workers(on_gpu: bool, world: int = 1) -> int:
+    """How many worker processes feed one training process on this machine.
+
+    A CPU that trains has no core to spare: one worker keeps decoding out of the step's way and its
+    threads busy. A GPU is fed by the cores that there are, up to eight.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // world)) if on_gpu else 1
+
+
+def make_loader(
+    dataset: SkinDiseaseDataset,
+    batches: Sampler[list[tuple[int, int]]],
+    workers: int,
+    pin_memory: bool = False,
+) -> DataLoader[Batch]:
+    """The loader of a data set: batches come ready-made, in the sampler's order, ahead of their use."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_single_threaded,
+    )
+
+
+def checked(batch: Batch) -> Batch:
+    """The batch, or the error of the image in it that could not be read.
+
+    Raises:
+        UserError: naming the image.
+    """
+    if batch.error:
+        raise UserError(batch.error)
+    return batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _single_threaded(worker_id: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

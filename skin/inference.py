@@ -1,0 +1,61 @@
+"""A model over a whole set: logits and features of every row, over any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from skin.dataset import Batch, checked
+from skin.model import Classifier
+from skin.parallel import Topology
+
+
+class Outputs(NamedTuple):
+    """What the model says of a set, rows in the set's order, the same in every process."""
+
+    logits: np.ndarray  # float32 [N, C]
+    features: np.ndarray  # float32 [N, D], or [N, 0] where they were not asked for
+
+
+@torch.no_grad()
+def collect(
+    classifier: Classifier,
+    loader: DataLoader[Batch],
+    topology: Topology,
+    with_features: bool = False,
+    on_batch: Callable[[int], Any] = lambda images: None,
+) -> Outputs:
+    """Run `classifier`, in eval mode, over this process's share of a set and gather all shares.
+
+    Args:
+        loader: over `PlainBatches` of a data set; its rows over all processes are the set's, each once.
+        on_batch: called with the number of images after each batch.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    size = len(loader.dataset)  # type: ignore[arg-type]
+    classifier.eval()
+    head: Any = classifier.network.classifier[1]
+    logits = np.zeros((size, head.out_features), np.float32)
+    features = np.zeros((size, head.in_features if with_features else 0), np.float32)
+    for batch in loader:
+        checked(batch)
+        pooled = classifier.features(batch.images.to(topology.device, non_blocking=True))
+        rows = batch.indices.numpy()
+        logits[rows] = classifier.head(pooled).cpu().numpy()
+        if with_features:
+            features[rows] = pooled.cpu().numpy()
+        on_batch(len(rows))
+    # Every row is zero but in the process that computed it, so the sum is the gathering.
+    gathered = topology.sum(logits).astype(np.float32)
+    return Outputs(gathered, topology.sum(features).astype(np.float32) if with_features else features)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """float64 [N, C]: probabilities of `logits` [N, C]."""
+    return torch.from_numpy(logits).double().softmax(1).numpy()

@@ -1,0 +1,145 @@
+"""From a data folder to the three parts of a run: read, cut by group, checked, described."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from skin import split
+from skin.class_names import readable_name
+from skin.dataset import SkinDiseaseDataset, read_stored
+from skin.errors import UserError
+from skin.images import ImageError, Preprocess, read_header
+from skin.layouts import Index, read_index
+from skin.model import preprocess_for
+from skin.npz import is_npz_image
+from skin.settings import Settings
+
+SPLITS = ("train", "val", "test")
+HEADER_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The images of a run, each in one part.
+
+    Attributes:
+        index: what was found in the data folder.
+        rows: `index.rows` with `split` filled in.
+        classes: the names, in the order of the model's outputs.
+    """
+
+    index: Index
+    rows: pd.DataFrame
+    classes: tuple[str, ...]
+
+    def of(self, part: str) -> pd.DataFrame:
+        """The rows of "train", "val" or "test"."""
+        return self.rows[self.rows["split"] == part]
+
+    def labels(self, part: str) -> np.ndarray:
+        """int64 [N]: the class numbers of a part."""
+        return pd.Categorical(self.of(part)["label"], categories=list(self.classes)).codes.astype(np.int64)
+
+    def dataset(self, part: str, preprocess: Preprocess, seed: int = 0) -> SkinDiseaseDataset:
+        return SkinDiseaseDataset(self.of(part)["path"].tolist(), self.labels(part), preprocess, seed)
+
+    def counts(self) -> pd.DataFrame:
+        """Images of each class (rows) in each part (columns)."""
+        table = pd.crosstab(self.rows["label"], self.rows["split"])
+        return table.reindex(index=list(self.classes), columns=list(SPLITS), fill_value=0)
+
+    def describe(self, class_weights: np.ndarray) -> str:
+        """The header's lines about the data: what was found, the classes, the split."""
+        groups = self.rows["group"].nunique()
+        lines = [f"data    {self.index.root}: {self.index.layout}, {len(self.rows):,} images in {groups:,} groups"]
+        lines += [f"        {note}" for note in self.index.notes]
+        counts = self.counts()
+        names = [readable_name(name) for name in self.classes]
+        width = min(40, max(map(len, names)))
+        lines.append(f"        {'class':{width}}  {'train':>7}{'val':>7}{'test':>7}  weight")
+        for name, row, weight in zip(names, counts.to_numpy(), class_weights, strict=True):
+            lines.append(f"        {name[:width]:{width}}  {row[0]:7,}{row[1]:7,}{row[2]:7,}  {weight:6.2f}")
+        totals = counts.sum().to_numpy()
+        lines.append(f"        {'all':{width}}  {totals[0]:7,}{totals[1]:7,}{totals[2]:7,}")
+        return "\n".join(lines)
+
+
+def read_parts(settings: Settings, manifest: Path | None = None) -> Parts:
+    """Read the data folder of a run and cut it by group, or as `manifest`, a run's split.csv, has it.
+
+    Raises:
+        UserError: whatever keeps the data from being trained on: see `read_index` and `split_index`; an
+            image that cannot be read, as far as headers show; images, labels or groups that are not the
+            manifest's.
+    """
+    assert settings.data is not None
+    index = read_index(settings.data, labels=settings.labels, allow_missing=settings.allow_missing)
+    if manifest is not None:
+        return Parts(index, _as_before(index, manifest), index.classes)
+    index = _without_unreadable(index, preprocess_for(settings.model, settings.image_size), settings.skip_bad_images)
+    rows = split.split_index(index, split.parse_fractions(settings.split), settings.seed)
+    for part in ("train", "val"):
+        if not (rows["split"] == part).any():
+            raise UserError(f"{index.root}: the {part} part is empty; give it a share of --split {settings.split}")
+    return Parts(index, rows, index.classes)
+
+
+def _as_before(index: Index, manifest: Path) -> pd.DataFrame:
+    before = split.read_manifest(manifest)
+    rows = split.apply_manifest(index.rows, before, manifest)
+    now = index.rows.set_index("image")["label"].reindex(before["image"]).to_numpy()
+    for image, old, new in zip(before["image"], before["label"], now, strict=True):
+        if old != new:
+            raise UserError(
+                f"{index.root}: {image} is labelled {new} now and was {old} when the run began; restore the data, "
+                "or start a new run"
+            )
+    return rows
+
+
+def _without_unreadable(index: Index, preprocess: Preprocess, leave_out: bool) -> Index:
+    """The index, its images looked at; without those that cannot be read where they are to be left out."""
+    paths = index.rows["path"].tolist()
+    bad = unreadable(paths, preprocess if leave_out else None)
+    if not bad:
+        return index
+    if not leave_out:
+        more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0]}{more}")
+    rows = index.rows[~index.rows["path"].isin({error.path for error in bad})].reset_index(drop=True)
+    notes = [f"left out, cannot be read: {error.path}: {error.reason}" for error in bad]
+    present = set(rows["label"])
+    return replace(
+        index,
+        rows=rows,
+        classes=tuple(name for name in index.classes if name in present),
+        notes=(*index.notes, *notes),
+    )
+
+
+def unreadable(paths: list[str], preprocess: Preprocess | None, seconds: float = HEADER_SECONDS) -> list[ImageError]:
+    """The images that cannot be read, by their headers, or whole where `preprocess` is given.
+
+    Reading headers stops after `seconds`, so that a run on a million images starts at once; what it did not
+    come to is found out when it is decoded. With `preprocess` every image is decoded, however long it takes.
+    """
+    deadline = time.monotonic() + seconds
+
+    def problem(path: str) -> ImageError | None:
+        try:
+            if preprocess is not None:
+                read_stored(path, preprocess)
+            elif not is_npz_image(path) and time.monotonic() < deadline:
+                read_header(path)
+        except ImageError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(8) as pool:
+        return [error for error in pool.map(problem, paths, chunksize=64) if error is not None]

@@ -1,0 +1,138 @@
+"""The run folder: where everything about one training run stands, under names that other scripts rely on."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skin.checkpoint import write_atomically
+from skin.errors import UserError
+
+LATEST = Path("runs/latest")
+COLUMNS = (
+    "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_balanced_accuracy",
+    "val_macro_auc", "seconds", "images_per_second", "data_wait_seconds", "peak_memory_mib",
+)  # fmt: skip
+
+
+def new_folder(out: Path | None, model: str) -> Path:
+    """The folder of a new run, `runs/<time>-<model>` where `out` is None; it is not made yet.
+
+    Raises:
+        UserError: it already holds a run.
+    """
+    folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{model}"
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder} already holds a run; go on with it by --resume {folder}, or choose another --out")
+    return folder
+
+
+def create(folder: Path) -> None:
+    """Make the run folder and, where it stands in `runs`, point `runs/latest` at it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {folder}: {error.strerror}; choose another --out") from error
+    if folder.parent.name == LATEST.parent.name:
+        _point(folder.parent / LATEST.name, folder.name)
+
+
+def _point(link: Path, target: str) -> None:
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):  # a file system without links: the run's own name still works
+        temporary.symlink_to(target)
+        os.replace(temporary, link)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, indented, atomically. A number that is not finite becomes null."""
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically((text + "\n").encode("utf-8", "surrogateescape"), path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """config.json of a run. Raises `UserError` where there is none."""
+    try:
+        return json.loads((run / "config.json").read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"no run at {run} ({error.strerror}); name a run folder, such as runs/latest") from error
+    except ValueError as error:
+        raise UserError(f"{run / 'config.json'} is not JSON: {error}") from error
+
+
+def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
+    """metrics.csv: a row an epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, **{k: f"{v:.6g}" for k, v in row.items() if isinstance(v, float)}} for row in rows)
+    write_atomically(text.getvalue().encode(), path)
+
+
+def environment() -> dict[str, Any]:
+    """What this run runs on: versions, device names, the project's git commit."""
+    import cv2
+    import numpy
+    import PIL
+    import torchvision
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": numpy.__version__,
+        "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "git_commit": git_commit(),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's name, as far as the system tells it."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1].split("\n")[0].strip()
+    return platform.processor() or platform.machine()
+
+
+def git_commit() -> str | None:
+    """The commit of the code that runs, with "+changes" where files differ from it; None outside git."""
+    here = Path(__file__).resolve().parent
+    try:
+        run = lambda *words: subprocess.run(  # noqa: E731
+            ["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        return run("rev-parse", "HEAD") + ("+changes" if run("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,125 @@
+"""Every option of train.py, with its default: the recipe of the project's sources.
+
+A run's options are read once, here, and written to its `config.json`; a run that goes on takes them from
+there, and only what belongs to the machine may be said anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skin import cli, runs
+from skin.cli import option
+from skin.errors import UserError
+from skin.model import MODELS
+
+# Validation figures that can pick the best model, and whether more is better.
+MONITORS = {"accuracy": True, "balanced_accuracy": True, "macro_auc": True, "loss": False}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every option of a run. The defaults are the recipe of the project's sources."""
+
+    data: Path | None = option(None, "data folder, in any of the known layouts", group="data", metavar="DIR")
+    labels: Path | None = option(
+        None, "table image,label[,group][,split] for a folder that is none", group="data", metavar="CSV"
+    )
+    demo: bool = option(False, "make a small set of drawn lesions and train on it", group="data")
+    split: str = option("70/20/10", "train/val/test, where the data bring no split", group="data")
+    skip_bad_images: bool = option(False, "leave out images that cannot be read", group="data")
+    allow_missing: bool = option(False, "go on although the table names images that are not there", group="data")
+
+    model: str = option("efficientnet_b3", "efficientnet_b0 to _b7", group="model", choices=MODELS, metavar="NAME")
+    weights: str = option("imagenet", "imagenet, none, or a state_dict's path", group="model", metavar="W")
+    image_size: int | None = option(None, "side in pixels (default: the model's own)", group="model", metavar="N")
+
+    epochs: int = option(20, "passes over the training part", group="training", metavar="N")
+    batch_size: int = option(32, "images a step on each GPU", group="training", metavar="N")
+    lr: float = option(1e-4, "peak learning rate of Adam", group="training")
+    weight_decay: float = option(0.0, "Adam's L2 penalty", group="training", metavar="W")
+    warmup_epochs: float = option(1.0, "epochs of linear warm-up (at most a fifth)", group="training", metavar="N")
+    freeze_epochs: int = option(0, "train the head alone at first", group="training", metavar="N")
+    class_weights: str = option(
+        "balanced", "against imbalance: balanced or none", group="training", choices=("balanced", "none"), metavar="W"
+    )
+    monitor: str = option(
+        "accuracy", "validation figure that picks the best model: " + ", ".join(MONITORS), group="training",
+        choices=tuple(MONITORS), metavar="FIGURE",
+    )  # fmt: skip
+    patience: int = option(0, "stop after N epochs without a better one; 0 is never", group="training", metavar="N")
+    seed: int = option(0, "of the split, the weights, the order and the augmentation", group="training")
+
+    amp: str = option(
+        "auto", "auto, fp16, bf16 or off", group="machine", choices=("auto", "fp16", "bf16", "off"), metavar="A"
+    )
+    gpus: int | None = option(None, "GPUs to use; 0 is the CPU (default: all visible)", group="machine", metavar="N")
+    workers: int | None = option(None, "loader processes (default: chosen)", group="machine", metavar="N")
+
+    out: Path | None = option(None, "run folder (default: runs/<time>-<model>)", group="run", metavar="DIR")
+    resume: Path | None = option(
+        None, "go on with runs/latest, or RUN", group="run", nargs="?", const=runs.LATEST, metavar="RUN"
+    )
+    save_minutes: float = option(10.0, "minutes between saves inside an epoch", group="run", metavar="N")
+
+
+# What --demo sets where the command line does not: a small network from scratch on small pictures.
+DEMO = {"model": "efficientnet_b0", "weights": "none", "image_size": 64, "epochs": 12, "lr": 2e-3, "workers": 1}
+# What may change when a run goes on: the machine, not the experiment.
+MACHINE = {"amp", "gpus", "workers", "out", "resume", "save_minutes"}
+
+
+def read_settings(description: str | None, argv: Sequence[str] | None = None) -> Settings:
+    """The settings of the command line, with the defaults of `--demo` or of the run to `--resume`.
+
+    Raises:
+        UserError: an option is wrong, or contradicts the run that is to go on.
+    """
+    settings = cli.parse(Settings, description, argv)
+    if settings.resume is not None:
+        config = runs.read_config(settings.resume)
+        known = {f.name for f in dataclasses.fields(Settings)} - {"out", "resume"}
+        defaults = {name: value for name, value in config.items() if name in known}
+        settings = cli.parse(Settings, description, argv, defaults)
+        settings = dataclasses.replace(settings, out=settings.resume)
+    elif settings.demo:
+        settings = cli.parse(Settings, description, argv, DEMO)
+    for name in ("data", "labels"):
+        if (path := getattr(settings, name)) is not None:
+            settings = dataclasses.replace(settings, **{name: path.resolve()})
+    _check(settings)
+    if settings.resume is not None:
+        _check_unchanged(settings, config)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    if settings.data is None and not settings.demo:
+        raise UserError("say where the images are: --data DIR, or --demo for a drawn set")
+    if settings.demo and settings.data is not None and settings.resume is None:
+        raise UserError("--demo makes its own data; leave out --data")
+    least = {
+        "epochs": 1, "batch_size": 1, "freeze_epochs": 0, "patience": 0, "seed": 0, "workers": 0,
+        "warmup_epochs": 0.0, "weight_decay": 0.0, "save_minutes": 0.0,
+    }  # fmt: skip
+    for name, low in least.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= low:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+    if not 0 < settings.lr < float("inf"):
+        raise UserError(f"--lr {settings.lr}: must be above 0")
+
+
+def _check_unchanged(settings: Settings, config: dict[str, Any]) -> None:
+    """Refuse to go on with a run under settings that would make it another run."""
+    now = cli.plain(settings)
+    for name in now.keys() & config.keys() - MACHINE:
+        if now[name] != config[name]:
+            raise UserError(
+                f"--{name.replace('_', '-')} {now[name]}: the run {settings.resume} has {config[name]}; "
+                "leave the option out to go on with it, or start a new run"
+            )

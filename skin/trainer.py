@@ -1,0 +1,132 @@
+"""Model, optimizer and loader of a run, put together once, for train.py and benchmark.py alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from skin import losses, precision
+from skin.dataset import Batch, EpochBatches, SkinDiseaseDataset, default_workers, make_loader
+from skin.errors import UserError
+from skin.model import Classifier, build, load_weights, preprocess_for
+from skin.parallel import Topology
+from skin.parts import Parts
+from skin.settings import Settings
+
+
+@dataclass
+class Trainer:
+    """What a training step needs, made by `build_trainer` for this script and for benchmark.py alike."""
+
+    topology: Topology
+    classifier: Classifier  # the model itself, on its device
+    model: nn.Module  # the same, wrapped for several GPUs or processes
+    optimizer: torch.optim.Adam
+    scaler: torch.amp.GradScaler
+    class_weights: Tensor  # float32 [C], on the device
+    dataset: SkinDiseaseDataset  # the training part
+    batches: EpochBatches
+    loader: DataLoader[Batch]
+    settings: Settings
+    origin: str  # of the weights
+
+    def freeze(self, frozen: bool) -> None:
+        """Freeze or free the body. DDP looks only once at what needs gradients, so it is wrapped anew."""
+        if frozen != self.classifier.frozen:
+            self.classifier.freeze(frozen)
+            self.model = self.topology.wrap(self.classifier)
+
+    def state(self) -> dict[str, Any]:
+        """What resuming needs of it. Take it between steps: the scaler's state counts after `update()`."""
+        return {
+            "model": self.classifier.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`. A scaler that was off then, or is off now, starts anew."""
+        self.classifier.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+
+    def resolved(self) -> dict[str, Any]:
+        """What "auto" and the defaults became, for config.json."""
+        return {
+            "image_size": self.classifier.preprocess.image_size,
+            "weights": self.origin,
+            "precision": str(self.classifier.precision),
+            "parallel": self.topology.kind,
+            "gpus": self.topology.gpus,
+            "processes": self.topology.world,
+            "workers": self.loader.num_workers,
+            "images_per_step": self.batches.batch_size,
+            "steps_per_epoch": len(self.batches),
+            "parameters": sum(p.numel() for p in self.classifier.network.parameters()),
+        }
+
+    def describe(self) -> str:
+        """The header's lines about model and machine."""
+        found, settings = self.resolved(), self.settings
+        return (
+            f"model   {settings.model}, {found['parameters'] / 1e6:.1f} M parameters, {found['image_size']} px; "
+            f"weights: {found['weights']}\n"
+            f"device  {self.topology.describe()}, {found['precision']}, {found['images_per_step']} images a step, "
+            f"{found['workers']} loader workers"
+        )
+
+    def optimizer_steps(self) -> int:
+        """Steps that Adam has taken; fewer than were asked of it where the scaler skipped some."""
+        state = self.optimizer.state.get(self.classifier.network.classifier[1].bias, {})
+        return int(state.get("step", 0))
+
+
+def build_trainer(
+    settings: Settings, topology: Topology, parts: Parts, images_per_step: int | None = None
+) -> Trainer:
+    """Model, optimizer and loader of a run, on their device, ready for the first step.
+
+    Args:
+        images_per_step: over all replicas; `--batch-size` for each of them where None. A run that goes on
+            with other GPUs than before keeps the number it had.
+
+    Raises:
+        UserError: the weights cannot be had, or the batches are too small for BatchNorm.
+    """
+    preprocess = preprocess_for(settings.model, settings.image_size)
+    torch.manual_seed(settings.seed)  # of the new head, and of everything with --weights none
+    network = build(settings.model, len(parts.classes))
+    origin = load_weights(network, settings.model, settings.weights)
+    on_gpu = topology.device.type == "cuda"
+    mode = precision.choose(settings.amp, topology.device)
+    classifier = Classifier(network, preprocess, mode).to(topology.device)
+    torch.backends.cudnn.benchmark = on_gpu  # the batches have one size
+
+    dataset = parts.dataset("train", preprocess, settings.seed)
+    images_per_step = images_per_step or settings.batch_size * topology.replicas
+    shares = (topology.replicas, topology.rank, topology.world)
+    batches = EpochBatches(len(dataset), images_per_step, settings.seed, *shares)
+    if batches.least_images < 2 and preprocess.image_size <= 32:
+        raise UserError("a batch of one 32-pixel image gives BatchNorm a single value; use a larger --batch-size")
+    workers = settings.workers if settings.workers is not None else default_workers(on_gpu, topology.world)
+    weights = losses.class_weights(dataset.labels, len(parts.classes), settings.class_weights)
+    return Trainer(
+        settings=settings,
+        origin=origin,
+        topology=topology,
+        classifier=classifier,
+        model=topology.wrap(classifier),
+        optimizer=torch.optim.Adam(
+            network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+        ),
+        scaler=mode.make_scaler(),
+        class_weights=weights.to(topology.device),
+        dataset=dataset,
+        batches=batches,
+        loader=make_loader(dataset, batches, workers, pin_memory=on_gpu),
+    )

@@ -1,0 +1,328 @@
+"""Fine-tune EfficientNet on images of skin disease, by transfer learning.
+
+    python train.py --data ./data                          # B3, ImageNet weights, 20 epochs
+    python train.py --data HAM10000 --model efficientnet_b0 --epochs 5
+    python train.py --demo                                 # no data yet? two minutes on two cores
+    python train.py --resume                               # go on with the newest run
+    torchrun --standalone --nproc-per-node 4 train.py --data ./data    # DDP, not DataParallel
+
+The data folder may be class folders, split folders, HAM10000 as downloaded, and more (see README.md),
+or any folder of images with --labels. All that a run makes goes into its run folder.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from skin import calibration, checkpoint, cli, demo, losses, memory, metrics, parallel, runs
+from skin.console import Log
+from skin.curves import draw_curves
+from skin.dataset import Batch, PlainBatches, make_loader
+from skin.errors import UserError
+from skin.inference import collect, softmax
+from skin.interrupts import Interrupts
+from skin.parallel import Topology
+from skin.parts import Parts, read_parts
+from skin.progress import Progress
+from skin.settings import MONITORS, Settings, read_settings
+from skin.split import write_manifest
+from skin.trainer import Trainer, build_trainer
+
+
+def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
+    """The rate of optimizer step `step` of `steps`: linear up over `warmup` steps, then half a cosine down."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def train_step(trainer: Trainer, images: Tensor, labels: Tensor, batch_weight: float) -> Tensor:
+    """One optimizer step on a batch. One path for float16, bfloat16 and float32, on CPU and GPU.
+
+    Args:
+        images: uint8 [B, H, W, 3] on the device: this process's share of the batch.
+        labels: int64 [B] on the device.
+        batch_weight: sum of the class weights over the whole batch, all processes together.
+
+    Returns:
+        float32 [4] on the device: loss numerator, weight, correct, images. Reading it is a sync point.
+    """
+    logits = trainer.model(images)  # autocast is inside, where DataParallel's threads see it
+    loss_sum = losses.cross_entropy_sum(logits, labels, trainer.class_weights)
+    # DDP averages the gradients of `world` processes, each of which has a part of the numerator.
+    loss = loss_sum * (trainer.topology.world / batch_weight)
+    trainer.scaler.scale(loss).backward()
+    trainer.scaler.step(trainer.optimizer)  # skipped where a gradient is not finite
+    trainer.scaler.update()
+    trainer.optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        correct = (logits.argmax(1) == labels).sum()
+        weight = trainer.class_weights[labels].sum()
+        return torch.stack([loss_sum, weight, correct, torch.full_like(weight, len(labels))])
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """What `train_steps` tells after each step."""
+
+    step: int  # steps of this epoch that are done
+    record: Tensor  # of `train_step`
+    rows: Tensor  # int64 [B]: which images it was
+    wait_seconds: float  # for the batch
+
+
+def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[StepDone]:
+    """The steps of an epoch (counted from 0), from `first_step` on. This is the loop."""
+    settings, device, batches = trainer.settings, trainer.topology.device, trainer.batches
+    batches.epoch, batches.first_step = epoch, first_step
+    weights = trainer.class_weights.cpu()[trainer.dataset.labels]
+    batch_weights = [float(weights[rows].sum()) for rows in batches.plan(epoch)]
+    steps = settings.epochs * len(batches)
+    warmup = int(min(settings.warmup_epochs * len(batches), steps / 5))
+    trainer.freeze(epoch < settings.freeze_epochs)
+    trainer.classifier.train()
+    mark = time.perf_counter()
+    for step, batch in enumerate(trainer.loader, start=first_step):
+        wait_seconds = time.perf_counter() - mark
+        if trainer.topology.any([bool(batch.error)])[0]:
+            raise UserError(batch.error or "another process could not read an image; see its message")
+        done = epoch * len(batches) + step
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = learning_rate(done, steps, warmup, settings.lr)
+        # Dropout's draws, too, are a function of (seed, step, rank): nothing to save, nothing to restore.
+        torch.manual_seed((settings.seed << 40) + done * trainer.topology.world + trainer.topology.rank)
+        images = batch.images.to(device, non_blocking=True)
+        targets = batch.labels.to(device, non_blocking=True)
+        record = train_step(trainer, images, targets, batch_weights[step])
+        yield StepDone(step + 1, record, batch.indices, wait_seconds)
+        mark = time.perf_counter()
+
+
+@dataclass
+class Run:
+    """A training run: its folder, its data, its trainer, and how far it has come."""
+
+    folder: Path
+    config: dict[str, Any]
+    parts: Parts
+    trainer: Trainer
+    progress: Progress
+    log: Log
+
+    def save_last(self) -> None:
+        """Write all that `--resume` needs, from the main process."""
+        if not self.trainer.topology.is_main:
+            return
+        state = {**self.trainer.state(), "progress": self.progress.state(), "classes": list(self.parts.classes)}
+        checkpoint.save(state, self.folder / "last.pt")
+
+    def restore(self) -> None:
+        """Go back to the state in last.pt, where there is one.
+
+        Raises:
+            UserError: it cannot be read, or belongs to other classes.
+        """
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return  # stopped before its first save: from the beginning, then
+        state = checkpoint.load(path)
+        if state.get("classes") != list(self.parts.classes):
+            raise UserError(f"{path}: the data's classes have changed since; restore the data, or start a new run")
+        self.trainer.load_state(state)
+        self.progress.load_state(state["progress"])
+        self.log.say(f"resumed {path}: {self.progress.epoch} epochs and {self.progress.step} steps are done")
+
+    def save_best(self, calibration: dict[str, Any]) -> None:
+        """Write all that inference needs, from the main process."""
+        state = {
+            "format_version": checkpoint.FORMAT_VERSION,
+            "model": self.trainer.classifier.network.state_dict(),
+            "classes": list(self.parts.classes),
+            "preprocess": self.trainer.classifier.preprocess.to_dict(),
+            "config": self.config,
+            "metrics": self.progress.history[self.progress.best_epoch - 1],
+            "calibration": calibration,
+        }
+        if self.trainer.topology.is_main:
+            checkpoint.save(state, self.folder / "best.pt")
+
+
+def train_epoch(run: Run, interrupts: Interrupts) -> None:
+    """Train until the epoch ends or a signal asks to stop; `run.progress` says how far it came."""
+    trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
+    topology = trainer.topology
+    progress.begin_epoch(len(trainer.batches), topology.device)
+    seconds_before, start, saved = progress.seconds, time.perf_counter(), time.monotonic()
+    title = f"epoch {progress.epoch + 1}/{settings.epochs}"
+    images_before = progress.step * trainer.batches.batch_size
+    with run.log.progress(title, trainer.batches.size, images_before) as advance:
+        for done in train_steps(trainer, progress.epoch, progress.step):
+            progress.records[done.step - 1] = done.record
+            progress.step = done.step
+            progress.wait_seconds += done.wait_seconds
+            progress.seconds = seconds_before + time.perf_counter() - start
+            advance(len(done.rows) * topology.world)
+            # Looking at the loss waits for the GPU, so there it is done now and then; a CPU has it at hand.
+            if topology.device.type == "cpu" or done.step % 20 == 0 or done.step == len(trainer.batches):
+                refuse_bad_loss(run)
+            due = time.monotonic() - saved > 60 * settings.save_minutes
+            stop, save = topology.any([interrupts.stop is not None, interrupts.save or due])
+            if stop:
+                return
+            if save:
+                refuse_bad_loss(run)
+                run.save_last()
+                interrupts.save, saved = False, time.monotonic()
+
+
+def refuse_bad_loss(run: Run) -> None:
+    """Raise `UserError`, naming the images, where a step of this epoch had a loss that is not finite."""
+    trainer, progress = run.trainer, run.progress
+    step = progress.first_bad_step()
+    bad = trainer.topology.any([step is not None])[0]
+    if not bad:
+        return
+    where = "in another process's share" if step is None else ", ".join(
+        trainer.dataset.path(row).name for row in trainer.batches.plan(progress.epoch)[step][:8]
+    )  # fmt: skip
+    raise UserError(
+        f"the loss is not finite in epoch {progress.epoch + 1}, step {(step or 0) + 1} (images {where}, …); the last "
+        "good checkpoint is kept; try a smaller --lr, or --amp off"
+    )
+
+
+def end_epoch(run: Run, val_loader: DataLoader[Batch]) -> bool:
+    """Validate, note the epoch's figures, save; whether the epoch is the best so far."""
+    trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
+    topology = trainer.topology
+    loss_sum, weight, correct, images = topology.sum(progress.totals())
+    train_seconds, wait_seconds = progress.seconds, progress.wait_seconds
+    start = time.perf_counter()
+    topology.share_buffers(trainer.classifier)
+    logits = collect(trainer.classifier, val_loader, topology).logits
+    labels, probabilities = run.parts.labels("val"), softmax(logits)
+    val_weights = trainer.class_weights.cpu()
+    val_loss = losses.cross_entropy_sum(torch.from_numpy(logits), torch.from_numpy(labels), val_weights)
+    usage = memory.read(topology.cuda_devices)
+    row = {
+        "epoch": progress.epoch + 1,
+        "lr": trainer.optimizer.param_groups[0]["lr"],
+        "train_loss": float(loss_sum / weight),
+        "train_accuracy": float(correct / images),
+        "val_loss": float(val_loss / val_weights[labels].sum()),
+        "val_accuracy": metrics.accuracy(labels, probabilities),
+        "val_balanced_accuracy": metrics.balanced_accuracy(labels, probabilities),
+        "val_macro_auc": metrics.macro_auc(labels, probabilities),
+        "seconds": train_seconds + time.perf_counter() - start,
+        "images_per_second": float(images / train_seconds),
+        "data_wait_seconds": wait_seconds,
+        "peak_memory_mib": usage.peak_mib,
+    }
+    best = progress.end_epoch(row, row["val_" + settings.monitor])
+    if best:
+        run.save_best(calibration={})
+    run.save_last()
+    if topology.is_main:
+        runs.write_metrics(run.folder / "metrics.csv", progress.history)
+    skipped = progress.epoch * len(trainer.batches) - trainer.optimizer_steps()
+    run.log.say(
+        f"epoch {row['epoch']:2}/{settings.epochs}"
+        f"  loss {row['train_loss']:.4f} val {row['val_loss']:.4f}"
+        f"  accuracy {row['train_accuracy']:.4f} val {row['val_accuracy']:.4f}"
+        f"  balanced {row['val_balanced_accuracy']:.4f}  AUC {row['val_macro_auc']:.4f}"
+        f"  {row['seconds']:.0f} s  {row['images_per_second']:.1f} images/s  wait {wait_seconds:.1f} s"
+        f"  {usage}{f'  {skipped} steps skipped so far' if skipped else ''}{'  best' if best else ''}"
+    )
+    return best
+
+
+def fit(run: Run) -> int:
+    """Train to the end; 0, or 128 + the signal that stopped it."""
+    trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
+    topology = trainer.topology
+    val_set = run.parts.dataset("val", trainer.classifier.preprocess)
+    val_batches = PlainBatches(len(val_set), 2 * settings.batch_size, topology.rank, topology.world)
+    val_loader = make_loader(val_set, val_batches, trainer.loader.num_workers, trainer.loader.pin_memory)
+    with Interrupts() as interrupts:
+        while progress.epoch < settings.epochs and not progress.out_of_patience(settings.patience):
+            memory.reset_peaks(topology.cuda_devices)
+            train_epoch(run, interrupts)
+            if progress.step == len(trainer.batches):
+                end_epoch(run, val_loader)
+            else:
+                run.save_last()
+            if topology.any([interrupts.stop is not None])[0]:
+                run.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; saved. "
+                            f"Go on with: python train.py --resume {run.folder}")  # fmt: skip
+                return 128 + (interrupts.stop or signal.SIGTERM)
+    finish(run, val_loader)
+    return 0
+
+
+def finish(run: Run, val_loader: DataLoader[Batch]) -> None:
+    """Calibrate the best model on the validation part, draw the curves, and say what to do next."""
+    trainer, progress, folder = run.trainer, run.progress, run.folder
+    topology = trainer.topology
+    network = trainer.classifier.network
+    network.load_state_dict(checkpoint.load(folder / "best.pt")["model"])
+    logits, features = collect(trainer.classifier, val_loader, topology, with_features=True)
+    if not topology.is_main:
+        return
+    run.save_best(calibration.fit(logits, run.parts.labels("val"), features))
+    draw_curves(progress.history, progress.best_epoch, run.trainer.settings.monitor, folder / "curves.png")
+    run.log.say(
+        f"\nbest validation {trainer.settings.monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
+        f"everything is in {folder}: best.pt, metrics.csv, curves.png\n"
+        f"next:  python evaluate.py --checkpoint {folder / 'best.pt'}\n"
+        f"       python predict.py --checkpoint {folder / 'best.pt'} IMAGE"
+    )
+
+
+def prepare(settings: Settings, topology: Topology) -> Run:
+    """Everything up to the first step: data, model, run folder; on --resume, back to the last save.
+
+    Nothing is written before the data and the weights are known to be good.
+    """
+    resuming = settings.resume is not None
+    folder: Path = settings.resume or topology.from_main(runs.new_folder(settings.out, settings.model))
+    if settings.demo and topology.is_main:
+        demo.write(folder / "demo")
+    topology.barrier()
+    if settings.demo:
+        settings = replace(settings, data=(folder / "demo").resolve())
+    parts = read_parts(settings, folder / "split.csv" if resuming else None)
+    config = runs.read_config(folder) if resuming else cli.plain(settings)
+    images_per_step = config["resolved"]["images_per_step"] if resuming else None
+    trainer = build_trainer(settings, topology, parts, images_per_step)
+    if topology.is_main and not resuming:
+        runs.create(folder)
+        config["resolved"] = trainer.resolved()
+        write_manifest(parts.rows, folder / "split.csv")
+        runs.write_json(folder / "environment.json", runs.environment())
+        runs.write_json(folder / "config.json", config)
+    log = Log(folder / "train.log", quiet=not topology.is_main)
+    run = Run(folder, topology.from_main(config), parts, trainer, Progress(MONITORS[settings.monitor]), log)
+    log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\nrun     {folder}\n")
+    if resuming:
+        run.restore()
+    return run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    settings = read_settings(__doc__, argv)
+    with parallel.setup(settings.gpus) as topology:
+        return fit(prepare(settings, topology))
+
+
+if __name__ == "__main__":
+    cli.run(main)
