@@ -37,7 +37,8 @@ Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 PROPORTIONS = {
     "accuracy", "top_2_accuracy", "top_3_accuracy", "sensitivity", "specificity", "ppv", "npv", "rate",
 }  # fmt: skip
-# Resampling adds as much to a mean of absolute gaps as sampling did: percentiles are mirrored at the value.
+# A mean of absolute gaps is too large on a sample, and larger again on a resample. Its interval reaches down
+# as far as the rounds reach up (the basic bootstrap), and up as far as they do without what resampling added.
 BIASED_UPWARDS = {"expected_calibration_error"}
 
 
@@ -147,35 +148,33 @@ def _running(weights: Array) -> npt.NDArray[np.int32]:
 
 
 class Figures:
-    """Every figure of `skin.metrics.figures` for one set, with the bootstrap's rounds of each.
+    """Every figure of one set, with the bootstrap's rounds of each.
 
     Attributes:
-        values: name -> [] or [C], as `metrics.figures` gives them.
+        values: name -> [] or [C], as `metrics.additive_figures` and `metrics.ranking_figures` give them.
         rounds: name -> [rounds] or [rounds, C].
         confusion: int [C, C].
     """
 
-    def __init__(self, labels: Array, probabilities: Array, resampler: Resampler) -> None:
-        """`labels` int [N], `probabilities` float [N, C]; the resampler's groups are of the same N rows."""
+    def __init__(self, labels: Array, probabilities: Array, resampler: Resampler, ranked: bool = True) -> None:
+        """`labels` int [N], `probabilities` float [N, C]; the resampler's groups are of the same N rows.
+
+        What ranks images is most of the work; `ranked=False` leaves it out.
+        """
         self.num_classes = probabilities.shape[1]
         self.predicted = probabilities.argmax(1) if len(labels) else np.zeros(0, np.int64)
         self.labels, self.resampler = labels, resampler
         self.confusion = metrics.confusion_matrix(labels, self.predicted, self.num_classes)
-        self.values = metrics.figures(labels, probabilities)
+        self.values = metrics.additive_figures(labels, probabilities)
         additive = _Additive(labels, probabilities, resampler)
-        rankings = [
-            _Ranking(labels == c, probabilities[:, c], resampler.group_of_row) for c in range(self.num_classes)
-        ]
+        rankings: list[_Ranking] = []
+        if ranked:
+            self.values |= metrics.ranking_figures(labels, probabilities)
+            columns = enumerate(probabilities.T)
+            rankings = [_Ranking(labels == c, scores, resampler.group_of_row) for c, scores in columns]
 
         def figures(weights: Array) -> dict[str, Floats]:
-            ranked = [ranking.figures(weights) for ranking in rankings]
-            by_class = {name: np.stack([r[name] for r in ranked], axis=-1) for name in ranked[0]}
-            return {
-                **additive.figures(weights),
-                **by_class,
-                "macro_auc": metrics.mean_of_available(by_class["auc"]),
-                "macro_average_precision": metrics.mean_of_available(by_class["average_precision"]),
-            }
+            return {**additive.figures(weights), **_of_classes([r.figures(weights) for r in rankings])}
 
         self.rounds = resampler.run(figures)
 
@@ -195,6 +194,16 @@ class Figures:
             "npv": lambda: self.predicted != of_class,
         }
         return masks.get(name, lambda: np.ones(len(self.labels), bool))()
+
+
+def _of_classes(ranked: list[dict[str, Floats]]) -> dict[str, Floats]:
+    """The ranking figures of each class [B], side by side [B, C], and their means over the classes [B]."""
+    if not ranked:
+        return {}
+    figures = {name: np.stack([of_class[name] for of_class in ranked], axis=-1) for name in ranked[0]}
+    figures["macro_auc"] = metrics.mean_of_available(figures["auc"])
+    figures["macro_average_precision"] = metrics.mean_of_available(figures["average_precision"])
+    return figures
 
 
 class _Additive:
@@ -245,7 +254,7 @@ def interval(name: str, value: float, rounds: Floats, groups: int) -> Estimate:
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(rounds, [tail, 1 - tail])
     if name in BIASED_UPWARDS:
-        low, high = min(max(2 * value - high, 0.0), value), max(2 * value - low, value)
+        low, high = min(max(2 * value - high, 0.0), value), high - (rounds.mean() - value)
     return Estimate(value, float(low), float(high))
 
 
@@ -264,8 +273,11 @@ def _wilson(share: float, variance: float, groups: int) -> tuple[float, float]:
     return float(min(max(centre - half, 0.0), share)), float(max(min(centre + half, 1.0), share))
 
 
-def rates(hits: Array, resampler: Resampler) -> Iterator[Estimate]:
-    """The share of rows that hit, of each column: `hits` is float [N, K], nan for a row that does not count."""
+def rates(hits: Array, resampler: Resampler, name: str = "rate") -> Iterator[Estimate]:
+    """The mean of each column of `hits`, float [N, K], nan for a row that does not count.
+
+    A "rate" is of hits that are 0 or 1, a share; "mean" of any numbers.
+    """
     counted = ~np.isnan(hits)
     columns = range(hits.shape[1])
     sums = resampler.sums(
@@ -276,9 +288,9 @@ def rates(hits: Array, resampler: Resampler) -> Iterator[Estimate]:
 
     def figures(weights: Array) -> dict[str, Floats]:
         totals = (sums @ weights.T.astype(np.float64)).T
-        return {"rate": metrics.ratio(totals[:, 0::2], totals[:, 1::2])}
+        return {name: metrics.ratio(totals[:, 0::2], totals[:, 1::2])}
 
-    rounds = resampler.run(figures)["rate"]
+    rounds = resampler.run(figures)[name]
     for k in columns:
         value = float(metrics.ratio(hits[counted[:, k], k].sum(), counted[:, k].sum()))
-        yield interval("rate", value, rounds[:, k], resampler.count(counted[:, k]))
+        yield interval(name, value, rounds[:, k], resampler.count(counted[:, k]))

@@ -25,6 +25,7 @@ import numpy.typing as npt
 from skin.errors import UserError
 
 Floats = npt.NDArray[np.floating[Any]]
+Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 COVERAGES = {"90": 0.90, "95": 0.95}
@@ -38,14 +39,14 @@ MOST_IMAGES = 5000  # as many, evenly taken, tell where the features lie
 class Calibrated:
     """What a calibrated model says of N images and C classes."""
 
-    probabilities: Floats  # [N, C] float64, rows add up to one
+    probabilities: Doubles  # [N, C], rows add up to one
     sets: Bools  # [N, C]: the classes in the 90 % prediction set, never empty
     sets_95: Bools  # [N, C]
     unlike: Bools  # [N]: unlike the training set; the probabilities mean little
-    distance: Floats  # [N] float64: how unlike; above 1 is `unlike`
+    distance: Doubles  # [N]: how unlike; above 1 is `unlike`
 
 
-def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Floats:
+def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Doubles:
     """Logits [N, C] to probabilities [N, C], in float64."""
     scaled = np.asarray(logits, np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(1, keepdims=True, initial=-np.inf))
@@ -85,19 +86,36 @@ def apply(calibration: dict[str, Any], logits: npt.ArrayLike, features: npt.Arra
     Raises:
         UserError: the calibration is damaged or of another model.
     """
-    logits = np.asarray(logits, np.float64)
+    return calibrated(calibration, logits, distance(calibration, features))
+
+
+def distance(calibration: dict[str, Any], features: npt.ArrayLike) -> Doubles:
+    """How unlike the training images each of `features` [N, D] is, float64 [N]; above 1 is flagged."""
     features = np.asarray(features, np.float32)
-    everything = np.ones(logits.shape, bool)
     if not calibration:
-        none = np.zeros(len(logits))
-        return Calibrated(softmax(logits), everything, everything, none > 0, none)
+        return np.zeros(len(features))
+    try:
+        return _distance(calibration["unlike"], features) / calibration["unlike"]["threshold"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _misfit() from error
+
+
+def calibrated(calibration: dict[str, Any], logits: npt.ArrayLike, distance: Doubles) -> Calibrated:
+    """As `apply`, with the distances at hand: a large set's features need not be kept."""
+    logits = np.asarray(logits, np.float64)
+    if not calibration:
+        everything = np.ones(logits.shape, bool)
+        return Calibrated(softmax(logits), everything, everything, ~(distance <= 1), distance)
     try:
         probabilities = softmax(logits, float(calibration["temperature"]))
         sets = {name: _sets(probabilities, calibration["sets"][name]["thresholds"]) for name in COVERAGES}
-        distance = _distance(calibration["unlike"], features) / calibration["unlike"]["threshold"]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise UserError("the checkpoint's calibration does not fit its model; train it again") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise _misfit() from error
     return Calibrated(probabilities, sets["90"], sets["95"], ~(distance <= 1), distance)
+
+
+def _misfit() -> UserError:
+    return UserError("the checkpoint's calibration does not fit its model; train it again")
 
 
 # ---- temperature ----------------------------------------------------------------------------------------
@@ -222,8 +240,8 @@ def _principal(rows: Floats, count: int) -> tuple[Floats, Floats]:
     return (turned @ basis.T)[:count], (singular**2 / len(rows))[:count]
 
 
-def _distance(gaussians: dict[str, Any], features: Floats) -> Floats:
-    """[N] float64: the squared Mahalanobis distance to the nearest class, a dimension."""
+def _distance(gaussians: dict[str, Any], features: Floats) -> Doubles:
+    """[N]: the squared Mahalanobis distance to the nearest class, a dimension."""
     means = np.asarray(gaussians["means"], np.float64)
     directions = np.asarray(gaussians["directions"], np.float64)
     precision = 1 / np.asarray(gaussians["variances"], np.float64)

@@ -268,17 +268,23 @@ def of_confusion(confusion: Array) -> dict[str, Floats]:
     }
 
 
-def figures(labels: Array, probabilities: Array) -> dict[str, Floats]:
-    """Every figure of a set by name: [] for the set, [C] for its classes."""
-    class_aucs, class_aps = class_auc(labels, probabilities), class_average_precision(labels, probabilities)
+def additive_figures(labels: Array, probabilities: Array) -> dict[str, Floats]:
+    """The figures that are sums over images, by name: [] for the set, [C] for its classes."""
     return {
         **of_confusion(_confusion(labels, probabilities)),
-        "macro_auc": mean_of_available(class_aucs),
-        "macro_average_precision": mean_of_available(class_aps),
         "log_loss": np.asarray(log_loss(labels, probabilities)),
         "brier_score": np.asarray(brier_score(labels, probabilities)),
         "expected_calibration_error": np.asarray(expected_calibration_error(labels, probabilities)),
         **{f"top_{k}_accuracy": np.asarray(top_k_accuracy(labels, probabilities, k)) for k in TOP_K},
+    }
+
+
+def ranking_figures(labels: Array, probabilities: Array) -> dict[str, Floats]:
+    """The figures that rank images, by name: [] for the set, [C] for its classes."""
+    class_aucs, class_aps = class_auc(labels, probabilities), class_average_precision(labels, probabilities)
+    return {
+        "macro_auc": mean_of_available(class_aucs),
+        "macro_average_precision": mean_of_available(class_aps),
         "auc": class_aucs,
         "average_precision": class_aps,
         **{n: class_sensitivity_at_specificity(labels, probabilities, s) for n, s in SPECIFICITIES.items()},

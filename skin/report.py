@@ -1,0 +1,275 @@
+"""The report as plain data: every figure of an evaluation with its interval, ready for JSON.
+
+`build` computes it from what the model said of a set; `skin.pages` and `skin.plots` show it. A figure is
+`{"value", "low", "high"}`, with None where the set cannot give it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from skin import calibration, metrics, subgroups
+from skin.bootstrap import LEVEL, Estimate, Figures, Resampler, interval, rates
+from skin.calibration import Calibrated
+from skin.class_names import match_classes, readable_name
+from skin.metrics import Floats
+
+FORMAT_VERSION = 1
+
+OVERALL = (
+    "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_auc", "macro_average_precision",
+    "cohen_kappa", "log_loss", "brier_score", "expected_calibration_error", "top_2_accuracy", "top_3_accuracy",
+)  # fmt: skip
+PER_CLASS = (
+    "sensitivity", "specificity", "ppv", "npv", "f1", "auc", "average_precision", *metrics.SPECIFICITIES,
+)  # fmt: skip
+BINARY = ("auc", "average_precision", "sensitivity", "specificity", "ppv", "npv", *metrics.SPECIFICITIES)
+OF_PROBABILITIES = ("log_loss", "brier_score", "expected_calibration_error")
+OF_SUBGROUPS = ("accuracy", "balanced_accuracy", "macro_auc")
+
+# Cancers and what becomes cancer; actinic keratosis is in HAM10000 one class with Bowen's disease, which is
+# squamous cell carcinoma in situ. The report says which classes it took for malignant.
+MALIGNANT = (
+    "actinic keratosis", "basal cell carcinoma", "melanoma", "squamous cell carcinoma", "malignant",
+)  # fmt: skip
+BENIGN = (
+    "benign keratosis", "dermatofibroma", "melanocytic nevus", "seborrhoeic keratosis", "vascular lesion", "benign",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said of N images, and what is true.
+
+    Attributes:
+        classes: the model's, in the order of its outputs.
+        labels: int64 [N]; -1 where the model lacks the class: such images count in no figure but one, how
+            many of them are flagged as unlike the training set.
+        logits: float [N, C].
+        distance: float64 [N], from `calibration.distance`.
+        groups: [N], lesion or patient, or the image's name.
+    """
+
+    classes: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    logits: Floats
+    distance: Floats
+    groups: npt.NDArray[Any]
+    calibration: dict[str, Any]
+
+    @property
+    def calibrated(self) -> Calibrated:
+        return calibration.calibrated(self.calibration, self.logits, self.distance)
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """bool [N]: the images whose class the model has."""
+        return self.labels >= 0
+
+
+def build(
+    answers: Answers,
+    by: dict[str, pd.Series] | None = None,
+    rounds: int = 1000,
+    seed: int = 0,
+    threshold: float | None = None,
+) -> dict[str, Any]:
+    """Every figure of `answers`, with its 95 % interval.
+
+    Args:
+        by: attribute -> its value for each of the N images; the subgroups to look at.
+        rounds, seed: of the bootstrap.
+        threshold: also ask each class's sensitivity, specificity, PPV and NPV of "its probability is above
+            this", which does not ask which class is the most probable.
+    """
+    known, said = answers.known, answers.calibrated
+    labels, probabilities = answers.labels[known], said.probabilities[known]
+    resampler = Resampler(answers.groups[known], rounds, seed)
+    figures = Figures(labels, probabilities, resampler)
+    malignant = malignant_classes(answers.classes)
+    report: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "images": len(labels),
+        "groups": resampler.num_groups,
+        "intervals": {
+            "level": LEVEL,
+            "rounds": rounds,
+            "seed": seed,
+            "resampled": "images" if resampler.num_groups == len(labels) else "lesions or patients",
+        },
+        **{name: entry(figures.estimate(name)) for name in OVERALL},
+        "per_class": _per_class(answers.classes, figures),
+        "confusion_matrix": {"classes": list(answers.classes), "counts": figures.confusion.tolist()},
+        "malignant": _malignant(answers.classes, malignant, labels, probabilities, resampler),
+        "calibration": _calibration(answers, said, figures),
+        "subgroups": {
+            name: _subgroups(values[known], labels, probabilities, answers.groups[known], rounds, malignant)
+            for name, values in (by or {}).items()
+        },
+    }
+    if threshold is not None:
+        for name, figure in _at_threshold(labels, probabilities, resampler, threshold, answers.classes).items():
+            report["per_class"][name]["at_threshold"] = figure
+    return report
+
+
+def entry(estimate: Estimate) -> dict[str, float | None]:
+    """A figure as JSON has it: nan becomes None."""
+    values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return {key: float(value) if math.isfinite(value) else None for key, value in values.items()}
+
+
+def _per_class(classes: tuple[str, ...], figures: Figures) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "name": readable_name(name),
+            "support": int((figures.labels == c).sum()),
+            "groups": figures.resampler.count(figures.labels == c),
+            "predicted": int((figures.predicted == c).sum()),
+            **{figure: entry(figures.estimate(figure, c)) for figure in PER_CLASS},
+        }
+        for c, name in enumerate(classes)
+    }
+
+
+def _at_threshold(
+    labels: npt.NDArray[np.int64], probabilities: Floats, resampler: Resampler, threshold: float,
+    classes: tuple[str, ...],
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    columns = []
+    for c in range(len(classes)):
+        called, true = probabilities[:, c] > threshold, labels == c
+        columns += [
+            np.where(true, called, np.nan),
+            np.where(~true, ~called, np.nan),
+            np.where(called, true, np.nan),
+            np.where(~called, ~true, np.nan),
+        ]
+    estimates = iter(rates(np.stack(columns, 1), resampler))
+    names = ("sensitivity", "specificity", "ppv", "npv")
+    return {
+        name: {"threshold": threshold, **{figure: entry(next(estimates)) for figure in names}} for name in classes
+    }
+
+
+# ---- malignant against benign ---------------------------------------------------------------------------------
+
+
+def malignant_classes(classes: tuple[str, ...]) -> npt.NDArray[np.bool_] | None:
+    """bool [C]: which classes are malignant; None unless every class is known to be one or the other."""
+    match = match_classes((*MALIGNANT, *BENIGN), classes)
+    if match.unmatched_data:
+        return None
+    malignant = np.array([match.to_model[name] in MALIGNANT for name in classes])
+    return malignant if malignant.any() and not malignant.all() else None
+
+
+def _two_sides(
+    malignant: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64], probabilities: Floats
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Labels int [N] and probabilities [N, 2] of benign (0) and malignant (1): the classes' own, added up."""
+    risk = probabilities[:, malignant].sum(1)
+    return malignant[labels].astype(np.int64), np.stack([1 - risk, risk], 1)
+
+
+def _malignant(
+    classes: tuple[str, ...], malignant: npt.NDArray[np.bool_] | None, labels: npt.NDArray[np.int64],
+    probabilities: Floats, resampler: Resampler,
+) -> dict[str, Any] | None:  # fmt: skip
+    if malignant is None:
+        return None
+    figures = Figures(*_two_sides(malignant, labels, probabilities), resampler)
+    return {
+        "malignant": [name for name, m in zip(classes, malignant, strict=True) if m],
+        "benign": [name for name, m in zip(classes, malignant, strict=True) if not m],
+        "support": int(figures.labels.sum()),
+        **{name: entry(figures.estimate(name, 1)) for name in BINARY},
+    }
+
+
+# ---- what the probabilities are worth -----------------------------------------------------------------------
+
+
+def _calibration(answers: Answers, said: Calibrated, figures: Figures) -> dict[str, Any]:
+    known, resampler = answers.known, figures.resampler
+    raw = Figures(figures.labels, calibration.softmax(answers.logits[known]), resampler, ranked=False)
+    flags = list(rates(said.unlike[known].astype(float)[:, None], resampler))
+    unknown = ~known
+    return {
+        "temperature": answers.calibration.get("temperature"),
+        "validation_images": answers.calibration.get("images", 0),
+        "before": {name: entry(raw.estimate(name)) for name in OF_PROBABILITIES},
+        "after": {name: entry(figures.estimate(name)) for name in OF_PROBABILITIES},
+        "prediction_sets": {
+            "90": _prediction_sets(answers, "90", said.sets[known], figures),
+            "95": _prediction_sets(answers, "95", said.sets_95[known], figures),
+        },
+        "unlike_training": {
+            "flagged": entry(flags[0]),
+            "unknown_class_images": int(unknown.sum()),
+            "unknown_class_flagged": float(said.unlike[unknown].mean()) if unknown.any() else None,
+        },
+    }
+
+
+def _prediction_sets(
+    answers: Answers, coverage: str, sets: npt.NDArray[np.bool_], figures: Figures
+) -> dict[str, Any]:
+    labels, resampler, classes = figures.labels, figures.resampler, answers.classes
+    covered = np.take_along_axis(sets, labels[:, None], 1).astype(float)
+    of_class = np.where(labels[:, None] == np.arange(len(classes)), covered, np.nan)
+    overall, *by_class = rates(np.hstack([covered, of_class]), resampler)
+    shared = answers.calibration.get("sets", {}).get(coverage, {}).get("shared", [])
+    size = next(rates(sets.sum(1).astype(float)[:, None], resampler, "mean"))
+    return {
+        "coverage": entry(overall),
+        "mean_size": entry(size),
+        "single_class": float((sets.sum(1) == 1).mean()),
+        "coverage_by_class": {name: entry(e) for name, e in zip(classes, by_class, strict=True)},
+        "shared_threshold": [classes[c] for c in shared],
+    }
+
+
+# ---- subgroups ------------------------------------------------------------------------------------------------
+
+
+def _subgroups(
+    values: pd.Series, labels: npt.NDArray[np.int64], probabilities: Floats, groups: npt.NDArray[Any], rounds: int,
+    malignant: npt.NDArray[np.bool_] | None,
+) -> dict[str, Any]:  # fmt: skip
+    binned = subgroups.bins(values)
+    result: dict[str, Any] = {}
+    compared: dict[str, dict[str, tuple[float, Floats]]] = {}
+    for seed, name in enumerate(binned.cat.categories, start=1):
+        rows = (binned == name).to_numpy()
+        resampler = Resampler(groups[rows], rounds, seed)
+        figures = Figures(labels[rows], probabilities[rows], resampler)
+        small = int(rows.sum()) < subgroups.SMALL
+        entries = {figure: entry(figures.estimate(figure)) for figure in OF_SUBGROUPS}
+        if malignant is not None:
+            two = Figures(*_two_sides(malignant, labels[rows], probabilities[rows]), resampler)
+            entries |= {f"malignant_{f}": entry(two.estimate(f, 1)) for f in ("sensitivity", "specificity")}
+        result[str(name)] = {"images": int(rows.sum()), "groups": resampler.num_groups, "small": small, **entries}
+        if not small and str(name) != subgroups.NOT_RECORDED:
+            for figure in OF_SUBGROUPS:
+                value = (float(figures.values[figure]), figures.rounds[figure])
+                compared.setdefault(figure, {})[str(name)] = value
+    return {"groups": result, "largest_gap": {name: _gap(values) for name, values in compared.items()}}
+
+
+def _gap(compared: dict[str, tuple[float, Floats]]) -> dict[str, Any] | None:
+    """The best against the worst of several subgroups: their difference, with its interval."""
+    compared = {name: both for name, both in compared.items() if not math.isnan(both[0])}
+    if len(compared) < 2:
+        return None
+    best = max(compared, key=lambda name: compared[name][0])
+    worst = min(compared, key=lambda name: compared[name][0])
+    (high, high_rounds), (low, low_rounds) = compared[best], compared[worst]
+    difference = interval("gap", high - low, high_rounds - low_rounds, 0)
+    return {"best": best, "worst": worst, **entry(difference)}
