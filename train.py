@@ -1,13 +1,14 @@
 """Fine-tune EfficientNet on images of skin disease, by transfer learning.
 
-    python train.py --data ./data                          # B3, ImageNet weights, 20 epochs
+    python train.py --data ./data      # EfficientNet-B3, ImageNet weights, 20 epochs
     python train.py --data HAM10000 --model efficientnet_b0 --epochs 5
-    python train.py --demo                                 # no data yet? two minutes on two cores
-    python train.py --resume                               # go on with the newest run
-    torchrun --standalone --nproc-per-node 4 train.py --data ./data    # DDP, not DataParallel
+    python train.py --demo             # no data yet? two minutes on two cores
+    python train.py --resume           # go on with the newest run
+    torchrun --standalone --nproc-per-node 4 train.py --data ./data  # DDP, 4 GPUs
 
-The data folder may be class folders, split folders, HAM10000 as downloaded, and more (see README.md),
-or any folder of images with --labels. All that a run makes goes into its run folder.
+The data folder may be class folders, split folders, HAM10000 as downloaded, and
+more (see README.md), or any folder of images with --labels. All that a run makes
+goes into its run folder.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -99,8 +101,7 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
         done = epoch * len(batches) + step
         for group in trainer.optimizer.param_groups:
             group["lr"] = learning_rate(done, steps, warmup, settings.lr)
-        # Dropout's draws, too, are a function of (seed, step, rank): nothing to save, nothing to restore.
-        torch.manual_seed((settings.seed << 40) + done * trainer.topology.world + trainer.topology.rank)
+        trainer.seed_dropout(done)
         images = batch.images.to(device, non_blocking=True)
         targets = batch.labels.to(device, non_blocking=True)
         record = train_step(trainer, images, targets, batch_weights[step])
@@ -177,10 +178,11 @@ def train_epoch(run: Run, interrupts: Interrupts) -> None:
                 refuse_bad_loss(run)
             due = time.monotonic() - saved > 60 * settings.save_minutes
             stop, save = topology.any([interrupts.stop is not None, interrupts.save or due])
+            if stop or save:
+                refuse_bad_loss(run)  # what is not finite must not get into last.pt
             if stop:
                 return
             if save:
-                refuse_bad_loss(run)
                 run.save_last()
                 interrupts.save, saved = False, time.monotonic()
 
@@ -201,15 +203,21 @@ def refuse_bad_loss(run: Run) -> None:
     )
 
 
-def end_epoch(run: Run, val_loader: DataLoader[Batch]) -> bool:
-    """Validate, note the epoch's figures, save; whether the epoch is the best so far."""
+def end_epoch(run: Run, val_loader: DataLoader[Batch]) -> None:
+    """Validate, note the epoch's figures, and save."""
     trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
     topology = trainer.topology
     loss_sum, weight, correct, images = topology.sum(progress.totals())
     train_seconds, wait_seconds = progress.seconds, progress.wait_seconds
     start = time.perf_counter()
     topology.share_buffers(trainer.classifier)
-    logits = collect(trainer.classifier, val_loader, topology).logits
+    model = trainer.model if topology.kind == "DataParallel" else trainer.classifier
+    logits = collect(model, val_loader, topology).logits
+    if not np.isfinite(logits).all():  # the last step of the epoch broke the weights: no loss has shown it yet
+        raise UserError(
+            f"the model's outputs are not finite after epoch {progress.epoch + 1}; the last good checkpoint is kept; "
+            "try a smaller --lr, or --amp off"
+        )
     labels, probabilities = run.parts.labels("val"), softmax(logits)
     val_weights = trainer.class_weights.cpu()
     val_loss = losses.cross_entropy_sum(torch.from_numpy(logits), torch.from_numpy(labels), val_weights)
@@ -235,22 +243,14 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch]) -> bool:
     if topology.is_main:
         runs.write_metrics(run.folder / "metrics.csv", progress.history)
     skipped = progress.epoch * len(trainer.batches) - trainer.optimizer_steps()
-    run.log.say(
-        f"epoch {row['epoch']:2}/{settings.epochs}"
-        f"  loss {row['train_loss']:.4f} val {row['val_loss']:.4f}"
-        f"  accuracy {row['train_accuracy']:.4f} val {row['val_accuracy']:.4f}"
-        f"  balanced {row['val_balanced_accuracy']:.4f}  AUC {row['val_macro_auc']:.4f}"
-        f"  {row['seconds']:.0f} s  {row['images_per_second']:.1f} images/s  wait {wait_seconds:.1f} s"
-        f"  {usage}{f'  {skipped} steps skipped so far' if skipped else ''}{'  best' if best else ''}"
-    )
-    return best
+    run.log.say(runs.epoch_line(row, settings.epochs, usage, skipped, best))
 
 
 def fit(run: Run) -> int:
     """Train to the end; 0, or 128 + the signal that stopped it."""
     trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
     topology = trainer.topology
-    val_set = run.parts.dataset("val", trainer.classifier.preprocess)
+    val_set = run.parts.dataset("val", trainer.classifier.preprocess, cache=trainer.dataset.cache)
     val_batches = PlainBatches(len(val_set), 2 * settings.batch_size, topology.rank, topology.world)
     val_loader = make_loader(val_set, val_batches, trainer.loader.num_workers, trainer.loader.pin_memory)
     with Interrupts() as interrupts:

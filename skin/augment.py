@@ -38,7 +38,7 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 
     Philox is a counter-based generator (Salmon et al. 2011): another key is another independent stream.
     """
-    key = np.array([seed & (2**64 - 1), epoch << 40 | index], dtype=np.uint64)
+    key = np.array([seed, epoch << 40 | index], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
 
 

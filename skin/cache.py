@@ -172,7 +172,7 @@ class PixelCache:
         Raises:
             ImageError: the file cannot be read or decoded.
         """
-        path = str(self._paths[index])
+        path = os.fsdecode(self._paths[index])
         if self._store is None:
             return read_image(path, self._preprocess)
         digest = hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
@@ -483,7 +483,7 @@ def _identity(paths: Sequence[str] | np.ndarray, preprocess: Preprocess) -> tupl
     The versions of the decoders belong to the name, since the bytes depend on them.
     """
     slots = max(_FEWEST_SLOTS, 1 << (4 * len(paths)).bit_length())
-    ends = [str(min(paths)), str(max(paths))] if len(paths) else [""]
+    ends = [os.fsdecode(min(paths)), os.fsdecode(max(paths))] if len(paths) else [""]
     # The first and last in order share what all share; splitting a million paths would take a second.
     data = os.path.dirname(os.path.commonprefix(ends))  # noqa: PTH120, RUF071
     description = {

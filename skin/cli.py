@@ -51,7 +51,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         help = action.help or ""
-        unsaid = action.default not in (None, False, argparse.SUPPRESS) and "default" not in help
+        unsaid = not any(action.default is d for d in (None, False, argparse.SUPPRESS)) and "default" not in help
         silent = not (unsaid and action.option_strings)
         return help if silent else help + " (default: %(default)s)"
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from skin.augment import augment
+from skin.cache import PixelCache
 from skin.errors import UserError
 from skin.images import ImageError, Preprocess, centre_crop, read_image, stored_image
 from skin.npz import is_npz_image, read_npz_image
@@ -43,17 +44,29 @@ class SkinDiseaseDataset(Dataset[Batch]):
         labels: int [N], the class of each.
         preprocess: the size and interpolation of the stored image and of the view.
         seed: of the augmentation.
+        cache: keeps stored images once decoded; its rows are those of the whole data folder.
+        cache_rows: int [N], the row in the cache of each image.
 
     A key is (epoch, index): the augmented view of that epoch, or the plain centre view for epoch `PLAIN`.
     """
 
-    def __init__(self, paths: Sequence[str], labels: np.ndarray, preprocess: Preprocess, seed: int = 0) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        labels: np.ndarray,
+        preprocess: Preprocess,
+        seed: int = 0,
+        cache: PixelCache | None = None,
+        cache_rows: np.ndarray | None = None,
+    ) -> None:
         # One array of bytes, not a list of str: a million objects would be copied into every forked
         # worker, page by page, as their reference counts are touched.
         self.paths = np.array([os.fsencode(path) for path in paths])
         self.labels = np.asarray(labels, dtype=np.int64)
         self.preprocess = preprocess
         self.seed = seed
+        self.cache = cache
+        self.cache_rows = np.arange(len(paths)) if cache_rows is None else cache_rows
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,6 +76,8 @@ class SkinDiseaseDataset(Dataset[Batch]):
 
     def stored(self, index: int) -> np.ndarray:
         """The stored image of a row, uint8 [H, W, 3]. Raises `ImageError`."""
+        if self.cache is not None:
+            return self.cache.read(int(self.cache_rows[index]))
         return read_stored(os.fsdecode(self.paths[index]), self.preprocess)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
@@ -129,7 +144,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The rows of each batch of an epoch, over all processes, int64."""
-        key = np.array([self.seed & (2**64 - 1), epoch], dtype=np.uint64)
+        # Counted from the top, since augmentation's keys count from the bottom: no stream is used twice.
+        key = np.array([self.seed, 2**64 - 1 - epoch], dtype=np.uint64)
         order = np.random.Generator(np.random.Philox(key=key)).permutation(self.size)
         return [order[a:b] for a, b in zip(self.bounds, self.bounds[1:], strict=False)]
 

@@ -23,7 +23,7 @@ from skin.model import Classifier
 _RAMP = np.array(
     [[30, 8, 60], [92, 18, 110], [165, 44, 96], [225, 84, 60], [250, 150, 40], [250, 240, 150]], np.float32
 )
-_OPACITY = 0.72  # of the strongest evidence; the picture stays visible beneath
+_OPACITY = 0.65  # of the strongest evidence; the picture stays visible beneath
 
 
 @torch.no_grad()

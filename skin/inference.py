@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from skin.dataset import Batch, checked
-from skin.model import Classifier
 from skin.parallel import Topology
 
 
@@ -23,15 +23,16 @@ class Outputs(NamedTuple):
 
 @torch.no_grad()
 def collect(
-    classifier: Classifier,
+    model: nn.Module,
     loader: DataLoader[Batch],
     topology: Topology,
     with_features: bool = False,
     on_batch: Callable[[int], Any] = lambda images: None,
 ) -> Outputs:
-    """Run `classifier`, in eval mode, over this process's share of a set and gather all shares.
+    """Run a model, in eval mode, over this process's share of a set and gather all shares.
 
     Args:
+        model: a `Classifier`, or one that `nn.DataParallel` spreads over its GPUs (for logits alone).
         loader: over `PlainBatches` of a data set; its rows over all processes are the set's, each once.
         on_batch: called with the number of images after each batch.
 
@@ -39,17 +40,21 @@ def collect(
         UserError: an image cannot be read.
     """
     size = len(loader.dataset)  # type: ignore[arg-type]
-    classifier.eval()
+    model.eval()
+    classifier: Any = model.module if isinstance(model, nn.DataParallel) else model
     head: Any = classifier.network.classifier[1]
     logits = np.zeros((size, head.out_features), np.float32)
     features = np.zeros((size, head.in_features if with_features else 0), np.float32)
     for batch in loader:
         checked(batch)
-        pooled = classifier.features(batch.images.to(topology.device, non_blocking=True))
+        images = batch.images.to(topology.device, non_blocking=True)
         rows = batch.indices.numpy()
-        logits[rows] = classifier.head(pooled).cpu().numpy()
         if with_features:
+            pooled = classifier.features(images)
             features[rows] = pooled.cpu().numpy()
+            logits[rows] = classifier.head(pooled).cpu().numpy()
+        else:
+            logits[rows] = model(images).cpu().numpy()
         on_batch(len(rows))
     # Every row is zero but in the process that computed it, so the sum is the gathering.
     gathered = topology.sum(logits).astype(np.float32)

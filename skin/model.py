@@ -6,7 +6,6 @@ is what the scripts call: bytes in, logits out, with normalisation and autocast 
 
 from __future__ import annotations
 
-import urllib.error
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -32,6 +31,8 @@ def preprocess_for(name: str, image_size: int | None = None) -> Preprocess:
     size = image_size or crop
     if size < 32:
         raise UserError(f"--image-size {size}: EfficientNet halves an image five times; 32 is the least")
+    if round(size * resize / crop) > LARGEST_SIDE:
+        raise UserError(f"--image-size {size}: images are kept with a shorter side of at most {LARGEST_SIDE} pixels")
     return Preprocess(
         image_size=size,
         resize_size=round(size * resize / crop),
@@ -82,10 +83,12 @@ def load_weights(network: EfficientNet, name: str, weights: str) -> str:
 
 def _imagenet_state(name: str) -> dict[str, Tensor]:
     official: Any = get_model_weights(name).DEFAULT
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(official.url).path).name
     try:
         return official.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(official.url).path).name
+    except Exception as error:  # the network's, the disk's, the unpickler's: a file that is there may be broken
+        if file.exists():
+            raise UserError(f"cannot read the ImageNet weights {file}; remove the file, and it is fetched anew") from error
         reason = getattr(error, "reason", error)
         raise UserError(
             f"cannot download the ImageNet weights of {name} ({reason}); put the file {file.name} into "
@@ -97,7 +100,10 @@ def _file_state(path: Path) -> dict[str, Any]:
     from skin import checkpoint
 
     state = checkpoint.load(path)
-    return state["model"] if isinstance(state.get("model"), dict) else state
+    state = state["model"] if isinstance(state.get("model"), dict) else state
+    if not all(isinstance(key, str) for key in state):
+        raise UserError(f"--weights {path}: not a state_dict: its keys are not names of tensors")
+    return state
 
 
 class Classifier(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from skin import split
+from skin.cache import PixelCache
 from skin.class_names import readable_name
 from skin.dataset import SkinDiseaseDataset, read_stored
-from skin.errors import UserError
+from skin.errors import UserError, printable
 from skin.images import ImageError, Preprocess, read_header
 from skin.layouts import Index, read_index
 from skin.model import preprocess_for
@@ -46,8 +48,26 @@ class Parts:
         """int64 [N]: the class numbers of a part."""
         return pd.Categorical(self.of(part)["label"], categories=list(self.classes)).codes.astype(np.int64)
 
-    def dataset(self, part: str, preprocess: Preprocess, seed: int = 0) -> SkinDiseaseDataset:
-        return SkinDiseaseDataset(self.of(part)["path"].tolist(), self.labels(part), preprocess, seed)
+    def dataset(
+        self, part: str, preprocess: Preprocess, seed: int = 0, cache: PixelCache | None = None
+    ) -> SkinDiseaseDataset:
+        """The images and labels of a part; `cache` is one that `open_cache` gave."""
+        where = np.flatnonzero(self.rows["split"] == part)
+        paths = self.rows["path"].iloc[where].tolist()
+        return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where)
+
+    def open_cache(self, preprocess: Preprocess, where: str, limit_gib: float | None) -> PixelCache | None:
+        """The pixel cache of all rows, or None: with "off", and for archives of arrays, which need no decoding.
+
+        Args:
+            where: "auto" (the user's cache folder), "off", or a folder.
+            limit_gib: for all caches of the folder together; None is what the disk can spare.
+        """
+        if where == "off" or any(map(is_npz_image, self.rows["path"].head(1))):
+            return None
+        paths = np.array([os.fsencode(path) for path in self.rows["path"]])
+        folder = None if where == "auto" else Path(where)
+        return PixelCache.open(paths, preprocess, folder, None if limit_gib is None else int(limit_gib * 2**30))
 
     def counts(self) -> pd.DataFrame:
         """Images of each class (rows) in each part (columns)."""
@@ -57,7 +77,8 @@ class Parts:
     def describe(self, class_weights: np.ndarray) -> str:
         """The header's lines about the data: what was found, the classes, the split."""
         groups = self.rows["group"].nunique()
-        lines = [f"data    {self.index.root}: {self.index.layout}, {len(self.rows):,} images in {groups:,} groups"]
+        where = f"{printable(self.index.root)}: {self.index.layout}"
+        lines = [f"data    {where}, {len(self.rows):,} images in {groups:,} groups"]
         lines += [f"        {note}" for note in self.index.notes]
         counts = self.counts()
         names = [readable_name(name) for name in self.classes]
@@ -81,7 +102,9 @@ def read_parts(settings: Settings, manifest: Path | None = None) -> Parts:
     assert settings.data is not None
     index = read_index(settings.data, labels=settings.labels, allow_missing=settings.allow_missing)
     if manifest is not None:
-        return Parts(index, _as_before(index, manifest), index.classes)
+        rows = _as_before(index, manifest)
+        present = set(rows["label"])
+        return Parts(index, rows, tuple(name for name in index.classes if name in present))
     index = _without_unreadable(index, preprocess_for(settings.model, settings.image_size), settings.skip_bad_images)
     rows = split.split_index(index, split.parse_fractions(settings.split), settings.seed)
     for part in ("train", "val"):
@@ -113,7 +136,7 @@ def _without_unreadable(index: Index, preprocess: Preprocess, leave_out: bool) -
         more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
         raise UserError(f"{bad[0]}{more}")
     rows = index.rows[~index.rows["path"].isin({error.path for error in bad})].reset_index(drop=True)
-    notes = [f"left out, cannot be read: {error.path}: {error.reason}" for error in bad]
+    notes = [f"left out, cannot be read: {printable(error.path)}: {error.reason}" for error in bad]
     present = set(rows["label"])
     return replace(
         index,
@@ -141,5 +164,8 @@ def unreadable(paths: list[str], preprocess: Preprocess | None, seconds: float =
             return error
         return None
 
+    # By blocks: a future for each of a million images would take more memory than their names.
+    blocks = [paths[first : first + 256] for first in range(0, len(paths), 256)]
     with ThreadPoolExecutor(8) as pool:
-        return [error for error in pool.map(problem, paths, chunksize=64) if error is not None]
+        found = pool.map(lambda block: [problem(path) for path in block], blocks)
+        return [error for errors in found for error in errors if error is not None]

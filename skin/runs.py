@@ -56,9 +56,11 @@ def create(folder: Path) -> None:
 
 def _point(link: Path, target: str) -> None:
     temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    with contextlib.suppress(OSError):  # a file system without links: the run's own name still works
+    try:
         temporary.symlink_to(target)
         os.replace(temporary, link)
+    except OSError:  # no links on this file system, or a folder of that name: the run's own name still works
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -78,11 +80,14 @@ def _finite(value: Any) -> Any:
 def read_config(run: Path) -> dict[str, Any]:
     """config.json of a run. Raises `UserError` where there is none."""
     try:
-        return json.loads((run / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"no run at {run} ({error.strerror}); name a run folder, such as runs/latest") from error
     except ValueError as error:
         raise UserError(f"{run / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("resolved"), dict):
+        raise UserError(f"{run / 'config.json'} is not the config.json of a run; name another run folder")
+    return config
 
 
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -92,6 +97,20 @@ def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows({**row, **{k: f"{v:.6g}" for k, v in row.items() if isinstance(v, float)}} for row in rows)
     write_atomically(text.getvalue().encode(), path)
+
+
+def epoch_line(row: dict[str, Any], epochs: int, memory: object, skipped_steps: int, best: bool) -> str:
+    """A row of metrics.csv as the one line that a person reads."""
+    return (
+        f"epoch {row['epoch']:2}/{epochs}"
+        f"  loss {row['train_loss']:.4f} val {row['val_loss']:.4f}"
+        f"  accuracy {row['train_accuracy']:.4f} val {row['val_accuracy']:.4f}"
+        f"  balanced {row['val_balanced_accuracy']:.4f}  AUC {row['val_macro_auc']:.4f}"
+        f"  {row['seconds']:.0f} s  {row['images_per_second']:.1f} images/s"
+        f"  wait {row['data_wait_seconds']:.1f} s  {memory}"
+        + (f"  {skipped_steps} steps skipped so far" if skipped_steps else "")
+        + ("  best" if best else "")
+    )
 
 
 def environment() -> dict[str, Any]:

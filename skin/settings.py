@@ -59,6 +59,10 @@ class Settings:
     )
     gpus: int | None = option(None, "GPUs to use; 0 is the CPU (default: all visible)", group="machine", metavar="N")
     workers: int | None = option(None, "loader processes (default: chosen)", group="machine", metavar="N")
+    cache: str = option("auto", "decoded images: auto, off, or a folder", group="machine", metavar="DIR")
+    cache_limit: float | None = option(
+        None, "GiB of decoded images at most (default: what the disk spares)", group="machine", metavar="N"
+    )
 
     out: Path | None = option(None, "run folder (default: runs/<time>-<model>)", group="run", metavar="DIR")
     resume: Path | None = option(
@@ -70,7 +74,7 @@ class Settings:
 # What --demo sets where the command line does not: a small network from scratch on small pictures.
 DEMO = {"model": "efficientnet_b0", "weights": "none", "image_size": 64, "epochs": 12, "lr": 2e-3, "workers": 1}
 # What may change when a run goes on: the machine, not the experiment.
-MACHINE = {"amp", "gpus", "workers", "out", "resume", "save_minutes"}
+MACHINE = {"amp", "gpus", "workers", "cache", "cache_limit", "out", "resume", "save_minutes"}
 
 
 def read_settings(description: str | None, argv: Sequence[str] | None = None) -> Settings:
@@ -81,16 +85,19 @@ def read_settings(description: str | None, argv: Sequence[str] | None = None) ->
     """
     settings = cli.parse(Settings, description, argv)
     if settings.resume is not None:
-        config = runs.read_config(settings.resume)
+        folder = settings.resume.resolve()  # runs/latest may point at another run before this one ends
+        config = runs.read_config(folder)
         known = {f.name for f in dataclasses.fields(Settings)} - {"out", "resume"}
         defaults = {name: value for name, value in config.items() if name in known}
         settings = cli.parse(Settings, description, argv, defaults)
-        settings = dataclasses.replace(settings, out=settings.resume)
+        settings = dataclasses.replace(settings, resume=folder, out=folder)
     elif settings.demo:
         settings = cli.parse(Settings, description, argv, DEMO)
     for name in ("data", "labels"):
         if (path := getattr(settings, name)) is not None:
             settings = dataclasses.replace(settings, **{name: path.resolve()})
+    if settings.weights not in ("imagenet", "none"):
+        settings = dataclasses.replace(settings, weights=str(Path(settings.weights).resolve()))
     _check(settings)
     if settings.resume is not None:
         _check_unchanged(settings, config)
@@ -104,14 +111,16 @@ def _check(settings: Settings) -> None:
         raise UserError("--demo makes its own data; leave out --data")
     least = {
         "epochs": 1, "batch_size": 1, "freeze_epochs": 0, "patience": 0, "seed": 0, "workers": 0,
-        "warmup_epochs": 0.0, "weight_decay": 0.0, "save_minutes": 0.0,
+        "warmup_epochs": 0.0, "cache_limit": 0.0, "weight_decay": 0.0, "save_minutes": 0.0,
     }  # fmt: skip
     for name, low in least.items():
         value = getattr(settings, name)
-        if value is not None and not value >= low:
+        if value is not None and not low <= value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
     if not 0 < settings.lr < float("inf"):
         raise UserError(f"--lr {settings.lr}: must be above 0")
+    if settings.seed >= 2**63:
+        raise UserError(f"--seed {settings.seed}: must be below 2**63")
 
 
 def _check_unchanged(settings: Settings, config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -39,6 +40,15 @@ class Trainer:
         if frozen != self.classifier.frozen:
             self.classifier.freeze(frozen)
             self.model = self.topology.wrap(self.classifier)
+
+    def seed_dropout(self, step: int) -> None:
+        """Dropout's draws, too, are a function of (seed, step, rank): nothing to save, nothing to restore.
+
+        Args:
+            step: counted from the beginning of the run.
+        """
+        entropy = np.random.SeedSequence((self.settings.seed, step, self.topology.rank))
+        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
 
     def state(self) -> dict[str, Any]:
         """What resuming needs of it. Take it between steps: the scaler's state counts after `update()`."""
@@ -107,10 +117,16 @@ def build_trainer(
     classifier = Classifier(network, preprocess, mode).to(topology.device)
     torch.backends.cudnn.benchmark = on_gpu  # the batches have one size
 
-    dataset = parts.dataset("train", preprocess, settings.seed)
+    cache = parts.open_cache(preprocess, settings.cache, settings.cache_limit)
+    dataset = parts.dataset("train", preprocess, settings.seed, cache)
     images_per_step = images_per_step or settings.batch_size * topology.replicas
     shares = (topology.replicas, topology.rank, topology.world)
     batches = EpochBatches(len(dataset), images_per_step, settings.seed, *shares)
+    if batches.least_images < 1:
+        raise UserError(
+            f"{min(images_per_step, len(dataset))} images a step are too few for {topology.replicas} "
+            f"{'processes' if topology.distributed else 'GPUs'}; use fewer of them"
+        )
     if batches.least_images < 2 and preprocess.image_size <= 32:
         raise UserError("a batch of one 32-pixel image gives BatchNorm a single value; use a larger --batch-size")
     workers = settings.workers if settings.workers is not None else default_workers(on_gpu, topology.world)
