@@ -14,6 +14,7 @@ goes into its run folder.
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -263,7 +264,7 @@ def fit(run: Run) -> int:
                 run.save_last()
             if topology.any([interrupts.stop is not None])[0]:
                 run.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; saved. "
-                            f"Go on with: python train.py --resume {run.folder}")  # fmt: skip
+                            f"Go on with: python train.py --resume {shlex.quote(str(run.folder))}")  # fmt: skip
                 return 128 + (interrupts.stop or signal.SIGTERM)
     finish(run, val_loader)
     return 0
@@ -280,11 +281,12 @@ def finish(run: Run, val_loader: DataLoader[Batch]) -> None:
         return
     run.save_best(calibration.fit(logits, run.parts.labels("val"), features))
     draw_curves(progress.history, progress.best_epoch, run.trainer.settings.monitor, folder / "curves.png")
+    best = shlex.quote(str(folder / "best.pt"))
     run.log.say(
         f"\nbest validation {trainer.settings.monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
         f"everything is in {folder}: best.pt, metrics.csv, curves.png\n"
-        f"next:  python evaluate.py --checkpoint {folder / 'best.pt'}\n"
-        f"       python predict.py --checkpoint {folder / 'best.pt'} IMAGE"
+        f"next:  python evaluate.py --checkpoint {best}\n"
+        f"       python predict.py --checkpoint {best} IMAGE"
     )
 
 

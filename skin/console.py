@@ -6,36 +6,42 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from skin.errors import printable
+from skin.errors import UserError, printable
 
 
 class Log:
     """One voice for a run. Only the main process speaks (`quiet` elsewhere).
 
     Args:
-        file: also written to, with the time of day before each line; opened for appending.
+        file: also written to, with the time of day before each line; appended to.
     """
 
     def __init__(self, file: Path | None = None, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
-        self._file: TextIO | None = None
-        if file and not quiet:
-            self._file = open(file, "a", encoding="utf-8")  # noqa: SIM115  it is open as long as the run
+        self.file = file
+        self.console = Console(highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
 
     def say(self, text: str = "", style: str | None = None) -> None:
-        """Print a line (or several); foreign text in it is made printable."""
-        for line in text.split("\n"):
-            line = printable(line, limit=1000)
+        """Print a line (or several); foreign text in it is made printable.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        lines = [printable(line, limit=1000) for line in text.split("\n")]
+        for line in lines:
             self.console.print(line, style=style, markup=False)
-            if self._file is not None and line:
-                self._file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n")
-                self._file.flush()
+        if self.file is None or self.quiet:
+            return
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            with open(self.file, "a", encoding="utf-8") as file:
+                file.writelines(f"{now}  {line}\n" for line in lines if line)
+        except OSError as error:
+            raise UserError(f"cannot write {self.file}: {error.strerror}") from error
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
@@ -64,10 +70,5 @@ class Log:
                 bar.update(task, advance=images, speed=seen / (time.perf_counter() - start))
 
             yield advance
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 

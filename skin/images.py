@@ -29,6 +29,7 @@ from skin.errors import UserError, printable
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 PIXEL_LIMIT = 50_000_000  # what the largest cameras give; more is a scan or a bomb
 FILE_LIMIT = 128 * 2**20  # bytes; with PIXEL_LIMIT it keeps every decode below 1 GB
+LARGEST_SIDE = 4096  # shorter side of a stored image, in pixels
 ASPECT_LIMIT = 16  # the stored image keeps its proportions, so a one-pixel strip would grow without bound
 SCAN_LIMIT = 2**30  # pixels times scans: a progressive JPEG can ask for thousands of passes over itself
 
@@ -70,9 +71,9 @@ class Preprocess:
         if not isinstance(values, Mapping) or set(values) != names:
             raise UserError(f"the preprocessing must have the fields {', '.join(sorted(names))} and no other")
         sizes = [values["image_size"], values["resize_size"]]
-        if any(type(size) is not int for size in sizes) or not 1 <= sizes[0] <= sizes[1] <= 4096:
+        if any(type(size) is not int for size in sizes) or not 1 <= sizes[0] <= sizes[1] <= LARGEST_SIDE:
             raise UserError(
-                f"the preprocessing needs whole sizes, 1 <= image_size <= resize_size <= 4096, not {sizes}"
+                f"the preprocessing needs whole sizes, 1 <= image_size <= resize_size <= {LARGEST_SIDE}, not {sizes}"
             )
         if values["interpolation"] not in tuple(_INTERPOLATION):
             raise UserError(f"unknown interpolation {values['interpolation']!r}: bilinear or bicubic")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import EfficientNet, get_model, get_model_weights
 
 from skin.errors import UserError
-from skin.images import Preprocess
+from skin.images import LARGEST_SIDE, Preprocess
 from skin.precision import Precision
 
 MODELS = tuple(f"efficientnet_b{n}" for n in range(8))
@@ -88,7 +88,7 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
         return official.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except Exception as error:  # the network's, the disk's, the unpickler's: a file that is there may be broken
         if file.exists():
-            raise UserError(f"cannot read the ImageNet weights {file}; remove the file, and it is fetched anew") from error
+            raise UserError(f"cannot read the ImageNet weights {file}; remove it, and it is fetched anew") from error
         reason = getattr(error, "reason", error)
         raise UserError(
             f"cannot download the ImageNet weights of {name} ({reason}); put the file {file.name} into "

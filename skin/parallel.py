@@ -56,7 +56,8 @@ class Topology:
     def describe(self) -> str:
         """For people: "CPU (2 threads)", "2 x NVIDIA A100 (DataParallel)"."""
         if self.device.type == "cpu":
-            return f"CPU ({torch.get_num_threads()} threads{f' x {self.world} processes' if self.distributed else ''})"
+            processes = f" x {self.world} processes" if self.distributed else ""
+            return f"CPU ({torch.get_num_threads()} threads{processes})"
         name = torch.cuda.get_device_name(self.device)
         return f"{self.gpus} x {name} ({self.kind})" if self.gpus > 1 else name
 
