@@ -1,0 +1,104 @@
+"""A web page for a trained model: drop a photograph, read what it is likely to show.
+
+    python app.py                                    then open http://127.0.0.1:7860
+    python app.py --checkpoint runs/latest/best.pt --port 8000
+
+Works without a network: fonts, scripts and examples all come from this machine, and nothing is reported to
+anybody. Uploads lie in a folder that only this user can read, for about a minute each, and are gone when
+the page is closed. It listens on this machine alone, unless --host says otherwise.
+
+This is research software, not a medical device.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import socket
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from skin import cli
+from skin.cli import option
+from skin.errors import UserError
+
+UPLOAD_LIMIT = "20mb"
+QUEUE_LIMIT = 32  # pictures that wait; who comes later is asked to try again
+KEEP_SECONDS = 60  # an upload is deleted when it is older; a fast page has answered long before
+PORTS_TRIED = 100
+EXAMPLE_CLASSES = ("nv", "mel", "bcc", "vasc")
+
+
+@dataclass(frozen=True)
+class Settings:
+    checkpoint: Path = option(Path("runs/latest/best.pt"), "the trained model", metavar="FILE")
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in", metavar="ADDRESS")
+    port: int = option(7860, "port to listen on; the next free one if it is taken", metavar="N")
+
+
+def main() -> int:
+    settings = cli.parse(Settings, __doc__)
+    port = free_port(settings.host, settings.port)
+    with tempfile.TemporaryDirectory(prefix="skin-app-", ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # read when gradio is imported
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+        from skin.classifier import load_classifier
+        from skin.page import make_page, start
+
+        model = load_classifier(settings.checkpoint)
+        page = make_page(model, draw_examples(Path(folder) / "examples"), KEEP_SECONDS)
+        address = start(page, settings.host, port, UPLOAD_LIMIT, QUEUE_LIMIT)
+        if port != settings.port:
+            print(f"port {settings.port} is taken; using {port}")
+        print(f"open {address} (Ctrl-C ends it)", flush=True)
+        try:
+            threading.Event().wait()
+        finally:
+            page.close(verbose=False)
+    return 0
+
+
+def free_port(host: str, wanted: int) -> int:
+    """`wanted`, or the next port after it that nobody listens on.
+
+    Raises:
+        UserError: the address is not one of this machine, or all the ports tried are taken.
+    """
+    if not 1 <= wanted <= 65535:
+        raise UserError(f"--port {wanted}: a port is a number from 1 to 65535")
+    try:
+        (family, _, _, _, address), *_ = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise UserError(f"--host {host}: {error.strerror or error}") from error
+    last = min(wanted + PORTS_TRIED, 65535)
+    for port in range(wanted, last + 1):
+        with socket.socket(family, socket.SOCK_STREAM) as candidate:
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                candidate.bind((address[0], port, *address[2:]))
+            except OSError as error:
+                if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise UserError(f"--host {host}: not an address of this machine") from error
+                continue
+            return port
+    raise UserError(f"all ports from {wanted} to {last} are taken; choose another --port")
+
+
+def draw_examples(folder: Path) -> list[Path]:
+    """Four drawn lesions of different classes, from the demo set; painted at each start, as they take a second."""
+    from skin import demo
+
+    demo.write(folder, images=demo.FEWEST_IMAGES, seed=1)
+    with (folder / "HAM10000_metadata.csv").open(encoding="utf-8", newline="") as table:
+        names = {row["dx"]: row["image_id"] for row in csv.DictReader(table)}
+    wanted = [f"{names[dx]}.jpg" for dx in EXAMPLE_CLASSES]
+    found = {path.name: path for path in folder.rglob("*.jpg")}
+    return [found[name] for name in wanted]
+
+
+if __name__ == "__main__":
+    cli.run(main)
