@@ -1,9 +1,9 @@
-"""The pixel cache: each image is decoded once, and read back in a tenth of a millisecond ever after.
+"""The pixel cache: each image is decoded once, and read back in a fraction of a millisecond ever after.
 
     python -m skin.cache              what is kept, and where
     python -m skin.cache --clear      remove it
 
-Decoding is what a training run waits for: 3 to 4 ms for a 600x450 JPEG, against 0.03 ms to read its stored
+Decoding is what a training run waits for: 2 ms or more for a 600x450 JPEG, against 0.05 ms to read its stored
 image back. There is no pause to build the cache. The loader's workers fill it as they go through the first
 epoch, each image written where it has just been decoded; `build` does the same ahead of a run.
 

@@ -27,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from skin.errors import UserError, printable
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-PIXEL_LIMIT = 50_000_000  # what the largest cameras give; more is a scan or a bomb
+PIXEL_LIMIT = 50_000_000  # what the largest cameras give; half of it for WEBP, whose decoder holds four copies
 FILE_LIMIT = 128 * 2**20  # bytes; with PIXEL_LIMIT it keeps every decode below 1 GB
 LARGEST_SIDE = 4096  # shorter side of a stored image, in pixels
 ASPECT_LIMIT = 16  # the stored image keeps its proportions, so a one-pixel strip would grow without bound
@@ -202,10 +202,10 @@ def _check_length(length: int, name: str) -> None:
         raise ImageError(name, f"more than {FILE_LIMIT // 2**20} MiB in one file")
 
 
-def _check_size(size: tuple[int, int], name: str) -> None:
+def _check_size(size: tuple[int, int], name: str, limit: int = PIXEL_LIMIT) -> None:
     width, height = size
-    if width * height > PIXEL_LIMIT:
-        raise ImageError(name, f"{width}x{height} pixels, more than the {PIXEL_LIMIT:,} that are read")
+    if width * height > limit:
+        raise ImageError(name, f"{width}x{height} pixels, more than the {limit:,} that are read")
     if min(size) < 1 or max(size) > ASPECT_LIMIT * min(size):
         raise ImageError(name, f"{width}x{height} pixels: too narrow for a picture of skin")
 
@@ -254,7 +254,7 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     """Read the header; nothing is decoded yet, so the limits stand before any work."""
     image = Image.open(file, formats=FORMATS)
     try:
-        _check_size(image.size, name)
+        _check_size(image.size, name, PIXEL_LIMIT // 2 if image.format == "WEBP" else PIXEL_LIMIT)
         tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
         sides = [tags.get(tag, 1) for tag in _TILE_SIDES]
         if sides[0] * sides[1] > PIXEL_LIMIT:  # libtiff takes memory for a whole tile, however small the image
