@@ -1,0 +1,69 @@
+"""Class weights and the weighted cross entropy, against scikit-learn, PyTorch and numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
+
+from skin.losses import class_weights, cross_entropy_sum
+
+
+def test_balanced_weights_by_hand() -> None:
+    labels = np.array([0, 0, 0, 1])  # 4 / (2 * 3) and 4 / (2 * 1)
+    assert class_weights(labels, 2).tolist() == pytest.approx([2 / 3, 2.0])
+
+
+def test_balanced_weights_are_scikit_learns() -> None:
+    labels = np.random.default_rng(0).choice(7, 500, p=[0.67, 0.11, 0.11, 0.05, 0.03, 0.02, 0.01])
+    expected = compute_class_weight("balanced", classes=np.arange(7), y=labels)
+    weights = class_weights(labels, 7)
+    assert weights.dtype == torch.float32
+    assert weights.numpy() == pytest.approx(expected)
+    assert weights.numpy()[labels].mean() == pytest.approx(1, rel=1e-6)
+
+
+def test_a_class_without_images_weighs_nothing_and_breaks_nothing() -> None:
+    assert class_weights(np.array([0, 2, 2]), 3).tolist() == pytest.approx([1.0, 0.0, 0.5])
+
+
+def test_no_weights_are_ones() -> None:
+    assert class_weights(np.array([0, 0, 1]), 2, "none").tolist() == [1.0, 1.0]
+
+
+def test_the_numerator_by_hand() -> None:
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])  # p of the true class: 1/2, and 1/4
+    labels = torch.tensor([0, 1])
+    weights = torch.tensor([2.0, 5.0])
+    assert float(cross_entropy_sum(logits, labels, weights)) == pytest.approx(2 * math.log(2) + 5 * math.log(4))
+
+
+@pytest.fixture
+def epoch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits and labels of 96 images of 7 classes, and the classes' weights."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(7, (96,), generator=draw)
+    return torch.randn(96, 7, generator=draw), labels, class_weights(labels.numpy(), 7)
+
+
+def test_numerator_over_weight_is_torchs_weighted_mean(epoch: tuple[torch.Tensor, ...]) -> None:
+    logits, labels, weights = epoch
+    expected = nn.CrossEntropyLoss(weights)(logits, labels)
+    ours = cross_entropy_sum(logits, labels, weights) / weights[labels].sum()
+    assert float(ours) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_two_halves_add_up_where_the_mean_of_their_means_does_not(epoch: tuple[torch.Tensor, ...]) -> None:
+    logits, labels, weights = epoch
+    order = labels.argsort()  # unlike halves
+    halves = (order[:48], order[48:])
+    whole = float(cross_entropy_sum(logits, labels, weights))
+    assert sum(float(cross_entropy_sum(logits[h], labels[h], weights)) for h in halves) == pytest.approx(whole)
+
+    mean = nn.CrossEntropyLoss(weights)
+    of_means = sum(float(mean(logits[h], labels[h])) for h in halves) / 2
+    assert abs(of_means - float(mean(logits, labels))) > 1e-3

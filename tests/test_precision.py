@@ -1,0 +1,57 @@
+"""One policy for mixed precision: what --amp becomes on each kind of device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from skin.errors import UserError
+from skin.precision import Precision, choose
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("amp", "device", "units", "dtype"),
+    [
+        ("off", CPU, {"avx512_bf16": True}, None),
+        ("off", CUDA, {}, None),
+        ("bf16", CPU, {}, torch.bfloat16),
+        ("bf16", CUDA, {}, torch.bfloat16),
+        ("fp16", CPU, {}, torch.float16),
+        ("fp16", CUDA, {}, torch.float16),
+        ("auto", CUDA, {}, torch.float16),
+        ("auto", CPU, {"avx512_bf16": True}, torch.bfloat16),
+        ("auto", CPU, {"amx_bf16": True, "avx2": True}, torch.bfloat16),
+        ("auto", CPU, {"avx2": True, "avx512_bf16": False}, None),
+    ],
+)
+def test_what_amp_becomes(
+    monkeypatch: pytest.MonkeyPatch, amp: str, device: torch.device, units: dict[str, bool], dtype: torch.dtype | None
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    assert choose(amp, device) == Precision(device.type, dtype)
+
+
+def test_another_word_is_refused_with_the_choices() -> None:
+    with pytest.raises(UserError, match="--amp fp8: choose one of auto, fp16, bf16, off"):
+        choose("fp8", CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, None])
+def test_matrix_products_are_computed_in_the_chosen_dtype(dtype: torch.dtype | None) -> None:
+    with Precision("cpu", dtype).autocast():
+        product = torch.ones(2, 3) @ torch.ones(3, 2)
+    assert product.dtype == (dtype or torch.float32)
+
+
+@pytest.mark.parametrize(("dtype", "scales"), [(torch.float16, True), (torch.bfloat16, False), (None, False)])
+def test_only_float16_gradients_are_scaled(dtype: torch.dtype | None, scales: bool) -> None:
+    scaler = Precision("cpu", dtype).make_scaler()
+    assert scaler.is_enabled() is scales
+    assert float(scaler.scale(torch.tensor(1.0))) == (65536.0 if scales else 1.0)
+
+
+def test_a_precision_says_what_it_is() -> None:
+    said = [str(Precision("cuda", dtype)) for dtype in (torch.float16, torch.bfloat16, None)]
+    assert said == ["float16 (autocast + GradScaler)", "bfloat16 (autocast)", "float32"]
