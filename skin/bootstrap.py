@@ -14,11 +14,12 @@ So 1,000 rounds over 400,000 images take seconds, and memory for a few rounds at
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,13 @@ class Estimate:
         return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
 
 
+class Size(NamedTuple):
+    """What a share rests on."""
+
+    images: int
+    groups: int
+
+
 class Resampler:
     """Which group each image belongs to, and how often each round draws each group."""
 
@@ -87,9 +95,9 @@ class Resampler:
             batches = list(pool.map(batch, starts))
         return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
 
-    def count(self, rows: Array) -> int:
-        """How many groups have an image among `rows`, a mask [N]."""
-        return len(np.unique(self.group_of_row[rows]))
+    def size(self, rows: Array) -> Size:
+        """How many images and groups stand behind `rows`, a mask [N]."""
+        return Size(int(rows.sum()), len(np.unique(self.group_of_row[rows])))
 
     def sums(self, columns: list[tuple[Array | int, Array | float]], size: int) -> sparse.csr_array:
         """[size, G]: for each (place, value), both [N] or one for all, the value added up over each group."""
@@ -183,7 +191,7 @@ class Figures:
         value, rounds = self.values[name], self.rounds[name]
         if of_class is not None:
             value, rounds = value[of_class], rounds[:, of_class]
-        return interval(name, float(value), rounds, self.resampler.count(self._basis(name, of_class)))
+        return interval(name, float(value), rounds, self.resampler.size(self._basis(name, of_class)))
 
     def _basis(self, name: str, of_class: int | None) -> Array:
         """The images that a proportion is of, a mask [N]."""
@@ -241,16 +249,16 @@ class _Additive:
         }
 
 
-def interval(name: str, value: float, rounds: Floats, groups: int) -> Estimate:
+def interval(name: str, value: float, rounds: Floats, size: Size) -> Estimate:
     """The 95 % interval of a figure from its rounds [R]; rounds that could not give it do not count.
 
-    `groups` is how many groups a proportion rests on, which bounds what it can be worth.
+    `size` is what a share rests on; other figures do not ask.
     """
     rounds = rounds[~np.isnan(rounds)]
     if np.isnan(value) or len(rounds) == 0:
         return Estimate(value, np.nan, np.nan)
     if name in PROPORTIONS:
-        return Estimate(value, *_wilson(value, float(rounds.var()), groups))
+        return Estimate(value, *_wilson(value, float(rounds.var()), size))
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(rounds, [tail, 1 - tail])
     if name in BIASED_UPWARDS:
@@ -258,19 +266,20 @@ def interval(name: str, value: float, rounds: Floats, groups: int) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def _wilson(share: float, variance: float, groups: int) -> tuple[float, float]:
+def _wilson(share: float, variance: float, size: Size) -> tuple[float, float]:
     """Wilson's score interval (1927) of a share, of as many images as the bootstrap's variance says it is worth.
 
     share (1 - share) / variance is the size of a simple random sample with the same variance (Kish's
-    effective sample size). Where all rounds agree it is the number of groups.
+    effective sample size), where the variance of G groups is enlarged by G / (G - 1), as a sample's is. It is
+    never more than the images; where all rounds agree, or there is one group, it is the number of groups.
     """
-    worth = share * (1 - share) / variance if variance > 1e-15 else float(groups)
-    if worth <= 0:
-        return 0.0, 1.0
+    worth = float(size.groups)
+    if variance > 1e-15 and size.groups > 1:
+        worth = min(share * (1 - share) / variance * (1 - 1 / size.groups), float(size.images))
     centre = (share + Z**2 / (2 * worth)) / (1 + Z**2 / worth)
-    half = Z / (1 + Z**2 / worth) * np.sqrt(share * (1 - share) / worth + Z**2 / (4 * worth**2))
+    half = Z / (1 + Z**2 / worth) * math.sqrt(share * (1 - share) / worth + Z**2 / (4 * worth**2))
     # At 0 and 1 the interval ends there; rounding must not put the share outside its interval.
-    return float(min(max(centre - half, 0.0), share)), float(max(min(centre + half, 1.0), share))
+    return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
 
 
 def rates(hits: Array, resampler: Resampler, name: str = "rate") -> Iterator[Estimate]:
@@ -293,4 +302,4 @@ def rates(hits: Array, resampler: Resampler, name: str = "rate") -> Iterator[Est
     rounds = resampler.run(figures)[name]
     for k in columns:
         value = float(metrics.ratio(hits[counted[:, k], k].sum(), counted[:, k].sum()))
-        yield interval(name, value, rounds[:, k], resampler.count(counted[:, k]))
+        yield interval(name, value, rounds[:, k], resampler.size(counted[:, k]))

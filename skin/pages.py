@@ -42,7 +42,7 @@ NAMES = {
     "malignant_specificity": "Specificity for malignant",
 }
 PICTURES = {
-    "confusion_matrix.png": "Confusion matrix: images, and their share of the true class (row); the shade is the share.",
+    "confusion_matrix.png": "Confusion matrix: images, and their share of the true class (row), as the shade.",
     "per_class.png": "Each class with its 95 % intervals.",
     "roc.png": "Receiver operating characteristic of each class against all others.",
     "precision_recall.png": "Precision-recall curve of each class against all others.",
@@ -223,7 +223,7 @@ def _unlike(flags: dict[str, Any]) -> str:
     text = f"Flagged as unlike the training images: {figure_text(flags['flagged'])} of the images"
     if flags["unknown_class_images"]:
         share = flags["unknown_class_flagged"]
-        text += f", and {share:.3f} of the {flags['unknown_class_images']:,} images of classes the model does not know"
+        text += f", and {share:.3f} of the {flags['unknown_class_images']:,} images of classes unknown to it"
     return text + "."
 
 
@@ -238,7 +238,7 @@ def _subgroups(report: dict[str, Any]) -> list[Block]:
         ]
         header = ("Group", "Images", *(NAMES[c] for c in columns))
         blocks.append(Table(f"By {attribute}. Groups marked small have fewer than 30 images.", header, rows))
-        gaps = [_gap(NAMES[name], gap) for name, gap in result["largest_gap"].items() if gap]
+        gaps = [gap_text(name, gap) for name, gap in result["largest_gap"].items() if gap]
         blocks += [Paragraph("Largest gap: " + "; ".join(gaps) + ".")] if gaps else []
     if not blocks:
         return []
@@ -249,8 +249,9 @@ def _subgroups(report: dict[str, Any]) -> list[Block]:
     return [Heading("Subgroups"), *blocks, Paragraph(caution)]
 
 
-def _gap(name: str, gap: dict[str, Any]) -> str:
-    return f"{name.lower()} {figure_text(gap, 2)} between {gap['best']} (best) and {gap['worst']} (worst)"
+def gap_text(name: str, gap: dict[str, Any]) -> str:
+    """Such as `accuracy 0.10 (0.04–0.17) between male (best) and female (worst)`."""
+    return f"{NAMES[name].lower()} {figure_text(gap, 2)} between {gap['best']} (best) and {gap['worst']} (worst)"
 
 
 def _method(report: dict[str, Any]) -> str:
@@ -261,8 +262,9 @@ def _method(report: dict[str, Any]) -> str:
         f"{about.get('created', '?')}; {about.get('precision', '?')} on {about.get('device', '?')}.{views} "
         f"Intervals: {100 * made['level']:.0f} %, {made['rounds']:,} rounds of a bootstrap over {made['resampled']} "
         f"(seed {made['seed']}); of shares, Wilson's with the bootstrap's variance; of all else, percentiles. "
-        "The expected calibration error is too large on small sets; its interval allows for that. Macro figures are "
-        "means over the classes that the set has."
+        "The expected calibration error is too large on small sets; its interval allows for that. An interval of no "
+        "width says that no resample differed, which a few images easily do; it does not say that the figure is "
+        "certain. Macro figures are means over the classes that the set has."
     )
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from skin import calibration, metrics, subgroups
-from skin.bootstrap import LEVEL, Estimate, Figures, Resampler, interval, rates
+from skin.bootstrap import LEVEL, Estimate, Figures, Resampler, Size, interval, rates
 from skin.calibration import Calibrated
 from skin.class_names import match_classes, readable_name
 from skin.metrics import Floats
@@ -130,7 +130,7 @@ def _per_class(classes: tuple[str, ...], figures: Figures) -> dict[str, dict[str
         name: {
             "name": readable_name(name),
             "support": int((figures.labels == c).sum()),
-            "groups": figures.resampler.count(figures.labels == c),
+            "groups": figures.resampler.size(figures.labels == c).groups,
             "predicted": int((figures.predicted == c).sum()),
             **{figure: entry(figures.estimate(figure, c)) for figure in PER_CLASS},
         }
@@ -271,5 +271,5 @@ def _gap(compared: dict[str, tuple[float, Floats]]) -> dict[str, Any] | None:
     best = max(compared, key=lambda name: compared[name][0])
     worst = min(compared, key=lambda name: compared[name][0])
     (high, high_rounds), (low, low_rounds) = compared[best], compared[worst]
-    difference = interval("gap", high - low, high_rounds - low_rounds, 0)
+    difference = interval("gap", high - low, high_rounds - low_rounds, Size(0, 0))
     return {"best": best, "worst": worst, **entry(difference)}

@@ -1,0 +1,264 @@
+"""Evaluate a trained model on labelled images, and write the report that a paper is asked for.
+
+    python evaluate.py                                  # the newest run, on its own test part
+    python evaluate.py --by sex,age,localization        # does it serve everyone alike?
+    python evaluate.py --data PAD-UFES-20               # another set, matched by class name
+    python evaluate.py --checkpoint runs/NAME/best.pt --tta 8
+    torchrun --standalone --nproc-per-node 4 evaluate.py    # the images shared over processes
+
+Every figure has a 95 % interval from a bootstrap over lesions or patients. The report (report.json, .md,
+.html), the pictures and the tables go into a folder of the run; model_card.md gets the results.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+
+from skin import calibration, cli, pages, parallel, precision, report, report_files, subgroups, testset, tta
+from skin.checkpoint import Checkpoint, load_best, write_atomically
+from skin.cli import option
+from skin.console import Log
+from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, checked, default_workers, make_loader
+from skin.errors import UserError
+from skin.model import Classifier
+from skin.model_card import write_model_card
+from skin.parallel import Topology
+from skin.report import Answers
+from skin.runs import write_json
+from skin.testset import SPLITS, TestSet
+
+BATCH_PIXELS = 32 * 224 * 224  # on a CPU more are no faster; a GPU takes eight times as many
+
+
+@dataclass(frozen=True)
+class Settings:
+    checkpoint: Path = option(Path("runs/latest/best.pt"), "the trained model", group="what", metavar="FILE")
+    data: Path | None = option(None, "another set, any layout (default: the run's own)", group="what", metavar="DIR")
+    labels: Path | None = option(None, "table image,label[,group][,split] for --data", group="what", metavar="CSV")
+    split: str = option(
+        "test", "part to evaluate: " + ", ".join(SPLITS), group="what", choices=SPLITS, metavar="PART"
+    )
+
+    by: str = option("", "subgroups to look at: columns of the data, by commas", group="figures", metavar="COLUMNS")
+    tta: int = option(
+        1, "average over N of the 8 turned and mirrored views, at N times the cost", group="figures", metavar="N"
+    )
+    threshold: float | None = option(
+        None, "also ask each class where its probability is above P", group="figures", metavar="P"
+    )
+    rounds: int = option(1000, "rounds of the bootstrap", group="figures", metavar="N")
+    seed: int = option(0, "of the bootstrap", group="figures")
+
+    amp: str = option(
+        "auto", "precision: auto, fp16, bf16 or off", group="machine",
+        choices=("auto", "fp16", "bf16", "off"), metavar="A",
+    )  # fmt: skip
+    gpus: int | None = option(None, "0 is the CPU, 1 a GPU (default: 1 if there is)", group="machine", metavar="N")
+    batch_size: int | None = option(None, "images at a time (default: chosen by size)", group="machine", metavar="N")
+    workers: int | None = option(None, "loader processes (default: chosen)", group="machine", metavar="N")
+
+    out: Path | None = option(None, "folder of the report (default: in the run's)", group="output", metavar="DIR")
+
+
+@torch.inference_mode()
+def ask(
+    classifier: Classifier, loader: DataLoader[Batch], topology: Topology, calibrated: dict[str, Any], views: int,
+    on_batch: Callable[[int], Any],
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Ask the model about every image of `loader`, in all processes; features are used at once and not kept.
+
+    Args:
+        loader: over `PlainBatches` of a data set.
+        calibrated: the checkpoint's calibration.
+        views: how many of the eight views to average logits and features over.
+
+    Returns:
+        Logits float32 [N, C] and distances from the training images float64 [N], the same in every process.
+
+    Raises:
+        UserError: an image cannot be read, or the model answers with what is no number.
+    """
+    size = len(loader.dataset)  # type: ignore[arg-type]
+    head: Any = classifier.network.classifier[1]
+    logits, distance = np.zeros((size, head.out_features), np.float32), np.zeros(size)
+    for batch in loader:
+        images = checked(batch).images.to(topology.device, non_blocking=True)
+        rows = batch.indices.numpy()
+        features = torch.zeros(len(rows), head.in_features, device=topology.device)
+        answers = torch.zeros(len(rows), head.out_features, device=topology.device)
+        for k in range(views):
+            pooled = classifier.features(tta.dihedral(images, k) if k else images)
+            features += pooled
+            answers += classifier.head(pooled)
+        logits[rows] = (answers / views).cpu().numpy()
+        distance[rows] = calibration.distance(calibrated, (features / views).cpu().numpy())
+        on_batch(len(rows))
+    # A row is zero but in the process that had its image, so the sum over the processes gathers them.
+    logits, distance = topology.sum(logits).astype(np.float32), topology.sum(distance)
+    if not np.isfinite(logits).all():
+        raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
+    return logits, distance
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    settings = cli.parse(Settings, __doc__, argv)
+    check(settings)
+    gpus = settings.gpus if settings.gpus is not None else min(1, torch.cuda.device_count())
+    with parallel.setup(gpus) as topology:
+        evaluate(settings, topology)
+    return 0
+
+
+def check(settings: Settings) -> None:
+    """Raise `UserError` for an option out of range, before anything is read."""
+    if not 1 <= settings.tta <= tta.VIEWS:
+        raise UserError(f"--tta {settings.tta}: there are {tta.VIEWS} views of an image; choose 1 to {tta.VIEWS}")
+    if settings.rounds < 1:
+        raise UserError(f"--rounds {settings.rounds}: the bootstrap needs 1 or more; 1000 is usual")
+    if settings.threshold is not None and not 0 <= settings.threshold <= 1:
+        raise UserError(f"--threshold {settings.threshold}: a probability is between 0 and 1")
+    if settings.gpus is not None and settings.gpus not in (0, 1):
+        raise UserError(f"--gpus {settings.gpus}: one process uses one GPU; for more: torchrun --nproc-per-node N")
+    if settings.labels is not None and settings.data is None:
+        raise UserError("--labels is a table for --data: name the folder, too")
+    for name in ("batch_size", "workers", "seed"):
+        value, least = getattr(settings, name), 1 if name == "batch_size" else 0
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
+
+
+def evaluate(settings: Settings, topology: Topology) -> None:
+    """From a checkpoint and a set to the files of the report."""
+    checkpoint = load_best(settings.checkpoint)
+    test = testset.read(checkpoint, settings.data, settings.labels, settings.split)
+    by = {}
+    for name in filter(None, (word.strip() for word in settings.by.split(","))):
+        found = subgroups.column(test.rows, name, test.attributes)
+        by[found] = test.rows[found]
+    out = settings.out or default_folder(checkpoint, test)
+    if topology.is_main:
+        report_files.claim(out)
+    log = Log(quiet=not topology.is_main)
+    for warning in test.warnings:
+        log.say(f"WARNING: {warning}", style="bold red")
+    for note in test.notes:
+        log.say(f"note: {note}", style="dim")
+
+    mode = precision.choose(settings.amp, topology.device)
+    classifier = Classifier(checkpoint.network, checkpoint.preprocess, mode).to(topology.device).eval()
+    dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess)
+    loader = make_test_loader(settings, dataset, topology)
+    log.say(
+        f"evaluate {checkpoint.model_name} ({checkpoint.path}) on {len(dataset):,} images of {test.root}"
+        f"{'' if test.split == 'all' else f', {test.split} part'}; {topology.describe()}, {mode}"
+    )
+    start = time.perf_counter()
+    with log.progress("evaluate", -(-len(dataset) // topology.world)) as advance:
+        logits, distance = ask(classifier, loader, topology, checkpoint.calibration, settings.tta, advance)
+    seconds = time.perf_counter() - start
+    if not topology.is_main:
+        return
+    groups = test.rows["group"].to_numpy(dtype=object)
+    answers = Answers(checkpoint.classes, test.labels, logits, distance, groups, checkpoint.calibration)
+    made = report.build(answers, by, settings.rounds, settings.seed, settings.threshold)
+    made |= {
+        "kind": report_files.KIND,
+        "about": about(settings, checkpoint, test, topology.describe(), str(mode), seconds),
+        "warnings": list(test.warnings),
+        "notes": list(test.notes),
+    }
+    write(out, made, answers, dataset, test)
+    if test.own and test.split == "test":
+        card = checkpoint.path.parent / "model_card.md"
+        write_model_card(card, checkpoint.config, checkpoint.classes, checkpoint.metrics, made)
+    log.say(summary(made, out))
+
+
+def default_folder(checkpoint: Checkpoint, test: TestSet) -> Path:
+    """`evaluation` in the run's folder for its own test part, with the part's or the set's name for others."""
+    if not test.own:
+        return checkpoint.path.parent / f"evaluation-{test.root.stem}"
+    return checkpoint.path.parent / ("evaluation" if test.split == "test" else f"evaluation-{test.split}")
+
+
+def make_test_loader(settings: Settings, dataset: SkinDiseaseDataset, topology: Topology) -> DataLoader[Batch]:
+    """This process's share of the set, every image once, in order."""
+    on_gpu = topology.device.type == "cuda"
+    fitting = BATCH_PIXELS * (8 if on_gpu else 1) // dataset.preprocess.image_size**2
+    batches = PlainBatches(len(dataset), settings.batch_size or max(1, fitting), topology.rank, topology.world)
+    workers = settings.workers if settings.workers is not None else default_workers(on_gpu, topology.world)
+    return make_loader(dataset, batches, workers, pin_memory=on_gpu)
+
+
+def about(
+    settings: Settings, checkpoint: Checkpoint, test: TestSet, device: str, mode: str, seconds: float
+) -> dict[str, Any]:
+    """What was evaluated, on what, and how."""
+    return {
+        "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "checkpoint": str(checkpoint.path),
+        "model": checkpoint.model_name,
+        "image_size": checkpoint.preprocess.image_size,
+        "data": str(test.root),
+        "data_name": test.root.stem,
+        "layout": test.layout,
+        "split": test.split,
+        "tta": settings.tta,
+        "device": device,
+        "precision": mode,
+        "seconds": seconds,
+        "images_per_second": len(test.labels) / seconds,
+    }
+
+
+def write(
+    out: Path, made: dict[str, Any], answers: Answers, dataset: SkinDiseaseDataset, test: TestSet
+) -> None:
+    """Write every file of the report; report.json first, by which the folder is known to be ours."""
+    write_json(out / report_files.REPORT, made)
+    images, probabilities = test.rows["image"].tolist(), answers.calibrated.probabilities
+    names = np.array([*answers.classes, ""], dtype=object)[test.labels]  # -1 is the last
+    labels = pd.Series(names).where(test.labels >= 0, test.rows["label"]).tolist()
+    pictures = report_files.draw(made, answers, dataset, images)
+    for name, content in pictures.items():
+        write_atomically(content, out / name)
+    blocks = pages.document(made, list(pictures))
+    write_atomically(pages.markdown(blocks).encode(), out / "report.md")
+    write_atomically(pages.html(blocks, pictures).encode(), out / "report.html")
+    written = [report_files.REPORT, "report.md", "report.html", "predictions.csv", *pictures]
+    report_files.write_predictions(out / "predictions.csv", images, labels, answers.classes, probabilities)
+    if report_files.write_isic_submission(out / "isic_submission.csv", images, answers.classes, probabilities):
+        written.append("isic_submission.csv")
+    report_files.remove_stale(out, written)
+
+
+def summary(made: dict[str, Any], out: Path) -> str:
+    """The few lines that end the script."""
+    speed = made["about"]["images_per_second"]
+    lines = [f"{made['images']:,} images, {len(made['per_class'])} classes, {speed:.1f} images/s", ""]
+    for name in report.OVERALL:
+        lines.append(f"  {pages.NAMES[name]:46}{pages.figure_text(made[name])}")
+    lines += ["", f"  {'class':46}{'images':>7}  sensitivity"]
+    for of_class in made["per_class"].values():
+        sensitivity = pages.figure_text(of_class["sensitivity"])
+        lines.append(f"  {of_class['name'][:44]:46}{of_class['support']:7,}  {sensitivity}")
+    gaps = [
+        f"  largest gap by {attribute}: {pages.gap_text(name, gap)}"
+        for attribute, result in made["subgroups"].items()
+        for name, gap in result["largest_gap"].items()
+        if gap and name == "balanced_accuracy"
+    ]
+    return "\n".join([*lines, *([""] if gaps else []), *gaps, "", f"the report is in {out}: open report.html"])
+
+
+if __name__ == "__main__":
+    cli.run(main)
