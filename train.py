@@ -1,14 +1,14 @@
 """Fine-tune EfficientNet on images of skin disease, by transfer learning.
 
-    python train.py --data ./data      # EfficientNet-B3, ImageNet weights, 20 epochs
+    python train.py --data ./data      # B3, ImageNet weights, 20 epochs
     python train.py --data HAM10000 --model efficientnet_b0 --epochs 5
     python train.py --demo             # no data yet? two minutes on two cores
     python train.py --resume           # go on with the newest run
-    torchrun --standalone --nproc-per-node 4 train.py --data ./data  # DDP, 4 GPUs
+    torchrun --standalone --nproc-per-node 4 train.py --data ./data    # DDP
 
 The data folder may be class folders, split folders, HAM10000 as downloaded, and
-more (see README.md), or any folder of images with --labels. All that a run makes
-goes into its run folder.
+more (see README.md), or any folder of images with --labels. All that a run
+makes goes into its run folder.
 """
 
 from __future__ import annotations
