@@ -1,0 +1,130 @@
+"""One way to declare options and one way to end, for every script."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from skin import cli
+from skin.cli import option
+from skin.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Example:
+    epochs: int = option(20, "how often", group="training", metavar="N")
+    lr: float = option(1e-4, "how fast", group="training")
+    patience: int = option(0, "how long", group="training")
+    check: bool = option(False, "look only", group="data")
+    data: Path | None = option(None, "where 100% of it is", group="data")
+    amp: str = option("auto", "how exactly", group="machine", choices=("auto", "off"))
+    run: Path | None = option(None, "which", group="machine", nargs="?", const=Path("latest"))
+    images: tuple[str, ...] = option((), "what", group="data", positional=True, nargs="*")
+
+
+def parse(*argv: str, **defaults: object) -> Example:
+    return cli.parse(Example, "An example.", argv, defaults)
+
+
+def test_defaults_and_values_of_every_type() -> None:
+    assert parse() == Example()
+    given = parse("--epochs", "3", "--lr", "1e-3", "--check", "--data", "a b", "--amp", "off", "x.png", "y.png")
+    assert given == Example(3, 1e-3, 0, True, Path("a b"), "off", None, ["x.png", "y.png"])  # type: ignore[arg-type]
+    assert parse("--run").run == Path("latest")
+    assert parse("--run", "r").run == Path("r")
+
+
+def test_other_defaults_come_before_the_classs_and_after_the_command_line() -> None:
+    assert parse(epochs=5, lr=0.5) == Example(5, 0.5)
+    assert parse("--epochs", "7", epochs=5).epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epochs", "many"], "argument --epochs: invalid int value: 'many'"),
+        (["--lr"], "argument --lr: expected one argument"),
+        (["--amp", "fp8"], "argument --amp: invalid choice: 'fp8'"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch"),  # no abbreviations: they break when an option is added
+        (["--check=yes"], "argument --check: ignored explicit argument 'yes'"),
+    ],
+)
+def test_a_wrong_option_is_one_line_that_points_at_the_help(argv: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse(*argv)
+    assert message in str(error.value)
+    assert str(error.value).endswith("--help")
+    assert "\n" not in str(error.value)
+
+
+def test_help_is_grouped_says_defaults_and_fits_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit) as ended:
+        parse("--help")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if line.endswith(":")][1:] == ["training:", "data:", "machine:"]
+    assert "how often (default: 20)" in text
+    assert "how long (default: 0)" in text
+    assert "where 100% of it is\n" in text
+    assert max(map(len, text.splitlines())) <= 60
+
+
+def test_settings_as_json() -> None:
+    plain = cli.plain(Example(data=Path("a/b"), images=("x", "y")))
+    assert json.loads(json.dumps(plain)) == {
+        "epochs": 20, "lr": 1e-4, "patience": 0, "check": False, "data": "a/b", "amp": "auto", "run": None,
+        "images": ["x", "y"],
+    }  # fmt: skip
+
+
+def ending(body: str) -> subprocess.CompletedProcess[str]:
+    """A process that runs `def main(): <body>` as a script does. No torch: it starts in a blink."""
+    code = f"import os, signal, sys\nfrom skin import cli\nfrom skin.errors import UserError\ndef main():\n    {body}\ncli.run(main)"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "stderr"),
+    [
+        ("return None", 0, ""),
+        ("return 1", 1, ""),
+        ("raise UserError('no\\nsuch \\x1b[31mthing')", 2, "error: no\\nsuch \\x1b[31mthing\n"),
+        ("raise KeyboardInterrupt", 130, ""),
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, ""),
+        ("os.kill(os.getpid(), signal.SIGTERM); signal.pause()", 143, ""),
+        ("raise BrokenPipeError", 141, ""),
+    ],
+)
+def test_how_a_script_ends(body: str, code: int, stderr: str) -> None:
+    ended = ending(body)
+    assert (ended.returncode, ended.stderr) == (code, stderr)
+
+
+def test_a_bug_is_not_hidden() -> None:
+    ended = ending("raise ZeroDivisionError('ours')")
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    code = "from skin import cli\ncli.run(lambda: [print('x' * 1000) for _ in range(10_000)] and None)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE

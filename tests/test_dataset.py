@@ -1,0 +1,217 @@
+"""The order of an epoch, each process's share of it, and batches that no number of workers changes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from skin.augment import augment
+from skin.cache import PixelCache
+from skin.dataset import (
+    PLAIN,
+    Batch,
+    EpochBatches,
+    PlainBatches,
+    SkinDiseaseDataset,
+    checked,
+    default_workers,
+    make_loader,
+)
+from skin.errors import UserError
+from skin.images import Preprocess, centre_crop, read_image
+
+PREPROCESS = Preprocess(32, 36, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Twenty small pictures of noise, each of its own size."""
+    folder = tmp_path_factory.mktemp("images")
+    draw = np.random.default_rng(0)
+    for n in range(20):
+        Image.fromarray(draw.integers(0, 256, (40 + n, 50, 3), np.uint8)).save(folder / f"{n:02}.png")
+    return sorted(map(str, folder.iterdir()))
+
+
+@pytest.fixture
+def dataset(files: list[str]) -> SkinDiseaseDataset:
+    return SkinDiseaseDataset(files, np.arange(20) % 3, PREPROCESS, seed=5)
+
+
+# ---- the order of an epoch -----------------------------------------------------------------------------
+
+
+def test_an_epoch_is_every_row_once_in_an_order_of_its_own() -> None:
+    batches = EpochBatches(100, 16, seed=0)
+    orders = [np.concatenate(batches.plan(epoch)) for epoch in range(3)]
+    for order in orders:
+        assert sorted(order) == list(range(100))
+    assert not np.array_equal(orders[0], orders[1])
+    assert not np.array_equal(orders[1], orders[2])
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_alone() -> None:
+    used = EpochBatches(100, 16, seed=3)
+    for epoch in (0, 7, 2):
+        used.epoch = epoch
+        list(used)
+    fresh = EpochBatches(100, 16, seed=3)
+    assert all(map(np.array_equal, used.plan(7), fresh.plan(7)))
+    # neither the batches it is cut into nor the processes that share them change it
+    shared = EpochBatches(100, 25, seed=3, replicas=2, rank=1, world=2)
+    assert np.array_equal(np.concatenate(shared.plan(7)), np.concatenate(fresh.plan(7)))
+    other = EpochBatches(100, 16, seed=4)
+    assert not np.array_equal(np.concatenate(other.plan(7)), np.concatenate(fresh.plan(7)))
+
+
+def test_the_largest_seed_has_an_order() -> None:
+    assert sorted(np.concatenate(EpochBatches(10, 4, seed=2**63 - 1).plan(0))) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("size", "batch", "replicas", "steps"),
+    [
+        (12, 4, 1, [4, 4, 4]),
+        (10, 4, 1, [4, 4, 2]),  # two images are enough for BatchNorm
+        (9, 4, 1, [4, 5]),  # one is not: it joins the batch before
+        (3, 4, 1, [3]),
+        (1, 4, 1, [1]),  # there is none before
+        (12, 8, 2, [8, 4]),  # two for each replica
+        (11, 8, 2, [11]),
+        (16, 8, 4, [8, 8]),
+        (23, 8, 4, [8, 15]),
+        (3, 1, 1, [1, 2]),  # --batch-size 1: the last is one too, and joins
+    ],
+)
+def test_a_tail_too_small_for_the_replicas_joins_the_batch_before(
+    size: int, batch: int, replicas: int, steps: list[int]
+) -> None:
+    batches = EpochBatches(size, batch, seed=0, replicas=replicas)
+    assert [len(rows) for rows in batches.plan(0)] == steps
+    assert len(batches) == len(steps)
+    assert batches.least_images == min(steps) // replicas
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_the_shares_of_all_processes_are_the_batch(world: int) -> None:
+    ranks = [EpochBatches(50, 12, 1, replicas=world, rank=rank, world=world) for rank in range(world)]
+    for batches in ranks:
+        batches.epoch = 4
+    for rows, *shares in zip(ranks[0].plan(4), *ranks, strict=True):
+        keys = [key for share in shares for key in share]
+        assert keys == [(4, row) for row in rows]
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_going_on_within_an_epoch_gives_the_rest_of_it() -> None:
+    batches = EpochBatches(50, 12, 1)
+    batches.epoch = 2
+    whole = list(batches)
+    batches.first_step = 3
+    assert list(batches) == whole[3:]
+    batches.first_step = len(batches)
+    assert list(batches) == []
+
+
+@pytest.mark.parametrize(("size", "world"), [(10, 1), (10, 3), (2, 3), (0, 2)])
+def test_evaluation_takes_every_row_once_over_all_processes(size: int, world: int) -> None:
+    ranks = [PlainBatches(size, 4, rank, world) for rank in range(world)]
+    for batches in ranks:
+        assert len(list(batches)) == len(batches)
+        assert all(len(batch) <= 4 for batch in batches)
+    keys = [key for batches in ranks for batch in batches for key in batch]
+    assert sorted(keys) == [(PLAIN, row) for row in range(size)]  # none padded, none dropped
+
+
+# ---- what a batch holds --------------------------------------------------------------------------------
+
+
+def test_a_key_is_the_augmented_view_of_its_epoch_or_the_plain_one(
+    dataset: SkinDiseaseDataset, files: list[str]
+) -> None:
+    batch = dataset.__getitems__([(3, 7), (PLAIN, 8), (4, 7)])
+    stored = read_image(files[7], PREPROCESS)
+    assert batch.images.shape == (3, 32, 32, 3)
+    assert batch.images.dtype == torch.uint8
+    assert np.array_equal(batch.images[0], augment(stored, 32, (5, 3, 7)))
+    assert np.array_equal(batch.images[1], centre_crop(read_image(files[8], PREPROCESS), 32))
+    assert np.array_equal(batch.images[2], augment(stored, 32, (5, 4, 7)))
+    assert batch.labels.tolist() == [1, 2, 1]
+    assert batch.indices.tolist() == [7, 8, 7]
+    assert batch.labels.dtype == batch.indices.dtype == torch.int64
+    assert batch.error == ""
+
+
+def test_one_key_is_a_batch_of_one(dataset: SkinDiseaseDataset) -> None:
+    one = dataset[0, 3]
+    assert torch.equal(one.images, dataset.__getitems__([(0, 3)]).images)
+
+
+def test_the_cache_changes_no_byte(dataset: SkinDiseaseDataset, files: list[str], tmp_path: Path) -> None:
+    cache = PixelCache.open(np.array([os.fsencode(path) for path in files]), PREPROCESS, tmp_path)
+    odd = np.arange(1, 20, 2)  # a part of the folder: its rows in the cache are not its own
+    kept = SkinDiseaseDataset([files[row] for row in odd], np.zeros(10), PREPROCESS, 5, cache, odd)
+    plain = SkinDiseaseDataset([files[row] for row in odd], np.zeros(10), PREPROCESS, 5)
+    keys = [(epoch, index) for epoch in (0, 1, PLAIN) for index in range(10)]
+    for _ in ("decoded", "read back"):
+        assert torch.equal(kept.__getitems__(keys).images, plain.__getitems__(keys).images)
+
+
+def epochs(dataset: SkinDiseaseDataset, workers: int, start: str | None = None) -> list[Batch]:
+    batches = EpochBatches(len(dataset), 6, seed=1)
+    loader = make_loader(dataset, batches, workers)
+    if start:
+        loader.multiprocessing_context = start
+    seen = []
+    for epoch in range(2):
+        batches.epoch = epoch
+        seen += list(loader)
+    return seen
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores: slower, no less right
+@pytest.mark.parametrize(("workers", "start"), [(1, "spawn"), (2, "fork")])
+def test_workers_change_no_byte_and_no_order(dataset: SkinDiseaseDataset, workers: int, start: str) -> None:
+    alone = epochs(dataset, 0)
+    helped = epochs(dataset, workers, start)
+    assert len(alone) == len(helped) == 8
+    for one, other in zip(alone, helped, strict=True):
+        for here, there in zip(one, other, strict=True):
+            assert torch.equal(here, there) if isinstance(here, torch.Tensor) else here == there
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named_in_place_of_its_batch(
+    files: list[str], tmp_path: Path, workers: int
+) -> None:
+    broken = tmp_path / "cut.png"
+    broken.write_bytes(Path(files[3]).read_bytes()[:200])
+    dataset = SkinDiseaseDataset([*files[:3], str(broken)], np.zeros(4), PREPROCESS)
+    good, bad = make_loader(dataset, PlainBatches(4, 2), workers)
+    assert checked(good) is good
+    assert str(broken) in bad.error
+    assert "--skip-bad-images" in bad.error
+    with pytest.raises(UserError, match="cut.png"):
+        checked(bad)
+
+
+def test_a_path_of_any_bytes_comes_back_as_it_was(tmp_path: Path) -> None:
+    names = [str(tmp_path / os.fsdecode(name)) for name in (b"caf\xe9.jpg", "ñ é.jpg".encode(), b"two\nlines.jpg")]
+    dataset = SkinDiseaseDataset(names, np.zeros(3), PREPROCESS)
+    assert [str(dataset.path(n)) for n in range(3)] == names
+
+
+@pytest.mark.parametrize(
+    ("cores", "on_gpu", "world", "workers"),
+    [(2, False, 1, 1), (64, False, 1, 1), (1, True, 1, 1), (6, True, 1, 6), (64, True, 1, 8), (16, True, 4, 4)],
+)
+def test_workers_for_a_machine(
+    monkeypatch: pytest.MonkeyPatch, cores: int, on_gpu: bool, world: int, workers: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    assert default_workers(on_gpu, world) == workers

@@ -1,0 +1,78 @@
+"""Where a run runs. What two processes do together is in tests/cli/test_train.py, GPUs in tests/test_gpu.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skin import parallel
+from skin.errors import UserError
+from skin.parallel import Topology
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A process that torchrun did not start."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(("present", "asked", "gpus"), [(0, None, 0), (0, 0, 0), (4, 0, 0), (4, None, 4), (4, 2, 2)])
+def test_the_gpus_of_one_process(alone: pytest.MonkeyPatch, present: int, asked: int | None, gpus: int) -> None:
+    alone.setattr(torch.cuda, "device_count", lambda: present)
+    with parallel.setup(asked) as topology:
+        assert topology == Topology(CUDA if gpus else CPU, gpus)
+
+
+@pytest.mark.parametrize(("present", "asked"), [(0, 3), (2, 3), (2, -1)])
+def test_more_gpus_than_there_are(alone: pytest.MonkeyPatch, present: int, asked: int) -> None:
+    alone.setattr(torch.cuda, "device_count", lambda: present)
+    message = f"--gpus {asked}: this machine has {present} visible GPUs; 0 is the CPU"
+    with pytest.raises(UserError, match=message), parallel.setup(asked):
+        pass
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    environment = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="process 2 on a machine with 1 visible GPUs"), parallel.setup(None):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("topology", "kind", "replicas", "devices"),
+    [
+        (Topology(CPU), "CPU", 1, []),
+        (Topology(CUDA, 1), "GPU", 1, [CUDA]),
+        (Topology(CUDA, 4), "DataParallel", 4, [torch.device("cuda", n) for n in range(4)]),
+        (Topology(torch.device("cuda", 1), 2, rank=1, world=2), "DDP", 2, [torch.device("cuda", 1)]),
+        (Topology(CPU, 0, rank=0, world=2), "DDP", 2, []),
+    ],
+)
+def test_kinds_of_topology(topology: Topology, kind: str, replicas: int, devices: list[torch.device]) -> None:
+    assert topology.kind == kind
+    assert topology.replicas == replicas
+    assert topology.cuda_devices == devices
+    assert topology.is_main == (topology.rank == 0)
+
+
+def test_one_process_has_nobody_to_ask() -> None:
+    topology = Topology(CPU)
+    model = nn.BatchNorm1d(3)
+    assert topology.wrap(model) is model
+    assert topology.any([True, False]) == [True, False]
+    assert topology.sum(np.array([1.0, 2.0])).tolist() == [1.0, 2.0]
+    assert topology.from_main({"a": 1}) == {"a": 1}
+    topology.share_buffers(model)
+    topology.barrier()
+
+
+def test_the_cpu_is_described_with_its_threads() -> None:
+    assert Topology(CPU).describe() == f"CPU ({torch.get_num_threads()} threads)"
+    assert Topology(CPU, world=2).describe() == f"CPU ({torch.get_num_threads()} threads x 2 processes)"

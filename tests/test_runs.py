@@ -1,0 +1,120 @@
+"""The run folder: who may write where, and files that other programs can read."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from skin import runs
+from skin.errors import UserError
+
+
+def test_a_new_folder_is_named_by_time_and_model_and_not_made_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = runs.new_folder(None, "efficientnet_b3")
+    assert re.fullmatch(r"runs/\d{8}-\d{6}-efficientnet_b3", str(folder))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="already holds a run; go on with it by --resume"):
+        runs.new_folder(tmp_path, "efficientnet_b0")
+
+
+def test_latest_points_at_the_newest_run(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        runs.create(tmp_path / "runs" / name)
+        assert (tmp_path / "runs" / "latest").readlink() == Path(name)
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["first", "latest", "second"]
+
+
+def test_a_folder_elsewhere_is_nobodys_latest(tmp_path: Path) -> None:
+    runs.create(tmp_path / "elsewhere" / "run")
+    assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["run"]
+    assert list((tmp_path / "elsewhere" / "run").iterdir()) == []  # the probe is gone
+
+
+def test_a_folder_named_latest_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "latest").mkdir(parents=True)
+    (tmp_path / "runs" / "latest" / "mine.txt").write_text("kept")
+    runs.create(tmp_path / "runs" / "new")
+    assert (tmp_path / "runs" / "latest" / "mine.txt").read_text() == "kept"
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["latest", "new"]
+
+
+@pytest.mark.parametrize("where", ["taken", "taken/below"])
+def test_a_file_in_the_way_of_the_run_folder(tmp_path: Path, where: str) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write the run folder .*; choose another --out"):
+        runs.create(tmp_path / where)
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
+def test_json_holds_no_number_that_is_none(tmp_path: Path) -> None:
+    content = {"a": math.nan, "b": [1.5, -math.inf], "c": {"d": (math.inf, 2)}, "e": True, "f": "ä\udce9"}
+    runs.write_json(tmp_path / "x.json", content)
+    text = (tmp_path / "x.json").read_text(encoding="utf-8", errors="surrogateescape")
+    expected = {"a": None, "b": [1.5, None], "c": {"d": [None, 2]}, "e": True, "f": "ä\udce9"}
+    assert json.loads(text) == expected
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_metrics_are_a_table_of_the_promised_columns(tmp_path: Path) -> None:
+    row = {name: 0.123456789 for name in runs.COLUMNS} | {"epoch": 3, "val_macro_auc": math.nan, "lr": 1e-4}
+    runs.write_metrics(tmp_path / "metrics.csv", [row, {**row, "epoch": 4}])
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == (
+        "epoch,lr,train_loss,train_accuracy,val_loss,val_accuracy,val_balanced_accuracy,val_macro_auc,"
+        "seconds,images_per_second,data_wait_seconds,peak_memory_mib"
+    )
+    read = list(csv.DictReader(lines))
+    assert [r["epoch"] for r in read] == ["3", "4"]
+    assert (read[0]["lr"], read[0]["train_loss"], read[0]["val_macro_auc"]) == ("0.0001", "0.123457", "nan")
+
+
+def test_an_epoch_is_one_line() -> None:
+    row = {name: 0.25 for name in runs.COLUMNS} | {"epoch": 3, "seconds": 61.2, "images_per_second": 123.456}
+    line = runs.epoch_line(row, 20, "900 MiB RSS", 0, best=True)
+    assert line == (
+        "epoch  3/20  loss 0.2500 val 0.2500  accuracy 0.2500 val 0.2500  balanced 0.2500  AUC 0.2500"
+        "  61 s  123.5 images/s  wait 0.2 s  900 MiB RSS  best"
+    )
+    assert "  4 steps skipped so far" in runs.epoch_line(row, 20, "", 4, best=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no run at .*No such file"),
+        ("{", "is not JSON"),
+        ("[]", "is not the config.json of a run"),
+        ('{"epochs": 3}', "is not the config.json of a run"),
+    ],
+)
+def test_a_run_that_is_none(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        runs.read_config(tmp_path)
+
+
+def test_the_environment_is_written_as_json_with_versions_and_machine(tmp_path: Path) -> None:
+    runs.write_json(tmp_path / "environment.json", runs.environment())
+    found = json.loads((tmp_path / "environment.json").read_text())
+    for name in ("python", "torch", "torchvision", "numpy", "opencv", "pillow", "cpu", "cores", "threads", "platform"):
+        assert found[name], name
+    assert isinstance(found["gpus"], list)
+    assert found["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", found["git_commit"])
+
+
+def test_outside_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert runs.git_commit() is None

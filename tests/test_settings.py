@@ -1,0 +1,169 @@
+"""What a command line of train.py resolves to: the recipe of the project's sources, and nothing said twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import train
+from skin import cli
+from skin.errors import UserError
+from skin.settings import MACHINE, Settings, read_settings
+
+
+def settings(*argv: object) -> Settings:
+    return read_settings("A test.", [str(word) for word in argv])
+
+
+def test_a_command_line_without_options_is_the_recipe_of_the_sources(tmp_path: Path) -> None:
+    plain = cli.plain(settings("--data", tmp_path))
+    recipe = {
+        "model": "efficientnet_b3",
+        "weights": "imagenet",
+        "image_size": None,  # the model's own, 300 px
+        "split": "70/20/10",
+        "epochs": 20,
+        "batch_size": 32,  # per GPU
+        "lr": 1e-4,
+        "weight_decay": 0.0,
+        "warmup_epochs": 1.0,
+        "freeze_epochs": 0,
+        "class_weights": "balanced",
+        "monitor": "accuracy",
+        "patience": 0,
+        "amp": "auto",
+        "gpus": None,
+        "seed": 0,
+    }
+    assert {name: plain[name] for name in recipe} == recipe
+    assert plain["data"] == str(tmp_path)
+
+
+def test_nothing_that_is_not_asked_for_is_on(tmp_path: Path) -> None:
+    found = settings("--data", tmp_path)
+    switches = [f.name for f in dataclasses.fields(Settings) if isinstance(getattr(found, f.name), bool)]
+    assert {"demo", "skip_bad_images", "allow_missing"} <= set(switches)
+    assert not any(getattr(found, name) for name in switches)
+
+
+def test_the_demo_has_settings_of_its_own_that_give_way() -> None:
+    found = settings("--demo", "--epochs", "3")
+    assert (found.model, found.weights, found.image_size) == ("efficientnet_b0", "none", 64)
+    assert found.epochs == 3
+
+
+def test_paths_are_kept_so_that_a_run_goes_on_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = settings("--data", "d", "--labels", "l.csv", "--weights", "w.pth")
+    assert (found.data, found.labels) == (tmp_path / "d", tmp_path / "l.csv")
+    assert found.weights == str(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "say where the images are: --data DIR, or --demo"),
+        (["--demo", "--data", "d"], "leave out --data"),
+        (["--data", "d", "--model", "efficientnet_b8"], "argument --model: invalid choice: 'efficientnet_b8'"),
+        (["--data", "d", "--class-weights", "some"], "argument --class-weights: invalid choice"),
+        (["--data", "d", "--monitor", "f1"], "argument --monitor: invalid choice"),
+        (["--data", "d", "--amp", "tf32"], "argument --amp: invalid choice"),
+        (["--data", "d", "--epochs", "0"], "--epochs 0: must be 1 or more"),
+        (["--data", "d", "--batch-size", "0"], "--batch-size 0: must be 1 or more"),
+        (["--data", "d", "--batch-size", "1.5"], "argument --batch-size: invalid int value"),
+        (["--data", "d", "--lr", "0"], "--lr 0.0: must be above 0"),
+        (["--data", "d", "--lr", "nan"], "--lr nan: must be above 0"),
+        (["--data", "d", "--lr", "inf"], "--lr inf: must be above 0"),
+        (["--data", "d", "--weight-decay", "-1"], "--weight-decay -1.0: must be 0.0 or more"),
+        (["--data", "d", "--warmup-epochs", "nan"], "--warmup-epochs nan: must be 0.0 or more"),
+        (["--data", "d", "--save-minutes", "inf"], "--save-minutes inf: must be 0.0 or more"),
+        (["--data", "d", "--workers", "-1"], "--workers -1: must be 0 or more"),
+        (["--data", "d", "--seed", "-1"], "--seed -1: must be 0 or more"),
+        (["--data", "d", "--seed", str(2**63)], "must be below 2**63"),
+        (["--resume", "nowhere"], "no run at .*nowhere"),
+    ],
+)
+def test_options_that_are_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        settings(*argv)
+    assert message in str(error.value) or re.search(message, str(error.value))
+
+
+# ---- going on with a run -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run that was not trained: its config.json is all that settings look at."""
+    before = settings("--data", tmp_path / "d", "--epochs", 7, "--lr", 0.01, "--model", "efficientnet_b0",
+                      "--weights", "none", "--image-size", 64, "--skip-bad-images", "--workers", 2)  # fmt: skip
+    folder = tmp_path / "runs" / "first"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({**cli.plain(before), "resolved": {}}))
+    (tmp_path / "runs" / "latest").symlink_to("first")
+    return folder
+
+
+def test_a_run_goes_on_with_its_own_settings(run: Path) -> None:
+    found = settings("--resume", run)
+    assert (found.epochs, found.lr, found.model, found.image_size) == (7, 0.01, "efficientnet_b0", 64)
+    assert found.skip_bad_images
+    assert found.workers == 2
+    assert found.resume == found.out == run
+
+
+def test_resume_without_a_name_is_the_newest_run_and_stays_that_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent.parent)
+    assert settings("--resume").resume == run  # the folder itself: `latest` may point elsewhere tomorrow
+
+
+def test_what_belongs_to_the_machine_may_change(run: Path) -> None:
+    found = settings("--resume", run, "--workers", 0, "--gpus", 0, "--amp", "off", "--save-minutes", 1)
+    assert (found.workers, found.gpus, found.amp, found.save_minutes) == (0, 0, "off", 1)
+    assert {"workers", "gpus", "amp", "save_minutes"} <= MACHINE
+
+
+def test_the_same_value_said_again_is_no_contradiction(run: Path) -> None:
+    assert settings("--resume", run, "--epochs", 7, "--data", run.parent.parent / "d").epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "was"),
+    [
+        ("--model", "efficientnet_b1", "efficientnet_b0"),
+        ("--lr", "0.02", "0.01"),
+        ("--epochs", "9", "7"),
+        ("--image-size", "96", "64"),
+        ("--seed", "1", "0"),
+        ("--class-weights", "none", "balanced"),
+        ("--split", "80/10/10", "70/20/10"),
+    ],
+)
+def test_what_would_make_it_another_run_is_refused_by_name(run: Path, option: str, value: str, was: str) -> None:
+    with pytest.raises(UserError) as error:
+        settings("--resume", run, option, value)
+    assert str(error.value) == (
+        f"{option} {value}: the run {run} has {was}; leave the option out to go on with it, or start a new run"
+    )
+
+
+def test_other_data_are_refused_by_name(run: Path) -> None:
+    with pytest.raises(UserError, match=r"--data .*other: the run .* has .*d; leave the option out"):
+        settings("--resume", run, "--data", "other")
+
+
+def test_the_help_fits_80_columns_and_groups_the_options(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(f"{group}:" in lines for group in ("data", "model", "training", "machine", "run"))
+    for field in dataclasses.fields(Settings):
+        assert any("--" + field.name.replace("_", "-") in line for line in lines), field.name
