@@ -54,6 +54,8 @@ def export(checkpoint_path: Path, path: Path) -> str:
     Raises:
         UserError: no such checkpoint, a package is missing, the file cannot be written, or the two differ.
     """
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     checkpoint = load_best(checkpoint_path)
     portable = Portable(checkpoint).eval()
     size = checkpoint.preprocess.image_size

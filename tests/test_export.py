@@ -1,0 +1,69 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from skin import load_classifier
+from skin.errors import UserError
+from skin.export import export
+from skin.images import Preprocess
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def best_pt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    calibration = tiny.calibration(temperature=1.5, threshold=0.2, unlike_threshold=1.0)
+    return tiny.write_checkpoint(tmp_path_factory.mktemp("run") / "best.pt", calibration=calibration)
+
+
+@pytest.fixture(scope="module")
+def onnx_file(best_pt: Path) -> Path:
+    path = best_pt.with_name("model.onnx")
+    line = export(best_pt, path)
+    assert f"wrote {path}: efficientnet_b0, 7 classes, ONNX opset 20" in line
+    return path
+
+
+def probabilities(session: onnxruntime.InferenceSession, squares: np.ndarray) -> np.ndarray:
+    return session.run(["probabilities"], {"images": squares})[0]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_onnxruntime_gives_torchs_calibrated_probabilities(best_pt: Path, onnx_file: Path, count: int) -> None:
+    model = load_classifier(best_pt, device="cpu", amp="off")
+    squares = np.stack([model.pixels(tiny.picture(seed)) for seed in range(count)])
+    found = probabilities(onnxruntime.InferenceSession(onnx_file), squares)
+    expected = [prediction.probabilities for prediction in model.predict_pixels(squares)]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_file_says_how_it_is_used_and_nothing_of_where_it_was_made(onnx_file: Path) -> None:
+    model = onnx.load(onnx_file)
+    onnx.checker.check_model(model)
+    metadata = {p.key: p.value for p in model.metadata_props}
+    assert json.loads(metadata["classes"]) == list(tiny.CLASSES)
+    preprocess = Preprocess.from_dict(json.loads(metadata["preprocess"]))
+    assert (preprocess.image_size, preprocess.interpolation) == (64, "bicubic")
+    assert json.loads(metadata["prediction_set_thresholds"]) == [0.2] * 7
+    assert metadata["model"] == "efficientnet_b0"
+    assert json.loads(metadata["versions"])["opset"] == model.opset_import[0].version == 20
+    assert b"site-packages" not in onnx_file.read_bytes()
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(best_pt: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write"):
+        export(best_pt, tmp_path / "nowhere" / "model.onnx")
+
+
+@pytest.mark.real
+def test_a_hundred_real_images_have_the_same_probabilities(best_pt: Path, onnx_file: Path, real_data: Path) -> None:
+    model = load_classifier(best_pt, device="cpu", amp="off")
+    paths = sorted((real_data / "ham10000_mini").rglob("*.jpg"))[:100]
+    assert len(paths) == 100
+    squares = np.stack([model.pixels(path) for path in paths])
+    found = probabilities(onnxruntime.InferenceSession(onnx_file), squares)
+    expected = [prediction.probabilities for prediction in model.predict_pixels(squares)]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
