@@ -234,13 +234,17 @@ def _draw_look(rng: np.random.Generator, dx: str) -> Look:
 
 
 def _noise(rng: np.random.Generator, height: int, width: int, cell: float, octaves: int = 1) -> np.ndarray:
-    """Smooth random field, float32 [height, width], about unit variance; `cell` pixels from hill to hill."""
-    total = np.zeros((height, width), np.float32)
+    """Smooth random field, float32 [height, width], about unit variance; `cell` pixels from hill to hill.
+
+    Octaves are added on the coarsest grid that holds them, so only the last resize is of full size.
+    """
+    total: np.ndarray = np.zeros((1, 1), np.float32)
     for octave in range(octaves):
         step = cell / 2**octave
-        coarse = rng.standard_normal((int(height / step) + 3, int(width / step) + 3), dtype=np.float32)
-        total += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) * 0.6**octave
-    return total
+        grid = (int(width / step) + 3, int(height / step) + 3)
+        total = cv2.resize(total, grid, interpolation=cv2.INTER_CUBIC)
+        total += 0.6**octave * rng.standard_normal(grid[::-1], dtype=np.float32)
+    return cv2.resize(total, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def _cells(rng: np.random.Generator, height: int, width: int, cell: float) -> np.ndarray:
@@ -295,13 +299,9 @@ def _paint_lesion(rng: np.random.Generator, dx: str) -> tuple[np.ndarray, float]
     second += (3 * tilt[0] * axis[None, :] + 3 * tilt[1] * axis[:, None]).astype(np.float32)
     depth = min(look.dark, 1) * _step(second, 0.7 - look.mottle, 2.2 - 0.7 * look.mottle)
     grain = 1 + 0.05 * _noise(rng, _PATCH, _PATCH, 4 * pixel)
-    light = np.stack(
-        [
-            look.red * grain * (1 - 0.62 * depth),
-            look.green * grain * (1 - 0.72 * depth),
-            look.blue * grain * (1 - 0.72 * depth),
-        ]
-    )
+    light = np.empty((3, _PATCH, _PATCH), np.float32)
+    for plane, main, darker in zip(light, (look.red, look.green, look.blue), (0.62, 0.72, 0.72), strict=True):
+        plane[:] = main * grain * (1 - darker * depth)
     _add_pigment(rng, light, look, outline, pixel)
     _add_surface(rng, light, look, outline, pixel)
 
@@ -407,8 +407,10 @@ def _skin(rng: np.random.Generator) -> np.ndarray:
     lines = _step(_cells(rng, HEIGHT, WIDTH, rng.uniform(6, 10)), 0.4, 1.1)
     fine = 1 - 0.035 * rng.uniform(0, 1) * lines + 0.012 * _noise(rng, HEIGHT, WIDTH, 2.5)
     absorbed = ((0.2, 0.5), (1.0, 0.8), (0.8, 1.0))  # by blood and by melanin, per channel
-    planes = [float(t) * (fine + b * redness - m * freckles) for t, (b, m) in zip(tone, absorbed, strict=True)]
-    return np.stack(planes)
+    planes = np.empty((3, HEIGHT, WIDTH), np.float32)
+    for plane, value, (blood, melanin) in zip(planes, tone, absorbed, strict=True):
+        plane[:] = float(value) * (fine + blood * redness - melanin * freckles)
+    return planes
 
 
 def _stroke(canvas: np.ndarray, points: np.ndarray, width: int, shade: int = 255) -> None:
