@@ -29,7 +29,6 @@ _SAME: dict[str, tuple[str, ...]] = {
     "seborrhoeic keratosis": ("sek", "seborrheic keratosis"),
 }  # fmt: skip
 _NAMES = {code: name for name, codes in _SAME.items() for code in (name, *codes)}
-_READABLE = {"akiec": "actinic keratosis or Bowen's disease", "unk": "none of the others"}
 
 # The order of the classes in DermaMNIST's labels 0 to 6; they are HAM10000's.
 DERMAMNIST = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -44,7 +43,7 @@ def _key(name: str) -> str:
 def readable_name(cls: str) -> str:
     """A class as people read it: `melanoma (mel)`; a name that is no known code stays as it is."""
     key = _key(cls)
-    name = _READABLE.get(key) or _NAMES.get(key)
+    name = _NAMES.get(key)
     return cls if name is None or name == key or len(key) > 5 else f"{name} ({cls})"
 
 

@@ -49,6 +49,8 @@ class Index:
         classes: the labels that have images, sorted.
         notes: what was counted and should be said, a line each.
         faults: what would have stopped `read_index`, where it was told to keep going; a line each.
+        missing: images that a table names and the folder lacks.
+        unnamed: images in the folder, relative to it, that no row names.
     """
 
     root: Path
@@ -57,6 +59,8 @@ class Index:
     classes: tuple[str, ...]
     notes: tuple[str, ...]
     faults: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unnamed: tuple[str, ...] = ()
 
 
 @dataclass
@@ -70,6 +74,7 @@ class Draft:
         classes: the classes that the source declares, where it does.
         notes: what was counted and should be said.
         unusable: the notes on rows without image or class, with their numbers: too many are an error.
+        missing, unnamed: as in `Index`.
     """
 
     rows: pd.DataFrame
@@ -77,6 +82,8 @@ class Draft:
     classes: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     unusable: dict[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    unnamed: tuple[str, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------ the registry
@@ -332,9 +339,10 @@ def _from_folders(
     labels = pd.Series([path[label].encode("utf-8", "backslashreplace").decode().strip() for path in paths])
     rows = _rows(names, labels, split=pd.Series(split)).assign(file=file)
     draft = Draft(rows, f"the folders of {posixpath.join(folder.root, base)}")
-    loose = len(folder.images) - len(paths)
-    if loose:
-        draft.notes.append(f"the folder holds {_count(loose, 'image')} outside the class folders: left out")
+    draft.unnamed = tuple(sorted(folder.images - {path[0] for path in paths}))
+    if draft.unnamed:
+        loose = _count(len(draft.unnamed), "image")
+        draft.notes.append(f"the folder holds {loose} outside the class folders: left out")
     draft.notes += [f"the table {path} is not used (--labels names one)" for path in folder.tables[:3]]
     used = {posixpath.join(base, *path[1 : label + 1]) for path in paths}
     for path in folder.folders:
@@ -447,7 +455,8 @@ def read_index(
     empty = [cls for cls in draft.classes if cls not in classes]
     if empty:
         draft.notes.append(f"{draft.source} has no image of {', '.join(empty)}")
-    return Index(folder.root, name, rows, classes, (*draft.unusable, *draft.notes), tuple(faults))
+    notes = (*draft.unusable, *draft.notes)
+    return Index(folder.root, name, rows, classes, notes, tuple(faults), draft.missing, draft.unnamed)
 
 
 def _only_layout(folder: Folder) -> tuple[str, Draft]:
@@ -503,11 +512,13 @@ def _with_files(draft: Draft, folder: Folder) -> pd.DataFrame:
         raise UserError(f"{draft.source} has a row without an image name: correct the table")
     files = pd.Series([folder.find(name) for name in names], index=rows.index, dtype=object)
     missing = files.isna()
-    unnamed = len(folder.images - set(files) - set(folder.copies))
+    draft.unnamed = tuple(sorted(folder.images - set(files) - set(folder.copies)))
+    draft.missing = tuple(names[missing])
     if folder.copies:
         draft.notes.append(f"the folder holds {_count(len(folder.copies), 'image')} twice: one copy of each is used")
-    if unnamed:
-        draft.notes.append(f"the folder holds {_count(unnamed, 'image')} that {draft.source} does not name: left out")
+    if draft.unnamed:
+        unnamed = _count(len(draft.unnamed), "image")
+        draft.notes.append(f"the folder holds {unnamed} that {draft.source} does not name: left out")
     if missing.any():
         note = f"{draft.source} names {_count(missing.sum(), 'image')} that the folder lacks"
         draft.unusable[f"{note} (first: {printable(names[missing].iloc[0])})"] = int(missing.sum())

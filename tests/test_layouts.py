@@ -602,7 +602,7 @@ def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     [
         ("mel", "melanoma (mel)"),
         ("MEL", "melanoma (MEL)"),
-        ("akiec", "actinic keratosis or Bowen's disease (akiec)"),
+        ("akiec", "actinic keratosis (akiec)"),
         ("ACK", "actinic keratosis (ACK)"),
         ("NEV", "melanocytic nevus (NEV)"),
         ("SEK", "seborrhoeic keratosis (SEK)"),

@@ -184,7 +184,8 @@ def test_a_split_without_a_training_part_is_refused() -> None:
 
 def test_leaks_name_what_stands_on_two_sides() -> None:
     sides = ["train", "test", "val", "val", "", "val"]
-    index = index_of([(image, "x", group, side) for image, group, side in zip("abcdef", "gghhkk", sides, strict=True)])
+    rows = zip("abcdef", "xxxxxx", "gghhkk", sides, strict=True)
+    index = index_of(list(rows))
     found = leaks(index.rows)
     assert [(leak.group, leak.splits, leak.images) for leak in found] == [("g", ("test", "train"), ("b", "a"))]
     assert str(found[0]) == "group g stands on 2 sides: b in test, a in train"
