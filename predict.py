@@ -236,7 +236,7 @@ def overlay_name(source: str) -> Path:
     """
     path = Path(os.path.normpath(source))
     if path.is_absolute() or ".." in path.parts:
-        digest = hashlib.sha256(os.fsencode(path.parent.absolute())).hexdigest()[:8]
+        digest = hashlib.sha256(os.fsencode(path.parent.resolve())).hexdigest()[:8]
         path = Path(f"{path.name}.{digest}")
     return path.with_name(path.name + ".cam.png")
 

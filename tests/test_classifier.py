@@ -198,7 +198,8 @@ def test_explain_takes_the_most_probable_class_or_any_known_one(model: SkinClass
     explanation = model.explain(picture, "df")
     assert explanation.class_name == "df"
     explanation.save(tmp_path / "why.png")
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "why.png")), explanation.overlay)
+    with Image.open(tmp_path / "why.png") as saved:
+        np.testing.assert_array_equal(np.asarray(saved), explanation.overlay)
     with pytest.raises(UserError, match="no class 'wart'"):
         model.explain(picture, "wart")
     with pytest.raises(UserError, match=r"end its name in"):

@@ -1,0 +1,274 @@
+import csv
+import fcntl
+import io
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import predict
+from skin import cli, load_classifier
+from skin.class_names import readable_name
+from tests import tiny
+
+ROOT = Path(predict.__file__).parent
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def best_pt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    calibration = tiny.calibration(temperature=1.0, threshold=0.1, unlike_threshold=1e9)
+    return tiny.write_checkpoint(tmp_path_factory.mktemp("run") / "best.pt", calibration=calibration)
+
+
+@pytest.fixture
+def run(
+    best_pt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """`run("a.jpg", "--json")` in a folder of its own and in this process: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object, checkpoint: object = best_pt) -> tuple[int, str, str]:
+        argv = ["predict.py", "--amp", "off", "--checkpoint", str(checkpoint), *map(str, words)]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as end:
+            cli.run(predict.main)
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+def draw(path: Path | str, seed: int = 0) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(tiny.picture(seed)).save(path)
+
+
+def test_one_image_is_one_line(run: Run, best_pt: Path) -> None:
+    draw("lesion.png")
+    code, out, err = run("lesion.png", "--top-k", 2)
+    expected = load_classifier(best_pt, device="cpu", amp="off").predict("lesion.png")
+    (first, share), (second, less) = expected.top(2)
+    members = ", ".join(expected.prediction_set)
+    assert out == f"lesion.png\t{first} {share:.4f}\t{second} {less:.4f}\t90 % set: {members}\n"
+    assert (code, err) == (0, "")
+
+
+def test_json_is_an_object_a_line_and_an_unreadable_image_one_with_its_error(run: Run) -> None:
+    draw("photos/a.png")
+    Path("photos/b.jpg").write_text("no image")
+    draw("photos/c.png", 1)
+    code, out, err = run("photos", "--json", "--top-k", 7)
+    first, broken, last = map(json.loads, out.splitlines())
+    assert (first["image"], broken["image"], last["image"]) == ("photos/a.png", "photos/b.jpg", "photos/c.png")
+    assert sum(first["top"].values()) == pytest.approx(1, abs=1e-5)
+    assert first["class"] == next(iter(first["top"]))
+    assert first["probability"] == first["top"][first["class"]]
+    assert first["unlike"] is False
+    assert broken == {"image": "photos/b.jpg", "error": broken["error"]}
+    assert "not an image" in broken["error"]
+    assert err.startswith("cannot read photos/b.jpg: not an image")
+    assert code == 1
+
+
+def test_csv_has_a_row_an_image_and_a_column_a_class(run: Run) -> None:
+    draw("photos/a.png")
+    Path("photos/b.jpg").touch()
+    code, out, _ = run("photos", "--csv", "out.csv")
+    good, bad = csv.DictReader(io.StringIO(Path("out.csv").read_text()))
+    probabilities = {name: float(good[name]) for name in tiny.CLASSES}
+    assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert good["predicted"] == max(probabilities, key=probabilities.__getitem__)
+    assert good["unlike"] == "false"
+    assert good["error"] == ""
+    assert bad["error"] == "an empty file (0 bytes)"
+    assert bad["predicted"] == bad["mel"] == ""
+    assert (code, out) == (1, "")
+
+
+def test_no_cell_of_the_csv_is_a_formula(run: Run, tmp_path: Path) -> None:
+    checkpoint = tiny.write_checkpoint(tmp_path / "best.pt", classes=("=cmd()", "@home"))
+    names = ("=1+1.png", "-dash.png", "+plus.png", "@at.png")
+    for name in names:
+        draw(name)
+    run("--csv", "out.csv", "--", *names, checkpoint=checkpoint)
+    rows = list(csv.reader(io.StringIO(Path("out.csv").read_text())))
+    assert len(rows) == 5
+    assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    assert [row[0] for row in rows[1:]] == [f"./{name}" for name in names]
+    assert all(Path(row[0]).exists() for row in rows[1:])
+
+
+@pytest.mark.parametrize("name", ["two words.png", "it's \"so\".png", "new\nline.png", "é.png", "bad\udcff.png"])
+def test_names_of_any_kind_survive_json_and_never_break_a_line(run: Run, name: str) -> None:
+    draw(name)
+    _, out, _ = run(name, "--json", "--csv", "out.csv")
+    (line,) = out.splitlines()
+    assert json.loads(line)["image"] == name
+    with open("out.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        assert list(csv.reader(file))[1][0] == name
+    _, plain, _ = run(name)
+    assert len(plain.splitlines()) == 1
+
+
+def test_a_name_with_a_leading_dash_follows_two_dashes(run: Run) -> None:
+    draw("-f.png")
+    code, out, _ = run("--", "-f.png")
+    assert code == 0
+    assert out.startswith("-f.png\t")
+
+
+@pytest.mark.parametrize(
+    "mode", ["L", "1", "LA", "RGBA", "P", "CMYK", "I;16"], ids=lambda mode: mode.replace(";", "")
+)
+def test_images_of_other_modes_are_read(run: Run, mode: str) -> None:
+    picture = Image.fromarray(tiny.picture(0))
+    picture = picture.convert("L").convert("I;16") if mode == "I;16" else picture.convert(mode)
+    picture.save("odd.tiff")
+    code, out, err = run("odd.tiff")
+    assert (code, err) == (0, "")
+    assert out.startswith("odd.tiff\t")
+
+
+def test_an_animation_is_its_first_frame(run: Run) -> None:
+    frames = [Image.fromarray(tiny.picture(seed)) for seed in (0, 1)]
+    frames[0].save("still.gif")
+    frames[0].save("moves.gif", save_all=True, append_images=frames[1:])
+    _, out, _ = run("still.gif", "moves.gif")
+    still, moves = out.splitlines()
+    assert still.split("\t")[1:] == moves.split("\t")[1:]
+
+
+def test_a_huge_image_is_reported_and_the_others_are_predicted(run: Run) -> None:
+    Image.new("1", (10_000, 6_000)).save("huge.png")
+    draw("good.png")
+    code, out, err = run("huge.png", "good.png")
+    assert code == 1
+    assert "10000x6000 pixels" in err
+    assert out.startswith("good.png\t")
+
+
+def test_overlays_keep_the_folders_and_never_take_each_others_place(run: Run, tmp_path: Path) -> None:
+    draw("in/a.png")
+    draw("in/deep/a.png", 1)
+    elsewhere = tmp_path.parent / "elsewhere" / "a.png"
+    draw(elsewhere, 2)
+    _, out, _ = run("in", elsewhere, "../elsewhere/a.png", "--explain", "why", "--json")
+    overlays = [json.loads(line)["overlay"] for line in out.splitlines()]
+    assert overlays[:2] == ["why/in/a.png.cam.png", "why/in/deep/a.png.cam.png"]
+    assert overlays[2] == overlays[3], "one file, whichever way it is named"
+    assert all(Path(path).resolve().is_relative_to(tmp_path / "why") for path in overlays)
+    with Image.open(overlays[0]) as overlay:
+        assert overlay.size == (64, 64)
+
+
+def test_eight_views_change_the_probabilities_a_little(run: Run) -> None:
+    draw("a.png")
+    plain, views = (run("a.png", "--json", *words)[1] for words in ((), ("--tta", 8)))
+    assert json.loads(plain)["probability"] != json.loads(views)["probability"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "nothing to predict"),
+        (("nothing-here",), "no images in nothing-here"),
+        (("a.png", "--tta", 9), "--tta 9"),
+        (("a.png", "--top-k", 0), "--top-k 0"),
+        (("a.png", "--amp", "fp8"), "--amp"),
+        (("a.png", "--csv", "no/such/folder.csv"), "cannot write no/such/folder.csv"),
+        (("a.png", "--explain", "a.png/why"), "cannot write into a.png/why"),
+        (("--export", "no/such/model.onnx"), "there is no folder no/such"),
+    ],
+)
+def test_mistakes_are_one_line_and_code_2(run: Run, words: tuple[object, ...], said: str) -> None:
+    draw("a.png")
+    Path("nothing-here").mkdir()
+    code, _, err = run(*words)
+    assert code == 2
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_no_checkpoint_yet_says_what_to_type_first(run: Run) -> None:
+    code, _, err = run("a.png", checkpoint="runs/latest/best.pt")
+    assert code == 2
+    assert "train one first: python train.py" in err
+
+
+def test_a_terminal_gets_a_table(best_pt: Path, tmp_path: Path) -> None:
+    for seed in range(2):
+        draw(tmp_path / f"{seed}.png", seed)
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    words = [sys.executable, ROOT / "predict.py", "--checkpoint", best_pt, "0.png", "1.png"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(words, stdout=follower, stderr=follower, cwd=tmp_path, env=environment)
+    os.close(follower)
+    shown = b""
+    try:
+        while chunk := os.read(leader, 65536):
+            shown += chunk
+    except OSError:  # how Linux tells that the other side of a terminal has closed
+        pass
+    assert process.wait() == 0
+    text = shown.decode()
+    assert "90 % set" in text
+    assert any(readable_name(name) in text for name in tiny.CLASSES)
+    assert "2 images in" in text
+
+
+# What makes a start slow and a prediction has no need of. (torch itself imports numpy and pynvml.)
+HEAVY = {"pandas", "sklearn", "scipy", "matplotlib", "gradio", "onnx", "onnxruntime", "rich", "imagehash"}
+
+
+def test_a_prediction_imports_nothing_heavy_and_needs_no_stdin(best_pt: Path, tmp_path: Path) -> None:
+    draw(tmp_path / "a.png")
+    code = (
+        "import sys, runpy\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"assert not {HEAVY!r} & set(sys.modules), {HEAVY!r} & set(sys.modules)\n"
+        "ours = {m for m in sys.modules if m.startswith('skin.')}\n"
+        "assert not ours & {'skin.layouts', 'skin.report', 'skin.page', 'skin.export', 'skin.terminal'}, ours\n"
+    )
+    script = str(ROOT / "predict.py")
+    words = f"import sys; sys.argv = {[script, '--checkpoint', str(best_pt), 'a.png']!r}\n" + code
+    command = [sys.executable, "-c", words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("a.png\t")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--tta", "x"]])
+def test_help_and_a_mistyped_option_do_not_wait_for_torch(words: list[str]) -> None:
+    code = (
+        f"import sys, runpy; sys.argv = ['predict.py', *{words!r}]\n"
+        f"try: runpy.run_path({str(ROOT / 'predict.py')!r}, run_name='__main__')\n"
+        "except SystemExit: assert 'torch' not in sys.modules\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+
+
+@pytest.mark.real
+def test_a_folder_of_real_images_gives_an_answer_each(run: Run, real_data: Path) -> None:
+    folder = real_data / "ham10000_mini" / "images"
+    code, out, err = run(folder, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["image"] for row in rows] == [str(path) for path in sorted(folder.iterdir())]
+    assert (code, err) == (0, "")
+    assert np.isfinite([row["probability"] for row in rows]).all()
