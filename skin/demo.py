@@ -242,8 +242,8 @@ def _noise(rng: np.random.Generator, height: int, width: int, cell: float, octav
     for octave in range(octaves):
         step = cell / 2**octave
         grid = (int(width / step) + 3, int(height / step) + 3)
-        total = cv2.resize(total, grid, interpolation=cv2.INTER_CUBIC)
-        total += 0.6**octave * rng.standard_normal(grid[::-1], dtype=np.float32)
+        finer = 0.6**octave * rng.standard_normal(grid[::-1], dtype=np.float32)
+        total = cv2.resize(total, grid, interpolation=cv2.INTER_CUBIC) + finer
     return cv2.resize(total, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
