@@ -130,8 +130,8 @@ class PixelCache:
         """The cache of `paths`, made if it is not there yet. Never fails: see `note`.
 
         Args:
-            paths: absolute paths of image files. Runs share what they have in common when each gives all
-                images of a data folder, whatever its split.
+            paths: absolute paths of image files, as str or as `os.fsencode`d bytes. Runs share what they have
+                in common when each gives all images of a data folder, whatever its split.
             folder: where caches are kept; None is `default_folder()`.
             limit_bytes: for all caches of `folder` together; None is as much as the disk has to spare.
         """

@@ -88,6 +88,15 @@ def test_an_image_is_decoded_once_and_comes_back_as_it_was(
     np.testing.assert_array_equal(again.read(0), stored[-1])
 
 
+def test_paths_as_bytes_are_the_same_paths(
+    tmp_path: Path, paths: list[str], stored: list[np.ndarray], decoded: list[str]
+) -> None:
+    assert_right(PixelCache.open(paths, PREPROCESS, tmp_path), stored)
+    decoded.clear()
+    assert_right(PixelCache.open(np.array([os.fsencode(path) for path in paths]), PREPROCESS, tmp_path), stored)
+    assert decoded == []
+
+
 def test_another_stored_size_is_another_cache(tmp_path: Path, paths: list[str]) -> None:
     for other in (PREPROCESS, replace(PREPROCESS, resize_size=41), replace(PREPROCESS, interpolation="bilinear")):
         cache = PixelCache.open(paths, other, tmp_path)
