@@ -3,15 +3,14 @@
 Each layout is one function that looks for its signs and answers with a `Draft`, or with None where they
 are not there. To add a layout, write such a function under `@layout(...)`: what it needs to know about
 the folder is in `Folder`, and finding the images, counting what is amiss and refusing what is unsafe
-is done for all layouts alike by `read_index`.
+is done for all layouts alike by `build_index`.
 """
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from skin.class_names import DERMAMNIST, ISIC_2018, ISIC_2019, ClassMatch, match
 from skin.errors import UserError, printable
 from skin.folder import IMAGE_SUFFIXES, Folder
 from skin.groups import join_groups
+from skin.index import COLUMNS, Draft, Index, build_index, count
 from skin.npz import NpzFile
 from skin.tables import find_column, from_one_hot, header, is_one_hot, need_column, read_table, spelling
 
@@ -32,58 +32,63 @@ _SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 _PART_FOLDER = re.compile(r"(.*_)?(images?|imgs|input)(_part)?_?\d*", re.IGNORECASE)  # holds images, is no class
-_OWN_COLUMNS = ("image", "path", "label", "group", "split")
-_SHRUG = 0.01  # the share of rows that may be unusable before it is an error
 
 
-@dataclass(frozen=True)
-class Index:
-    """A data set, one row an image.
+def read_index(
+    root: Path, *, labels: Path | None = None, allow_missing: bool = False, keep_going: bool = False
+) -> Index:
+    """Read the data folder `root`, in whichever layout it is, or with the table `labels`.
 
-    Attributes:
-        root: the data folder, absolute.
-        layout: the name of the layout it was found to be.
-        rows: sorted by `image`; the columns image (a unique name), path (absolute), label, group (a
-            lesion or patient; the image's own name where none is known), split (`train`, `val`, `test`
-            or `""`), then the attributes: numbers (NaN where missing) or text (`""` where missing).
-        classes: the labels that have images, sorted.
-        notes: what was counted and should be said, a line each.
-        faults: what would have stopped `read_index`, where it was told to keep going; a line each.
-        missing: images that a table names and the folder lacks.
-        unnamed: images in the folder, relative to it, that no row names.
+    Args:
+        root: the folder that `--data` names.
+        labels: a table `image,label[,group][,split][,...]`; paths in it are relative to `root`.
+        allow_missing: go on where more than 1 % of the rows have no image or no class.
+        keep_going: for the audit: keep what else would stop here as `Index.faults`, and leave its rows out.
+
+    Raises:
+        UserError: the folder has no layout or two, a table is unusable or contradicts itself, a path
+            leaves the folder, or too many rows are unusable.
     """
-
-    root: Path
-    layout: str
-    rows: pd.DataFrame
-    classes: tuple[str, ...]
-    notes: tuple[str, ...]
-    faults: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    unnamed: tuple[str, ...] = ()
+    folder = Folder(Path(root))
+    name, draft = ("labels table", labels_table(folder, Path(labels))) if labels else _only_layout(folder)
+    return build_index(folder, name, draft, allow_missing, keep_going)
 
 
-@dataclass
-class Draft:
-    """What a layout makes of its tables or folders, before the images are looked for.
+def _only_layout(folder: Folder) -> tuple[str, Draft]:
+    found = {name: draft for name, reader in LAYOUTS.items() if (draft := reader(folder)) is not None}
+    tables = {name: draft for name, draft in found.items() if name not in _FOLDER_LAYOUTS}
+    if len(tables) == 1:
+        # Folders beside a table count only where they are named like classes of it or like splits;
+        # otherwise they merely hold the images.
+        known = {label.lower() for draft in tables.values() for label in draft.rows["label"].unique()}
+        for name in _FOLDER_LAYOUTS:
+            if name in found and len(known & {str(c).lower() for c in found[name].rows["label"].unique()}) < 2:
+                del found[name]
+    if len(found) == 1:
+        return next(iter(found.items()))
+    if found:
+        matches = " and ".join(f"{name} ({draft.source})" for name, draft in found.items())
+        raise UserError(
+            f"{folder.root} can be read as {matches}: point --data at one of them, "
+            "or name a table image,label,group with --labels"
+        )
+    raise UserError(f"{folder.root} is of no known layout: {_what_is_there(folder)}. Looked for {_looked_for()}")
 
-    Attributes:
-        rows: the columns of `Index.rows` but for `path`; `image` is as the table names it, and a column
-            `file` (relative to the data folder) stands beside it where the layout knows the file already.
-        source: what the rows come from, for messages.
-        classes: the classes that the source declares, where it does.
-        notes: what was counted and should be said.
-        unusable: the notes on rows without image or class, with their numbers: too many are an error.
-        missing, unnamed: as in `Index`.
-    """
 
-    rows: pd.DataFrame
-    source: str
-    classes: tuple[str, ...] = ()
-    notes: list[str] = field(default_factory=list)
-    unusable: dict[str, int] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-    unnamed: tuple[str, ...] = ()
+def _looked_for() -> str:
+    return "; ".join(f"{name}: {signs}" for name, signs in _SIGNS.items()) + "; or a table named with --labels"
+
+
+def _what_is_there(folder: Folder) -> str:
+    if not (folder.images or folder.tables or folder.archives or folder.folders):
+        return "it is empty"
+    found = [f"{len(folder.images):,} images"]
+    if folder.folders:
+        tops = [f for f in folder.folders if "/" not in f]
+        found.append(f"the folders {', '.join(tops[:5])}{', …' if len(tops) > 5 else ''}")
+    for table in folder.tables[:3]:
+        found.append(f"the table {table} with the columns {', '.join(header(folder.root / table)[:8])}")
+    return "it holds " + ", ".join(found)
 
 
 # ------------------------------------------------------------------------------------------ the registry
@@ -115,7 +120,7 @@ def _rows(
     rows = pd.DataFrame({"image": image, "label": label, "group": group, "split": split})
     if attributes is None:
         return rows
-    names = {name: f"table_{name}" for name in attributes.columns if name in (*_OWN_COLUMNS, "file")}
+    names = {name: f"table_{name}" for name in attributes.columns if name in (*COLUMNS, "file")}
     return rows.join(attributes.rename(columns=names))
 
 
@@ -179,8 +184,8 @@ def _challenge(truths: dict[str, Path], classes: tuple[str, ...], metadata: dict
         part = Draft(rows, path.name, classes)
         _leave_unmarked(part, marked)
         if unknown and (part.rows["label"] == unknown).any():
-            count = (part.rows["label"] == unknown).sum()
-            part.notes.append(f"{path.name} marks {_count(count, 'image')} {unknown} (none of the classes): left out")
+            none = (part.rows["label"] == unknown).sum()
+            part.notes.append(f"{path.name} marks {count(none, 'image')} {unknown} (none of the classes): left out")
             part.rows = part.rows[part.rows["label"] != unknown]
         draft = part if draft is None else _together(draft, part)
     return draft
@@ -281,9 +286,9 @@ def _medmnist(folder: Folder) -> Draft | None:
     for split in ("train", "val", "test"):
         if f"{split}_images" not in archive.arrays and split != "train":
             continue
-        count = archive.image_count(f"{split}_images")
-        labels = archive.labels(f"{split}_labels", count, len(DERMAMNIST))
-        names = pd.Series([f"{split}_images/{row}" for row in range(count)])
+        images = archive.image_count(f"{split}_images")
+        labels = archive.labels(f"{split}_labels", images, len(DERMAMNIST))
+        names = pd.Series([f"{split}_images/{row}" for row in range(images)])
         label = pd.Series(np.array(DERMAMNIST, dtype=object)[labels])
         parts.append(_rows(names, label, split=split).assign(file=f"{found[0]}::" + names))
     return Draft(pd.concat(parts, ignore_index=True), posixpath.basename(found[0]), DERMAMNIST)
@@ -341,7 +346,7 @@ def _from_folders(
     draft = Draft(rows, f"the folders of {posixpath.join(folder.root, base)}")
     draft.unnamed = tuple(sorted(folder.images - {path[0] for path in paths}))
     if draft.unnamed:
-        loose = _count(len(draft.unnamed), "image")
+        loose = count(len(draft.unnamed), "image")
         draft.notes.append(f"the folder holds {loose} outside the class folders: left out")
     draft.notes += [f"the table {path} is not used (--labels names one)" for path in folder.tables[:3]]
     used = {posixpath.join(base, *path[1 : label + 1]) for path in paths}
@@ -410,157 +415,3 @@ def _leave_unmarked(draft: Draft, marked: np.ndarray) -> None:
     note = f"{draft.source}: rows that mark no class: {none:,}, several: {several:,} (first: {printable(first)})"
     draft.unusable[note] = int(wrong.sum())
     draft.rows = draft.rows[~wrong]
-
-
-# ------------------------------------------------------------------------------------- from draft to index
-
-
-def read_index(
-    root: Path, *, labels: Path | None = None, allow_missing: bool = False, keep_going: bool = False
-) -> Index:
-    """Read the data folder `root`, in whichever layout it is, or with the table `labels`.
-
-    Args:
-        root: the folder that `--data` names.
-        labels: a table `image,label[,group][,split][,...]`; paths in it are relative to `root`.
-        allow_missing: go on where more than 1 % of the rows have no image or no class.
-        keep_going: for the audit: keep what else would stop here as `Index.faults`, and leave its rows out.
-
-    Raises:
-        UserError: the folder has no layout or two, a table is unusable or contradicts itself, a path
-            leaves the folder, or too many rows are unusable.
-    """
-    folder = Folder(Path(root))
-    name, draft = ("labels table", labels_table(folder, Path(labels))) if labels else _only_layout(folder)
-    named = len(draft.rows) + sum(draft.unusable.values())
-    rows = _with_files(draft, folder)
-    rows, faults = _one_row_an_image(draft, rows)
-    unusable = sum(draft.unusable.values())
-    if unusable > _SHRUG * named and not allow_missing:
-        what = "; ".join(draft.unusable)
-        faults.append(f"{folder.root}: {what}: over 1 % of {named:,} rows; --allow-missing goes on without them")
-    faults += _same_but_for_case(rows["label"].unique(), draft.source)
-    if faults and not keep_going:
-        raise UserError(faults[0])
-    if rows.empty:
-        raise UserError(f"{folder.root}: no row of {draft.source} has both an image and a label")
-    rows["path"] = [f"{folder.root}/{file}" for file in rows.pop("file")]
-    rows["group"] = rows["group"].mask(rows["group"] == "", rows["image"])
-    attributes = [column for column in rows.columns if column not in _OWN_COLUMNS]
-    rows = rows[[*_OWN_COLUMNS, *attributes]].sort_values("image", ignore_index=True)
-    rows = rows.astype(dict.fromkeys(_OWN_COLUMNS, "str"))
-    for column in attributes:
-        rows[column] = _as_numbers(rows[column])
-    classes = tuple(sorted(rows["label"].unique()))
-    empty = [cls for cls in draft.classes if cls not in classes]
-    if empty:
-        draft.notes.append(f"{draft.source} has no image of {', '.join(empty)}")
-    notes = (*draft.unusable, *draft.notes)
-    return Index(folder.root, name, rows, classes, notes, tuple(faults), draft.missing, draft.unnamed)
-
-
-def _only_layout(folder: Folder) -> tuple[str, Draft]:
-    found = {name: draft for name, reader in LAYOUTS.items() if (draft := reader(folder)) is not None}
-    tables = {name: draft for name, draft in found.items() if name not in _FOLDER_LAYOUTS}
-    if len(tables) == 1:
-        # Folders beside a table count only where they are named like classes of it or like splits;
-        # otherwise they merely hold the images.
-        known = {label.lower() for draft in tables.values() for label in draft.rows["label"].unique()}
-        for name in _FOLDER_LAYOUTS:
-            if name in found and len(known & {str(c).lower() for c in found[name].rows["label"].unique()}) < 2:
-                del found[name]
-    if len(found) == 1:
-        return next(iter(found.items()))
-    if found:
-        matches = " and ".join(f"{name} ({draft.source})" for name, draft in found.items())
-        raise UserError(
-            f"{folder.root} can be read as {matches}: point --data at one of them, "
-            "or name a table image,label,group with --labels"
-        )
-    raise UserError(f"{folder.root} is of no known layout: {_what_is_there(folder)}. Looked for {_looked_for()}")
-
-
-def _looked_for() -> str:
-    return "; ".join(f"{name}: {signs}" for name, signs in _SIGNS.items()) + "; or a table named with --labels"
-
-
-def _what_is_there(folder: Folder) -> str:
-    if not (folder.images or folder.tables or folder.archives or folder.folders):
-        return "it is empty"
-    found = [f"{len(folder.images):,} images"]
-    if folder.folders:
-        tops = [f for f in folder.folders if "/" not in f]
-        found.append(f"the folders {', '.join(tops[:5])}{', …' if len(tops) > 5 else ''}")
-    for table in folder.tables[:3]:
-        found.append(f"the table {table} with the columns {', '.join(header(folder.root / table)[:8])}")
-    return "it holds " + ", ".join(found)
-
-
-def _with_files(draft: Draft, folder: Folder) -> pd.DataFrame:
-    """The rows that have a label and an image, with the column `file`; counts the others."""
-    rows = draft.rows
-    unlabelled = rows["label"] == ""
-    if unlabelled.any():
-        draft.notes.append(f"{draft.source} has {_count(unlabelled.sum(), 'row')} without a label: left out")
-        rows = rows[~unlabelled]
-    if "file" in rows:
-        for file in rows["file"]:
-            folder.refuse_link(file)
-        return rows
-    names = rows["image"]
-    if (names == "").any():
-        raise UserError(f"{draft.source} has a row without an image name: correct the table")
-    files = pd.Series([folder.find(name) for name in names], index=rows.index, dtype=object)
-    missing = files.isna()
-    draft.unnamed = tuple(sorted(folder.images - set(files) - set(folder.copies)))
-    draft.missing = tuple(names[missing])
-    if folder.copies:
-        draft.notes.append(f"the folder holds {_count(len(folder.copies), 'image')} twice: one copy of each is used")
-    if draft.unnamed:
-        unnamed = _count(len(draft.unnamed), "image")
-        draft.notes.append(f"the folder holds {unnamed} that {draft.source} does not name: left out")
-    if missing.any():
-        note = f"{draft.source} names {_count(missing.sum(), 'image')} that the folder lacks"
-        draft.unusable[f"{note} (first: {printable(names[missing].iloc[0])})"] = int(missing.sum())
-    return rows.assign(file=files)[~missing]
-
-
-def _one_row_an_image(draft: Draft, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Drop repeated rows; rows that repeat an image with another label, group or split are faults."""
-    again = rows.duplicated("file")
-    if not again.any():
-        return rows.copy(), []
-    faults = []
-    repeated = rows[rows["file"].isin(rows.loc[again, "file"])]
-    for column in ("label", "group", "split"):
-        values = repeated.groupby("file")[column].unique()
-        for file, found in values[values.map(len) > 1].items():
-            faults.append(
-                f"{draft.source} gives the image {file} two values of {column}, "
-                f"'{found[0]}' and '{found[1]}': correct the table"
-            )
-    draft.notes.append(f"{draft.source} repeats {_count(again.sum(), 'row')}: counted once")
-    return rows[~again].copy(), faults
-
-
-def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
-    seen: dict[str, str] = {}
-    faults = []
-    for label in sorted(labels):
-        other = seen.setdefault(label.lower(), label)
-        if other != label:
-            faults.append(f"{source} has the classes '{other}' and '{label}', alike but for case: make them one")
-    return faults
-
-
-def _as_numbers(values: pd.Series) -> pd.Series:
-    """Numbers, NaN where missing, if every value that is there is one; else the text as it is."""
-    known = values[values != ""]
-    numbers = pd.to_numeric(known, errors="coerce")
-    if known.empty or numbers.isna().any():
-        return values
-    return numbers.astype(np.float64).reindex(values.index)
-
-
-def _count(number: float, noun: str) -> str:
-    return f"{int(number):,} {noun}" if number == 1 else f"{int(number):,} {noun}s"
