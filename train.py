@@ -61,17 +61,17 @@ def train_step(trainer: Trainer, images: Tensor, labels: Tensor, batch_weight: f
         float32 [4] on the device: loss numerator, weight, correct, images. Reading it is a sync point.
     """
     logits = trainer.model(images)  # autocast is inside, where DataParallel's threads see it
-    loss_sum = losses.cross_entropy_sum(logits, labels, trainer.class_weights)
-    # DDP averages the gradients of `world` processes, each of which has a part of the numerator.
-    loss = loss_sum * (trainer.topology.world / batch_weight)
+    mean, weight = losses.cross_entropy(logits, labels, trainer.class_weights)
+    # DDP averages the gradients of `world` processes: weighed by its share of the batch's weight, each one's mean
+    # adds up to the mean of the whole batch. A process that is alone has all of it, a factor of exactly 1.
+    loss = mean * (weight / batch_weight * trainer.topology.world)
     trainer.scaler.scale(loss).backward()
     trainer.scaler.step(trainer.optimizer)  # skipped where a gradient is not finite
     trainer.scaler.update()
     trainer.optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         correct = (logits.argmax(1) == labels).sum()
-        weight = trainer.class_weights[labels].sum()
-        return torch.stack([loss_sum, weight, correct, torch.full_like(weight, len(labels))])
+        return torch.stack([mean * weight, weight, correct, torch.full_like(weight, len(labels))])
 
 
 @dataclass(frozen=True)
@@ -220,15 +220,15 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch]) -> None:
             "try a smaller --lr, or --amp off"
         )
     labels, probabilities = run.parts.labels("val"), softmax(logits)
-    val_weights = trainer.class_weights.cpu()
-    val_loss = losses.cross_entropy_sum(torch.from_numpy(logits), torch.from_numpy(labels), val_weights)
+    class_weights = trainer.class_weights.cpu()
+    val_loss, _ = losses.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), class_weights)
     usage = memory.read(topology.cuda_devices)
     row = {
         "epoch": progress.epoch + 1,
         "lr": trainer.optimizer.param_groups[0]["lr"],
         "train_loss": float(loss_sum / weight),
         "train_accuracy": float(correct / images),
-        "val_loss": float(val_loss / val_weights[labels].sum()),
+        "val_loss": float(val_loss),
         "val_accuracy": metrics.accuracy(labels, probabilities),
         "val_balanced_accuracy": metrics.balanced_accuracy(labels, probabilities),
         "val_macro_auc": metrics.macro_auc(labels, probabilities),

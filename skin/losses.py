@@ -1,8 +1,8 @@
-"""Class weights against imbalance, and the weighted cross entropy as a sum that adds up.
+"""Class weights against imbalance, and the weighted cross entropy with what makes it add up.
 
 The weighted mean of a batch divides by the sum of that batch's weights, so the mean of two halves is
-not the loss of the whole. Everything here therefore deals in numerators: the loop divides once, by the
-weight of the whole batch (over all GPUs and processes), and an epoch's loss is all numerators over all
+not the loss of the whole. A mean therefore never comes without its weight: the loop weighs each process's
+mean by its share of the whole batch's weight, and an epoch's loss is the sum of mean * weight over all
 weights.
 """
 
@@ -31,12 +31,15 @@ def class_weights(labels: np.ndarray, num_classes: int, kind: str = "balanced") 
     return torch.from_numpy(weights.astype(np.float32))
 
 
-def cross_entropy_sum(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """The numerator of the weighted cross entropy, a float32 scalar: sum over i of w[y_i] * -log p_i[y_i].
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The weighted mean of -log p_i[y_i], as `nn.CrossEntropyLoss(weights)` has it, and the weight it stands for.
 
     Args:
         logits: float32 [B, C].
         labels: int64 [B].
         weights: float32 [C].
+
+    Returns:
+        Two float32 scalars: the mean, and the sum over i of weights[y_i].
     """
-    return F.cross_entropy(logits, labels, weights, reduction="sum")
+    return F.cross_entropy(logits, labels, weights), weights[labels].sum()

@@ -1,0 +1,284 @@
+"""The training step against one written out by hand, and the schedule, seeds and sizes around it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import train
+from skin.errors import UserError
+from skin.parallel import Topology
+from skin.parts import Parts, read_parts
+from skin.settings import Settings
+from skin.trainer import Trainer, build_trainer
+
+CPU = Topology(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def settings(demo_folder: Path) -> Settings:
+    """The recipe on the demo set, small: B0 from random weights on 48 px, 16 images a step."""
+    return Settings(
+        data=demo_folder, model="efficientnet_b0", weights="none", image_size=48, batch_size=16, epochs=2,
+        amp="off", workers=0, cache="off",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def parts(settings: Settings) -> Parts:
+    return read_parts(settings)
+
+
+def built(settings: Settings, parts: Parts, topology: Topology = CPU, **changes: Any) -> Trainer:
+    trainer = build_trainer(dataclasses.replace(settings, **changes), topology, parts)
+    trainer.classifier.train()
+    return trainer
+
+
+def first_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
+    batch = next(iter(trainer.loader))
+    return batch.images, batch.labels
+
+
+def step(trainer: Trainer, images: Tensor, labels: Tensor) -> Tensor:
+    trainer.seed_dropout(0)
+    return train.train_step(trainer, images, labels, float(trainer.class_weights[labels].sum()))
+
+
+def state_of(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.classifier.network.state_dict().items()}
+
+
+def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+# ---- one step ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("class_weights", ["balanced", "none"])
+def test_a_step_with_amp_off_is_the_one_written_by_hand_to_the_last_bit(
+    settings: Settings, parts: Parts, class_weights: str
+) -> None:
+    trainer = built(settings, parts, class_weights=class_weights)
+    network = copy.deepcopy(trainer.classifier.network)
+    images, labels = first_batch(trainer)
+    pixels = trainer.classifier.normalise(images)
+
+    criterion = nn.CrossEntropyLoss(trainer.class_weights)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
+    trainer.seed_dropout(0)
+    loss = criterion(network(pixels), labels)
+    loss.backward()
+    optimizer.step()
+
+    record = step(trainer, images, labels)
+    assert float(record[0] / record[1]) == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert_same_bits(state_of(trainer), network.state_dict())
+
+
+def test_a_second_step_starts_from_clean_gradients(settings: Settings, parts: Parts) -> None:
+    trainer = built(settings, parts)
+    images, labels = first_batch(trainer)
+    step(trainer, images, labels)
+    assert all(p.grad is None for p in trainer.classifier.parameters())
+
+
+def test_a_record_is_what_the_batch_was(settings: Settings, parts: Parts) -> None:
+    trainer = built(settings, parts)
+    images, labels = first_batch(trainer)
+    network = copy.deepcopy(trainer.classifier.network)
+    trainer.seed_dropout(0)
+    with torch.no_grad():
+        logits = network(trainer.classifier.normalise(images))
+    of_each = nn.functional.cross_entropy(logits, labels, reduction="none") * trainer.class_weights[labels]
+    correct = (logits.argmax(1) == labels).sum()
+    expected = [float(of_each.sum()), float(trainer.class_weights[labels].sum()), float(correct), len(labels)]
+    assert step(trainer, images, labels).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+# ---- float16 on the CPU, with a GradScaler --------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def in_float16(settings: Settings, parts: Parts) -> Trainer:
+    return built(settings, parts, amp="fp16", image_size=32, batch_size=8)
+
+
+def test_a_finite_gradient_is_one_step_of_the_optimizer(in_float16: Trainer) -> None:
+    in_float16.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    before, taken = state_of(in_float16), in_float16.optimizer_steps()
+    step(in_float16, *first_batch(in_float16))
+    assert in_float16.optimizer_steps() == taken + 1
+    assert in_float16.scaler.get_scale() == 64.0
+    after = state_of(in_float16)
+    assert not torch.equal(before["classifier.1.weight"], after["classifier.1.weight"])
+
+
+def test_an_infinite_gradient_skips_the_step_and_halves_the_scale(in_float16: Trainer) -> None:
+    in_float16.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)  # far beyond what float16 can hold
+    before, taken = dict(in_float16.classifier.network.named_parameters()), in_float16.optimizer_steps()
+    before = {name: p.detach().clone() for name, p in before.items()}
+    record = step(in_float16, *first_batch(in_float16))
+    assert in_float16.optimizer_steps() == taken
+    assert in_float16.scaler.get_scale() == 2.0**59
+    assert_same_bits(before, {n: p.detach() for n, p in in_float16.classifier.network.named_parameters()})
+    assert torch.isfinite(record).all()  # the loss itself is fine
+
+
+def test_the_scale_does_not_change_the_step(settings: Settings, parts: Parts) -> None:
+    """In float32 a power of two is exact, so scaling there and back leaves every bit."""
+    plain, scaled = built(settings, parts), built(settings, parts)
+    scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    images, labels = first_batch(plain)
+    step(plain, images, labels)
+    step(scaled, images, labels)
+    assert_same_bits(state_of(plain), state_of(scaled))
+
+
+# ---- the schedule --------------------------------------------------------------------------------------
+
+
+def test_the_rate_rises_in_a_line_and_falls_as_half_a_cosine() -> None:
+    rates = [train.learning_rate(step, 12, 4, 1.0) for step in range(12)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[8] == pytest.approx(0.5)  # halfway down
+    assert rates[6] == pytest.approx((1 + math.sqrt(0.5)) / 2)  # an eighth of a turn
+    assert 0 < rates[11] < rates[10]
+
+
+def test_without_warm_up_the_first_step_is_at_the_peak() -> None:
+    assert train.learning_rate(0, 1, 0, 3e-4) == 3e-4
+
+
+def test_the_loop_sets_the_rate_of_each_step(settings: Settings, parts: Parts) -> None:
+    trainer = built(settings, parts, image_size=32, lr=0.01, epochs=2, warmup_epochs=0.5)
+    steps = len(trainer.batches)
+    rates = []
+    for epoch in range(2):
+        for done in train.train_steps(trainer, epoch):
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
+            assert done.step == len(rates) - epoch * steps
+    warmup = int(min(0.5 * steps, 2 * steps / 5))
+    assert rates == [train.learning_rate(n, 2 * steps, warmup, 0.01) for n in range(2 * steps)]
+
+
+# ---- what a trainer is made of -------------------------------------------------------------------------
+
+
+def test_the_optimizer_is_the_recipes(settings: Settings, parts: Parts) -> None:
+    adam = built(settings, parts, lr=3e-4, weight_decay=0.01).optimizer
+    assert type(adam) is torch.optim.Adam
+    (group,) = adam.param_groups
+    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (3e-4, (0.9, 0.999), 1e-8, 0.01)
+
+
+@pytest.mark.parametrize(("gpus", "images"), [(0, 32), (1, 32), (2, 64), (4, 128)])
+def test_the_recipes_batch_grows_with_the_gpus(settings: Settings, parts: Parts, gpus: int, images: int) -> None:
+    class Pretended(Topology):
+        """So many GPUs, none of which is there."""
+
+        def wrap(self, model: nn.Module) -> nn.Module:
+            return model
+
+    trainer = built(settings, parts, Pretended(torch.device("cpu"), gpus), batch_size=32)
+    assert trainer.resolved()["images_per_step"] == images
+
+
+def test_a_run_that_goes_on_keeps_its_images_a_step(settings: Settings, parts: Parts) -> None:
+    two = Topology(torch.device("cpu"), gpus=0, rank=0, world=1)
+    assert build_trainer(settings, two, parts, images_per_step=40).batches.batch_size == 40
+
+
+def test_the_same_seed_is_the_same_model_and_another_seed_another(settings: Settings, parts: Parts) -> None:
+    one, same, other = (built(settings, parts, seed=seed) for seed in (20240101, 20240101, 1))
+    assert_same_bits(state_of(one), state_of(same))
+    assert not torch.equal(state_of(one)["classifier.1.weight"], state_of(other)["classifier.1.weight"])
+
+
+def test_dropouts_draws_are_a_function_of_seed_step_and_process(settings: Settings, parts: Parts) -> None:
+    def draws(seed: int, at: int, rank: int) -> tuple[float, ...]:
+        trainer.topology = Topology(torch.device("cpu"), rank=rank, world=2)
+        trainer.settings = dataclasses.replace(settings, seed=seed)
+        trainer.seed_dropout(at)
+        return tuple(torch.rand(3).tolist())
+
+    trainer = built(settings, parts)
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (2**63 - 1, 10**7, 1)]
+    assert len({draws(*key) for key in keys}) == len(keys)
+    assert draws(0, 1, 0) == draws(0, 1, 0)
+
+
+def test_what_auto_became_is_said_in_the_header_and_the_config(settings: Settings, parts: Parts) -> None:
+    trainer = built(settings, parts)
+    resolved = trainer.resolved()
+    assert resolved == {
+        "image_size": 48, "weights": "random (trained from scratch)", "precision": "float32", "parallel": "CPU",
+        "gpus": 0, "processes": 1, "workers": 0, "images_per_step": 16, "steps_per_epoch": len(trainer.batches),
+        "parameters": 4_016_515,  # B0: 4,007,548 without a head, and 1281 * 7
+    }  # fmt: skip
+    header = trainer.describe()
+    for words in ("efficientnet_b0, 4.0 M parameters, 48 px", "random", "CPU (1 threads), float32, 16 images a step"):
+        assert words in header
+
+
+def test_the_head_alone_learns_while_the_body_is_frozen(settings: Settings, parts: Parts) -> None:
+    trainer = built(settings, parts, image_size=32, freeze_epochs=1)
+    before = state_of(trainer)
+    list(train.train_steps(trainer, epoch=0))
+    frozen = state_of(trainer)
+    changed = {name for name in before if not torch.equal(before[name], frozen[name])}
+    assert changed == {"classifier.1.weight", "classifier.1.bias"}  # BatchNorm statistics stay, too
+    next(train.train_steps(trainer, epoch=1))
+    freed = state_of(trainer)
+    assert not torch.equal(frozen["features.0.0.weight"], freed["features.0.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("topology", "changes", "message"),
+    [
+        (CPU, {"batch_size": 1, "image_size": 32}, "a batch of one 32-pixel image"),
+        (Topology(torch.device("cpu"), gpus=200), {"batch_size": 1}, "too few for 200 GPUs; use fewer of them"),
+    ],
+)
+def test_batches_too_small_are_refused(
+    settings: Settings, parts: Parts, topology: Topology, changes: dict[str, int], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        built(settings, parts, topology, **changes)
+
+
+def test_a_batch_of_one_image_is_a_batch(settings: Settings, parts: Parts) -> None:
+    trainer = built(settings, parts, batch_size=1)
+    record = step(trainer, *first_batch(trainer))
+    assert record[3] == 1
+    assert torch.isfinite(record).all()
+    assert all(torch.isfinite(p).all() for p in trainer.classifier.parameters())
+
+
+# ---- the parts a trainer is given ----------------------------------------------------------------------
+
+
+def test_the_header_counts_every_image_once(settings: Settings, parts: Parts) -> None:
+    counts = parts.counts().to_numpy()
+    assert counts.sum() == len(parts.rows) == 160
+    described = parts.describe(np.arange(7) / 4)
+    lines = described.splitlines()
+    assert lines[0].startswith(f"data    {settings.data}: HAM10000, 160 images in ")
+    assert "melanoma (mel)" in described
+    assert lines[-1].split() == ["all", *(f"{n}" for n in counts.sum(0))]
+
+
+def test_a_part_without_images_is_named(settings: Settings) -> None:
+    with pytest.raises(UserError, match="the val part is empty; give it a share of --split 90/0/10"):
+        read_parts(dataclasses.replace(settings, split="90/0/10"))
