@@ -9,6 +9,7 @@ from __future__ import annotations
 import filecmp
 import os
 import posixpath
+import re
 import unicodedata
 from pathlib import Path, PureWindowsPath
 
@@ -16,6 +17,7 @@ from skin.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
+_NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead anywhere
 
 
 class Folder:
@@ -46,7 +48,7 @@ class Folder:
         for part in (self.tables, self.archives, self.folders):
             part.sort()
         for path in self.images:
-            name = _stem(posixpath.basename(path))
+            name = _stem(path.rpartition("/")[2])
             known = self._names.setdefault(name, path)  # a tuple only where it must be: sets are large
             if known is not path:
                 self._names[name] = (*((known,) if isinstance(known, str) else known), path)
@@ -75,10 +77,9 @@ class Folder:
                     self.folders.append(path)
                     pending.append(path)
                 elif entry.is_file():
-                    self._add_file(path)
+                    self._add_file(path, entry.name)
 
-    def _add_file(self, path: str) -> None:
-        name = posixpath.basename(path)
+    def _add_file(self, path: str, name: str) -> None:
         suffix = posixpath.splitext(name)[1].lower()
         if suffix in IMAGE_SUFFIXES:
             self.images.add(path)
@@ -122,12 +123,13 @@ class Folder:
         if path in self.images:
             self.refuse_link(path)
             return path
-        named = self._names.get(_stem(posixpath.basename(path)), ())
+        last = path.rpartition("/")[2]
+        named = self._names.get(_stem(last), ())
         found = sorted((named,) if isinstance(named, str) else named)
         if "/" in path:
             found = [f for f in found if _stem(_composed(f)) == _stem(path)]
-        exact = [f for f in found if posixpath.basename(f) == posixpath.basename(path)]
-        found = exact or found
+        if len(found) > 1:
+            found = [f for f in found if f.rpartition("/")[2] == last] or found
         if not found:
             return None
         for other in found[1:]:
@@ -142,8 +144,10 @@ class Folder:
         return found[0]
 
     def _checked(self, name: str) -> str:
-        slashed = _composed(name).replace("\\", "/")
-        path = posixpath.normpath(slashed)
+        name = _composed(name)
+        if not _NOT_PLAIN.search(name):  # the usual case, a million times over
+            return name
+        path = posixpath.normpath(name.replace("\\", "/"))
         if posixpath.isabs(path) or PureWindowsPath(name).drive or path == ".." or path.startswith("../"):
             raise UserError(
                 f"the table names the image '{name}', which is outside the data folder {self.root}: "
