@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from skin.duplicates import Known, in_threads, joined, near_pairs, perceptual_hash, picture
+from skin.duplicates import Known, in_threads, joined, near_pairs, perceptual_hash
 from skin.errors import UserError, printable
-from skin.images import ImageError, Preprocess, read_header
+from skin.images import ImageError, Preprocess, read_header, read_image
 from skin.layouts import Index, readable_name
-from skin.npz import is_npz_image, npz_image_size
 from skin.split import PARTS, Leak, leaks, split_index
 
 _SHOWN = 10  # of each finding, on the terminal; check.json has them all
@@ -240,10 +239,10 @@ def _look_at(
 
     def look(path: str) -> _Look | str:
         try:
-            width, height, kind = _header(path)
+            width, height, kind = read_header(path)
             # Asked for at its own size, an image is decoded whole and not resized.
             whole = Preprocess(1, min(width, height), "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-            pixels = picture(path, whole)
+            pixels = read_image(path, whole)
             digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%dx%d" % pixels.shape[1::-1]).digest()
             found = known.get(path)
             found = known.add(path, perceptual_hash(path)) if found is None else found
@@ -260,15 +259,6 @@ def _look_at(
             looks[path] = found
     known.save()
     return looks, unreadable
-
-
-def _header(path: str) -> tuple[int, int, str]:
-    if not is_npz_image(path):
-        return read_header(path)
-    try:
-        return (*npz_image_size(path), "array in an .npz")
-    except UserError as error:
-        raise ImageError(path, str(error)) from error
 
 
 def _same_pictures(looks: list[_Look]) -> tuple[np.ndarray, np.ndarray]:
@@ -367,7 +357,7 @@ def _fitted(path: str, width: int = 240, height: int = 180) -> np.ndarray:
     """The picture as large as fits into a white box, uint8 [height, width, 3], with a margin at both sides."""
     import cv2
 
-    pixels = picture(path, Preprocess(height, height, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+    pixels = read_image(path, Preprocess(height, height, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
     scale = min((width - 8) / pixels.shape[1], height / pixels.shape[0])
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

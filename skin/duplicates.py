@@ -26,11 +26,10 @@ import imagehash
 import numpy as np
 from PIL import Image
 
-from skin.errors import UserError
 from skin.groups import join_pairs
-from skin.images import ImageError, Preprocess, read_image, stored_image
+from skin.images import ImageError, Preprocess, read_image
 from skin.layouts import Index
-from skin.npz import is_npz_image, read_npz_image
+from skin.npz import is_npz_image
 
 NEAR_BITS = 30  # of 256, at most so many differ between near duplicates; below 32, see `near_pairs`
 JOIN_LIMIT = 30_000  # images that training reads for this by itself; a minute on two cores
@@ -75,21 +74,9 @@ def joined(index: Index, pairs: np.ndarray) -> Index:
     return replace(index, rows=rows, notes=(*index.notes, note))
 
 
-def picture(path: str, preprocess: Preprocess) -> np.ndarray:
-    """The stored image at a path of an index, uint8 [H, W, 3]; raises `ImageError`."""
-    if not is_npz_image(path):
-        return read_image(path, preprocess)
-    try:
-        return stored_image(read_npz_image(path), preprocess, path)
-    except ImageError:
-        raise
-    except UserError as error:
-        raise ImageError(path, str(error)) from error
-
-
 def perceptual_hash(path: str) -> np.ndarray:
     """The hash of an image, uint64 [4]; raises `ImageError`."""
-    small = Image.fromarray(picture(path, _THUMBNAIL))
+    small = Image.fromarray(read_image(path, _THUMBNAIL))
     return np.packbits(imagehash.phash(small, hash_size=_SIDE).hash).view(np.uint64)
 
 
@@ -120,7 +107,7 @@ def in_threads(
     function: Callable[[str], ResultT], paths: Sequence[str], progress: Callable[[int], None] | None = None
 ) -> Iterator[ResultT]:
     """`function` of each path, in order. Threads do: decoders let go of Python's lock, and nothing is copied."""
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), 1024):  # so that Ctrl-C need not wait for a million images
             part = paths[start : start + 1024]
             for result in pool.map(function, part):

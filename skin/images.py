@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from skin.errors import UserError, printable
+from skin.npz import is_npz_image, npz_image_size, read_npz_image
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 PIXEL_LIMIT = 50_000_000  # what the largest cameras give; half of it for WEBP, whose decoder holds four copies
@@ -111,7 +112,7 @@ class ImageError(UserError):
 
 
 def read_image(source: str | Path | BinaryIO, preprocess: Preprocess) -> np.ndarray:
-    """Decode `source` (a path, or an open binary file) to the stored image.
+    """Decode `source` (a path, a row of an archive's array, or an open binary file) to the stored image.
 
     The EXIF orientation is applied, an animation gives its first frame, transparency is laid on white,
     16-bit grey is scaled to 8 bits.
@@ -124,6 +125,8 @@ def read_image(source: str | Path | BinaryIO, preprocess: Preprocess) -> np.ndar
     """
     name = _name(source)
     with _only_image_errors(name):
+        if is_npz_image(name):
+            return stored_image(read_npz_image(name), preprocess, name)
         data = _read_bytes(source, name)
         with _open(BytesIO(data), name) as image:
             if image.format in ("JPEG", "MPO"):
@@ -175,6 +178,8 @@ def read_header(path: str | Path) -> tuple[int, int, str]:
     """
     name = _name(path)
     with _only_image_errors(name):
+        if is_npz_image(name):
+            return (*npz_image_size(name), "array in an .npz")
         _check_file(path, name)
         with Path(path).open("rb") as file, _open(file, name) as image:
             return image.width, image.height, str(image.format)
@@ -245,6 +250,8 @@ def _reason(error: Exception) -> str:
         return f"more than the {PIXEL_LIMIT:,} pixels that are read"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
+    if isinstance(error, UserError):
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"damaged or cut off ({str(error) or type(error).__name__})"

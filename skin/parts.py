@@ -14,9 +14,9 @@ import pandas as pd
 from skin import split
 from skin.cache import PixelCache
 from skin.class_names import readable_name
-from skin.dataset import SkinDiseaseDataset, read_stored
+from skin.dataset import SkinDiseaseDataset
 from skin.errors import UserError, printable
-from skin.images import ImageError, Preprocess, read_header
+from skin.images import ImageError, Preprocess, read_header, read_image
 from skin.layouts import Index, read_index
 from skin.model import preprocess_for
 from skin.npz import is_npz_image
@@ -82,7 +82,7 @@ class Parts:
         lines += [f"        {note}" for note in self.index.notes]
         counts = self.counts()
         names = [readable_name(name) for name in self.classes]
-        width = min(40, max(map(len, names)))
+        width = min(44, max(map(len, names)))
         lines.append(f"        {'class':{width}}  {'train':>7}{'val':>7}{'test':>7}  weight")
         for name, row, weight in zip(names, counts.to_numpy(), class_weights, strict=True):
             lines.append(f"        {name[:width]:{width}}  {row[0]:7,}{row[1]:7,}{row[2]:7,}  {weight:6.2f}")
@@ -157,8 +157,8 @@ def unreadable(paths: list[str], preprocess: Preprocess | None, seconds: float =
     def problem(path: str) -> ImageError | None:
         try:
             if preprocess is not None:
-                read_stored(path, preprocess)
-            elif not is_npz_image(path) and time.monotonic() < deadline:
+                read_image(path, preprocess)
+            elif time.monotonic() < deadline:
                 read_header(path)
         except ImageError as error:
             return error
