@@ -13,6 +13,8 @@ makes goes into its run folder.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import math
 import shlex
 import signal
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from skin import calibration, checkpoint, cli, demo, losses, memory, metrics, parallel, runs
@@ -32,11 +34,13 @@ from skin.console import Log
 from skin.curves import draw_curves
 from skin.dataset import Batch, PlainBatches, make_loader
 from skin.errors import UserError
+from skin.faults import explained
 from skin.inference import collect, softmax
-from skin.interrupts import Interrupts
+from skin.interrupts import Interrupts, Stopped
 from skin.parallel import Topology
-from skin.parts import Parts, read_parts
+from skin.parts import Parts, check_data, read_parts
 from skin.progress import Progress
+from skin.saver import Saver, newest
 from skin.settings import MONITORS, Settings, read_settings
 from skin.split import write_manifest
 from skin.trainer import Trainer, build_trainer
@@ -120,43 +124,38 @@ class Run:
     trainer: Trainer
     progress: Progress
     log: Log
+    saver: Saver
 
-    def save_last(self) -> None:
-        """Write all that `--resume` needs, from the main process."""
-        if not self.trainer.topology.is_main:
-            return
-        state = {**self.trainer.state(), "progress": self.progress.state(), "classes": list(self.parts.classes)}
-        checkpoint.save(state, self.folder / "last.pt")
+    def save(self, best: bool = False) -> None:
+        """Give the saver what `--resume` needs, and what inference needs if this is the best epoch."""
+        progress = self.progress.state(self.trainer.topology)  # gathered from all processes
+        if self.trainer.topology.is_main:
+            last = {**self.trainer.state(), "progress": progress, "classes": list(self.parts.classes)}
+            best_state = self.best_state(self.trainer.classifier.network, {}) if best else None
+            self.saver.save(last, best_state, self.progress.history)
 
-    def restore(self) -> None:
-        """Go back to the state in last.pt, where there is one.
-
-        Raises:
-            UserError: it cannot be read, or belongs to other classes.
-        """
+    def restore(self, state: dict[str, Any], source: str) -> None:
+        """Go on from a state that `save` wrote. Raises `UserError` where it is of other data or another model."""
         path = self.folder / "last.pt"
-        if not path.exists():
-            return  # stopped before its first save: from the beginning, then
-        state = checkpoint.load(path)
         if state.get("classes") != list(self.parts.classes):
             raise UserError(f"{path}: the data's classes have changed since; restore the data, or start a new run")
-        self.trainer.load_state(state)
-        self.progress.load_state(state["progress"])
-        self.log.say(f"resumed {path}: {self.progress.epoch} epochs and {self.progress.step} steps are done")
+        self.trainer.load_state(state, path)
+        self.progress.load_state(state.get("progress"), self.trainer.topology, len(self.trainer.batches))
+        self.log.say(f"resumed {source}: {self.progress.epoch} epochs and {self.progress.step} steps are done")
+        if changes := self.trainer.changes_since(state.get("machine")):
+            self.log.say(f"note: {changes}: the results will not be the same to the last bit")
 
-    def save_best(self, calibration: dict[str, Any]) -> None:
-        """Write all that inference needs, from the main process."""
-        state = {
+    def best_state(self, network: nn.Module, calibration: dict[str, Any]) -> dict[str, Any]:
+        """All that inference needs: the contents of best.pt."""
+        return {
             "format_version": checkpoint.FORMAT_VERSION,
-            "model": self.trainer.classifier.network.state_dict(),
+            "model": network.state_dict(),
             "classes": list(self.parts.classes),
             "preprocess": self.trainer.classifier.preprocess.to_dict(),
             "config": self.config,
             "metrics": self.progress.history[self.progress.best_epoch - 1],
             "calibration": calibration,
         }
-        if self.trainer.topology.is_main:
-            checkpoint.save(state, self.folder / "best.pt")
 
 
 def train_epoch(run: Run, interrupts: Interrupts) -> None:
@@ -182,10 +181,11 @@ def train_epoch(run: Run, interrupts: Interrupts) -> None:
             if stop or save:
                 refuse_bad_loss(run)  # what is not finite must not get into last.pt
             if stop:
-                return
+                raise Stopped
             if save:
-                run.save_last()
+                run.save()
                 interrupts.save, saved = False, time.monotonic()
+            run.saver.check()
 
 
 def refuse_bad_loss(run: Run) -> None:
@@ -204,7 +204,7 @@ def refuse_bad_loss(run: Run) -> None:
     )
 
 
-def end_epoch(run: Run, val_loader: DataLoader[Batch]) -> None:
+def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> None:
     """Validate, note the epoch's figures, and save."""
     trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
     topology = trainer.topology
@@ -213,7 +213,8 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch]) -> None:
     start = time.perf_counter()
     topology.share_buffers(trainer.classifier)
     model = trainer.model if topology.kind == "DataParallel" else trainer.classifier
-    logits = collect(model, val_loader, topology).logits
+    run.saver.wait()  # the loader's processes are forked here for the first time, with no other thread at work
+    logits = collect(model, val_loader, topology, stopping=interrupts.stopping).logits
     if not np.isfinite(logits).all():  # the last step of the epoch broke the weights: no loss has shown it yet
         raise UserError(
             f"the model's outputs are not finite after epoch {progress.epoch + 1}; the last good checkpoint is kept; "
@@ -238,48 +239,49 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch]) -> None:
         "peak_memory_mib": usage.peak_mib,
     }
     best = progress.end_epoch(row, row["val_" + settings.monitor])
-    if best:
-        run.save_best(calibration={})
-    run.save_last()
-    if topology.is_main:
-        runs.write_metrics(run.folder / "metrics.csv", progress.history)
+    run.save(best)
     skipped = progress.epoch * len(trainer.batches) - trainer.optimizer_steps()
     run.log.say(runs.epoch_line(row, settings.epochs, usage, skipped, best))
 
 
-def fit(run: Run) -> int:
+def fit(run: Run, interrupts: Interrupts) -> int:
     """Train to the end; 0, or 128 + the signal that stopped it."""
     trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
     topology = trainer.topology
     val_set = run.parts.dataset("val", trainer.classifier.preprocess, cache=trainer.dataset.cache)
     val_batches = PlainBatches(len(val_set), 2 * settings.batch_size, topology.rank, topology.world)
     val_loader = make_loader(val_set, val_batches, trainer.loader.num_workers, trainer.loader.pin_memory)
-    with Interrupts() as interrupts:
-        while progress.epoch < settings.epochs and not progress.out_of_patience(settings.patience):
-            memory.reset_peaks(topology.cuda_devices)
-            train_epoch(run, interrupts)
-            if progress.step == len(trainer.batches):
-                end_epoch(run, val_loader)
-            else:
-                run.save_last()
-            if topology.any([interrupts.stop is not None])[0]:
-                run.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; saved. "
-                            f"Go on with: python train.py --resume {shlex.quote(str(run.folder))}")  # fmt: skip
-                return 128 + (interrupts.stop or signal.SIGTERM)
-    finish(run, val_loader)
+    interrupts.hold()
+    with run.saver if topology.is_main else contextlib.nullcontext():
+        try:
+            while progress.epoch < settings.epochs and not progress.out_of_patience(settings.patience):
+                memory.reset_peaks(topology.cuda_devices)
+                train_epoch(run, interrupts)
+                end_epoch(run, val_loader, interrupts)
+            finish(run, val_loader, interrupts)
+        except Stopped:
+            run.save()
+            run.saver.wait()
+            run.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; "
+                        f"{'NOT saved' if run.saver.unsaved else 'saved'}. "
+                        f"Go on with: python train.py --resume {shlex.quote(str(run.folder))}")  # fmt: skip
+            return 128 + (interrupts.stop or signal.SIGTERM)
     return 0
 
 
-def finish(run: Run, val_loader: DataLoader[Batch]) -> None:
+def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> None:
     """Calibrate the best model on the validation part, draw the curves, and say what to do next."""
     trainer, progress, folder = run.trainer, run.progress, run.folder
     topology = trainer.topology
-    network = trainer.classifier.network
-    network.load_state_dict(checkpoint.load(folder / "best.pt")["model"])
-    logits, features = collect(trainer.classifier, val_loader, topology, with_features=True)
+    run.saver.wait()
+    topology.barrier()
+    classifier = copy.deepcopy(trainer.classifier)  # what --resume needs stays as it is
+    classifier.network.load_state_dict(checkpoint.load_best(folder / "best.pt").network.state_dict())
+    logits, features = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
     if not topology.is_main:
         return
-    run.save_best(calibration.fit(logits, run.parts.labels("val"), features))
+    calibrated = calibration.fit(logits, run.parts.labels("val"), features)
+    checkpoint.save(run.best_state(classifier.network, calibrated), folder / "best.pt")
     draw_curves(progress.history, progress.best_epoch, run.trainer.settings.monitor, folder / "curves.png")
     best = shlex.quote(str(folder / "best.pt"))
     run.log.say(
@@ -304,8 +306,10 @@ def prepare(settings: Settings, topology: Topology) -> Run:
         settings = replace(settings, data=(folder / "demo").resolve())
     parts = read_parts(settings, folder / "split.csv" if resuming else None)
     config = runs.read_config(folder) if resuming else cli.plain(settings)
+    state, source = newest(folder) if resuming else (None, "")
     images_per_step = config["resolved"]["images_per_step"] if resuming else None
-    trainer = build_trainer(settings, topology, parts, images_per_step)
+    origin = config["resolved"]["weights"] if state else None
+    trainer = build_trainer(settings, topology, parts, images_per_step, origin)
     if topology.is_main and not resuming:
         runs.create(folder)
         config["resolved"] = trainer.resolved()
@@ -313,17 +317,23 @@ def prepare(settings: Settings, topology: Topology) -> Run:
         runs.write_json(folder / "environment.json", runs.environment())
         runs.write_json(folder / "config.json", config)
     log = Log(folder / "train.log", quiet=not topology.is_main)
-    run = Run(folder, topology.from_main(config), parts, trainer, Progress(MONITORS[settings.monitor]), log)
+    progress = Progress(MONITORS[settings.monitor])
+    run = Run(folder, topology.from_main(config), parts, trainer, progress, log, Saver(folder, log.say))
     log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\nrun     {folder}\n")
-    if resuming:
-        run.restore()
+    if state:
+        run.restore(state, source)
+    elif resuming:
+        log.say(source)
     return run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     settings = read_settings(__doc__, argv)
-    with parallel.setup(settings.gpus) as topology:
-        return fit(prepare(settings, topology))
+    if settings.check:
+        return check_data(settings, Log())
+    saved = "what was saved is kept, and --resume goes on from it"
+    with explained(settings.batch_size, saved), Interrupts() as interrupts, parallel.setup(settings.gpus) as topology:
+        return fit(prepare(settings, topology), interrupts)
 
 
 if __name__ == "__main__":

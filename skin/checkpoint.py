@@ -7,72 +7,137 @@ loads it. `best.pt` is what inference needs; `last.pt` is what `--resume` needs.
 from __future__ import annotations
 
 import contextlib
-import io
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 from torchvision.models import EfficientNet
 
 from skin import model as models
 from skin.errors import UserError
 from skin.images import Preprocess
+from skin.tensorfile import load
+
+__all__ = ["FORMAT_VERSION", "Checkpoint", "WriteError", "check_tensors", "load", "load_best", "save"]
 
 FORMAT_VERSION = 1
 
 
-def save(state: dict[str, Any], path: Path) -> None:
+# ---- writing --------------------------------------------------------------------------------------------
+
+
+class WriteError(UserError):
+    """A file of the run that could not be written; the one that was there is kept.
+
+    Attributes:
+        path: which file.
+    """
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        self.path = path
+        super().__init__(f"cannot write {path}: {error.strerror or error}; the file that was there is kept")
+
+
+def save(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:
     """Write `state` to `path` atomically: whoever looks sees the old file or the new one, whole.
 
+    Args:
+        previous: a name under which the file that was at `path` is kept.
+
     Raises:
-        UserError: the disk is full or the folder cannot be written; the old file stays.
+        WriteError: the disk is full or the folder cannot be written; the old file stays.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomically(buffer.getbuffer(), path)
+    with atomic(path, previous) as file:
+        sink = _Sink(file)
+        torch.save(state, sink)  # type: ignore[arg-type]
+        if sink.error is not None:
+            raise sink.error
 
 
-def write_atomically(content: bytes | memoryview, path: Path) -> None:
-    """Temporary file in the same folder, flush, fsync, rename, fsync of the folder.
+class _Sink:
+    """A file for `torch.save` that keeps its error until the end: torch's writer is C++ and, closing an
+    archive that cannot be written, would take the whole process down."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        if self.error is None:
+            try:
+                self.file.write(data)
+            except OSError as error:
+                self.error = error
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+
+def write_atomically(content: bytes, path: Path) -> None:
+    """Write bytes as `save` writes a checkpoint. Raises `WriteError`."""
+    with atomic(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write that takes the name `path` when it is whole and on the disk, and else never was.
 
     Raises:
-        UserError: with the system's reason; nothing half-written is left behind.
+        WriteError: with the system's reason; nothing half-written is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            _keep(path, previous)
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
+        _sync_folder(path.parent)
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror}; the file that was there is kept") from error
+        if isinstance(error, OSError):
+            raise WriteError(path, error) from error
+        raise
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The dict in a file that `torch.save` wrote, on the CPU. Never runs code from the file.
-
-    Raises:
-        UserError: there is no such file, or it is not one that can be loaded safely.
-    """
+def _keep(path: Path, previous: Path) -> None:
+    """Give the file at `path` a second name, so that there is a `path` at every moment."""
+    link = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # the unpickler raises whatever a broken or hostile file leads it to
-        raise UserError(f"{path} is not a file of tensors that torch can load safely; is it whole?") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path} holds a {type(state).__name__}, not a checkpoint or a state_dict")
-    return state
+        os.link(path, link)
+    except OSError:  # a file system without hard links: for a moment only the previous one has a name
+        os.replace(path, previous)
+    else:
+        os.replace(link, previous)
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some network file systems cannot, and need not
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a process that was killed as it wrote. Nobody else may be writing."""
+    for file in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+# ---- reading best.pt ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -90,6 +155,12 @@ class Checkpoint:
 
 
 _KEYS = {"model": dict, "classes": list, "preprocess": dict, "config": dict, "metrics": dict, "calibration": dict}
+_TEXT_OR_NONE = (str, type(None))
+_CONFIG: dict[str, Any] = {  # what others read from a config; each may be missing
+    "data": _TEXT_OR_NONE, "labels": _TEXT_OR_NONE, "demo": bool, "split": str, "allow_missing": bool,
+    "skip_bad_images": bool, "keep_duplicates": bool, "model": str, "weights": str, "monitor": str,
+    "epochs": int, "batch_size": int, "seed": int, "amp": str, "out": _TEXT_OR_NONE, "resolved": dict,
+}  # fmt: skip
 
 
 def load_best(path: Path) -> Checkpoint:
@@ -98,25 +169,27 @@ def load_best(path: Path) -> Checkpoint:
     Raises:
         UserError: no such file, another format version, or contents that do not fit the declared model.
     """
-    if not Path(path).exists():
+    path = Path(path)
+    if not path.exists():
         raise UserError(f"no checkpoint at {path}; train one first: python train.py --data DIR (or --demo)")
-    state = load(Path(path))
+    state = load(path)
     if state.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: not a best.pt of format version {FORMAT_VERSION}; was it written by train.py?")
     for key, kind in _KEYS.items():
         if not isinstance(state.get(key), kind):
             raise UserError(f"{path}: damaged checkpoint: {key!r} is not a {kind.__name__}")
-    name, classes = state["config"].get("model"), state["classes"]
-    if name not in models.MODELS:
-        raise UserError(f"{path}: unknown model {name!r}; known are {models.MODELS[0]} to {models.MODELS[-1]}")
-    if not classes or not all(isinstance(c, str) for c in classes):
-        raise UserError(f"{path}: damaged checkpoint: 'classes' is not a list of names")
+    _check_config(state["config"], path)
+    name, classes = state["config"]["model"], state["classes"]
+    _check_classes(classes, path)
+    if not all(_is_number(value) or value is None for value in state["metrics"].values()):
+        raise UserError(f"{path}: damaged checkpoint: 'metrics' holds what is no number")
     with torch.device("meta"):
         network = models.build(name, len(classes))
-    _check_tensors(state["model"], network.state_dict(), path)
+    check_tensors(state["model"], network.state_dict(), path)
+    _check_calibration(state["calibration"], len(classes), network.classifier[1].in_features, path)
     network.load_state_dict(state["model"], assign=True)
     return Checkpoint(
-        path=Path(path),
+        path=path,
         network=network.eval(),
         model_name=name,
         classes=tuple(classes),
@@ -127,12 +200,71 @@ def load_best(path: Path) -> Checkpoint:
     )
 
 
-def _check_tensors(state: dict[str, Any], expected: dict[str, torch.Tensor], path: Path) -> None:
-    for key in sorted(state.keys() ^ expected.keys()):
+def check_tensors(state: Any, expected: dict[str, Tensor], path: Path) -> None:
+    """Whether `state` has the names, shapes and dtypes of `expected`, and finite numbers.
+
+    Raises:
+        UserError: naming the first tensor that does not fit.
+    """
+    if not isinstance(state, dict):
+        raise UserError(f"{path}: damaged checkpoint: its weights are no state_dict")
+    for key in sorted(map(str, state.keys() ^ expected.keys())):
         raise UserError(f"{path}: damaged checkpoint: tensor {key} is {'missing' if key in expected else 'unknown'}")
     for key, value in expected.items():
         tensor = state[key]
-        if not isinstance(tensor, torch.Tensor) or tensor.shape != value.shape or tensor.dtype != value.dtype:
+        if not isinstance(tensor, Tensor) or tensor.shape != value.shape or tensor.dtype != value.dtype:
             raise UserError(f"{path}: damaged checkpoint: tensor {key} is not {value.dtype} {tuple(value.shape)}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"{path}: damaged checkpoint: tensor {key} holds numbers that are not finite")
+
+
+def _check_classes(classes: list[Any], path: Path) -> None:
+    try:
+        sound = all(isinstance(name, str) and 0 < len(name.encode()) <= 1000 for name in classes)
+    except UnicodeEncodeError:  # halves of characters, which no terminal and no file can take
+        sound = False
+    if not sound or not classes or len(set(classes)) < len(classes):
+        raise UserError(f"{path}: damaged checkpoint: 'classes' is not a list of different names")
+
+
+def _check_config(config: dict[str, Any], path: Path) -> None:
+    for key, kind in _CONFIG.items():
+        if key in config and (not isinstance(config[key], kind) or (kind is int and isinstance(config[key], bool))):
+            raise UserError(f"{path}: damaged checkpoint: the config's {key!r} is a {type(config[key]).__name__}")
+    name = config.get("model")
+    if name not in models.MODELS:
+        raise UserError(f"{path}: unknown model {name!r}; known are {models.MODELS[0]} to {models.MODELS[-1]}")
+
+
+def _check_calibration(calibration: dict[str, Any], classes: int, features: int, path: Path) -> None:
+    """Whether `skin.calibration.apply` can use it for `classes` classes; an empty one says there is none."""
+    if not calibration:
+        return
+    try:
+        for coverage in ("90", "95"):
+            thresholds = calibration["sets"][coverage]["thresholds"]
+            shared = calibration["sets"][coverage]["shared"]
+            sound = len(thresholds) == classes and all(map(_is_finite, thresholds))
+            if not sound or not all(type(c) is int and 0 <= c < classes for c in shared):
+                raise ValueError("sets")
+        unlike = calibration["unlike"]
+        means, directions, variances = unlike["means"], unlike["directions"], unlike["variances"]
+        shapes = {1 <= len(means) <= classes, means.shape[1:] == directions.shape[1:] == (features,)}
+        shapes |= {len(directions) == len(variances), means.dtype == directions.dtype == torch.float32}
+        positive = [calibration["temperature"], unlike["rest"], *variances]
+        if shapes != {True} or not all(_is_finite(value) and value > 0 for value in positive):
+            raise ValueError("unlike")
+        if not (_is_number(unlike["threshold"]) and unlike["threshold"] > 0 and type(calibration["images"]) is int):
+            raise ValueError("threshold")
+        if not (torch.isfinite(means).all() and torch.isfinite(directions).all()):
+            raise ValueError("means")
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged checkpoint: its calibration does not fit its model") from error
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)

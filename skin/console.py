@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from skin.errors import UserError, printable
+from skin.errors import printable
 
 
 class Log:
@@ -23,13 +26,13 @@ class Log:
     def __init__(self, file: Path | None = None, quiet: bool = False) -> None:
         self.quiet = quiet
         self.file = file
-        self.console = Console(highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
+        stream: Any = _Lasting(sys.stdout)
+        self.console = Console(file=stream, highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
 
     def say(self, text: str = "", style: str | None = None) -> None:
         """Print a line (or several); foreign text in it is made printable.
 
-        Raises:
-            UserError: the file cannot be written.
+        A full disk costs the file a line and not the user a run: the checkpoints tell of it.
         """
         lines = [printable(line, limit=1000) for line in text.split("\n")]
         for line in lines:
@@ -37,11 +40,8 @@ class Log:
         if self.file is None or self.quiet:
             return
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        try:
-            with open(self.file, "a", encoding="utf-8") as file:
-                file.writelines(f"{now}  {line}\n" for line in lines if line)
-        except OSError as error:
-            raise UserError(f"cannot write {self.file}: {error.strerror}") from error
+        with contextlib.suppress(OSError), open(self.file, "a", encoding="utf-8") as file:
+            file.writelines(f"{now}  {line}\n" for line in lines if line)
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
@@ -72,3 +72,27 @@ class Log:
             yield advance
 
 
+class _Lasting:
+    """A stream that goes on to nowhere when its reader, or its terminal, has gone away: a run has train.log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            return self._lost()
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._lost()
+
+    def _lost(self) -> int:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        return 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from skin.augment import augment
 from skin.cache import PixelCache
+from skin.cpu_step import keep_freed_memory
 from skin.errors import UserError
-from skin.images import ImageError, Preprocess, centre_crop, read_image, stored_image
-from skin.npz import is_npz_image, read_npz_image
+from skin.images import ImageError, Preprocess, centre_crop, read_image
+from skin.interrupts import ignore_in_worker
 
 PLAIN = -1
 """The epoch of a key that asks for the evaluation view: the centre of the stored image."""
@@ -78,7 +79,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         """The stored image of a row, uint8 [H, W, 3]. Raises `ImageError`."""
         if self.cache is not None:
             return self.cache.read(int(self.cache_rows[index]))
-        return read_stored(os.fsdecode(self.paths[index]), self.preprocess)
+        return read_image(os.fsdecode(self.paths[index]), self.preprocess)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         return self.__getitems__([key])
@@ -102,13 +103,6 @@ class SkinDiseaseDataset(Dataset[Batch]):
         return Batch(
             torch.from_numpy(images), torch.from_numpy(self.labels[indices]), torch.from_numpy(indices), error
         )
-
-
-def read_stored(path: str, preprocess: Preprocess) -> np.ndarray:
-    """The stored image at a path of an index: a file's, or a row's of an array in an .npz archive."""
-    if is_npz_image(path):
-        return stored_image(read_npz_image(path), preprocess, path)
-    return read_image(path, preprocess)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -197,7 +191,7 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_single_threaded,
+        worker_init_fn=_start_worker,
     )
 
 
@@ -216,6 +210,8 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _single_threaded(worker_id: int) -> None:
+def _start_worker(worker_id: int) -> None:
+    ignore_in_worker()
+    keep_freed_memory()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

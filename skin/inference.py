@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from skin.dataset import Batch, checked
+from skin.interrupts import Stopped
 from skin.parallel import Topology
 
 
@@ -28,6 +29,7 @@ def collect(
     topology: Topology,
     with_features: bool = False,
     on_batch: Callable[[int], Any] = lambda images: None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Outputs:
     """Run a model, in eval mode, over this process's share of a set and gather all shares.
 
@@ -35,9 +37,11 @@ def collect(
         model: a `Classifier`, or one that `nn.DataParallel` spreads over its GPUs (for logits alone).
         loader: over `PlainBatches` of a data set; its rows over all processes are the set's, each once.
         on_batch: called with the number of images after each batch.
+        stopping: asked before each batch whether this process is to stop.
 
     Raises:
         UserError: an image cannot be read.
+        Stopped: `stopping` said so in one of the processes.
     """
     size = len(loader.dataset)  # type: ignore[arg-type]
     model.eval()
@@ -45,7 +49,10 @@ def collect(
     head: Any = classifier.network.classifier[1]
     logits = np.zeros((size, head.out_features), np.float32)
     features = np.zeros((size, head.in_features if with_features else 0), np.float32)
+    stopped = False
     for batch in loader:
+        if stopped := stopping():
+            break
         checked(batch)
         images = batch.images.to(topology.device, non_blocking=True)
         rows = batch.indices.numpy()
@@ -56,6 +63,8 @@ def collect(
         else:
             logits[rows] = model(images).cpu().numpy()
         on_batch(len(rows))
+    if topology.any([stopped])[0]:
+        raise Stopped
     # Every row is zero but in the process that computed it, so the sum is the gathering.
     gathered = topology.sum(logits).astype(np.float32)
     return Outputs(gathered, topology.sum(features).astype(np.float32) if with_features else features)

@@ -3,38 +3,75 @@
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Callable
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAVE = (signal.SIGUSR1,)
 
 
-class Interrupts:
-    """`with Interrupts() as interrupts:` holds signals back; look at `stop` and `save` between steps.
+class Stopped(Exception):
+    """All processes of a run have agreed to stop here, between two steps."""
 
-    A second SIGINT does not wait: it raises KeyboardInterrupt as usual.
+
+class Interrupts:
+    """`with Interrupts() as interrupts:` takes the signals of a run, from its first line to its last.
+
+    Until `hold` is called, SIGINT, SIGTERM and SIGHUP end the process at once, as usual. From then on they
+    set `stop`, and SIGUSR1 sets `save`, to be looked at between steps. A signal that the run was started to
+    ignore (`nohup`) stays ignored.
+
+    A second SIGINT does not wait: it raises KeyboardInterrupt. It must come a second later, though, since
+    `torchrun` passes on the Ctrl-C that the terminal has sent to its processes already.
     """
 
     def __init__(self) -> None:
         self.stop: int | None = None
         self.save = False
-        self._before: dict[int, object] = {}
+        self._holding = False
+        self._first = 0.0
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> Interrupts:
         for number in (*STOP, *SAVE):
-            self._before[number] = signal.signal(number, self._take)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._take)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
+
+    def hold(self) -> None:
+        """From now on signals wait for the end of a step."""
+        self._holding = True
+
+    def stopping(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self.stop is not None
 
     def _take(self, number: int, frame: FrameType | None) -> None:
         if number in SAVE:
             self.save = True
-        elif self.stop == signal.SIGINT == number:
-            raise KeyboardInterrupt
-        else:
-            self.stop = number
+        elif not self._holding:
+            _leave(number)
+        elif self.stop is None:
+            self.stop, self._first = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._first > 1:
+            _leave(number)
+
+
+def _leave(number: int) -> NoReturn:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
+def ignore_in_worker() -> None:
+    """In a loader's process: Ctrl-C and a lost terminal reach it too, but its end is the main process's to say."""
+    for number in (signal.SIGINT, signal.SIGHUP, *SAVE):
+        signal.signal(number, signal.SIG_IGN)

@@ -138,9 +138,9 @@ def setup(gpus: int | None) -> Iterator[Topology]:
                         "use --nproc-per-node of at most that many, or --gpus 0")  # fmt: skip
     if on_gpus:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=datetime.timedelta(minutes=30))
-    try:
-        device = torch.device("cuda", local_rank) if on_gpus else torch.device("cpu")
-        yield Topology(device, world if on_gpus else 0, rank, world, dist.new_group(backend="gloo"))
-    finally:
-        dist.destroy_process_group()
+    # A peer that dies closes its connections, which shows at once. The timeout is for one that falls silent.
+    patience = datetime.timedelta(minutes=10)
+    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=patience)
+    device = torch.device("cuda", local_rank) if on_gpus else torch.device("cpu")
+    yield Topology(device, world if on_gpus else 0, rank, world, dist.new_group(timeout=patience, backend="gloo"))
+    dist.destroy_process_group()  # not after an error: it would wait for peers that may be gone

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from skin.checkpoint import FORMAT_VERSION
 from skin.errors import UserError
+from skin.parallel import Topology
+from skin.runs import COLUMNS
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Progress:
     higher_is_better: bool
     epoch: int = 0  # epochs that are done
     step: int = 0  # steps done in the epoch under way
+    steps: int = 0  # that it has in all
     records: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float32 [steps, 4], see train_step
     seconds: float = 0.0  # of the epoch under way, before the last interruption
     wait_seconds: float = 0.0  # likewise
@@ -34,9 +37,9 @@ class Progress:
 
     def begin_epoch(self, steps: int, device: torch.device) -> None:
         """Make room for the records of an epoch, keeping those from before an interruption."""
-        done = self.records[: self.step]
-        self.records = torch.zeros(steps, 4, device=device)
-        self.records[: self.step] = done
+        before, self.steps = self.records, steps
+        self.records = torch.zeros(max(steps, len(before)), 4, device=device)
+        self.records[: len(before)] = before
 
     def first_bad_step(self) -> int | None:
         """The first step of this epoch whose loss is not finite; a sync point on a GPU."""
@@ -45,13 +48,14 @@ class Progress:
 
     def totals(self) -> np.ndarray:
         """float64 [4]: loss numerator, weight, correct and images of the epoch so far, in this process."""
-        return self.records[: self.step].double().sum(0).cpu().numpy()
+        return self.records.double().sum(0).cpu().numpy()
 
     def end_epoch(self, row: dict[str, Any], value: float) -> bool:
         """Take in an epoch's row and its monitored figure; whether it is the best so far."""
         self.history.append(row)
         self.epoch += 1
         self.step, self.seconds, self.wait_seconds = 0, 0.0, 0.0
+        self.records = torch.zeros(0, 4)
         better = value > self.best_value if self.higher_is_better else value < self.best_value
         if better or self.best_epoch == 0:
             self.best_value, self.best_epoch = value, self.epoch
@@ -62,26 +66,62 @@ class Progress:
         """Whether the last `patience` epochs (0: never mind) brought nothing better."""
         return 0 < patience <= self.epoch - self.best_epoch
 
-    def state(self) -> dict[str, Any]:
-        """As plain tensors, numbers, strings, lists and dicts."""
+    def state(self, topology: Topology) -> dict[str, Any]:
+        """As plain tensors, numbers, strings, lists and dicts. All processes must call it together."""
+        records = np.zeros((topology.world, self.step, 4))
+        records[topology.rank] = self.records[: self.step].cpu()
         return {
             "format_version": FORMAT_VERSION,
             "epoch": self.epoch,
             "step": self.step,
-            "records": self.records[: self.step].cpu(),
+            "steps": self.steps,
+            # Each process's own: a sum would be rounded otherwise than that of an undisturbed run.
+            "records": torch.from_numpy(topology.sum(records)).float(),
             "seconds": self.seconds,
             "wait_seconds": self.wait_seconds,
             "best_value": self.best_value,
             "best_epoch": self.best_epoch,
-            "history": self.history,
+            "history": list(self.history),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`. Raises `UserError` where a part is missing or of another version."""
-        if state.get("format_version") != FORMAT_VERSION:
+    def load_state(self, state: Any, topology: Topology, steps: int) -> None:
+        """The inverse of `state`, for a file's contents, which need not come from the same number of processes.
+
+        Args:
+            steps: in an epoch, now.
+
+        Raises:
+            UserError: the state is damaged, or of another version of the format.
+        """
+        if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
             raise UserError(f"the checkpoint is not of format version {FORMAT_VERSION}; it cannot be gone on with")
-        names = ("epoch", "step", "records", "seconds", "wait_seconds", "best_value", "best_epoch", "history")
-        for name in names:
-            if name not in state:
-                raise UserError(f"the checkpoint lacks {name!r}; it cannot be gone on with")
-            setattr(self, name, state[name])
+        for name in ("epoch", "step", "steps", "seconds", "wait_seconds", "best_value", "best_epoch"):
+            value: Any = state.get(name)
+            if type(value) is not type(getattr(self, name)) or (value < 0 and name != "best_value"):
+                raise UserError(f"the checkpoint's {name!r} is {value!r}: damaged")
+            setattr(self, name, value)
+        self.history = _rows(state.get("history"), self.epoch)
+        if self.step > self.steps or self.best_epoch > self.epoch or (self.best_epoch == 0) != (self.epoch == 0):
+            raise UserError("the checkpoint's counts contradict one another: damaged")
+        records = state.get("records")
+        if not isinstance(records, Tensor) or records.dtype != torch.float32 or records.dim() != 3:
+            raise UserError("the checkpoint's records are no table of numbers: damaged")
+        if records.shape[1:] != (self.step, 4) or not torch.isfinite(records).all():
+            raise UserError("the checkpoint's records are not those of its steps: damaged")
+        if len(records) == topology.world:
+            self.records = records[topology.rank]
+        else:
+            self.records = records.sum(0) if topology.is_main else torch.zeros(self.step, 4)
+        # With another number of processes the last, short batch may join the one before it, or leave it.
+        if self.step == self.steps or self.step > steps:
+            self.step = steps
+
+
+def _rows(history: Any, epochs: int) -> list[dict[str, Any]]:
+    """The rows of metrics.csv, a file's contents, if they are that."""
+    sound = isinstance(history, list) and len(history) == epochs
+    if not sound or not all(isinstance(row, dict) and set(row) == set(COLUMNS) for row in history):
+        raise UserError(f"the checkpoint's history is not that of {epochs} epochs: damaged")
+    if not all(type(value) in (int, float) for row in history for value in row.values()):
+        raise UserError("the checkpoint's history holds what is no number: damaged")
+    return history

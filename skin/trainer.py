@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from skin import losses, precision
+from skin.checkpoint import check_tensors
+from skin.cpu_step import accelerate
 from skin.dataset import Batch, EpochBatches, SkinDiseaseDataset, default_workers, make_loader
 from skin.errors import UserError
 from skin.model import Classifier, build, load_weights, preprocess_for
 from skin.parallel import Topology
 from skin.parts import Parts
 from skin.settings import Settings
+
+_SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 
 
 @dataclass
@@ -56,14 +62,58 @@ class Trainer:
             "model": self.classifier.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "machine": self._machine(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`. A scaler that was off then, or is off now, starts anew."""
-        self.classifier.network.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] and self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
+    def load_state(self, state: dict[str, Any], path: Path) -> None:
+        """The inverse of `state`, for a file's contents. A scaler that was off then, or is off now, starts anew.
+
+        Raises:
+            UserError: they do not fit this model; nothing is changed then.
+        """
+        network, scaler = self.classifier.network, state.get("scaler")
+        check_tensors(state.get("model"), network.state_dict(), path)
+        optimizer = self._adam_state(state.get("optimizer"), path)
+        if not isinstance(scaler, dict) or (scaler and scaler.keys() != _SCALER):
+            raise UserError(f"{path}: damaged checkpoint: 'scaler' is not the state of a GradScaler")
+        if not all(type(v) in (int, float) and 0 <= v < math.inf for v in scaler.values()):
+            raise UserError(f"{path}: damaged checkpoint: 'scaler' holds what is no number")
+        network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(optimizer)
+        if scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(scaler)
+
+    def _adam_state(self, found: Any, path: Path) -> dict[str, Any]:
+        """Adam's moments from a file and the rate of its last step, with the settings of this run."""
+        own = self.optimizer.state_dict()
+        try:
+            moments, lr = found["state"], found["param_groups"][0]["lr"]
+            shapes = [parameter.shape for parameter in self.classifier.network.parameters()]
+            for number, entry in moments.items():
+                like = torch.empty(shapes[number], device="meta")
+                check_tensors(entry, {"step": torch.empty(()), "exp_avg": like, "exp_avg_sq": like}, path)
+                if entry["step"] < 1 or (entry["exp_avg_sq"] < 0).any():
+                    raise ValueError
+            if type(lr) is not float or not math.isfinite(lr):
+                raise ValueError
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: damaged checkpoint: 'optimizer' is not this model's Adam state") from error
+        return {"state": moments, "param_groups": [{**group, "lr": lr} for group in own["param_groups"]]}
+
+    def changes_since(self, before: Any) -> str:
+        """What the last bits of a result depend on and is no longer as in `before`, the machine of a state; or ""."""
+        before = before if isinstance(before, dict) else {}
+        now = self._machine()
+        changed = [name for name in now if now[name] != before.get(name)]
+        return ", ".join(f"{name} {now[name]} (was {before.get(name)})" for name in changed)
+
+    def _machine(self) -> dict[str, Any]:
+        return {
+            "device": self.topology.describe(),
+            "precision": str(self.classifier.precision),
+            "steps an epoch": len(self.batches),
+            "torch": str(torch.__version__),
+        }
 
     def resolved(self) -> dict[str, Any]:
         """What "auto" and the defaults became, for config.json."""
@@ -97,13 +147,18 @@ class Trainer:
 
 
 def build_trainer(
-    settings: Settings, topology: Topology, parts: Parts, images_per_step: int | None = None
+    settings: Settings,
+    topology: Topology,
+    parts: Parts,
+    images_per_step: int | None = None,
+    origin: str | None = None,
 ) -> Trainer:
     """Model, optimizer and loader of a run, on their device, ready for the first step.
 
     Args:
         images_per_step: over all replicas; `--batch-size` for each of them where None. A run that goes on
             with other GPUs than before keeps the number it had.
+        origin: of weights that a checkpoint is about to bring; none are loaded then.
 
     Raises:
         UserError: the weights cannot be had, or the batches are too small for BatchNorm.
@@ -111,13 +166,14 @@ def build_trainer(
     preprocess = preprocess_for(settings.model, settings.image_size)
     torch.manual_seed(settings.seed)  # of the new head, and of everything with --weights none
     network = build(settings.model, len(parts.classes))
-    origin = load_weights(network, settings.model, settings.weights)
+    origin = origin or load_weights(network, settings.model, settings.weights)
     on_gpu = topology.device.type == "cuda"
+    accelerate(network, topology.device)
     mode = precision.choose(settings.amp, topology.device)
     classifier = Classifier(network, preprocess, mode).to(topology.device)
     torch.backends.cudnn.benchmark = on_gpu  # the batches have one size
 
-    cache = parts.open_cache(preprocess, settings.cache, settings.cache_limit)
+    cache = parts.open_cache(preprocess, settings)
     dataset = parts.dataset("train", preprocess, settings.seed, cache)
     images_per_step = images_per_step or settings.batch_size * topology.replicas
     shares = (topology.replicas, topology.rank, topology.world)

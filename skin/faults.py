@@ -1,0 +1,66 @@
+"""What goes wrong without being the user's fault, as one clear line: memory, killed processes, lost peers.
+
+torch tells of these by a dozen exceptions whose texts run over pages. Here, and only here, they become a
+`UserError` that says what happened and how to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from skin.errors import UserError
+
+_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (exited unexpectedly|is killed by [^.]*)")
+
+
+@contextlib.contextmanager
+def explained(batch_size: int | None = None, go_on: str = "") -> Iterator[None]:
+    """Let what is known here out as a `UserError`, and everything else as it is.
+
+    Args:
+        batch_size: images a step on each device, where another could be tried.
+        go_on: what to do once the fault is mended, such as "go on with: python train.py --resume".
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        line = explain(error, batch_size)
+        if line is None:
+            raise
+        raise UserError(line + (f"; {go_on}" if go_on else "")) from error
+
+
+def explain(error: BaseException, batch_size: int | None = None) -> str | None:
+    """An exception as one line that says what happened and what to do; None where it is not known here."""
+    text = str(error)
+    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text or "_ALLOC_FAILED" in text:
+        return "the GPU has too little memory" + _smaller(batch_size)
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "Cannot allocate memory" in text:
+        return "this machine has too little memory" + _smaller(batch_size) + ", or fewer --workers"
+    if "Bus error" in text or re.search(r"</torch_\S*>: No space left", text):
+        return "the loader's processes have too little shared memory (/dev/shm): enlarge it, or use --workers 0"
+    if worker := _WORKER.search(text):
+        return f"loader process {worker[1]} {worker[2]} (for want of memory, often): try fewer --workers"
+    if _from_peers(error, text):
+        if re.search(r"[Tt]im(ed|e) ?out", text):
+            return "another of the training processes has not answered in time, so this one stops"
+        return "another of the training processes has ended, so this one stops; its own message says why"
+    if "CUDA error" in text or type(error).__name__ == "AcceleratorError":
+        return f"the GPU has failed: {text.partition(chr(10))[0]}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return None
+
+
+def _smaller(batch_size: int | None) -> str:
+    if batch_size is None or batch_size < 2:
+        return ": use a smaller --image-size or --batch-size"
+    return f" for {batch_size} images a step: try --batch-size {batch_size // 2}"
+
+
+def _from_peers(error: BaseException, text: str) -> bool:
+    """gloo's errors are bare RuntimeErrors that name its source files; NCCL's have classes of their own."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "DistError" in names or "gloo" in text or "Connection closed by peer" in text or "ProcessGroup" in text
