@@ -1,0 +1,274 @@
+import io
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from app import free_port
+from skin import load_classifier
+from skin.class_names import readable_name
+from skin.classifier import SkinClassifier
+from skin.errors import UserError
+from tests import tiny
+from tests.bench.app_load import ask, ask_for, post, running_app, top_class, upload
+
+CHROMIUM = "/usr/bin/chromium"
+# Without these, Chromium looks for its maker's servers at every start.
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def best_pt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    calibration = tiny.calibration(temperature=1.0, threshold=0.2, unlike_threshold=1e9)
+    return tiny.write_checkpoint(tmp_path_factory.mktemp("run") / "best.pt", calibration=calibration)
+
+
+@pytest.fixture(scope="module")
+def model(best_pt: Path) -> SkinClassifier:
+    return load_classifier(best_pt, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("images")
+    for seed in range(10):
+        Image.fromarray(tiny.picture(seed, 300, 240)).save(folder / f"{seed}.png")
+    return sorted(folder.iterdir())
+
+
+@dataclass
+class App:
+    address: str
+    process: subprocess.Popen[str]
+    taken_port: int
+
+
+@pytest.fixture(scope="module")
+def app(best_pt: Path) -> Iterator[App]:
+    """app.py as a user starts it, on a port that turns out to be taken."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with running_app("--checkpoint", best_pt, "--port", port) as (address, process):
+            yield App(address, process, port)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """A page, and what it asked the network for and complained of."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def upload(self, path: Path) -> None:
+        self.page.set_input_files("#upload input[type=file]", path)
+
+
+@pytest.fixture(params=[(1280, 800), (390, 844)], ids=["desktop", "phone"])
+def visit(request: pytest.FixtureRequest, browser: Browser, app: App) -> Iterator[Visit]:
+    width, height = request.param
+    context = browser.new_context(viewport={"width": width, "height": height})
+    visit = Visit(context.new_page())
+    visit.page.on("request", lambda sent: visit.requests.append(sent.url))
+    visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
+    visit.page.on(
+        "console", lambda said: visit.complaints.append(said.text) if said.type == "error" else None
+    )
+    visit.page.goto(app.address)
+    visit.page.wait_for_selector("#upload input[type=file]", state="attached")
+    yield visit
+    context.close()
+
+
+@pytest.mark.browser
+def test_a_picture_gets_its_answer_and_nothing_leaves_the_machine(
+    visit: Visit, app: App, model: SkinClassifier, images: list[Path], tmp_path: Path
+) -> None:
+    expected = model.predict(images[3])
+    page = visit.page
+    visit.upload(images[3])
+    article = page.wait_for_selector("#result article")
+    assert article is not None
+    assert article.get_attribute("data-class") == expected.label
+    assert readable_name(expected.label) in page.inner_text("#result h2")
+    assert len(page.query_selector_all("#result .bars li")) == len(tiny.CLASSES)
+    assert page.eval_on_selector("#overlay", "e => e.complete && e.naturalWidth") == 64
+
+    renamed = tmp_path / "notes.jpg"
+    renamed.write_text("a letter, no picture")
+    page.click("#upload button[aria-label='Remove Image']")
+    page.wait_for_selector("#result .quiet")
+    visit.upload(renamed)
+    page.wait_for_selector("#result .problem")
+    assert "cannot be read as a picture" in page.inner_text("#result")
+
+    assert not [url for url in visit.requests if not url.startswith((app.address, "data:", "blob:"))]
+    assert visit.complaints == []
+
+
+@pytest.mark.browser
+def test_the_notice_stays_in_view_and_nothing_sticks_out(visit: Visit, images: list[Path]) -> None:
+    page = visit.page
+    visit.upload(images[0])
+    page.wait_for_selector("#result article")
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    notice = page.locator("#notice").bounding_box()
+    assert notice is not None
+    assert 0 <= notice["y"] < 5
+    assert "not a medical device" in page.inner_text("#notice")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.browser
+def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
+    page = visit.page
+    page.wait_for_selector("#examples button")
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('#examples') !== null"):
+            break
+    page.keyboard.press("Enter")
+    article = page.wait_for_selector("#result article")
+    assert article is not None
+    assert article.get_attribute("data-class") in tiny.CLASSES
+
+
+def test_many_at_once_each_get_the_answer_to_their_own_image(
+    app: App, model: SkinClassifier, images: list[Path]
+) -> None:
+    predictions = model.predict(images)
+    expected = [(path, p.label, p.probability) for path, p in zip(images, predictions, strict=True)]
+    assert len({round(probability, 1) for _, _, probability in expected}) > 2, "the test needs different answers"
+    times, wrong, _ = ask_for(app.address, expected, clients=10, seconds=0, process_id=app.process.pid)
+    assert wrong == []
+    assert len(times) == 10
+
+
+def test_a_taken_port_gives_the_next_free_one(app: App) -> None:
+    port = int(app.address.rpartition(":")[2])
+    assert app.taken_port < port <= app.taken_port + 100
+
+
+def test_the_page_forbids_itself_to_ask_other_hosts(app: App) -> None:
+    with urllib.request.urlopen(app.address) as response:
+        policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'self'" in policy
+    assert "http" not in policy
+
+
+def test_too_much_and_too_large_are_refused_with_a_sentence(app: App) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        upload(app.address, "large.jpg", b"\0" * (21 * 10**6))
+    assert refused.value.code == 413
+    refused.value.close()
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 6_000)).save(buffer, "PNG")
+    answer = ask(app.address, "wall.png", buffer.getvalue())
+    assert "cannot be read as a picture: 10000x6000 pixels" in answer
+
+
+def test_no_file_of_the_server_can_be_asked_for(app: App) -> None:
+    body = b'{"data": [{"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}]}'
+    event = post(f"{app.address}/gradio_api/call/classify", body, "application/json")["event_id"]
+    with urllib.request.urlopen(f"{app.address}/gradio_api/call/classify/{event}") as stream:
+        assert b"event: error" in stream.read()
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{app.address}/gradio_api/file=/etc/hostname")
+    assert refused.value.code == 403
+    refused.value.close()
+
+
+def test_an_upload_is_deleted_when_it_is_old_and_the_examples_are_not(
+    model: SkinClassifier, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    from gradio.route_utils import delete_files_created_by_app
+
+    from skin.page import make_page, start
+
+    page = make_page(model, images[:2], keep_seconds=60)
+    assert page.delete_cache == (10, 60)
+    address = start(page, "127.0.0.1", free_port("127.0.0.1", 7950), "20mb", 4).rstrip("/")
+    try:
+        ask(address, "private.png", images[5].read_bytes())
+        uploads = tmp_path / "uploads"
+        assert len(list(uploads.rglob("private.png"))) == 1
+        delete_files_created_by_app(page, age=60)
+        assert len(list(uploads.rglob("private.png"))) == 1, "it is a second old"
+        delete_files_created_by_app(page, age=0)
+        assert list(uploads.rglob("private.png")) == []
+        assert len([path for path in uploads.rglob("*") if path.is_file()]) == 2, "the examples"
+    finally:
+        page.close(verbose=False)
+
+
+def test_an_image_unlike_the_training_images_gets_a_caution(tmp_path: Path, images: list[Path]) -> None:
+    from skin.page import answer_html
+
+    calibration = tiny.calibration(temperature=1.0, threshold=0.0, unlike_threshold=1e-9)
+    checkpoint = tiny.write_checkpoint(tmp_path / "best.pt", calibration=calibration)
+    answer = answer_html(load_classifier(checkpoint, device="cpu"), str(images[0]))
+    assert "Unlike the training images" in answer
+    assert "cannot rule out any of its classes" in answer
+
+
+def test_names_of_classes_are_escaped(tmp_path: Path, images: list[Path]) -> None:
+    from skin.page import answer_html
+
+    checkpoint = tiny.write_checkpoint(tmp_path / "best.pt", classes=("<script>alert(1)</script>", '"><b>'))
+    answer = answer_html(load_classifier(checkpoint, device="cpu"), str(images[0]))
+    assert "<script" not in answer
+    assert '"><b>' not in answer
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "said"),
+    [("127.0.0.1", 0, "--port 0"), ("127.0.0.1", 70000, "--port 70000"), ("192.0.2.7", 7860, "--host 192.0.2.7")],
+)
+def test_an_address_that_cannot_be_listened_on_is_said(host: str, port: int, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        free_port(host, port)
+
+
+def test_a_run_of_taken_ports_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(self: socket.socket, address: object) -> None:
+        raise OSError(98, os.strerror(98))
+
+    monkeypatch.setattr(socket.socket, "bind", taken)
+    with pytest.raises(UserError, match="all ports from 8000 to 8100 are taken"):
+        free_port("127.0.0.1", 8000)
+
+
+def test_nothing_is_left_when_it_ends(app: App, images: list[Path]) -> None:
+    """The last test of this file: it ends the page that the others share, which takes seconds to start."""
+    stored = Path(upload(app.address, "private.png", images[0].read_bytes()))
+    top_class(ask(app.address, "private.png", images[0].read_bytes()))
+    folder = next(parent for parent in stored.parents if parent.name.startswith("skin-app-"))
+    assert folder.parent == Path(tempfile.gettempdir())
+    assert folder.stat().st_mode & 0o077 == 0, "nobody else can look"
+    app.process.send_signal(signal.SIGTERM)
+    assert app.process.wait(timeout=30) == 143
+    assert not folder.exists()
