@@ -548,11 +548,13 @@ def main() -> int:
             f"{entry.size / 2**20:10,.1f} MiB {entry.images:10,} images  {printable(stored):15}  "
             f"{printable(what.get('data'))}  ({entry.file.name})"
         )
-        if settings.clear:
+    if settings.clear:
+        # With the pictures go the perceptual hashes that skin.duplicates keeps beside them.
+        for file in [*(entry.file for entry in entries), *folder.glob("*.hashes.npz")]:
             try:
-                entry.file.unlink(missing_ok=True)
+                file.unlink(missing_ok=True)
             except OSError as error:
-                raise UserError(f"cannot remove {entry.file}: {error.strerror}") from error
+                raise UserError(f"cannot remove {file}: {error.strerror}") from error
     total = sum(entry.size for entry in entries) / 2**20
     done = "removed" if settings.clear else "kept"
     print(f"{len(entries)} caches, {total:,.1f} MiB {done} in {printable(folder)}")

@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skin import split
-from skin.cache import PixelCache
+from skin import runs, split
+from skin.audit import check
+from skin.cache import PixelCache, default_folder
 from skin.class_names import readable_name
+from skin.console import Log
 from skin.dataset import SkinDiseaseDataset
+from skin.duplicates import join_near_duplicates
 from skin.errors import UserError, printable
 from skin.images import ImageError, Preprocess, read_header, read_image
 from skin.layouts import Index, read_index
@@ -56,18 +59,14 @@ class Parts:
         paths = self.rows["path"].iloc[where].tolist()
         return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where)
 
-    def open_cache(self, preprocess: Preprocess, where: str, limit_gib: float | None) -> PixelCache | None:
-        """The pixel cache of all rows, or None: with "off", and for archives of arrays, which need no decoding.
-
-        Args:
-            where: "auto" (the user's cache folder), "off", or a folder.
-            limit_gib: for all caches of the folder together; None is what the disk can spare.
-        """
-        if where == "off" or any(map(is_npz_image, self.rows["path"].head(1))):
+    def open_cache(self, preprocess: Preprocess, settings: Settings) -> PixelCache | None:
+        """The pixel cache of all rows, or None: with `--cache off`, and for arrays, which need no decoding."""
+        folder = cache_folder(settings)
+        if folder is None or any(map(is_npz_image, self.rows["path"].head(1))):
             return None
         paths = np.array([os.fsencode(path) for path in self.rows["path"]])
-        folder = None if where == "auto" else Path(where)
-        return PixelCache.open(paths, preprocess, folder, None if limit_gib is None else int(limit_gib * 2**30))
+        limit = None if settings.cache_limit is None else int(settings.cache_limit * 2**30)
+        return PixelCache.open(paths, preprocess, folder, limit)
 
     def counts(self) -> pd.DataFrame:
         """Images of each class (rows) in each part (columns)."""
@@ -80,6 +79,10 @@ class Parts:
         where = f"{printable(self.index.root)}: {self.index.layout}"
         lines = [f"data    {where}, {len(self.rows):,} images in {groups:,} groups"]
         lines += [f"        {note}" for note in self.index.notes]
+        leaks = split.leaks(self.rows)  # only a split that the data bring can have any
+        if leaks:
+            lines.append(f"        LEAK: {len(leaks):,} lesions or patients stand on two sides of the split that the data")
+            lines.append(f"        bring, so the figures will flatter the model: {leaks[0]}")
         counts = self.counts()
         names = [readable_name(name) for name in self.classes]
         width = min(44, max(map(len, names)))
@@ -106,11 +109,36 @@ def read_parts(settings: Settings, manifest: Path | None = None) -> Parts:
         present = set(rows["label"])
         return Parts(index, rows, tuple(name for name in index.classes if name in present))
     index = _without_unreadable(index, preprocess_for(settings.model, settings.image_size), settings.skip_bad_images)
+    if not settings.keep_duplicates:
+        index = join_near_duplicates(index, cache_folder(settings))
     rows = split.split_index(index, split.parse_fractions(settings.split), settings.seed)
     for part in ("train", "val"):
         if not (rows["split"] == part).any():
             raise UserError(f"{index.root}: the {part} part is empty; give it a share of --split {settings.split}")
     return Parts(index, rows, index.classes)
+
+
+def check_data(settings: Settings, log: Log) -> int:
+    """`--check`: audit the data folder, write check.json and check.png; 1 where something is wrong, else 0."""
+    assert settings.data is not None
+    out = runs.new_folder(settings.out, "check")
+    index = read_index(
+        settings.data, labels=settings.labels, allow_missing=settings.allow_missing, keep_going=True
+    )
+    with log.progress("reading images", len(index.rows)) as advance:
+        report = check(
+            index, split.parse_fractions(settings.split), settings.seed, out,
+            keep_duplicates=settings.keep_duplicates, cache=cache_folder(settings), progress=advance,
+        )  # fmt: skip
+    log.say("\n".join([*report.lines(), f"written: {out / 'check.json'}"]))
+    return report.exit_code
+
+
+def cache_folder(settings: Settings) -> Path | None:
+    """Where `--cache` keeps what is known of images; None is nowhere."""
+    if settings.cache == "off":
+        return None
+    return default_folder() if settings.cache == "auto" else Path(settings.cache)
 
 
 def _as_before(index: Index, manifest: Path) -> pd.DataFrame:

@@ -31,6 +31,8 @@ class Settings:
     )
     demo: bool = option(False, "make a small set of drawn lesions and train on it", group="data")
     split: str = option("70/20/10", "train/val/test, where the data bring no split", group="data")
+    check: bool = option(False, "read and audit the data, train nothing", group="data")
+    keep_duplicates: bool = option(False, "do not join lesions that share a near copy", group="data")
     skip_bad_images: bool = option(False, "leave out images that cannot be read", group="data")
     allow_missing: bool = option(False, "go on although the table names images that are not there", group="data")
 
