@@ -20,16 +20,14 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from skin import calibration, checkpoint, cli, demo, losses, memory, metrics, parallel, runs
+from skin import calibration, checkpoint, cli, losses, memory, metrics, parallel, runs
 from skin.console import Log
 from skin.curves import draw_curves
 from skin.dataset import Batch, PlainBatches, make_loader
@@ -37,13 +35,11 @@ from skin.errors import UserError
 from skin.faults import explained
 from skin.inference import collect, softmax
 from skin.interrupts import Interrupts, Stopped
-from skin.parallel import Topology
-from skin.parts import Parts, check_data, read_parts
-from skin.progress import Progress
-from skin.saver import Saver, newest
-from skin.settings import MONITORS, Settings, read_settings
-from skin.split import write_manifest
-from skin.trainer import Trainer, build_trainer
+from skin.model_card import write_model_card
+from skin.parts import check_data
+from skin.session import Run, prepare
+from skin.settings import read_settings
+from skin.trainer import Trainer
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
@@ -95,7 +91,7 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
     weights = trainer.class_weights.cpu()[trainer.dataset.labels]
     batch_weights = [float(weights[rows].sum()) for rows in batches.plan(epoch)]
     steps = settings.epochs * len(batches)
-    warmup = int(min(settings.warmup_epochs * len(batches), steps / 5))
+    warmup = int(min(settings.warmup_epochs * len(batches), steps / 10))
     trainer.freeze(epoch < settings.freeze_epochs)
     trainer.classifier.train()
     mark = time.perf_counter()
@@ -112,50 +108,6 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
         record = train_step(trainer, images, targets, batch_weights[step])
         yield StepDone(step + 1, record, batch.indices, wait_seconds)
         mark = time.perf_counter()
-
-
-@dataclass
-class Run:
-    """A training run: its folder, its data, its trainer, and how far it has come."""
-
-    folder: Path
-    config: dict[str, Any]
-    parts: Parts
-    trainer: Trainer
-    progress: Progress
-    log: Log
-    saver: Saver
-
-    def save(self, best: bool = False) -> None:
-        """Give the saver what `--resume` needs, and what inference needs if this is the best epoch."""
-        progress = self.progress.state(self.trainer.topology)  # gathered from all processes
-        if self.trainer.topology.is_main:
-            last = {**self.trainer.state(), "progress": progress, "classes": list(self.parts.classes)}
-            best_state = self.best_state(self.trainer.classifier.network, {}) if best else None
-            self.saver.save(last, best_state, self.progress.history)
-
-    def restore(self, state: dict[str, Any], source: str) -> None:
-        """Go on from a state that `save` wrote. Raises `UserError` where it is of other data or another model."""
-        path = self.folder / "last.pt"
-        if state.get("classes") != list(self.parts.classes):
-            raise UserError(f"{path}: the data's classes have changed since; restore the data, or start a new run")
-        self.trainer.load_state(state, path)
-        self.progress.load_state(state.get("progress"), self.trainer.topology, len(self.trainer.batches))
-        self.log.say(f"resumed {source}: {self.progress.epoch} epochs and {self.progress.step} steps are done")
-        if changes := self.trainer.changes_since(state.get("machine")):
-            self.log.say(f"note: {changes}: the results will not be the same to the last bit")
-
-    def best_state(self, network: nn.Module, calibration: dict[str, Any]) -> dict[str, Any]:
-        """All that inference needs: the contents of best.pt."""
-        return {
-            "format_version": checkpoint.FORMAT_VERSION,
-            "model": network.state_dict(),
-            "classes": list(self.parts.classes),
-            "preprocess": self.trainer.classifier.preprocess.to_dict(),
-            "config": self.config,
-            "metrics": self.progress.history[self.progress.best_epoch - 1],
-            "calibration": calibration,
-        }
 
 
 def train_epoch(run: Run, interrupts: Interrupts) -> None:
@@ -242,6 +194,8 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     run.save(best)
     skipped = progress.epoch * len(trainer.batches) - trainer.optimizer_steps()
     run.log.say(runs.epoch_line(row, settings.epochs, usage, skipped, best))
+    if trainer.dataset.cache is not None and trainer.dataset.cache.note is not None:
+        run.log.say_once(trainer.dataset.cache.note)
 
 
 def fit(run: Run, interrupts: Interrupts) -> int:
@@ -282,49 +236,16 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
         return
     calibrated = calibration.fit(logits, run.parts.labels("val"), features)
     checkpoint.save(run.best_state(classifier.network, calibrated), folder / "best.pt")
+    best_row = progress.history[progress.best_epoch - 1]
+    write_model_card(folder / "model_card.md", run.config, run.parts.classes, best_row)
     draw_curves(progress.history, progress.best_epoch, run.trainer.settings.monitor, folder / "curves.png")
     best = shlex.quote(str(folder / "best.pt"))
     run.log.say(
         f"\nbest validation {trainer.settings.monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
-        f"everything is in {folder}: best.pt, metrics.csv, curves.png\n"
+        f"everything is in {folder}: best.pt, metrics.csv, curves.png, model_card.md\n"
         f"next:  python evaluate.py --checkpoint {best}\n"
         f"       python predict.py --checkpoint {best} IMAGE"
     )
-
-
-def prepare(settings: Settings, topology: Topology) -> Run:
-    """Everything up to the first step: data, model, run folder; on --resume, back to the last save.
-
-    Nothing is written before the data and the weights are known to be good.
-    """
-    resuming = settings.resume is not None
-    folder: Path = settings.resume or topology.from_main(runs.new_folder(settings.out, settings.model))
-    if settings.demo and topology.is_main:
-        demo.write(folder / "demo")
-    topology.barrier()
-    if settings.demo:
-        settings = replace(settings, data=(folder / "demo").resolve())
-    parts = read_parts(settings, folder / "split.csv" if resuming else None)
-    config = runs.read_config(folder) if resuming else cli.plain(settings)
-    state, source = newest(folder) if resuming else (None, "")
-    images_per_step = config["resolved"]["images_per_step"] if resuming else None
-    origin = config["resolved"]["weights"] if state else None
-    trainer = build_trainer(settings, topology, parts, images_per_step, origin)
-    if topology.is_main and not resuming:
-        runs.create(folder)
-        config["resolved"] = trainer.resolved()
-        write_manifest(parts.rows, folder / "split.csv")
-        runs.write_json(folder / "environment.json", runs.environment())
-        runs.write_json(folder / "config.json", config)
-    log = Log(folder / "train.log", quiet=not topology.is_main)
-    progress = Progress(MONITORS[settings.monitor])
-    run = Run(folder, topology.from_main(config), parts, trainer, progress, log, Saver(folder, log.say))
-    log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\nrun     {folder}\n")
-    if state:
-        run.restore(state, source)
-    elif resuming:
-        log.say(source)
-    return run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,11 +23,11 @@ GREY = np.array([0.299, 0.587, 0.114])  # luma of RGB, ITU-R BT.601
 class Augmentation:
     """How far each property may move. Skin has no up and down, so rotation is by any angle."""
 
-    zoom: float = 1.2  # times larger or smaller, at most
-    shift: float = 0.08  # of the picture's side, either way
-    brightness: float = 0.15  # of mid grey, either way
-    contrast: float = 0.2  # factor 1 ± this, about mid grey
-    saturation: float = 0.2  # factor 1 ± this
+    zoom: float = 1.15  # times larger or smaller, at most
+    shift: float = 0.05  # of the picture's side, either way
+    brightness: float = 0.1  # of mid grey, either way
+    contrast: float = 0.1  # factor 1 ± this, about mid grey
+    saturation: float = 0.1  # factor 1 ± this
 
 
 STANDARD = Augmentation()

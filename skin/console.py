@@ -25,6 +25,7 @@ class Log:
 
     def __init__(self, file: Path | None = None, quiet: bool = False) -> None:
         self.quiet = quiet
+        self._said: set[str] = set()
         self.file = file
         stream: Any = _Lasting(sys.stdout)
         self.console = Console(file=stream, highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
@@ -42,6 +43,12 @@ class Log:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         with contextlib.suppress(OSError), open(self.file, "a", encoding="utf-8") as file:
             file.writelines(f"{now}  {line}\n" for line in lines if line)
+
+    def say_once(self, text: str) -> None:
+        """Say what is worth saying, but not after every epoch."""
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
 
     @contextlib.contextmanager
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:

@@ -79,10 +79,9 @@ class Parts:
         where = f"{printable(self.index.root)}: {self.index.layout}"
         lines = [f"data    {where}, {len(self.rows):,} images in {groups:,} groups"]
         lines += [f"        {note}" for note in self.index.notes]
-        leaks = split.leaks(self.rows)  # only a split that the data bring can have any
-        if leaks:
-            lines.append(f"        LEAK: {len(leaks):,} lesions or patients stand on two sides of the split that the data")
-            lines.append(f"        bring, so the figures will flatter the model: {leaks[0]}")
+        if leaks := split.leaks(self.rows):  # only a split that the data bring can have any
+            lines.append(f"        LEAK: {len(leaks):,} lesions or patients stand on two sides of the data's own")
+            lines.append(f"        split, so its figures will flatter the model; {leaks[0]}")
         counts = self.counts()
         names = [readable_name(name) for name in self.classes]
         width = min(44, max(map(len, names)))

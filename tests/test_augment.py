@@ -103,7 +103,7 @@ def test_a_shift_moves_the_crop_by_whole_pixels(monkeypatch: pytest.MonkeyPatch,
     assert np.array_equal(up, stored[0:16, 7:23])
 
 
-@pytest.mark.parametrize(("draw", "pace"), [(1.0, 1.2), (0.5, 1.0), (0.0, 1 / 1.2)])
+@pytest.mark.parametrize(("draw", "pace"), [(1.0, STANDARD.zoom), (0.5, 1.0), (0.0, 1 / STANDARD.zoom)])
 def test_zoom_changes_how_far_apart_pixels_are_read(draw: float, pace: float) -> None:
     matrix = affine(np.array([0, 0, 0, draw, 0.5, 0.5]), 24, 30, SIZE, STANDARD)
     assert matrix[:, :2] == pytest.approx(pace * np.eye(2))

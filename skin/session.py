@@ -1,0 +1,99 @@
+"""A training run put together from its settings, saved, and brought back to where it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from skin import checkpoint, cli, demo, runs
+from skin.console import Log
+from skin.errors import UserError
+from skin.parallel import Topology
+from skin.parts import Parts, read_parts
+from skin.progress import Progress
+from skin.saver import Saver, newest
+from skin.settings import MONITORS, Settings
+from skin.split import write_manifest
+from skin.trainer import Trainer, build_trainer
+
+
+@dataclass
+class Run:
+    """A training run: its folder, its data, its trainer, and how far it has come."""
+
+    folder: Path
+    config: dict[str, Any]
+    parts: Parts
+    trainer: Trainer
+    progress: Progress
+    log: Log
+    saver: Saver
+
+    def save(self, best: bool = False) -> None:
+        """Give the saver what `--resume` needs, and what inference needs if this is the best epoch."""
+        progress = self.progress.state(self.trainer.topology)  # gathered from all processes
+        if self.trainer.topology.is_main:
+            last = {**self.trainer.state(), "progress": progress, "classes": list(self.parts.classes)}
+            best_state = self.best_state(self.trainer.classifier.network, {}) if best else None
+            self.saver.save(last, best_state, self.progress.history)
+
+    def restore(self, state: dict[str, Any], source: str) -> None:
+        """Go on from a state that `save` wrote. Raises `UserError` where it is of other data or another model."""
+        path = self.folder / "last.pt"
+        if state.get("classes") != list(self.parts.classes):
+            raise UserError(f"{path}: the data's classes have changed since; restore the data, or start a new run")
+        self.trainer.load_state(state, path)
+        self.progress.load_state(state.get("progress"), self.trainer.topology, len(self.trainer.batches))
+        self.log.say(f"resumed {source}: {self.progress.epoch} epochs and {self.progress.step} steps are done")
+        if changes := self.trainer.changes_since(state.get("machine")):
+            self.log.say(f"note: {changes}: the results will not be the same to the last bit")
+
+    def best_state(self, network: nn.Module, calibration: dict[str, Any]) -> dict[str, Any]:
+        """All that inference needs: the contents of best.pt."""
+        return {
+            "format_version": checkpoint.FORMAT_VERSION,
+            "model": network.state_dict(),
+            "classes": list(self.parts.classes),
+            "preprocess": self.trainer.classifier.preprocess.to_dict(),
+            "config": self.config,
+            "metrics": self.progress.history[self.progress.best_epoch - 1],
+            "calibration": calibration,
+        }
+
+
+def prepare(settings: Settings, topology: Topology) -> Run:
+    """Everything up to the first step: data, model, run folder; on --resume, back to the last save.
+
+    Nothing is written before the data and the weights are known to be good.
+    """
+    resuming = settings.resume is not None
+    folder: Path = settings.resume or topology.from_main(runs.new_folder(settings.out, settings.model))
+    if settings.demo and topology.is_main:
+        demo.write(folder / "demo")
+    topology.barrier()
+    if settings.demo:
+        settings = replace(settings, data=(folder / "demo").resolve())
+    parts = read_parts(settings, folder / "split.csv" if resuming else None)
+    config = runs.read_config(folder) if resuming else cli.plain(settings)
+    state, source = newest(folder) if resuming else (None, "")
+    images_per_step = config["resolved"]["images_per_step"] if resuming else None
+    origin = config["resolved"]["weights"] if state else None
+    trainer = build_trainer(settings, topology, parts, images_per_step, origin)
+    if topology.is_main and not resuming:
+        runs.create(folder)
+        config["resolved"] = trainer.resolved()
+        write_manifest(parts.rows, folder / "split.csv")
+        runs.write_json(folder / "environment.json", runs.environment())
+        runs.write_json(folder / "config.json", config)
+    log = Log(folder / "train.log", quiet=not topology.is_main)
+    progress = Progress(MONITORS[settings.monitor])
+    run = Run(folder, topology.from_main(config), parts, trainer, progress, log, Saver(folder, log.say))
+    log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\nrun     {folder}\n")
+    if state:
+        run.restore(state, source)
+    elif resuming:
+        log.say(source)
+    return run
