@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from scipy.special import ndtr, ndtri, stdtrit
 
 from skin import metrics
 from skin.metrics import Array, Floats
@@ -194,7 +195,7 @@ class Figures:
         return interval(name, float(value), rounds, self.resampler.size(self._basis(name, of_class)))
 
     def _basis(self, name: str, of_class: int | None) -> Array:
-        """The images that a proportion is of, a mask [N]."""
+        """The images that a figure rests on, a mask [N]."""
         masks: dict[str, Callable[[], Any]] = {
             "sensitivity": lambda: self.labels == of_class,
             "specificity": lambda: self.labels != of_class,
@@ -252,18 +253,33 @@ class _Additive:
 def interval(name: str, value: float, rounds: Floats, size: Size) -> Estimate:
     """The 95 % interval of a figure from its rounds [R]; rounds that could not give it do not count.
 
-    `size` is what a share rests on; other figures do not ask.
+    `size` is what the figure rests on.
     """
     rounds = rounds[~np.isnan(rounds)]
     if np.isnan(value) or len(rounds) == 0:
         return Estimate(value, np.nan, np.nan)
     if name in PROPORTIONS:
         return Estimate(value, *_wilson(value, float(rounds.var()), size))
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(rounds, [tail, 1 - tail])
+    if size.groups < 2:
+        return Estimate(value, np.nan, np.nan)
     if name in BIASED_UPWARDS:
-        low, high = min(max(2 * value - high, 0.0), value), high - (rounds.mean() - value)
-    return Estimate(value, float(low), float(high))
+        high = float(np.quantile(rounds, 0.975))
+        return Estimate(value, min(max(2 * value - high, 0.0), value), high - float(rounds.mean()) + value)
+    return Estimate(value, *_percentiles(value, rounds, size.groups))
+
+
+def _percentiles(value: float, rounds: Floats, groups: int) -> tuple[float, float]:
+    """Percentiles of the rounds, corrected for bias (Efron 1987) and expanded for small samples (Hesterberg 2015).
+
+    The first moves both ends where the rounds do not lie evenly about the value; the second widens them by
+    what a t interval has over a normal one, and by G / (G - 1) of the variance.
+    """
+    share_below = ((rounds < value).mean() + (rounds <= value).mean()) / 2
+    edge = 1 / (len(rounds) + 1)
+    bias = ndtri(np.clip(share_below, edge, 1 - edge))
+    reach = stdtrit(groups - 1, 0.975) * math.sqrt(groups / (groups - 1))
+    low, high = np.quantile(rounds, ndtr([2 * bias - reach, 2 * bias + reach]), method="weibull")
+    return float(min(low, value)), float(max(high, value))
 
 
 def _wilson(share: float, variance: float, size: Size) -> tuple[float, float]:

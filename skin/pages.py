@@ -177,7 +177,7 @@ def _malignant(report: dict[str, Any]) -> list[Block]:
     return [
         Heading("Malignant against benign"),
         Paragraph(
-            f"Malignant, or on the way there: {names[0]}. Benign: {names[1]}. {two['support']:,} of "
+            f"Malignant or premalignant: {names[0]}. Benign: {names[1]}. {two['support']:,} of "
             f"{report['images']:,} images are malignant. An image is called malignant where the probabilities of "
             "these classes add up to more than a half."
         ),
@@ -261,10 +261,10 @@ def _method(report: dict[str, Any]) -> str:
         f"Checkpoint {about.get('checkpoint', '?')}; images {about.get('data', '?')} ({about.get('layout', '?')}); "
         f"{about.get('created', '?')}; {about.get('precision', '?')} on {about.get('device', '?')}.{views} "
         f"Intervals: {100 * made['level']:.0f} %, {made['rounds']:,} rounds of a bootstrap over {made['resampled']} "
-        f"(seed {made['seed']}); of shares, Wilson's with the bootstrap's variance; of all else, percentiles. "
-        "The expected calibration error is too large on small sets; its interval allows for that. An interval of no "
-        "width says that no resample differed, which a few images easily do; it does not say that the figure is "
-        "certain. Macro figures are means over the classes that the set has."
+        f"(seed {made['seed']}); of shares, Wilson's with the bootstrap's variance; of all else, bias-corrected "
+        "percentiles. The expected calibration error is too large on small sets; its interval allows for that. "
+        "An interval of no width says that no resample differed, which a few images easily do; it does not "
+        "say that the figure is certain. Macro figures are means over the classes that the set has."
     )
 
 
@@ -316,6 +316,8 @@ th, td { padding: .32rem .5rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 tbody tr + tr td { border-top: 1px solid #eef1f4; }
 td span { white-space: nowrap; }
+.many td span { display: block; }
+.few { width: auto; min-width: 28rem; }
 .na { color: #7b8794; }
 figure { margin: 1.75rem 0; }
 figcaption { padding: .5rem 0 0; }
@@ -361,8 +363,10 @@ def _html_table(table: Table, number: int) -> str:
     rows = "\n".join(
         f"<tr><td>{_escaped(row[0])}</td>{''.join(map(_html_cell, row[1:]))}</tr>" for row in table.rows
     )
+    kind = "few" if len(table.header) < 4 else "many" if len(table.header) > 5 else "some"
     return (
-        f'<div class="wide"><table><caption><b>Table {number}.</b> {_escaped(table.caption)}</caption>\n'
+        f'<div class="wide"><table class="{kind}">\n'
+        f"<caption><b>Table {number}.</b> {_escaped(table.caption)}</caption>\n"
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>"
     )
 
@@ -370,7 +374,7 @@ def _html_table(table: Table, number: int) -> str:
 def _html_cell(text: str) -> str:
     """A value and its interval may stand on two lines; neither is broken."""
     if text == "not available":
-        return '<td class="na">n/a</td>'
+        return f'<td class="na">{text}</td>'
     value, bracket, interval = text.partition(" (")
     aside = f" <span>({_escaped(interval)}</span>" if bracket else ""
     return f"<td><span>{_escaped(value)}</span>{aside}</td>"

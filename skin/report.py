@@ -245,7 +245,7 @@ def _subgroups(
 ) -> dict[str, Any]:  # fmt: skip
     binned = subgroups.bins(values)
     result: dict[str, Any] = {}
-    compared: dict[str, dict[str, tuple[float, Floats]]] = {}
+    compared: dict[str, dict[str, Figures]] = {}
     for seed, name in enumerate(binned.cat.categories, start=1):
         rows = (binned == name).to_numpy()
         resampler = Resampler(groups[rows], rounds, seed)
@@ -258,18 +258,17 @@ def _subgroups(
         result[str(name)] = {"images": int(rows.sum()), "groups": resampler.num_groups, "small": small, **entries}
         if not small and str(name) != subgroups.NOT_RECORDED:
             for figure in OF_SUBGROUPS:
-                value = (float(figures.values[figure]), figures.rounds[figure])
-                compared.setdefault(figure, {})[str(name)] = value
-    return {"groups": result, "largest_gap": {name: _gap(values) for name, values in compared.items()}}
+                compared.setdefault(figure, {})[str(name)] = figures
+    return {"groups": result, "largest_gap": {name: _gap(name, sides) for name, sides in compared.items()}}
 
 
-def _gap(compared: dict[str, tuple[float, Floats]]) -> dict[str, Any] | None:
-    """The best against the worst of several subgroups: their difference, with its interval."""
-    compared = {name: both for name, both in compared.items() if not math.isnan(both[0])}
-    if len(compared) < 2:
+def _gap(name: str, subgroups: dict[str, Figures]) -> dict[str, Any] | None:
+    """The best against the worst of several subgroups by a figure: their difference, with its interval."""
+    values = {group: float(f.values[name]) for group, f in subgroups.items() if not np.isnan(f.values[name])}
+    if len(values) < 2:
         return None
-    best = max(compared, key=lambda name: compared[name][0])
-    worst = min(compared, key=lambda name: compared[name][0])
-    (high, high_rounds), (low, low_rounds) = compared[best], compared[worst]
-    difference = interval("gap", high - low, high_rounds - low_rounds, Size(0, 0))
+    best, worst = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
+    rounds = subgroups[best].rounds[name] - subgroups[worst].rounds[name]
+    groups = min(subgroups[side].resampler.num_groups for side in (best, worst))
+    difference = interval("gap", values[best] - values[worst], rounds, Size(0, groups))
     return {"best": best, "worst": worst, **entry(difference)}

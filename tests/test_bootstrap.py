@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+
+from skin import bootstrap, metrics
+from skin.bootstrap import Figures, Resampler, Size, interval, rates
+
+
+def random_set(
+    seed: int, groups: int, classes: int = 3, digits: int = 17
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, probabilities and groups: one to three images a lesion, which go right or wrong together."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    group = np.repeat(np.arange(groups), generator.integers(1, 4, groups))
+    shares = np.arange(classes, 0, -1) / np.arange(classes + 1).sum()
+    labels = generator.choice(classes, groups, p=shares)[group]
+    logits = 0.7 * generator.standard_normal((groups, classes))[group]
+    logits += 0.7 * generator.standard_normal((len(group), classes))
+    logits[np.arange(len(group)), labels] += 1.2
+    probabilities = np.exp(2 * logits)
+    return labels, (probabilities / probabilities.sum(1, keepdims=True)).round(digits), group
+
+
+def all_figures(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    return {**metrics.additive_figures(labels, probabilities), **metrics.ranking_figures(labels, probabilities)}
+
+
+@pytest.mark.parametrize("digits", [17, 1], ids=["distinct", "ties"])
+def test_a_round_is_the_figure_of_the_rows_it_drew(digits: int) -> None:
+    labels, probabilities, groups = random_set(seed=1, groups=40, classes=5, digits=digits)
+    resampler = Resampler(groups, rounds=25, seed=3)
+    figures = Figures(labels, probabilities, resampler)
+    for number, weights in enumerate(resampler.weights(0, 25)):
+        rows = np.repeat(np.arange(len(labels)), weights[resampler.group_of_row])
+        for name, expected in all_figures(labels[rows], probabilities[rows]).items():
+            np.testing.assert_allclose(figures.rounds[name][number], expected, rtol=1e-10, atol=1e-12, err_msg=name)
+
+
+def test_values_are_those_of_the_set() -> None:
+    labels, probabilities, groups = random_set(seed=2, groups=30)
+    figures = Figures(labels, probabilities, Resampler(groups, rounds=2))
+    for name, expected in all_figures(labels, probabilities).items():
+        np.testing.assert_array_equal(figures.values[name], expected, err_msg=name)
+    assert figures.values.keys() == figures.rounds.keys()
+
+
+def test_a_round_draws_as_many_groups_as_there_are() -> None:
+    resampler = Resampler(np.array(["b", "a", "b", "c"]), rounds=50, seed=0)
+    weights = resampler.weights(0, 50)
+    assert (weights.sum(1) == 3).all()
+    assert resampler.group_of_row.tolist() == [1, 0, 1, 2]
+
+
+def test_rounds_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, probabilities, groups = random_set(seed=0, groups=20)
+    whole = Figures(labels, probabilities, Resampler(groups, rounds=30, seed=5)).rounds
+    monkeypatch.setattr(bootstrap, "BATCH_ELEMENTS", 7 * len(labels))
+    in_batches = Figures(labels, probabilities, Resampler(groups, rounds=30, seed=5)).rounds
+    other = Figures(labels, probabilities, Resampler(groups, rounds=30, seed=6)).rounds
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], in_batches[name], err_msg=name)
+    assert not np.array_equal(whole["accuracy"], other["accuracy"])
+
+
+def test_images_of_one_lesion_count_for_less() -> None:
+    labels, probabilities, _ = random_set(seed=4, groups=150)
+    copies = [np.repeat(array, 4, axis=0) for array in (labels, probabilities)]
+    lesions = np.repeat(np.arange(len(labels)), 4)
+    honest = Figures(*copies, Resampler(lesions, 400)).estimate("macro_auc")
+    naive = Figures(*copies, Resampler(np.arange(len(lesions)), 400)).estimate("macro_auc")
+    # Four copies of everything say no more than one: twice the width of what they would say as new images.
+    assert (honest.high - honest.low) / (naive.high - naive.low) == pytest.approx(2, rel=0.2)
+
+
+def test_share_of_one_is_not_certain_of_a_few_images() -> None:
+    rounds = np.ones(100)
+    # Wilson's interval of 3 of 3: 1 / (1 + z²/3) to 1.
+    estimate = interval("sensitivity", 1.0, rounds, Size(images=3, groups=3))
+    assert (estimate.low, estimate.high) == (pytest.approx(1 / (1 + 1.959964**2 / 3), rel=1e-6), 1.0)
+    estimate = interval("sensitivity", 0.0, rounds * 0, Size(images=3, groups=3))
+    assert (estimate.low, estimate.high) == (0.0, pytest.approx(1.959964**2 / 3 / (1 + 1.959964**2 / 3), rel=1e-6))
+
+
+def test_interval_of_a_share_is_wilsons_of_as_many_images_as_it_is_worth() -> None:
+    generator = np.random.Generator(np.random.Philox(0))
+    rounds = generator.binomial(100, 0.2, 200_000) / 100  # as the bootstrap of 20 of 100 lone images
+    estimate = interval("accuracy", 0.2, rounds, Size(images=100, groups=100))
+    # Wilson 1927, of 20 of 100: 0.1334 to 0.2888. The variance of 100 images is enlarged by 100/99.
+    assert estimate.low == pytest.approx(0.1334, abs=0.001)
+    assert estimate.high == pytest.approx(0.2888, abs=0.001)
+
+
+def test_other_figures_take_percentiles_without_the_rounds_that_have_none() -> None:
+    even = np.array([*np.linspace(0, 1, 20_001), np.nan, np.nan])  # about the value, so there is no bias
+    estimate = interval("log_loss", 0.5, even, Size(images=10**6, groups=10**6))
+    assert (estimate.low, estimate.high) == (pytest.approx(0.025, abs=1e-3), pytest.approx(0.975, abs=1e-3))
+    # t(4) = 2.776, times sqrt(5/4) = 3.104: the normal distribution's 0.00095 quantile.
+    estimate = interval("log_loss", 0.5, even, Size(images=5, groups=5))
+    assert (estimate.low, estimate.high) == (pytest.approx(0.00095, abs=2e-4), pytest.approx(0.99905, abs=2e-4))
+
+
+def test_percentiles_move_against_the_bias_of_the_rounds() -> None:
+    # 84.13 % of the rounds lie above the value, z0 = -1: the ends are the quantiles at -2 ± 1.96.
+    rounds = np.linspace(0, 1, 100_001)
+    estimate = interval("auc", 1 - 0.841345, rounds, Size(images=10**6, groups=10**6))
+    assert estimate.low == pytest.approx(3.75e-5, abs=2e-5)
+    assert estimate.high == pytest.approx(0.48405, abs=1e-3)
+
+
+def test_one_lesion_has_no_interval() -> None:
+    estimate = interval("auc", 0.7, np.full(10, 0.7), Size(images=8, groups=1))
+    assert np.isnan([estimate.low, estimate.high]).all()
+
+
+def test_a_class_that_is_not_there_has_no_interval() -> None:
+    labels, probabilities, groups = random_set(seed=0, groups=20)
+    labels[labels == 2] = 0
+    figures = Figures(labels, probabilities, Resampler(groups, rounds=20))
+    for name in ("sensitivity", "auc", "f1", "average_precision"):
+        estimate = figures.estimate(name, 2)
+        assert np.isnan([estimate.value, estimate.low, estimate.high]).all(), name
+    assert str(figures.estimate("auc", 2)) == "not available"
+    assert not np.isnan(figures.estimate("macro_auc").value)
+
+
+def test_rates_leave_out_rows_that_do_not_count() -> None:
+    hits = np.array([[1, np.nan], [0, 1], [1, np.nan], [1, np.nan]])
+    first, second = rates(hits, Resampler(np.arange(4), rounds=200))
+    assert (first.value, second.value) == (0.75, 1.0)
+    assert second.low == pytest.approx(1 / (1 + 1.959964**2), rel=1e-6)  # one image
+
+
+@pytest.fixture(scope="module")
+def coverage() -> dict[str, float]:
+    """How often the 95 % intervals of 500 simulated sets of about 400 images hold the truth."""
+    truth = all_figures(*random_set(seed=10**6, groups=200_000)[:2])
+    covered: dict[str, list[bool]] = {}
+    for seed in range(500):
+        labels, probabilities, groups = random_set(seed, groups=200)
+        figures = Figures(labels, probabilities, Resampler(groups, rounds=200, seed=seed))
+        for name in truth:
+            for c in [None] if truth[name].ndim == 0 else [0, 2]:
+                estimate = figures.estimate(name, c)
+                expected = truth[name] if c is None else truth[name][c]
+                key = name if c is None else f"{name} of class {c}"
+                covered.setdefault(key, []).append(bool(estimate.low <= expected <= estimate.high))
+    return {name: float(np.mean(hits)) for name, hits in covered.items()}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "macro_auc", "macro_average_precision",
+        "cohen_kappa", "log_loss", "brier_score", "expected_calibration_error", "top_2_accuracy",
+        "sensitivity of class 0", "sensitivity of class 2", "specificity of class 2", "ppv of class 2",
+        "npv of class 2", "f1 of class 2", "auc of class 2", "average_precision of class 2",
+        "sensitivity_at_90_specificity of class 2",
+    ],
+)  # fmt: skip
+def test_intervals_hold_the_truth_as_often_as_they_say(coverage: dict[str, float], name: str) -> None:
+    assert 0.93 <= coverage[name] <= 0.97

@@ -1,0 +1,140 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from skin import calibration
+from skin.errors import UserError
+
+
+def logits_of(labels: np.ndarray, seed: int, classes: int = 3, strength: float = 1.5) -> np.ndarray:
+    """Logits whose softmax is the true probability of each class: log p of a Gaussian mixture."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    points = generator.standard_normal((len(labels), classes))
+    points[np.arange(len(labels)), labels] += strength
+    return strength * points
+
+
+def draw_labels(seed: int, size: int, shares: tuple[float, ...] = (1 / 3, 1 / 3, 1 / 3)) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(seed)).choice(len(shares), size, p=shares)
+
+
+def features_of(labels: np.ndarray, seed: int, size: int = 64) -> np.ndarray:
+    """Pooled features: positive, around a mean a class, with some directions wider than the rest."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    spread = np.linspace(1.0, 0.05, size)
+    return (4 + 2 * np.eye(size)[labels] + spread * generator.standard_normal((len(labels), size))).astype(np.float32)
+
+
+def fitted(seed: int = 0, size: int = 1500, **keywords: object) -> dict:
+    labels = draw_labels(seed, size, **keywords)  # type: ignore[arg-type]
+    classes = int(labels.max()) + 1
+    return calibration.fit(logits_of(labels, seed, classes), labels, features_of(labels, seed))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_temperature_undoes_a_scaling_of_the_logits(temperature: float) -> None:
+    labels = draw_labels(0, 20_000)
+    found = calibration.fit(temperature * logits_of(labels, 1), labels, features_of(labels, 2))["temperature"]
+    assert found == pytest.approx(temperature, rel=0.03)
+
+
+def test_temperature_of_a_handful_that_is_all_right_stays_sane() -> None:
+    labels = np.arange(3)
+    found = calibration.fit(10 * np.eye(3), labels, features_of(labels, 0))["temperature"]
+    assert 0.5 < found < 2
+
+
+def test_sets_hold_the_truth_for_each_class_as_often_as_promised() -> None:
+    made = fitted(seed=3, size=6000, shares=(0.8, 0.15, 0.05))
+    labels = draw_labels(4, 30_000, (0.8, 0.15, 0.05))
+    said = calibration.apply(made, logits_of(labels, 5), features_of(labels, 6))
+    for sets, promised in ((said.sets, 0.90), (said.sets_95, 0.95)):
+        for c in range(3):
+            assert sets[labels == c, c].mean() == pytest.approx(promised, abs=0.025)
+    assert made["sets"]["90"]["shared"] == []
+    assert said.sets.any(1).all()
+    assert (said.sets <= said.sets_95).all()
+
+
+def test_set_threshold_by_hand() -> None:
+    # Class 0, nineteen images with probabilities 0.05, 0.10 .. 0.95: floor(20 * 0.1) = 2, the second smallest.
+    own = np.arange(1, 20) * 0.05
+    probabilities = np.stack([own, 1 - own], 1)
+    made = calibration._fit_sets(probabilities, np.zeros(19, np.int64), 0.90)
+    assert made["thresholds"][0] == pytest.approx(0.10)
+    assert made["shared"] == [1]
+    assert made["thresholds"][1] == pytest.approx(0.10)  # class 1 has no image: it takes the threshold of all
+
+
+def test_too_few_images_for_any_threshold_put_every_class_into_the_set() -> None:
+    labels = np.array([0, 1, 2, 0])
+    made = calibration.fit(logits_of(labels, 0), labels, features_of(labels, 0))
+    assert made["sets"]["90"] == {"thresholds": [0.0, 0.0, 0.0], "shared": [0, 1, 2]}
+    assert calibration.apply(made, np.array([[9.0, 0, 0]]), features_of(np.array([0]), 1)).sets.all()
+
+
+def test_flags_what_is_far_from_every_class_and_few_of_the_rest() -> None:
+    made = fitted(seed=0, size=1500)
+    labels = draw_labels(7, 2000)
+    like = calibration.apply(made, logits_of(labels, 8), features_of(labels, 9))
+    assert like.unlike.mean() == pytest.approx(0.02, abs=0.012)
+    far = features_of(labels, 10)[:, ::-1].copy()  # the wide directions where the narrow ones were
+    assert calibration.apply(made, logits_of(labels, 8), far).unlike.mean() > 0.95
+    broken = np.full((1, 64), np.nan, np.float32)
+    assert calibration.apply(made, np.zeros((1, 3)), broken).unlike.all()
+
+
+def test_survives_a_safe_checkpoint_and_asks_for_numpy_alone() -> None:
+    made = fitted(size=60)
+    buffer = io.BytesIO()
+    torch.save(made, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=True)
+    labels = draw_labels(1, 5)
+    inputs = (logits_of(labels, 1), features_of(labels, 1))
+    for one, other in zip(vars(calibration.apply(made, *inputs)).values(),
+                          vars(calibration.apply(loaded, *inputs)).values(), strict=True):  # fmt: skip
+        np.testing.assert_array_equal(one, other)
+    heavy = "torch scipy sklearn pandas matplotlib"
+    code = f"import sys, skin.calibration; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_no_validation_part_leaves_everything_open() -> None:
+    made = calibration.fit(np.zeros((0, 3)), np.zeros(0), np.zeros((0, 8)))
+    assert made == {}
+    said = calibration.apply(made, np.array([[np.log(3), 0.0]]), np.zeros((1, 8)))
+    np.testing.assert_allclose(said.probabilities, [[0.75, 0.25]])
+    assert said.sets.all()
+    assert not said.unlike.any()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_a_handful_of_images_can_be_calibrated_on(size: int) -> None:
+    labels = np.arange(size) % 3
+    made = calibration.fit(logits_of(labels, 0), labels, features_of(labels, 0))
+    said = calibration.apply(made, np.zeros((4, 3)), features_of(np.array([0, 1, 2, 0]), 1))
+    np.testing.assert_allclose(said.probabilities, 1 / 3)
+    assert np.isfinite(said.distance).all()
+
+
+@pytest.mark.parametrize("damage", ["temperature", "sets", "unlike", "classes", "features"])
+def test_calibration_of_another_model_is_one_line(damage: str) -> None:
+    made = fitted(size=60)
+    logits, features = np.zeros((2, 3)), np.ones((2, 64), np.float32)
+    if damage in made:
+        del made[damage]
+    elif damage == "classes":
+        logits = np.zeros((2, 4))
+    else:
+        features = np.ones((2, 32), np.float32)
+    with pytest.raises(UserError, match="does not fit its model"):
+        calibration.apply(made, logits, features)
+
+
+def test_probabilities_of_huge_logits_are_finite() -> None:
+    np.testing.assert_array_equal(calibration.softmax(np.array([[1e4, 0.0], [-1e4, 0.0]])), [[1, 0], [0, 1]])
