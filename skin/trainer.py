@@ -92,7 +92,7 @@ class Trainer:
             for number, entry in moments.items():
                 like = torch.empty(shapes[number], device="meta")
                 check_tensors(entry, {"step": torch.empty(()), "exp_avg": like, "exp_avg_sq": like}, path)
-                if entry["step"] < 1 or (entry["exp_avg_sq"] < 0).any():
+                if entry["step"] < 0 or (entry["exp_avg_sq"] < 0).any():
                     raise ValueError
             if type(lr) is not float or not math.isfinite(lr):
                 raise ValueError

@@ -1,0 +1,413 @@
+"""Kill training runs, let them go on, and compare every bit with a run that nobody disturbed.
+
+    python tests/torture.py                  60 kills and more, then the fuzzing; some ten minutes on two cores
+    python tests/torture.py --kills 6 --setups alone-2-off --commands 0 --fuzz 0
+
+Each run is a process of its own that dies by a real SIGKILL: at a random step, between two writes of a
+save, in the middle of a file, while the pixel cache fills, in the last calibration, or at any moment. It is
+started again with --resume, and killed again, until it comes to its end. Then its weights, optimizer,
+metrics.csv and best.pt must be those of the undisturbed run to the last bit, and no file may be left over.
+
+Processes are forked from this one, which has torch loaded already, so that a start takes a tenth of a
+second; a few runs go through the command line and torchrun, as a user's do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import mmap
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+os.environ["OMP_NUM_THREADS"] = "1"  # a sum in two threads would be another sum, and forks want no threads
+
+import torch  # noqa: E402
+
+import train  # noqa: E402
+from skin import calibration, checkpoint, cli, demo, saver  # noqa: E402
+from skin.cli import option  # noqa: E402
+
+MACHINE_COLUMNS = {"seconds", "images_per_second", "data_wait_seconds", "peak_memory_mib"}
+RECIPE = [
+    *("--model", "efficientnet_b0", "--weights", "none", "--image-size", "32", "--batch-size", "16"),
+    *("--epochs", "2", "--lr", "0.002", "--gpus", "0", "--cache", "cache"),
+]
+PATIENCE = 120.0  # seconds until a run that neither ends nor dies is called a hang
+
+# Where a process kills itself, and how often it may come there before: the n-th time is the last.
+POINTS = {
+    "step": 7,  # train_step, and so between saves
+    "write": 2000,  # of torch.save, in the middle of a file
+    "fsync": 24,  # a file is whole and has not its name yet
+    "rename": 16,  # the name of last.pt or last-previous.pt is about to change
+    "link": 8,
+    "cache": 120,  # a pwrite of the pixel cache: header, pixels, slot
+    "calibration": 1,
+}
+
+
+class Setup(NamedTuple):
+    """How a run is run; `name` is such as alone-2-off."""
+
+    processes: int
+    workers: int
+    amp: str
+
+    @property
+    def name(self) -> str:
+        return f"{'alone' if self.processes == 1 else f'ranks{self.processes}'}-{self.workers}-{self.amp}"
+
+
+SETUPS = [Setup(1, 0, "off"), Setup(1, 2, "off"), Setup(1, 0, "bf16"), Setup(1, 2, "fp16"),
+          Setup(2, 0, "off"), Setup(2, 2, "bf16")]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    kills: int = option(60, "in all, over all setups")
+    setups: str = option("all", "names of setups, with commas: " + ", ".join(s.name for s in SETUPS))
+    commands: int = option(4, "runs through the command line, half of them through torchrun")
+    fuzz: float = option(1.0, "how much fuzzing: 1 is 10,000 images, 2,000 tables and 500 checkpoints", metavar="X")
+    seed: int = option(0, "of where the kills fall")
+    keep: Path | None = option(None, "work in this folder and leave it", metavar="DIR")
+
+
+@dataclass
+class Tally:
+    """What has happened so far."""
+
+    kills: dict[str, int] = field(default_factory=dict)  # by where they fell
+    runs: int = 0
+    survivors: int = 0  # processes whose peer was killed, and that ended by themselves
+    most_steps_lost: int = 0
+
+    @property
+    def count(self) -> int:
+        return sum(self.kills.values())
+
+
+class Failure(AssertionError):
+    """What must not happen has."""
+
+
+# ---- a training process ---------------------------------------------------------------------------------
+
+
+class Kill(NamedTuple):
+    """Where a process is to die: at the `count`-th passage of `point`, alone or with its loader's processes."""
+
+    point: str
+    count: int
+    whole_group: bool
+
+
+def arm(kill: Kill, steps: mmap.mmap) -> None:
+    """In a forked process: count the steps, and let the process die where `kill` says."""
+    main, passed = os.getpid(), mmap.mmap(-1, 8)
+
+    def pass_by(point: str) -> None:
+        if point != kill.point:
+            return
+        passed[:] = (int.from_bytes(passed, "little") + 1).to_bytes(8, "little")
+        if int.from_bytes(passed, "little") >= kill.count:
+            os.killpg(main, signal.SIGKILL) if kill.whole_group else os.kill(main, signal.SIGKILL)
+            signal.pause()
+
+    def watch(owner: Any, name: str, point: str) -> None:
+        function = getattr(owner, name)
+
+        def watched(*args: Any, **keywords: Any) -> Any:
+            pass_by(point)
+            if point == "step":
+                steps[:] = (int.from_bytes(steps, "little") + 1).to_bytes(8, "little")
+            return function(*args, **keywords)
+
+        setattr(owner, name, watched)
+
+    watch(train, "train_step", "step")
+    watch(checkpoint._Sink, "write", "write")
+    watch(os, "fsync", "fsync")
+    watch(os, "replace", "rename")
+    watch(os, "link", "link")
+    watch(os, "pwrite", "cache")
+    watch(calibration, "fit", "calibration")
+
+
+class Process(NamedTuple):
+    pid: int
+    output: Path
+
+
+def start(work: Path, setup: Setup, kills: list[Kill | None], steps: mmap.mmap) -> list[Process]:
+    """Fork a training run in the folder `work`, one process a rank; it goes on from what is there."""
+    arguments = [*RECIPE, "--data", "../data", "--workers", str(setup.workers), "--amp", setup.amp]
+    if (work / "run" / "config.json").exists():
+        arguments = ["--resume", "run", "--workers", str(setup.workers)]
+    else:
+        arguments += ["--out", "run"]
+    arguments += ["--save-minutes", "0" if any(kills) else "10"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(setup.processes):
+        output = work / f"output-{rank}.txt"
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            ranks = {"TORCHELASTIC_RUN_ID": "torture", "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": setup.processes,
+                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
+            if setup.processes > 1:
+                os.environ.update({key: str(value) for key, value in ranks.items()})
+            _train(work, output, arguments, kills[rank], steps)
+        processes.append(Process(pid, output))
+    return processes
+
+
+def _train(work: Path, output: Path, arguments: list[str], kill: Kill | None, steps: mmap.mmap) -> None:
+    """The life of a forked process."""
+    code = 70
+    try:
+        os.chdir(work)
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb"), line_buffering=True)
+        sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb"), line_buffering=True)
+        sys.argv = ["train.py", *arguments]
+        arm(kill or Kill("never", 1, False), steps)
+        cli.run(lambda: train.main(arguments))
+    except SystemExit as leaving:
+        code = int(leaving.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
+        os._exit(code)
+
+
+def end(processes: list[Process], after: float | None) -> list[int]:
+    """Wait until all processes have ended, `after` seconds killing them; their exit codes, -9 where killed."""
+    deadline = time.monotonic() + PATIENCE
+    kill_at = None if after is None else time.monotonic() + after
+    codes: dict[int, int] = {}
+    while len(codes) < len(processes):
+        for process in processes:
+            if process.pid not in codes:
+                pid, status = os.waitpid(process.pid, os.WNOHANG)
+                if pid:
+                    codes[pid] = os.waitstatus_to_exitcode(status)
+        if kill_at is not None and time.monotonic() > kill_at:
+            kill_at = None
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            raise Failure(f"hangs: {[p.output.read_text()[-500:] for p in processes]}")
+        time.sleep(0.01)
+    return [codes[process.pid] for process in processes]
+
+
+# ---- what must be the same ------------------------------------------------------------------------------
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """All that a finished run leaves behind, but for what depends on the machine's pace."""
+    last, best = (torch.load(run / name, weights_only=True) for name in (saver.LAST, saver.BEST))
+    for row in (best["metrics"], *last["progress"]["history"]):
+        for column in MACHINE_COLUMNS:
+            del row[column]
+    with open(run / "metrics.csv", newline="") as file:
+        rows = [{k: v for k, v in row.items() if k not in MACHINE_COLUMNS} for row in csv.DictReader(file)]
+    last["progress"].update(seconds=0.0, wait_seconds=0.0)
+    # Saved every minute or never: that is asked for anew each time, and changes nothing.
+    for config in (best["config"],):
+        del config["save_minutes"]
+    names = sorted(file.name for file in run.iterdir() if file.name not in (saver.PREVIOUS, "demo"))
+    return {"last.pt": last, "best.pt": best, "metrics.csv": rows, "files": names}
+
+
+def differences(a: Any, b: Any, name: str = "") -> Iterator[str]:
+    """Where two outcomes differ, by so much as a bit."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        same = a.dtype == b.dtype and a.shape == b.shape
+        if not same or a.contiguous().numpy().tobytes() != b.contiguous().numpy().tobytes():
+            yield name
+    elif isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted({*a, *b}, key=str):
+            yield from differences(a.get(key), b.get(key), f"{name}/{key}")
+    elif isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        for number, (one, other) in enumerate(zip(a, b, strict=True)):
+            yield from differences(one, other, f"{name}/{number}")
+    elif type(a) is not type(b) or repr(a) != repr(b):
+        yield f"{name} ({a!r}, {b!r})"
+
+
+def steps_saved(run: Path) -> int:
+    """How many steps of the run would not be lost now."""
+    state, _ = saver.newest(run)
+    progress = state["progress"] if state else {"epoch": 0, "step": 0, "steps": 0}
+    return int(progress["epoch"] * progress["steps"] + progress["step"])
+
+
+# ---- the torture ----------------------------------------------------------------------------------------
+
+
+def undisturbed(folder: Path, setup: Setup) -> dict[str, Any]:
+    """The outcome of a run that nobody kills, and that saves nothing within its epochs."""
+    work = folder / f"{setup.name}-undisturbed"
+    if not work.exists():
+        work.mkdir()
+        codes = end(start(work, setup, [None] * setup.processes, mmap.mmap(-1, 8)), None)
+        if any(codes):
+            raise Failure(f"{setup.name}: {codes}: {(work / 'output-0.txt').read_text()}")
+    return outcome(work / "run")
+
+
+def torment(folder: Path, setup: Setup, kills: int, draw: random.Random, tally: Tally) -> None:
+    """Runs of a setup that are killed again and again, until there were `kills` kills more.
+
+    Raises:
+        Failure: a bit differs, a file is left over, a step is lost, a message is missing, a process hangs.
+    """
+    expected, before, number = undisturbed(folder, setup), tally.count, 0
+    while (left := before + kills - tally.count) > 0:
+        work = folder / f"{setup.name}-{number}"
+        work.mkdir()
+        points = [draw.choice([*POINTS, "anywhen", "step", "step"]) for _ in range(min(left, draw.randint(3, 8)))]
+        killed_run(work, setup, points, draw, tally)
+        compare(expected, work)
+        number += 1
+
+
+def compare(expected: dict[str, Any], work: Path) -> None:
+    """Raise `Failure` where the run in `work` has not come to the expected outcome."""
+    found = list(differences(expected, outcome(work / "run")))
+    if found:
+        raise Failure(f"{work}: differs from the undisturbed run in {', '.join(found[:5])}")
+
+
+def killed_run(work: Path, setup: Setup, points: list[str], draw: random.Random, tally: Tally) -> None:
+    """Take a run to its end through a kill at each of `points`, as far as it passes by there."""
+    steps = mmap.mmap(-1, 8)
+    for point in [*points, None]:
+        kills: list[Kill | None] = [None] * setup.processes
+        victim = draw.randrange(setup.processes)
+        if point is not None:
+            # A save goes on in the first process alone, and the last calibration too.
+            victim = victim if point in ("step", "cache") else 0
+            kills[victim] = Kill(point, 1 + draw.randrange(POINTS.get(point, 1)), draw.random() < 0.5)
+        after = draw.uniform(0.2, 4.0) if point == "anywhen" else None
+        processes = start(work, setup, kills, steps)
+        codes = end(processes, after)
+        tally.runs += 1
+        texts = [process.output.read_text() for process in processes]
+        if any("Traceback" in text for text in texts):
+            raise Failure(f"{work}: a traceback: {texts}")
+        begun = int.from_bytes(steps, "little") // setup.processes
+        if -signal.SIGKILL in codes:
+            tally.kills[str(point)] = tally.kills.get(str(point), 0) + 1
+            _look_at_survivors(work, codes, texts, tally)
+            # Every step is saved. The one under way is lost, and the one before it while its file is written.
+            saved = steps_saved(work / "run")
+            if begun - saved > 2:
+                raise Failure(f"{work}: {begun} steps were begun and {saved} are saved")
+            tally.most_steps_lost = max(tally.most_steps_lost, begun - saved)
+            steps[:] = (saved * setup.processes).to_bytes(8, "little")
+        elif any(codes):
+            raise Failure(f"{work}: exit codes {codes}: {texts}")
+        elif point is not None:
+            continue  # it came to its end before it came there
+    leftovers = [file.name for file in (work / "run").iterdir() if file.name.endswith(".tmp")]
+    if leftovers:
+        raise Failure(f"{work}: left over: {leftovers}")
+
+
+def _look_at_survivors(work: Path, codes: list[int], texts: list[str], tally: Tally) -> None:
+    for code, text in zip(codes, texts, strict=True):
+        if code == -signal.SIGKILL:
+            continue
+        tally.survivors += 1
+        errors = [line for line in text.splitlines() if line.startswith("error: ")]
+        if code != 2 or len(errors) != 1 or "another of the training processes" not in errors[0]:
+            raise Failure(f"{work}: a process whose peer was killed ends with {code}: {text}")
+
+
+def command_run(folder: Path, number: int, draw: random.Random, tally: Tally) -> None:
+    """The same through the command line, alone or with torchrun: killed once, then left to go on."""
+    setup = SETUPS[1] if number % 2 == 0 else SETUPS[4]
+    work = folder / f"command-{number}"
+    work.mkdir()
+    launcher = [sys.executable] if setup.processes == 1 else [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
+    ]  # fmt: skip
+    options = ["--workers", str(setup.workers), "--amp", setup.amp, "--save-minutes", "0"]
+    first = [*launcher, str(ROOT / "train.py"), *RECIPE, "--data", "../data", *options, "--out", "run"]
+    child = subprocess.Popen(first, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wanted = work / "run" / draw.choice([saver.LAST, saver.PREVIOUS, saver.BEST])
+    deadline = time.monotonic() + PATIENCE
+    while not wanted.exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    victim = child.pid if setup.processes == 1 else _children(child.pid)[draw.randrange(2)]
+    os.kill(victim, signal.SIGKILL)
+    _, errors = child.communicate(timeout=PATIENCE)
+    if child.returncode == 0:
+        raise Failure(f"{work}: the kill came too late: {errors}")
+    tally.kills["command"] = tally.kills.get("command", 0) + 1
+    again = [*launcher, str(ROOT / "train.py"), "--resume", "run", *options[:2]]
+    done = subprocess.run(again, cwd=work, capture_output=True, text=True, timeout=PATIENCE)
+    tally.runs += 2
+    if done.returncode:
+        raise Failure(f"{work}: {done.stdout}{done.stderr}")
+    compare(undisturbed(folder, setup), work)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def main() -> int:
+    settings = cli.parse(Settings, __doc__)
+    chosen = [s for s in SETUPS if settings.setups == "all" or s.name in settings.setups.split(",")]
+    draw, tally, start_time = random.Random(settings.seed), Tally(), time.monotonic()
+    with contextlib.ExitStack() as stack:
+        folder = settings.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="torture-")))
+        demo.write(folder / "data", images=70)
+        for number, setup in enumerate(chosen):
+            share = settings.kills // len(chosen) + (number < settings.kills % len(chosen))
+            torment(folder, setup, share, draw, tally)
+            print(f"{setup.name:14} {share} kills and more, no bit differs", flush=True)
+        for number in range(settings.commands):
+            command_run(folder, number, draw, tally)
+    print(
+        f"{tally.count} kills in {tally.runs} runs ("
+        + ", ".join(f"{point} {count}" for point, count in sorted(tally.kills.items()))
+        + f"): 0 bits differ, 0 files left over, at most {tally.most_steps_lost} steps done again; "
+        f"{tally.survivors} processes outlived a killed peer and said so; {time.monotonic() - start_time:.0f} s"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
