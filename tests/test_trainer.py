@@ -162,14 +162,14 @@ def test_without_warm_up_the_first_step_is_at_the_peak() -> None:
 
 
 def test_the_loop_sets_the_rate_of_each_step(settings: Settings, parts: Parts) -> None:
-    trainer = built(settings, parts, image_size=32, lr=0.01, epochs=2, warmup_epochs=0.5)
+    trainer = built(settings, parts, image_size=32, lr=0.01, epochs=2, warmup_epochs=0.2)
     steps = len(trainer.batches)
     rates = []
     for epoch in range(2):
         for done in train.train_steps(trainer, epoch):
             rates.append(trainer.optimizer.param_groups[0]["lr"])
             assert done.step == len(rates) - epoch * steps
-    warmup = int(min(0.5 * steps, 2 * steps / 5))
+    warmup = int(min(0.2 * steps, 2 * steps / 10))
     assert rates == [train.learning_rate(n, 2 * steps, warmup, 0.01) for n in range(2 * steps)]
 
 
