@@ -1,0 +1,244 @@
+"""Measure training: epoch time, throughput and memory over GPUs, AMP on and off, ours and plain.
+
+    python benchmark.py                          # what this machine has
+    python benchmark.py --gpus 1,2,4 --json bench.json --plot bench.png
+    python benchmark.py --data HAM10000 --recipes ours --amp on --rounds 5
+    python benchmark.py --compare bench.json     # what got slower?
+    python benchmark.py --find-batch             # how large a batch fits
+    python benchmark.py --input                  # decoding and augmentation alone
+
+Each cell of the matrix runs train.py's own functions in a process of its own, the cells
+in turns over --rounds. "plain" is the loop that a notebook would have (skin/plain.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import shlex
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+import train
+from skin import bench_images, bench_plot, bench_report, cells, cli, input_path, measure, parallel, runs
+from skin.bench_settings import BenchSettings, read_bench_settings
+from skin.cache import default_folder
+from skin.measure import Cell, Recipe, Step
+from skin.model import preprocess_for
+from skin.parallel import Topology
+from skin.parts import Parts, read_parts
+from skin.plain import PlainRecipe
+from skin.settings import Settings
+from skin.trainer import build_trainer
+
+
+class OurRecipe:
+    """train.py's own loop and step, as they are."""
+
+    def __init__(self, settings: Settings, topology: Topology, parts: Parts) -> None:
+        self.topology = topology
+        self.trainer = build_trainer(settings, topology, parts)
+        self.precision = self.trainer.classifier.precision
+        self.train_images = self.trainer.batches.size
+        self.steps_per_epoch = len(self.trainer.batches)
+        self._ready: tuple[torch.Tensor, torch.Tensor, float] | None = None
+
+    def fill_cache(self, steps: int) -> None:
+        """Decode what the first `steps` will read, so that they are fed as in all epochs but a run's first."""
+        trainer, topology = self.trainer, self.topology
+        if trainer.dataset.cache is None:
+            return
+        batches = list(itertools.islice(itertools.chain.from_iterable(map(trainer.batches.plan, range(2))), steps))
+        rows = np.unique(np.concatenate(batches))[topology.rank :: topology.world]
+        with ThreadPoolExecutor() as pool:
+            deque(pool.map(trainer.dataset.stored, rows.tolist()), maxlen=0)
+        topology.barrier()
+
+    def ready_step(self) -> Step:
+        """`train.train_step` on a batch that is on the device already."""
+        trainer, device = self.trainer, self.topology.device
+        if self._ready is None:
+            rows = trainer.batches.plan(0)[0]
+            batch = trainer.dataset.__getitems__(next(iter(trainer.batches)))
+            weight = float(trainer.class_weights.cpu()[trainer.dataset.labels[rows]].sum())
+            self._ready = batch.images.to(device), batch.labels.to(device), weight
+            trainer.classifier.train()
+        record = train.train_step(trainer, *self._ready)
+        return Step(len(self._ready[0]), 0.0, record[0] / record[1])
+
+    def epoch_steps(self, epoch: int) -> Iterator[Step]:
+        """`train.train_steps`."""
+        for done in train.train_steps(self.trainer, epoch):
+            yield Step(len(done.rows), done.wait_seconds, done.record[0] / done.record[1])
+
+
+RECIPES: dict[str, Callable[[Settings, Topology, Parts], Recipe]] = {
+    "ours": OurRecipe,
+    "plain": PlainRecipe,
+    "plain-channels-last": functools.partial(PlainRecipe, channels_last=True),
+}
+
+
+def run_cell(task: Path) -> int:
+    """The child: measure the cell that the JSON file `task` describes and write `task`.result."""
+    cell = Cell(**json.loads(task.read_text()))
+    settings = Settings(
+        data=Path(cell.data), labels=None if cell.labels is None else Path(cell.labels), allow_missing=True,
+        model=cell.model, weights="none", image_size=cell.image_size, batch_size=cell.batch_size,
+        amp="auto" if cell.amp else "off", gpus=cell.gpus, workers=cell.workers, cache=cell.cache,
+        keep_duplicates=True,
+    )  # fmt: skip
+    parts = read_parts(settings)
+    with parallel.setup(None if cell.parallel == "ddp" else cell.gpus) as topology:
+        found: dict[str, Any]
+        if cell.probe:
+            measure.limit_host_memory()
+        try:
+            recipe = RECIPES[cell.recipe](settings, topology, parts)
+            if isinstance(recipe, OurRecipe) and not cell.probe:
+                recipe.fill_cache(2 * recipe.steps_per_epoch if cell.whole_epoch else cell.warmup + cell.steps + 8)
+            found = {"status": "ok", **measure.measure(cell, recipe)}
+            found["precision"] = measure.arithmetic(recipe.precision)
+            found["train_images"] = recipe.train_images
+            found["devices"] = measure.devices(topology)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not measure.is_out_of_memory(error):
+                raise
+            found = {"status": "oom", "reason": f"out of memory at {cell.batch_size} images a replica"}
+        if topology.is_main:
+            task.with_suffix(".result").write_text(json.dumps(found))
+    return 0
+
+
+@dataclass
+class Matrix:
+    """The cells as they are being measured, and the report that the files and the table are made from."""
+
+    settings: BenchSettings
+    planned: list[tuple[Cell, str | None]]
+    report: dict[str, Any]
+    samples: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def take(self, number: int, found: dict[str, Any], largest: int | None = None) -> None:
+        """Take in one round of cell `number`, and write the files anew: an interrupted run leaves what it has."""
+        rows, environment = self.report["cells"], self.report["environment"]
+        environment["gpu_devices"] += [d for d in found.get("devices", []) if d not in environment["gpu_devices"]]
+        cell = self.planned[number][0]
+        key = cells.key_of(cell, cells.device_label(environment, cell.gpus))
+        if found["status"] == "ok":
+            self.samples.setdefault(number, []).append(found)
+            rows[number] = bench_report.row_of(key, self.samples[number])
+        elif number not in self.samples:
+            rows[number] = bench_report.empty_row(key, found["status"], found["reason"])
+        rows[number]["largest_batch_size"] = largest
+        bench_report.derive(rows)
+        self.write()
+
+    def write(self) -> None:
+        if self.settings.json:
+            runs.write_json(self.settings.json, self.report)
+        if self.settings.csv:
+            bench_report.write_csv(self.report["cells"], self.settings.csv)
+
+    def measure(self, say: Callable[[str], None]) -> None:
+        """Every cell in turns, as often as `--rounds` says."""
+        script, here = Path(__file__).resolve(), [i for i, (_, reason) in enumerate(self.planned) if reason is None]
+        largest: dict[int, int] = {}
+        if self.settings.find_batch:
+            for i in here:
+                cell = self.planned[i][0]
+                say(f"{cell.title}: looking for the largest batch")
+                largest[i] = cells.largest_batch(cell, lambda c: cells.run(c, script), self.report["train_images"])
+                self.planned[i] = replace(cell, batch_size=max(1, largest[i])), None
+        for turn in range(self.settings.rounds):
+            for i in here:
+                cell = self.planned[i][0]
+                found = cells.run(cell, script)
+                self.take(i, found, largest.get(i))
+                speed = f"{found['images_per_second']:.1f} images/s" if found["status"] == "ok" else found["reason"]
+                say(f"round {turn + 1} of {self.settings.rounds}: {cell.title}: {speed}")
+
+
+def new_report(kind: str, settings: BenchSettings) -> dict[str, Any]:
+    """A report with everything but what is to be measured."""
+    command = shlex.join(["python", "benchmark.py", *sys.argv[1:]])
+    return {
+        "schema": bench_report.SCHEMA, "kind": kind, "complete": False,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command,
+        "settings": cli.plain(settings), "environment": cells.environment(), "cells": [],
+    }  # fmt: skip
+
+
+def benchmark_training(settings: BenchSettings, parts: Parts, console: Console) -> int:
+    """Measure the matrix, show and write it; 0, or 1 where no cell could be measured that should have been."""
+    old = bench_report.read(settings.compare) if settings.compare else None
+    present = torch.cuda.device_count()
+    report = new_report("training", settings) | {"train_images": len(parts.of("train"))}
+    matrix = Matrix(settings, cells.plan(settings, present), report)
+    for cell, reason in matrix.planned:
+        key = cells.key_of(cell, report["environment"]["cpu"] if cell.gpus == 0 else "GPU")
+        report["cells"].append(bench_report.empty_row(key, "skipped", reason or "not reached: interrupted"))
+    say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
+    if not present:
+        say("no GPU is visible: the CPU is measured")
+    for line in cells.busy_gpus(present):
+        say(line)
+    try:
+        matrix.measure(say)
+        report["complete"] = True
+    finally:  # Ctrl-C, too: what has been measured is shown and kept
+        matrix.write()
+        console.print(bench_report.table(report["cells"]))
+        for line in bench_report.notes(report["cells"]):
+            say(line)
+    if settings.plot:
+        bench_plot.draw(report["cells"], settings.plot)
+    if old is not None:
+        say(f"compared with {settings.compare}, {old.get('time')}:")
+        for line in bench_report.compare(report["cells"], report["environment"], old):
+            say("  " + line)
+    wanted = [row for row, (_, reason) in zip(report["cells"], matrix.planned, strict=True) if reason is None]
+    return int(bool(wanted) and not any(row["status"] in ("ok", "oom") for row in wanted))
+
+
+def benchmark_input(settings: BenchSettings, parts: Parts, console: Console) -> int:
+    """Measure the input path alone, show and write it."""
+    report = new_report("input", settings)
+    preprocess = preprocess_for(settings.model, settings.image_size)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    report["cells"] = input_path.measure(
+        parts, preprocess, settings.batch_size or 32, settings.steps or 8, settings.rounds, device
+    )
+    report["complete"] = True
+    console.print(input_path.table(report["cells"]))
+    if settings.json:
+        runs.write_json(settings.json, report)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    settings = read_bench_settings(__doc__, argv)
+    console = Console(highlight=False, emoji=False, width=100)
+    if settings.data is None:
+        needed = cells.images_needed(cells.plan(settings, torch.cuda.device_count()), settings.find_batch)
+        made = bench_images.write(default_folder() / "benchmark-images", needed)
+        settings = replace(settings, data=made)
+    parts = read_parts(Settings(data=settings.data, labels=settings.labels, allow_missing=True, keep_duplicates=True))
+    return (benchmark_input if settings.input else benchmark_training)(settings, parts, console)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--cell"]:
+        cli.run(lambda: run_cell(Path(sys.argv[2])))
+    cli.run(main)

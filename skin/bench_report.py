@@ -1,0 +1,292 @@
+"""What the benchmark found: its JSON and what must be in it, the figures drawn from rounds, table, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from skin.checkpoint import write_atomically
+from skin.errors import UserError, printable
+
+SCHEMA = 1
+STATUSES = ("ok", "skipped", "oom", "failed")
+FIGURES = (
+    "epoch_seconds", "images_per_second", "step_images_per_second", "end_to_end_share", "data_wait_share",
+    "step_ms_median", "step_ms_p95", "first_step_seconds", "loss",
+)  # fmt: skip
+KEY = ("gpus", "parallel", "amp", "recipe", "model", "image_size", "batch_size")  # what makes a cell that cell
+DERIVED = ("scaling_efficiency", "amp_speedup", "amp_memory_ratio", "speedup_over_plain")
+
+_NUMBER, _TEXT = (int, float), (str,)
+_MAYBE_NUMBER, _MAYBE_TEXT = (int, float, type(None)), (str, type(None))
+_GPU_MEMORY = {
+    "allocated_mib": _NUMBER, "reserved_mib": _NUMBER, "nvml_used_mib": _MAYBE_NUMBER,
+    "utilisation_percent": _MAYBE_NUMBER, "power_watts": _MAYBE_NUMBER,
+}  # fmt: skip
+# What a report holds: for each key its types, or the same for what is in it; [..] is a list of such.
+REPORT: dict[str, Any] = {
+    "schema": (int,), "kind": _TEXT, "complete": (bool,), "time": _TEXT, "command": _TEXT, "settings": (dict,),
+    "train_images": (int,),
+    "environment": {
+        "python": _TEXT, "torch": _TEXT, "torchvision": _TEXT, "cuda": _MAYBE_TEXT, "cudnn": (int, type(None)),
+        "driver": _MAYBE_TEXT, "cpu": _TEXT, "cpu_flags": [_TEXT], "cores": (int,), "usable_cores": (int,),
+        "threads": (int,), "memory_mib": _MAYBE_NUMBER, "platform": _TEXT, "git_commit": _MAYBE_TEXT,
+        "gpu_devices": [{"name": _TEXT, "uuid": _MAYBE_TEXT, "memory_mib": _NUMBER, "compute_capability": _TEXT}],
+    },
+    "cells": [{
+        "gpus": (int,), "device": _TEXT, "parallel": _TEXT, "amp": _TEXT, "recipe": _TEXT, "status": _TEXT,
+        "reason": _MAYBE_TEXT, "model": _TEXT, "image_size": (int,), "batch_size": (int,),
+        "precision": _MAYBE_TEXT, "largest_batch_size": (int, type(None)), "rounds": (int,),
+        "memory": {"gpus": [_GPU_MEMORY], "rss_mib": _MAYBE_NUMBER},
+        **dict.fromkeys((*FIGURES, *DERIVED), _MAYBE_NUMBER),
+        "spread": (dict,), "samples": (dict,),
+    }],
+}  # fmt: skip
+
+
+def problems(content: Any, schema: Any = None, where: str = "report") -> list[str]:
+    """What keeps `content` from being a report of this schema; empty where nothing does."""
+    schema = REPORT if schema is None else schema
+    if isinstance(schema, tuple):
+        # bool is an int to Python, not to JSON
+        fits = isinstance(content, schema) and (not isinstance(content, bool) or bool in schema)
+        return [] if fits else [f"{where} is {type(content).__name__}"]
+    if isinstance(schema, list):
+        if not isinstance(content, list):
+            return [f"{where} is {type(content).__name__}, not a list"]
+        return [p for i, item in enumerate(content) for p in problems(item, schema[0], f"{where}[{i}]")]
+    if not isinstance(content, dict):
+        return [f"{where} is {type(content).__name__}, not an object"]
+    found = [f"{where} lacks {key}" for key in schema if key not in content]
+    for key, inner in schema.items():
+        if key in content:
+            found += problems(content[key], inner, f"{where}.{key}")
+    return found
+
+
+def read(path: Path) -> dict[str, Any]:
+    """An earlier report. Raises `UserError` where it is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{printable(path)} is not JSON ({error}); name a file that --json wrote") from error
+    if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
+        raise UserError(f"{printable(path)} is no benchmark report; name a file that --json wrote")
+    if content["schema"] == SCHEMA and (found := problems(content)):
+        raise UserError(f"{printable(path)} is damaged: {found[0]}; name a file that --json wrote")
+    return content
+
+
+# ---- from rounds to a row ---------------------------------------------------------------------------------------
+
+
+def empty_row(key: dict[str, Any], status: str, reason: str | None) -> dict[str, Any]:
+    """A row with no figures, of the cell that `key` names (`KEY` and device)."""
+    return {
+        **key, "status": status, "reason": reason, "precision": None, "largest_batch_size": None, "rounds": 0,
+        **dict.fromkeys((*FIGURES, *DERIVED)), "memory": {"gpus": [], "rss_mib": None}, "spread": {}, "samples": {},
+    }  # fmt: skip
+
+
+def row_of(key: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """The means over rounds and, under `spread`, lowest, highest and standard deviation of each figure."""
+    row = empty_row(key, "ok", None)
+    values = {name: [s[name] for s in samples] for name in FIGURES}
+    values["rss_mib"] = [s["memory"]["rss_mib"] for s in samples]
+    row.update({name: statistics.fmean(values[name]) for name in FIGURES})
+    row["precision"], row["rounds"], row["samples"] = samples[0]["precision"], len(samples), values
+    by_gpu = zip(*(s["memory"]["gpus"] for s in samples), strict=True)
+    row["memory"] = {"rss_mib": max(values["rss_mib"]), "gpus": [_highest(list(gpus)) for gpus in by_gpu]}
+    row["spread"] = {
+        name: {"low": min(v), "high": max(v), "std": statistics.stdev(v) if len(v) > 1 else None}
+        for name, v in values.items()
+    }
+    return row
+
+
+def _highest(gpus: list[dict[str, float | None]]) -> dict[str, float | None]:
+    return {name: max((g[name] for g in gpus if g[name] is not None), default=None) for name in _GPU_MEMORY}  # type: ignore[type-var]
+
+
+def peak_mib(row: dict[str, Any]) -> float | None:
+    """The figure that memory is compared by: the fullest GPU's peak allocation, or the process's RSS."""
+    gpus = row["memory"]["gpus"]
+    return max(g["allocated_mib"] for g in gpus) if gpus else row["memory"]["rss_mib"]
+
+
+def derive(rows: list[dict[str, Any]]) -> None:
+    """Fill in what follows from comparing rows: scaling over GPUs, the gain of AMP and over the plain recipe."""
+
+    def ratio(row: dict[str, Any], other: dict[str, Any], figure: Callable[..., Any]) -> float | None:
+        base = next((r for r in rows if r["status"] == "ok" and all(r[k] == {**row, **other}[k] for k in KEY)), None)
+        top, bottom = figure(row), figure(base) if base else None
+        return top / bottom if top and bottom else None
+
+    for row in rows:
+        if row["status"] != "ok":
+            continue
+        speed = lambda r: r["images_per_second"]  # noqa: E731
+        if row["gpus"] > 1:
+            gain = ratio(row, {"gpus": 1, "parallel": "single"}, speed)
+            row["scaling_efficiency"] = gain / row["gpus"] if gain else None
+        if row["amp"] == "on":
+            row["amp_speedup"] = ratio(row, {"amp": "off"}, speed)
+            row["amp_memory_ratio"] = ratio(row, {"amp": "off"}, peak_mib)
+        if row["recipe"] != "plain":
+            mode = "dp" if row["gpus"] > 1 else "single"  # the plain recipe knows no other
+            row["speedup_over_plain"] = ratio(row, {"recipe": "plain", "amp": "off", "parallel": mode}, speed)
+
+
+# ---- shown ------------------------------------------------------------------------------------------------------
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """The rows for a terminal, at most 100 columns wide; what was skipped for one reason is one row."""
+    view = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", caption=_CAPTION)
+    view.caption_justify = "left"
+    for name in ("device", "recipe", "amp"):
+        view.add_column(name, no_wrap=True)
+    for name in ("images/s", "×plain", "ceiling", "reached", "wait", "step ms", "p95", "epoch s", "GiB"):
+        view.add_column(name, justify="right", no_wrap=True)
+    skipped: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "skipped":
+            skipped.setdefault((device_name(row), row["reason"]), []).append(row)
+        elif row["status"] == "ok":
+            view.add_row(device_name(row), _short(row["recipe"]), row["amp"], *_figures(row))
+        else:
+            view.add_row(device_name(row), _short(row["recipe"]), row["amp"], Text(row["status"], style="yellow"))
+    for (device, _), alike in skipped.items():
+        recipes, amps = (",".join(dict.fromkeys(_short(r[k]) for r in alike)) for k in ("recipe", "amp"))
+        view.add_row(device, recipes, amps, Text("skipped", style="yellow"))
+    return view
+
+
+_CAPTION = (
+    "×plain: times the plain recipe without AMP · ceiling: images/s of the bare step on ready batches · "
+    "reached: training's share of it · wait: share of the time spent waiting for data · "
+    "GiB: peak allocated on the fullest GPU, RSS on the CPU"
+)
+
+
+def _figures(row: dict[str, Any]) -> list[str]:
+    spread = row["spread"]["images_per_second"]
+    error = f" ±{three_digits((spread['high'] - spread['low']) / 2)}" if row["rounds"] > 1 else ""
+    return [
+        three_digits(row["images_per_second"]) + error,
+        f"{row['speedup_over_plain']:.2f}" if row["speedup_over_plain"] else "",
+        three_digits(row["step_images_per_second"]),
+        f"{row['end_to_end_share']:.0%}",
+        f"{row['data_wait_share']:.0%}",
+        f"{row['step_ms_median']:,.0f}",
+        f"{row['step_ms_p95']:,.0f}",
+        three_digits(row["epoch_seconds"]),
+        three_digits((peak_mib(row) or 0.0) / 1024),
+    ]
+
+
+def notes(rows: list[dict[str, Any]]) -> list[str]:
+    """What the table has no room for: reasons, precisions, scaling, the gain of AMP."""
+    lines = []
+    grouped: dict[str, list[str]] = {}
+    for row in rows:
+        if row["status"] != "ok":
+            name = device_name(row) if row["status"] == "skipped" else _name(row)
+            grouped.setdefault(f"{row['status']}: {row['reason']}", []).append(name)
+        elif row["largest_batch_size"]:
+            grouped.setdefault(f"largest batch that fits: {row['largest_batch_size']}", []).append(_name(row))
+    for reason, names in grouped.items():
+        lines.append(f"{', '.join(dict.fromkeys(names))} {reason}")
+    for row in rows:
+        said = [
+            f"{row['scaling_efficiency']:.0%} of linear scaling" if row["scaling_efficiency"] else "",
+            f"{row['amp_speedup']:.2f} times the speed of amp off" if row["amp_speedup"] else "",
+            f"{row['amp_memory_ratio']:.2f} of its memory" if row["amp_memory_ratio"] else "",
+        ]
+        if row["status"] == "ok":
+            lines.append(f"{_name(row)}: {row['precision']}" + "".join(f", {s}" for s in said if s)
+                         + f", last loss {row['loss']:.3f}")  # fmt: skip
+    return lines
+
+
+def device_name(row: dict[str, Any]) -> str:
+    if row["gpus"] == 0:
+        return "CPU"
+    return f"{row['gpus']} GPU{'s' if row['gpus'] > 1 else ''}" + (
+        f" {row['parallel']}" if row["parallel"] != "single" else ""
+    )
+
+
+def _short(recipe: str) -> str:
+    return "plain-cl" if recipe == "plain-channels-last" else recipe
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{device_name(row)} {_short(row['recipe'])} amp {row['amp']}"
+
+
+def three_digits(value: float) -> str:
+    """A positive figure as a person reads it: 1,234 or 123 or 12.3 or 1.23."""
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.1f}" if value >= 9.95 else f"{value:.2f}"
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    """The rows as a table for a spreadsheet; per-GPU memory as the fullest GPU's."""
+    gpu = [f"gpu_{name}" for name in _GPU_MEMORY]
+    columns = [
+        *KEY, "device", "precision", "status", "reason", "rounds", *FIGURES, "images_per_second_std", *DERIVED,
+        "largest_batch_size", "rss_mib", *gpu,
+    ]  # fmt: skip
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for row in rows:
+        fullest = _highest(row["memory"]["gpus"]) if row["memory"]["gpus"] else dict.fromkeys(_GPU_MEMORY)
+        std = row["spread"].get("images_per_second", {}).get("std")
+        flat = {**row, "rss_mib": row["memory"]["rss_mib"], "images_per_second_std": std}
+        flat.update({f"gpu_{k}": v for k, v in fullest.items()})
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in flat.items()})
+    write_atomically(text.getvalue().encode(), path)
+
+
+def compare(rows: list[dict[str, Any]], environment: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    """What has changed since an earlier report, beyond the spread of both: lines of text."""
+    if old["schema"] != SCHEMA or old["kind"] != "training":
+        return [f"not compared: that report has schema {old['schema']}, this program writes {SCHEMA}"]
+    was, lines = old["environment"], []
+    machine = lambda e: (e["cpu"], e["usable_cores"], [g["name"] for g in e["gpu_devices"]])  # noqa: E731
+    figure, label = "images_per_second", "images/s"
+    if machine(was) != machine(environment):
+        figure, label = "speedup_over_plain", "times the plain recipe"
+        lines.append(f"measured on another machine ({was['cpu']}): speeds over the plain recipe are compared, "
+                     "not the speeds themselves")  # fmt: skip
+    elif (was["torch"], was["git_commit"]) != (environment["torch"], environment["git_commit"]):
+        lines.append(f"then: torch {was['torch']}, commit {(was['git_commit'] or 'unknown')[:12]}")
+    before = {tuple(r[k] for k in KEY): r for r in old["cells"] if r["status"] == "ok"}
+    for row in rows:
+        past = before.get(tuple(row[k] for k in KEY))
+        if row["status"] != "ok" or past is None or not row[figure] or not past[figure]:
+            continue
+        change = row[figure] / past[figure] - 1
+        spread = _relative_spread(row) + _relative_spread(past)
+        verdict = "within the spread" if abs(change) <= spread else ("FASTER" if change > 0 else "SLOWER")
+        lines.append(f"{_name(row)}: {past[figure]:.2f} -> {row[figure]:.2f} {label} "
+                     f"({change:+.1%}, spread {spread:.1%}): {verdict}")  # fmt: skip
+    compared = any("->" in line for line in lines)
+    return lines if compared else [*lines, "no cell of that report was measured now"]
+
+
+def _relative_spread(row: dict[str, Any]) -> float:
+    """Half the range over rounds, relative to the mean; 5 % where a single round cannot tell."""
+    spread = row["spread"]["images_per_second"]
+    return (spread["high"] - spread["low"]) / 2 / row["images_per_second"] if row["rounds"] > 1 else 0.05

@@ -1,0 +1,205 @@
+"""The cells of the benchmark: which there are, which this machine can run, and each run in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skin import bench_report, precision, runs
+from skin.bench_settings import AMP, PARALLEL, RECIPES, BenchSettings
+from skin.errors import UserError, printable
+from skin.measure import Cell
+from skin.model import preprocess_for
+
+LARGEST_BATCH = 4096
+_FLAGS = ("avx", "amx", "fma", "sse4", "f16c", "vnni", "asimd", "sve", "bf16", "i8mm")
+
+
+def plan(settings: BenchSettings, present: int) -> list[tuple[Cell, str | None]]:
+    """Every cell of the matrix, and why this machine skips it (None where it does not).
+
+    Args:
+        present: visible GPUs.
+    """
+    planned = []
+    for gpus in settings.gpu_counts(present):
+        modes = settings.chosen("parallel", PARALLEL) if gpus > 1 else ["single"]
+        for mode in modes:
+            for recipe in settings.chosen("recipes", RECIPES):
+                for amp in settings.chosen("amp", AMP):
+                    cell = _cell(settings, gpus, mode, amp == "on", recipe)
+                    planned.append((cell, _why_not(cell, present)))
+    return planned
+
+
+def _cell(settings: BenchSettings, gpus: int, mode: str, amp: bool, recipe: str) -> Cell:
+    steps, warmup, batch_size = (50, 10, 32) if gpus else (4, 1, 16)
+    return Cell(
+        gpus=gpus, parallel=mode, amp=amp, recipe=recipe,
+        data=str(settings.data or ""), labels=None if settings.labels is None else str(settings.labels),
+        model=settings.model, image_size=preprocess_for(settings.model, settings.image_size).image_size,
+        batch_size=settings.batch_size or batch_size, workers=settings.workers,
+        cache=settings.cache, steps=settings.steps or steps,
+        warmup=warmup if settings.warmup is None else settings.warmup, whole_epoch=settings.whole_epoch,
+    )  # fmt: skip
+
+
+def _why_not(cell: Cell, present: int) -> str | None:
+    if cell.gpus > present:
+        return f"this machine has {present or 'no'} visible GPU{'s' if present != 1 else ''}"
+    if cell.parallel == "ddp" and cell.recipe != "ours":
+        return "the plain recipe knows DataParallel only"
+    if cell.gpus == 0 and cell.amp and precision.choose("auto", torch.device("cpu")).dtype is None:
+        return "this CPU has no bfloat16 units, so AMP is off on it"
+    return None
+
+
+def key_of(cell: Cell, device: str) -> dict[str, Any]:
+    """What names the cell's row in a report."""
+    key = {name: getattr(cell, name) for name in bench_report.KEY}
+    return {**key, "amp": "on" if cell.amp else "off", "device": device}
+
+
+def images_needed(planned: list[tuple[Cell, str | None]], find_batch: bool) -> int:
+    """How many images to generate so that no window runs through the set many times."""
+    counts = [(c.steps + c.warmup) * c.batch_size * max(1, c.gpus) for c, reason in planned if reason is None]
+    return max(300, min(4000, 2 * max(counts, default=0))) if not find_batch else LARGEST_BATCH
+
+
+# ---- one cell, in a process of its own --------------------------------------------------------------------------
+
+
+def run(cell: Cell, script: Path) -> dict[str, Any]:
+    """Measure a cell once: its figures, or a status with a reason. No process is left behind, come what may."""
+    with tempfile.TemporaryDirectory(prefix="skin-benchmark-") as name:
+        task, errors = Path(name) / "cell.json", Path(name) / "stderr"
+        task.write_text(json.dumps(dataclasses.asdict(cell)))
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={cell.gpus}"]
+        command = [sys.executable, *(launcher if cell.parallel == "ddp" else []), str(script), "--cell", str(task)]
+        with open(errors, "wb") as stderr:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
+            try:
+                code = process.wait()
+            finally:
+                _end(process)
+        result = task.with_suffix(".result")
+        if code == 0 and result.exists():
+            found: dict[str, Any] = json.loads(result.read_text())
+            return found
+        return explain(code, errors.read_text(errors="replace"))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a cell's processes, loader workers and all: they are a process group of their own."""
+    for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, None)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            return
+
+
+def explain(code: int, stderr: str) -> dict[str, Any]:
+    """The row of a process that ended without a result: killed for memory, or failed with its last words."""
+    if code == -signal.SIGKILL:
+        return {"status": "oom", "reason": "killed by the system, most likely for lack of memory"}
+    if "OutOfMemoryError" in stderr:
+        return {"status": "oom", "reason": "out of memory"}
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    last = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
+    return {"status": "failed", "reason": printable(last, limit=300)}
+
+
+def largest_batch(cell: Cell, attempt: Callable[[Cell], dict[str, Any]], most: int) -> int:
+    """The largest batch (for each GPU) that a step of `cell` fits in, to an eighth; 0 where none does.
+
+    Args:
+        attempt: `run`, or a stand-in.
+        most: images there are; no larger batch is tried.
+    """
+
+    def fits(size: int) -> bool:
+        found = attempt(dataclasses.replace(cell, batch_size=size, steps=1, warmup=1, probe=True))
+        if found["status"] == "failed":
+            raise UserError(f"--find-batch: {cell.title} fails at {size} images a step: {found['reason']}")
+        return bool(found["status"] == "ok")
+
+    good, bad, size = 0, min(most, LARGEST_BATCH) + 1, min(cell.batch_size, most)
+    while bad - good > max(1, good // 8):
+        if fits(size):
+            good = size
+        else:
+            bad = size
+        size = 2 * good if 0 < 2 * good < bad else (good + bad) // 2
+    return good
+
+
+# ---- the machine ------------------------------------------------------------------------------------------------
+
+
+def environment() -> dict[str, Any]:
+    """What the benchmark runs on. The GPUs' own lines come from the processes that use them."""
+    found = {name: value for name, value in runs.environment().items() if name != "gpus"}
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        **found, "cpu_flags": _cpu_flags(), "usable_cores": usable, "memory_mib": _memory_mib(),
+        "driver": _driver(), "gpu_devices": [],
+    }  # fmt: skip
+
+
+def _cpu_flags() -> list[str]:
+    """The vector instructions of the processor, as Linux names them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    flags = next((line.split(":")[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return sorted(flag for flag in flags if flag.startswith(_FLAGS))
+
+
+def _memory_mib() -> float | None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+    return None
+
+
+def _driver() -> str | None:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except Exception:  # no driver, no library, or NVML has failed in one of its many ways
+        return None
+
+
+def device_label(environment: dict[str, Any], gpus: int) -> str:
+    """The name of what a cell runs on: the CPU's, or those of the GPUs that cells have reported so far."""
+    if gpus == 0:
+        return str(environment["cpu"])
+    names = sorted({device["name"] for device in environment["gpu_devices"]})
+    return " / ".join(names) or "GPU"
+
+
+def busy_gpus(present: int) -> list[str]:
+    """A line for each visible GPU that is in use before we have touched it."""
+    lines = []
+    for i in range(present):
+        try:
+            used, percent = torch.cuda.device_memory_used(i) / 2**20, torch.cuda.utilization(i)
+        except Exception:  # pynvml is absent, or NVML has failed in one of its many ways: nothing to say
+            continue
+        if used > 1024 or percent > 10:
+            lines.append(f"GPU {i} is in use by others ({used:,.0f} MiB, {percent} % busy): figures will suffer")
+    return lines
