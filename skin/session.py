@@ -47,6 +47,8 @@ class Run:
             raise UserError(f"{path}: the data's classes have changed since; restore the data, or start a new run")
         self.trainer.load_state(state, path)
         self.progress.load_state(state.get("progress"), self.trainer.topology, len(self.trainer.batches))
+        if self.trainer.topology.is_main:  # a kill after the last epoch's last.pt may have left it a row short
+            runs.write_metrics(self.folder / "metrics.csv", self.progress.history)
         self.log.say(f"resumed {source}: {self.progress.epoch} epochs and {self.progress.step} steps are done")
         if changes := self.trainer.changes_since(state.get("machine")):
             self.log.say(f"note: {changes}: the results will not be the same to the last bit")
