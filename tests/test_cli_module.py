@@ -90,7 +90,8 @@ def test_settings_as_json() -> None:
 
 def ending(body: str) -> subprocess.CompletedProcess[str]:
     """A process that runs `def main(): <body>` as a script does. No torch: it starts in a blink."""
-    code = f"import os, signal, sys\nfrom skin import cli\nfrom skin.errors import UserError\ndef main():\n    {body}\ncli.run(main)"
+    imports = "import os, signal, sys\nfrom skin import cli\nfrom skin.errors import UserError"
+    code = f"{imports}\ndef main():\n    {body}\ncli.run(main)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
 
 

@@ -196,7 +196,7 @@ def test_an_image_that_cannot_be_read_is_named_in_place_of_its_batch(
     assert checked(good) is good
     assert str(broken) in bad.error
     assert "--skip-bad-images" in bad.error
-    with pytest.raises(UserError, match="cut.png"):
+    with pytest.raises(UserError, match=r"cut\.png"):
         checked(bad)
 
 

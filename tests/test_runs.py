@@ -68,7 +68,7 @@ def test_json_holds_no_number_that_is_none(tmp_path: Path) -> None:
 
 
 def test_metrics_are_a_table_of_the_promised_columns(tmp_path: Path) -> None:
-    row = {name: 0.123456789 for name in runs.COLUMNS} | {"epoch": 3, "val_macro_auc": math.nan, "lr": 1e-4}
+    row = dict.fromkeys(runs.COLUMNS, 0.123456789) | {"epoch": 3, "val_macro_auc": math.nan, "lr": 1e-4}
     runs.write_metrics(tmp_path / "metrics.csv", [row, {**row, "epoch": 4}])
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0] == (
@@ -81,7 +81,7 @@ def test_metrics_are_a_table_of_the_promised_columns(tmp_path: Path) -> None:
 
 
 def test_an_epoch_is_one_line() -> None:
-    row = {name: 0.25 for name in runs.COLUMNS} | {"epoch": 3, "seconds": 61.2, "images_per_second": 123.456}
+    row = dict.fromkeys(runs.COLUMNS, 0.25) | {"epoch": 3, "seconds": 61.2, "images_per_second": 123.456}
     line = runs.epoch_line(row, 20, "900 MiB RSS", 0, best=True)
     assert line == (
         "epoch  3/20  loss 0.2500 val 0.2500  accuracy 0.2500 val 0.2500  balanced 0.2500  AUC 0.2500"

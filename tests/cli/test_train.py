@@ -1,0 +1,438 @@
+"""train.py from end to end on the drawn set, small: what it writes, that it repeats itself, what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+from torch import Tensor, nn
+from torchvision.transforms import functional as F
+
+import train
+from skin import demo, session
+from skin.checkpoint import load_best
+from skin.errors import UserError
+from skin.images import centre_crop, read_image
+from skin.model import Classifier, build, preprocess_for
+from skin.precision import Precision
+from skin.runs import COLUMNS
+from skin.settings import Settings
+from tests import by_rank
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SMALL = ("--model", "efficientnet_b0", "--weights", "none", "--image-size", 32, "--batch-size", 16, "--amp", "off",
+         "--gpus", 0, "--lr", 2e-4, "--seed", 20240101)  # fmt: skip
+OF_THE_CLOCK = {"seconds", "images_per_second", "data_wait_seconds", "peak_memory_mib"}
+WRITTEN = {"config.json", "environment.json", "split.csv", "metrics.csv", "train.log", "curves.png", "best.pt",
+           "last.pt", "model_card.md"}  # fmt: skip
+
+
+def main(*argv: object) -> int:
+    return train.main([str(word) for word in argv])
+
+
+def trained(data: Path, out: Path, *more: object) -> Path:
+    """The folder of a run that has ended well; what it said is in said.txt beside it."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert main("--data", data, "--out", out, "--workers", 0, "--cache", "off", *SMALL, *more) == 0
+    out.with_suffix(".said").write_text(said.getvalue())
+    return out
+
+
+@pytest.fixture(scope="module")
+def settled(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a B0 whose BatchNorm has seen the drawn set.
+
+    Without that, a few steps leave a network whose outputs in eval mode are one number for every image, and
+    their order is rounding.
+    """
+    preprocess = preprocess_for("efficientnet_b0", 32)
+    files = sorted(demo_folder.rglob("*.jpg"))[:64]
+    views = np.stack([centre_crop(read_image(path, preprocess), 32) for path in files])
+    torch.manual_seed(0)
+    model = Classifier(build("efficientnet_b0", 1000), preprocess, Precision("cpu", None)).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(torch.from_numpy(views))
+    path = tmp_path_factory.mktemp("weights") / "settled.pth"
+    torch.save(model.network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(demo_folder: Path, settled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs on the drawn set, in this process, with no workers and no cache."""
+    return trained(demo_folder, tmp_path_factory.mktemp("train") / "run", "--epochs", 2, "--weights", settled)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    return torch.load(run / "best.pt", weights_only=True)["model"]
+
+
+def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])]
+
+
+# ---- what a run leaves behind --------------------------------------------------------------------------
+
+
+def test_every_file_of_the_run_folder_is_written_and_nothing_half(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names >= WRITTEN
+    assert not [name for name in names if name.startswith(".") or name.endswith(".tmp")]
+    assert all((run / name).stat().st_size > 0 for name in names)
+
+
+def test_config_json_holds_every_option_and_what_auto_became(run: Path, demo_folder: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    assert config.keys() == {f.name for f in dataclasses.fields(Settings)} | {"resolved"}
+    assert (config["lr"], config["batch_size"], config["seed"], config["amp"]) == (2e-4, 16, 20240101, "off")
+    assert config["data"] == str(demo_folder)
+    assert config["resolved"]["images_per_step"] == 16
+    assert config["resolved"]["precision"] == "float32"
+
+
+def test_split_csv_has_every_image_once_and_no_lesion_on_two_sides(run: Path, demo_folder: Path) -> None:
+    rows = table(run / "split.csv")
+    assert list(rows[0]) == ["image", "label", "group", "split"]
+    metadata = {row["image_id"]: row for row in table(demo_folder / "HAM10000_metadata.csv")}
+    assert sorted(row["image"] for row in rows) == sorted(metadata)
+    sides: dict[str, set[str]] = {}
+    for row in rows:
+        assert row["label"] == metadata[row["image"]]["dx"]
+        sides.setdefault(metadata[row["image"]]["lesion_id"], set()).add(row["split"])
+    assert {len(parts) for parts in sides.values()} == {1}
+    assert set().union(*sides.values()) == {"train", "val", "test"}
+
+
+def test_metrics_csv_has_a_row_an_epoch(run: Path) -> None:
+    rows = table(run / "metrics.csv")
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert all(np.isfinite(float(row[name])) for row in rows for name in COLUMNS)
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert float(rows[1]["lr"]) < float(rows[0]["lr"]) <= 2e-4
+
+
+def test_best_pt_holds_all_that_inference_needs(run: Path) -> None:
+    best = load_best(run / "best.pt")
+    assert best.classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+    assert (best.preprocess.image_size, best.preprocess.resize_size) == (32, 37)
+    assert best.calibration
+    assert best.config == json.loads((run / "config.json").read_text())
+    rows = table(run / "metrics.csv")
+    highest = max(rows, key=lambda row: float(row["val_accuracy"]))  # of equals the first
+    assert best.metrics["epoch"] == int(highest["epoch"])
+    assert best.metrics["val_accuracy"] == pytest.approx(float(highest["val_accuracy"]), rel=1e-5)
+
+
+def test_environment_json_names_versions_and_machine(run: Path) -> None:
+    found = json.loads((run / "environment.json").read_text())
+    assert found["torch"] == torch.__version__
+    assert found["cpu"]
+
+
+def test_the_curves_are_a_picture(run: Path) -> None:
+    with Image.open(run / "curves.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000
+
+
+def test_off_a_terminal_an_epoch_is_a_line_and_the_end_says_what_to_type(run: Path) -> None:
+    said = run.with_suffix(".said").read_text()
+    assert "\x1b" not in said
+    assert "\r" not in said
+    lines = said.splitlines()
+    assert sum(line.startswith("epoch ") for line in lines) == 2
+    assert f"next:  python evaluate.py --checkpoint {run}/best.pt" in lines
+    for words in ("melanocytic nevus (nv)", "efficientnet_b0", "float32", "160 images", "MiB RSS"):
+        assert words in said
+    log = (run / "train.log").read_text()
+    assert all(line in log for line in lines if line)
+
+
+# ---- figures that another program finds again ----------------------------------------------------------
+
+
+def recomputed(run: Path, data: Path) -> dict[str, float]:
+    """The validation figures of best.pt, by plain PyTorch, torchvision and scikit-learn, an image at a time."""
+    best = load_best(run / "best.pt")
+    files = {path.stem: path for path in data.rglob("*.jpg")}
+    rows = table(run / "split.csv")
+    labels = {part: [best.classes.index(r["label"]) for r in rows if r["split"] == part] for part in ("train", "val")}
+    logits = []
+    for row in rows:
+        if row["split"] == "val":
+            view = centre_crop(read_image(files[row["image"]], best.preprocess), best.preprocess.image_size)
+            pixels = F.normalize(F.to_tensor(view), best.preprocess.mean, best.preprocess.std)
+            with torch.no_grad():
+                logits.append(best.network(pixels[None])[0])
+    scores, truth = torch.stack(logits), torch.tensor(labels["val"])
+    probabilities = scores.double().softmax(1).numpy()
+    balance = len(labels["train"]) / (7 * np.bincount(labels["train"], minlength=7))
+    predicted = probabilities.argmax(1)
+    present = np.unique(truth)
+    return {
+        "val_loss": float(nn.CrossEntropyLoss(torch.tensor(balance).float())(scores, truth)),
+        "val_accuracy": accuracy_score(truth, predicted),
+        "val_balanced_accuracy": balanced_accuracy_score(truth, predicted),
+        "val_macro_auc": float(np.mean([roc_auc_score(truth == c, probabilities[:, c]) for c in present])),
+    }
+
+
+def assert_figures_found_again(run: Path, data: Path) -> None:
+    row = table(run / "metrics.csv")[load_best(run / "best.pt").metrics["epoch"] - 1]
+    found, expected = {name: float(value) for name, value in row.items()}, recomputed(run, data)
+    for name in ("val_accuracy", "val_balanced_accuracy"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+    # One image at a time the logits, up to 20 here, differ by 0.006: float64 lies between the two.
+    assert found["val_loss"] == pytest.approx(expected["val_loss"], rel=1e-3)
+    assert found["val_macro_auc"] == pytest.approx(expected["val_macro_auc"], abs=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_the_epochs_figures_are_those_of_the_checkpoint(run: Path, demo_folder: Path) -> None:
+    assert_figures_found_again(run, demo_folder)
+
+
+# ---- the same again ------------------------------------------------------------------------------------
+
+
+def figures(run: Path) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k not in OF_THE_CLOCK} for row in table(run / "metrics.csv")]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(("workers", "cached"), [(0, True), (2, False)])
+def test_the_same_seed_gives_the_same_bits_whatever_the_workers_and_the_cache(
+    run: Path, demo_folder: Path, settled: Path, tmp_path: Path, workers: int, cached: bool
+) -> None:
+    again = trained(
+        demo_folder, tmp_path / "again", "--epochs", 2, "--weights", settled, "--workers", workers,
+        "--cache", tmp_path / "cache" if cached else "off",
+    )  # fmt: skip
+    assert differing(weights(run), weights(again)) == []
+    assert figures(run) == figures(again)
+    assert (run / "split.csv").read_bytes() == (again / "split.csv").read_bytes()
+
+
+def test_another_seed_is_another_split_and_other_weights(run: Path, demo_folder: Path, tmp_path: Path) -> None:
+    other = trained(demo_folder, tmp_path / "other", "--epochs", 1, "--seed", 1)
+    assert (run / "split.csv").read_bytes() != (other / "split.csv").read_bytes()
+    assert "classifier.1.weight" in differing(weights(run), weights(other))
+
+
+def test_memory_stays_flat_over_epochs(tmp_path: Path) -> None:
+    data = demo.write(tmp_path / "data", images=70)
+    rows = table(trained(data, tmp_path / "run", "--epochs", 7) / "metrics.csv")
+    peaks = [float(row["peak_memory_mib"]) for row in rows]
+    assert max(peaks[2:]) - peaks[1] < 30, peaks  # the first one fills pools and arenas
+
+
+# ---- other ways to begin -------------------------------------------------------------------------------
+
+
+def test_the_demo_in_a_folder_of_its_own_one_image_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = demo.write
+    monkeypatch.setattr(demo, "write", lambda folder: write(folder, images=70))
+    monkeypatch.chdir(tmp_path)
+    assert main("--demo", "--epochs", 1, "--image-size", 33, "--batch-size", 1, "--workers", 0, "--amp", "off",
+                "--cache", "off", "--gpus", 0) == 0  # fmt: skip
+    latest = (tmp_path / "runs" / "latest").resolve()
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == [latest.name, "latest"]
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"]  # nothing is written anywhere else
+    assert {p.name for p in latest.iterdir()} >= WRITTEN | {"demo"}
+    assert all(torch.isfinite(value).all() for value in weights(latest).values())
+
+
+def test_an_image_that_cannot_be_read_stops_the_run_or_is_left_out(demo_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "Fotos du \n café"  # a name that must break neither a line nor a path
+    shutil.copytree(demo_folder, data)
+    empty, cut = sorted(data.rglob("*.jpg"))[:2]
+    empty.write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        trained(data, tmp_path / "run", "--epochs", 1)
+    assert empty.name in str(error.value)
+    assert "--skip-bad-images" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+    cut.write_bytes(cut.read_bytes()[:-500])  # its header is whole
+    run = trained(data, tmp_path / "run", "--epochs", 1, "--skip-bad-images")
+    used = {row["image"] for row in table(run / "split.csv")}
+    assert {path.stem for path in data.rglob("*.jpg")} - used == {empty.stem, cut.stem}
+    said = run.with_suffix(".said").read_text()
+    assert said.count("left out, cannot be read:") == 2
+    assert "Fotos du \\n café: HAM10000, 158 images" in said
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_whose_header_is_whole_stops_the_run_when_it_is_decoded(
+    demo_folder: Path, tmp_path: Path, workers: int
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(demo_folder, data)
+    for path in data.rglob("*.jpg"):
+        path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(UserError, match=r"cannot read the image .*\.jpg: .*--skip-bad-images"):
+        trained(data, tmp_path / "run", "--epochs", 1, "--workers", workers)
+    assert not (tmp_path / "run" / "best.pt").exists()
+
+
+# ---- what is refused, before anything is written -------------------------------------------------------
+
+
+def one_class(folder: Path) -> None:
+    (folder / "nevus").mkdir(parents=True)
+    for n in range(20):
+        Image.new("RGB", (40, 40), (n, 0, 0)).save(folder / "nevus" / f"{n}.png")
+
+
+def few_of_a_class(folder: Path) -> None:
+    one_class(folder)
+    (folder / "melanoma").mkdir()
+    Image.new("RGB", (40, 40)).save(folder / "melanoma" / "only.png")
+
+
+def nothing_known(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "readme.txt").write_text("no images here")
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda folder: None, "does not exist"),
+        (Path.mkdir, "empty"),
+        (nothing_known, "Looked for"),
+        (one_class, "one class"),
+        (few_of_a_class, "melanoma"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(tmp_path: Path, make: Callable[[Path], Any], named: str) -> None:
+    make(tmp_path / "data")
+    with pytest.raises(UserError) as error:
+        trained(tmp_path / "data", tmp_path / "run")
+    assert named in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gpus", 3], "--gpus 3: this machine has 0 visible GPUs"),
+        (["--image-size", 8], "--image-size 8: "),
+        (["--batch-size", 1], "a batch of one 32-pixel image"),
+        (["--split", "70/20"], "--split 70/20 is not three numbers"),
+        (["--split", "80/0/20"], "the val part is empty"),
+        (["--weights", "absent.pth"], "absent.pth"),
+        (["--weights", "other.pth"], r"other.pth: not a state_dict of efficientnet_b0: .* tensor features"),
+        (["--out", "taken"], "cannot write the run folder taken"),
+        (["--out", "taken/run"], "cannot write the run folder taken/run"),
+    ],
+)
+def test_options_that_cannot_be_met(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[object], message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.chdir(tmp_path)
+    Path("taken").write_text("a file in the way")
+    torch.save({"features.0.0.weight": torch.zeros(3)}, "other.pth")
+    with pytest.raises(UserError, match=message):
+        main("--data", demo_folder, "--out", "run", "--workers", 0, "--cache", "off", *SMALL, *options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.pth", "taken"]
+
+
+def test_a_folder_with_a_run_is_not_trained_over(run: Path, demo_folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    with pytest.raises(UserError, match="already holds a run; go on with it by --resume"):
+        trained(demo_folder, run)
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+
+
+def test_another_model_does_not_go_on_with_a_run(run: Path) -> None:
+    with pytest.raises(UserError, match=f"--model efficientnet_b1: the run {run} has efficientnet_b0; leave"):
+        main("--resume", run, "--model", "efficientnet_b1")
+
+
+def test_a_mistake_is_one_line_on_stderr_and_code_2(
+    run_script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    # matplotlib keeps its list of fonts: without it, each process of a test makes one of its own
+    ended = run_script("train.py", "--data", "nowhere", env={"MPLCONFIGDIR": matplotlib.get_configdir()})
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert "nowhere" in ended.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- two processes -------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def by_two(demo_folder: Path, settled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes under torchrun trained together: `run`, and each one's weights after each epoch."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    script = str(ROOT / "tests" / "by_rank.py")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script)
+    options = ("--data", demo_folder, "--out", "run", "--workers", 0, "--cache", "off", *SMALL, "--batch-size", 8,
+               "--epochs", 2, "--freeze-epochs", 1, "--weights", settled)  # fmt: skip
+    ended = subprocess.run(
+        [sys.executable, *torchrun, *map(str, options)], capture_output=True, text=True, cwd=folder, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("epoch  1/2") == 1  # one voice
+    return folder
+
+
+def test_two_processes_hold_equal_weights_after_every_epoch(by_two: Path) -> None:
+    for epoch in (1, 2):
+        one, other = (torch.load(by_two / f"rank{rank}-epoch{epoch}.pt", weights_only=True) for rank in (0, 1))
+        assert differing(one, other) == []
+    first, last = (torch.load(by_two / f"rank0-epoch{epoch}.pt", weights_only=True) for epoch in (1, 2))
+    assert "features.0.0.weight" in differing(first, last)  # freed after the first
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_one_process_finds_the_figures_of_two_again(by_two: Path, demo_folder: Path) -> None:
+    assert {path.name for path in (by_two / "run").iterdir()} >= WRITTEN
+    assert_figures_found_again(by_two / "run", demo_folder)
+
+
+def test_two_processes_take_the_steps_of_one_with_their_images_together(
+    by_two: Path, demo_folder: Path, settled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a frozen body, whose BatchNorm looks at no batch, halves of a batch must add up to the whole."""
+    monkeypatch.setattr(session, "build_trainer", by_rank.without_dropout)
+    alone = trained(demo_folder, tmp_path / "alone", "--epochs", 2, "--freeze-epochs", 1, "--weights", settled)
+    one, two = table(alone / "metrics.csv")[0], table(by_two / "run" / "metrics.csv")[0]
+    for name in ("lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-4), name

@@ -1,0 +1,115 @@
+"""How far a run has come: running totals, the best epoch, patience, and the way through a checkpoint."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+import torch
+
+from skin.errors import UserError
+from skin.parallel import Topology
+from skin.progress import Progress
+from skin.runs import COLUMNS
+
+CPU = torch.device("cpu")
+ALONE = Topology(CPU)
+
+
+def in_epoch(*records: tuple[float, float, float, float], steps: int = 4) -> Progress:
+    """A progress with the given records of the first steps of an epoch."""
+    progress = Progress(higher_is_better=True)
+    progress.begin_epoch(steps, CPU)
+    for record in records:
+        progress.records[progress.step] = torch.tensor(record)
+        progress.step += 1
+    return progress
+
+
+def test_an_epochs_loss_is_all_numerators_over_all_weights() -> None:
+    progress = in_epoch((6.0, 2.0, 1, 4), (1.0, 8.0, 3, 4))
+    assert progress.totals().tolist() == [7.0, 10.0, 4.0, 8.0]  # a loss of 0.7, where the mean of means is 1.56
+
+
+def test_totals_are_added_up_in_float64() -> None:
+    progress = in_epoch(*[(2.0**24, 1.0, 0, 1), (1.0, 1.0, 0, 1), (1.0, 1.0, 0, 1)])
+    assert progress.totals()[0] == 2**24 + 2
+
+
+def test_records_from_before_an_interruption_are_kept() -> None:
+    progress = in_epoch((6.0, 2.0, 1, 4), (1.0, 8.0, 3, 4))
+    progress.begin_epoch(4, CPU)
+    assert progress.records[:, 0].tolist() == [6.0, 1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_the_first_step_with_a_loss_that_is_no_number(bad: float) -> None:
+    assert in_epoch((1.0, 1, 1, 1), (bad, 1, 1, 1), (bad, 1, 1, 1)).first_bad_step() == 1
+    assert in_epoch((1.0, 1, 1, 1)).first_bad_step() is None
+
+
+def ended(values: list[float], higher: bool) -> tuple[list[bool], Progress]:
+    progress = Progress(higher)
+    return [progress.end_epoch({"epoch": n}, value) for n, value in enumerate(values, 1)], progress
+
+
+@pytest.mark.parametrize(
+    ("values", "higher", "best", "epoch"),
+    [
+        ([0.5, 0.7, 0.7, 0.6], True, [True, True, False, False], 2),  # of equals the first
+        ([0.9, 1.1, 0.8], False, [True, False, True], 3),
+        ([0.0], True, [True], 1),  # the first is the best so far, however poor
+        ([math.nan, math.nan], True, [True, False], 1),  # undefined throughout: there is a best.pt all the same
+    ],
+)
+def test_the_best_epoch(values: list[float], higher: bool, best: list[bool], epoch: int) -> None:
+    told, progress = ended(values, higher)
+    assert told == best
+    assert progress.best_epoch == epoch
+    assert progress.epoch == len(values)
+
+
+def test_the_end_of_an_epoch_begins_the_next_at_its_first_step() -> None:
+    progress = in_epoch((1.0, 1, 1, 1))
+    progress.seconds, progress.wait_seconds = 9.0, 2.0
+    progress.end_epoch({}, 0.5)
+    assert (progress.step, progress.seconds, progress.wait_seconds) == (0, 0.0, 0.0)
+
+
+def test_patience_counts_epochs_without_a_better_one() -> None:
+    _, progress = ended([0.5, 0.6, 0.6, 0.6], True)
+    assert not progress.out_of_patience(3)
+    assert progress.out_of_patience(2)
+    assert not progress.out_of_patience(0)
+
+
+def row(epoch: int) -> dict[str, float]:
+    return {name: epoch if name == "epoch" else 0.25 for name in COLUMNS}
+
+
+def test_it_comes_back_from_a_file_as_it_went() -> None:
+    progress = in_epoch((6.0, 2.0, 1, 4), (1.0, 8.0, 3, 4))
+    progress.end_epoch(row(1), 0.75)
+    progress.begin_epoch(4, CPU)
+    progress.records[0] = torch.tensor([3.0, 1.0, 2.0, 4.0])
+    progress.step, progress.seconds = 1, 1.5
+    file = io.BytesIO()
+    torch.save(progress.state(ALONE), file)
+    file.seek(0)
+
+    again = Progress(True)
+    again.load_state(torch.load(file, weights_only=True), ALONE, steps=4)
+    again.begin_epoch(4, CPU)
+    assert again.totals().tolist() == [3.0, 1.0, 2.0, 4.0]
+    expected, found = progress.state(ALONE), again.state(ALONE)
+    assert torch.equal(expected.pop("records"), found.pop("records"))
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", ["format_version", "epoch", "step", "records", "best_value", "history"])
+def test_a_state_without_a_part_is_refused(name: str) -> None:
+    state = Progress(True).state(ALONE)
+    del state[name]
+    with pytest.raises(UserError):
+        Progress(True).load_state(state, ALONE, steps=4)
