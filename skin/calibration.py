@@ -218,7 +218,7 @@ def _fit_gaussians(features: Floats, labels: npt.NDArray[np.int64]) -> dict[str,
         # One pseudo-image at the centre of all: a class of one image would lie upon itself.
         means.append((units[members].sum(0) + centre) / (members.sum() + 1))
         residual[members] -= means[-1]
-    directions, variances = _principal(residual, min(DIRECTIONS, len(units) // 3))
+    directions, variances = _principal(residual, min(DIRECTIONS, len(units) // 3, units.shape[1] // 2))
     spread = float(np.square(residual, dtype=np.float64).sum() / len(units))
     rest = max((spread - float(variances.sum())) / (units.shape[1] - len(variances)), 1e-12)
     return {

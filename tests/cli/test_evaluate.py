@@ -1,0 +1,239 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import evaluate
+from skin import calibration, checkpoint, load_classifier, metrics, plots, report_files, split
+from skin.errors import UserError
+from skin.layouts import read_index
+from tests import tiny
+
+ROOT = Path(evaluate.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def run_folder(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as train.py leaves it, made from the demo set, with a model that guesses."""
+    folder = tmp_path_factory.mktemp("runs") / "guess"
+    folder.mkdir()
+    path = tiny.write_checkpoint(folder / "best.pt", image_size=32)
+    rows = split.split_index(read_index(demo_folder), (0.5, 0.2, 0.3), seed=0)
+    split.write_manifest(rows, folder / "split.csv")
+    model = load_classifier(path, device="cpu", amp="off")
+    pixels = np.stack([model.pixels(image) for image in rows.loc[rows["split"] == "val", "path"]])
+    with torch.inference_mode():
+        features = model._model.features(torch.from_numpy(pixels))
+        logits = model._model.head(features)
+    labels = np.array([tiny.CLASSES.index(c) for c in rows.loc[rows["split"] == "val", "label"]])
+    state = checkpoint.load(path)
+    state["config"] |= {"data": str(demo_folder), "labels": None, "allow_missing": False, "image_size": 32}
+    state["calibration"] = calibration.fit(logits.numpy(), labels, features.numpy())
+    checkpoint.save(state, path)
+    return folder
+
+
+@pytest.fixture
+def run(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """`run("--by", "sex")`, in this process, without loader processes: the report and what was said."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plots, "DPI", 30)
+    draw = report_files.draw
+
+    def run(*words: object, out: Path | None = tmp_path / "out", pictures: bool = False) -> tuple[dict, str]:
+        monkeypatch.setattr(report_files, "draw", draw if pictures else lambda *inputs: {})  # drawing takes seconds
+        argv = ["--checkpoint", run_folder / "best.pt", "--amp", "off", "--workers", 0, "--rounds", 20, *words]
+        argv += ["--out", out] if out else []
+        assert evaluate.main(list(map(str, argv))) == 0
+        folder = out or run_folder / "evaluation"
+        return json.loads((folder / "report.json").read_text()), capsys.readouterr().out
+
+    return run
+
+
+Run = Callable[..., tuple[dict, str]]
+
+
+def test_the_runs_own_test_part_is_the_default(run: Run, run_folder: Path, tmp_path: Path) -> None:
+    made, said = run(out=None, pictures=True)
+    manifest = split.read_manifest(run_folder / "split.csv")
+    test = manifest[manifest["split"] == "test"]
+    assert made["images"] == len(test)
+    assert made["groups"] == test["group"].nunique()
+    assert made["warnings"] == []
+    assert made["about"]["split"] == "test"
+    files = {path.name for path in (run_folder / "evaluation").iterdir()}
+    assert files == {
+        "report.json", "report.md", "report.html", "predictions.csv", "isic_submission.csv", "confusion_matrix.png",
+        "per_class.png", "roc.png", "precision_recall.png", "reliability.png", "mistakes.png",
+    }  # fmt: skip
+    assert "Balanced accuracy" in said
+    assert "WARNING" not in said
+    assert f"{made['balanced_accuracy']['value']:.3f}" in (run_folder / "model_card.md").read_text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_follow_from_predictions_csv_and_agree_with_the_library(run: Run, run_folder: Path, tmp_path: Path):
+    made, _ = run()
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert list(table.columns) == ["image", "label", "predicted", *tiny.CLASSES]
+    labels = np.array([tiny.CLASSES.index(c) for c in table["label"]])
+    probabilities = table[list(tiny.CLASSES)].to_numpy()
+    assert made["accuracy"]["value"] == pytest.approx((table["label"] == table["predicted"]).mean())
+    assert made["macro_auc"]["value"] == pytest.approx(metrics.macro_auc(labels, probabilities), abs=1e-9)
+    model = load_classifier(run_folder / "best.pt", device="cpu", amp="off")
+    paths = read_index(Path(made["about"]["data"])).rows.set_index("image")["path"]
+    one = model.predict(paths[table["image"].iloc[3]])
+    np.testing.assert_allclose(one.probabilities, probabilities[3], atol=1e-6)
+
+
+def test_averages_over_the_views(run: Run, run_folder: Path, tmp_path: Path) -> None:
+    made, _ = run("--tta", 8)
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv").iloc[0]
+    path = read_index(Path(made["about"]["data"])).rows.set_index("image")["path"][table["image"]]
+    model = load_classifier(run_folder / "best.pt", device="cpu", amp="off")
+    expected = model.predict(path, views=8).probabilities
+    np.testing.assert_allclose(table[list(tiny.CLASSES)].to_numpy(float), expected, atol=1e-6)
+    assert made["about"]["tta"] == 8
+
+
+def test_another_set_is_matched_by_name(run: Run, demo_folder: Path, tmp_path: Path) -> None:
+    rows = read_index(demo_folder).rows.groupby("label").head(2)
+    names = {"mel": "MEL", "nv": "Nevus", "akiec": "AK", "bcc": "BCC", "bkl": "psoriasis"}
+    for row in rows[rows["label"].isin(names)].itertuples():
+        target = tmp_path / "other" / names[row.label] / f"copy of {row.image}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(Path(row.path).read_bytes())
+    made, said = run("--data", tmp_path / "other")
+    supports = {name: of_class["support"] for name, of_class in made["per_class"].items()}
+    assert supports == {"akiec": 2, "bcc": 2, "bkl": 0, "df": 0, "mel": 2, "nv": 2, "vasc": 0}
+    assert made["images"] == 8
+    assert made["per_class"]["df"]["sensitivity"]["value"] is None
+    assert "note: Nevus is taken for the model's nv" in said
+    assert "the model does not know psoriasis: its 2 images" in said
+    assert "no image of bkl, df, vasc" in said
+    assert made["calibration"]["unlike_training"]["unknown_class_images"] == 2
+    labels = pd.read_csv(tmp_path / "out" / "predictions.csv")["label"]
+    assert sorted(labels.unique()) == ["akiec", "bcc", "mel", "nv", "psoriasis"]
+
+
+def test_images_that_were_trained_on_are_said_loudly(run: Run, demo_folder: Path, tmp_path: Path) -> None:
+    made, said = run("--split", "train")
+    assert f"WARNING: {made['images']} of {made['images']} images were TRAINED ON" in said
+    assert "TRAINED ON" in made["warnings"][0]
+    assert "WARNING" in (tmp_path / "out" / "report.md").read_text()
+    copies = tmp_path / "copies"
+    for row in read_index(demo_folder).rows.groupby("label").head(4).itertuples():
+        target = copies / row.label / Path(row.path).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(Path(row.path).read_bytes())
+    made, _ = run("--data", copies)
+    assert "TRAINED ON" in made["warnings"][0]
+    assert not made["about"]["data"].endswith("HAM10000")
+
+
+def test_subgroups_and_threshold_are_asked_for(run: Run, tmp_path: Path) -> None:
+    made, _ = run("--by", "sex, Age", "--threshold", 0.5, pictures=True)
+    assert list(made["subgroups"]) == ["sex", "age"]
+    assert sum(g["images"] for g in made["subgroups"]["sex"]["groups"].values()) == made["images"]
+    assert made["per_class"]["mel"]["at_threshold"]["threshold"] == 0.5
+    assert (tmp_path / "out" / "subgroups.png").exists()
+    run()
+    assert not (tmp_path / "out" / "subgroups.png").exists()  # nothing of the earlier report is left
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tta", 9], "there are 8 views"),
+        (["--rounds", 0], "the bootstrap needs"),
+        (["--threshold", 2], "between 0 and 1"),
+        (["--by", "hair"], "no such column; there are: dx_type, age, sex, localization"),
+        (["--labels", "x.csv"], "--labels is a table for --data"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--batch-size", 0], "must be 1 or more"),
+    ],
+)
+def test_wrong_options_are_one_line(run: Run, words: list[object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(*words)
+
+
+def test_unlabelled_images_are_shown_the_way_to_predict(run: Run, tmp_path: Path, demo_folder: Path) -> None:
+    image = read_index(demo_folder).rows["path"].iloc[0]
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(Path(image).read_bytes())
+    with pytest.raises(UserError, match=r"python predict\.py"):
+        run("--data", tmp_path / "photos")
+
+
+def test_a_folder_of_other_peoples_files_is_left_alone(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.json").write_text('{"mine": true}')
+    with pytest.raises(UserError, match="not of an evaluation; choose another --out"):
+        run()
+    assert (out / "report.json").read_text() == '{"mine": true}'
+    (out / "report.json").unlink()
+    (out / "notes.txt").write_text("kept")
+    run()
+    assert (out / "notes.txt").read_text() == "kept"
+
+
+def test_a_set_of_strangers_classes_is_refused(run: Run, tmp_path: Path, demo_folder: Path) -> None:
+    image = Path(read_index(demo_folder).rows["path"].iloc[0]).read_bytes()
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        (tmp_path / "pets" / name / "1.jpg").write_bytes(image)
+    with pytest.raises(UserError, match=r"none of its classes \(cat, dog\)"):
+        run("--data", tmp_path / "pets")
+
+
+def test_without_split_csv_the_set_must_be_named(
+    run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path
+) -> None:
+    lone = tmp_path / "lone.pt"
+    lone.write_bytes((run_folder / "best.pt").read_bytes())
+    with pytest.raises(UserError, match="name a set: --data DIR"):
+        run("--checkpoint", lone)
+    made, _ = run("--checkpoint", lone, "--data", demo_folder)
+    assert made["images"] == 160
+    assert "cannot be told" in made["warnings"][0]
+
+
+def test_processes_share_the_images_and_give_the_same_report(run: Run, run_folder: Path, tmp_path: Path) -> None:
+    alone, _ = run()
+    script = [ROOT / "evaluate.py", "--checkpoint", run_folder / "best.pt", "--amp", "off", "--workers", 0]
+    script += ["--rounds", 20, "--gpus", 0, "--out", tmp_path / "together"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*map(str, launcher), *map(str, script)], capture_output=True, text=True, env=environment, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    together = json.loads((tmp_path / "together" / "report.json").read_text())
+    assert together["confusion_matrix"] == alone["confusion_matrix"]
+    for name in ("balanced_accuracy", "macro_auc", "log_loss"):
+        for key, value in alone[name].items():
+            assert together[name][key] == pytest.approx(value, abs=1e-5)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+def test_a_checkpoint_that_is_not_ours_ends_with_one_line(
+    run_script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "best.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"best\.pt"):
+        evaluate.main(["--checkpoint", str(tmp_path / "best.pt")])
+    if content:
+        done = run_script("evaluate.py", "--checkpoint", tmp_path / "best.pt")
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith("error: ")

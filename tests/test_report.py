@@ -1,0 +1,277 @@
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from skin import calibration, model_card, pages, plots, report, report_files, subgroups
+from skin.errors import UserError
+from skin.report import Answers
+
+HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+
+
+def answers_of(classes: tuple[str, ...] = HAM, size: int = 150, seed: int = 0) -> Answers:
+    """What a fair model would say of `size` images of two a lesion."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    count = len(classes)
+    labels = np.repeat(generator.integers(0, count, size // 2), 2)
+    logits = generator.standard_normal((len(labels), count))
+    logits[np.arange(len(labels)), labels] += 1.5
+    features = generator.standard_normal((len(labels), 16)).astype(np.float32) + np.eye(16)[labels % 16]
+    made = calibration.fit(logits, labels, features)
+    groups = np.array([f"lesion {i // 2}" for i in range(len(labels))], dtype=object)
+    return Answers(classes, labels, logits, calibration.distance(made, features), groups, made)
+
+
+@pytest.fixture(scope="module")
+def made() -> dict:
+    answers = answers_of()
+    by = {
+        "sex": pd.Series(["male", "female", ""] * 50, name="sex"),
+        "age": pd.Series([*np.linspace(20, 79, 149), np.nan], name="age"),
+    }
+    return report.build(answers, by, rounds=50, threshold=0.5)
+
+
+def test_every_figure_has_a_value_between_its_ends(made: dict) -> None:
+    figures = [made[name] for name in report.OVERALL]
+    figures += [of_class[name] for of_class in made["per_class"].values() for name in report.PER_CLASS]
+    figures += [made["malignant"][name] for name in report.BINARY]
+    assert made["format_version"] == 1
+    for figure in figures:
+        assert list(figure) == ["value", "low", "high"]
+        assert figure["low"] <= figure["value"] <= figure["high"]
+    json.dumps(made, allow_nan=False)
+
+
+def test_counts_and_groups_are_those_of_the_set(made: dict) -> None:
+    answers = answers_of()
+    assert (made["images"], made["groups"]) == (150, 75)
+    assert made["intervals"]["resampled"] == "lesions or patients"
+    supports = [made["per_class"][name]["support"] for name in HAM]
+    assert supports == np.bincount(answers.labels, minlength=7).tolist()
+    assert np.array(made["confusion_matrix"]["counts"]).sum(1).tolist() == supports
+
+
+def test_figures_are_of_the_calibrated_probabilities() -> None:
+    answers = answers_of()
+    made = report.build(answers, rounds=5)
+    own = answers.calibrated.probabilities[np.arange(150), answers.labels]
+    assert made["log_loss"]["value"] == pytest.approx(-np.log(own).mean())
+    raw = calibration.softmax(answers.logits)[np.arange(150), answers.labels]
+    assert made["calibration"]["before"]["log_loss"]["value"] == pytest.approx(-np.log(raw).mean())
+    assert made["calibration"]["after"]["log_loss"] == made["log_loss"]
+
+
+def test_a_threshold_asks_each_class_by_itself() -> None:
+    answers = answers_of()
+    figures = report.build(answers, rounds=5, threshold=0.5)["per_class"]["nv"]["at_threshold"]
+    called, true = answers.calibrated.probabilities[:, 5] > 0.5, answers.labels == 5
+    assert figures["threshold"] == 0.5
+    assert figures["sensitivity"]["value"] == (called & true).sum() / true.sum()
+    assert figures["specificity"]["value"] == (~called & ~true).sum() / (~true).sum()
+    assert figures["ppv"]["value"] == (called & true).sum() / called.sum()
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (HAM, [1, 1, 0, 0, 1, 0, 0]),
+        (("ACK", "BCC", "MEL", "NEV", "SCC", "SEK"), [1, 1, 1, 0, 1, 0]),
+        (("benign", "malignant"), [0, 1]),
+        (("mel", "nv", "psoriasis"), None),
+        (("nv", "df"), None),
+    ],
+)
+def test_malignant_classes_are_known_or_not_guessed(classes: tuple[str, ...], expected: list[int] | None) -> None:
+    found = report.malignant_classes(classes)
+    assert (found if found is None else found.tolist()) == expected
+
+
+def test_risk_is_the_sum_of_the_malignant_classes() -> None:
+    labels = np.array([0, 1, 2, 2])
+    probabilities = np.array([[0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.2, 0.2, 0.6], [0.5, 0.15, 0.35]])
+    classes = ("mel", "bcc", "nv")
+    answers = Answers(classes, labels, np.log(probabilities), np.zeros(4), np.arange(4), {})
+    two = report.build(answers, rounds=5)["malignant"]
+    # Risks 0.6 and 0.3 of the malignant, 0.4 and 0.65 of the benign.
+    assert two["sensitivity"]["value"] == 0.5
+    assert two["specificity"]["value"] == 0.5
+    assert two["auc"]["value"] == 1 / 4
+    assert two["support"] == 2
+
+
+def test_images_of_classes_the_model_lacks_count_in_no_figure() -> None:
+    answers = answers_of()
+    labels = np.where(answers.labels == 3, -1, answers.labels)
+    distance = np.where(labels == -1, 2.0, 0.5)
+    other = Answers(answers.classes, labels, answers.logits, distance, answers.groups, answers.calibration)
+    made = report.build(other, {"sex": pd.Series(["f"] * 150, name="sex")}, rounds=5)
+    assert made["images"] == (labels >= 0).sum()
+    assert made["per_class"]["df"]["support"] == 0
+    nothing = {"value": None, "low": None, "high": None}
+    assert made["per_class"]["df"]["sensitivity"] == nothing
+    assert made["per_class"]["df"]["auc"] == nothing
+    flags = made["calibration"]["unlike_training"]
+    assert (flags["flagged"]["value"], flags["unknown_class_flagged"]) == (0.0, 1.0)
+    assert made["subgroups"]["sex"]["groups"]["f"]["images"] == made["images"]
+
+
+def test_subgroups_are_counted_marked_and_compared(made: dict) -> None:
+    sex = made["subgroups"]["sex"]
+    assert {name: group["images"] for name, group in sex["groups"].items()} == {
+        "female": 50, "male": 50, "not recorded": 50,
+    }  # fmt: skip
+    gap = sex["largest_gap"]["accuracy"]
+    values = {name: sex["groups"][name]["accuracy"]["value"] for name in ("female", "male")}
+    assert {gap["best"], gap["worst"]} == {"female", "male"}
+    assert gap["value"] == pytest.approx(max(values.values()) - min(values.values()))
+    age = made["subgroups"]["age"]["groups"]
+    assert list(age) == ["20–39", "40–59", "60–79", "not recorded"]
+    assert age["not recorded"]["small"] is True
+    assert age["20–39"]["small"] is False
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (pd.Series([1.0, 6.0, 2.0, np.nan], name="fitzpatrick_scale"), ["1", "6", "2", "not recorded"]),
+        (pd.Series([0.0, 19.9, 20.0, 85.0, *range(30, 39)], name="age")[:4], ["0", "19.9", "20", "85"]),
+        (pd.Series([0.0, 19.0, 20.0, 85.0, *range(30, 39)], name="AGE_approx"), ["0–19"] * 2 + ["20–39", "80–99"]),
+        (pd.Series(np.arange(1.0, 101), name="size_mm"), ["1 to 25.75"] * 25 + ["25.75 to 50.5"] * 25),
+        (pd.Series(["b", "unknown", "a", ""], name="site"), ["b", "not recorded", "a", "not recorded"]),
+    ],
+)
+def test_bins_are_readable(values: pd.Series, expected: list[str]) -> None:
+    assert subgroups.bins(values).tolist()[: len(expected)] == expected
+
+
+def test_rare_texts_are_put_together() -> None:
+    found = subgroups.bins(pd.Series([f"site {i}" for i in range(14)] * 2 + ["x", "y"], name="site"))
+    assert found.value_counts()["other (2 values)"] == 2
+    assert len(found.cat.categories) == 15
+
+
+def test_an_unknown_column_is_named_with_those_that_there_are() -> None:
+    rows = pd.DataFrame({"sex": ["f"], "age_approx": [3]})
+    assert subgroups.column(rows, "Age-Approx".replace("-", "_"), ["sex", "age_approx"]) == "age_approx"
+    with pytest.raises(UserError, match=r"--by skin: .* there are: sex, age_approx"):
+        subgroups.column(rows, "skin", ["sex", "age_approx"])
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_html_stands_alone_and_runs_nothing() -> None:
+    name = "<script>alert(1)</script> & \"co\" | `x` \x1b[31m"
+    made = report.build(answers_of(("mel", name, "nv")), rounds=5)
+    made |= {"warnings": ["seen <b>before</b>"], "notes": [], "about": {"data_name": "<img src=x>"}}
+    pictures = {"roc.png": b"\x89PNG"}
+    page = _Page()
+    page.feed(pages.html(pages.document(made, list(pictures)), pictures))
+    assert "script" not in page.tags
+    assert page.tags.count("img") == 1
+    assert page.sources == ["data:image/png;base64,iVBORw=="]
+    assert "<script>alert(1)</script>" in page.text
+    assert "\x1b" not in page.text
+    assert "seen <b>before</b>" in page.text
+
+
+def test_markdown_tables_keep_their_columns_whatever_a_class_is_called() -> None:
+    made = report.build(answers_of(("mel", "a|b *c*", "nv")), rounds=5)
+    text = pages.markdown(pages.document(made))
+    rows = [line for line in text.splitlines() if line.startswith("| a")]
+    assert rows
+    assert all(row.startswith(r"| a\|b \*c\* |") for row in rows)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_predictions_csv_is_safe_in_a_spreadsheet_and_exact(tmp_path: Path) -> None:
+    probabilities = np.array([[0.1, 0.9], [1 / 3, 2 / 3]])
+    path = tmp_path / "predictions.csv"
+    report_files.write_predictions(path, ["=1+1.jpg", "b"], ["@x", "nv"], ("-mel", "nv"), probabilities)
+    rows = read_csv(path)
+    assert rows[0] == ["image", "label", "predicted", "'-mel", "nv"]
+    assert rows[1][:3] == ["'=1+1.jpg", "'@x", "nv"]
+    assert [float(cell) for cell in rows[2][3:]] == [1 / 3, 2 / 3]
+
+
+def test_isic_submission_has_the_challenges_columns(tmp_path: Path) -> None:
+    probabilities = np.eye(7)[:2]
+    path = tmp_path / "isic_submission.csv"
+    assert report_files.write_isic_submission(path, ["ISIC_1", "sub/ISIC_2.jpg"], HAM, probabilities)
+    header, first, second = read_csv(path)
+    assert header == ["image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
+    assert first == ["ISIC_1", "0.0", "0.0", "0.0", "1.0", "0.0", "0.0", "0.0"]
+    assert second[3] == "1.0"
+    assert not report_files.write_isic_submission(path, ["a"], ("mel", "nv"), np.eye(2)[:1])
+    assert report_files.write_isic_submission(path, ["a"], (*HAM, "scc"), np.eye(8)[:1])
+    assert read_csv(path)[0][-2:] == ["SCC", "UNK"]
+
+
+@pytest.mark.parametrize("classes", [("mel", "nv", "bkl"), tuple(f"class {i} with a long name" for i in range(20))])
+def test_pictures_are_drawn_for_few_and_many_classes(
+    classes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "DPI", 40)  # small is quick
+    answers = answers_of(classes, size=2 * len(classes) * 4)
+    labels = np.where(answers.labels == 1, -1, answers.labels)  # a class without images
+    answers = Answers(classes, labels, answers.logits, answers.distance, answers.groups, answers.calibration)
+    by = {"sex": pd.Series(["f", "m"] * (len(labels) // 2), name="sex")}
+    made = report.build(answers, by, rounds=5)
+
+    class Stored:
+        preprocess = type("P", (), {"image_size": 8})
+
+        def stored(self, row: int) -> np.ndarray:
+            return np.full((8, 10, 3), row % 256, np.uint8)
+
+    pictures = report_files.draw(made, answers, Stored(), [f"image {i}" for i in range(len(labels))])  # type: ignore[arg-type]
+    assert set(pictures) == set(pages.PICTURES)
+    assert all(content.startswith(b"\x89PNG") for content in pictures.values())
+
+
+def test_card_keeps_what_people_wrote_and_takes_new_results(made: dict, tmp_path: Path) -> None:
+    path = tmp_path / "model_card.md"
+    config = {"model": "efficientnet_b3", "data": "/private/place/HAM", "lr": 1e-4}
+    model_card.write_model_card(path, config, HAM, {"epoch": 7, "val_accuracy": 0.81})
+    first = path.read_text()
+    assert "Not evaluated yet" in first
+    assert "0.810" in first
+    assert "/private" not in first
+    path.write_text(first + "\nWritten by hand.\n")
+    for _ in range(2):
+        model_card.write_model_card(path, config, HAM, {}, made)
+    text = path.read_text()
+    assert "Not evaluated yet" not in text
+    assert text.count("All images, with 95 % intervals") == 1
+    assert text.endswith("Written by hand.\n")
+    path.write_text("my own card")
+    with pytest.raises(UserError, match="no place for results"):
+        model_card.write_model_card(path, config, HAM, {}, made)
+    assert path.read_text() == "my own card"
