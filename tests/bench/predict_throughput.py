@@ -62,11 +62,8 @@ def main() -> None:
     model = load_classifier(options.checkpoint)
     names = list(itertools.islice(image_paths([options.folder], lambda name, reason: None), options.images))
     size = model._batch_size()
-    ready = [
-        np.stack([model.pixels(name) for name in names[i : i + size]]) for i in range(0, min(len(names), 512), size)
-    ]
-    repeats = -(-len(names) // sum(map(len, ready)))
-    batches = (ready * repeats)[: -(-len(names) // size)]
+    few = names[: min(len(names), 512)]
+    ready = [np.stack([model.pixels(name) for name in few[i : i + size]]) for i in range(0, len(few), size)]
     memory: list[float] = []
 
     def stream() -> None:
@@ -76,8 +73,8 @@ def main() -> None:
                 memory.append(rss_mib())
 
     ways: dict[str, tuple[Callable[[], None], int]] = {
-        "bare model, all threads on a batch": (lambda: one_after_another(model, batches), sum(map(len, batches))),
-        "bare model, a batch to each thread": (lambda: side_by_side(model, batches), sum(map(len, batches))),
+        "bare model, all threads on a batch": (lambda: one_after_another(model, ready), len(few)),
+        "bare model, a batch to each thread": (lambda: side_by_side(model, ready), len(few)),
         "stream from files": (stream, len(names)),
     }
     speeds: dict[str, list[float]] = {name: [] for name in ways}
