@@ -42,8 +42,8 @@ SourceT = TypeVar("SourceT", bound=Source)
 T = TypeVar("T")
 R = TypeVar("R")
 
-_BATCH_PIXELS = 32 * 224 * 224  # as many images to a batch as fit; more are no faster on a CPU
-_BATCH_PIXELS_GPU = 8 * _BATCH_PIXELS
+_BATCH_PIXELS = 16 * 224 * 224  # sixteen images of 224 pixels; more are no faster on a CPU
+_BATCH_PIXELS_GPU = 16 * _BATCH_PIXELS
 _MOST_WORKERS = 8
 
 

@@ -23,6 +23,7 @@ from skin.model import Classifier
 _RAMP = np.array(
     [[30, 8, 60], [92, 18, 110], [165, 44, 96], [225, 84, 60], [250, 150, 40], [250, 240, 150]], np.float32
 )
+_STRIDE = 32  # pixels from one cell of the last block to the next
 _OPACITY = 0.65  # of the strongest evidence; the picture stays visible beneath
 
 
@@ -46,7 +47,19 @@ def grad_cam(classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
     heat = torch.einsum("bdhw,bd->bhw", maps, weights).clamp_min(0)
     peak = heat.amax((1, 2), keepdim=True)
     heat = heat / torch.where(peak > 0, peak, 1)
-    return F.interpolate(heat[:, None], images.shape[1:3], mode="bilinear", align_corners=False)[:, 0]
+    return _over_pixels(heat, images.shape[1], images.shape[2])
+
+
+def _over_pixels(cells: Tensor, height: int, width: int) -> Tensor:
+    """Spread a map of cells, [B, h, w], over the pixels they stand for, [B, height, width].
+
+    Cell i looks at the pixels around 32 i, not around 32 i + 15.5: each of the five strided layers pads both
+    sides alike and starts at its first pixel. To stretch the map over the picture, as is often done, would
+    show the evidence half a cell too far down and to the right.
+    """
+    span = [_STRIDE * (n - 1) + 1 for n in cells.shape[1:]]
+    spread = F.interpolate(cells[:, None], span, mode="bilinear", align_corners=True)
+    return F.pad(spread, (0, width - span[1], 0, height - span[0]), mode="replicate")[:, 0]
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
