@@ -22,7 +22,7 @@ from skin.errors import UserError
 
 FILE_LIMIT = 2 * 2**30  # bytes; the training state of a B7 is 0.8 GB
 PICKLE_LIMIT = 32 * 2**20  # bytes of data.pkl, which holds everything but the tensors' own
-VALUES_LIMIT = 1_000_000  # in the nested dicts and lists
+VALUES_LIMIT = 200_000  # in the nested dicts and lists; the state of a B7 after 1,000 epochs has 20,000
 DEPTH_LIMIT = 16
 
 _GLOBALS = re.compile(

@@ -127,7 +127,6 @@ def arm(kill: Kill, steps: mmap.mmap) -> None:
         passed[:] = (int.from_bytes(passed, "little") + 1).to_bytes(8, "little")
         if int.from_bytes(passed, "little") >= kill.count:
             os.killpg(main, signal.SIGKILL) if kill.whole_group else os.kill(main, signal.SIGKILL)
-            signal.pause()
 
     def watch(owner: Any, name: str, point: str) -> None:
         function = getattr(owner, name)
@@ -311,6 +310,7 @@ def compare(expected: dict[str, Any], work: Path) -> None:
 def killed_run(work: Path, setup: Setup, points: list[str], draw: random.Random, tally: Tally) -> None:
     """Take a run to its end through a kill at each of `points`, as far as it passes by there."""
     steps = mmap.mmap(-1, 8)
+    groups: list[int] = []
     for point in [*points, None]:
         kills: list[Kill | None] = [None] * setup.processes
         victim = draw.randrange(setup.processes)
@@ -321,6 +321,7 @@ def killed_run(work: Path, setup: Setup, points: list[str], draw: random.Random,
         after = draw.uniform(0.2, 4.0) if point == "anywhen" else None
         processes = start(work, setup, kills, steps)
         codes = end(processes, after)
+        groups += [process.pid for process in processes]
         tally.runs += 1
         texts = [process.output.read_text() for process in processes]
         if any("Traceback" in text for text in texts):
@@ -339,9 +340,21 @@ def killed_run(work: Path, setup: Setup, points: list[str], draw: random.Random,
             raise Failure(f"{work}: exit codes {codes}: {texts}")
         elif point is not None:
             continue  # it came to its end before it came there
+    _wait_for_groups(groups)
     leftovers = [file.name for file in (work / "run").iterdir() if file.name.endswith(".tmp")]
     if leftovers:
         raise Failure(f"{work}: left over: {leftovers}")
+
+
+def _wait_for_groups(groups: list[int]) -> None:
+    """Loader processes whose training process was killed end by themselves; torch has them look every 5 s."""
+    deadline = time.monotonic() + 30
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline:
+                os.killpg(group, 0)
+                time.sleep(0.05)
+            raise Failure(f"process group {group} has outlived its training process")
 
 
 def _look_at_survivors(work: Path, codes: list[int], texts: list[str], tally: Tally) -> None:

@@ -1,0 +1,38 @@
+"""Small training runs in this process, for the tests of resuming and of faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import train
+from tests.torture import RECIPE
+
+
+def call(*arguments: object) -> int:
+    """`train.py` with the tiny recipe, in the working folder, which holds `data`; the run folder is `run`."""
+    options = ["--workers", "0", "--amp", "off", *map(str, arguments)]
+    if "--resume" in arguments:
+        return train.main(options)
+    return train.main([*RECIPE, "--data", "data", "--out", "run", *options])
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
+    """Have `act` called as the `number`-th step from now (counted from 1) begins."""
+    step, count = train.train_step, 0
+
+    def counted(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == number:
+            act()
+        return step(*arguments, **keywords)
+
+    monkeypatch.setattr(train, "train_step", counted)
+
+
+def left_over(run: Path) -> list[str]:
+    return [file.name for file in run.iterdir() if file.name.endswith(".tmp")]

@@ -1,0 +1,259 @@
+"""A run that was stopped, killed or moved goes on: to the same bits where that can be, and says where it cannot."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from skin import checkpoint, demo, saver
+from skin.errors import UserError
+from tests.cli.runs import at_step, call, left_over
+from tests.torture import ROOT, differences, outcome
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return demo.write(tmp_path_factory.mktemp("resume") / "data", images=70)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path) -> Path:
+    """The folder of a run from beginning to end: two epochs of four steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(data.parent)
+        assert call() == 0
+    return data.parent / "run"
+
+
+@pytest.fixture(autouse=True)
+def work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, but for the data."""
+    (tmp_path / "data").symlink_to(data)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def same(undisturbed: Path) -> list[str]:
+    expected, found = outcome(undisturbed), outcome(Path("run"))
+    for result in (expected, found):  # the folders have names of their own
+        for name in ("data", "out"):
+            del result["best.pt"]["config"][name]
+    return list(differences(expected, found))
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that got SIGTERM in its `step`-th step."""
+    with monkeypatch.context() as patch:
+        at_step(patch, step, lambda: send(signal.SIGTERM))
+        assert call() == 143
+
+
+# ---- to the same bits -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_a_signal_stops_at_the_end_of_the_step(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_step(monkeypatch, 1, lambda: send(number))
+    assert call() == code
+    assert "stopped after epoch 0, step 1; saved" in capsys.readouterr().out
+    assert checkpoint.load(Path("run/last.pt"))["progress"]["step"] == 1
+
+
+def test_the_run_goes_on_to_the_same_bits_with_other_workers_too(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopped_at(6, monkeypatch)
+    assert call("--resume", "run", "--workers", 1) == 0
+    said = capsys.readouterr().out
+    assert "1 epochs and 2 steps are done" in said
+    assert "note: " not in said
+    assert same(undisturbed) == []
+    assert left_over(Path("run")) == []
+
+
+def test_a_signal_in_validation_waits_for_no_more_than_a_batch(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        collect = train.collect
+        patch.setattr(train, "collect", lambda *a, **k: (send(signal.SIGTERM), collect(*a, **k))[1])
+        assert call() == 143
+    assert "stopped after epoch 0, step 4; saved" in capsys.readouterr().out
+    assert not Path("run/best.pt").exists()
+    assert call("--resume", "run") == 0
+    assert same(undisturbed) == []
+
+
+def test_a_signal_in_the_last_calibration_leaves_the_run_as_it_was(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        finish = train.finish
+        patch.setattr(train, "finish", lambda *a: (send(signal.SIGTERM), finish(*a))[1])
+        assert call() == 143
+    assert checkpoint.load_best(Path("run/best.pt")).calibration == {}
+    assert call("--resume", "run") == 0
+    assert same(undisturbed) == []
+
+
+def test_a_signal_to_save_saves_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[tuple[int, int]] = []
+
+    def look() -> None:
+        progress = checkpoint.load(Path("run/last.pt"))["progress"]
+        saved.append((progress["epoch"], progress["step"]))
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, lambda: send(signal.SIGUSR1))
+        at_step(patch, 4, look)
+        assert call("--epochs", 1) == 0
+    assert saved == [(0, 2)]
+
+
+def test_last_pt_that_is_broken_gives_way_to_the_one_before(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 7, lambda: send(signal.SIGTERM))
+        assert call("--save-minutes", "0") == 143
+    Path("run/last.pt").write_bytes(Path("run/last.pt").read_bytes()[:-100])
+    Path("run/.best.pt.1.tmp").write_bytes(b"left by a kill")
+    assert call("--resume", "run") == 0
+    said = capsys.readouterr().out
+    assert "going on from last-previous.pt" in said
+    assert "1 epochs and 2 steps are done" in said
+    assert same(undisturbed) == []
+    assert left_over(Path("run")) == []
+
+
+def test_a_row_that_a_kill_kept_out_of_metrics_csv_is_written_on_resuming(undisturbed: Path) -> None:
+    shutil.copytree(undisturbed, "run")
+    whole = Path("run/metrics.csv").read_text()
+    Path("run/metrics.csv").write_text("".join(whole.splitlines(keepends=True)[:2]))
+    assert call("--resume", "run") == 0
+    assert Path("run/metrics.csv").read_text() == whole
+
+
+def test_a_run_that_is_done_is_done(undisturbed: Path) -> None:
+    shutil.copytree(undisturbed, "run")
+    assert call("--resume", "run") == 0
+    assert same(undisturbed) == []
+
+
+def test_a_run_stopped_before_its_first_save_begins_again(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(stopped, "run")
+    Path("run/last.pt").unlink()
+    at_step(monkeypatch, 1, lambda: send(signal.SIGTERM))
+    assert call("--resume", "run") == 143
+    said = capsys.readouterr().out
+    assert "nothing was saved yet: from the beginning" in said
+    assert "stopped after epoch 0, step 1" in said
+
+
+def test_runs_killed_at_random_moments_come_to_the_same_bits() -> None:
+    """The short form of `make torture`: real processes, two together, and real SIGKILLs."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "torture.py"), "--kills", "3", "--commands", "0", "--fuzz", "0",
+         "--setups", "ranks2-0-off", "--seed", "3"],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 bits differ, 0 files left over" in done.stdout
+
+
+# ---- on another machine, or with other data -------------------------------------------------------------
+
+
+def test_another_precision_is_allowed_and_said(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(stopped, "run")
+    at_step(monkeypatch, 1, lambda: send(signal.SIGTERM))
+    assert call("--resume", "run", "--amp", "bf16") == 143
+    note = "note: precision bfloat16 (autocast) (was float32): the results will not be the same to the last bit"
+    assert note in capsys.readouterr().out
+
+
+def metadata(change: Any) -> None:
+    """Let the data be a copy whose table is changed: `change` gets and returns its rows."""
+    source = Path("data").resolve()
+    Path("data").unlink()
+    shutil.copytree(source, "data")
+    with open("data/HAM10000_metadata.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with open("data/HAM10000_metadata.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(change(rows))
+
+
+def test_an_image_with_another_label_is_refused(stopped: Path) -> None:
+    shutil.copytree(stopped, "run")
+    config = json.loads(Path("run/config.json").read_text())
+    metadata(lambda rows: [{**rows[0], "dx": "vasc" if rows[0]["dx"] != "vasc" else "nv"}, *rows[1:]])
+    config["data"] = str(Path("data").resolve())
+    Path("run/config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"ISIC_\d+ is labelled \w+ now and was \w+ when the run began"):
+        call("--resume", "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda state: state.update(classes=["a", "b"]), "classes have changed"),
+        (lambda state: state["model"].pop("classifier.1.bias"), "classifier.1.bias is missing"),
+        (lambda state: state["model"].update({"classifier.1.bias": torch.zeros(9)}), r"not torch.float32 \(7,\)"),
+        (lambda state: state["optimizer"]["state"][3].pop("exp_avg"), "exp_avg is missing"),
+        (lambda state: state["optimizer"]["state"].update({9999: {}}), "not this model's Adam state"),
+        (lambda state: state["optimizer"]["param_groups"][0].update(lr="fast"), "not this model's Adam state"),
+        (lambda state: state.update(scaler={"scale": 1.0}), "not the state of a GradScaler"),
+        (lambda state: state.pop("progress"), "format version"),
+        (lambda state: state["progress"].update(epoch=-1), "'epoch' is -1"),
+        (lambda state: state["progress"].update(step=10**6), "contradict"),
+        (lambda state: state["progress"].update(records=torch.zeros(1, 9, 4)), "not those of its steps"),
+        (lambda state: state["progress"].update(history=[{}]), "history"),
+    ],
+)  # fmt: skip
+def test_a_state_that_does_not_fit_the_run_is_refused(change: Any, reason: str, stopped: Path) -> None:
+    shutil.copytree(stopped, "run")
+    state = checkpoint.load(Path("run/last.pt"))
+    change(state)
+    checkpoint.save(state, Path("run/last.pt"))
+    with pytest.raises(UserError, match=reason):
+        call("--resume", "run")
+
+
+@pytest.fixture(scope="module")
+def stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was stopped after two steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("stopped")
+        (folder / "data").symlink_to(data)
+        patch.chdir(folder)
+        stopped_at(2, patch)
+    return folder / "run"
+
+
+def test_two_processes_do_not_train_in_one_folder(stopped: Path) -> None:
+    shutil.copytree(stopped, "run")
+    with saver.Saver(Path("run"), print), pytest.raises(UserError, match="another process is training in"):
+        call("--resume", "run")

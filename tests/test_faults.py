@@ -1,0 +1,79 @@
+"""Faults of machine and processes, each as one line that says what to do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from skin import memory
+from skin.errors import UserError
+from skin.faults import explain, explained
+
+WORKER = "DataLoader worker (pid 123) is killed by signal: Killed. "
+GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242"
+LATE = "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 600000ms for recv"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), r"for 32 images .*-size 16$"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "--batch-size 16"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "fewer --workers"),
+        (MemoryError(), "this machine has too little memory"),
+        (OSError(12, "Cannot allocate memory"), "this machine has too little memory"),
+        (RuntimeError(WORKER), r"loader process 123 is killed by signal: Killed .*fewer --workers"),
+        (RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly"), "loader process 12, 13 exited"),
+        (RuntimeError("DataLoader worker (pid 1) is killed by signal: Bus error. It is possible that"), "/dev/shm"),
+        (RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)"), "/dev/shm"),
+        (RuntimeError(GLOO), "another of the training processes has ended"),
+        (RuntimeError(LATE), "has not answered in time"),
+        (dist.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited"), "has ended"),
+        (dist.DistNetworkError("The client socket has timed out after 60000ms"), "has not answered in time"),
+        (torch.AcceleratorError("CUDA error: unspecified launch failure\nmore"), r"unspecified launch failure$"),
+        (OSError(28, "No space left on device", "/a/curves.png"), "No space left on device: /a/curves.png"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_one_line(error: Exception, line: str) -> None:
+    with pytest.raises(UserError, match=line) as caught, explained(batch_size=32):
+        raise error
+    assert str(caught.value).isprintable()
+
+
+def test_it_says_how_to_go_on() -> None:
+    with pytest.raises(UserError, match=r"; --resume goes on$"), explained(32, "--resume goes on"):
+        raise RuntimeError(WORKER)
+
+
+def test_a_batch_of_one_cannot_be_halved() -> None:
+    line = explain(torch.OutOfMemoryError("CUDA out of memory."), 1)
+    assert line is not None
+    assert "--image-size" in line
+
+
+def test_what_is_not_known_is_left_as_it_is() -> None:
+    """A mistake in the program is a traceback, not a line that hides it."""
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught, explained():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    assert not isinstance(caught.value, UserError)
+
+
+@pytest.mark.parametrize("failure", [ModuleNotFoundError("pynvml"), RuntimeError("GPU is lost"), OSError(5, "io")])
+def test_nvml_that_is_missing_or_fails_halfway_costs_a_figure(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([2 * memory.MIB, failure])
+
+    def used(device: torch.device) -> int:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    for name in ("max_memory_allocated", "max_memory_reserved"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: memory.MIB)
+    monkeypatch.setattr(torch.cuda, "device_memory_used", used)
+    usage = memory.read([torch.device("cuda", 0), torch.device("cuda", 1)])
+    assert [gpu.nvml_used_mib for gpu in usage.gpus] == [2.0, None]
+    assert str(usage).count("NVML") == 1
