@@ -82,7 +82,8 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{printable(path)} is not JSON ({error}); name a file that --json wrote") from error
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise UserError(f"{printable(path)} is no benchmark report; name a file that --json wrote")
-    if content["schema"] == SCHEMA and (found := problems(content)):
+    training = content["schema"] == SCHEMA and content.get("kind") != "input"
+    if training and (found := problems(content)):
         raise UserError(f"{printable(path)} is damaged: {found[0]}; name a file that --json wrote")
     return content
 
@@ -261,8 +262,9 @@ def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
 
 def compare(rows: list[dict[str, Any]], environment: dict[str, Any], old: dict[str, Any]) -> list[str]:
     """What has changed since an earlier report, beyond the spread of both: lines of text."""
-    if old["schema"] != SCHEMA or old["kind"] != "training":
-        return [f"not compared: that report has schema {old['schema']}, this program writes {SCHEMA}"]
+    if old["schema"] != SCHEMA or old.get("kind") != "training":
+        theirs = f"schema {old['schema']} ({old.get('kind')})"
+        return [f"not compared: that report has {theirs}, this program writes {SCHEMA} (training)"]
     was, lines = old["environment"], []
     machine = lambda e: (e["cpu"], e["usable_cores"], [g["name"] for g in e["gpu_devices"]])  # noqa: E731
     figure, label = "images_per_second", "images/s"

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +87,35 @@ def run(cell: Cell, script: Path) -> dict[str, Any]:
         task.write_text(json.dumps(dataclasses.asdict(cell)))
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={cell.gpus}"]
         command = [sys.executable, *(launcher if cell.parallel == "ddp" else []), str(script), "--cell", str(task)]
-        with open(errors, "wb") as stderr:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
-            try:
-                code = process.wait()
-            finally:
-                _end(process)
+        process = None
+        try:
+            with signals_held(), open(errors, "wb") as stderr:
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
+            code = process.wait()
+        finally:
+            if process is not None:
+                with signals_held():
+                    _end(process)
         result = task.with_suffix(".result")
         if code == 0 and result.exists():
             found: dict[str, Any] = json.loads(result.read_text())
             return found
         return explain(code, errors.read_text(errors="replace"))
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until the end: in the midst of starting a process they would lose it."""
+    caught: list[int] = []
+    held = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda n, frame: caught.append(n)) for number in held]
+    try:
+        yield
+    finally:
+        for number, handler in zip(held, before, strict=True):
+            signal.signal(number, handler)
+    for number in caught[:1]:
+        signal.raise_signal(number)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -135,13 +153,15 @@ def largest_batch(cell: Cell, attempt: Callable[[Cell], dict[str, Any]], most: i
             raise UserError(f"--find-batch: {cell.title} fails at {size} images a step: {found['reason']}")
         return bool(found["status"] == "ok")
 
-    good, bad, size = 0, min(most, LARGEST_BATCH) + 1, min(cell.batch_size, most)
-    while bad - good > max(1, good // 8):
+    most = min(most, LARGEST_BATCH)
+    good, bad = 0, most + 1  # fits, does not fit
+    size = min(cell.batch_size, most)
+    while bad - good > (1 if bad > most else max(1, good // 8)):
         if fits(size):
             good = size
         else:
             bad = size
-        size = 2 * good if 0 < 2 * good < bad else (good + bad) // 2
+        size = min(2 * good, most) if bad > most else (good + bad) // 2
     return good
 
 

@@ -259,7 +259,12 @@ def arithmetic(policy: Precision) -> str:
     """What the convolutions are computed in. On CUDA "AMP off" is TF32 unless someone has switched that off."""
     if policy.dtype is not None:
         return str(policy.dtype).removeprefix("torch.")
-    return "tf32" if policy.device_type == "cuda" and torch.backends.cudnn.allow_tf32 else "float32"
+    return "tf32" if policy.device_type == "cuda" and convolutions_use_tf32() else "float32"
+
+
+def convolutions_use_tf32() -> bool:
+    """Whether float32 convolutions may round their inputs to TF32 on this GPU (Ampere and later have it)."""
+    return bool(torch.backends.cudnn.allow_tf32) and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,0 +1,126 @@
+"""benchmark.py from the command line, on a small network and few images."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+import benchmark
+from skin import bench_report, input_path
+from skin.errors import UserError
+from tests.conftest import ROOT
+
+RunScript = Callable[..., "CompletedProcess[str]"]
+SMALL = (
+    "--model", "efficientnet_b0", "--image-size", "32", "--batch-size", "4", "--steps", "1", "--warmup", "1",
+    "--rounds", "1", "--workers", "0", "--cache", "off",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread_in_the_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_the_matrix_is_measured_shown_written_and_compared(
+    demo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {name: tmp_path / f"bench.{name}" for name in ("json", "csv", "png")}
+    options = [*SMALL, "--data", str(demo_folder), "--amp", "off"]
+    outputs = ["--json", str(files["json"]), "--csv", str(files["csv"]), "--plot", str(files["png"])]
+    assert benchmark.main([*options, "--gpus", "0,64", "--parallel", "ddp", *outputs]) == 0
+    report = json.loads(files["json"].read_text())
+    assert bench_report.problems(report) == []
+    assert report["complete"]
+    assert [(c["gpus"], c["recipe"], c["status"]) for c in report["cells"]] == [
+        (0, "ours", "ok"), (0, "plain", "ok"), (64, "ours", "skipped"), (64, "plain", "skipped"),
+    ]  # fmt: skip
+    ours, plain = report["cells"][:2]
+    assert ours["images_per_second"] > 0
+    assert ours["memory"]["rss_mib"] > 100
+    assert ours["speedup_over_plain"] == pytest.approx(ours["images_per_second"] / plain["images_per_second"])
+    assert "64 GPUs ddp" in capsys.readouterr().out
+    assert len(files["csv"].read_text().splitlines()) == 5
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+
+    assert benchmark.main([*options, "--gpus", "0", "--recipes", "ours", "--compare", str(files["json"])]) == 0
+    assert "CPU ours amp off:" in capsys.readouterr().out.split("compared with")[1]
+
+
+def test_the_input_path_is_measured(demo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "input.json"
+    assert benchmark.main([*SMALL, "--data", str(demo_folder), "--input", "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())["cells"]
+    assert {(row["path"], row["workers"]) for row in rows} == {(p, w) for p in input_path.PATHS for w in (0, 2)}
+    assert all(row["images_per_second"] > 0 for row in rows)
+    assert "ours, cached" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--steps", "0"], "--steps 0"),
+        (["--amp", "maybe"], "'maybe' is none of on, off"),
+        (["--recipes", "ours,theirs"], "'theirs' is none of"),
+        (["--model", "resnet50"], "resnet50"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--plot", "plot.txt"], r"\.png, \.svg or \.pdf"),
+        (["--json", "no/such/folder.json"], "there is no folder"),
+    ],
+)
+def test_a_wrong_option_is_refused(options: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        benchmark.main(options)
+
+
+def test_a_report_that_is_not_there_is_refused_before_anything_is_measured(demo_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.json"):
+        benchmark.main(["--data", str(demo_folder), "--compare", "nowhere.json"])
+
+
+def test_a_wrong_list_of_gpus_is_one_line_and_code_2(run_script: RunScript) -> None:
+    done = run_script("benchmark.py", "--gpus", "3,x")
+    assert done.returncode == 2
+    assert done.stderr == "error: --gpus 3,x: write numbers with commas, such as 1,2,4; 0 is the CPU\n"
+
+
+def test_help_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        benchmark.main(["--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
+
+
+def test_ctrl_c_keeps_the_rows_so_far_and_leaves_no_process(demo_folder: Path, tmp_path: Path) -> None:
+    """Rounds without end; it is interrupted once the first row is in the file."""
+    out = tmp_path / "bench.json"
+    command = [sys.executable, str(ROOT / "benchmark.py"), *SMALL, "--data", str(demo_folder), "--recipes", "ours",
+               "--gpus", "0", "--amp", "off", "--rounds", "1000", "--json", str(out)]  # fmt: skip
+    environment = {**os.environ, "BENCHMARK_TEST": str(tmp_path)}  # by which its processes are known
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("round 1 of"):
+                break
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait() == 130
+    report = json.loads(out.read_text())
+    assert not report["complete"]
+    assert bench_report.problems(report) == []
+    assert report["cells"][0]["status"] == "ok"
+    assert "CPU" in rest
+    mark = str(tmp_path).encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            alone = b"--cell" not in (entry / "cmdline").read_bytes().split(b"\0")
+            assert alone or mark not in (entry / "environ").read_bytes()
