@@ -109,7 +109,7 @@ def test_a_run_that_is_none(tmp_path: Path, content: str | None, message: str) -
 def test_the_environment_is_written_as_json_with_versions_and_machine(tmp_path: Path) -> None:
     runs.write_json(tmp_path / "environment.json", runs.environment())
     found = json.loads((tmp_path / "environment.json").read_text())
-    for name in ("python", "torch", "torchvision", "numpy", "opencv", "pillow", "cpu", "cores", "threads", "platform"):
+    for name in ("python", "torch", "torchvision", "numpy", "opencv", "pillow", "cpu", "cores", "platform"):
         assert found[name], name
     assert isinstance(found["gpus"], list)
     assert found["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", found["git_commit"])

@@ -56,7 +56,7 @@ def test_the_demo_has_settings_of_its_own_that_give_way() -> None:
     assert found.epochs == 3
 
 
-def test_paths_are_kept_so_that_a_run_goes_on_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_absolute_so_that_a_run_goes_on_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = settings("--data", "d", "--labels", "l.csv", "--weights", "w.pth")
     assert (found.data, found.labels) == (tmp_path / "d", tmp_path / "l.csv")
@@ -116,7 +116,7 @@ def test_a_run_goes_on_with_its_own_settings(run: Path) -> None:
     assert found.resume == found.out == run
 
 
-def test_resume_without_a_name_is_the_newest_run_and_stays_that_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_without_a_name_is_the_newest_run_and_stays_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent.parent)
     assert settings("--resume").resume == run  # the folder itself: `latest` may point elsewhere tomorrow
 
