@@ -58,7 +58,7 @@ def _over_pixels(cells: Tensor, height: int, width: int) -> Tensor:
     show the evidence half a cell too far down and to the right.
     """
     span = [_STRIDE * (n - 1) + 1 for n in cells.shape[1:]]
-    spread = F.interpolate(cells[:, None], span, mode="bilinear", align_corners=True)
+    spread = F.interpolate(cells[:, None], span, mode="bicubic", align_corners=True).clamp(0, 1)
     return F.pad(spread, (0, width - span[1], 0, height - span[0]), mode="replicate")[:, 0]
 
 
