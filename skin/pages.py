@@ -88,7 +88,7 @@ def figure_text(figure: Mapping[str, Any], digits: int = 3) -> str:
     if figure["value"] is None:
         return "not available"
     interval = "" if figure["low"] is None else f" ({figure['low']:.{digits}f}–{figure['high']:.{digits}f})"
-    return f"{figure['value']:.{digits}f}{interval}"
+    return f"{figure['value']:.{digits}f}{interval}".replace("-", "\N{MINUS SIGN}")
 
 
 # ---- the document ---------------------------------------------------------------------------------------------
@@ -177,9 +177,9 @@ def _malignant(report: dict[str, Any]) -> list[Block]:
     return [
         Heading("Malignant against benign"),
         Paragraph(
-            f"Malignant or premalignant: {names[0]}. Benign: {names[1]}. {two['support']:,} of "
-            f"{report['images']:,} images are malignant. An image is called malignant where the probabilities of "
-            "these classes add up to more than a half."
+            f"Malignant or premalignant: {names[0]}; {two['support']:,} of {report['images']:,} images. "
+            f"Benign: {names[1]}. An image is called malignant where the probabilities of the malignant classes add "
+            "up to more than a half."
         ),
         Table("Malignant against benign.", ("Figure", "Value (95 % interval)"), rows),
     ]
@@ -251,7 +251,8 @@ def _subgroups(report: dict[str, Any]) -> list[Block]:
 
 def gap_text(name: str, gap: dict[str, Any]) -> str:
     """Such as `accuracy 0.10 (0.04–0.17) between male (best) and female (worst)`."""
-    return f"{NAMES[name].lower()} {figure_text(gap, 2)} between {gap['best']} (best) and {gap['worst']} (worst)"
+    text = NAMES[name]
+    return f"{text[0].lower()}{text[1:]} {figure_text(gap, 2)} between {gap['best']} (best) and {gap['worst']} (worst)"
 
 
 def _method(report: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A checkpoint to predict with in the tests: EfficientNet-B0 with random weights, at 64 pixels.
+"""A checkpoint to predict with in the tests: EfficientNet (B0, at 64 pixels) with random weights.
 
 Random weights with random BatchNorm statistics give every image the same answer. So the statistics are
 measured on pictures, and the head is scaled until answers differ from image to image.
@@ -28,14 +28,18 @@ def picture(seed: int, width: int = 90, height: int = 80) -> np.ndarray:
 
 
 def write_checkpoint(
-    path: Path, classes: tuple[str, ...] = CLASSES, image_size: int = 64, calibration: dict[str, Any] | None = None
+    path: Path,
+    classes: tuple[str, ...] = CLASSES,
+    image_size: int = 64,
+    calibration: dict[str, Any] | None = None,
+    name: str = "efficientnet_b0",
 ) -> Path:
     """Write a `best.pt` with random weights to `path`."""
-    preprocess = model.preprocess_for("efficientnet_b0", image_size)
+    preprocess = model.preprocess_for(name, image_size)
     pictures = torch.from_numpy(np.stack([picture(s, image_size, image_size) for s in range(100, 116)]))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        network = model.build("efficientnet_b0", len(classes))
+        network = model.build(name, len(classes))
         classifier = model.Classifier(network, preprocess, Precision("cpu", None)).train()
         for layer in network.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
@@ -48,7 +52,7 @@ def write_checkpoint(
             "model": network.state_dict(),
             "classes": list(classes),
             "preprocess": preprocess.to_dict(),
-            "config": {"model": "efficientnet_b0"},
+            "config": {"model": name},
             "metrics": {},
             "calibration": calibration or {},
             "format_version": checkpoint.FORMAT_VERSION,
