@@ -45,21 +45,33 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="skin-app-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # read when gradio is imported
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        _go_past_proxies()
 
         from skin.classifier import load_classifier
-        from skin.page import make_page, start
 
         model = load_classifier(settings.checkpoint)
+
+        from skin.page import make_page, start  # seconds, which a missing checkpoint need not wait for
+
         page = make_page(model, draw_examples(Path(folder) / "examples"), KEEP_SECONDS)
         address = start(page, settings.host, port, UPLOAD_LIMIT, QUEUE_LIMIT)
         if port != settings.port:
             print(f"port {settings.port} is taken; using {port}")
+        if settings.host not in ("127.0.0.1", "localhost", "::1"):
+            print("whoever can reach this machine can use the page: it asks for no password")
         print(f"open {address} (Ctrl-C ends it)", flush=True)
         try:
             threading.Event().wait()
         finally:
             page.close(verbose=False)
     return 0
+
+
+def _go_past_proxies() -> None:
+    """Gradio asks itself whether it is up; a proxy set for the network must not get that question."""
+    for name in ("NO_PROXY", "no_proxy"):
+        others = os.environ.get(name, "")
+        os.environ[name] = f"{others},127.0.0.1,localhost".lstrip(",")
 
 
 def free_port(host: str, wanted: int) -> int:

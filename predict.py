@@ -25,7 +25,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from skin import cli
 from skin.cli import option
@@ -111,7 +111,7 @@ def predict_all(model: SkinClassifier, settings: Settings) -> int:
             advance(1)
     if not done and not failures:
         raise UserError(f"no images in {', '.join(settings.images)}")
-    if done > 1 and sys.stderr.isatty():
+    if done > 1 and _is_terminal(sys.stderr):
         seconds = time.perf_counter() - start
         unread = f", {failures:,} of them could not be read" if failures else ""
         print(f"{done:,} images in {seconds:.1f} s ({done / seconds:.0f} a second){unread}", file=sys.stderr)
@@ -127,10 +127,10 @@ def _outputs(
         shows.append(_csv_rows(model, settings, stack))
     if settings.json:
         shows.append(lambda answer, overlay: print(_json_line(answer, overlay, settings.top_k), flush=True))
-    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    on_terminal = _is_terminal(sys.stdout)
     if not shows and not on_terminal:
         shows.append(lambda answer, overlay: _print_line(answer, settings.top_k))
-    if not on_terminal and not sys.stderr.isatty():
+    if not on_terminal and not _is_terminal(sys.stderr):
         return shows, lambda images: None
 
     from skin.terminal import Terminal  # rich takes its time to load, and only a terminal needs it
@@ -142,6 +142,10 @@ def _outputs(
     if not shows:
         shows.append(lambda answer, overlay: terminal.show(answer, settings.top_k))
     return shows, terminal.advance
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()  # it is None where it was closed
 
 
 def _print_line(answer: Answer[str], top_k: int) -> None:
