@@ -173,7 +173,7 @@ def load_best(path: Path) -> Checkpoint:
     if not path.exists():
         raise UserError(f"no checkpoint at {path}; train one first: python train.py --data DIR (or --demo)")
     state = load(path)
-    if state.get("format_version") != FORMAT_VERSION:
+    if not is_version(state.get("format_version")):
         raise UserError(f"{path}: not a best.pt of format version {FORMAT_VERSION}; was it written by train.py?")
     for key, kind in _KEYS.items():
         if not isinstance(state.get(key), kind):
@@ -198,6 +198,11 @@ def load_best(path: Path) -> Checkpoint:
         metrics=state["metrics"],
         calibration=state["calibration"],
     )
+
+
+def is_version(value: Any) -> bool:
+    """Whether a file's format version is the one that is written here."""
+    return type(value) is int and value == FORMAT_VERSION
 
 
 def check_tensors(state: Any, expected: dict[str, Tensor], path: Path) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from skin.errors import UserError
 
 _MARK = ".npz::"
+_BROKEN = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error)
 _KEEP_BYTES = 256 * 2**20  # an array up to this size is kept in memory whole, by each process
 
 
@@ -44,7 +45,7 @@ class NpzFile:
                     if dtype.hasobject:
                         raise UserError(f"{path}: the array {member} holds pickled objects, which are never opened")
                     self.arrays[member.removesuffix(".npy")] = (shape, dtype)
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        except _BROKEN as error:
             raise UserError(f"{path} cannot be read as an .npz archive: {error}; download it again") from error
 
     def image_count(self, name: str) -> int:
@@ -59,8 +60,11 @@ class NpzFile:
         shape, dtype = self._find(name)
         if shape not in ((count,), (count, 1)) or dtype.kind not in "iu":
             raise UserError(f"{self.path}: {name} is {dtype} {list(shape)}, not {count} class numbers")
-        with np.load(self.path, allow_pickle=False) as archive:
-            labels = archive[name].reshape(-1).astype(np.int64)
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                labels = archive[name].reshape(-1).astype(np.int64)
+        except _BROKEN as error:
+            raise UserError(f"{self.path}: {name} cannot be read: {error}; download it again") from error
         if count and (labels.min() < 0 or labels.max() >= classes):
             raise UserError(f"{self.path}: {name} has numbers outside 0 to {classes - 1}, the classes of the set")
         return labels
@@ -162,7 +166,10 @@ class _Stream:
 def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
+    try:
+        shape, fortran, dtype = read(file)
+    except Exception as error:  # it is a Python literal, and numpy's parser raises whatever that leads it to
+        raise ValueError("the description of an array is damaged") from error
     if fortran and len(shape) > 1:
         raise ValueError("an array in Fortran order")
     return shape, dtype

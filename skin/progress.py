@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skin.checkpoint import FORMAT_VERSION
+from skin.checkpoint import FORMAT_VERSION, is_version
 from skin.errors import UserError
 from skin.parallel import Topology
 from skin.runs import COLUMNS
@@ -93,7 +93,7 @@ class Progress:
         Raises:
             UserError: the state is damaged, or of another version of the format.
         """
-        if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
+        if not isinstance(state, dict) or not is_version(state.get("format_version")):
             raise UserError(f"the checkpoint is not of format version {FORMAT_VERSION}; it cannot be gone on with")
         for name in ("epoch", "step", "steps", "seconds", "wait_seconds", "best_value", "best_epoch"):
             value: Any = state.get(name)

@@ -43,7 +43,8 @@ class Run:
     def restore(self, state: dict[str, Any], source: str) -> None:
         """Go on from a state that `save` wrote. Raises `UserError` where it is of other data or another model."""
         path = self.folder / "last.pt"
-        if state.get("classes") != list(self.parts.classes):
+        classes = state.get("classes")
+        if not isinstance(classes, list) or [str(name) for name in classes] != list(self.parts.classes):
             raise UserError(f"{path}: the data's classes have changed since; restore the data, or start a new run")
         self.trainer.load_state(state, path)
         self.progress.load_state(state.get("progress"), self.trainer.topology, len(self.trainer.batches))

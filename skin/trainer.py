@@ -104,7 +104,7 @@ class Trainer:
         """What the last bits of a result depend on and is no longer as in `before`, the machine of a state; or ""."""
         before = before if isinstance(before, dict) else {}
         now = self._machine()
-        changed = [name for name in now if now[name] != before.get(name)]
+        changed = [name for name in now if str(now[name]) != str(before.get(name))]
         return ", ".join(f"{name} {now[name]} (was {before.get(name)})" for name in changed)
 
     def _machine(self) -> dict[str, Any]:
