@@ -195,7 +195,7 @@ def make_test_loader(settings: Settings, dataset: SkinDiseaseDataset, topology: 
     on_gpu = topology.device.type == "cuda"
     fitting = BATCH_PIXELS * (8 if on_gpu else 1) // dataset.preprocess.image_size**2
     batches = PlainBatches(len(dataset), settings.batch_size or max(1, fitting), topology.rank, topology.world)
-    workers = settings.workers if settings.workers is not None else default_workers(on_gpu, topology.world)
+    workers = settings.workers if settings.workers is not None else default_workers(on_gpu)
     return make_loader(dataset, batches, workers, pin_memory=on_gpu)
 
 

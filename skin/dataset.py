@@ -166,14 +166,15 @@ class PlainBatches(Sampler[list[tuple[int, int]]]):
             yield [(PLAIN, i) for i in self.rows[first : first + self.batch_size]]
 
 
-def default_workers(on_gpu: bool, world: int = 1) -> int:
-    """How many worker processes feed one training process on this machine.
+def default_workers(on_gpu: bool) -> int:
+    """How many worker processes feed one training process on this machine, shared with others by torchrun or not.
 
     A CPU that trains has no core to spare: one worker keeps decoding out of the step's way and its
     threads busy. A GPU is fed by the cores that there are, up to eight.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores // world)) if on_gpu else 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(8, cores // processes)) if on_gpu else 1
 
 
 def make_loader(

@@ -32,6 +32,8 @@ def new_folder(out: Path | None, model: str) -> Path:
         UserError: it already holds a run.
     """
     folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{model}"
+    while out is None and folder.exists():  # two runs that start within a second
+        folder = folder.with_name(folder.name + "-2")
     if (folder / "config.json").exists():
         raise UserError(f"{folder} already holds a run; go on with it by --resume {folder}, or choose another --out")
     return folder

@@ -70,7 +70,7 @@ class Run:
 def prepare(settings: Settings, topology: Topology) -> Run:
     """Everything up to the first step: data, model, run folder; on --resume, back to the last save.
 
-    Nothing is written before the data and the weights are known to be good.
+    Nothing but the set of --demo is written before the data and the weights are known to be good.
     """
     resuming = settings.resume is not None
     folder: Path = settings.resume or topology.from_main(runs.new_folder(settings.out, settings.model))

@@ -185,7 +185,7 @@ def build_trainer(
         )
     if batches.least_images < 2 and preprocess.image_size <= 32:
         raise UserError("a batch of one 32-pixel image gives BatchNorm a single value; use a larger --batch-size")
-    workers = settings.workers if settings.workers is not None else default_workers(on_gpu, topology.world)
+    workers = settings.workers if settings.workers is not None else default_workers(on_gpu)
     weights = losses.class_weights(dataset.labels, len(parts.classes), settings.class_weights)
     return Trainer(
         settings=settings,

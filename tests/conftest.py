@@ -45,11 +45,13 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_script(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_script("train.py", "--demo", ...)` from an empty working folder: the finished process, as text."""
 
     def run(script: str, *args: object, **keywords: object) -> subprocess.CompletedProcess[str]:
+        fonts = tmp_path_factory.getbasetemp() / "matplotlib"  # one list of fonts for all scripts
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        environment["MPLCONFIGDIR"] = str(fonts)
         environment.update(keywords.pop("env", {}))  # type: ignore[call-overload]
         return subprocess.run(
             [sys.executable, str(ROOT / script), *map(str, args)],

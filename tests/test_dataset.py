@@ -214,4 +214,5 @@ def test_workers_for_a_machine(
     monkeypatch: pytest.MonkeyPatch, cores: int, on_gpu: bool, world: int, workers: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
-    assert default_workers(on_gpu, world) == workers
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(world))
+    assert default_workers(on_gpu) == workers
