@@ -91,6 +91,7 @@ class Visit:
 def visit(request: pytest.FixtureRequest, browser: Browser, app: App) -> Iterator[Visit]:
     width, height = request.param
     context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(90_000)  # milliseconds; a busy machine is slow to load a page
     visit = Visit(context.new_page())
     visit.page.on("request", lambda sent: visit.requests.append(sent.url))
     visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))

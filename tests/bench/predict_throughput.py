@@ -4,9 +4,9 @@
 
 The bare model is the same network in the same precision and memory format, on batches that lie decoded in
 memory; it is timed with all threads on one batch after another, and with the threads side by side, each on
-a batch of its own, as the stream does it. The faster of the two is what the stream is held against. All
-take turns, and the medians are compared. The growth of memory is that of the process from the end of the first
-quarter of the last round's stream to its end.
+a batch of its own, as the stream works. The folder is gone through in turns of 500 images, each of the three
+ways taking its turn; what is compared is the median over the turns of the ratio within a turn, so that
+what else runs on the machine weighs on all alike.
 """
 
 from __future__ import annotations
@@ -31,9 +31,18 @@ from skin.classifier import SkinClassifier  # noqa: E402
 from skin.sources import image_paths  # noqa: E402
 
 
+TURN = 500  # images
+
+
 def rss_mib() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 2**20
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def forward(model: SkinClassifier, batch: np.ndarray) -> None:
@@ -57,39 +66,33 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=Path("runs/latest/best.pt"))
     parser.add_argument("--folder", required=True)
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     model = load_classifier(options.checkpoint)
     names = list(itertools.islice(image_paths([options.folder], lambda name, reason: None), options.images))
     size = model._batch_size()
-    few = names[: min(len(names), 512)]
-    ready = [np.stack([model.pixels(name) for name in few[i : i + size]]) for i in range(0, len(few), size)]
-    memory: list[float] = []
-
-    def stream() -> None:
-        memory.clear()
-        for count, _ in enumerate(model.stream(names)):
-            if count % 100 == 0:
-                memory.append(rss_mib())
-
-    ways: dict[str, tuple[Callable[[], None], int]] = {
-        "bare model, all threads on a batch": (lambda: one_after_another(model, ready), len(few)),
-        "bare model, a batch to each thread": (lambda: side_by_side(model, ready), len(few)),
-        "stream from files": (stream, len(names)),
-    }
-    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    ready = [np.stack([model.pixels(name) for name in names[i : i + size]]) for i in range(0, TURN, size)]
+    count = sum(map(len, ready))
     forward(model, ready[0])
-    for _ in range(options.rounds):
-        for name, (run, count) in ways.items():
-            start = time.perf_counter()
-            run()
-            speeds[name].append(count / (time.perf_counter() - start))
-    medians = [statistics.median(values) for values in speeds.values()]
-    for name, values in speeds.items():
-        print(f"{name:36} {statistics.median(values):7.1f} images/s, {min(values):.1f} to {max(values):.1f}")
-    print(f"{len(names)} images, batches of {size}, n = {options.rounds}, {torch.get_num_threads()} threads")
-    print(f"stream / bare: {medians[2] / medians[0]:.2f} (all threads), {medians[2] / medians[1]:.2f} (side by side)")
-    print(f"memory: {memory[len(memory) // 4]:.0f} MiB after a quarter, {memory[-1]:.0f} MiB at the end")
+    speeds: list[tuple[float, float, float]] = []
+    memory: list[float] = []
+    for start in range(0, len(names) - TURN + 1, TURN):
+        turn = names[start : start + TURN]
+        speeds.append(
+            (
+                count / seconds(lambda: one_after_another(model, ready)),
+                count / seconds(lambda: side_by_side(model, ready)),
+                TURN / seconds(lambda turn=turn: list(model.stream(turn))),  # type: ignore[misc]
+            )
+        )
+        memory.append(rss_mib())
+    ways = ("bare model, all threads on a batch", "bare model, a batch to each thread", "stream from files")
+    for name, column in zip(ways, zip(*speeds, strict=True), strict=True):
+        print(f"{name:36} {statistics.median(column):6.1f} images/s, {min(column):.1f} to {max(column):.1f}")
+    for way, name in enumerate(ways[:2]):
+        ratios = [row[2] / row[way] for row in speeds]
+        print(f"stream / {name}: {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
+    print(f"{len(speeds)} turns of {TURN} images, batches of {size}, {torch.get_num_threads()} threads")
+    print(f"memory after each turn, in MiB: {', '.join(f'{value:.0f}' for value in memory)}")
 
 
 if __name__ == "__main__":
