@@ -114,8 +114,8 @@ def signals_held() -> Iterator[None]:
     finally:
         for number, handler in zip(held, before, strict=True):
             signal.signal(number, handler)
-    for number in caught[:1]:
-        signal.raise_signal(number)
+    if caught:
+        signal.raise_signal(caught[0])
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
