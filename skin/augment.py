@@ -23,6 +23,7 @@ GREY = np.array([0.299, 0.587, 0.114])  # luma of RGB, ITU-R BT.601
 class Augmentation:
     """How far each property may move. Skin has no up and down, so rotation is by any angle."""
 
+    exact: float = 0.5  # share of views that only turn by quarters, see `without_resampling`
     zoom: float = 1.15  # times larger or smaller, at most
     shift: float = 0.05  # of the picture's side, either way
     brightness: float = 0.1  # of mid grey, either way
@@ -57,6 +58,21 @@ def affine(draw: np.ndarray, height: int, width: int, size: int, strength: Augme
     return np.column_stack([matrix, centre - matrix @ np.full(2, (size - 1) / 2)])
 
 
+def without_resampling(to_source: np.ndarray, size: int) -> np.ndarray:
+    """The nearest of the maps (as `affine` gives them) that take pixels to pixels: quarter turns and flips.
+
+    A picture turned by any other angle is softened by its resampling, and evaluation shows none that is.
+    With half of the views as sharp as those, the network learns fine structure that it will see again.
+    """
+    linear = to_source[:, :2]
+    diagonal = np.diag(np.sign(np.diag(linear)))
+    crossed = np.diag(np.sign(np.diag(linear[:, ::-1])))[:, ::-1]
+    turned = diagonal if abs(linear[0, 0]) >= abs(linear[0, 1]) else crossed
+    middle = np.full(2, (size - 1) / 2)
+    corner = linear @ middle + to_source[:, 2] - turned @ middle  # what was read in the middle stays there
+    return np.column_stack([turned, np.rint(corner)])
+
+
 def colour(draw: np.ndarray, strength: Augmentation) -> tuple[np.ndarray, np.ndarray]:
     """The colour matrix, float32 [3, 3], and the table, uint8 [256], that is applied after it.
 
@@ -89,9 +105,11 @@ def augment(
     Returns:
         uint8 [size, size, 3]. What a rotation brings in from beyond the edge is the picture mirrored.
     """
-    draw = generator(*key).random(9)
+    draw = generator(*key).random(10)
     to_source = affine(draw[:6], stored.shape[0], stored.shape[1], size, strength)
-    matrix, table = colour(draw[6:], strength)
+    if draw[9] < strength.exact:
+        to_source = without_resampling(to_source, size)
+    matrix, table = colour(draw[6:9], strength)
     view = cv2.warpAffine(
         stored, to_source, (size, size), dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT_101,

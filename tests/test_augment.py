@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import skin.augment as chapter
-from skin.augment import GREY, Augmentation, affine, augment, colour, generator
+from skin.augment import GREY, Augmentation, affine, augment, colour, generator, without_resampling
 from skin.images import centre_crop
 
 SIZE = 16
-STILL = (0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)  # the nine draws that move nothing
+STILL = (0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.9)  # the ten draws that move nothing
 
 
 @pytest.fixture
@@ -108,6 +108,31 @@ def test_a_shift_moves_the_crop_by_whole_pixels(monkeypatch: pytest.MonkeyPatch,
     assert np.array_equal(up, stored[0:16, 7:23])
 
 
+@pytest.mark.parametrize("turn", [0.02, 0.23, 0.48, 0.77])  # of a circle: near 0, 90, 180 and 270 degrees
+def test_half_of_the_views_take_pixels_to_pixels(
+    monkeypatch: pytest.MonkeyPatch, stored: np.ndarray, turn: float
+) -> None:
+    still = replace(WORKED, shift=0.0)
+    view = drawn(monkeypatch, stored, still, _2=turn, _3=1.0, _9=0.49)
+    quarters = round(4 * turn)
+    around = [stored[y : y + SIZE, x : x + SIZE] for y in (3, 4, 5) for x in (6, 7, 8)]  # half a pixel either way
+    assert any(np.array_equal(view, np.rot90(crop, quarters)) for crop in around)
+    assert not np.array_equal(view, drawn(monkeypatch, stored, still, _2=turn, _3=1.0, _9=0.5))
+
+
+def test_an_exact_view_is_turned_by_the_nearest_quarter_and_keeps_its_flip() -> None:
+    for draw in np.random.default_rng(0).random((200, 6)):
+        free = affine(draw, 24, 30, SIZE, WORKED)
+        exact = without_resampling(free, SIZE)
+        assert np.array_equal(exact, np.rint(exact))
+        pace = np.sqrt(abs(np.linalg.det(free[:, :2])))
+        between = exact[:, :2] @ free[:, :2].T / pace  # a rotation by what is left, at most 45 degrees
+        assert np.linalg.det(between) == pytest.approx(1)
+        assert between[0, 0] >= np.sqrt(0.5) - 1e-9
+        middle = np.array([7.5, 7.5, 1.0])
+        assert np.abs(exact @ middle - free @ middle).max() <= 0.5 + 1e-9
+
+
 @pytest.mark.parametrize(("draw", "pace"), [(1.0, WORKED.zoom), (0.5, 1.0), (0.0, 1 / WORKED.zoom)])
 def test_zoom_changes_how_far_apart_pixels_are_read(draw: float, pace: float) -> None:
     matrix = affine(np.array([0, 0, 0, draw, 0.5, 0.5]), 24, 30, SIZE, WORKED)
@@ -177,8 +202,8 @@ def test_no_saturation_left_is_luma(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_draw_uses_its_whole_range() -> None:
-    draws = np.array([generator(0, 0, index).random(9) for index in range(2000)])
+    draws = np.array([generator(0, 0, index).random(10) for index in range(2000)])
     assert np.abs(draws.mean(0) - 0.5).max() < 0.03
     assert draws.min() < 0.002
     assert draws.max() > 0.998
-    assert np.abs(np.corrcoef(draws.T) - np.eye(9)).max() < 0.1
+    assert np.abs(np.corrcoef(draws.T) - np.eye(10)).max() < 0.1
