@@ -119,6 +119,7 @@ def _keep(path: Path, previous: Path) -> None:
         os.replace(path, previous)
     else:
         os.replace(link, previous)
+        link.unlink(missing_ok=True)  # a rename onto another name of the same file does nothing
 
 
 def _sync_folder(folder: Path) -> None:

@@ -73,6 +73,15 @@ def test_the_file_before_is_kept_under_its_other_name(tmp_path: Path) -> None:
     assert names(tmp_path) == ["last-previous.pt", "last.pt"]
 
 
+def test_a_kill_between_the_two_renames_leaves_nothing_behind_later(tmp_path: Path) -> None:
+    """Then both names are of one file, and a rename from one to the other would do nothing."""
+    checkpoint.save({"n": 0}, tmp_path / "last.pt")
+    os.link(tmp_path / "last.pt", tmp_path / "last-previous.pt")
+    checkpoint.save({"n": 1}, tmp_path / "last.pt", previous=tmp_path / "last-previous.pt")
+    assert names(tmp_path) == ["last-previous.pt", "last.pt"]
+    assert checkpoint.load(tmp_path / "last-previous.pt") == {"n": 0}
+
+
 def test_it_is_kept_on_a_file_system_without_links_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*names: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
