@@ -30,7 +30,6 @@ from skin import load_classifier  # noqa: E402
 from skin.classifier import SkinClassifier  # noqa: E402
 from skin.sources import image_paths  # noqa: E402
 
-
 TURN = 500  # images
 
 
