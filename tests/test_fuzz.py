@@ -18,7 +18,7 @@ from tests import fuzz
 
 
 @pytest.mark.parametrize(
-    ("run", "cases"), [(fuzz.fuzz_images, 300), (fuzz.fuzz_tables, 120), (fuzz.fuzz_checkpoints, 24)]
+    ("run", "cases"), [(fuzz.fuzz_images, 300), (fuzz.fuzz_tables, 120), (fuzz.fuzz_checkpoints, 15)]
 )
 def test_mutated_files_are_read_or_refused(
     run: Callable[[int, random.Random, Path], Counter[str]], cases: int, tmp_path: Path,
