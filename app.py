@@ -51,7 +51,7 @@ def main() -> int:
 
         model = load_classifier(settings.checkpoint)
 
-        from skin.page import make_page, start  # seconds, which a missing checkpoint need not wait for
+        from skin.webpage import make_page, start  # seconds, which a missing checkpoint need not wait for
 
         page = make_page(model, draw_examples(Path(folder) / "examples"), KEEP_SECONDS)
         address = start(page, settings.host, port, UPLOAD_LIMIT, QUEUE_LIMIT)

@@ -20,7 +20,7 @@ from skin.class_names import readable_name
 from skin.classifier import SkinClassifier
 from skin.errors import UserError
 from tests import tiny
-from tests.bench.app_load import ask, ask_for, post, running_app, top_class, upload
+from tests.bench.app_load import ROOT, ask, ask_for, post, running_app, top_class, upload
 
 CHROMIUM = "/usr/bin/chromium"
 # Without these, Chromium looks for its maker's servers at every start.
@@ -208,7 +208,7 @@ def test_an_upload_is_deleted_when_it_is_old_and_the_examples_are_not(
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     from gradio.route_utils import delete_files_created_by_app
 
-    from skin.page import make_page, start
+    from skin.webpage import make_page, start
 
     page = make_page(model, images[:2], keep_seconds=60)
     assert page.delete_cache == (10, 60)
@@ -227,7 +227,7 @@ def test_an_upload_is_deleted_when_it_is_old_and_the_examples_are_not(
 
 
 def test_an_image_unlike_the_training_images_gets_a_caution(tmp_path: Path, images: list[Path]) -> None:
-    from skin.page import answer_html
+    from skin.webpage import answer_html
 
     calibration = tiny.calibration(temperature=1.0, threshold=0.0, unlike_threshold=1e-9)
     checkpoint = tiny.write_checkpoint(tmp_path / "best.pt", calibration=calibration)
@@ -237,7 +237,7 @@ def test_an_image_unlike_the_training_images_gets_a_caution(tmp_path: Path, imag
 
 
 def test_names_of_classes_are_escaped(tmp_path: Path, images: list[Path]) -> None:
-    from skin.page import answer_html
+    from skin.webpage import answer_html
 
     checkpoint = tiny.write_checkpoint(tmp_path / "best.pt", classes=("<script>alert(1)</script>", '"><b>'))
     answer = answer_html(load_classifier(checkpoint, device="cpu"), str(images[0]))
@@ -273,3 +273,4 @@ def test_nothing_is_left_when_it_ends(app: App, images: list[Path]) -> None:
     app.process.send_signal(signal.SIGTERM)
     assert app.process.wait(timeout=30) == 143
     assert not folder.exists()
+    assert list((ROOT / "skin").glob("*.pyi")) == [], "Gradio writes one for each subclass of its components"

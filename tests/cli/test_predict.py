@@ -239,7 +239,7 @@ def test_a_prediction_imports_nothing_heavy_and_needs_no_stdin(best_pt: Path, tm
         "except SystemExit as end: assert not end.code\n"
         f"assert not {HEAVY!r} & set(sys.modules), {HEAVY!r} & set(sys.modules)\n"
         "ours = {m for m in sys.modules if m.startswith('skin.')}\n"
-        "assert not ours & {'skin.layouts', 'skin.report', 'skin.page', 'skin.export', 'skin.terminal'}, ours\n"
+        "assert not ours & {'skin.layouts', 'skin.report', 'skin.webpage', 'skin.export', 'skin.terminal'}, ours\n"
     )
     script = str(ROOT / "predict.py")
     words = f"import sys; sys.argv = {[script, '--checkpoint', str(best_pt), 'a.png']!r}\n" + code

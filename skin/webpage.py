@@ -30,7 +30,7 @@ NOTICE = (
     "It can be wrong, and it does not replace a doctor’s look at your skin."
 )
 SHOWN = 7  # classes that get a bar; the rest are counted
-CSS = Path(__file__).with_name("page.css")
+CSS = Path(__file__).with_name("webpage.css")
 
 # Only this server: no script, font, picture or request from anywhere else, whatever a dependency may try.
 POLICY = (
@@ -40,15 +40,6 @@ POLICY = (
 )
 
 Message = MutableMapping[str, Any]
-
-
-class Upload(gr.Image):
-    """Gradio's image widget, giving the uploaded file as it came: `skin.images` is what opens images here."""
-
-    is_template = True  # in the browser it is Gradio's own widget
-
-    def preprocess(self, payload: ImageData | None) -> str | None:
-        return payload.path if payload else None
 
 
 class SecurityHeaders:
@@ -88,7 +79,7 @@ def make_page(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
         gr.HTML(_header(model), elem_id="header")
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=4, min_width=300):
-                upload = Upload(
+                upload = gr.Image(
                     label="Picture",
                     type="filepath",
                     sources=["upload", "clipboard", "webcam"],
@@ -97,6 +88,8 @@ def make_page(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
                     height=320,
                     elem_id="upload",
                 )
+                # A subclass would say it better, but for each one Gradio writes a .pyi file beside the code.
+                upload.preprocess = _as_it_came  # type: ignore[method-assign]
                 gr.Examples(
                     [[str(path)] for path in examples],
                     inputs=upload,
@@ -108,6 +101,11 @@ def make_page(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
                 result = gr.HTML(_waiting(), elem_id="result")
         upload.change(answer, upload, result, api_name="classify", show_progress="minimal")
     return page
+
+
+def _as_it_came(payload: ImageData | None) -> str | None:
+    """The path of the uploaded file. Gradio would open it; here, `skin.images` alone opens images."""
+    return payload.path if payload else None
 
 
 def start(page: gr.Blocks, host: str, port: int, upload_limit: str, queue_limit: int) -> str:
