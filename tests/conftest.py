@@ -45,7 +45,9 @@ def real_data() -> Path:
 
 
 @pytest.fixture
-def run_script(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_script(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`run_script("train.py", "--demo", ...)` from an empty working folder: the finished process, as text."""
 
     def run(script: str, *args: object, **keywords: object) -> subprocess.CompletedProcess[str]:
