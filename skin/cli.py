@@ -123,7 +123,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where the caller closed it
+            sys.stdout.flush()
     except UserError as error:
         code = fail(str(error))
     except KeyboardInterrupt:

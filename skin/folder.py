@@ -14,8 +14,8 @@ import unicodedata
 from pathlib import Path, PureWindowsPath
 
 from skin.errors import UserError
+from skin.sources import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead anywhere
 
