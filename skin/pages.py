@@ -251,8 +251,8 @@ def _subgroups(report: dict[str, Any]) -> list[Block]:
 
 def gap_text(name: str, gap: dict[str, Any]) -> str:
     """Such as `accuracy 0.10 (0.04–0.17) between male (best) and female (worst)`."""
-    text = NAMES[name]
-    return f"{text[0].lower()}{text[1:]} {figure_text(gap, 2)} between {gap['best']} (best) and {gap['worst']} (worst)"
+    said = NAMES[name][0].lower() + NAMES[name][1:]
+    return f"{said} {figure_text(gap, 2)} between {gap['best']} (best) and {gap['worst']} (worst)"
 
 
 def _method(report: dict[str, Any]) -> str:

@@ -96,7 +96,7 @@ def main() -> None:
         for amp in ("auto", "off"):
             found = calibration.softmax(ours(fast, amp, settings.compare))
             apart, same = np.abs(found - expected).max(), (found.argmax(1) == expected.argmax(1)).mean()
-            print(f"--amp {amp}: at most {apart:.2g} apart in probability, the same class on {same:.2%} of {len(found)}")
+            print(f"--amp {amp}: probabilities {apart:.2g} apart at most, one class on {same:.2%} of {len(found)}")
 
 
 if __name__ == "__main__":
