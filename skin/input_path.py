@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from skin.cache import PixelCache
+from skin.cpu_step import keep_freed_memory
 from skin.dataset import EpochBatches, make_loader
 from skin.images import Preprocess
 from skin.model import Classifier, build
@@ -48,6 +49,8 @@ def measure(
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    if device.type == "cpu":
+        keep_freed_memory()  # as training does; the plain path gains by it too
     classifier = Classifier(build("efficientnet_b0", 2), preprocess, choose("off", device)).to(device)
     samples: dict[tuple[str, int], list[float]] = {(p, w): [] for p in PATHS for w in WORKERS}
     try:
