@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -106,7 +106,9 @@ class Resampler:
         places = [np.broadcast_to(np.asarray(place, np.int64), shape) for place, _ in columns]
         values = [np.broadcast_to(np.asarray(value, np.float64), shape) for _, value in columns]
         where = (np.concatenate(places), np.tile(self.group_of_row, len(columns)))
-        return sparse.coo_array((np.concatenate(values), where), shape=(size, self.num_groups)).tocsr()
+        sums = sparse.coo_array((np.concatenate(values), where), shape=(size, self.num_groups)).tocsr()
+        sums.eliminate_zeros()
+        return sums
 
 
 class _Ranking:
@@ -298,10 +300,10 @@ def _wilson(share: float, variance: float, size: Size) -> tuple[float, float]:
     return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
 
 
-def rates(hits: Array, resampler: Resampler, name: str = "rate") -> Iterator[Estimate]:
+def rates(hits: Array, resampler: Resampler, names: Sequence[str] | None = None) -> Iterator[Estimate]:
     """The mean of each column of `hits`, float [N, K], nan for a row that does not count.
 
-    A "rate" is of hits that are 0 or 1, a share; "mean" of any numbers.
+    Where `names` has "rate" (or is None) a column is of hits that are 0 or 1, a share; "mean" is of any numbers.
     """
     counted = ~np.isnan(hits)
     columns = range(hits.shape[1])
@@ -313,9 +315,9 @@ def rates(hits: Array, resampler: Resampler, name: str = "rate") -> Iterator[Est
 
     def figures(weights: Array) -> dict[str, Floats]:
         totals = (sums @ weights.T.astype(np.float64)).T
-        return {name: metrics.ratio(totals[:, 0::2], totals[:, 1::2])}
+        return {"means": metrics.ratio(totals[:, 0::2], totals[:, 1::2])}
 
-    rounds = resampler.run(figures)[name]
+    rounds = resampler.run(figures)["means"]
     for k in columns:
         value = float(metrics.ratio(hits[counted[:, k], k].sum(), counted[:, k].sum()))
-        yield interval(name, value, rounds[:, k], resampler.size(counted[:, k]))
+        yield interval(names[k] if names else "rate", value, rounds[:, k], resampler.size(counted[:, k]))

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,40 +200,42 @@ def _malignant(
 def _calibration(answers: Answers, said: Calibrated, figures: Figures) -> dict[str, Any]:
     known, resampler = answers.known, figures.resampler
     raw = Figures(figures.labels, calibration.softmax(answers.logits[known]), resampler, ranked=False)
-    flags = list(rates(said.unlike[known].astype(float)[:, None], resampler))
+    sets = {"90": said.sets[known], "95": said.sets_95[known]}
+    columns, kinds = [said.unlike[known].astype(float)[:, None]], ["rate"]
+    for members in sets.values():
+        covered = np.take_along_axis(members, figures.labels[:, None], 1).astype(float)
+        of_class = np.where(figures.labels[:, None] == np.arange(len(answers.classes)), covered, np.nan)
+        columns += [covered, members.sum(1).astype(float)[:, None], of_class]
+        kinds += ["rate", "mean", *["rate"] * len(answers.classes)]
+    estimates = rates(np.hstack(columns), resampler, kinds)  # all at once: drawing the rounds is most of the work
     unknown = ~known
     return {
         "temperature": answers.calibration.get("temperature"),
         "validation_images": answers.calibration.get("images", 0),
         "before": {name: entry(raw.estimate(name)) for name in OF_PROBABILITIES},
         "after": {name: entry(figures.estimate(name)) for name in OF_PROBABILITIES},
-        "prediction_sets": {
-            "90": _prediction_sets(answers, "90", said.sets[known], figures),
-            "95": _prediction_sets(answers, "95", said.sets_95[known], figures),
-        },
         "unlike_training": {
-            "flagged": entry(flags[0]),
+            "flagged": entry(next(estimates)),
             "unknown_class_images": int(unknown.sum()),
             "unknown_class_flagged": float(said.unlike[unknown].mean()) if unknown.any() else None,
+        },
+        "prediction_sets": {
+            name: _prediction_sets(answers, name, members, estimates) for name, members in sets.items()
         },
     }
 
 
 def _prediction_sets(
-    answers: Answers, coverage: str, sets: npt.NDArray[np.bool_], figures: Figures
+    answers: Answers, level: str, members: npt.NDArray[np.bool_], estimates: Iterator[Estimate]
 ) -> dict[str, Any]:
-    labels, resampler, classes = figures.labels, figures.resampler, answers.classes
-    covered = np.take_along_axis(sets, labels[:, None], 1).astype(float)
-    of_class = np.where(labels[:, None] == np.arange(len(classes)), covered, np.nan)
-    overall, *by_class = rates(np.hstack([covered, of_class]), resampler)
-    shared = answers.calibration.get("sets", {}).get(coverage, {}).get("shared", [])
-    size = next(rates(sets.sum(1).astype(float)[:, None], resampler, "mean"))
+    """Coverage and size of the sets bool [N, C], whose estimates come next: coverage, size, coverage by class."""
+    shared = answers.calibration.get("sets", {}).get(level, {}).get("shared", [])
     return {
-        "coverage": entry(overall),
-        "mean_size": entry(size),
-        "single_class": float((sets.sum(1) == 1).mean()),
-        "coverage_by_class": {name: entry(e) for name, e in zip(classes, by_class, strict=True)},
-        "shared_threshold": [classes[c] for c in shared],
+        "coverage": entry(next(estimates)),
+        "mean_size": entry(next(estimates)),
+        "coverage_by_class": {name: entry(next(estimates)) for name in answers.classes},
+        "single_class": float((members.sum(1) == 1).mean()),
+        "shared_threshold": [answers.classes[c] for c in shared],
     }
 
 
