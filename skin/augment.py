@@ -23,10 +23,10 @@ GREY = np.array([0.299, 0.587, 0.114])  # luma of RGB, ITU-R BT.601
 class Augmentation:
     """How far each property may move. Skin has no up and down, so rotation is by any angle."""
 
-    exact: float = 0.6  # share of views that only turn by quarters, see `without_resampling`
-    zoom: float = 1.1  # times larger or smaller, at most
-    shift: float = 0.03  # of the picture's side, either way
-    brightness: float = 0.05  # of mid grey, either way
+    exact: float = 0.5  # share of views that only turn by quarters, see `without_resampling`
+    zoom: float = 1.15  # times larger or smaller, at most
+    shift: float = 0.05  # of the picture's side, either way
+    brightness: float = 0.1  # of mid grey, either way
     contrast: float = 0.1  # factor 1 ± this, about mid grey
     saturation: float = 0.1  # factor 1 ± this
 
@@ -62,7 +62,7 @@ def without_resampling(to_source: np.ndarray, size: int) -> np.ndarray:
     """The nearest of the maps (as `affine` gives them) that take pixels to pixels: quarter turns and flips.
 
     A picture turned by any other angle is softened by its resampling, and evaluation shows none that is.
-    With most of the views as sharp as those, the network learns fine structure that it will see again.
+    With half of the views as sharp as those, the network learns fine structure that it will see again.
     """
     linear = to_source[:, :2]
     diagonal = np.diag(np.sign(np.diag(linear)))

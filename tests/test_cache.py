@@ -408,8 +408,7 @@ def test_a_process_that_sits_on_the_lock_holds_up_nobody(
 def test_a_table_that_is_full_means_decoding(
     tmp_path: Path, paths: list[str], stored: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_PROBES", 1)
-    monkeypatch.setattr(module, "_FEWEST_SLOTS", 16)
+    monkeypatch.setattr(module, "_PROBES", 0)  # no slot is ever free
     cache = PixelCache.open(paths, PREPROCESS, tmp_path)
     assert_right(cache, stored)
     assert "its table is full" in str(cache.note)
