@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,9 @@ def test_a_signal_to_save_saves_and_the_run_goes_on(monkeypatch: pytest.MonkeyPa
     saved: list[tuple[int, int]] = []
 
     def look() -> None:
+        for thread in threading.enumerate():
+            if thread.name == "saver":
+                thread.join()
         progress = checkpoint.load(Path("run/last.pt"))["progress"]
         saved.append((progress["epoch"], progress["step"]))
 
