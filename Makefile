@@ -15,7 +15,7 @@ $(VENV)/.ready: requirements.txt
 demo: $(VENV)/.ready
 	$(BIN)/python train.py --demo
 	$(BIN)/python evaluate.py
-	$(BIN)/python predict.py $(DEMO)/ISIC_1000000.jpg
+	$(BIN)/python predict.py "$$(ls $(DEMO)/*.jpg | head -n 1)"
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest

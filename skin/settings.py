@@ -74,7 +74,7 @@ class Settings:
 
 
 # What --demo sets where the command line does not: a small network from scratch on small pictures.
-DEMO = {"model": "efficientnet_b0", "weights": "none", "image_size": 64, "epochs": 12, "lr": 2e-3, "workers": 1}
+DEMO = {"model": "efficientnet_b0", "weights": "none", "image_size": 64, "epochs": 24, "lr": 2e-3, "workers": 1}
 # What may change when a run goes on: the machine, not the experiment.
 MACHINE = {"amp", "gpus", "workers", "cache", "cache_limit", "out", "resume", "save_minutes"}
 
