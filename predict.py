@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from skin import cli
 from skin.cli import option
-from skin.errors import UserError, printable
+from skin.errors import FORMULA_STARTS, UserError, printable, safe_cell
 from skin.sources import STDIN, image_paths
 
 if TYPE_CHECKING:
@@ -190,34 +190,28 @@ def _csv_rows(model: SkinClassifier, settings: Settings, stack: ExitStack) -> Sh
     writer = csv.writer(file, lineterminator="\n")
     overlays = ["overlay"] if settings.explain else []
     columns = ["image", "predicted", "probability", "prediction_set", "unlike", "error", *overlays]
-    writer.writerow([*columns, *map(_safe_cell, model.classes)])
+    writer.writerow([*columns, *map(safe_cell, model.classes)])
 
     def add(answer: Answer[str], overlay: str | None) -> None:
         prediction, name = answer.prediction, _safe_name(answer.source)
         if prediction is None:
             reason = answer.error.reason if answer.error else ""
-            cells = [name, "", "", "", "", _safe_cell(reason), *([""] * len(overlays))]
+            cells = [name, "", "", "", "", safe_cell(reason), *([""] * len(overlays))]
             writer.writerow([*cells, *([""] * len(model.classes))])
             return
-        cells = [name, _safe_cell(prediction.label), f"{prediction.probability:.6f}"]
-        cells += [_safe_cell(" ".join(prediction.prediction_set)), str(prediction.unlike).lower(), ""]
+        cells = [name, safe_cell(prediction.label), f"{prediction.probability:.6f}"]
+        cells += [safe_cell(" ".join(prediction.prediction_set)), str(prediction.unlike).lower(), ""]
         cells += [_safe_name(overlay or "")] if overlays else []
         writer.writerow([*cells, *(f"{p:.6f}" for p in prediction.probabilities)])
 
     return add
 
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-
-
-def _safe_cell(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return "'" + text if text.startswith(_FORMULA_STARTS) else text
 
 
 def _safe_name(path: str) -> str:
-    """The same for a path, so that it still names the file: `=1+1.jpg` becomes `./=1+1.jpg`."""
-    return f"./{path}" if path.startswith(_FORMULA_STARTS) else path
+    """What `safe_cell` does, for a path, so that it still names the file: `=1+1.jpg` becomes `./=1+1.jpg`."""
+    return f"./{path}" if path.startswith(FORMULA_STARTS) else path
 
 
 def _save_overlay(answer: Answer[str], folder: Path) -> str | None:

@@ -33,7 +33,7 @@ from skin.curves import draw_curves
 from skin.dataset import Batch, PlainBatches, make_loader
 from skin.errors import UserError
 from skin.faults import explained
-from skin.inference import collect, softmax
+from skin.inference import collect
 from skin.interrupts import Interrupts, Stopped
 from skin.model_card import write_model_card
 from skin.parts import check_data
@@ -172,7 +172,7 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
             f"the model's outputs are not finite after epoch {progress.epoch + 1}; the last good checkpoint is kept; "
             "try a smaller --lr, or --amp off"
         )
-    labels, probabilities = run.parts.labels("val"), softmax(logits)
+    labels, probabilities = run.parts.labels("val"), calibration.softmax(logits)
     class_weights = trainer.class_weights.cpu()
     val_loss, _ = losses.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), class_weights)
     usage = memory.read(topology.cuda_devices)

@@ -68,8 +68,3 @@ def collect(
     # Every row is zero but in the process that computed it, so the sum is the gathering.
     gathered = topology.sum(logits).astype(np.float32)
     return Outputs(gathered, topology.sum(features).astype(np.float32) if with_features else features)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """float64 [N, C]: probabilities of `logits` [N, C]."""
-    return torch.from_numpy(logits).double().softmax(1).numpy()

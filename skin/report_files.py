@@ -18,7 +18,7 @@ from skin import calibration, plots
 from skin.checkpoint import write_atomically
 from skin.class_names import ISIC_2018, ISIC_2019, match_classes, readable_name
 from skin.dataset import SkinDiseaseDataset
-from skin.errors import UserError
+from skin.errors import UserError, safe_cell
 from skin.images import centre_crop
 from skin.metrics import Array
 from skin.pages import PICTURES
@@ -65,11 +65,6 @@ def remove_stale(folder: Path, written: Iterable[str]) -> None:
 
 
 # ---- tables -------------------------------------------------------------------------------------------------
-
-
-def safe_cell(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
-    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def write_predictions(
