@@ -29,7 +29,7 @@ from skin.cli import option
 from skin.console import Log
 from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, checked, default_workers, make_loader
 from skin.errors import UserError
-from skin.model import Classifier
+from skin.model import Classifier, fuse
 from skin.model_card import write_model_card
 from skin.parallel import Topology
 from skin.report import Answers
@@ -154,7 +154,7 @@ def evaluate(settings: Settings, topology: Topology) -> None:
         log.say(f"note: {note}", style="dim")
 
     mode = precision.choose(settings.amp, topology.device)
-    classifier = Classifier(checkpoint.network, checkpoint.preprocess, mode).to(topology.device).eval()
+    classifier = Classifier(fuse(checkpoint.network), checkpoint.preprocess, mode).to(topology.device).eval()
     dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess)
     loader = make_test_loader(settings, dataset, topology)
     log.say(

@@ -31,7 +31,7 @@ from skin.checkpoint import Checkpoint, load_best
 from skin.errors import UserError
 from skin.explain import grad_cam, overlay
 from skin.images import ImageError, centre_crop, read_image, stored_image
-from skin.model import Classifier
+from skin.model import Classifier, fuse
 from skin.precision import choose
 
 Source = str | Path | BinaryIO | Image.Image | np.ndarray
@@ -142,7 +142,7 @@ class SkinClassifier:
         self.preprocess = checkpoint.preprocess
         self.device = device
         self._calibration = checkpoint.calibration
-        model = Classifier(checkpoint.network, checkpoint.preprocess, choose(amp, device))
+        model = Classifier(fuse(checkpoint.network), checkpoint.preprocess, choose(amp, device))
         self._model = model.eval().requires_grad_(False).to(device)
 
     @overload

@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import evaluate
 from skin import calibration, cli, precision
-from skin.checkpoint import Checkpoint, load_best
+from skin.checkpoint import load_best
 from skin.cli import option
 from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, make_loader
 from skin.layouts import read_index
-from skin.model import Classifier
+from skin.model import Classifier, fuse
 from skin.parallel import Topology
 from tests import tiny
 
@@ -65,6 +65,7 @@ def main() -> None:
     preprocess = fast.preprocess
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
     topology = Topology(torch.device("cpu"))
+    network = fuse(fast.network)
     print(f"{fast.model_name}, {preprocess.image_size} px, {topology.describe()}, torch {torch.__version__}")
 
     def loader(count: int, batch: int | None) -> DataLoader[Batch]:
@@ -74,17 +75,17 @@ def main() -> None:
             return make_loader(dataset, PlainBatches(len(dataset), batch), workers=1)
         return evaluate.make_test_loader(evaluate.Settings(), dataset, topology)
 
-    def ours(checkpoint: Checkpoint, amp: str, count: int) -> np.ndarray:
+    def ours(amp: str, count: int) -> np.ndarray:
         mode = precision.choose(amp, topology.device)
-        classifier = Classifier(checkpoint.network, preprocess, mode).eval()
-        return evaluate.ask(classifier, loader(count, None), topology, checkpoint.calibration, 1, lambda n: None)[0]
+        classifier = Classifier(network, preprocess, mode).eval()
+        return evaluate.ask(classifier, loader(count, None), topology, fast.calibration, 1, lambda n: None)[0]
 
     def plainly(count: int) -> np.ndarray:
         return plain_loop(plain.network, loader(count, 32), mean, std)
 
     speeds: dict[str, list[float]] = {"plain float32": [], "evaluate.py": []}
     for _ in range(settings.rounds):
-        for name, run in (("plain float32", plainly), ("evaluate.py", lambda count: ours(fast, "auto", count))):
+        for name, run in (("plain float32", plainly), ("evaluate.py", lambda count: ours("auto", count))):
             start = time.perf_counter()
             run(settings.images)
             speeds[name].append(settings.images / (time.perf_counter() - start))
@@ -94,7 +95,7 @@ def main() -> None:
     if settings.compare:
         expected = calibration.softmax(plainly(settings.compare))
         for amp in ("auto", "off"):
-            found = calibration.softmax(ours(fast, amp, settings.compare))
+            found = calibration.softmax(ours(amp, settings.compare))
             apart, same = np.abs(found - expected).max(), (found.argmax(1) == expected.argmax(1)).mean()
             print(f"--amp {amp}: probabilities {apart:.2g} apart at most, one class on {same:.2%} of {len(found)}")
 
