@@ -42,6 +42,8 @@ from skin.plain import PlainRecipe
 from skin.settings import Settings
 from skin.trainer import build_trainer
 
+INPUT_BATCH = 32
+
 
 class OurRecipe:
     """train.py's own loop and step, as they are."""
@@ -218,7 +220,8 @@ def benchmark_input(settings: BenchSettings, parts: Parts, console: Console) -> 
     preprocess = preprocess_for(settings.model, settings.image_size)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report["cells"] = input_path.measure(
-        parts, preprocess, settings.batch_size or 32, settings.steps or 8, settings.rounds, device
+        parts, preprocess, settings.batch_size or INPUT_BATCH, settings.steps or input_path.BATCHES, settings.rounds,
+        device,
     )
     report["complete"] = True
     console.print(input_path.table(report["cells"]))
@@ -231,7 +234,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = read_bench_settings(__doc__, argv)
     console = Console(highlight=False, emoji=False, width=100)
     if settings.data is None:
-        needed = cells.images_needed(cells.plan(settings, torch.cuda.device_count()), settings.find_batch)
+        if settings.input:
+            batch_size, batches = settings.batch_size or INPUT_BATCH, settings.steps or input_path.BATCHES
+            needed = input_path.images_needed(batch_size, batches)
+        else:
+            needed = cells.images_needed(cells.plan(settings, torch.cuda.device_count()), settings.find_batch)
         made = bench_images.write(default_folder() / "benchmark-images", needed)
         settings = replace(settings, data=made)
     parts = read_parts(Settings(data=settings.data, labels=settings.labels, allow_missing=True, keep_duplicates=True))

@@ -33,6 +33,7 @@ from skin.settings import Settings
 
 PATHS = ("plain", "ours", "ours, filling the cache", "ours, cached")
 WORKERS = (0, 2)
+BATCHES = 24  # timed in a round: many more than the loader's processes have ready when the clock starts
 
 Stream = Iterator[Tensor]  # of float32 [B, 3, size, size] on the device
 
@@ -78,6 +79,11 @@ def measure(
         }
         for (path, workers), values in samples.items()
     ]  # fmt: skip
+
+
+def images_needed(batch_size: int, batches: int) -> int:
+    """How many images to generate so that their training part, 70 %, fills each batch with images not met before."""
+    return 3 * batch_size * (batches + max(WORKERS)) // 2
 
 
 def _cache(parts: Parts, preprocess: Preprocess, folder: Path) -> PixelCache:
