@@ -5,7 +5,7 @@ generator keyed by those three numbers, never from a worker's running state. So 
 number of workers, processes or GPUs, and a run that was killed goes on to the very same images.
 
 Flips, rotation, zoom and shift are composed into one affine map, and the stored image is resampled once,
-straight to the network's size. Saturation is one colour matrix; brightness and contrast are one table.
+straight to the network's size. Brightness, contrast and saturation are one affine map of the colours.
 """
 
 from __future__ import annotations
@@ -43,18 +43,23 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key))
 
 
-def affine(draw: np.ndarray, height: int, width: int, size: int, strength: Augmentation) -> np.ndarray:
+def affine(
+    draw: np.ndarray, height: int, width: int, size: int, strength: Augmentation, span: int | None = None
+) -> np.ndarray:
     """float64 [2, 3]: maps a pixel (x, y) of the output to where it is read in a [height, width] image.
 
     Args:
         draw: six uniform numbers in [0, 1): horizontal flip, vertical flip, angle, zoom, shift in x and y.
+        size: side of the output.
+        span: side of the square of the image that it shows; `size` where None.
     """
+    span = span or size
     flip_x, flip_y = np.where(draw[:2] < 0.5, 1.0, -1.0)
     angle = 2 * math.pi * draw[2]
-    pace = strength.zoom ** (2 * draw[3] - 1)  # source pixels per output pixel
+    pace = span / size * strength.zoom ** (2 * draw[3] - 1)  # source pixels per output pixel
     cos, sin = math.cos(angle) * pace, math.sin(angle) * pace
     matrix = np.array([[cos * flip_x, -sin * flip_y], [sin * flip_x, cos * flip_y]])
-    centre = np.array([width - 1, height - 1]) / 2 + (2 * draw[4:6] - 1) * strength.shift * size
+    centre = np.array([width - 1, height - 1]) / 2 + (2 * draw[4:6] - 1) * strength.shift * span
     return np.column_stack([matrix, centre - matrix @ np.full(2, (size - 1) / 2)])
 
 
@@ -73,8 +78,8 @@ def without_resampling(to_source: np.ndarray, size: int) -> np.ndarray:
     return np.column_stack([turned, np.rint(corner)])
 
 
-def colour(draw: np.ndarray, strength: Augmentation) -> tuple[np.ndarray, np.ndarray]:
-    """The colour matrix, float32 [3, 3], and the table, uint8 [256], that is applied after it.
+def colour(draw: np.ndarray, strength: Augmentation) -> np.ndarray:
+    """float32 [3, 4]: the affine map of a pixel's colour.
 
     Args:
         draw: three uniform numbers in [0, 1): brightness, contrast, saturation.
@@ -82,9 +87,9 @@ def colour(draw: np.ndarray, strength: Augmentation) -> tuple[np.ndarray, np.nda
     brightness, contrast, saturation = (2 * draw - 1) * [
         128 * strength.brightness, strength.contrast, strength.saturation,
     ] + [0.0, 1.0, 1.0]  # fmt: skip
-    matrix = saturation * np.eye(3) + (1 - saturation) * GREY  # every row adds up to one: grey stays grey
-    table = (np.arange(256) - 127.5) * contrast + 127.5 + brightness
-    return matrix.astype(np.float32), np.clip(np.rint(table), 0, 255).astype(np.uint8)
+    matrix = contrast * (saturation * np.eye(3) + (1 - saturation) * GREY)  # its rows add up alike: grey stays grey
+    offset = np.full(3, 127.5 * (1 - contrast) + brightness)
+    return np.column_stack([matrix, offset]).astype(np.float32)
 
 
 def augment(
@@ -93,6 +98,7 @@ def augment(
     key: tuple[int, int, int],
     out: np.ndarray | None = None,
     strength: Augmentation = STANDARD,
+    span: int | None = None,
 ) -> np.ndarray:
     """One augmented view of a stored image.
 
@@ -101,18 +107,22 @@ def augment(
         size: side of the view in pixels.
         key: (seed, epoch, index).
         out: uint8 [size, size, 3] to write into; a new array where None.
+        span: side in pixels of the square of the stored image that a view shows when it is not zoomed; `size`
+            where None. The same key shows the same piece of the image at every `size`.
 
     Returns:
         uint8 [size, size, 3]. What a rotation brings in from beyond the edge is the picture mirrored.
     """
     draw = generator(*key).random(10)
-    to_source = affine(draw[:6], stored.shape[0], stored.shape[1], size, strength)
-    if draw[9] < strength.exact:
+    to_source = affine(draw[:6], stored.shape[0], stored.shape[1], size, strength, span)
+    border = cv2.BORDER_REFLECT_101
+    if draw[9] < strength.exact and span in (None, size):  # a view of another scale is resampled in any case
         to_source = without_resampling(to_source, size)
-    matrix, table = colour(draw[6:9], strength)
-    view = cv2.warpAffine(
-        stored, to_source, (size, size), dst=out, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT_101,
-    )  # fmt: skip
-    cv2.transform(view, matrix, dst=view)
-    return cv2.LUT(view, table, dst=view)
+        flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP  # each pixel is read from the middle of one
+        view = cv2.warpAffine(stored, to_source, (size, size), dst=out, flags=flags, borderMode=border)
+    else:
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        padded = cv2.cvtColor(stored, cv2.COLOR_RGB2RGBA)  # OpenCV interpolates four channels sooner than three
+        padded = cv2.warpAffine(padded, to_source, (size, size), flags=flags, borderMode=border)
+        view = cv2.cvtColor(padded, cv2.COLOR_RGBA2RGB, dst=out)
+    return cv2.transform(view, colour(draw[6:9], strength), dst=view)

@@ -47,6 +47,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         seed: of the augmentation.
         cache: keeps stored images once decoded; its rows are those of the whole data folder.
         cache_rows: int [N], the row in the cache of each image.
+        sizes: the side of the augmented views of each epoch; the network's for all where None.
 
     A key is (epoch, index): the augmented view of that epoch, or the plain centre view for epoch `PLAIN`.
     """
@@ -59,6 +60,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         seed: int = 0,
         cache: PixelCache | None = None,
         cache_rows: np.ndarray | None = None,
+        sizes: Sequence[int] | None = None,
     ) -> None:
         # One array of bytes, not a list of str: a million objects would be copied into every forked
         # worker, page by page, as their reference counts are touched.
@@ -68,6 +70,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         self.seed = seed
         self.cache = cache
         self.cache_rows = np.arange(len(paths)) if cache_rows is None else cache_rows
+        self.sizes = sizes
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -85,8 +88,9 @@ class SkinDiseaseDataset(Dataset[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
-        """A whole batch at once, each view written straight into its place in it."""
-        size = self.preprocess.image_size
+        """A whole batch of one epoch at once, each view written straight into its place in it."""
+        span = self.preprocess.image_size
+        size = span if self.sizes is None or keys[0][0] == PLAIN else self.sizes[keys[0][0]]
         images = np.empty((len(keys), size, size, 3), np.uint8)
         indices = np.array([index for _, index in keys], dtype=np.int64)
         error = ""
@@ -96,7 +100,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
                 if epoch == PLAIN:
                     view[:] = centre_crop(stored, size)
                 else:
-                    augment(stored, size, (self.seed, epoch, index), out=view)
+                    augment(stored, size, (self.seed, epoch, index), out=view, span=span)
         except ImageError as problem:
             # As text: an exception of a worker reaches the loop as a traceback, and other processes wait.
             error = str(problem)
