@@ -72,6 +72,8 @@ def _leave(number: int) -> NoReturn:
 
 
 def ignore_in_worker() -> None:
-    """In a loader's process: Ctrl-C and a lost terminal reach it too, but its end is the main process's to say."""
-    for number in (signal.SIGINT, signal.SIGHUP, *SAVE):
+    """In a loader's process: what is sent to the whole group reaches it too (Ctrl-C, a lost terminal, the SIGTERM
+    of torchrun, `timeout` and systemd), but its end is the main process's to say. That says it by an event, at its
+    own exit too, and a loader's process whose parent is dead sees so within seconds: neither needs a signal."""
+    for number in (*STOP, *SAVE):
         signal.signal(number, signal.SIG_IGN)

@@ -96,8 +96,9 @@ def test_the_handlers_are_those_from_before_afterwards() -> None:
     assert [signal.getsignal(number) for number in ALL] == before
 
 
-def test_a_loaders_process_leaves_ctrl_c_to_the_main_process(tmp_path: Path) -> None:
-    """Ctrl-C goes to all processes of a terminal; a loader's that dies of it would print a traceback."""
+def test_a_loaders_process_leaves_signals_to_the_main_process(tmp_path: Path) -> None:
+    """Ctrl-C goes to all processes of a terminal, torchrun's SIGTERM to all of a group; a loader's process that
+    dies of it would take the run with it before its save."""
     for number in range(8):
         Image.fromarray(np.full((80, 80, 3), number, np.uint8)).save(tmp_path / f"{number}.png")
     paths = [str(tmp_path / f"{number}.png") for number in range(8)]
@@ -107,8 +108,8 @@ def test_a_loaders_process_leaves_ctrl_c_to_the_main_process(tmp_path: Path) -> 
         batches = iter(make_loader(dataset, PlainBatches(8, 2), workers=1))
         first = next(batches)
         for worker in batches._workers:  # type: ignore[attr-defined]
-            os.kill(worker.pid, signal.SIGINT)
-            os.kill(worker.pid, signal.SIGHUP)
+            for number in ALL:
+                os.kill(worker.pid, number)
         labels = [*first.labels.tolist(), *(label for batch in batches for label in batch.labels.tolist())]
     assert labels == list(range(8))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -22,7 +23,7 @@ from skin.errors import UserError
 from skin.session import Run, prepare
 from skin.settings import read_settings
 from tests.cli.runs import at_step, call, left_over
-from tests.torture import ROOT, differences, outcome
+from tests.torture import RECIPE, ROOT, differences, outcome
 
 SHORT = ("--epochs", 1)
 
@@ -170,6 +171,29 @@ def test_last_pt_that_is_broken_gives_way_to_the_one_before(
     assert "0 epochs and 2 steps are done" in said
     assert same(undisturbed) == []
     assert left_over(Path("run")) == []
+
+
+def test_a_signal_to_the_whole_group_of_processes_stops_and_saves_too() -> None:
+    """As torchrun, `timeout` and systemd send it: to the loader's processes as well."""
+    command = [sys.executable, str(ROOT / "train.py"), *RECIPE, "--epochs", "500", "--data", "data", "--out", "run",
+               "--workers", "1", "--amp", "off"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        assert run.stdout is not None
+        begun = any(line.startswith("epoch  1/") for line in run.stdout)
+        os.killpg(run.pid, signal.SIGTERM)
+        said, _ = run.communicate(timeout=60)
+        with pytest.raises(ProcessLookupError):  # nothing is left of the group
+            os.killpg(run.pid, 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+    assert (begun, run.returncode) == (True, 143), said
+    assert "; saved. Go on with:" in said
+    assert checkpoint.load(Path("run/last.pt"))["progress"]["epoch"] >= 1
 
 
 def test_a_run_that_is_done_is_done_and_gets_the_row_that_a_kill_kept_from_metrics_csv(undisturbed: Path) -> None:
