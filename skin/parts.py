@@ -99,8 +99,11 @@ class Parts:
         return "\n".join(lines)
 
 
-def read_parts(settings: Settings, manifest: Path | None = None) -> Parts:
+def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None = None) -> Parts:
     """Read the data folder of a run and cut it by group, or as `manifest`, a run's split.csv, has it.
+
+    Args:
+        log: shows how far the search for near duplicates has come; None is silent.
 
     Raises:
         UserError: whatever keeps the data from being trained on: see `read_index` and `split_index`; an
@@ -115,7 +118,8 @@ def read_parts(settings: Settings, manifest: Path | None = None) -> Parts:
         return Parts(index, rows, tuple(name for name in index.classes if name in present))
     index = _without_unreadable(index, preprocess_for(settings.model, settings.image_size), settings.skip_bad_images)
     if not settings.keep_duplicates:
-        index = join_near_duplicates(index, cache_folder(settings))
+        with (log or Log(quiet=True)).progress("comparing images", len(index.rows)) as advance:
+            index = join_near_duplicates(index, cache_folder(settings), advance)
     rows = split.split_index(index, split.parse_fractions(settings.split), settings.seed)
     for part in ("train", "val"):
         if not (rows["split"] == part).any():

@@ -26,32 +26,58 @@ COLUMNS = (
 
 
 def new_folder(out: Path | None, model: str) -> Path:
-    """The folder of a new run, `runs/<time>-<model>` where `out` is None; it is not made yet.
+    """The folder that a new run asks for, `runs/<time>-<model>` where `out` is None; `create` makes it.
 
     Raises:
         UserError: it already holds a run.
     """
     folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{model}"
-    while out is None and folder.exists():  # two runs that start within a second
+    while out is None and folder.exists():
         folder = folder.with_name(folder.name + "-2")
-    if (folder / "config.json").exists():
-        raise UserError(f"{folder} already holds a run; go on with it by --resume {folder}, or choose another --out")
+    refuse_run(folder)
     return folder
 
 
-def create(folder: Path) -> None:
-    """Make the run folder and, where it stands in `runs`, point `runs/latest` at it.
+def refuse_run(folder: Path) -> None:
+    """Raise `UserError` where `folder` already holds a run."""
+    if (folder / "config.json").exists():
+        raise UserError(f"{folder} already holds a run; go on with it by --resume {folder}, or choose another --out")
+
+
+def create(folder: Path, own: bool = False) -> Path:
+    """Make the run folder; it is given back.
+
+    Args:
+        own: it must be this run's alone: where the name has been taken meanwhile, by a run that began in the
+            same second, `-2` is added to it. Else a folder that is there already will do.
 
     Raises:
         UserError: the folder cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        while not _made(folder, own):
+            folder = folder.with_name(folder.name + "-2")
+        probe = folder / f".writable.{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write the run folder {folder}: {error.strerror}; choose another --out") from error
+    return folder
+
+
+def _made(folder: Path, own: bool) -> bool:
+    try:
+        folder.mkdir(exist_ok=not own)
+    except FileExistsError:
+        if not own:  # a file stands in the way
+            raise
+        return False
+    return True
+
+
+def point_latest(folder: Path) -> None:
+    """Point `runs/latest` at a run folder that stands in `runs`."""
     if folder.parent.name == LATEST.parent.name:
         _point(folder.parent / LATEST.name, folder.name)
 
@@ -82,7 +108,9 @@ def _finite(value: Any) -> Any:
 def read_config(run: Path) -> dict[str, Any]:
     """config.json of a run. Raises `UserError` where there is none."""
     try:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        # A path that is no UTF-8 has its own bytes in there, as `write_json` left them.
+        text = (run / "config.json").read_text(encoding="utf-8", errors="surrogateescape")
+        config = json.loads(text)
     except OSError as error:
         raise UserError(f"no run at {run} ({error.strerror}); name a run folder, such as runs/latest") from error
     except ValueError as error:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -62,9 +63,7 @@ class Saver:
             elif self._thread is not None:
                 self._thread.join()
         finally:
-            if self._held is not None:
-                _HELD.discard(self._held)
-                os.close(self._held)
+            _release(self._held)
 
     def save(self, last: dict[str, Any], best: dict[str, Any] | None, rows: list[dict[str, Any]]) -> None:
         """Copy the states and begin to write them; first wait for the save before.
@@ -137,6 +136,27 @@ def _hold(folder: Path) -> int | None:
         return None
     _HELD.add(descriptor)
     return descriptor
+
+
+def _release(descriptor: int | None) -> None:
+    """Undo `_hold`."""
+    if descriptor is not None:
+        _HELD.discard(descriptor)
+        os.close(descriptor)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder for a moment against every process that would train in it.
+
+    Raises:
+        UserError: another process has it.
+    """
+    descriptor = _hold(folder)
+    try:
+        yield
+    finally:
+        _release(descriptor)
 
 
 def _let_go() -> None:

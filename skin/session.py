@@ -14,7 +14,7 @@ from skin.errors import UserError
 from skin.parallel import Topology
 from skin.parts import Parts, read_parts
 from skin.progress import Progress
-from skin.saver import Saver, newest
+from skin.saver import Saver, alone_in, newest
 from skin.settings import MONITORS, Settings
 from skin.split import write_manifest
 from skin.trainer import Trainer, build_trainer
@@ -73,27 +73,33 @@ def prepare(settings: Settings, topology: Topology) -> Run:
     Nothing but the set of --demo is written before the data and the weights are known to be good.
     """
     resuming = settings.resume is not None
-    folder: Path = settings.resume or topology.from_main(runs.new_folder(settings.out, settings.model))
+    log = Log(quiet=not topology.is_main)  # the terminal's alone until there is a folder
+    folder: Path = settings.resume or runs.new_folder(settings.out, settings.model)
     if settings.demo and topology.is_main:
+        folder = folder if resuming else runs.create(folder, own=settings.out is None)
         demo.write(folder / "demo")
-    topology.barrier()
+    folder = topology.from_main(folder)
     if settings.demo:
         settings = replace(settings, data=(folder / "demo").resolve())
-    parts = read_parts(settings, folder / "split.csv" if resuming else None)
+    parts = read_parts(settings, folder / "split.csv" if resuming else None, log)
     config = runs.read_config(folder) if resuming else cli.plain(settings)
     state, source = newest(folder) if resuming else (None, "")
     images_per_step = config["resolved"]["images_per_step"] if resuming else None
     origin = config["resolved"]["weights"] if state else None
     trainer = build_trainer(settings, topology, parts, images_per_step, origin)
     if topology.is_main and not resuming:
-        runs.create(folder)
         config["resolved"] = trainer.resolved()
-        write_manifest(parts.rows, folder / "split.csv")
-        runs.write_json(folder / "environment.json", runs.environment())
-        runs.write_json(folder / "config.json", config)
-    log = Log(folder / "train.log", quiet=not topology.is_main)
+        folder = runs.create(folder, own=settings.out is None and not settings.demo)
+        with alone_in(folder):
+            runs.refuse_run(folder)  # one that began at the same time, and was sooner here
+            write_manifest(parts.rows, folder / "split.csv")
+            runs.write_json(folder / "environment.json", runs.environment())
+            runs.write_json(folder / "config.json", config)
+        runs.point_latest(folder)
+    folder, config = topology.from_main((folder, config))
+    log.file = folder / "train.log"
     progress = Progress(MONITORS[settings.monitor])
-    run = Run(folder, topology.from_main(config), parts, trainer, progress, log, Saver(folder, log.say))
+    run = Run(folder, config, parts, trainer, progress, log, Saver(folder, log.say))
     log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\nrun     {folder}\n")
     if state:
         run.restore(state, source)

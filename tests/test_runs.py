@@ -31,13 +31,13 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
 
 def test_latest_points_at_the_newest_run(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        runs.create(tmp_path / "runs" / name)
+        runs.point_latest(runs.create(tmp_path / "runs" / name))
         assert (tmp_path / "runs" / "latest").readlink() == Path(name)
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["first", "latest", "second"]
 
 
 def test_a_folder_elsewhere_is_nobodys_latest(tmp_path: Path) -> None:
-    runs.create(tmp_path / "elsewhere" / "run")
+    runs.point_latest(runs.create(tmp_path / "elsewhere" / "run"))
     assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["run"]
     assert list((tmp_path / "elsewhere" / "run").iterdir()) == []  # the probe is gone
 
@@ -45,9 +45,15 @@ def test_a_folder_elsewhere_is_nobodys_latest(tmp_path: Path) -> None:
 def test_a_folder_named_latest_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "runs" / "latest").mkdir(parents=True)
     (tmp_path / "runs" / "latest" / "mine.txt").write_text("kept")
-    runs.create(tmp_path / "runs" / "new")
+    runs.point_latest(runs.create(tmp_path / "runs" / "new"))
     assert (tmp_path / "runs" / "latest" / "mine.txt").read_text() == "kept"
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["latest", "new"]
+
+
+def test_a_name_that_was_taken_meanwhile_is_left_to_the_run_that_has_it(tmp_path: Path) -> None:
+    folders = [runs.create(tmp_path / "runs" / "now", own=True) for _ in range(3)]
+    assert [folder.name for folder in folders] == ["now", "now-2", "now-2-2"]
+    assert runs.create(folders[0]) == folders[0]  # what the user names may be there already
 
 
 @pytest.mark.parametrize("where", ["taken", "taken/below"])
@@ -65,6 +71,13 @@ def test_json_holds_no_number_that_is_none(tmp_path: Path) -> None:
     expected = {"a": None, "b": [1.5, None], "c": {"d": [None, 2]}, "e": True, "f": "ä\udce9"}
     assert json.loads(text) == expected
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_path_that_is_no_utf_8_comes_back_from_config_json(tmp_path: Path) -> None:
+    config = {"data": "/data/caf\udce9", "resolved": {}}
+    runs.write_json(tmp_path / "config.json", config)
+    assert b'"/data/caf\xe9"' in (tmp_path / "config.json").read_bytes()
+    assert runs.read_config(tmp_path) == config
 
 
 def test_metrics_are_a_table_of_the_promised_columns(tmp_path: Path) -> None:

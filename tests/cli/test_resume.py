@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 import train
-from skin import checkpoint, demo, parallel, saver
+from skin import checkpoint, demo, parallel, runs, saver, session
 from skin.errors import UserError
 from skin.session import Run, prepare
 from skin.settings import read_settings
@@ -288,7 +289,55 @@ def test_a_state_that_does_not_fit_the_run_is_refused(change: Any, reason: str, 
         prepared.restore(state, "last.pt")
 
 
+def test_data_in_a_folder_whose_name_is_no_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree("data", "caf\udce9")
+    for arguments in (("--data", "caf\udce9"), ("--resume", "run")):
+        with monkeypatch.context() as patch:
+            at_step(patch, 1, lambda: send(signal.SIGTERM))
+            assert call(*arguments) == 143
+    assert checkpoint.load(Path("run/last.pt"))["progress"]["step"] == 2
+
+
+# ---- who was sooner -------------------------------------------------------------------------------------
+
+
 def test_two_processes_do_not_train_in_one_folder(stopped: Path) -> None:
     shutil.copytree(stopped, "run")
     with saver.Saver(Path("run"), print), pytest.raises(UserError, match="another process is training in"):
         call("--resume", "run")
+
+
+def while_preparing(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Have `act` called when a run has chosen its folder and has not written into it."""
+    build = session.build_trainer
+    monkeypatch.setattr(session, "build_trainer", lambda *a, **k: (act(), build(*a, **k))[1])
+
+
+def test_a_run_that_took_the_folder_meanwhile_keeps_it_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sooner() -> None:
+        runs.write_json(runs.create(Path("run")) / "config.json", {"of": "another run"})
+
+    while_preparing(monkeypatch, sooner)
+    with pytest.raises(UserError, match="already holds a run; go on with it by --resume"):
+        call(*SHORT)
+    assert json.loads(Path("run/config.json").read_text()) == {"of": "another run"}
+    assert [file.name for file in Path("run").iterdir()] == ["config.json"]
+
+
+def test_a_run_that_is_being_written_meanwhile_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as other:
+        while_preparing(monkeypatch, lambda: other.enter_context(saver.alone_in(runs.create(Path("run")))))
+        with pytest.raises(UserError, match="another process is training in run"):
+            call(*SHORT)
+    assert list(Path("run").iterdir()) == []
+
+
+def test_two_runs_of_the_same_second_have_each_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs.time, "strftime", lambda form: "20240101-000000")
+    first = Path("runs/20240101-000000-efficientnet_b0")
+    while_preparing(monkeypatch, lambda: runs.create(first, own=True))
+    at_step(monkeypatch, 1, lambda: send(signal.SIGTERM))
+    assert train.main([*RECIPE, "--data", "data", "--workers", "0"]) == 143
+    assert list(first.iterdir()) == []
+    assert Path("runs/latest").readlink() == Path(first.name + "-2")
+    assert checkpoint.load(Path("runs/latest/last.pt"))["progress"]["step"] == 1
