@@ -27,7 +27,7 @@ class Log:
         self.quiet = quiet
         self._said: set[str] = set()
         self.file = file
-        stream: Any = _Lasting(sys.stdout)
+        stream: Any = sys.stdout and _Lasting(sys.stdout)  # None where the caller closed it: Console is silent then
         self.console = Console(file=stream, highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
 
     def say(self, text: str = "", style: str | None = None) -> None:

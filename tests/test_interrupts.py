@@ -127,6 +127,17 @@ def test_a_terminal_that_goes_away_does_not_end_the_run(tmp_path: Path, monkeypa
     assert [line.split()[-1] for line in (tmp_path / "train.log").read_text().splitlines()] == ["one", "two"]
 
 
+def test_a_run_whose_output_is_closed_has_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the shell's `>&-` leaves it."""
+    monkeypatch.setattr(sys, "stdout", None)
+    log = Log(tmp_path / "train.log")
+    log.say("one")
+    with log.progress("epoch", 2) as advance:
+        advance(1)
+    log.say("two")
+    assert [line.split()[-1] for line in (tmp_path / "train.log").read_text().splitlines()] == ["one", "two"]
+
+
 def test_a_full_disk_costs_the_log_a_line_and_no_more(capsys: pytest.CaptureFixture[str]) -> None:
     Log(Path("/dev/full")).say("said")
     assert capsys.readouterr().out == "said\n"
