@@ -100,11 +100,13 @@ class Folder:
         """The table with one of these file names, wherever it lies in the folder.
 
         Raises:
-            UserError: there are several, and they differ.
+            UserError: there are several, and they differ, or it is a link that leads out of the folder.
         """
         wanted = {name.lower() for name in names}
         found = [path for path in self.tables if posixpath.basename(path).lower() in wanted]
-        if any(not filecmp.cmp(self.root / found[0], self.root / other, shallow=False) for other in found[1:]):
+        for path in found:
+            self.refuse_link(path)
+        if not all(self._same(found[0], other) for other in found[1:]):
             raise UserError(
                 f"{self.root} holds {' and '.join(found)}, which disagree: keep one, "
                 "or name the right one with --labels"
@@ -132,16 +134,25 @@ class Folder:
             found = [f for f in found if f.rpartition("/")[2] == last] or found
         if not found:
             return None
+        for path in found:
+            self.refuse_link(path)
         for other in found[1:]:
-            # Downloads hold whole folders twice under two spellings; the same size is taken for a copy.
-            if (self.root / other).stat().st_size != (self.root / found[0]).stat().st_size:
+            # Downloads hold whole folders twice, under two spellings. The size alone would not do: two
+            # uncompressed pictures have the same whenever they are equally wide and high.
+            if not self._same(found[0], other):
                 raise UserError(
                     f"{self.root}: '{name}' could be {found[0]} or {other}, which differ: "
                     "remove one, or give the path of each image in a table with --labels"
                 )
             self.copies[other] = found[0]
-        self.refuse_link(found[0])
         return found[0]
+
+    def _same(self, one: str, other: str) -> bool:
+        """Whether two files of the folder have the same bytes; those of two sizes are not read."""
+        try:
+            return filecmp.cmp(self.root / one, self.root / other, shallow=False)
+        except OSError as error:
+            raise UserError(f"cannot compare {self.root / one} with {other}: {error.strerror}") from error
 
     def _checked(self, name: str) -> str:
         name = _composed(name)

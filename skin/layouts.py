@@ -87,6 +87,7 @@ def _what_is_there(folder: Folder) -> str:
         tops = [f for f in folder.folders if "/" not in f]
         found.append(f"the folders {', '.join(tops[:5])}{', …' if len(tops) > 5 else ''}")
     for table in folder.tables[:3]:
+        folder.refuse_link(table)
         found.append(f"the table {table} with the columns {', '.join(header(folder.root / table)[:8])}")
     return "it holds " + ", ".join(found)
 
@@ -281,6 +282,7 @@ def _medmnist(folder: Folder) -> Draft | None:
         return None
     if len(found) > 1:
         raise UserError(f"{folder.root} holds {' and '.join(found)}: name one, --data {folder.root / found[0]}")
+    folder.refuse_link(found[0])
     archive = NpzFile(folder.root / found[0])
     parts = []
     for split in ("train", "val", "test"):

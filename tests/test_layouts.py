@@ -407,20 +407,19 @@ def many(count: int, *, missing: int = 0, unmarked: int = 0) -> dict[str, str | 
 
 
 @pytest.mark.parametrize(
-    ("missing", "unmarked", "note"),
+    ("missing", "unmarked", "note", "unnamed"),
     [
-        (2, 0, "labels.csv names 2 images that the folder lacks (first: i0)"),
-        (0, 2, "labels.csv: rows that mark no class: 2, several: 0 (first: i0)"),
+        (2, 0, "labels.csv names 2 images that the folder lacks (first: i0)", "1 image"),
+        (0, 2, "labels.csv: rows that mark no class: 2, several: 0 (first: i0)", "3 images"),  # extra, and the two
     ],
 )
 def test_one_percent_of_unusable_rows_is_said_and_more_is_an_error(
-    tmp_path: Path, missing: int, unmarked: int, note: str
+    tmp_path: Path, missing: int, unmarked: int, note: str, unnamed: str
 ) -> None:
     few = write(tmp_path / "few", many(200, missing=missing, unmarked=unmarked))
     index = read_index(few, labels=few / "labels.csv")
     assert len(index.rows) == 198
-    assert note in index.notes
-    assert "the folder holds 1 image that labels.csv does not name: left out" in index.notes or unmarked
+    assert index.notes == (note, f"the folder holds {unnamed} that labels.csv does not name: left out")
 
     more = write(tmp_path / "more", many(199, missing=missing, unmarked=unmarked))
     with pytest.raises(UserError, match="--allow-missing"):
@@ -515,6 +514,18 @@ def test_class_folders_beside_a_table_of_the_same_classes_ask_for_one(tmp_path: 
         read_index(tmp_path)
 
 
+def test_two_pictures_of_one_name_and_size_are_not_copies(tmp_path: Path) -> None:
+    """As uncompressed pictures of the same width and height are."""
+    write(tmp_path, {"site_a/1.bmp": b"BM one", "site_b/1.bmp": b"BM two", "site_b/2.bmp": b"BM three"})
+    labels = tmp_path / "labels.csv"
+    labels.write_text("image,label\n1,mel\n2,nv\n")
+    with pytest.raises(UserError, match=r"'1' could be site_a/1\.bmp or site_b/1\.bmp, which differ"):
+        read_index(tmp_path, labels=labels)
+    labels.write_text("image,label\nsite_a/1,mel\nsite_b/1,nv\nsite_b/2,nv\n")
+    index = read_index(tmp_path, labels=labels)
+    assert column(index, "path")["site_b/1"] == str(tmp_path.resolve() / "site_b/1.bmp")
+
+
 def test_two_copies_of_a_table_are_one_and_two_versions_disagree(tmp_path: Path) -> None:
     write(
         tmp_path, {"HAM10000_metadata.csv": HAM + HAM_ROWS, "old/HAM10000_metadata.csv": HAM + HAM_ROWS, **HAM_IMAGES}
@@ -577,6 +588,25 @@ def test_a_link_that_leads_out_is_refused_by_name(tmp_path: Path) -> None:
     (data / "nv/3.jpg").unlink()
     (data / "more").symlink_to(outside)
     with pytest.raises(UserError, match="more is a link that leads out"):
+        read_index(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "beside"),
+    [
+        ("HAM10000_metadata.csv", HAM + HAM_ROWS, HAM_IMAGES),
+        ("metadata.csv", "isic_id,diagnosis\nISIC_1,mel\nISIC_2,nv\nISIC_3,nv\n", HAM_IMAGES),
+        ("anything.csv", "patient,secret\n1,2\n", {}),  # its columns would be in the message
+        ("dermamnist.npz", b"an archive", {}),
+    ],
+)
+def test_a_table_or_archive_that_is_a_link_out_is_not_read(
+    tmp_path: Path, name: str, content: str | bytes, beside: dict[str, str | bytes]
+) -> None:
+    outside = write(tmp_path / "outside", {name: content})
+    data = write(tmp_path / "data", {"readme.txt": "", **beside})
+    (data / name).symlink_to(outside / name)
+    with pytest.raises(UserError, match=f"{name} is a link that leads out of the data folder"):
         read_index(data)
 
 
