@@ -143,7 +143,7 @@ def evaluate(settings: Settings, topology: Topology) -> None:
     by = {}
     for name in filter(None, (word.strip() for word in settings.by.split(","))):
         found = subgroups.column(test.rows, name, test.attributes)
-        by[found] = test.rows[found]
+        by[found] = subgroups.bins(test.rows[found])
     out = settings.out or default_folder(checkpoint, test)
     if topology.is_main:
         report_files.claim(out)

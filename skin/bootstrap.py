@@ -7,9 +7,10 @@ was drawn, and every figure is a function of those weights:
 - what adds up over images (the confusion matrix, log loss, Brier score, top-k hits, the gap of each
   confidence bin) was added up over each group beforehand: one sparse matrix product gives a batch of rounds;
 - what ranks images (AUROC, average precision, sensitivity at a specificity) sorts each class's scores once;
-  a round is a running sum of weights in that order.
+  a round is a running sum, along the class's own images, of how many others were drawn between them.
 
-So 1,000 rounds over 400,000 images take seconds, and memory for a few rounds at a time.
+So 1,000 rounds over 400,000 images take seconds, and memory for a few rounds at a time. Drawing is a good part
+of the work, so a `Resampler` draws once for everything that it was asked before the first answer is read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from skin.metrics import Array, Floats
 ROUNDS = 1000
 LEVEL = 0.95
 BATCH_ELEMENTS = 2**19  # rounds x images in one batch: what stays in a core's cache
+LEAST_BATCH = 8  # rounds; the weights of a group lie side by side, and as many come in one cache line
 Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 # Shares of images or of groups of images. Near 0 or 1, or of a handful of images, percentiles of the rounds
@@ -65,97 +67,146 @@ class Size(NamedTuple):
     groups: int
 
 
+@dataclass
+class Asked:
+    """What the rounds of a bootstrap are asked for, and, once they were drawn, what they said."""
+
+    figures: Callable[[Array], dict[str, Floats]]  # of the weights [G, B] of a batch; each value is [B, ...]
+    rounds: dict[str, Floats] = field(default_factory=dict)  # each [rounds, ...]
+
+
 class Resampler:
     """Which group each image belongs to, and how often each round draws each group."""
 
-    def __init__(self, groups: Array, rounds: int = ROUNDS, seed: int = 0) -> None:
-        """`groups` is [N] of any type that sorts: a lesion, a patient, or the image itself."""
+    def __init__(self, groups: Array, rounds: int = ROUNDS, seed: int = 0, stream: int = 0) -> None:
+        """Rounds of two streams (0 .. 2**32 - 1) of one seed are drawn independently.
+
+        Args:
+            groups: [N] of any type that sorts: a lesion, a patient, or the image itself.
+            seed: 0 .. 2**64 - 1.
+        """
         names, group_of_row = np.unique(groups, return_inverse=True)
         self.group_of_row = group_of_row.astype(np.int32)
         self.num_groups, self.num_rows = len(names), len(group_of_row)
-        self.rounds, self.seed = rounds, seed
+        self.rounds, self.seed, self.first_key = rounds, seed, stream << 32
+        self._by_group = np.argsort(self.group_of_row, kind="stable")
+        self._waiting: list[Asked] = []
 
-    def weights(self, first: int, last: int) -> npt.NDArray[np.uint16]:
-        """[last - first, G]: times that rounds first .. last - 1 draw each group; each row adds up to G."""
-        out = np.empty((last - first, self.num_groups), np.uint16)
-        for row, number in zip(out, range(first, last), strict=True):
-            draw = np.random.Generator(np.random.Philox(key=[self.seed, number]))
+    def weights(self, first: int, last: int) -> npt.NDArray[np.int32]:
+        """[G, last - first]: times that rounds first .. last - 1 draw each group; each column adds up to G."""
+        out = np.empty((self.num_groups, last - first), np.int32)
+        for column, number in enumerate(range(first, last)):
+            key = np.array([self.seed, self.first_key + number], np.uint64)
+            draw = np.random.Generator(np.random.Philox(key=key))
             picked = draw.integers(0, self.num_groups, self.num_groups, dtype=np.int32)
-            row[:] = np.bincount(picked, minlength=self.num_groups)
+            out[:, column] = np.bincount(picked, minlength=self.num_groups)
         return out
 
-    def run(self, figures: Callable[[Array], dict[str, Floats]]) -> dict[str, Floats]:
-        """`figures` of the weights [B, G] of each batch of rounds, joined to [rounds, ...]."""
-        size = max(1, BATCH_ELEMENTS // max(self.num_rows, 1))
-        starts = range(0, self.rounds, size)
+    def ask(self, figures: Callable[[Array], dict[str, Floats]]) -> Callable[[], dict[str, Floats]]:
+        """Have `figures` of every round: a function that gives them, each [rounds, ...].
 
-        def batch(first: int) -> dict[str, Floats]:
-            return figures(self.weights(first, min(first + size, self.rounds)))
+        Nothing is drawn before the first such function is called, and then for all that was asked by then.
+
+        Args:
+            figures: from the weights int32 [G, B] of a batch of rounds to named arrays [B, ...].
+        """
+        asked = Asked(figures)
+        self._waiting.append(asked)
+
+        def answer() -> dict[str, Floats]:
+            if not asked.rounds:
+                self._run()
+            return asked.rounds
+
+        return answer
+
+    def _run(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        size = max(LEAST_BATCH, BATCH_ELEMENTS // max(self.num_rows, 1))
+
+        def batch(first: int) -> list[dict[str, Floats]]:
+            weights = self.weights(first, min(first + size, self.rounds))
+            return [asked.figures(weights) for asked in waiting]
 
         with ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:  # numpy lets go of the interpreter
-            batches = list(pool.map(batch, starts))
-        return {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+            batches = list(pool.map(batch, range(0, self.rounds, size)))
+        for asked, of_batches in zip(waiting, zip(*batches, strict=True), strict=True):
+            asked.rounds = {name: np.concatenate([b[name] for b in of_batches]) for name in of_batches[0]}
 
     def size(self, rows: Array) -> Size:
         """How many images and groups stand behind `rows`, a mask [N]."""
-        return Size(int(rows.sum()), len(np.unique(self.group_of_row[rows])))
+        there = np.zeros(self.num_groups, bool)
+        there[self.group_of_row[rows]] = True
+        return Size(int(rows.sum()), int(there.sum()))
 
     def sums(self, columns: list[tuple[Array | int, Array | float]], size: int) -> sparse.csr_array:
         """[size, G]: for each (place, value), both [N] or one for all, the value added up over each group."""
-        shape = (self.num_rows,)
-        places = [np.broadcast_to(np.asarray(place, np.int64), shape) for place, _ in columns]
-        values = [np.broadcast_to(np.asarray(value, np.float64), shape) for _, value in columns]
-        where = (np.concatenate(places), np.tile(self.group_of_row, len(columns)))
+        shape, order = (self.num_rows,), self._by_group  # in which the rows of the matrix need no sorting
+        places = [np.broadcast_to(np.asarray(place, np.int32), shape)[order] for place, _ in columns]
+        values = [np.broadcast_to(np.asarray(value, np.float64), shape)[order] for _, value in columns]
+        where = (np.concatenate(places), np.tile(self.group_of_row[order], len(columns)))
         sums = sparse.coo_array((np.concatenate(values), where), shape=(size, self.num_groups)).tocsr()
         sums.eliminate_zeros()
         return sums
 
 
 class _Ranking:
-    """One class's images in the order of its score, sorted once: what AUROC and its like are made of."""
+    """One class's images in the order of its score, sorted once: what AUROC and its like are made of.
 
-    def __init__(self, positives: Array, scores: Array, group_of_row: Array) -> None:
-        order = np.argsort(-scores, kind="stable").astype(np.int32)
-        ranked = scores[order]
-        self.group = group_of_row[order]
-        self.at = np.flatnonzero(positives[order]).astype(np.int32)  # where the positives stand
-        # Images of equal score come in together: a positive counts from the first to past the last of them.
-        firsts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(order) else np.zeros(0, int)
-        block = np.searchsorted(firsts, self.at, side="right") - 1
-        self.start = firsts[block].astype(np.int32)
-        self.end = np.r_[firsts, len(order)][block + 1].astype(np.int32)
-        self.positives_before = np.searchsorted(self.at, self.start).astype(np.int32)
-        self.positives_within = np.searchsorted(self.at, self.end).astype(np.int32)
+    Images of equal score are on one level. Of L levels only the K that hold positives matter: a negative
+    stands on one of these (`level`), or above, between or below them (`between`), and how many of either are
+    drawn is a sparse matrix product with the weights of the groups.
+    """
+
+    def __init__(self, positives: Array, scores: Array, resampler: Resampler) -> None:
+        order = np.argsort(-scores, kind="stable")
+        positive, ranked, group = positives[order], scores[order], resampler.group_of_row[order]
+        starts = np.ones(len(order), bool)
+        starts[1:] = ranked[1:] != ranked[:-1]
+        level = np.cumsum(starts) - 1
+        holds = np.bincount(level[positive], minlength=int(starts.sum())) > 0
+        count, place = int(holds.sum()), np.cumsum(holds)[level]  # [N]: of the K levels, those down to this one
+        tied = ~positive & holds[level]
+        between = ~positive & ~tied
+
+        def drawn(which: Array, places: Array, size: int) -> sparse.csr_array:
+            ends = np.cumsum(np.bincount(places[which], minlength=size))
+            entries = np.ones(int(which.sum()), np.int32), group[which], np.r_[0, ends].astype(np.int32)
+            return sparse.csr_array(entries, shape=(size, resampler.num_groups))
+
+        self.positives = drawn(positive, place - 1, count)  # [K, G]
+        self.level = drawn(tied, place - 1, count)  # [K, G]
+        self.between = drawn(between, place, count + 1)  # [K + 1, G], the last below all
 
     def figures(self, weights: Array) -> dict[str, Floats]:
-        """AUROC, average precision and sensitivities, each [B], for group weights [B, G]."""
-        drawn = weights[:, self.group]
-        own = drawn[:, self.at]
-        images, true_positives = _running(drawn), _running(own)
-        positives, total = true_positives[:, -1:], images[:, -1:]
-        negatives = total - positives
-        seen, hits = images[:, self.end], true_positives[:, self.positives_within]
-        above, level = images[:, self.start] - true_positives[:, self.positives_before], seen - hits
-        outranked = (own * (negatives - 0.5 * (above + level))).sum(1)
-        precision = (own * (hits / np.maximum(seen, 1))).sum(1)
-        some = negatives[:, 0] > 0
+        """AUROC, average precision and sensitivities, each [B], for group weights [G, B]."""
+        own, tied = (self.positives @ weights).T, (self.level @ weights).T
+        hits, reached = _running(own), _running((self.between @ weights).T)
+        positives, negatives = own.sum(1), reached[:, -1] + tied.sum(1)
+        above = reached[:, :-1]
+        passed = above  # [B, K]: the negatives with a score as high
+        if self.level.nnz:
+            passed = above + _running(tied)
+            above = passed - tied
+        own = np.ascontiguousarray(own, np.float64)
+        outranked = positives * negatives - (own * (above + passed)).sum(1) / 2
+        precision = (own * (hits / np.maximum(hits + passed, 1))).sum(1)
         figures = {
-            "auc": metrics.ratio(outranked, positives[:, 0] * negatives[:, 0].astype(float)),
-            "average_precision": metrics.ratio(precision, positives[:, 0]),
+            "auc": metrics.ratio(outranked, positives * negatives),
+            "average_precision": metrics.ratio(precision, positives),
         }
         for name, specificity in metrics.SPECIFICITIES.items():
             # False positives only grow along the order, so the thresholds that are allowed come first.
-            allowed = (level <= (1 - specificity + 1e-12) * negatives).sum(1)
-            found = np.take_along_axis(np.pad(hits, ((0, 0), (1, 0))), allowed[:, None], 1)[:, 0]
-            figures[name] = np.where(some, metrics.ratio(found, positives[:, 0]), np.nan)
+            most = (1 - specificity + 1e-12) * negatives
+            allowed = [int(np.searchsorted(row, limit, "right")) for row, limit in zip(passed, most, strict=True)]
+            found = [row[last - 1] if last else 0 for row, last in zip(hits, allowed, strict=True)]
+            figures[name] = np.where(negatives > 0, metrics.ratio(found, positives), np.nan)
         return figures
 
 
-def _running(weights: Array) -> npt.NDArray[np.int32]:
-    """[B, n] to [B, n + 1]: the sum of the first 0, 1, .. n."""
-    out = np.zeros((weights.shape[0], weights.shape[1] + 1), np.int32)
-    np.cumsum(weights, axis=1, dtype=np.int32, out=out[:, 1:])
-    return out
+def _running(drawn: Array) -> npt.NDArray[np.int32]:
+    """[B, n] to [B, n]: the sum of the first 1, 2, .. n columns."""
+    return np.cumsum(drawn, axis=1, dtype=np.int32, out=np.empty(drawn.shape, np.int32))
 
 
 class Figures:
@@ -163,7 +214,7 @@ class Figures:
 
     Attributes:
         values: name -> [] or [C], as `metrics.additive_figures` and `metrics.ranking_figures` give them.
-        rounds: name -> [rounds] or [rounds, C].
+        rounds: name -> [rounds] or [rounds, C]; they are drawn when first asked for.
         confusion: int [C, C].
     """
 
@@ -182,12 +233,16 @@ class Figures:
         if ranked:
             self.values |= metrics.ranking_figures(labels, probabilities)
             columns = enumerate(probabilities.T)
-            rankings = [_Ranking(labels == c, scores, resampler.group_of_row) for c, scores in columns]
+            rankings = [_Ranking(labels == c, scores, resampler) for c, scores in columns]
 
         def figures(weights: Array) -> dict[str, Floats]:
             return {**additive.figures(weights), **_of_classes([r.figures(weights) for r in rankings])}
 
-        self.rounds = resampler.run(figures)
+        self._rounds = resampler.ask(figures)
+
+    @property
+    def rounds(self) -> dict[str, Floats]:
+        return self._rounds()
 
     def estimate(self, name: str, of_class: int | None = None) -> Estimate:
         """A figure of the set, or of one of its classes, with its interval."""
@@ -237,7 +292,7 @@ class _Additive:
         )
 
     def figures(self, weights: Array) -> dict[str, Floats]:
-        sums = (self.sums @ weights.T.astype(np.float64)).T
+        sums = (self.sums @ weights).T
         cells = self.classes**2
         confusion = sums[:, :cells].reshape(-1, self.classes, self.classes)
         images = confusion.sum((1, 2))
@@ -304,20 +359,29 @@ def rates(hits: Array, resampler: Resampler, names: Sequence[str] | None = None)
     """The mean of each column of `hits`, float [N, K], nan for a row that does not count.
 
     Where `names` has "rate" (or is None) a column is of hits that are 0 or 1, a share; "mean" is of any numbers.
+    The rounds are drawn with the first estimate that is taken.
     """
     counted = ~np.isnan(hits)
     columns = range(hits.shape[1])
-    sums = resampler.sums(
-        [(2 * k, np.where(counted[:, k], hits[:, k], 0.0)) for k in columns]
-        + [(2 * k + 1, counted[:, k].astype(float)) for k in columns],
-        2 * len(columns),
+    # Many columns count the same rows (all of them, or those of a class), which are then summed up once.
+    masks: dict[bytes, int] = {}
+    mask_of = [masks.setdefault(counted[:, k].tobytes(), len(masks)) for k in columns]
+    totals = resampler.sums(
+        [(k, np.where(counted[:, k], hits[:, k], 0.0)) for k in columns]
+        + [(len(columns) + m, counted[:, mask_of.index(m)].astype(float)) for m in range(len(masks))],
+        len(columns) + len(masks),
     )
 
     def figures(weights: Array) -> dict[str, Floats]:
-        totals = (sums @ weights.T.astype(np.float64)).T
-        return {"means": metrics.ratio(totals[:, 0::2], totals[:, 1::2])}
+        sums = (totals @ weights).T
+        numbers = sums[:, len(columns) :]
+        return {"means": metrics.ratio(sums[:, : len(columns)], numbers[:, mask_of])}
 
-    rounds = resampler.run(figures)["means"]
-    for k in columns:
+    answer = resampler.ask(figures)
+
+    def estimate(k: int) -> Estimate:
         value = float(metrics.ratio(hits[counted[:, k], k].sum(), counted[:, k].sum()))
-        yield interval(names[k] if names else "rate", value, rounds[:, k], resampler.size(counted[:, k]))
+        size = resampler.size(counted[:, k])
+        return interval(names[k] if names else "rate", value, answer()["means"][:, k], size)
+
+    return map(estimate, columns)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ OVERALL = (
 PER_CLASS = (
     "sensitivity", "specificity", "ppv", "npv", "f1", "auc", "average_precision", *metrics.SPECIFICITIES,
 )  # fmt: skip
+AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv")
 BINARY = ("auc", "average_precision", "sensitivity", "specificity", "ppv", "npv", *metrics.SPECIFICITIES)
 OF_PROBABILITIES = ("log_loss", "brier_score", "expected_calibration_error")
 OF_SUBGROUPS = ("accuracy", "balanced_accuracy", "macro_auc")
@@ -84,16 +85,26 @@ def build(
     """Every figure of `answers`, with its 95 % interval.
 
     Args:
-        by: attribute -> its value for each of the N images; the subgroups to look at.
+        by: attribute -> the subgroup of each of the N images, from `subgroups.bins`.
         rounds, seed: of the bootstrap.
         threshold: also ask each class's sensitivity, specificity, PPV and NPV of "its probability is above
             this", which does not ask which class is the most probable.
     """
     known, said = answers.known, answers.calibrated
     labels, probabilities = answers.labels[known], said.probabilities[known]
-    resampler = Resampler(answers.groups[known], rounds, seed)
-    figures = Figures(labels, probabilities, resampler)
+    groups = answers.groups[known]
+
+    def resampler_of(rows: npt.NDArray[np.bool_], number: int) -> Resampler:
+        return Resampler(groups[rows], rounds, seed, number)
+
+    resampler = Resampler(groups, rounds, seed)
     malignant = malignant_classes(answers.classes)
+    # All is asked before the first answer is read, so that the rounds are drawn once for all.
+    figures = Figures(labels, probabilities, resampler)
+    raw = Figures(labels, calibration.softmax(answers.logits[known]), resampler, ranked=False)
+    two = None if malignant is None else Figures(*_two_sides(malignant, labels, probabilities), resampler)
+    of_sets = _ask_prediction_sets(said, known, labels, resampler)
+    of_threshold = None if threshold is None else _ask_threshold(labels, probabilities, resampler, threshold)
     report: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "images": len(labels),
@@ -107,16 +118,17 @@ def build(
         **{name: entry(figures.estimate(name)) for name in OVERALL},
         "per_class": _per_class(answers.classes, figures),
         "confusion_matrix": {"classes": list(answers.classes), "counts": figures.confusion.tolist()},
-        "malignant": _malignant(answers.classes, malignant, labels, probabilities, resampler),
-        "calibration": _calibration(answers, said, figures),
+        "malignant": None if malignant is None or two is None else _malignant(answers.classes, malignant, two),
+        "calibration": _calibration(answers, said, figures, raw, of_sets),
         "subgroups": {
-            name: _subgroups(values[known], labels, probabilities, answers.groups[known], rounds, malignant)
-            for name, values in (by or {}).items()
+            name: _subgroups(binned[known], labels, probabilities, resampler_of, malignant)
+            for name, binned in (by or {}).items()
         },
     }
-    if threshold is not None:
-        for name, figure in _at_threshold(labels, probabilities, resampler, threshold, answers.classes).items():
-            report["per_class"][name]["at_threshold"] = figure
+    if of_threshold is not None:
+        for of_class in report["per_class"].values():
+            entries = {figure: entry(next(of_threshold)) for figure in AT_THRESHOLD}
+            of_class["at_threshold"] = {"threshold": threshold, **entries}
     return report
 
 
@@ -139,12 +151,12 @@ def _per_class(classes: tuple[str, ...], figures: Figures) -> dict[str, dict[str
     }
 
 
-def _at_threshold(
-    labels: npt.NDArray[np.int64], probabilities: Floats, resampler: Resampler, threshold: float,
-    classes: tuple[str, ...],
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+def _ask_threshold(
+    labels: npt.NDArray[np.int64], probabilities: Floats, resampler: Resampler, threshold: float
+) -> Iterator[Estimate]:
+    """Of each class, what `AT_THRESHOLD` names, where a class is called when its probability is above `threshold`."""
     columns = []
-    for c in range(len(classes)):
+    for c in range(probabilities.shape[1]):
         called, true = probabilities[:, c] > threshold, labels == c
         columns += [
             np.where(true, called, np.nan),
@@ -152,11 +164,7 @@ def _at_threshold(
             np.where(called, true, np.nan),
             np.where(~called, ~true, np.nan),
         ]
-    estimates = iter(rates(np.stack(columns, 1), resampler))
-    names = ("sensitivity", "specificity", "ppv", "npv")
-    return {
-        name: {"threshold": threshold, **{figure: entry(next(estimates)) for figure in names}} for name in classes
-    }
+    return rates(np.stack(columns, 1), resampler)
 
 
 # ---- malignant against benign ---------------------------------------------------------------------------------
@@ -179,13 +187,7 @@ def _two_sides(
     return malignant[labels].astype(np.int64), np.stack([1 - risk, risk], 1)
 
 
-def _malignant(
-    classes: tuple[str, ...], malignant: npt.NDArray[np.bool_] | None, labels: npt.NDArray[np.int64],
-    probabilities: Floats, resampler: Resampler,
-) -> dict[str, Any] | None:  # fmt: skip
-    if malignant is None:
-        return None
-    figures = Figures(*_two_sides(malignant, labels, probabilities), resampler)
+def _malignant(classes: tuple[str, ...], malignant: npt.NDArray[np.bool_], figures: Figures) -> dict[str, Any]:
     return {
         "malignant": [name for name, m in zip(classes, malignant, strict=True) if m],
         "benign": [name for name, m in zip(classes, malignant, strict=True) if not m],
@@ -197,17 +199,26 @@ def _malignant(
 # ---- what the probabilities are worth -----------------------------------------------------------------------
 
 
-def _calibration(answers: Answers, said: Calibrated, figures: Figures) -> dict[str, Any]:
-    known, resampler = answers.known, figures.resampler
-    raw = Figures(figures.labels, calibration.softmax(answers.logits[known]), resampler, ranked=False)
-    sets = {"90": said.sets[known], "95": said.sets_95[known]}
+def _ask_prediction_sets(
+    said: Calibrated, known: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64], resampler: Resampler
+) -> Iterator[Estimate]:
+    """The share of flagged images; then of the 90 % and 95 % sets: coverage, mean size, coverage by class."""
     columns, kinds = [said.unlike[known].astype(float)[:, None]], ["rate"]
-    for members in sets.values():
-        covered = np.take_along_axis(members, figures.labels[:, None], 1).astype(float)
-        of_class = np.where(figures.labels[:, None] == np.arange(len(answers.classes)), covered, np.nan)
+    for sets in (said.sets, said.sets_95):
+        members = sets[known]
+        classes = members.shape[1]
+        covered = np.take_along_axis(members, labels[:, None], 1).astype(float)
+        of_class = np.where(labels[:, None] == np.arange(classes), covered, np.nan)
         columns += [covered, members.sum(1).astype(float)[:, None], of_class]
-        kinds += ["rate", "mean", *["rate"] * len(answers.classes)]
-    estimates = rates(np.hstack(columns), resampler, kinds)  # all at once: drawing the rounds is most of the work
+        kinds += ["rate", "mean", *["rate"] * classes]
+    return rates(np.hstack(columns), resampler, kinds)
+
+
+def _calibration(
+    answers: Answers, said: Calibrated, figures: Figures, raw: Figures, of_sets: Iterator[Estimate]
+) -> dict[str, Any]:
+    """`raw` are the figures before calibration, `of_sets` what `_ask_prediction_sets` gave."""
+    known = answers.known
     unknown = ~known
     return {
         "temperature": answers.calibration.get("temperature"),
@@ -215,12 +226,13 @@ def _calibration(answers: Answers, said: Calibrated, figures: Figures) -> dict[s
         "before": {name: entry(raw.estimate(name)) for name in OF_PROBABILITIES},
         "after": {name: entry(figures.estimate(name)) for name in OF_PROBABILITIES},
         "unlike_training": {
-            "flagged": entry(next(estimates)),
+            "flagged": entry(next(of_sets)),
             "unknown_class_images": int(unknown.sum()),
             "unknown_class_flagged": float(said.unlike[unknown].mean()) if unknown.any() else None,
         },
         "prediction_sets": {
-            name: _prediction_sets(answers, name, members, estimates) for name, members in sets.items()
+            name: _prediction_sets(answers, name, members[known], of_sets)
+            for name, members in (("90", said.sets), ("95", said.sets_95))
         },
     }
 
@@ -243,20 +255,23 @@ def _prediction_sets(
 
 
 def _subgroups(
-    values: pd.Series, labels: npt.NDArray[np.int64], probabilities: Floats, groups: npt.NDArray[Any], rounds: int,
-    malignant: npt.NDArray[np.bool_] | None,
+    binned: pd.Series, labels: npt.NDArray[np.int64], probabilities: Floats,
+    resampler_of: Callable[[npt.NDArray[np.bool_], int], Resampler], malignant: npt.NDArray[np.bool_] | None,
 ) -> dict[str, Any]:  # fmt: skip
-    binned = subgroups.bins(values)
+    """`resampler_of` gives the resampler of some rows, bool [N]; those of two numbers draw independently."""
+    binned = binned.cat.remove_unused_categories()  # a group may hold none but images of unknown classes
     result: dict[str, Any] = {}
     compared: dict[str, dict[str, Figures]] = {}
-    for seed, name in enumerate(binned.cat.categories, start=1):
+    for number, name in enumerate(binned.cat.categories, start=1):
         rows = (binned == name).to_numpy()
-        resampler = Resampler(groups[rows], rounds, seed)
+        resampler = resampler_of(rows, number)
         figures = Figures(labels[rows], probabilities[rows], resampler)
-        small = int(rows.sum()) < subgroups.SMALL
-        entries = {figure: entry(figures.estimate(figure)) for figure in OF_SUBGROUPS}
+        two = None
         if malignant is not None:
             two = Figures(*_two_sides(malignant, labels[rows], probabilities[rows]), resampler)
+        small = int(rows.sum()) < subgroups.SMALL
+        entries = {figure: entry(figures.estimate(figure)) for figure in OF_SUBGROUPS}
+        if two is not None:
             entries |= {f"malignant_{f}": entry(two.estimate(f, 1)) for f in ("sensitivity", "specificity")}
         result[str(name)] = {"images": int(rows.sum()), "groups": resampler.num_groups, "small": small, **entries}
         if not small and str(name) != subgroups.NOT_RECORDED:

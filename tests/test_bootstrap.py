@@ -29,7 +29,7 @@ def test_a_round_is_the_figure_of_the_rows_it_drew(digits: int) -> None:
     labels, probabilities, groups = random_set(seed=1, groups=40, classes=5, digits=digits)
     resampler = Resampler(groups, rounds=25, seed=3)
     figures = Figures(labels, probabilities, resampler)
-    for number, weights in enumerate(resampler.weights(0, 25)):
+    for number, weights in enumerate(resampler.weights(0, 25).T):
         rows = np.repeat(np.arange(len(labels)), weights[resampler.group_of_row])
         for name, expected in all_figures(labels[rows], probabilities[rows]).items():
             np.testing.assert_allclose(figures.rounds[name][number], expected, rtol=1e-10, atol=1e-12, err_msg=name)
@@ -46,7 +46,7 @@ def test_values_are_those_of_the_set() -> None:
 def test_a_round_draws_as_many_groups_as_there_are() -> None:
     resampler = Resampler(np.array(["b", "a", "b", "c"]), rounds=50, seed=0)
     weights = resampler.weights(0, 50)
-    assert (weights.sum(1) == 3).all()
+    assert (weights.sum(0) == 3).all()
     assert resampler.group_of_row.tolist() == [1, 0, 1, 2]
 
 

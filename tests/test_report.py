@@ -32,8 +32,8 @@ def answers_of(classes: tuple[str, ...] = HAM, size: int = 150, seed: int = 0) -
 def made() -> dict:
     answers = answers_of()
     by = {
-        "sex": pd.Series(["male", "female", ""] * 50, name="sex"),
-        "age": pd.Series([*np.linspace(20, 79, 149), np.nan], name="age"),
+        "sex": subgroups.bins(pd.Series(["male", "female", ""] * 50, name="sex")),
+        "age": subgroups.bins(pd.Series([*np.linspace(20, 79, 149), np.nan], name="age")),
     }
     return report.build(answers, by, rounds=50, threshold=0.5)
 
@@ -111,7 +111,7 @@ def test_images_of_classes_the_model_lacks_count_in_no_figure() -> None:
     labels = np.where(answers.labels == 3, -1, answers.labels)
     distance = np.where(labels == -1, 2.0, 0.5)
     other = Answers(answers.classes, labels, answers.logits, distance, answers.groups, answers.calibration)
-    made = report.build(other, {"sex": pd.Series(["f"] * 150, name="sex")}, rounds=5)
+    made = report.build(other, {"sex": subgroups.bins(pd.Series(["f"] * 150, name="sex"))}, rounds=5)
     assert made["images"] == (labels >= 0).sum()
     assert made["per_class"]["df"]["support"] == 0
     nothing = {"value": None, "low": None, "high": None}
@@ -144,7 +144,14 @@ def test_subgroups_are_counted_marked_and_compared(made: dict) -> None:
         (pd.Series([0.0, 19.9, 20.0, 85.0, *range(30, 39)], name="age")[:4], ["0", "19.9", "20", "85"]),
         (pd.Series([0.0, 19.0, 20.0, 85.0, *range(30, 39)], name="AGE_approx"), ["0–19"] * 2 + ["20–39", "80–99"]),
         (pd.Series(np.arange(1.0, 101), name="size_mm"), ["1 to 25.75"] * 25 + ["25.75 to 50.5"] * 25),
+        (pd.Series(np.arange(1.0, 101), name="image_width"), ["1 to 25.75"] * 25),
+        # Days, not years: bins of twenty would be two thousand.
+        (pd.Series(np.arange(0.0, 40_001, 400), name="age_days"), ["0 to 10000"] * 26),
+        (pd.Series([20180101.0, 20180102.0, 20180101.0], name="date"), ["20180101", "20180102", "20180101"]),
+        # To six digits a quartile would be 1.00002e+06.
+        (pd.Series(np.arange(1_000_000.0, 1_000_101), name="number"), ["1000000 to 1000025"] * 26),
         (pd.Series(["b", "unknown", "a", ""], name="site"), ["b", "not recorded", "a", "not recorded"]),
+        (pd.Series(["Not recorded", "", "a"], name="site"), ["not recorded", "not recorded", "a"]),
     ],
 )
 def test_bins_are_readable(values: pd.Series, expected: list[str]) -> None:
@@ -242,7 +249,7 @@ def test_pictures_are_drawn_for_few_and_many_classes(
     answers = answers_of(classes, size=2 * len(classes) * 4)
     labels = np.where(answers.labels == 1, -1, answers.labels)  # a class without images
     answers = Answers(classes, labels, answers.logits, answers.distance, answers.groups, answers.calibration)
-    by = {"sex": pd.Series(["f", "m"] * (len(labels) // 2), name="sex")}
+    by = {"sex": subgroups.bins(pd.Series(["f", "m"] * (len(labels) // 2), name="sex"))}
     made = report.build(answers, by, rounds=5)
 
     class Stored:
