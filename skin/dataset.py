@@ -112,14 +112,15 @@ class SkinDiseaseDataset(Dataset[Batch]):
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """The batches of a training epoch: a permutation that is a function of (seed, epoch) alone.
 
-    A last batch that would leave a replica fewer than two images joins the one before it, since
-    BatchNorm needs more than one value. Set `epoch` and `first_step` before iterating.
+    A last batch that would leave a replica a single image joins the one before it, since BatchNorm
+    needs more than one value. Set `epoch` and `first_step` before iterating.
 
     Args:
         size: images in the training part.
         batch_size: images a step, over all replicas.
         replicas: pieces a batch is cut into (GPUs or processes).
-        rank, world: this process takes its share of each batch, one of `world`.
+        rank, world: this process takes its share of each batch, one of `world`; of a process that is alone,
+            DataParallel cuts the pieces.
     """
 
     def __init__(
@@ -130,11 +131,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.epoch = 0
         self.first_step = 0
         self.bounds = [*range(0, size, batch_size), size]
-        if len(self.bounds) > 2 and size - self.bounds[-2] < 2 * replicas:
+        if len(self.bounds) > 2 and _least_piece(size - self.bounds[-2], replicas, world) < 2:
             del self.bounds[-2]
 
-        shortest = min(b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False))
-        self.least_images = shortest // replicas  # what the least of all replicas ever gets
+        lengths = [b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False)]
+        # What the least of all replicas ever gets.
+        self.least_images = min(_least_piece(length, replicas, world) for length in lengths)
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -150,6 +152,18 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for rows in self.plan(self.epoch)[self.first_step :]:
             yield [(self.epoch, int(i)) for i in np.array_split(rows, self.world)[self.rank]]
+
+
+def _least_piece(images: int, replicas: int, world: int) -> int:
+    """The fewest images that a replica gets of a batch; 0 where there are more replicas than images.
+
+    Processes share a batch evenly. DataParallel cuts it as `torch.chunk` does, in equal pieces and what is left:
+    13 images on four GPUs are 4, 4, 4, 1, and nine are 3, 3, 3, with which the fourth GPU has nothing to do.
+    """
+    if world > 1 or images < replicas:
+        return images // replicas
+    piece = -(-images // replicas)
+    return images % piece or piece
 
 
 class PlainBatches(Sampler[list[tuple[int, int]]]):

@@ -74,27 +74,55 @@ def test_the_largest_seed_has_an_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "batch", "replicas", "steps"),
+    ("size", "batch", "replicas", "steps", "least"),
     [
-        (12, 4, 1, [4, 4, 4]),
-        (10, 4, 1, [4, 4, 2]),  # two images are enough for BatchNorm
-        (9, 4, 1, [4, 5]),  # one is not: it joins the batch before
-        (3, 4, 1, [3]),
-        (1, 4, 1, [1]),  # there is none before
-        (12, 8, 2, [8, 4]),  # two for each replica
-        (11, 8, 2, [11]),
-        (16, 8, 4, [8, 8]),
-        (23, 8, 4, [8, 15]),
-        (3, 1, 1, [1, 2]),  # --batch-size 1: the last is one too, and joins
+        (12, 4, 1, [4, 4, 4], 4),
+        (10, 4, 1, [4, 4, 2], 2),  # two images are enough for BatchNorm
+        (9, 4, 1, [4, 5], 4),  # one is not: it joins the batch before
+        (3, 4, 1, [3], 3),
+        (1, 4, 1, [1], 1),  # there is none before
+        (12, 8, 2, [8, 4], 2),  # two for each replica
+        (11, 8, 2, [11], 5),  # 2 and 1 would be too few; 6 and 5
+        (16, 8, 4, [8, 8], 2),
+        (23, 8, 4, [8, 15], 2),  # 2, 2, 2 and 1 would be; 2, 2, 2, 2, then 4, 4, 4, 3
+        (3, 1, 1, [1, 2], 1),  # --batch-size 1: the last is one too, and joins
+        (3, 4, 4, [3], 0),  # a replica has nothing
     ],
 )
+@pytest.mark.parametrize("processes", [False, True])
 def test_a_tail_too_small_for_the_replicas_joins_the_batch_before(
-    size: int, batch: int, replicas: int, steps: list[int]
+    size: int, batch: int, replicas: int, steps: list[int], least: int, processes: bool
 ) -> None:
-    batches = EpochBatches(size, batch, seed=0, replicas=replicas)
+    batches = EpochBatches(size, batch, seed=0, replicas=replicas, world=replicas if processes else 1)
     assert [len(rows) for rows in batches.plan(0)] == steps
     assert len(batches) == len(steps)
-    assert batches.least_images == min(steps) // replicas
+    assert batches.least_images == least
+
+
+@pytest.mark.parametrize(
+    ("size", "world", "steps", "least"),
+    [
+        (45, 4, [32, 13], 3),  # processes share 13 as 4, 3, 3, 3
+        (45, 1, [45], 9),  # DataParallel as 4, 4, 4, 1, and 45 as 12, 12, 12, 9
+        (41, 4, [32, 9], 2),
+        (41, 1, [32, 9], 3),  # 3, 3, 3, and a GPU without any
+        (38, 4, [38], 9),
+        (38, 1, [32, 6], 2),  # 2, 2, 2
+    ],
+)
+def test_the_least_piece_is_that_of_processes_or_of_data_parallel(
+    size: int, world: int, steps: list[int], least: int
+) -> None:
+    batches = EpochBatches(size, 32, seed=0, replicas=4, world=world)
+    assert [len(rows) for rows in batches.plan(0)] == steps
+    assert batches.least_images == least
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4, 8])
+def test_data_parallel_is_foreseen_as_torch_cuts_a_batch(replicas: int) -> None:
+    for images in range(replicas, 40):
+        pieces = torch.zeros(images).chunk(replicas)
+        assert EpochBatches(images, 64, 0, replicas).least_images == min(map(len, pieces)), images
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
