@@ -10,7 +10,8 @@ epoch, each image written where it has just been decoded; `build` does the same 
 A cache is one file for one data folder, one stored size and one version of the decoders, named by all of
 them. It holds
 
-    header      4 KiB: magic, number of slots, end of the pixels, images kept, why it is full; then JSON
+    header      4 KiB: magic, number of slots, end of the pixels, images kept, why it is full, whether
+                somebody has given up waiting for a turn to add; then JSON
     slots       64 bytes each, a hash table by path (open addressing, at most a quarter full at first)
     pixels      the stored images, uint8 [H, W, 3], one after the other
 
@@ -60,6 +61,7 @@ LOCK_SECONDS = 2.0  # an addition takes a millisecond; whoever holds the lock fo
 _MAGIC = b"skinpix1"
 _HEADER = struct.Struct("<8s4Q")  # magic, then _Header
 _HEADER_SIZE = 4096
+_WAITED_AT = _HEADER.size  # a byte: whether a process has given up adding, since it never got its turn
 _TEXT_AT = 64  # JSON, for people and `list_caches`
 _SLOT = struct.Struct("<16sqqQIIQ8s")  # path digest, file size, mtime_ns, offset, height, width, sum, seal
 _FEWEST_SLOTS = 2**16  # 4 MiB, of which the disk gives only what is used
@@ -161,10 +163,17 @@ class PixelCache:
     def note(self) -> str | None:
         """One line about what the cache does not do, in any of its processes; None when all is well."""
         header = self._store.header() if self._store else None
-        if header is None or not header.full:
+        if self._store is None or header is None:
             return self._said
-        why = _FULL[min(header.full, len(_FULL) - 1)]
-        return f"pixel cache: {why}; {header.images:,} images are kept, the others decoded every time"
+        if header.full:
+            why = _FULL[min(header.full, len(_FULL) - 1)]
+            return f"pixel cache: {why}; {header.images:,} images are kept, the others decoded every time"
+        if self._store.waited():
+            return (
+                f"pixel cache: a process waited {LOCK_SECONDS:g} s for its turn to add an image and adds no more; "
+                f"{header.images:,} images are kept so far, what no other process adds is decoded every time"
+            )
+        return self._said
 
     def read(self, index: int) -> np.ndarray:
         """The stored image of `paths[index]`, uint8 [H, W, 3], the caller's own to change.
@@ -283,8 +292,9 @@ class _Store:
                 os.truncate(handle.fd, end)
                 self._write_header(handle.fd, header._replace(end=end, full=0))
                 return "pixel cache: its file was cut off, so what is lost is decoded again"
-            if header.full:
-                self._write_header(handle.fd, header._replace(full=0))  # there may be room again
+            if header.full or self.waited():  # there may be room again, and nobody in the way
+                self._write_header(handle.fd, header._replace(full=0))
+                _write(handle.fd, b"\0", _WAITED_AT)
         return None
 
     def load(self, digest: bytes, stamp: tuple[int, int] | None) -> np.ndarray | None:
@@ -308,6 +318,10 @@ class _Store:
             handle = self._handle()
             with self._turn(handle):
                 full = self._add(handle.fd, digest, stamp, pixels)
+        except TimeoutError:  # the bad luck of this process alone: the others go on
+            self.growing, full = False, 0
+            with suppress(OSError):  # without the lock, which is what cannot be had: one byte is whole or not there
+                _write(self._handle().fd, b"\1", _WAITED_AT)
         except OSError as error:
             full = _DISK if error.errno in (errno.ENOSPC, errno.EDQUOT) else _ERROR
         if full:
@@ -376,6 +390,13 @@ class _Store:
         except OSError:
             return None
         return header if header and header.slots == self._slots else None
+
+    def waited(self) -> bool:
+        """Whether any process has given up adding since a run last opened the file."""
+        try:
+            return os.pread(self._handle().fd, 1, _WAITED_AT) == b"\1"
+        except OSError:
+            return False
 
     def _write_header(self, fd: int, header: _Header) -> None:
         _write(fd, _HEADER.pack(_MAGIC, *header), 0)

@@ -175,7 +175,10 @@ def test_threads_pickles_and_forks_share_the_file(
 def test_two_processes_filling_at_once_keep_each_image_once(
     tmp_path: Path, paths: list[str], stored: list[np.ndarray]
 ) -> None:
-    code = "cache = PixelCache.open(paths, PREPROCESS, folder)\nfor i in range(len(paths)):\n    cache.read(i)"
+    code = (
+        "module.LOCK_SECONDS = 60\n"  # a busy machine may keep any of them waiting
+        "cache = PixelCache.open(paths, PREPROCESS, folder)\nfor i in range(len(paths)):\n    cache.read(i)"
+    )
     for process in [in_a_process(code, tmp_path, *order) for order in (paths, paths, paths[::-1])]:
         finish(process)
     cache = PixelCache.open(paths, PREPROCESS, tmp_path)
@@ -403,6 +406,25 @@ def test_a_process_that_sits_on_the_lock_holds_up_nobody(
         assert_right(late, stored)
         assert "another process does not let go of it" in str(late.note)
     assert cache.count == 1
+    assert "a process waited 0.01 s for its turn to add an image" in str(cache.note)
+
+
+def test_a_process_that_had_to_wait_too_long_stops_nobody_but_itself(
+    tmp_path: Path, paths: list[str], stored: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlucky = PixelCache.open(paths, PREPROCESS, tmp_path)
+    other = pickle.loads(pickle.dumps(unlucky))  # as another worker of the run has it
+    assert unlucky.file is not None
+    with monkeypatch.context() as patch, unlucky.file.open("r+b") as holder:
+        patch.setattr(module, "LOCK_SECONDS", 0.01)
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        unlucky.read(0)
+    unlucky.read(1)
+    assert unlucky.count == 0
+    assert_right(other, stored)
+    assert other.count == IMAGES
+    assert "24 images are kept so far" in str(other.note)
+    assert PixelCache.open(paths, PREPROCESS, tmp_path).note is None, "a later run has had no such trouble yet"
 
 
 def test_a_table_that_is_full_means_decoding(
