@@ -245,6 +245,8 @@ def _look_at(
             pixels = read_image(path, whole)
             digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%dx%d" % pixels.shape[1::-1]).digest()
             found = known.get(path)
+            # Not of `pixels`: reduced decoding, transparency and turns cost a few bits, and the split must not
+            # depend on whether a check or a training run has hashed an image first.
             found = known.add(path, perceptual_hash(path)) if found is None else found
             return _Look(width, height, kind, digest, found)
         except ImageError as error:

@@ -26,6 +26,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
+from skin.errors import printable
 from skin.groups import join_pairs
 from skin.images import ImageError, Preprocess, read_image
 from skin.layouts import Index
@@ -45,7 +46,8 @@ ResultT = TypeVar("ResultT")
 def join_near_duplicates(
     index: Index, cache: Path | None = None, progress: Callable[[int], None] | None = None, limit: int = JOIN_LIMIT
 ) -> Index:
-    """The index, with the groups joined between which near duplicates were found, and a note that says so.
+    """The index, with the groups joined between which near duplicates were found, and a note that says so; another
+    names those that bear two labels, of which one must be wrong.
 
     A set of more than `limit` images is not read for this; it is joined by the hashes that an earlier
     `--check` has left in the cache, if it has.
@@ -60,7 +62,14 @@ def join_near_duplicates(
         note = f"near duplicates were not looked for among {len(paths):,} images; --check does so once and for all"
         return replace(index, notes=(*index.notes, note))
     pairs, _ = near_pairs(perceptual_hashes(paths, known, progress))
-    return joined(index, pairs)
+    index = joined(index, pairs)
+    labels, images = index.rows["label"].to_numpy(), index.rows["image"].to_numpy()
+    conflicts = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
+    if not len(conflicts):
+        return index
+    named = [" and ".join(f"{printable(images[row])} ({labels[row]})" for row in pair) for pair in conflicts[:3]]
+    more = f"; --check names all {len(conflicts):,}" if len(conflicts) > len(named) else ""
+    return replace(index, notes=(*index.notes, f"near duplicates under two labels: {'; '.join(named)}{more}"))
 
 
 def joined(index: Index, pairs: np.ndarray) -> Index:
@@ -114,6 +123,38 @@ def in_threads(
                 yield result
                 if progress:
                     progress(1)
+
+
+def same_files(paths: Sequence[str], others: Sequence[str]) -> list[int]:
+    """For each of `paths` the first of `others` with the very same bytes, -1 where there is none.
+
+    Only files of a size that both sides have are read. An image within an .npz has no file of its own, and
+    what cannot be read is like nothing.
+    """
+    size_of = {path: _size(path) for path in {*paths, *others} if not is_npz_image(path)}
+    sizes = {size_of.get(path) for path in paths} & {size_of.get(path) for path in others} - {None}
+    alike = [path for path, size in size_of.items() if size in sizes]
+    digest_of = dict(zip(alike, in_threads(_digest, alike), strict=True))
+    first: dict[bytes, int] = {}
+    for number, path in enumerate(others):
+        if digest := digest_of.get(path):
+            first.setdefault(digest, number)
+    return [first.get(digest_of.get(path) or b"", -1) for path in paths]
+
+
+def _size(path: str) -> int | None:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return None
+
+
+def _digest(path: str) -> bytes | None:
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError:
+        return None
 
 
 def near_pairs(hashes: np.ma.MaskedArray, bits: int = NEAR_BITS) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -308,6 +309,22 @@ def test_large_sets_are_joined_only_by_hashes_that_are_kept_already(planted: Pla
     groups = small.rows.set_index("image")["group"]
     assert groups["copy.jpg"] == groups["p00.jpg"] == "another"
     assert join_near_duplicates(index, tmp_path / "cache", limit=10).rows.equals(small.rows)
+
+
+def test_training_names_the_pictures_that_bear_two_labels(planted: Planted) -> None:
+    for number in range(4):  # p00 and p02 are nv, p01 and p03 are mel
+        planted.picture(number).save(planted.add(f"q{number}.jpg", "mel", f"lesion{number}", ""), quality=60)
+    planted.check(brought=False, write=False)
+    index = read_index(planted.folder, labels=planted.folder / "labels.csv")
+    expected = "near duplicates under two labels: p00.jpg (nv) and q0.jpg (mel); p02.jpg (nv) and q2.jpg (mel)"
+    done: list[int] = []
+    assert join_near_duplicates(index, progress=done.append).notes[-1] == expected
+    assert sum(done) == 28
+
+    labels = index.rows["image"].str.startswith("q").map({True: "mel", False: "nv"})
+    four = join_near_duplicates(replace(index, rows=index.rows.assign(label=labels)))
+    assert four.notes[-1].startswith(expected.split(";")[0] + "; p01.jpg (nv) and q1.jpg (mel); p02.jpg ")
+    assert four.notes[-1].endswith("; --check names all 4")
 
 
 def test_the_demo_set_holds_no_near_duplicates(demo_folder: Path) -> None:
