@@ -12,6 +12,10 @@ from collections.abc import Iterator
 
 from skin.errors import UserError
 
+_GPU_IS_FULL = re.compile(r"OutOfMemoryError|out of memory|_ALLOC_FAILED")
+_HOST_IS_FULL = re.compile(r"MemoryError|std::bad_alloc|[Cc]an('|no)t allocate memory")
+# gloo's errors are bare RuntimeErrors that name its source files; NCCL's have classes, such as DistBackendError.
+_FROM_PEERS = re.compile(r"\bDist\w*Error|gloo|Connection closed by peer|ProcessGroup")
 _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (exited unexpectedly|is killed by [^.]*)")
 
 
@@ -35,15 +39,15 @@ def explained(batch_size: int | None = None, go_on: str = "") -> Iterator[None]:
 def explain(error: BaseException, batch_size: int | None = None) -> str | None:
     """An exception as one line that says what happened and what to do; None where it is not known here."""
     text = str(error)
-    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in text or "_ALLOC_FAILED" in text:
+    if _GPU_IS_FULL.search(_line(error)):
         return "the GPU has too little memory" + _smaller(batch_size)
-    if isinstance(error, MemoryError) or "can't allocate memory" in text or "Cannot allocate memory" in text:
+    if _HOST_IS_FULL.search(_line(error)):
         return "this machine has too little memory" + _smaller(batch_size) + ", or fewer --workers"
     if "Bus error" in text or re.search(r"</torch_\S*>: No space left", text):
         return "the loader's processes have too little shared memory (/dev/shm): enlarge it, or use --workers 0"
     if worker := _WORKER.search(text):
         return f"loader process {worker[1]} {worker[2]} (for want of memory, often): try fewer --workers"
-    if _from_peers(error, text):
+    if is_about_peers(_line(error)):
         if re.search(r"[Tt]im(ed|e) ?out", text):
             return "another of the training processes has not answered in time, so this one stops"
         return "another of the training processes has ended, so this one stops; its own message says why"
@@ -54,13 +58,23 @@ def explain(error: BaseException, batch_size: int | None = None) -> str | None:
     return None
 
 
+def is_out_of_memory(line: str | BaseException) -> bool:
+    """Whether an exception, or the last line of one's traceback, says that memory ran out, on a GPU or the host."""
+    text = line if isinstance(line, str) else _line(line)
+    return bool(_GPU_IS_FULL.search(text) or _HOST_IS_FULL.search(text))
+
+
+def is_about_peers(line: str) -> bool:
+    """Whether the last line of a traceback tells of another process's end, whose own message says more."""
+    return bool(_FROM_PEERS.search(line))
+
+
+def _line(error: BaseException) -> str:
+    """An exception as the end of its traceback shows it."""
+    return f"{type(error).__name__}: {error}"
+
+
 def _smaller(batch_size: int | None) -> str:
     if batch_size is None or batch_size < 2:
         return ": use a smaller --image-size or --batch-size"
     return f" for {batch_size} images a step: try --batch-size {batch_size // 2}"
-
-
-def _from_peers(error: BaseException, text: str) -> bool:
-    """gloo's errors are bare RuntimeErrors that name its source files; NCCL's have classes of their own."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return "DistError" in names or "gloo" in text or "Connection closed by peer" in text or "ProcessGroup" in text

@@ -76,6 +76,14 @@ class Topology:
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's `value` (what pickle takes), by rank, in every process."""
+        if not self.distributed:
+            return [value]
+        values = [None] * self.world
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """`model`, which is on `device`, made parallel. Wrap again after a change of what needs gradients."""
         if self.distributed:

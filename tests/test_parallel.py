@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +15,7 @@ from torch import nn
 from skin import parallel
 from skin.errors import UserError
 from skin.parallel import Topology
+from tests.conftest import ROOT
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -69,8 +75,25 @@ def test_one_process_has_nobody_to_ask() -> None:
     assert topology.any([True, False]) == [True, False]
     assert topology.sum(np.array([1.0, 2.0])).tolist() == [1.0, 2.0]
     assert topology.from_main({"a": 1}) == {"a": 1}
+    assert topology.gather({"a": 1}) == [{"a": 1}]
     topology.share_buffers(model)
     topology.barrier()
+
+
+def test_two_processes_gather_what_each_has(tmp_path: Path) -> None:
+    script = tmp_path / "gather.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from skin import parallel\n"
+        "with parallel.setup(0) as topology:\n"
+        "    found = topology.gather({'rank': topology.rank})\n"
+        "    Path(__file__).with_name(f'{topology.rank}').write_text(str(found))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, capture_output=True, timeout=120, env=environment)
+    for rank in ("0", "1"):
+        assert (tmp_path / rank).read_text() == "[{'rank': 0}, {'rank': 1}]"
 
 
 def test_the_cpu_is_described_with_its_threads() -> None:
