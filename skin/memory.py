@@ -7,8 +7,11 @@ import resource
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from skin.parallel import Topology
 
 MIB = 1024**2
 
@@ -24,7 +27,7 @@ class GpuMemory:
 
 @dataclass(frozen=True)
 class Memory:
-    """One reading. `gpus` has an entry for each GPU in use; `peak_rss_mib` is this process's."""
+    """One reading. `gpus` has an entry for each GPU in use; `peak_rss_mib` is the process's, or the largest one's."""
 
     gpus: tuple[GpuMemory, ...]
     peak_rss_mib: float
@@ -49,6 +52,8 @@ class Memory:
 
 def reset_peaks(devices: list[torch.device]) -> None:
     """Start a new measurement: peaks are counted from here."""
+    if devices:
+        torch.cuda.init()  # else a process that has not used a GPU yet has no counters to reset
     for device in devices:
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):  # where there is no /proc the peak is that of the whole run
@@ -61,11 +66,17 @@ def read(devices: list[torch.device]) -> Memory:
         GpuMemory(
             allocated_mib=torch.cuda.max_memory_allocated(device) / MIB,
             reserved_mib=torch.cuda.max_memory_reserved(device) / MIB,
-            nvml_used_mib=_nvml_used_mib(device),
+            nvml_used_mib=nvml_used_mib(device),
         )
         for device in devices
     )
     return Memory(gpus, peak_rss_mib())
+
+
+def read_all(topology: Topology) -> Memory:
+    """`read` for every GPU of the run, whichever process uses it. All processes must call it and get the same."""
+    readings = topology.gather(read(topology.cuda_devices))
+    return Memory(tuple(gpu for r in readings for gpu in r.gpus), max(r.peak_rss_mib for r in readings))
 
 
 def peak_rss_mib() -> float:
@@ -78,9 +89,27 @@ def peak_rss_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 
 
-def _nvml_used_mib(device: torch.device) -> float | None:
-    """torch asks NVML for the GPU by its UUID, so CUDA's order of GPUs and NVML's need not agree."""
+def nvml_used_mib(device: torch.device) -> float | None:
+    """What is in use on a GPU, by anyone; None where NVML is missing or does not say."""
+    info = ask_nvml("nvmlDeviceGetMemoryInfo", device)
+    return None if info is None else info.used / MIB
+
+
+def ask_nvml(question: str, device: torch.device) -> Any:
+    """What NVML's function `question` answers about a CUDA device; None where NVML is missing or does not answer.
+
+    NVML counts GPUs in the order of their slots, CUDA (and so torch, which asks NVML by CUDA's numbers) the fastest
+    first: only by its UUID do both mean the same one.
+    """
     try:
-        return torch.cuda.device_memory_used(device) / MIB
-    except Exception:  # pynvml is absent, or NVML has failed in one of its many ways: a figure less, no more
+        import pynvml
+
+        pynvml.nvmlInit()  # NVML counts these calls: all but the first are cheap
+        uuid = torch.cuda.get_device_properties(device).uuid
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        except pynvml.NVMLError:  # a slice of a GPU has a prefix of its own
+            handle = pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
+        return getattr(pynvml, question)(handle)
+    except Exception:  # no library, no driver, or NVML has failed in one of its many ways: a figure less, no more
         return None

@@ -8,7 +8,8 @@ import torch.distributed as dist
 
 from skin import memory
 from skin.errors import UserError
-from skin.faults import explain, explained
+from skin.faults import explain, explained, is_out_of_memory
+from tests import nvml
 
 WORKER = "DataLoader worker (pid 123) is killed by signal: Killed. "
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242"
@@ -21,6 +22,7 @@ LATE = "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Time
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), r"for 32 images .*-size 16$"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "--batch-size 16"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "fewer --workers"),
+        (RuntimeError("std::bad_alloc"), "this machine has too little memory"),
         (MemoryError(), "this machine has too little memory"),
         (OSError(12, "Cannot allocate memory"), "this machine has too little memory"),
         (RuntimeError(WORKER), r"loader process 123 is killed by signal: Killed .*fewer --workers"),
@@ -63,17 +65,28 @@ def test_what_is_not_known_is_left_as_it_is() -> None:
 def test_nvml_that_is_missing_or_fails_halfway_costs_a_figure(
     failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([2 * memory.MIB, failure])
-
-    def used(device: torch.device) -> int:
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
+    gpus = {"GPU-a": nvml.Gpu(used=2 * memory.MIB), "GPU-b": nvml.Gpu(used=failure)}
+    nvml.install(monkeypatch, gpus, ["a", "b"])
     for name in ("max_memory_allocated", "max_memory_reserved"):
         monkeypatch.setattr(torch.cuda, name, lambda device: memory.MIB)
-    monkeypatch.setattr(torch.cuda, "device_memory_used", used)
     usage = memory.read([torch.device("cuda", 0), torch.device("cuda", 1)])
     assert [gpu.nvml_used_mib for gpu in usage.gpus] == [2.0, None]
     assert str(usage).count("NVML") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("shape mismatch"), False),
+        ("torch.OutOfMemoryError: CUDA out of memory.", True),
+        ("RuntimeError: shape mismatch", False),
+    ],
+)
+def test_out_of_memory_is_told_from_other_errors(error: Exception | str, is_one: bool) -> None:
+    assert is_out_of_memory(error) == is_one

@@ -10,6 +10,10 @@ import torch
 
 from skin import memory
 from skin.memory import GpuMemory, Memory
+from skin.parallel import Topology
+from tests import nvml
+
+FIRST = torch.device("cuda", 0)
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="VmHWM is Linux's")
 
@@ -51,13 +55,45 @@ def test_a_reading_of_gpus_is_compared_by_the_fullest() -> None:
     )
 
 
-def test_nvml_that_fails_is_a_figure_less(monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(device: torch.device) -> int:
-        raise RuntimeError("Driver/library version mismatch")
-
+@pytest.fixture
+def torchs_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * memory.MIB)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 4 * memory.MIB)
-    monkeypatch.setattr(torch.cuda, "device_memory_used", lambda device: 5 * memory.MIB)
-    assert memory.read([torch.device("cuda", 0)]).gpus == (GpuMemory(3.0, 4.0, 5.0),)
-    monkeypatch.setattr(torch.cuda, "device_memory_used", failing)
-    assert memory.read([torch.device("cuda", 0)]).gpus == (GpuMemory(3.0, 4.0, None),)
+
+
+@pytest.mark.usefixtures("torchs_figures")
+def test_nvml_that_fails_is_a_figure_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.install(monkeypatch, {"GPU-a": nvml.Gpu(used=5 * memory.MIB)}, ["a"])
+    assert memory.read([FIRST]).gpus == (GpuMemory(3.0, 4.0, 5.0),)
+    nvml.install(monkeypatch, {"GPU-a": nvml.Gpu(used=RuntimeError("Driver/library version mismatch"))}, ["a"])
+    assert memory.read([FIRST]).gpus == (GpuMemory(3.0, 4.0, None),)
+
+
+def test_without_pynvml_there_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.install(monkeypatch, {}, ["a"])
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # importing it raises
+    assert memory.nvml_used_mib(FIRST) is None
+
+
+def test_nvml_is_asked_about_the_gpu_that_cuda_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's first GPU is the faster one, NVML's the one in the first slot; a slice is named by another prefix."""
+    slow, fast, part = (nvml.Gpu(used=n * memory.MIB) for n in (1, 2, 3))
+    nvml.install(monkeypatch, {"GPU-slow": slow, "GPU-fast": fast, "MIG-part": part}, ["fast", "slow", "part"])
+    assert [memory.nvml_used_mib(torch.device("cuda", n)) for n in range(3)] == [2.0, 1.0, 3.0]
+
+
+def test_cuda_is_started_before_its_counters_are_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: calls.append("init"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: calls.append(str(device)))
+    memory.reset_peaks([])
+    assert calls == []
+    memory.reset_peaks([FIRST])
+    assert calls == ["init", "cuda:0"]
+
+
+def test_a_run_of_several_processes_has_the_gpus_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = GpuMemory(1.0, 2.0, None), GpuMemory(3.0, 4.0, None)
+    readings = [Memory((first,), 100.0), Memory((second,), 200.0)]
+    monkeypatch.setattr(Topology, "gather", lambda self, value: readings)
+    assert memory.read_all(Topology(torch.device("cpu"), world=2)) == Memory((first, second), 200.0)
