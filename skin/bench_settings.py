@@ -108,6 +108,9 @@ def read_bench_settings(description: str | None, argv: Sequence[str] | None = No
             raise UserError(f"--{name} {path}: there is no folder {path.resolve().parent}")
     if settings.plot is not None and settings.plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot {settings.plot}: end the name in .png, .svg or .pdf")
+    for name in ("plot", "compare"):
+        if settings.input and getattr(settings, name) is not None:
+            raise UserError(f"--{name} is for training, not for --input, which --json and --csv write down")
     for name in ("data", "labels"):
         if (path := getattr(settings, name)) is not None:
             settings = dataclasses.replace(settings, **{name: path.resolve()})

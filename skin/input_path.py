@@ -7,6 +7,8 @@ training process, and with two loader processes.
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import statistics
 import tempfile
@@ -22,8 +24,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from skin.cache import PixelCache
+from skin.checkpoint import write_atomically
 from skin.cpu_step import keep_freed_memory
 from skin.dataset import EpochBatches, make_loader
+from skin.errors import UserError
 from skin.images import Preprocess
 from skin.model import Classifier, build
 from skin.parts import Parts
@@ -41,12 +45,19 @@ Stream = Iterator[Tensor]  # of float32 [B, 3, size, size] on the device
 def measure(
     parts: Parts, preprocess: Preprocess, batch_size: int, batches: int, rounds: int, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Images per second of each path and number of workers, in turns over the rounds.
+    """Images per second of each path and number of workers, in turns over the rounds, and how many times the plain
+    path's in the same round: of both the median, the lowest and the highest.
 
     Args:
         batches: how many are timed in a round, after one for each worker to start with. The training part
             should hold as many images: a cache that is being filled meets each of them once.
+
+    Raises:
+        UserError: the training part does not fill a batch, or its images are arrays, which nobody decodes.
     """
+    if len(parts.of("train")) < batch_size:
+        raise UserError(f"{parts.index.root}: {len(parts.of('train')):,} images in the training part do not fill a "
+                        f"batch of {batch_size}; use a smaller --batch-size")  # fmt: skip
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -70,15 +81,18 @@ def measure(
     finally:
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
-    means = {key: statistics.fmean(values) for key, values in samples.items()}
-    return [
-        {
-            "path": path, "workers": workers, "images_per_second": means[path, workers],
-            "speedup_over_plain": means[path, workers] / means["plain", workers],
-            "low": min(values), "high": max(values), "samples": values,
-        }
-        for (path, workers), values in samples.items()
-    ]  # fmt: skip
+    return [_row(path, workers, values, samples["plain", workers]) for (path, workers), values in samples.items()]
+
+
+def _row(path: str, workers: int, speeds: list[float], plain: list[float]) -> dict[str, Any]:
+    """A path's figures over the rounds. Neighbours in time are compared: slow minutes are unkind to both."""
+    gains = [speed / yardstick for speed, yardstick in zip(speeds, plain, strict=True)]
+    return {
+        "path": path, "workers": workers,
+        "images_per_second": statistics.median(speeds), "low": min(speeds), "high": max(speeds),
+        "speedup_over_plain": statistics.median(gains), "speedup_low": min(gains), "speedup_high": max(gains),
+        "samples": speeds,
+    }  # fmt: skip
 
 
 def images_needed(batch_size: int, batches: int) -> int:
@@ -88,7 +102,9 @@ def images_needed(batch_size: int, batches: int) -> int:
 
 def _cache(parts: Parts, preprocess: Preprocess, folder: Path) -> PixelCache:
     cache = parts.open_cache(preprocess, Settings(cache=str(folder)))
-    assert cache is not None
+    if cache is None:
+        raise UserError(f"{parts.index.root} holds arrays of pixels, so --input has no JPEG to decode; "
+                        "name a folder of images")  # fmt: skip
     return cache
 
 
@@ -108,8 +124,7 @@ def _ours(
     loader = make_loader(dataset, order, workers, pin_memory=device.type == "cuda")
     for order.epoch in itertools.count():
         for batch in loader:
-            if len(batch.images) == batch_size:
-                yield classifier.normalise(batch.images.to(device, non_blocking=True))
+            yield classifier.normalise(batch.images.to(device, non_blocking=True))
 
 
 def _speed(stream: Stream, warmup: int, batches: int, device: torch.device) -> float:
@@ -126,10 +141,20 @@ def table(rows: list[dict[str, Any]]) -> Table:
     """The rows for a terminal."""
     view = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     view.add_column("input path")
-    for name in ("workers", "images/s", "lowest", "highest", "×plain"):
+    for name in ("workers", "images/s", "lowest", "highest", "×plain", "lowest", "highest"):
         view.add_column(name, justify="right")
     for row in rows:
         speeds = [f"{row[name]:,.0f}" for name in ("images_per_second", "low", "high")]
-        workers = "none" if row["workers"] == 0 else str(row["workers"])
-        view.add_row(row["path"], workers, *speeds, f"{row['speedup_over_plain']:.2f}")
+        gains = [f"{row[name]:.2f}" for name in ("speedup_over_plain", "speedup_low", "speedup_high")]
+        view.add_row(row["path"], "none" if row["workers"] == 0 else str(row["workers"]), *speeds, *gains)
     return view
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    """The rows as a table for a spreadsheet, without the single rounds."""
+    text = io.StringIO()
+    columns = [name for name in rows[0] if name != "samples"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_atomically(text.getvalue().encode(), path)
