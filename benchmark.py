@@ -34,6 +34,7 @@ import train
 from skin import bench_images, bench_plot, bench_report, cells, cli, input_path, measure, parallel, runs
 from skin.bench_settings import BenchSettings, read_bench_settings
 from skin.cache import default_folder
+from skin.faults import is_out_of_memory
 from skin.measure import Cell, Recipe, Step
 from skin.model import preprocess_for
 from skin.parallel import Topology
@@ -80,8 +81,8 @@ class OurRecipe:
         return Step(len(self._ready[0]), 0.0, record[0] / record[1])
 
     def epoch_steps(self, epoch: int) -> Iterator[Step]:
-        """`train.train_steps`."""
-        for done in train.train_steps(self.trainer, epoch):
+        """`train.train_steps`; a small set has more epochs in a window than a run has in all."""
+        for done in train.train_steps(self.trainer, epoch % self.trainer.settings.epochs):
             yield Step(len(done.rows), done.wait_seconds, done.record[0] / done.record[1])
 
 
@@ -103,21 +104,21 @@ def run_cell(task: Path) -> int:
     )  # fmt: skip
     parts = read_parts(settings)
     with parallel.setup(None if cell.parallel == "ddp" else cell.gpus) as topology:
-        found: dict[str, Any]
+        found: dict[str, Any] = {"devices": measure.devices(topology)}
         if cell.probe:
             measure.limit_host_memory()
         try:
             recipe = RECIPES[cell.recipe](settings, topology, parts)
             if isinstance(recipe, OurRecipe) and not cell.probe:
                 recipe.fill_cache(2 * recipe.steps_per_epoch if cell.whole_epoch else cell.warmup + cell.steps + 8)
-            found = {"status": "ok", **measure.measure(cell, recipe)}
+            found |= {"status": "ok", **measure.measure(cell, recipe)}
             found["precision"] = measure.arithmetic(recipe.precision)
             found["train_images"] = recipe.train_images
-            found["devices"] = measure.devices(topology)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not measure.is_out_of_memory(error):
+        except (MemoryError, RuntimeError) as error:
+            # A process of several must not go quietly: the others would wait for it.
+            if topology.distributed or not is_out_of_memory(error):
                 raise
-            found = {"status": "oom", "reason": f"out of memory at {cell.batch_size} images a replica"}
+            found |= {"status": "oom", "reason": f"out of memory at {cell.batch_size} images a replica"}
         if topology.is_main:
             task.with_suffix(".result").write_text(json.dumps(found))
     return 0
@@ -135,9 +136,9 @@ class Matrix:
     def take(self, number: int, found: dict[str, Any], largest: int | None = None) -> None:
         """Take in one round of cell `number`, and write the files anew: an interrupted run leaves what it has."""
         rows, environment = self.report["cells"], self.report["environment"]
-        environment["gpu_devices"] += [d for d in found.get("devices", []) if d not in environment["gpu_devices"]]
-        cell = self.planned[number][0]
-        key = cells.key_of(cell, cells.device_label(environment, cell.gpus))
+        devices = found.get("devices", [])
+        environment["gpu_devices"] += [d for d in devices if d not in environment["gpu_devices"]]
+        key = cells.key_of(self.planned[number][0], cells.device_label(devices) or rows[number]["device"])
         if found["status"] == "ok":
             self.samples.setdefault(number, []).append(found)
             rows[number] = bench_report.row_of(key, self.samples[number])
@@ -161,7 +162,8 @@ class Matrix:
             for i in here:
                 cell = self.planned[i][0]
                 say(f"{cell.title}: looking for the largest batch")
-                largest[i] = cells.largest_batch(cell, lambda c: cells.run(c, script), self.report["train_images"])
+                images = self.report["train_images"] // max(1, cell.gpus)
+                largest[i] = cells.largest_batch(cell, lambda c: cells.run(c, script), images)
                 self.planned[i] = replace(cell, batch_size=max(1, largest[i])), None
         for turn in range(self.settings.rounds):
             for i in here:
@@ -194,7 +196,7 @@ def benchmark_training(settings: BenchSettings, parts: Parts, console: Console) 
     say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
     if not present:
         say("no GPU is visible: the CPU is measured")
-    for line in cells.busy_gpus(present):
+    for line in report["environment"]["gpus_in_use_by_others"]:
         say(line)
     try:
         matrix.measure(say)
@@ -227,6 +229,8 @@ def benchmark_input(settings: BenchSettings, parts: Parts, console: Console) -> 
     console.print(input_path.table(report["cells"]))
     if settings.json:
         runs.write_json(settings.json, report)
+    if settings.csv:
+        input_path.write_csv(report["cells"], settings.csv)
     return 0
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from skin.checkpoint import write_atomically
 from skin.errors import UserError, printable
 
-SCHEMA = 1
+SCHEMA = 2
 STATUSES = ("ok", "skipped", "oom", "failed")
 FIGURES = (
     "epoch_seconds", "images_per_second", "step_images_per_second", "end_to_end_share", "data_wait_share",
@@ -31,6 +31,7 @@ _GPU_MEMORY = {
     "allocated_mib": _NUMBER, "reserved_mib": _NUMBER, "nvml_used_mib": _MAYBE_NUMBER,
     "utilisation_percent": _MAYBE_NUMBER, "power_watts": _MAYBE_NUMBER,
 }  # fmt: skip
+_GPU_MEANS = ("utilisation_percent", "power_watts")
 # What a report holds: for each key its types, or the same for what is in it; [..] is a list of such.
 REPORT: dict[str, Any] = {
     "schema": (int,), "kind": _TEXT, "complete": (bool,), "time": _TEXT, "command": _TEXT, "settings": (dict,),
@@ -39,12 +40,14 @@ REPORT: dict[str, Any] = {
         "python": _TEXT, "torch": _TEXT, "torchvision": _TEXT, "cuda": _MAYBE_TEXT, "cudnn": (int, type(None)),
         "driver": _MAYBE_TEXT, "cpu": _TEXT, "cpu_flags": [_TEXT], "cores": (int,), "usable_cores": (int,),
         "threads": (int,), "memory_mib": _MAYBE_NUMBER, "platform": _TEXT, "git_commit": _MAYBE_TEXT,
+        "gpus_in_use_by_others": [_TEXT],
         "gpu_devices": [{"name": _TEXT, "uuid": _MAYBE_TEXT, "memory_mib": _NUMBER, "compute_capability": _TEXT}],
     },
     "cells": [{
         "gpus": (int,), "device": _TEXT, "parallel": _TEXT, "amp": _TEXT, "recipe": _TEXT, "status": _TEXT,
         "reason": _MAYBE_TEXT, "model": _TEXT, "image_size": (int,), "batch_size": (int,),
         "precision": _MAYBE_TEXT, "largest_batch_size": (int, type(None)), "rounds": (int,),
+        "whole_epoch": (bool, type(None)),
         "memory": {"gpus": [_GPU_MEMORY], "rss_mib": _MAYBE_NUMBER},
         **dict.fromkeys((*FIGURES, *DERIVED), _MAYBE_NUMBER),
         "spread": (dict,), "samples": (dict,),
@@ -95,28 +98,47 @@ def empty_row(key: dict[str, Any], status: str, reason: str | None) -> dict[str,
     """A row with no figures, of the cell that `key` names (`KEY` and device)."""
     return {
         **key, "status": status, "reason": reason, "precision": None, "largest_batch_size": None, "rounds": 0,
-        **dict.fromkeys((*FIGURES, *DERIVED)), "memory": {"gpus": [], "rss_mib": None}, "spread": {}, "samples": {},
+        "whole_epoch": None, **dict.fromkeys((*FIGURES, *DERIVED)), "memory": {"gpus": [], "rss_mib": None},
+        "spread": {}, "samples": {},
     }  # fmt: skip
 
 
 def row_of(key: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """The means over rounds and, under `spread`, lowest, highest and standard deviation of each figure."""
+    """The means over rounds (of memory the highest peak) and, under `spread`, the spread of each figure.
+
+    `samples` and `spread` have `rss_mib` beside the figures, and under `gpus` the same for each GPU.
+    """
     row = empty_row(key, "ok", None)
-    values = {name: [s[name] for s in samples] for name in FIGURES}
+    values: dict[str, Any] = {name: [s[name] for s in samples] for name in FIGURES}
     values["rss_mib"] = [s["memory"]["rss_mib"] for s in samples]
-    row.update({name: statistics.fmean(values[name]) for name in FIGURES})
-    row["precision"], row["rounds"], row["samples"] = samples[0]["precision"], len(samples), values
     by_gpu = zip(*(s["memory"]["gpus"] for s in samples), strict=True)
-    row["memory"] = {"rss_mib": max(values["rss_mib"]), "gpus": [_highest(list(gpus)) for gpus in by_gpu]}
-    row["spread"] = {
-        name: {"low": min(v), "high": max(v), "std": statistics.stdev(v) if len(v) > 1 else None}
-        for name, v in values.items()
-    }
+    gpus = [{name: [reading[name] for reading in readings] for name in _GPU_MEMORY} for readings in by_gpu]
+    row.update({name: statistics.fmean(values[name]) for name in FIGURES})
+    row["precision"], row["whole_epoch"] = samples[0]["precision"], samples[0]["whole_epoch"]
+    row["memory"] = {"rss_mib": max(values["rss_mib"]), "gpus": [_over_rounds(gpu) for gpu in gpus]}
+    row["spread"] = {name: _spread(v) for name, v in values.items()}
+    row["spread"]["gpus"] = [{name: _spread(v) for name, v in gpu.items()} for gpu in gpus]
+    row["rounds"], row["samples"] = len(samples), {**values, "gpus": gpus}
     return row
 
 
-def _highest(gpus: list[dict[str, float | None]]) -> dict[str, float | None]:
-    return {name: max((g[name] for g in gpus if g[name] is not None), default=None) for name in _GPU_MEMORY}  # type: ignore[type-var]
+def _spread(values: list[float | None]) -> dict[str, float | None]:
+    """Lowest, highest and standard deviation of the rounds that have the figure."""
+    known = [v for v in values if v is not None]
+    return {
+        "low": min(known, default=None), "high": max(known, default=None),
+        "std": statistics.stdev(known) if len(known) > 1 else None,
+    }  # fmt: skip
+
+
+def _over_rounds(gpu: dict[str, list[float | None]]) -> dict[str, float | None]:
+    """The highest of a GPU's peaks, the mean of what is a mean already."""
+    row: dict[str, float | None] = {}
+    for name, values in gpu.items():
+        known = [v for v in values if v is not None]
+        combine = statistics.fmean if name in _GPU_MEANS else max
+        row[name] = combine(known) if known else None
+    return row
 
 
 def peak_mib(row: dict[str, Any]) -> float | None:
@@ -129,7 +151,7 @@ def derive(rows: list[dict[str, Any]]) -> None:
     """Fill in what follows from comparing rows: scaling over GPUs, the gain of AMP and over the plain recipe."""
 
     def ratio(row: dict[str, Any], other: dict[str, Any], figure: Callable[..., Any]) -> float | None:
-        base = next((r for r in rows if r["status"] == "ok" and all(r[k] == {**row, **other}[k] for k in KEY)), None)
+        base = _measured(rows, {**row, **other})
         top, bottom = figure(row), figure(base) if base else None
         return top / bottom if top and bottom else None
 
@@ -144,8 +166,17 @@ def derive(rows: list[dict[str, Any]]) -> None:
             row["amp_speedup"] = ratio(row, {"amp": "off"}, speed)
             row["amp_memory_ratio"] = ratio(row, {"amp": "off"}, peak_mib)
         if row["recipe"] != "plain":
-            mode = "dp" if row["gpus"] > 1 else "single"  # the plain recipe knows no other
-            row["speedup_over_plain"] = ratio(row, {"recipe": "plain", "amp": "off", "parallel": mode}, speed)
+            row["speedup_over_plain"] = ratio(row, _plain(row), speed)
+
+
+def _measured(rows: list[dict[str, Any]], key: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of the cell that `key` names, where it has figures."""
+    return next((r for r in rows if r["status"] == "ok" and all(r[k] == key[k] for k in KEY)), None)
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    """How the cell of the plain recipe differs from that of `row`, which is compared with it."""
+    return {"recipe": "plain", "amp": "off", "parallel": "dp" if row["gpus"] > 1 else "single"}  # it knows no DDP
 
 
 # ---- shown ------------------------------------------------------------------------------------------------------
@@ -153,7 +184,7 @@ def derive(rows: list[dict[str, Any]]) -> None:
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """The rows for a terminal, at most 100 columns wide; what was skipped for one reason is one row."""
-    view = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", caption=_CAPTION)
+    view = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", caption=_caption(rows))
     view.caption_justify = "left"
     for name in ("device", "recipe", "amp"):
         view.add_column(name, no_wrap=True)
@@ -173,11 +204,14 @@ def table(rows: list[dict[str, Any]]) -> Table:
     return view
 
 
-_CAPTION = (
-    "×plain: times the plain recipe without AMP · ceiling: images/s of the bare step on ready batches · "
-    "reached: training's share of it · wait: share of the time spent waiting for data · "
-    "GiB: peak allocated on the fullest GPU, RSS on the CPU"
-)
+def _caption(rows: list[dict[str, Any]]) -> str:
+    whole = any(row["whole_epoch"] for row in rows)
+    return (
+        "×plain: times the plain recipe without AMP · ceiling: images/s of the bare step on ready batches · "
+        "reached: training's share of it · wait: share of the time spent waiting for data · "
+        f"epoch s: {'of an epoch timed whole' if whole else 'reckoned from images/s'} · "
+        "GiB: peak allocated on the fullest GPU, RSS on the CPU"
+    )
 
 
 def _figures(row: dict[str, Any]) -> list[str]:
@@ -245,14 +279,14 @@ def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     """The rows as a table for a spreadsheet; per-GPU memory as the fullest GPU's."""
     gpu = [f"gpu_{name}" for name in _GPU_MEMORY]
     columns = [
-        *KEY, "device", "precision", "status", "reason", "rounds", *FIGURES, "images_per_second_std", *DERIVED,
-        "largest_batch_size", "rss_mib", *gpu,
+        *KEY, "device", "precision", "status", "reason", "rounds", "whole_epoch", *FIGURES, "images_per_second_std",
+        *DERIVED, "largest_batch_size", "rss_mib", *gpu,
     ]  # fmt: skip
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for row in rows:
-        fullest = _highest(row["memory"]["gpus"]) if row["memory"]["gpus"] else dict.fromkeys(_GPU_MEMORY)
+        fullest = {name: _highest(row["memory"]["gpus"], name) for name in _GPU_MEMORY}
         std = row["spread"].get("images_per_second", {}).get("std")
         flat = {**row, "rss_mib": row["memory"]["rss_mib"], "images_per_second_std": std}
         flat.update({f"gpu_{k}": v for k, v in fullest.items()})
@@ -260,32 +294,46 @@ def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     write_atomically(text.getvalue().encode(), path)
 
 
+def _highest(gpus: list[dict[str, float | None]], name: str) -> float | None:
+    return max((g[name] for g in gpus if g[name] is not None), default=None)  # type: ignore[type-var]
+
+
 def compare(rows: list[dict[str, Any]], environment: dict[str, Any], old: dict[str, Any]) -> list[str]:
-    """What has changed since an earlier report, beyond the spread of both: lines of text."""
+    """What has changed since an earlier report, beyond the spread of both: lines of text.
+
+    A row that was measured on another CPU or GPU is compared by its speed over that machine's plain recipe.
+    """
     if old["schema"] != SCHEMA or old.get("kind") != "training":
         theirs = f"schema {old['schema']} ({old.get('kind')})"
         return [f"not compared: that report has {theirs}, this program writes {SCHEMA} (training)"]
-    was, lines = old["environment"], []
-    machine = lambda e: (e["cpu"], e["usable_cores"], [g["name"] for g in e["gpu_devices"]])  # noqa: E731
-    figure, label = "images_per_second", "images/s"
-    if machine(was) != machine(environment):
-        figure, label = "speedup_over_plain", "times the plain recipe"
-        lines.append(f"measured on another machine ({was['cpu']}): speeds over the plain recipe are compared, "
-                     "not the speeds themselves")  # fmt: skip
-    elif (was["torch"], was["git_commit"]) != (environment["torch"], environment["git_commit"]):
-        lines.append(f"then: torch {was['torch']}, commit {(was['git_commit'] or 'unknown')[:12]}")
-    before = {tuple(r[k] for k in KEY): r for r in old["cells"] if r["status"] == "ok"}
+    was, lines, elsewhere = old["environment"], [], []
+    same_cpu = all(was[name] == environment[name] for name in ("cpu", "usable_cores"))
     for row in rows:
-        past = before.get(tuple(row[k] for k in KEY))
-        if row["status"] != "ok" or past is None or not row[figure] or not past[figure]:
+        past = _measured(old["cells"], row)
+        if row["status"] != "ok" or past is None:
+            continue
+        figure, label, measured = "images_per_second", "images/s", [row, past]
+        if not same_cpu or row["device"] != past["device"]:
+            figure, label = "speedup_over_plain", "times the plain recipe"
+            # A ratio is as uncertain as both of its speeds.
+            plain = [_measured(there, {**row, **_plain(row)}) for there in (rows, old["cells"])]
+            measured += [found for found in plain if found is not None]
+            elsewhere.append(past["device"])
+        if not row[figure] or not past[figure]:
             continue
         change = row[figure] / past[figure] - 1
-        spread = _relative_spread(row) + _relative_spread(past)
+        spread = sum(map(_relative_spread, measured))
         verdict = "within the spread" if abs(change) <= spread else ("FASTER" if change > 0 else "SLOWER")
         lines.append(f"{_name(row)}: {past[figure]:.2f} -> {row[figure]:.2f} {label} "
                      f"({change:+.1%}, spread {spread:.1%}): {verdict}")  # fmt: skip
-    compared = any("->" in line for line in lines)
-    return lines if compared else [*lines, "no cell of that report was measured now"]
+    lines = lines or ["no cell of that report was measured now"]
+    if elsewhere:
+        machine = ", ".join(dict.fromkeys([was["cpu"], *elsewhere]))
+        lines.insert(0, f"measured on another machine ({machine}): speeds over the plain recipe are compared there, "
+                        "not the speeds themselves")  # fmt: skip
+    elif (was["torch"], was["git_commit"]) != (environment["torch"], environment["git_commit"]):
+        lines.insert(0, f"then: torch {was['torch']}, commit {(was['git_commit'] or 'unknown')[:12]}")
+    return lines
 
 
 def _relative_spread(row: dict[str, Any]) -> float:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,13 +17,15 @@ from typing import Any
 
 import torch
 
-from skin import bench_report, precision, runs
+from skin import bench_report, faults, precision, runs
 from skin.bench_settings import AMP, PARALLEL, RECIPES, BenchSettings
 from skin.errors import UserError, printable
 from skin.measure import Cell
+from skin.memory import ask_nvml, nvml_used_mib
 from skin.model import preprocess_for
 
 LARGEST_BATCH = 4096
+SECONDS_TO_END, SECONDS_FOR_TORCHRUN = 5, 40  # torchrun gives its own processes 30 s before it kills them
 _FLAGS = ("avx", "amx", "fma", "sse4", "f16c", "vnni", "asimd", "sve", "bf16", "i8mm")
 
 
@@ -95,7 +98,7 @@ def run(cell: Cell, script: Path) -> dict[str, Any]:
         finally:
             if process is not None:
                 with signals_held():
-                    _end(process)
+                    _end(process, SECONDS_FOR_TORCHRUN if cell.parallel == "ddp" else SECONDS_TO_END)
         result = task.with_suffix(".result")
         if code == 0 and result.exists():
             found: dict[str, Any] = json.loads(result.read_text())
@@ -118,25 +121,38 @@ def signals_held() -> Iterator[None]:
         signal.raise_signal(caught[0])
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a cell's processes, loader workers and all: they are a process group of their own."""
-    for number, seconds in ((signal.SIGTERM, 5), (signal.SIGKILL, None)):
+def _end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """End a cell's processes, loader workers and all: they are a process group of their own.
+
+    Not so torchrun's: each has a group of its own, which torchrun alone knows, so it must live to end them.
+    """
+    for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, None)):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
+            process.wait(patience)
             return
 
 
+_RANK = re.compile(r"^\[rank\d+\]: ?", re.MULTILINE)  # stands before each line of a process under torchrun
+_ERROR = re.compile(r"^(?:error: .+|[\w.]+(?:Error|Exception)(?:: .+)?)$", re.MULTILINE)
+_KILLED = re.compile(r"Root Cause.*Signal 9 \(SIGKILL\)", re.DOTALL)  # torchrun, of the process that ended first
+
+
 def explain(code: int, stderr: str) -> dict[str, Any]:
-    """The row of a process that ended without a result: killed for memory, or failed with its last words."""
-    if code == -signal.SIGKILL:
+    """The row of a process that ended without a result: killed for memory, or failed with its last words.
+
+    Under torchrun several processes have last words, and torchrun has more of its own. An error that only tells of
+    another process's end is not the reason.
+    """
+    if code == -signal.SIGKILL or _KILLED.search(stderr):
         return {"status": "oom", "reason": "killed by the system, most likely for lack of memory"}
-    if "OutOfMemoryError" in stderr:
+    errors = _ERROR.findall(_RANK.sub("", stderr))
+    words = [line.strip() for line in stderr.splitlines() if any(map(str.isalnum, line))]  # not torchrun's rules
+    if any(map(faults.is_out_of_memory, [*errors, *words[-1:]])):
         return {"status": "oom", "reason": "out of memory"}
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    last = lines[-1].removeprefix("error: ") if lines else f"exit code {code}"
-    return {"status": "failed", "reason": printable(last, limit=300)}
+    causes = [line for line in errors if not faults.is_about_peers(line)] or errors or words or [f"exit code {code}"]
+    return {"status": "failed", "reason": printable(causes[-1].removeprefix("error: "), limit=300)}
 
 
 def largest_batch(cell: Cell, attempt: Callable[[Cell], dict[str, Any]], most: int) -> int:
@@ -144,7 +160,7 @@ def largest_batch(cell: Cell, attempt: Callable[[Cell], dict[str, Any]], most: i
 
     Args:
         attempt: `run`, or a stand-in.
-        most: images there are; no larger batch is tried.
+        most: images there are for each GPU; no larger batch is tried.
     """
 
     def fits(size: int) -> bool:
@@ -169,12 +185,12 @@ def largest_batch(cell: Cell, attempt: Callable[[Cell], dict[str, Any]], most: i
 
 
 def environment() -> dict[str, Any]:
-    """What the benchmark runs on. The GPUs' own lines come from the processes that use them."""
+    """What the benchmark runs on, and who else does. The GPUs' own lines come from the processes that use them."""
     found = {name: value for name, value in runs.environment().items() if name != "gpus"}
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         **found, "cpu_flags": _cpu_flags(), "usable_cores": usable, "memory_mib": _memory_mib(),
-        "driver": _driver(), "gpu_devices": [],
+        "driver": _driver(), "gpu_devices": [], "gpus_in_use_by_others": busy_gpus(torch.cuda.device_count()),
     }  # fmt: skip
 
 
@@ -204,22 +220,18 @@ def _driver() -> str | None:
         return None
 
 
-def device_label(environment: dict[str, Any], gpus: int) -> str:
-    """The name of what a cell runs on: the CPU's, or those of the GPUs that cells have reported so far."""
-    if gpus == 0:
-        return str(environment["cpu"])
-    names = sorted({device["name"] for device in environment["gpu_devices"]})
-    return " / ".join(names) or "GPU"
+def device_label(devices: list[dict[str, Any]]) -> str:
+    """The name of the GPUs that a cell has reported; empty where it has reported none."""
+    return " / ".join(sorted({device["name"] for device in devices}))
 
 
 def busy_gpus(present: int) -> list[str]:
     """A line for each visible GPU that is in use before we have touched it."""
     lines = []
-    for i in range(present):
-        try:
-            used, percent = torch.cuda.device_memory_used(i) / 2**20, torch.cuda.utilization(i)
-        except Exception:  # pynvml is absent, or NVML has failed in one of its many ways: nothing to say
-            continue
-        if used > 1024 or percent > 10:
-            lines.append(f"GPU {i} is in use by others ({used:,.0f} MiB, {percent} % busy): figures will suffer")
+    for device in (torch.device("cuda", i) for i in range(present)):
+        used_mib, rates = nvml_used_mib(device) or 0.0, ask_nvml("nvmlDeviceGetUtilizationRates", device)
+        percent = 0 if rates is None else rates.gpu
+        if used_mib > 1024 or percent > 10:
+            lines.append(f"GPU {device.index} is in use by others ({used_mib:,.0f} MiB, {percent} % busy): "
+                         "figures will suffer")  # fmt: skip
     return lines

@@ -10,7 +10,8 @@ import itertools
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from skin import memory
+from skin.memory import ask_nvml
 from skin.parallel import Topology
 from skin.precision import Precision
 
@@ -123,7 +125,7 @@ class StepClock:
 
 
 def time_steps(steps: Iterator[Step], count: int, topology: Topology) -> Window:
-    """Take `count` steps and time them."""
+    """Take `count` steps, at least one, and time them."""
     clock = StepClock(topology)
     topology.barrier()
     clock.synchronise()
@@ -143,7 +145,7 @@ def time_steps(steps: Iterator[Step], count: int, topology: Topology) -> Window:
 
 
 class GpuSampler:
-    """Asks NVML now and then how busy the GPUs are and what power they draw; None where it does not say."""
+    """Asks NVML now and then how busy this process's GPUs are and what power they draw, None where it is silent."""
 
     PERIOD_SECONDS = 0.2
 
@@ -179,17 +181,8 @@ class GpuSampler:
 
 
 def _utilisation_and_power(device: torch.device) -> tuple[float | None, float | None]:
-    figures: list[float | None] = []
-    readings: list[Callable[[], float]] = [
-        lambda: float(torch.cuda.utilization(device)),
-        lambda: torch.cuda.power_draw(device) / 1000,
-    ]
-    for reading in readings:
-        try:
-            figures.append(reading())
-        except Exception:  # pynvml is absent, or NVML has failed in one of its many ways: a figure less, no more
-            figures.append(None)
-    return figures[0], figures[1]
+    rates, milliwatts = (ask_nvml(f"nvmlDeviceGet{what}", device) for what in ("UtilizationRates", "PowerUsage"))
+    return None if rates is None else float(rates.gpu), None if milliwatts is None else milliwatts / 1000
 
 
 def _mean(values: list[float | None]) -> float | None:
@@ -207,20 +200,25 @@ def measure(cell: Cell, recipe: Recipe) -> dict[str, Any]:
     memory.reset_peaks(topology.cuda_devices)
     ready = iter(recipe.ready_step, None)
     first_step_seconds = time_steps(ready, 1, topology).seconds  # builds kernels, Adam's state, the batch itself
-    time_steps(ready, cell.warmup, topology)
+    _take(ready, cell.warmup)
     if cell.probe:
         return {"memory": _memory(topology, [])}
     bare = time_steps(ready, cell.steps, topology)
 
     stream: Iterator[Step] = itertools.chain.from_iterable(map(recipe.epoch_steps, itertools.count()))
-    time_steps(stream, cell.warmup, topology)
     count = cell.steps
     if cell.whole_epoch:
+        if cell.warmup:
+            # To its end: what the loader has ready when an epoch is left halfway, the next one has to clear away.
+            _take(recipe.epoch_steps(0), recipe.steps_per_epoch)
         stream, count = recipe.epoch_steps(1), recipe.steps_per_epoch
+    else:
+        _take(stream, cell.warmup)
     with GpuSampler(topology.cuda_devices) as sampler:
         window = time_steps(stream, count, topology)
     return {
         "epoch_seconds": window.seconds if cell.whole_epoch else recipe.train_images / window.images_per_second,
+        "whole_epoch": cell.whole_epoch,
         "images_per_second": window.images_per_second,
         "step_images_per_second": bare.images_per_second,
         "end_to_end_share": window.images_per_second / bare.images_per_second,
@@ -233,16 +231,22 @@ def measure(cell: Cell, recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def _take(steps: Iterator[Step], count: int) -> None:
+    """Take `count` steps to warm up, untimed."""
+    deque(itertools.islice(steps, count), maxlen=0)
+
+
 def _memory(topology: Topology, activity: list[dict[str, float | None]]) -> dict[str, Any]:
-    reading = memory.read(topology.cuda_devices)
+    """Memory and activity of every GPU of the cell, whichever process uses it."""
+    reading = memory.read_all(topology)
     gpus = [asdict(gpu) for gpu in reading.gpus]
-    for gpu, figures in zip(gpus, activity, strict=False):
+    for gpu, figures in zip(gpus, itertools.chain.from_iterable(topology.gather(activity)), strict=False):
         gpu.update(figures)
     return {"gpus": gpus, "rss_mib": reading.peak_rss_mib}
 
 
 def devices(topology: Topology) -> list[dict[str, Any]]:
-    """What the GPUs in use are: name, UUID, memory, compute capability."""
+    """What the GPUs of the cell are: name, UUID, memory, compute capability. All processes must call it."""
     found = []
     for device in topology.cuda_devices:
         properties = torch.cuda.get_device_properties(device)
@@ -252,7 +256,7 @@ def devices(topology: Topology) -> list[dict[str, Any]]:
             "memory_mib": round(properties.total_memory / memory.MIB),
             "compute_capability": f"{properties.major}.{properties.minor}",
         })  # fmt: skip
-    return found
+    return list(itertools.chain.from_iterable(topology.gather(found)))
 
 
 def arithmetic(policy: Precision) -> str:
@@ -265,13 +269,6 @@ def arithmetic(policy: Precision) -> str:
 def convolutions_use_tf32() -> bool:
     """Whether float32 convolutions may round their inputs to TF32 on this GPU (Ampere and later have it)."""
     return bool(torch.backends.cudnn.allow_tf32) and torch.cuda.get_device_capability() >= (8, 0)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on the host."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "out of memory" in str(error))
 
 
 def limit_host_memory() -> None:

@@ -19,7 +19,7 @@ from skin.errors import UserError
 ENVIRONMENT = {
     "python": "3.11", "torch": "2.14.1", "torchvision": "0.29.1", "cuda": None, "cudnn": None, "driver": None,
     "cpu": "A CPU", "cpu_flags": ["avx2"], "cores": 2, "usable_cores": 2, "threads": 2, "memory_mib": 1000.0,
-    "platform": "Linux", "git_commit": None, "gpu_devices": [],
+    "platform": "Linux", "git_commit": None, "gpu_devices": [], "gpus_in_use_by_others": [],
 }  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def sample(speed: float, memory: float = 1024.0, gpus: int = 0) -> dict[str, Any
     gpu = {"allocated_mib": memory, "reserved_mib": 2 * memory, "nvml_used_mib": None}
     gpu |= {"utilisation_percent": 90.0, "power_watts": None}
     figures |= {"images_per_second": speed, "memory": {"gpus": [gpu] * gpus, "rss_mib": memory}}
-    return figures | {"precision": "bfloat16"}
+    return figures | {"precision": "bfloat16", "whole_epoch": False}
 
 
 def row(speeds: list[float], memory: float = 1024.0, **different: Any) -> dict[str, Any]:
@@ -67,6 +67,26 @@ def test_a_row_is_the_mean_over_rounds_with_its_spread() -> None:
 
 def test_one_round_has_no_standard_deviation() -> None:
     assert row([10.0])["spread"]["images_per_second"]["std"] is None
+
+
+def test_of_each_gpu_the_highest_peak_the_mean_activity_and_the_spread() -> None:
+    """Two rounds on two GPUs; NVML is silent about the second's power in the first round."""
+    rounds = [sample(1.0, gpus=2), sample(1.0, gpus=2)]
+    figures = [[(1000.0, 80.0, 200.0), (500.0, 70.0, None)], [(1100.0, 90.0, 300.0), (500.0, 70.0, 150.0)]]
+    for one, gpus in zip(rounds, figures, strict=True):
+        one["memory"]["gpus"] = [
+            {**gpu, "allocated_mib": mib, "utilisation_percent": percent, "power_watts": watts}
+            for gpu, (mib, percent, watts) in zip(one["memory"]["gpus"], gpus, strict=True)
+        ]
+    made = bench_report.row_of(key(gpus=2), rounds)
+    first, second = made["memory"]["gpus"]
+    assert (first["allocated_mib"], first["utilisation_percent"], first["power_watts"]) == (1100.0, 85.0, 250.0)
+    assert (second["power_watts"], second["nvml_used_mib"]) == (150.0, None)
+    spread = made["spread"]["gpus"]
+    assert spread[0]["power_watts"] == {"low": 200.0, "high": 300.0, "std": pytest.approx(100 / 2**0.5)}
+    assert spread[1]["power_watts"] == {"low": 150.0, "high": 150.0, "std": None}
+    assert spread[1]["nvml_used_mib"] == {"low": None, "high": None, "std": None}
+    assert made["samples"]["gpus"][1]["power_watts"] == [None, 150.0]
 
 
 def test_scaling_amp_and_plain_are_compared_with_the_right_cells() -> None:
@@ -116,7 +136,13 @@ def test_what_does_not_fit_the_schema_is_named(break_it: Any, problem: str) -> N
     assert bench_report.problems(broken) == [problem]
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema": 1}', '{"schema": "x"}'])
+def test_the_table_says_how_it_came_by_the_epochs_seconds() -> None:
+    part, whole = row([1.0]), {**row([1.0]), "whole_epoch": True}
+    assert "epoch s: reckoned from images/s" in " ".join(shown(part).split())
+    assert "epoch s: of an epoch timed whole" in " ".join(shown(whole).split())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema": 2}', '{"schema": "x"}'])
 def test_a_file_that_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "old.json").write_text(content)
     with pytest.raises(UserError, match=r"old\.json"):
@@ -166,9 +192,40 @@ def test_another_machine_is_said_and_only_ratios_are_compared() -> None:
     assert "3.00 -> 6.00 times the plain recipe" in lines[1]
 
 
+def test_gpus_that_an_earlier_run_did_not_measure_are_no_other_machine() -> None:
+    """Then the CPU alone, now the CPU and a GPU of the same machine."""
+    gpu = {"name": "A GPU", "uuid": None, "memory_mib": 1, "compute_capability": "9.0"}
+    lines = bench_report.compare(
+        [row([10.0]), row([90.0], gpus=1, device="A GPU")], {**ENVIRONMENT, "gpu_devices": [gpu]}, report(row([10.0]))
+    )
+    assert lines == ["CPU ours amp on: 10.00 -> 10.00 images/s (+0.0%, spread 10.0%): within the spread"]
+
+
+def test_another_gpu_is_another_machine_for_its_rows_alone() -> None:
+    plain: dict[str, Any] = {"recipe": "plain", "amp": "off", "gpus": 1}
+    old = report(row([10.0]), row([300.0], gpus=1, device="Old GPU"), row([100.0], **plain, device="Old GPU"))
+    now = report(row([10.0]), row([900.0], gpus=1, device="New GPU"), row([150.0], **plain, device="New GPU"))
+    lines = bench_report.compare(now["cells"], ENVIRONMENT, old)
+    assert "another machine (A CPU, Old GPU)" in lines[0]
+    assert [line.partition(" (")[0] for line in lines[1:]] == [
+        "CPU ours amp on: 10.00 -> 10.00 images/s",
+        "1 GPU ours amp on: 3.00 -> 6.00 times the plain recipe",
+    ]
+
+
+def test_a_ratio_is_as_uncertain_as_both_of_its_speeds() -> None:
+    """Half the range over the mean: ours 1 % then, 0 % now; the plain recipe 10 % then, 2 % now."""
+    plain: dict[str, Any] = {"recipe": "plain", "amp": "off"}
+    old = report(row([99.0, 101.0]), row([9.0, 11.0], **plain))
+    old["environment"]["cpu"] = "Another CPU"
+    now = report(row([90.0, 90.0]), row([9.8, 10.2], **plain))
+    lines = bench_report.compare(now["cells"], ENVIRONMENT, old)
+    assert lines[1].endswith("10.00 -> 9.00 times the plain recipe (-10.0%, spread 13.0%): within the spread")
+
+
 def test_another_schema_is_said() -> None:
     assert bench_report.compare([], ENVIRONMENT, {"schema": 99, "kind": "training"}) == [
-        "not compared: that report has schema 99 (training), this program writes 1 (training)"
+        "not compared: that report has schema 99 (training), this program writes 2 (training)"
     ]
 
 

@@ -7,7 +7,9 @@ import json
 import os
 import select
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +23,7 @@ from skin.errors import UserError
 from skin.measure import Cell
 from skin.parallel import Topology
 from skin.precision import Precision
+from tests import nvml
 
 CELL = Cell(
     gpus=0, parallel="single", amp=True, recipe="ours", data="", labels=None, model="efficientnet_b0",
@@ -88,10 +91,69 @@ def test_zero_gpus_is_the_cpu() -> None:
         (1, "Traceback\ntorch.OutOfMemoryError: CUDA out of memory\n", "oom", "out of memory"),
         (2, "warning\nerror: no such model\n\n", "failed", "no such model"),
         (3, "", "failed", "exit code 3"),
+        (1, "RuntimeError: CUDA error: lost\nCompile with TORCH\n", "failed", "RuntimeError: CUDA error: lost"),
+        (1, "RuntimeError: std::bad_alloc\n", "oom", "out of memory"),
+        (1, "    raise torch.OutOfMemoryError\nValueError: no\n", "failed", "ValueError: no"),
+        (-6, "Fatal Python error: Aborted\n", "failed", "Fatal Python error: Aborted"),
+        (-6, "terminate called after throwing\n  what():  std::bad_alloc\n", "oom", "out of memory"),
     ],
 )
 def test_a_process_that_ends_badly_is_a_row_with_a_reason(code: int, stderr: str, status: str, reason: str) -> None:
     assert cells.explain(code, stderr) == {"status": status, "reason": reason}
+
+
+# What torchrun of torch 2.14 writes when the second of two processes ends by itself, by an error, by a signal.
+KILLED = "Signal 9 (SIGKILL) received by PID 7684"
+LOST_PEER = """\
+[rank0]: Traceback (most recent call last):
+[rank0]:   File "/work/benchmark.py", line 117, in run_cell
+[rank0]:     work.wait()
+[rank0]: RuntimeError: [/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by \
+peer [127.0.0.1]:54979. This is typically caused by a remote worker crashing.
+"""
+TORCHRUN = """\
+W1125 09:34:05.688000 7675 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 7683 closing signal
+E1125 09:34:05.706000 7675 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 1) local_rank: 1
+Traceback (most recent call last):
+  File "<frozen runpy>", line 198, in _run_module_as_main
+    raise ChildFailedError(
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError: 
+======================================================
+benchmark.py FAILED
+------------------------------------------------------
+Failures:
+[1]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : {other} (pid: 7683)
+  traceback : {other_words}
+------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  rank      : 1 (local_rank: 1)
+  exitcode  : 1 (pid: 7684)
+  error_file: <N/A>
+  traceback : {cause}
+======================================================
+"""  # noqa: W291  torchrun's own blank
+
+
+def torchruns(own: str, cause: str = "To enable traceback see: https://pytorch.org/docs", other: str = "") -> str:
+    """What stands on stderr after `own`, the last words of the process that ended first."""
+    return own + LOST_PEER + TORCHRUN.format(other=-15, other_words=other or "Signal 15 (SIGTERM)", cause=cause)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "status", "reason"),
+    [
+        (torchruns("", KILLED), "oom", "killed by the system, most likely for lack of memory"),
+        (torchruns("[rank1]: torch.OutOfMemoryError: CUDA out of memory.\n"), "oom", "out of memory"),
+        (torchruns("error: no such model: x\n"), "failed", "no such model: x"),
+        (torchruns("[rank1]: RuntimeError: mat1 and mat2\n"), "failed", "RuntimeError: mat1 and mat2"),
+        (torchruns("[rank1]: AssertionError\n", other=KILLED), "failed", "AssertionError"),
+    ],
+)
+def test_under_torchrun_the_process_that_ended_first_gives_the_reason(stderr: str, status: str, reason: str) -> None:
+    assert cells.explain(1, stderr) == {"status": status, "reason": reason}
 
 
 def script(folder: Path, body: str) -> Path:
@@ -132,6 +194,29 @@ def test_ctrl_c_waits_while_a_process_is_being_started() -> None:
         signal.raise_signal(signal.SIGINT)
         done.append("started")
     assert done == ["started"]
+
+
+def test_torchrun_has_time_to_end_its_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its processes have groups of their own, out of our reach: who is killed at once leaves them behind."""
+    monkeypatch.setattr(cells, "SECONDS_TO_END", 0)
+    body = (
+        "import signal, subprocess\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+        "def end(number, frame):\n"
+        "    child.kill()\n"
+        "    sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'pid').write_text(str(child.pid))\n"
+        f"os.kill({os.getpid()}, signal.SIGINT)\n"
+        "child.wait()\n"
+    )
+    start, launcher = subprocess.Popen, script(tmp_path, body)
+    monkeypatch.setattr(
+        "subprocess.Popen", lambda command, **how: start([sys.executable, str(launcher), *command[-2:]], **how)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        cells.run(dataclasses.replace(CELL, gpus=2, parallel="ddp"), launcher)
+    assert ended(int((tmp_path / "pid").read_text()))
 
 
 def ended(pid: int) -> bool:
@@ -176,12 +261,10 @@ def test_a_search_that_fails_otherwise_stops() -> None:
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> Topology:
     """Two GPUs as far as questions about them go: no kernel runs."""
-    monkeypatch.setattr("torch.cuda.utilization", lambda device: 80 + torch.device(device).index)
-    monkeypatch.setattr("torch.cuda.power_draw", lambda device: 250_000)
-    monkeypatch.setattr("torch.cuda.device_memory_used", lambda device: 3 * 2**30)
+    busy = {f"GPU-{n}": nvml.Gpu(used=3 * 2**30, percent=80 + n, milliwatts=250_000) for n in range(2)}
+    nvml.install(monkeypatch, busy, ["0", "1"])
     monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 1 * 2**30)
     monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda device: 2 * 2**30)
-    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", lambda device: None)
     return Topology(torch.device("cuda", 0), gpus=2)
 
 
@@ -194,14 +277,22 @@ def test_gpus_are_sampled_while_steps_are_timed(two_gpus: Topology) -> None:
     ]
 
 
-def test_without_nvml_the_samples_are_unknown(two_gpus: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_nvml(device: object) -> float:
-        raise ModuleNotFoundError("pynvml")
-
-    monkeypatch.setattr("torch.cuda.utilization", no_nvml)
-    with measure.GpuSampler(two_gpus.cuda_devices) as sampler:
+def test_what_nvml_does_not_say_is_unknown(two_gpus: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.install(monkeypatch, {"GPU-0": nvml.Gpu(percent=RuntimeError("Not Supported"), milliwatts=250_000)}, ["0"])
+    with measure.GpuSampler([two_gpus.device]) as sampler:
         pass
-    assert sampler.means()[0] == {"utilisation_percent": None, "power_watts": 250.0}
+    assert sampler.means() == [{"utilisation_percent": None, "power_watts": 250.0}]
+
+
+def test_a_ddp_cell_reports_the_gpus_of_all_its_processes(
+    two_gpus: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second process's answers stand beside the first's."""
+    topology = Topology(torch.device("cuda", 0), gpus=2, rank=0, world=2)
+    monkeypatch.setattr(Topology, "gather", lambda self, value: [value, value])
+    found = measure._memory(topology, [{"utilisation_percent": 80.0, "power_watts": 250.0}])
+    gpu = {"allocated_mib": 1024.0, "reserved_mib": 2048.0, "nvml_used_mib": 3072.0}
+    assert found["gpus"] == 2 * [{**gpu, "utilisation_percent": 80.0, "power_watts": 250.0}]
 
 
 def test_steps_on_a_gpu_are_timed_by_its_events(two_gpus: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +330,8 @@ def test_what_a_gpu_is_comes_from_its_properties(two_gpus: Topology, monkeypatch
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
     found = measure.devices(two_gpus)
     assert found == 2 * [{"name": "A GPU", "uuid": "1-2", "memory_mib": 1024, "compute_capability": "9.0"}]
-    assert cells.device_label({"gpu_devices": found}, gpus=2) == "A GPU"
+    assert cells.device_label(found) == "A GPU"
+    assert cells.device_label([]) == ""
 
 
 def test_ddp_cells_are_started_by_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,17 +365,44 @@ def test_amp_off_says_whether_it_was_tf32(
     assert measure.arithmetic(Precision(device, dtype)) == name
 
 
-@pytest.mark.parametrize(
-    ("error", "is_one"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (MemoryError(), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
-        (RuntimeError("shape mismatch"), False),
-    ],
-)
-def test_out_of_memory_is_told_from_other_errors(error: Exception, is_one: bool) -> None:
-    assert measure.is_out_of_memory(error) == is_one
+# ---- what is timed, by a recipe that only counts ----------------------------------------------------------------
+
+
+class Counting:
+    """A recipe of three steps an epoch that notes what was asked of it."""
+
+    topology = Topology(torch.device("cpu"))
+    precision = Precision("cpu", None)
+    train_images = 12
+    steps_per_epoch = 3
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    def ready_step(self) -> measure.Step:
+        self.taken.append("ready")
+        return measure.Step(4, 0.0, 1.0)
+
+    def epoch_steps(self, epoch: int) -> Iterator[measure.Step]:
+        for _ in range(self.steps_per_epoch):
+            self.taken.append(f"epoch {epoch}")
+            yield measure.Step(4, 0.0, 1.0)
+
+
+def test_without_warm_up_a_cell_takes_only_the_steps_that_are_timed() -> None:
+    recipe = Counting()
+    found = measure.measure(dataclasses.replace(CELL, warmup=0, steps=2), recipe)
+    assert recipe.taken == [*3 * ["ready"], *2 * ["epoch 0"]]  # the first ready step is timed by itself
+    assert found["epoch_seconds"] == pytest.approx(12 / found["images_per_second"])
+    assert not found["whole_epoch"]
+
+
+def test_an_epoch_is_timed_whole_after_one_that_has_ended() -> None:
+    """An epoch left halfway has batches in the loader's hands, which the next would wait for."""
+    recipe = Counting()
+    found = measure.measure(dataclasses.replace(CELL, warmup=1, whole_epoch=True), recipe)
+    assert recipe.taken[3:] == [*3 * ["epoch 0"], *3 * ["epoch 1"]]
+    assert found["whole_epoch"]
 
 
 def test_a_cell_goes_through_json() -> None:

@@ -11,13 +11,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import benchmark
-from skin import bench_report, input_path
+from skin import bench_report, cells, input_path
 from skin.bench_settings import BenchSettings
 from skin.errors import UserError
+from skin.measure import Cell
+from skin.model import preprocess_for
+from skin.parts import read_parts
+from skin.settings import Settings
+from skin.split import PARTS
 from tests.conftest import ROOT
 
 RunScript = Callable[..., "CompletedProcess[str]"]
@@ -28,8 +36,8 @@ SMALL = (
 
 
 KEY = {"gpus": 0, "parallel": "single", "amp": "off", "recipe": "ours", "model": "efficientnet_b0", "image_size": 32,
-       "batch_size": 4, "device": "CPU"}  # fmt: skip
-REST = {"memory": {"gpus": [], "rss_mib": 1.0}, "precision": "float32"}
+       "batch_size": 4}  # fmt: skip
+REST = {"memory": {"gpus": [], "rss_mib": 1.0}, "precision": "float32", "whole_epoch": False}
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +50,9 @@ def test_the_matrix_is_measured_shown_written_and_compared(
 ) -> None:
     files = {name: tmp_path / f"bench.{name}" for name in ("json", "csv", "png")}
     options = [*SMALL, "--data", str(demo_folder), "--amp", "off"]
-    before = bench_report.row_of(KEY, [{**dict.fromkeys(bench_report.FIGURES, 0.001), **REST}])
-    old = {**benchmark.new_report("training", BenchSettings()), "train_images": 1, "cells": [before]}
+    old = {**benchmark.new_report("training", BenchSettings()), "train_images": 1}
+    here = {**KEY, "device": old["environment"]["cpu"]}
+    old["cells"] = [bench_report.row_of(here, [{**dict.fromkeys(bench_report.FIGURES, 0.001), **REST}])]
     (tmp_path / "old.json").write_text(json.dumps(old))
     options += ["--compare", str(tmp_path / "old.json")]
     outputs = ["--json", str(files["json"]), "--csv", str(files["csv"]), "--plot", str(files["png"])]
@@ -66,18 +75,73 @@ def test_the_matrix_is_measured_shown_written_and_compared(
 
 
 def test_the_input_path_is_measured(demo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "input.json"
-    assert benchmark.main([*SMALL, "--data", str(demo_folder), "--input", "--json", str(out)]) == 0
+    out, sheet = tmp_path / "input.json", tmp_path / "input.csv"
+    outputs = ["--json", str(out), "--csv", str(sheet)]
+    assert benchmark.main([*SMALL, "--data", str(demo_folder), "--input", *outputs]) == 0
     rows = json.loads(out.read_text())["cells"]
     assert {(row["path"], row["workers"]) for row in rows} == {(p, w) for p in input_path.PATHS for w in (0, 2)}
     assert all(row["images_per_second"] > 0 for row in rows)
     assert "ours, cached" in capsys.readouterr().out
+    assert sheet.read_text().splitlines()[0].startswith("path,workers,images_per_second,low,high,speedup_over_plain,")
+    assert len(sheet.read_text().splitlines()) == 1 + len(rows)
+
+
+def test_input_paths_are_compared_round_by_round() -> None:
+    """The third round's machine was ten times slower, for both: no gain comes of it."""
+    row = input_path._row("ours", 0, [30.0, 20.0, 4.0], [10.0, 10.0, 1.0])
+    assert (row["images_per_second"], row["low"], row["high"]) == (20.0, 4.0, 30.0)
+    assert (row["speedup_over_plain"], row["speedup_low"], row["speedup_high"]) == (3.0, 2.0, 4.0)
+
+
+def test_a_training_part_smaller_than_a_batch_is_refused(demo_folder: Path) -> None:
+    """112 of the 160 images are its share."""
+    with pytest.raises(UserError, match=r"images in the training part do not fill a batch of 128; use a smaller"):
+        benchmark.main(["--input", "--data", str(demo_folder), "--batch-size", "128"])
+
+
+def test_a_training_part_of_one_batch_and_a_bit_is_enough(demo_folder: Path) -> None:
+    """Our loader lets the last image join the batch before it."""
+    settings = Settings(data=demo_folder, keep_duplicates=True)
+    parts = read_parts(settings)
+    batch_size = len(parts.of("train")) - 1
+    rows = input_path.measure(
+        parts, preprocess_for("efficientnet_b0", 32), batch_size, batches=1, rounds=1, device=torch.device("cpu")
+    )
+    assert len(rows) == len(input_path.PATHS) * len(input_path.WORKERS)
+
+
+def test_arrays_have_no_input_path(tmp_path: Path) -> None:
+    images, labels = np.zeros((20, 28, 28, 3), np.uint8), np.arange(20).reshape(-1, 1) % 2
+    arrays = {f"{part}_{name}": a for part in PARTS for name, a in (("images", images), ("labels", labels))}
+    np.savez(tmp_path / "dermamnist.npz", **arrays)
+    with pytest.raises(UserError, match="holds arrays of pixels, so --input has no JPEG to decode"):
+        benchmark.main(["--input", "--data", str(tmp_path), "--batch-size", "4"])
+
+
+def test_the_largest_batch_is_looked_for_among_each_replicas_share_of_the_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 100 images two GPUs can have 50 each."""
+    tried: list[int] = []
+
+    def run(cell: Cell, script: Path) -> dict[str, Any]:
+        tried.append(cell.batch_size)
+        return {"status": "oom", "reason": ""} if not cell.probe else {"status": "ok"}
+
+    monkeypatch.setattr(cells, "run", run)
+    settings = BenchSettings(gpus="2", amp="off", recipes="ours", parallel="dp", find_batch=True, rounds=1)
+    matrix = benchmark.Matrix(settings, cells.plan(settings, present=2), {"train_images": 100, "cells": []})
+    monkeypatch.setattr(matrix, "take", lambda number, found, largest: None)
+    matrix.measure(lambda line: None)
+    assert tried == [32, 50, 50]  # the last is the measurement
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--steps", "0"], "--steps 0"),
+        (["--input", "--plot", "plot.png"], "--plot is for training"),
+        (["--input", "--compare", "old.json"], "--compare is for training"),
         (["--amp", "maybe"], "'maybe' is none of on, off"),
         (["--recipes", "ours,theirs"], "'theirs' is none of"),
         (["--model", "resnet50"], "resnet50"),
