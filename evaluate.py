@@ -47,6 +47,7 @@ class Settings:
     split: str = option(
         "test", "part to evaluate: " + ", ".join(SPLITS), group="what", choices=SPLITS, metavar="PART"
     )
+    allow_missing: bool = option(False, "go on without images that a table names and that are not there", group="what")
 
     by: str = option("", "subgroups to look at: columns of the data, by commas", group="figures", metavar="COLUMNS")
     tta: int = option(
@@ -139,7 +140,7 @@ def check(settings: Settings) -> None:
 def evaluate(settings: Settings, topology: Topology) -> None:
     """From a checkpoint and a set to the files of the report."""
     checkpoint = load_best(settings.checkpoint)
-    test = testset.read(checkpoint, settings.data, settings.labels, settings.split)
+    test = testset.read(checkpoint, settings.data, settings.labels, settings.split, settings.allow_missing)
     by = {}
     for name in filter(None, (word.strip() for word in settings.by.split(","))):
         found = subgroups.column(test.rows, name, test.attributes)

@@ -104,7 +104,7 @@ class ImageError(UserError):
         self.reason = printable(reason)
         super().__init__(
             f"cannot read the image {printable(path)}: {self.reason}; "
-            "mend or remove it, or leave such images out with --skip-bad-images"
+            "mend or remove it (training goes on without such images with --skip-bad-images)"
         )
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:

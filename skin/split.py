@@ -239,18 +239,19 @@ def read_manifest(path: Path) -> pd.DataFrame:
     return table[MANIFEST_COLUMNS]
 
 
-def apply_manifest(rows: pd.DataFrame, manifest: pd.DataFrame, source: Path) -> pd.DataFrame:
+def apply_manifest(
+    rows: pd.DataFrame, manifest: pd.DataFrame, source: Path, remedy: str = "bring them back"
+) -> pd.DataFrame:
     """The rows of an index that a run's manifest names, with label, group and split as the run had them.
 
     Raises:
-        UserError: an image of the manifest is no longer in the data.
+        UserError: an image of the manifest is no longer in the data; `remedy` is what to do.
     """
     known = manifest.set_index("image")
     gone = manifest.loc[~manifest["image"].isin(rows["image"]), "image"]
     if len(gone):
         raise UserError(
-            f"{len(gone):,} images of {source} are no longer in the data (first: {gone.iloc[0]}): bring them back, "
-            "or evaluate the data with --data"
+            f"{len(gone):,} images of {source} are no longer in the data (first: {gone.iloc[0]}): {remedy}"
         )
     kept = rows[rows["image"].isin(known.index)].copy()
     for column in ("label", "group", "split"):

@@ -16,7 +16,9 @@ import pandas as pd
 from skin import split as splits
 from skin.checkpoint import Checkpoint
 from skin.class_names import match_classes
+from skin.duplicates import same_files
 from skin.errors import UserError
+from skin.index import count
 from skin.layouts import Index, read_index
 
 SPLITS = ("train", "val", "test", "all")
@@ -58,27 +60,31 @@ class TestSet:
         return bool((self.rows["group"] != self.rows["image"]).any())
 
 
-def read(checkpoint: Checkpoint, data: Path | None, labels: Path | None, split: str) -> TestSet:
+def read(
+    checkpoint: Checkpoint, data: Path | None, labels: Path | None, split: str, allow_missing: bool = False
+) -> TestSet:
     """The images to evaluate `checkpoint` on.
 
     Args:
         data: any data folder; None is the run's own.
         labels: a labels table for `data`.
         split: "train", "val", "test" or "all".
+        allow_missing: go on without the images that a table or the run's split.csv names and the folder lacks.
 
     Raises:
         UserError: no data, no such part, no class that the model knows.
     """
     manifest_path = checkpoint.path.parent / "split.csv"
     manifest = splits.read_manifest(manifest_path) if manifest_path.exists() else None
-    index = _read_own(checkpoint, manifest_path) if data is None else _read_other(data, labels)
-    own = manifest is not None and bool(manifest["image"].isin(index.rows["image"]).all())
-    if data is None and manifest is not None:  # an image that has gone is an error here, not another set
-        own = True
+    if data is None:
+        index = _read_own(checkpoint, manifest_path, allow_missing)
+    else:
+        index = _read_other(data, labels, allow_missing)
     notes = list(index.notes)
+    own = manifest is not None and (data is None or _is_own(checkpoint, index, manifest, notes))
     rows = index.rows
     if own and manifest is not None:
-        rows = splits.apply_manifest(rows, manifest, manifest_path)
+        rows = _as_in_the_run(index, manifest, manifest_path, allow_missing, notes)
     part = _part(rows, split, index.root, notes)
     match = match_classes(checkpoint.classes, sorted(part["label"].unique()))
     if not match.to_model:
@@ -93,6 +99,9 @@ def read(checkpoint: Checkpoint, data: Path | None, labels: Path | None, split: 
         notes.append(f"the model does not know {name}: its {count:,} images count in no figure")
     if match.unmatched_model:
         notes.append(f"no image of {', '.join(match.unmatched_model)}: figures of these classes are not available")
+    copies = pd.Series("", part.index)
+    if manifest is not None and not own:
+        copies = _copies(checkpoint, manifest_path, part["path"], notes)
     numbers = {name: checkpoint.classes.index(ours) for name, ours in taken}
     return TestSet(
         rows=part.reset_index(drop=True),
@@ -101,12 +110,12 @@ def read(checkpoint: Checkpoint, data: Path | None, labels: Path | None, split: 
         layout=index.layout,
         split=split if (part["split"] != "").any() else "all",
         notes=tuple(notes),
-        warnings=tuple(_seen_in_training(part, manifest, own)),
+        warnings=tuple(_seen_in_training(part, manifest, own, copies)),
         own=own,
     )
 
 
-def _read_own(checkpoint: Checkpoint, manifest_path: Path) -> Index:
+def _read_own(checkpoint: Checkpoint, manifest_path: Path, allow_missing: bool) -> Index:
     config = checkpoint.config
     if not manifest_path.exists() or not config.get("data"):
         raise UserError(f"{manifest_path} is not there, so the run's test part is not known; name a set: --data DIR")
@@ -114,16 +123,62 @@ def _read_own(checkpoint: Checkpoint, manifest_path: Path) -> Index:
     if not root.exists():
         raise UserError(f"the run's data folder {root} is gone; say where it is now: --data DIR")
     labels = Path(config["labels"]) if config.get("labels") else None
-    return read_index(root, labels=labels, allow_missing=bool(config.get("allow_missing")))
+    return read_index(root, labels=labels, allow_missing=allow_missing or bool(config.get("allow_missing")))
 
 
-def _read_other(data: Path, labels: Path | None) -> Index:
+def _read_other(data: Path, labels: Path | None, allow_missing: bool) -> Index:
     try:
-        return read_index(data, labels=labels)
+        return read_index(data, labels=labels, allow_missing=allow_missing)
     except UserError as error:
         if labels is not None or not data.exists():
             raise
         raise UserError(f"{error}; for images without labels there is python predict.py {data}") from error
+
+
+def _is_own(checkpoint: Checkpoint, index: Index, manifest: pd.DataFrame, notes: list[str]) -> bool:
+    """Whether `--data` names the run's own data: the same folder, or another one with just the same images.
+
+    A set that holds them and others (HAM10000 within ISIC 2019) is another set: else most of it would be
+    left out unseen. Which it is taken for is put into `notes`.
+    """
+    used, there = set(manifest["image"]), set(index.rows["image"])
+    root = checkpoint.config.get("data")
+    if used == there or (root and Path(root).resolve() == index.root.resolve()):
+        notes.append("these are the run's own data: labels, groups and parts are those of its split.csv")
+        return True
+    if used < there:
+        more = count(len(there - used), "other")
+        notes.append(f"the set holds every image of the run and {more}: taken for another set, with parts of its own")
+    return False
+
+
+def _as_in_the_run(
+    index: Index, manifest: pd.DataFrame, manifest_path: Path, allow_missing: bool, notes: list[str]
+) -> pd.DataFrame:
+    """The rows that the run had, with its labels, groups and parts."""
+    there = manifest["image"].isin(index.rows["image"])
+    if allow_missing and there.any() and not there.all():
+        notes.append(f"left out: {count((~there).sum(), 'image')} of the run's split.csv, no longer in the data")
+        manifest = manifest[there]
+    remedy = "bring them back, or go on without them: --allow-missing"
+    rows = splits.apply_manifest(index.rows, manifest, manifest_path, remedy)
+    if more := len(index.rows) - len(rows):
+        notes.append(f"the data hold {count(more, 'image')} that the run did not have: left out")
+    return rows
+
+
+def _copies(checkpoint: Checkpoint, manifest_path: Path, paths: pd.Series, notes: list[str]) -> pd.Series:
+    """For each of `paths` the name of the run's image whose file is the very same, "" where there is none."""
+    gaps = "a copy that was renamed and also resized or encoded anew is not found"
+    try:
+        of_run = _read_own(checkpoint, manifest_path, allow_missing=True).rows
+    except UserError:
+        gaps = "renamed copies are not found, for the run's data are not where they were"
+        of_run = pd.DataFrame({"image": [], "path": []}, dtype="str")
+    names = of_run["image"].tolist()
+    found = same_files(paths.tolist(), of_run["path"].tolist())
+    notes.append(f"images that the model was trained on were looked for by name and by the bytes of files; {gaps}")
+    return pd.Series([names[other] if other >= 0 else "" for other in found], paths.index, dtype="str")
 
 
 def _part(rows: pd.DataFrame, split: str, root: Path, notes: list[str]) -> pd.DataFrame:
@@ -139,8 +194,13 @@ def _part(rows: pd.DataFrame, split: str, root: Path, notes: list[str]) -> pd.Da
     return part
 
 
-def _seen_in_training(part: pd.DataFrame, manifest: pd.DataFrame | None, own: bool) -> list[str]:
-    """Warnings for images that the model was trained on, or that helped to choose and calibrate it."""
+def _seen_in_training(
+    part: pd.DataFrame, manifest: pd.DataFrame | None, own: bool, copies: pd.Series
+) -> list[str]:
+    """Warnings for images that the model was trained on, or that helped to choose and calibrate it.
+
+    `copies` names, for each row, the run's image that is the same file; "" is none.
+    """
     if manifest is None:
         return ["no split.csv beside the checkpoint: whether it was trained on these images cannot be told"]
     warnings = []
@@ -149,7 +209,7 @@ def _seen_in_training(part: pd.DataFrame, manifest: pd.DataFrame | None, own: bo
         ("val", "used to choose and calibrate the model: the figures are too good"),
     ):
         used = manifest[manifest["split"] == side]
-        seen = part["image"].isin(used["image"])
+        seen = part["image"].isin(used["image"]) | copies.isin(used["image"])
         if not own:  # elsewhere the same picture may stand in a folder or have an ending
             seen |= _stem(part["image"]).isin(set(_stem(used["image"])) - {""})
         lesions = set(used["group"]) - set(used["image"])

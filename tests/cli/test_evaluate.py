@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -137,6 +138,79 @@ def test_images_that_were_trained_on_are_said_loudly(run: Run, demo_folder: Path
     made, _ = run("--data", copies)
     assert "TRAINED ON" in made["warnings"][0]
     assert not made["about"]["data"].endswith("HAM10000")
+
+
+def copied(rows: pd.DataFrame, folder: Path, name: str) -> Path:
+    """The images of `rows` as class folders in `folder`, called by `name`, a format of the image's name."""
+    for row in rows.itertuples():
+        target = folder / row.label / name.format(row.image)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(Path(row.path).read_bytes())
+    return folder
+
+
+def test_copies_of_training_images_are_known_by_their_bytes(
+    run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path
+) -> None:
+    rows = read_index(demo_folder).rows
+    manifest = split.read_manifest(run_folder / "split.csv").set_index("image")
+    of_part = rows["image"].map(manifest["split"])
+    few = [rows[of_part == part].groupby("label").head(1) for part in ("train", "val", "test")]
+    numbered = pd.concat(few).assign(image=lambda r: range(len(r)))  # names that say nothing
+    made, _ = run("--data", copied(numbered, tmp_path / "renamed", "{}.jpg"))
+    assert [len(part) for part in few] == [7, 7, 7]
+    assert made["warnings"][0].startswith("7 of 21 images were TRAINED ON")
+    assert made["warnings"][1].startswith("7 of 21 images were used to choose and calibrate")
+    assert len(made["warnings"]) == 2
+    assert "by name and by the bytes of files" in str(made["notes"])
+
+
+def test_a_set_that_holds_the_runs_images_and_others_is_another_set(
+    run: Run, demo_folder: Path, tmp_path: Path
+) -> None:
+    bigger = tmp_path / "bigger"
+    shutil.copytree(demo_folder, bigger)
+    table = bigger / "HAM10000_metadata.csv"
+    lines = table.read_text().splitlines()
+    picture = next(bigger.rglob("*.jpg"))
+    for number in range(10):
+        picture.with_name(f"NEW_{number}.jpg").write_bytes(picture.read_bytes())
+        lines.append(",".join([f"HAM_NEW{number}", f"NEW_{number}", *lines[1].split(",")[2:]]))
+    table.write_text("\n".join(lines) + "\n")
+    made, said = run("--data", bigger)
+    assert made["images"] == 170
+    assert "holds every image of the run and 10 others: taken for another set" in said
+    assert "TRAINED ON" in said
+
+
+def test_the_runs_own_data_are_known_wherever_they_are(
+    run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path
+) -> None:
+    test = split.read_manifest(run_folder / "split.csv")["split"].eq("test").sum()
+    shutil.copytree(demo_folder, tmp_path / "moved")
+    for folder in (demo_folder, tmp_path / "moved"):
+        made, said = run("--data", folder)
+        assert made["images"] == test
+        assert "these are the run's own data" in said
+        assert made["warnings"] == []
+
+
+def test_images_that_have_gone_stop_the_evaluation_unless_it_is_told_to_go_on(
+    run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path
+) -> None:
+    test = split.read_manifest(run_folder / "split.csv").query("split == 'test'")["image"]
+    lone, moved = tmp_path / "lone", tmp_path / "moved"
+    shutil.copytree(demo_folder, moved)
+    shutil.copytree(run_folder, lone, ignore=shutil.ignore_patterns("evaluation*"))
+    state = checkpoint.load(lone / "best.pt")
+    state["config"] |= {"data": str(moved)}
+    checkpoint.save(state, lone / "best.pt")
+    next(moved.rglob(f"{test.iloc[0]}.jpg")).unlink()
+    with pytest.raises(UserError, match=rf"first: {test.iloc[0]}\): .* go on without them: --allow-missing"):
+        run("--checkpoint", lone / "best.pt")
+    made, said = run("--checkpoint", lone / "best.pt", "--allow-missing")
+    assert made["images"] == len(test) - 1
+    assert "left out: 1 image of the run's split.csv" in said
 
 
 def test_subgroups_and_threshold_are_asked_for(run: Run, tmp_path: Path) -> None:
