@@ -29,8 +29,9 @@ from skin.cli import option
 from skin.console import Log
 from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, checked, default_workers, make_loader
 from skin.errors import UserError
+from skin.faults import explained
 from skin.model import Classifier, fuse
-from skin.model_card import write_model_card
+from skin.model_card import check_model_card, write_model_card
 from skin.parallel import Topology
 from skin.report import Answers
 from skin.runs import write_json
@@ -47,7 +48,7 @@ class Settings:
     split: str = option(
         "test", "part to evaluate: " + ", ".join(SPLITS), group="what", choices=SPLITS, metavar="PART"
     )
-    allow_missing: bool = option(False, "go on without images that a table names and that are not there", group="what")
+    allow_missing: bool = option(False, "go on without images that are named but not there", group="what")
 
     by: str = option("", "subgroups to look at: columns of the data, by commas", group="figures", metavar="COLUMNS")
     tta: int = option(
@@ -135,6 +136,8 @@ def check(settings: Settings) -> None:
         value, least = getattr(settings, name), 1 if name == "batch_size" else 0
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
+    if settings.seed >= 2**63:
+        raise UserError(f"--seed {settings.seed}: must be below 2**63")
 
 
 def evaluate(settings: Settings, topology: Topology) -> None:
@@ -146,8 +149,11 @@ def evaluate(settings: Settings, topology: Topology) -> None:
         found = subgroups.column(test.rows, name, test.attributes)
         by[found] = subgroups.bins(test.rows[found])
     out = settings.out or default_folder(checkpoint, test)
-    if topology.is_main:
+    card = checkpoint.path.parent / "model_card.md" if test.own and test.split == "test" else None
+    if topology.is_main:  # what would keep the report from being written is found before the work, not after
         report_files.claim(out)
+        if card is not None:
+            check_model_card(card)
     log = Log(quiet=not topology.is_main)
     for warning in test.warnings:
         log.say(f"WARNING: {warning}", style="bold red")
@@ -155,17 +161,18 @@ def evaluate(settings: Settings, topology: Topology) -> None:
         log.say(f"note: {note}", style="dim")
 
     mode = precision.choose(settings.amp, topology.device)
-    classifier = Classifier(fuse(checkpoint.network), checkpoint.preprocess, mode).to(topology.device).eval()
     dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess)
-    loader = make_test_loader(settings, dataset, topology)
+    batch_size = settings.batch_size or fitting_batch_size(checkpoint.preprocess.image_size, topology)
+    loader = make_test_loader(dataset, batch_size, settings.workers, topology)
     log.say(
         f"evaluate {checkpoint.model_name} ({checkpoint.path}) on {len(dataset):,} images of {test.root}"
         f"{'' if test.split == 'all' else f', {test.split} part'}; {topology.describe()}, {mode}"
     )
-    start = time.perf_counter()
-    with log.progress("evaluate", -(-len(dataset) // topology.world)) as advance:
+    with explained(batch_size), log.progress("evaluate", -(-len(dataset) // topology.world)) as advance:
+        classifier = Classifier(fuse(checkpoint.network), checkpoint.preprocess, mode).to(topology.device).eval()
+        start = time.perf_counter()
         logits, distance = ask(classifier, loader, topology, checkpoint.calibration, settings.tta, advance)
-    seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start
     if not topology.is_main:
         return
     groups = test.rows["group"].to_numpy(dtype=object)
@@ -178,8 +185,7 @@ def evaluate(settings: Settings, topology: Topology) -> None:
         "notes": list(test.notes),
     }
     write(out, made, answers, dataset, test)
-    if test.own and test.split == "test":
-        card = checkpoint.path.parent / "model_card.md"
+    if card is not None:
         write_model_card(card, checkpoint.config, checkpoint.classes, checkpoint.metrics, made)
     log.say(summary(made, out))
 
@@ -191,13 +197,19 @@ def default_folder(checkpoint: Checkpoint, test: TestSet) -> Path:
     return checkpoint.path.parent / ("evaluation" if test.split == "test" else f"evaluation-{test.split}")
 
 
-def make_test_loader(settings: Settings, dataset: SkinDiseaseDataset, topology: Topology) -> DataLoader[Batch]:
+def fitting_batch_size(image_size: int, topology: Topology) -> int:
+    """Images of `image_size` pixels a side that a device takes at once with profit."""
+    pixels = BATCH_PIXELS * (8 if topology.device.type == "cuda" else 1)
+    return max(1, pixels // image_size**2)
+
+
+def make_test_loader(
+    dataset: SkinDiseaseDataset, batch_size: int, workers: int | None, topology: Topology
+) -> DataLoader[Batch]:
     """This process's share of the set, every image once, in order."""
     on_gpu = topology.device.type == "cuda"
-    fitting = BATCH_PIXELS * (8 if on_gpu else 1) // dataset.preprocess.image_size**2
-    batches = PlainBatches(len(dataset), settings.batch_size or max(1, fitting), topology.rank, topology.world)
-    workers = settings.workers if settings.workers is not None else default_workers(on_gpu)
-    return make_loader(dataset, batches, workers, pin_memory=on_gpu)
+    batches = PlainBatches(len(dataset), batch_size, topology.rank, topology.world)
+    return make_loader(dataset, batches, default_workers(on_gpu) if workers is None else workers, pin_memory=on_gpu)
 
 
 def about(

@@ -44,6 +44,11 @@ def write_model_card(
     write_atomically(card.encode("utf-8", "replace"), path)
 
 
+def check_model_card(path: Path) -> None:
+    """Raise `UserError` where a card is there that `write_model_card` could not fill in."""
+    _existing(path)
+
+
 def _existing(path: Path) -> tuple[str | None, str]:
     """The text before and after the results of a card that is there; None where it has no place for them."""
     try:

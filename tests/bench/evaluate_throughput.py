@@ -73,7 +73,8 @@ def main() -> None:
         dataset = SkinDiseaseDataset(paths, np.zeros(len(paths)), preprocess)
         if batch:
             return make_loader(dataset, PlainBatches(len(dataset), batch), workers=1)
-        return evaluate.make_test_loader(evaluate.Settings(), dataset, topology)
+        fitting = evaluate.fitting_batch_size(preprocess.image_size, topology)
+        return evaluate.make_test_loader(dataset, fitting, None, topology)
 
     def ours(amp: str, count: int) -> np.ndarray:
         mode = precision.choose(amp, topology.device)

@@ -233,11 +233,48 @@ def test_subgroups_and_threshold_are_asked_for(run: Run, tmp_path: Path) -> None
         (["--labels", "x.csv"], "--labels is a table for --data"),
         (["--data", "nowhere"], "nowhere"),
         (["--batch-size", 0], "must be 1 or more"),
+        (["--seed", 2**63], "must be below"),
     ],
 )
 def test_wrong_options_are_one_line(run: Run, words: list[object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run(*words)
+
+
+def test_a_card_without_room_for_results_stops_before_the_work(
+    run: Run, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "ask", lambda *inputs: pytest.fail("the model was asked"))
+    card = run_folder / "model_card.md"
+    before = card.read_text() if card.exists() else None
+    card.write_text("my own card")
+    try:
+        with pytest.raises(UserError, match=r"model_card\.md has no place for results"):
+            run()
+        assert card.read_text() == "my own card"
+    finally:
+        card.unlink()
+        if before is not None:
+            card.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "too little memory for 8 images .*--batch-size 4"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "loader process 7 is killed"),
+        (RuntimeError("unable to write to file </torch_1_2>: No space left on device (28)"), "/dev/shm"),
+    ],
+)
+def test_a_fault_of_the_machine_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, fault: Exception, line: str
+) -> None:
+    def ask(*inputs: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(evaluate, "ask", ask)
+    with pytest.raises(UserError, match=line):
+        run("--batch-size", 8)
 
 
 def test_unlabelled_images_are_shown_the_way_to_predict(run: Run, tmp_path: Path, demo_folder: Path) -> None:
