@@ -88,3 +88,6 @@ def test_every_cell_of_one_gpu_is_measured(run_script: RunScript, tmp_path: Path
 def test_both_ways_of_using_two_gpus_are_measured(run_script: RunScript, tmp_path: Path) -> None:
     report = run_benchmark(run_script, tmp_path, "--gpus", "2", "--amp", "on", "--recipes", "ours")
     assert [(c["parallel"], c["status"]) for c in report["cells"]] == [("dp", "ok"), ("ddp", "ok")]
+    assert [len(c["memory"]["gpus"]) for c in report["cells"]] == [2, 2]
+    assert all(gpu["allocated_mib"] > 0 for c in report["cells"] for gpu in c["memory"]["gpus"])
+    assert len({gpu["uuid"] for gpu in report["environment"]["gpu_devices"]}) == 2

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -21,8 +22,9 @@ import benchmark
 from skin import bench_report, cells, input_path
 from skin.bench_settings import BenchSettings
 from skin.errors import UserError
-from skin.measure import Cell
+from skin.measure import Cell, Recipe
 from skin.model import preprocess_for
+from skin.parallel import Topology
 from skin.parts import read_parts
 from skin.settings import Settings
 from skin.split import PARTS
@@ -164,6 +166,56 @@ def test_a_wrong_list_of_gpus_is_one_line_and_code_2(run_script: RunScript) -> N
     done = run_script("benchmark.py", "--gpus", "3,x")
     assert done.returncode == 2
     assert done.stderr == "error: --gpus 3,x: write numbers with commas, such as 1,2,4; 0 is the CPU\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its two processes would take two GPUs")
+def test_a_ddp_cell_is_measured_by_two_processes(demo_folder: Path) -> None:
+    """Without GPUs they train on the CPU together, by the way that GPUs would take."""
+    settings = BenchSettings(
+        data=demo_folder, model="efficientnet_b0", image_size=32, batch_size=4, workers=0, cache="off",
+        recipes="ours", amp="off", gpus="2", parallel="ddp", steps=2, warmup=0,
+    )  # fmt: skip
+    cell = next(cell for cell, _ in cells.plan(settings, present=0) if cell.gpus == 2)
+    found = cells.run(cell, ROOT / "benchmark.py")
+    assert found["status"] == "ok", found
+    assert found["images_per_second"] > 0
+    assert found["memory"]["gpus"] == found["devices"] == []
+
+
+def cell_without_memory(folder: Path, data: Path, world: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The task of a cell whose recipe finds no memory, in the first of `world` processes."""
+
+    def no_memory(*arguments: object) -> Recipe:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    @contextlib.contextmanager
+    def setup(gpus: int | None) -> Iterator[Topology]:
+        yield Topology(torch.device("cpu"), world=world)
+
+    monkeypatch.setattr(Topology, "gather", lambda self, value: [value] * world)
+    monkeypatch.setattr("skin.parallel.setup", setup)
+    monkeypatch.setitem(benchmark.RECIPES, "ours", no_memory)
+    settings = BenchSettings(data=data, model="efficientnet_b0", image_size=32, batch_size=4, recipes="ours")
+    cell, _ = cells.plan(settings, present=0)[0]
+    task = folder / "cell.json"
+    task.write_text(json.dumps(dataclasses.asdict(cell)))
+    return task
+
+
+def test_a_process_that_runs_out_of_memory_alone_is_a_row(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert benchmark.run_cell(cell_without_memory(tmp_path, demo_folder, 1, monkeypatch)) == 0
+    found = json.loads((tmp_path / "cell.result").read_text())
+    assert found == {"devices": [], "status": "oom", "reason": "out of memory at 4 images a replica"}
+
+
+def test_a_process_of_several_that_runs_out_of_memory_does_not_go_quietly(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others would wait for it; torchrun ends them when it fails."""
+    with pytest.raises(torch.OutOfMemoryError):
+        benchmark.run_cell(cell_without_memory(tmp_path, demo_folder, 2, monkeypatch))
 
 
 def test_help_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
