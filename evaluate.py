@@ -182,7 +182,7 @@ def evaluate(settings: Settings, topology: Topology) -> None:
         "kind": report_files.KIND,
         "about": about(settings, checkpoint, test, topology.describe(), str(mode), seconds),
         "warnings": list(test.warnings),
-        "notes": list(test.notes),
+        "notes": [*test.notes, *report_files.submission_notes(test.rows["image"].tolist(), checkpoint.classes)],
     }
     write(out, made, answers, dataset, test)
     if card is not None:

@@ -213,9 +213,12 @@ def _prediction_sets(report: dict[str, Any]) -> Table:
         ),
         ("Classes in a set, in the mean", *(figure_text(sets[level]["mean_size"], 2) for level in levels)),
     ]
-    shared = sets[levels[0]]["shared_threshold"]
-    few = f" With too few validation images for a threshold of their own: {', '.join(shared)}." if shared else ""
-    caption = f"Prediction sets: the share of images whose set holds the truth.{few}"
+    few = [
+        f" With too few validation images for a {level} % threshold of their own: {', '.join(shared)}."
+        for level in levels
+        if (shared := sets[level]["shared_threshold"])
+    ]
+    caption = "Prediction sets: the share of images whose set holds the truth." + "".join(few)
     return Table(caption, ("Class", *(f"{level} % sets" for level in levels)), rows)
 
 
@@ -257,7 +260,12 @@ def gap_text(name: str, gap: dict[str, Any]) -> str:
 
 def _method(report: dict[str, Any]) -> str:
     made, about = report["intervals"], report.get("about", {})
-    views = f" Probabilities are averaged over {about['tta']} views of each image." if about.get("tta", 1) > 1 else ""
+    views = (
+        f" Logits are averaged over {about['tta']} turned and mirrored views of each image; temperature, prediction "
+        "sets and the flag for unlike images were fitted on one view, so they may fit the average less well."
+        if about.get("tta", 1) > 1
+        else ""
+    )
     return (
         f"Checkpoint {about.get('checkpoint', '?')}; images {about.get('data', '?')} ({about.get('layout', '?')}); "
         f"{about.get('created', '?')}; {about.get('precision', '?')} on {about.get('device', '?')}.{views} "

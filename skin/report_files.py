@@ -80,20 +80,50 @@ def write_predictions(
 
 
 def write_isic_submission(path: Path, images: Sequence[str], classes: Sequence[str], probabilities: Array) -> bool:
-    """The table that the ISIC challenges of 2018 (task 3) and 2019 take; False where the classes are others."""
+    """The table that the ISIC challenges of 2018 (task 3) and 2019 take; False where the classes are others.
+
+    Their scorer knows an image by its bare name (`ISIC_0024306`); full names stay where bare ones are alike.
+    """
+    columns = _isic_columns(classes)
+    if columns is None:
+        return False
+    ordered = probabilities[:, [list(classes).index(cls) for cls in columns.values()]]
+    more = ["UNK"] if tuple(columns) == ISIC_2019 else []  # that challenge's ninth class, which none is trained on
+    names = images if _alike(images) else list(map(_bare, images))
+    rows = (
+        [safe_cell(name), *map(repr, row), *(["0.0"] * len(more))]
+        for name, row in zip(names, ordered.tolist(), strict=True)
+    )
+    _write_csv(path, ["image", *columns, *more], rows)
+    return True
+
+
+def submission_notes(images: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """What is to be said of the names in isic_submission.csv."""
+    if _isic_columns(classes) is None or not _alike(images):
+        return []
+    return [
+        "images in different folders have the same name, so isic_submission.csv names them with their folders, "
+        "by which the challenge's scorer does not know them"
+    ]
+
+
+def _isic_columns(classes: Sequence[str]) -> dict[str, str] | None:
+    """The challenge's columns in its order, each with the model's class; None where the classes are others."""
     for names in (ISIC_2018, ISIC_2019):
         match = match_classes(classes, names)
-        if match.unmatched_data or match.unmatched_model:
-            continue
-        columns = probabilities[:, [list(classes).index(match.to_model[name]) for name in names]]
-        more = ["UNK"] if names == ISIC_2019 else []  # that challenge's ninth class, which none is trained on
-        rows = (
-            [safe_cell(_ENDING.sub("", image)), *map(repr, row), *(["0.0"] * len(more))]
-            for image, row in zip(images, columns.tolist(), strict=True)
-        )
-        _write_csv(path, ["image", *names, *more], rows)
-        return True
-    return False
+        if not match.unmatched_data and not match.unmatched_model:
+            return {name: match.to_model[name] for name in names}
+    return None
+
+
+def _alike(images: Sequence[str]) -> bool:
+    """Whether two images have the same bare name."""
+    return len(set(map(_bare, images))) < len(images)
+
+
+def _bare(image: str) -> str:
+    return _ENDING.sub("", image.rpartition("/")[2])
 
 
 def _write_csv(path: Path, header: list[str], rows: Iterable[list[str]]) -> None:

@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -235,10 +236,36 @@ def test_isic_submission_has_the_challenges_columns(tmp_path: Path) -> None:
     header, first, second = read_csv(path)
     assert header == ["image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]
     assert first == ["ISIC_1", "0.0", "0.0", "0.0", "1.0", "0.0", "0.0", "0.0"]
-    assert second[3] == "1.0"
+    assert (second[0], second[3]) == ("ISIC_2", "1.0")
     assert not report_files.write_isic_submission(path, ["a"], ("mel", "nv"), np.eye(2)[:1])
     assert report_files.write_isic_submission(path, ["a"], (*HAM, "scc"), np.eye(8)[:1])
     assert read_csv(path)[0][-2:] == ["SCC", "UNK"]
+
+
+def test_isic_submission_keeps_folders_where_bare_names_are_alike(tmp_path: Path) -> None:
+    path, names = tmp_path / "isic_submission.csv", ["nv/1.jpg", "mel/1.jpg"]
+    assert report_files.write_isic_submission(path, names, HAM, np.eye(7)[:2])
+    assert [row[0] for row in read_csv(path)] == ["image", *names]
+    assert "with their folders" in report_files.submission_notes(names, HAM)[0]
+    assert report_files.submission_notes(["nv/1.jpg", "mel/2.jpg"], HAM) == []
+    assert report_files.submission_notes(names, ("mel", "nv")) == []
+
+
+def test_each_level_names_the_classes_without_a_threshold_of_their_own() -> None:
+    answers = answers_of(("mel", "nv", "bkl"))
+    sets = {level: values | {"shared": shared} for (level, values), shared in zip(
+        answers.calibration["sets"].items(), ([], [1]), strict=True)}  # fmt: skip
+    shared = replace(answers, calibration=answers.calibration | {"sets": sets})
+    text = pages.markdown(pages.document(report.build(shared, rounds=5)))
+    assert "too few validation images for a 95 % threshold of their own: nv." in text
+    assert "90 % threshold" not in text
+
+
+def test_averaging_over_views_is_said_as_it_is_done(made: dict) -> None:
+    text = pages.markdown(pages.document(made | {"about": {"tta": 8}}))
+    assert "Logits are averaged over 8 turned and mirrored views" in text
+    assert "fitted on one view" in text
+    assert "fitted on one view" not in pages.markdown(pages.document(made))
 
 
 @pytest.mark.parametrize("classes", [("mel", "nv", "bkl"), tuple(f"class {i} with a long name" for i in range(20))])
