@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pynvml
 import pytest
 import torch
 from torch import Tensor, nn
@@ -127,6 +128,15 @@ def test_auto_is_float16_on_a_gpu() -> None:
     assert choose("auto", torch.device("cuda", 0)) == Precision("cuda", torch.float16)
 
 
+def nvml_answers() -> bool:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # as in some containers
+        return False
+    pynvml.nvmlShutdown()
+    return True
+
+
 def test_memory_of_the_gpu_is_counted_in_three_ways() -> None:
     device = torch.device("cuda", 0)
     memory.reset_peaks([device])
@@ -136,7 +146,9 @@ def test_memory_of_the_gpu_is_counted_in_three_ways() -> None:
     peak = memory.read([device]).gpus[0]
     assert peak.allocated_mib == pytest.approx(before + 256, abs=2)
     assert peak.reserved_mib >= peak.allocated_mib
-    assert peak.nvml_used_mib is None or peak.nvml_used_mib >= 256  # the allocator has kept the block
+    if nvml_answers():
+        assert peak.nvml_used_mib is not None
+        assert peak.nvml_used_mib >= 256  # the allocator has kept the block
     memory.reset_peaks([device])
     assert memory.read([device]).gpus[0].allocated_mib < before + 200
 

@@ -84,6 +84,7 @@ class Settings:
     kills: int = option(60, "in all, over all setups")
     setups: str = option("all", "names of setups, with commas: " + ", ".join(s.name for s in SETUPS))
     commands: int = option(4, "runs through the command line, half of them through torchrun")
+    counted: bool = option(False, "kill at counted points only, so that a busy machine changes nothing")
     fuzz: float = option(1.0, "how much fuzzing: 1 is 10,000 images, 2,000 tables and 500 checkpoints", metavar="X")
     seed: int = option(0, "of where the kills fall")
     keep: Path | None = option(None, "work in this folder and leave it", metavar="DIR")
@@ -285,17 +286,21 @@ def undisturbed(folder: Path, setup: Setup) -> dict[str, Any]:
     return outcome(work / "run")
 
 
-def torment(folder: Path, setup: Setup, kills: int, draw: random.Random, tally: Tally) -> None:
+def torment(folder: Path, setup: Setup, kills: int, draw: random.Random, tally: Tally, counted: bool) -> None:
     """Runs of a setup that are killed again and again, until there were `kills` kills more.
+
+    Args:
+        counted: kill at none but the `POINTS`, not at any moment of the clock.
 
     Raises:
         Failure: a bit differs, a file is left over, a step is lost, a message is missing, a process hangs.
     """
     expected, before, number = undisturbed(folder, setup), tally.count, 0
+    where = [*POINTS, "step", "step"] if counted else [*POINTS, "anywhen", "step", "step"]
     while (left := before + kills - tally.count) > 0:
         work = folder / f"{setup.name}-{number}"
         work.mkdir()
-        points = [draw.choice([*POINTS, "anywhen", "step", "step"]) for _ in range(min(left, draw.randint(3, 8)))]
+        points = [draw.choice(where) for _ in range(min(left, draw.randint(3, 8)))]
         killed_run(work, setup, points, draw, tally)
         compare(expected, work)
         number += 1
@@ -413,7 +418,7 @@ def main() -> int:
         demo.write(folder / "data", images=70)
         for number, setup in enumerate(chosen):
             share = settings.kills // len(chosen) + (number < settings.kills % len(chosen))
-            torment(folder, setup, share, draw, tally)
+            torment(folder, setup, share, draw, tally, settings.counted)
             print(f"{setup.name:14} {share} kills and more, no bit differs", flush=True)
         for number in range(settings.commands):
             command_run(folder, number, draw, tally)
