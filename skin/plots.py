@@ -7,8 +7,9 @@ matplotlib figure of its own; nothing global is touched, so they may be drawn in
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
@@ -116,74 +117,95 @@ def _percent(share: float) -> str:
 # ---- ROC and precision-recall ---------------------------------------------------------------------------------
 
 
-def roc(report: dict[str, Any], labels: Array, probabilities: Array) -> Figure:
-    """One ROC curve a class, against all others; a panel a class where there are more than ten."""
+@dataclass(frozen=True)
+class _Curve:
+    """A kind of curve of one class against all others, and how it is drawn."""
 
-    def curve(positives: Array, scores: Array) -> tuple[Array, Array]:
-        false_positive_rate, true_positive_rate, _ = roc_curve(positives, scores)
-        return false_positive_rate, true_positive_rate
+    figure: str  # of `report["per_class"]`, the area under it
+    title: str
+    x_label: str
+    y_label: str
+    drawstyle: Any
+    points: Callable[[Array, Array], tuple[Array, Array]]  # x and y, of positives bool [N] and scores [N]
+    chance: Callable[[float], list[float]]  # y at 0 and 1 of a score that knows nothing, of the class's share
 
-    return _curves(
-        report, labels, probabilities, curve, "auc", "AUROC", "1 − specificity", "sensitivity", steps="default",
-        baseline=lambda share: ([0, 1], [0, 1]),
-    )  # fmt: skip
+
+def _roc_points(positives: Array, scores: Array) -> tuple[Array, Array]:
+    false_positive_rate, true_positive_rate, _ = roc_curve(positives, scores)
+    return false_positive_rate, true_positive_rate
 
 
-def precision_recall(report: dict[str, Any], labels: Array, probabilities: Array) -> Figure:
+def _precision_recall_points(positives: Array, scores: Array) -> tuple[Array, Array]:
+    precision, recall, _ = precision_recall_curve(positives, scores)
+    return recall, precision
+
+
+_ROC = _Curve(
+    "auc", "AUROC", "1 − specificity", "sensitivity", "default", _roc_points, lambda share: [0.0, 1.0],
+)  # fmt: skip
+_PRECISION_RECALL = _Curve(
+    "average_precision", "Average precision", "sensitivity (recall)", "PPV (precision)", "steps-post",
+    _precision_recall_points, lambda share: [share, share],
+)  # fmt: skip
+
+
+def roc(report: dict[str, Any], labels: Array, probabilities: Array) -> Figure | None:
+    """One ROC curve a class, against all others; a panel a class where there are more than ten; None without any."""
+    return _curves(_ROC, report, labels, probabilities)
+
+
+def precision_recall(report: dict[str, Any], labels: Array, probabilities: Array) -> Figure | None:
     """One precision-recall curve a class; the dotted line of a panel is the class's share of the images."""
-
-    def curve(positives: Array, scores: Array) -> tuple[Array, Array]:
-        precision, recall, _ = precision_recall_curve(positives, scores)
-        return recall, precision
-
-    return _curves(
-        report, labels, probabilities, curve, "average_precision", "Average precision", "sensitivity (recall)",
-        "PPV (precision)", steps="steps-post", baseline=lambda share: ([0, 1], [share, share]),
-    )  # fmt: skip
+    return _curves(_PRECISION_RECALL, report, labels, probabilities)
 
 
-def _curves(
-    report: dict[str, Any], labels: Array, probabilities: Array, curve: Any, figure_name: str, title: str,
-    x_label: str, y_label: str, steps: str, baseline: Any,
-) -> Figure:  # fmt: skip
+def _curves(kind: _Curve, report: dict[str, Any], labels: Array, probabilities: Array) -> Figure | None:
     classes = report["confusion_matrix"]["classes"]
-    there = [c for c in range(len(classes)) if report["per_class"][classes[c]][figure_name]["value"] is not None]
-    figures = {c: report["per_class"][classes[c]][figure_name] for c in there}
-    there.sort(key=lambda c: -figures[c]["value"])
-    together = len(there) <= len(COLOURS)
-    columns = 1 if together else 5
-    rows = max(1, math.ceil(len(there) / columns)) if not together else 1
+    areas = {c: report["per_class"][name][kind.figure] for c, name in enumerate(classes)}
+    there = sorted((c for c in areas if areas[c]["value"] is not None), key=lambda c: -areas[c]["value"])
+    curves = [
+        (classes[c], areas[c], float((labels == c).mean()), *kind.points(labels == c, probabilities[:, c]))
+        for c in there
+    ]
+    if not curves:
+        return None
     with _styled():
-        figure = _figure(7.6, 4.6) if together else _figure(2.1 * columns, 2.2 * rows + 0.4)
-        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        for place, c in enumerate(there):
-            axes = panels[0 if together else place]
-            x, y = curve(labels == c, probabilities[:, c])
-            colour = COLOURS[place] if together else ACCENT
-            text = f"{_label(classes[c])}  {_figure_text(figures[c])}"
-            axes.plot(x, y, color=colour, linewidth=1.6, drawstyle=steps, label=text, clip_on=False)
-            if not together:
-                axes.plot(*baseline((labels == c).mean()), color=FAINT, linewidth=0.8, linestyle=":")
-                axes.set_title(f"{_label(classes[c], 24)}\n{_figure_text(figures[c])}", fontsize=7.5)
-        for axes in panels:
-            _unit_square(axes)
-        for axes in panels[max(1, len(there)) if not together else 1 :]:
-            axes.set_visible(False)
-        if together:
-            axes = panels[0]
-            axes.set_title(f"{title}, each class against all others")
-            axes.legend(
-                loc="center left", bbox_to_anchor=(1.02, 0.5), title=f"{title} (95 % interval)",
-                alignment="left", title_fontsize=8.5, fontsize=8.5,
-            )  # fmt: skip
-            if figure_name == "auc":
-                axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, linestyle=":")
-            axes.set_xlabel(x_label)
-            axes.set_ylabel(y_label)
-        else:
-            figure.suptitle(f"{title} (95 % interval), each class against all others", x=0.01, ha="left", **_HEADING)
-            figure.supxlabel(x_label, fontsize=9)
-            figure.supylabel(y_label, fontsize=9)
+        return (_curves_together if len(curves) <= len(COLOURS) else _curves_apart)(kind, curves)
+
+
+def _curves_together(kind: _Curve, curves: list[tuple[str, Any, float, Array, Array]]) -> Figure:
+    figure = _figure(7.6, 4.6)
+    axes = figure.add_subplot()
+    for colour, (name, area, _, x, y) in zip(COLOURS, curves, strict=False):
+        text = f"{_label(name)}  {_figure_text(area)}"
+        axes.plot(x, y, color=colour, linewidth=1.6, drawstyle=kind.drawstyle, label=text, clip_on=False)
+    if kind is _ROC:  # chance is the same for all classes
+        axes.plot([0, 1], kind.chance(0), color=FAINT, linewidth=0.8, linestyle=":")
+    _unit_square(axes)
+    axes.set(xlabel=kind.x_label, ylabel=kind.y_label, title=f"{kind.title}, each class against all others")
+    axes.legend(
+        loc="center left", bbox_to_anchor=(1.02, 0.5), title=f"{kind.title} (95 % interval)", alignment="left",
+        title_fontsize=8.5, fontsize=8.5,
+    )  # fmt: skip
+    return figure
+
+
+def _curves_apart(kind: _Curve, curves: list[tuple[str, Any, float, Array, Array]]) -> Figure:
+    columns = 5
+    rows = math.ceil(len(curves) / columns)
+    figure = _figure(2.1 * columns, 2.2 * rows + 0.4)
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes, (name, area, share, x, y) in zip(panels, curves, strict=False):
+        axes.plot(x, y, color=ACCENT, linewidth=1.6, drawstyle=kind.drawstyle, clip_on=False)
+        axes.plot([0, 1], kind.chance(share), color=FAINT, linewidth=0.8, linestyle=":")
+        axes.set_title(f"{_label(name, 24)}\n{_figure_text(area)}", fontsize=7.5)
+    for axes in panels:
+        _unit_square(axes)
+    for axes in panels[len(curves) :]:
+        axes.set_visible(False)
+    figure.suptitle(f"{kind.title} (95 % interval), each class against all others", x=0.01, ha="left", **_HEADING)
+    figure.supxlabel(kind.x_label, fontsize=9)
+    figure.supylabel(kind.y_label, fontsize=9)
     return figure
 
 

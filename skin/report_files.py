@@ -140,10 +140,10 @@ def _write_csv(path: Path, header: list[str], rows: Iterable[list[str]]) -> None
 def draw(
     report: dict[str, Any], answers: Answers, dataset: SkinDiseaseDataset, images: Sequence[str]
 ) -> dict[str, bytes]:
-    """Every picture of the report as PNG, by file name; `images` are the N names."""
+    """Every picture that the report's figures give, as PNG, by file name; `images` are the N names."""
     known = answers.known
     labels, probabilities = answers.labels[known], answers.calibrated.probabilities[known]
-    figures = {
+    figures: dict[str, Figure | None] = {
         "confusion_matrix.png": plots.confusion_matrix(report),
         "per_class.png": plots.per_class(report),
         "roc.png": plots.roc(report, labels, probabilities),
@@ -157,7 +157,7 @@ def draw(
     rows = np.flatnonzero(known)[_surest_mistakes(labels, probabilities)]
     if len(rows):
         figures["mistakes.png"] = _contact_sheet(rows, answers, dataset, images)
-    return {name: _png(figure) for name, figure in figures.items()}
+    return {name: _png(figure) for name, figure in figures.items() if figure is not None}
 
 
 def _surest_mistakes(labels: Array, probabilities: Array) -> Array:

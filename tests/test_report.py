@@ -268,6 +268,25 @@ def test_averaging_over_views_is_said_as_it_is_done(made: dict) -> None:
     assert "fitted on one view" not in pages.markdown(pages.document(made))
 
 
+class Stored:
+    """A data set of grey images."""
+
+    preprocess = type("P", (), {"image_size": 8})
+
+    def stored(self, row: int) -> np.ndarray:
+        return np.full((8, 10, 3), row % 256, np.uint8)
+
+
+def test_a_set_of_one_class_has_no_roc_curve_and_nothing_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "DPI", 30)
+    answers = answers_of(("mel", "nv", "bkl"), size=30)
+    one = replace(answers, labels=np.zeros_like(answers.labels))
+    made = report.build(one, rounds=5)
+    pictures = report_files.draw(made, one, Stored(), [f"image {i}" for i in range(30)])  # type: ignore[arg-type]
+    assert set(pages.PICTURES) - set(pictures) == {"roc.png", "subgroups.png"}
+    assert "roc.png" not in pages.markdown(pages.document(made, list(pictures)))
+
+
 @pytest.mark.parametrize("classes", [("mel", "nv", "bkl"), tuple(f"class {i} with a long name" for i in range(20))])
 def test_pictures_are_drawn_for_few_and_many_classes(
     classes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -278,12 +297,6 @@ def test_pictures_are_drawn_for_few_and_many_classes(
     answers = Answers(classes, labels, answers.logits, answers.distance, answers.groups, answers.calibration)
     by = {"sex": subgroups.bins(pd.Series(["f", "m"] * (len(labels) // 2), name="sex"))}
     made = report.build(answers, by, rounds=5)
-
-    class Stored:
-        preprocess = type("P", (), {"image_size": 8})
-
-        def stored(self, row: int) -> np.ndarray:
-            return np.full((8, 10, 3), row % 256, np.uint8)
 
     pictures = report_files.draw(made, answers, Stored(), [f"image {i}" for i in range(len(labels))])  # type: ignore[arg-type]
     assert set(pictures) == set(pages.PICTURES)
