@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,7 +103,7 @@ def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None
     """Read the data folder of a run and cut it by group, or as `manifest`, a run's split.csv, has it.
 
     Args:
-        log: shows how far the search for near duplicates has come; None is silent.
+        log: shows how far the reading of images has come; None is silent.
 
     Raises:
         UserError: whatever keeps the data from being trained on: see `read_index` and `split_index`; an
@@ -111,14 +111,17 @@ def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None
             manifest's.
     """
     assert settings.data is not None
+    log = log or Log(quiet=True)
     index = read_index(settings.data, labels=settings.labels, allow_missing=settings.allow_missing)
     if manifest is not None:
         rows = _as_before(index, manifest)
         present = set(rows["label"])
         return Parts(index, rows, tuple(name for name in index.classes if name in present))
-    index = _without_unreadable(index, preprocess_for(settings.model, settings.image_size), settings.skip_bad_images)
+    preprocess = preprocess_for(settings.model, settings.image_size)
+    with log.progress("reading images", len(index.rows)) as advance:
+        index = _without_unreadable(index, preprocess, settings.skip_bad_images, advance)
     if not settings.keep_duplicates:
-        with (log or Log(quiet=True)).progress("comparing images", len(index.rows)) as advance:
+        with log.progress("comparing images", len(index.rows)) as advance:
             index = join_near_duplicates(index, cache_folder(settings), advance)
     rows = split.split_index(index, split.parse_fractions(settings.split), settings.seed)
     for part in ("train", "val"):
@@ -163,10 +166,12 @@ def _as_before(index: Index, manifest: Path) -> pd.DataFrame:
     return rows
 
 
-def _without_unreadable(index: Index, preprocess: Preprocess, leave_out: bool) -> Index:
+def _without_unreadable(
+    index: Index, preprocess: Preprocess, leave_out: bool, progress: Callable[[int], None]
+) -> Index:
     """The index, its images looked at; without those that cannot be read where they are to be left out."""
     paths = index.rows["path"].tolist()
-    bad = unreadable(paths, preprocess if leave_out else None)
+    bad = unreadable(paths, preprocess if leave_out else None, progress=progress)
     if not bad:
         return index
     if not leave_out:
@@ -183,11 +188,17 @@ def _without_unreadable(index: Index, preprocess: Preprocess, leave_out: bool) -
     )
 
 
-def unreadable(paths: list[str], preprocess: Preprocess | None, seconds: float = HEADER_SECONDS) -> list[ImageError]:
+def unreadable(
+    paths: list[str],
+    preprocess: Preprocess | None,
+    seconds: float = HEADER_SECONDS,
+    progress: Callable[[int], None] = lambda images: None,
+) -> list[ImageError]:
     """The images that cannot be read, by their headers, or whole where `preprocess` is given.
 
     Reading headers stops after `seconds`, so that a run on a million images starts at once; what it did not
     come to is found out when it is decoded. With `preprocess` every image is decoded, however long it takes.
+    `progress` is called with the number of images just done.
     """
     deadline = time.monotonic() + seconds
 
@@ -203,6 +214,9 @@ def unreadable(paths: list[str], preprocess: Preprocess | None, seconds: float =
 
     # By blocks: a future for each of a million images would take more memory than their names.
     blocks = [paths[first : first + 256] for first in range(0, len(paths), 256)]
+    found: list[ImageError] = []
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda block: [problem(path) for path in block], blocks)
-        return [error for errors in found for error in errors if error is not None]
+        for errors in pool.map(lambda block: [problem(path) for path in block], blocks):
+            found += [error for error in errors if error is not None]
+            progress(len(errors))
+    return found
