@@ -94,7 +94,8 @@ def _point(link: Path, target: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, indented, atomically. A number that is not finite becomes null."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically((text + "\n").encode("utf-8", "surrogateescape"), path)
+    # The bytes of a path that is no UTF-8 become escapes, which JSON's readers take back to what they were.
+    write_atomically((text + "\n").encode("utf-8", "backslashreplace"), path)
 
 
 def _finite(value: Any) -> Any:
@@ -108,9 +109,7 @@ def _finite(value: Any) -> Any:
 def read_config(run: Path) -> dict[str, Any]:
     """config.json of a run. Raises `UserError` where there is none."""
     try:
-        # A path that is no UTF-8 has its own bytes in there, as `write_json` left them.
-        text = (run / "config.json").read_text(encoding="utf-8", errors="surrogateescape")
-        config = json.loads(text)
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"no run at {run} ({error.strerror}); name a run folder, such as runs/latest") from error
     except ValueError as error:
