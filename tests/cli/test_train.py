@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import gc
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,12 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
 import train
-from skin import demo, session
+from skin import checkpoint, demo, session
 from skin.checkpoint import load_best
 from skin.errors import UserError
 from skin.images import centre_crop, read_image
 from skin.model import Classifier, build, preprocess_for
-from skin.precision import Precision
+from skin.precision import Precision, choose
 from skin.runs import COLUMNS
 from skin.settings import Settings
 from tests import by_rank
@@ -241,14 +243,66 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_workers_and_the_cache(
     assert (run / "split.csv").read_bytes() == (again / "split.csv").read_bytes()
 
 
-def test_memory_stays_flat_over_epochs(tmp_path: Path) -> None:
+def test_memory_stays_flat_over_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted to the byte after each epoch, since the process's size would not show a batch that is kept."""
     data = demo.write(tmp_path / "data", images=70)
-    rows = table(trained(data, tmp_path / "run", "--epochs", 7) / "metrics.csv")
+    end_epoch = train.end_epoch
+    tensors: list[int] = []  # bytes of all tensors that live
+    traced: list[int] = []  # bytes that Python and numpy hold
+
+    def look(run: session.Run, *more: Any) -> None:
+        end_epoch(run, *more)
+        run.saver.wait()
+        gc.collect()
+        living = [value.untyped_storage() for value in gc.get_objects() if issubclass(type(value), Tensor)]
+        tensors.append(sum({storage.data_ptr(): storage.nbytes() for storage in living}.values()))
+        traced.append(tracemalloc.get_traced_memory()[0])
+
+    monkeypatch.setattr(train, "end_epoch", look)
+    tracemalloc.start()
+    try:
+        rows = table(trained(data, tmp_path / "run", "--epochs", 6) / "metrics.csv")
+    finally:
+        tracemalloc.stop()
+    batch = 16 * 32 * 32 * 3  # bytes
+    assert tensors[1:] == [tensors[1]] * 5
+    assert traced[-1] - traced[1] < 2 * batch  # in four epochs, the first having filled caches
     peaks = [float(row["peak_memory_mib"]) for row in rows]
-    assert max(peaks[2:]) - peaks[1] < 30, peaks  # the first one fills pools and arenas
+    assert max(peaks[2:]) - peaks[1] < 30, peaks  # what is kept outside of both
 
 
-# ---- other ways to begin -------------------------------------------------------------------------------
+# ---- other ways to begin, and to end -------------------------------------------------------------------
+
+
+def test_without_a_better_epoch_the_run_ends_when_its_patience_does(tmp_path: Path) -> None:
+    """With a frozen body and steps of nearly nothing all epochs are alike: the first is the best one."""
+    data = demo.write(tmp_path / "data", images=70)
+    out = trained(data, tmp_path / "run", "--epochs", 9, "--freeze-epochs", 9, "--lr", 1e-12,
+                  "--monitor", "balanced_accuracy", "--patience", 2)  # fmt: skip
+    figures = [float(row["val_balanced_accuracy"]) for row in table(out / "metrics.csv")]
+    assert figures == [figures[0]] * 3  # epochs 2 and 3 were no better
+    assert load_best(out / "best.pt").metrics["epoch"] == 1
+    assert f"best validation balanced_accuracy: {figures[0]:.4f}, epoch 1" in out.with_suffix(".said").read_text()
+
+
+def test_the_check_as_a_command_names_what_is_wrong_and_writes_its_report(
+    run_script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    data = demo.write(tmp_path / "data", images=70)
+    rows = table(data / "HAM10000_metadata.csv")
+    mole, melanoma = (next(r["image_id"] for r in rows if r["dx"] == label) for label in ("nv", "mel"))
+    files = {path.stem: path for path in data.rglob("*.jpg")}
+    shutil.copy(files[mole], files[melanoma])  # one picture under two labels
+    ended = run_script("train.py", "--data", "data", "--check", "--out", "report", "--cache", "off")
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert ended.stdout.splitlines()[-2:] == ["found 1 conflict", "written: report/check.json"]
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"check.json", "check.png"}
+    report = json.loads((tmp_path / "report" / "check.json").read_text())
+    (conflict,) = report["conflicts"]
+    assert (report["ok"], report["images"], sorted(conflict["images"])) == (False, 70, sorted([mole, melanoma]))
+    assert sorted(conflict["labels"]) == ["mel", "nv"]
+    with Image.open(tmp_path / "report" / "check.png") as picture:
+        assert picture.format == "PNG"
 
 
 def test_the_demo_in_a_folder_of_its_own_one_image_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,6 +475,21 @@ def test_one_process_finds_the_figures_of_two_again(by_two: Path, demo_folder: P
     assert_figures_found_again(by_two / "run", demo_folder)
 
 
+def test_torchrun_trains_on_the_demo_set(tmp_path: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "train.py"))
+    options = ("--demo", "--epochs", "1", "--image-size", "32", "--gpus", "0", "--workers", "0", "--cache", "off")
+    ended = subprocess.run(
+        [sys.executable, *torchrun, *options], capture_output=True, text=True, cwd=tmp_path, timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("epoch  1/1") == 1
+    run = (tmp_path / "runs" / "latest").resolve()
+    assert {path.name for path in run.iterdir()} >= WRITTEN | {"demo"}
+    found = json.loads((run / "config.json").read_text())["resolved"]
+    assert (found["parallel"], found["processes"], found["images_per_step"]) == ("DDP", 2, 64)
+
+
 def test_two_processes_take_the_steps_of_one_with_their_images_together(
     by_two: Path, demo_folder: Path, settled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -430,3 +499,40 @@ def test_two_processes_take_the_steps_of_one_with_their_images_together(
     one, two = table(alone / "metrics.csv")[0], table(by_two / "run" / "metrics.csv")[0]
     for name in ("lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-4), name
+
+
+# ---- the recipe of the project's sources ---------------------------------------------------------------
+
+
+@pytest.mark.real
+@pytest.mark.timeout(1500)
+def test_the_recipe_as_it_stands_trains_on_the_cpu(real_data: Path, tmp_path: Path) -> None:
+    """An epoch of B3 at 300 pixels from random weights; some minutes."""
+    options = ("--data", str(real_data / "ham10000_mini"), "--weights", "none", "--epochs", "1")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *options], capture_output=True, text=True, cwd=tmp_path,
+        env=environment, timeout=1400,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    run = (tmp_path / "runs" / "latest").resolve()
+    slow = {"last-previous.pt"}  # of a machine that has saved within the epoch
+    assert {path.name for path in run.iterdir()} - slow == WRITTEN
+
+    config = json.loads((run / "config.json").read_text())
+    assert (config["model"], config["resolved"]["image_size"], config["resolved"]["images_per_step"]) == (
+        "efficientnet_b3", 300, 32,
+    )  # fmt: skip
+    assert config["resolved"]["precision"] == str(choose("auto", torch.device("cpu")))
+    assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
+    images = {path.stem for path in (real_data / "ham10000_mini").rglob("*.jpg")}
+    assert {row["image"] for row in table(run / "split.csv")} == images
+    (row,) = table(run / "metrics.csv")
+    assert all(np.isfinite(float(row[name])) for name in COLUMNS)
+    best = load_best(run / "best.pt")
+    assert (best.config, best.preprocess.image_size, len(best.classes)) == (config, 300, 7)
+    assert checkpoint.load(run / "last.pt")["progress"]["epoch"] == 1
+    with Image.open(run / "curves.png") as picture:
+        assert picture.format == "PNG"
+    assert "epoch  1/1" in (run / "train.log").read_text()
+    assert "efficientnet_b3" in (run / "model_card.md").read_text()
