@@ -208,17 +208,6 @@ def sensitivity_at_specificity(positives: Array, scores: Array, specificity: flo
     return float(true_positive_rate[false_positive_rate <= 1 - specificity + 1e-12].max())
 
 
-def at_threshold(positives: Array, scores: Array, threshold: float = 0.5) -> dict[str, float]:
-    """Sensitivity, specificity, PPV and NPV of "positive if the score is above the threshold"."""
-    confusion = confusion_matrix(np.asarray(positives), np.asarray(scores > threshold, np.int64), 2)
-    return {
-        "sensitivity": float(sensitivity(confusion)[1]),
-        "specificity": float(specificity(confusion)[1]),
-        "ppv": float(positive_predictive_value(confusion)[1]),
-        "npv": float(negative_predictive_value(confusion)[1]),
-    }
-
-
 def class_auc(labels: Array, probabilities: Array) -> Floats:
     """[C]: the AUROC of each class against the rest."""
     return np.array([auc(labels == c, probabilities[:, c]) for c in range(probabilities.shape[1])])

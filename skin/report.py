@@ -285,7 +285,9 @@ def _gap(name: str, subgroups: dict[str, Figures]) -> dict[str, Any] | None:
     values = {group: float(f.values[name]) for group, f in subgroups.items() if not np.isnan(f.values[name])}
     if len(values) < 2:
         return None
-    best, worst = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
+    best = max(values, key=values.__getitem__)
+    # Of equals, too, two different ones.
+    worst = min(values.keys() - {best}, key=lambda group: (values[group], group))
     rounds = subgroups[best].rounds[name] - subgroups[worst].rounds[name]
     groups = min(subgroups[side].resampler.num_groups for side in (best, worst))
     difference = interval("gap", values[best] - values[worst], rounds, Size(0, groups))

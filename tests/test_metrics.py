@@ -103,11 +103,6 @@ def test_sensitivity_at_a_specificity_takes_the_best_threshold_that_keeps_it() -
     assert metrics.sensitivity_at_specificity(positives, scores, 0.0) == 1.0
 
 
-def test_a_threshold_is_exceeded_not_met() -> None:
-    figures = metrics.at_threshold(np.array([1, 1, 0, 0], bool), np.array([0.5, 0.6, 0.5, 0.7]), 0.5)
-    assert figures == {"sensitivity": 0.5, "specificity": 0.5, "ppv": 0.5, "npv": 0.5}
-
-
 def test_what_a_set_cannot_give_is_nan_and_no_library_warns() -> None:
     labels, probabilities = np.array([0, 0]), np.array([[0.9, 0.1, 0.0], [0.8, 0.1, 0.1]])
     with warnings.catch_warnings():

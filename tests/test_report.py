@@ -79,6 +79,34 @@ def test_a_threshold_asks_each_class_by_itself() -> None:
     assert figures["ppv"]["value"] == (called & true).sum() / called.sum()
 
 
+def test_a_threshold_is_exceeded_not_met() -> None:
+    # Of the two "mel" 0.6 is called and 0.5 is not; of the two "nv" 0.7 is, and 0.5 is not.
+    risk = np.array([0.5, 0.6, 0.5, 0.7])
+    logits = np.log(np.stack([risk, 1 - risk], 1))
+    answers = Answers(("mel", "nv"), np.array([0, 0, 1, 1]), logits, np.zeros(4), np.arange(4), {})
+    assert answers.calibrated.probabilities[0, 0] == 0.5
+    figures = report.build(answers, rounds=5, threshold=0.5)["per_class"]["mel"]["at_threshold"]
+    assert [figures[name]["value"] for name in report.AT_THRESHOLD] == [0.5, 0.5, 0.5, 0.5]
+
+
+def test_subgroups_draw_by_the_seed_and_independently() -> None:
+    # Two subgroups of the same answers, each image a lesion: only what is drawn tells them apart.
+    half = answers_of(size=60)
+    two = {"logits": np.tile(half.logits, (2, 1)), "labels": np.tile(half.labels, 2)}
+    answers = replace(half, **two, distance=np.zeros(120), groups=np.arange(120))
+    sides = subgroups.bins(pd.Series(["a"] * 60 + ["b"] * 60, name="side"))
+
+    def ends(seed: int) -> tuple[list[float], dict]:
+        made = report.build(answers, {"side": sides}, rounds=30, seed=seed)["subgroups"]["side"]
+        return [made["groups"][name]["macro_auc"]["low"] for name in "ab"], made["largest_gap"]["macro_auc"]
+
+    (first, second), gap = ends(0)
+    assert first != second
+    assert (gap["value"], gap["low"] < 0 < gap["high"]) == (0, True)
+    assert ends(0)[0] == [first, second]
+    assert ends(1)[0] != [first, second]
+
+
 @pytest.mark.parametrize(
     ("classes", "expected"),
     [
