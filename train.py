@@ -122,12 +122,13 @@ def train_epoch(run: Run, interrupts: Interrupts) -> None:
         for done in train_steps(trainer, progress.epoch, progress.step):
             progress.records[done.step - 1] = done.record
             progress.step = done.step
+            progress.taken += 1
             progress.wait_seconds += done.wait_seconds
-            progress.seconds = seconds_before + time.perf_counter() - start
             advance(len(done.rows) * topology.world)
             # Looking at the loss waits for the GPU, so there it is done now and then; a CPU has it at hand.
             if topology.device.type == "cpu" or done.step % 20 == 0 or done.step == len(trainer.batches):
                 refuse_bad_loss(run)
+            progress.seconds = seconds_before + time.perf_counter() - start
             due = time.monotonic() - saved > 60 * settings.save_minutes
             stop, save = topology.any([interrupts.stop is not None, interrupts.save or due])
             if stop or save:
@@ -192,7 +193,7 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     }
     best = progress.end_epoch(row, row["val_" + settings.monitor])
     run.save(best)
-    skipped = progress.epoch * len(trainer.batches) - trainer.optimizer_steps()
+    skipped = progress.taken - trainer.optimizer_steps()
     run.log.say(runs.epoch_line(row, settings.epochs, usage, skipped, best))
     if trainer.dataset.cache is not None and trainer.dataset.cache.note is not None:
         run.log.say_once(trainer.dataset.cache.note)

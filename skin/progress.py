@@ -28,6 +28,7 @@ class Progress:
     epoch: int = 0  # epochs that are done
     step: int = 0  # steps done in the epoch under way
     steps: int = 0  # that it has in all
+    taken: int = 0  # steps since the run began, those that the scaler skipped among them
     records: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float32 [steps, 4], see train_step
     seconds: float = 0.0  # of the epoch under way, before the last interruption
     wait_seconds: float = 0.0  # likewise
@@ -75,6 +76,7 @@ class Progress:
             "epoch": self.epoch,
             "step": self.step,
             "steps": self.steps,
+            "taken": self.taken,
             # Each process's own: a sum would be rounded otherwise than that of an undisturbed run.
             "records": torch.from_numpy(topology.sum(records)).float(),
             "seconds": self.seconds,
@@ -95,7 +97,7 @@ class Progress:
         """
         if not isinstance(state, dict) or not is_version(state.get("format_version")):
             raise UserError(f"the checkpoint is not of format version {FORMAT_VERSION}; it cannot be gone on with")
-        for name in ("epoch", "step", "steps", "seconds", "wait_seconds", "best_value", "best_epoch"):
+        for name in ("epoch", "step", "steps", "taken", "seconds", "wait_seconds", "best_value", "best_epoch"):
             value: Any = state.get(name)
             if type(value) is not type(getattr(self, name)) or (value < 0 and name != "best_value"):
                 raise UserError(f"the checkpoint's {name!r} is {value!r}: damaged")

@@ -93,7 +93,7 @@ def test_it_comes_back_from_a_file_as_it_went() -> None:
     progress.end_epoch(row(1), 0.75)
     progress.begin_epoch(4, CPU)
     progress.records[0] = torch.tensor([3.0, 1.0, 2.0, 4.0])
-    progress.step, progress.seconds = 1, 1.5
+    progress.step, progress.seconds, progress.taken = 1, 1.5, 3
     file = io.BytesIO()
     torch.save(progress.state(ALONE), file)
     file.seek(0)

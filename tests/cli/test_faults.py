@@ -19,6 +19,7 @@ import torch
 import train
 from skin import checkpoint, demo, losses
 from skin.errors import UserError
+from skin.precision import Precision
 from tests.cli.runs import at_step, call, left_over
 from tests.torture import RECIPE, ROOT
 
@@ -78,6 +79,18 @@ def test_a_run_folder_that_is_removed_ends_the_run(monkeypatch: pytest.MonkeyPat
     at_step(monkeypatch, 2, lambda: Path("run").rename("elsewhere"))
     with pytest.raises(UserError, match="the run folder run is gone"):
         call("--save-minutes", 0)
+
+
+def test_steps_that_the_scaler_skips_are_counted_over_an_interruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """51 images to train on are four steps: of 16, 16, 16 and 3."""
+    far_too_large = lambda precision: torch.amp.GradScaler("cpu", init_scale=2.0**100)  # noqa: E731
+    monkeypatch.setattr(Precision, "make_scaler", far_too_large)
+    at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert call("--epochs", 1, "--amp", "fp16") == 143
+    assert call("--resume", "run", "--amp", "fp16") == 0
+    assert "  4 steps skipped so far" in capsys.readouterr().out
 
 
 def test_an_image_that_vanishes_between_epochs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
