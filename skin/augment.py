@@ -23,7 +23,7 @@ GREY = np.array([0.299, 0.587, 0.114])  # luma of RGB, ITU-R BT.601
 class Augmentation:
     """How far each property may move. Skin has no up and down, so rotation is by any angle."""
 
-    exact: float = 0.5  # share of views that only turn by quarters, see `without_resampling`
+    exact: float = 0.5  # share of views that only turn by quarters, see `by_quarters`
     zoom: float = 1.15  # times larger or smaller, at most
     shift: float = 0.05  # of the picture's side, either way
     brightness: float = 0.1  # of mid grey, either way
@@ -63,19 +63,21 @@ def affine(
     return np.column_stack([matrix, centre - matrix @ np.full(2, (size - 1) / 2)])
 
 
-def without_resampling(to_source: np.ndarray, size: int) -> np.ndarray:
-    """The nearest of the maps (as `affine` gives them) that take pixels to pixels: quarter turns and flips.
+def by_quarters(to_source: np.ndarray, size: int, span: int) -> np.ndarray:
+    """The nearest of the maps (as `affine` gives them) that only turn by quarters, flip and shift.
 
     A picture turned by any other angle is softened by its resampling, and evaluation shows none that is.
-    With half of the views as sharp as those, the network learns fine structure that it will see again.
+    With half of the views as sharp as those, the network learns fine structure that it will see again. Where
+    `span` is `size` such a map takes pixels to pixels.
     """
     linear = to_source[:, :2]
     diagonal = np.diag(np.sign(np.diag(linear)))
     crossed = np.diag(np.sign(np.diag(linear[:, ::-1])))[:, ::-1]
     turned = diagonal if abs(linear[0, 0]) >= abs(linear[0, 1]) else crossed
     middle = np.full(2, (size - 1) / 2)
+    turned = turned * (span / size)
     corner = linear @ middle + to_source[:, 2] - turned @ middle  # what was read in the middle stays there
-    return np.column_stack([turned, np.rint(corner)])
+    return np.column_stack([turned, np.rint(corner) if span == size else corner])
 
 
 def colour(draw: np.ndarray, strength: Augmentation) -> np.ndarray:
@@ -113,11 +115,13 @@ def augment(
     Returns:
         uint8 [size, size, 3]. What a rotation brings in from beyond the edge is the picture mirrored.
     """
+    span = span or size
     draw = generator(*key).random(10)
     to_source = affine(draw[:6], stored.shape[0], stored.shape[1], size, strength, span)
+    if exact := bool(draw[9] < strength.exact):
+        to_source = by_quarters(to_source, size, span)
     border = cv2.BORDER_REFLECT_101
-    if draw[9] < strength.exact and span in (None, size):  # a view of another scale is resampled in any case
-        to_source = without_resampling(to_source, size)
+    if exact and span == size:
         flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP  # each pixel is read from the middle of one
         view = cv2.warpAffine(stored, to_source, (size, size), dst=out, flags=flags, borderMode=border)
     else:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from skin.augment import augment
+from skin.augment import STANDARD, augment
 from skin.cache import PixelCache
 from skin.cpu_step import keep_freed_memory
 from skin.errors import UserError
@@ -47,7 +47,6 @@ class SkinDiseaseDataset(Dataset[Batch]):
         seed: of the augmentation.
         cache: keeps stored images once decoded; its rows are those of the whole data folder.
         cache_rows: int [N], the row in the cache of each image.
-        sizes: the side of the augmented views of each epoch; the network's for all where None.
 
     A key is (epoch, index): the augmented view of that epoch, or the plain centre view for epoch `PLAIN`.
     """
@@ -60,7 +59,6 @@ class SkinDiseaseDataset(Dataset[Batch]):
         seed: int = 0,
         cache: PixelCache | None = None,
         cache_rows: np.ndarray | None = None,
-        sizes: Sequence[int] | None = None,
     ) -> None:
         # One array of bytes, not a list of str: a million objects would be copied into every forked
         # worker, page by page, as their reference counts are touched.
@@ -70,7 +68,8 @@ class SkinDiseaseDataset(Dataset[Batch]):
         self.seed = seed
         self.cache = cache
         self.cache_rows = np.arange(len(paths)) if cache_rows is None else cache_rows
-        self.sizes = sizes
+        self.augmentation = STANDARD
+        self.sizes: Sequence[int] | None = None  # of the views of each epoch; the network's throughout where None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,7 +99,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
                 if epoch == PLAIN:
                     view[:] = centre_crop(stored, size)
                 else:
-                    augment(stored, size, (self.seed, epoch, index), out=view, span=span)
+                    augment(stored, size, (self.seed, epoch, index), view, self.augmentation, span)
         except ImageError as problem:
             # As text: an exception of a worker reaches the loop as a traceback, and other processes wait.
             error = str(problem)

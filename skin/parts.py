@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,17 +53,12 @@ class Parts:
         return pd.Categorical(self.of(part)["label"], categories=list(self.classes)).codes.astype(np.int64)
 
     def dataset(
-        self,
-        part: str,
-        preprocess: Preprocess,
-        seed: int = 0,
-        cache: PixelCache | None = None,
-        sizes: Sequence[int] | None = None,
+        self, part: str, preprocess: Preprocess, seed: int = 0, cache: PixelCache | None = None
     ) -> SkinDiseaseDataset:
-        """The images and labels of a part; `cache` is one that `open_cache` gave, `sizes` as in the data set."""
+        """The images and labels of a part; `cache` is one that `open_cache` gave."""
         where = np.flatnonzero(self.rows["split"] == part)
         paths = self.rows["path"].iloc[where].tolist()
-        return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where, sizes)
+        return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where)
 
     def open_cache(self, preprocess: Preprocess, settings: Settings) -> PixelCache | None:
         """The pixel cache of all rows, or None: with `--cache off`, and for arrays, which need no decoding."""

@@ -16,11 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-from torchvision.models import get_model
 
 from skin import losses, precision
 from skin.measure import Step
-from skin.model import preprocess_for
+from skin.model import build, load_weights, preprocess_for
 from skin.parallel import Topology
 from skin.parts import Parts
 from skin.settings import Settings
@@ -31,13 +30,16 @@ WORKERS = 2
 class PlainImages(Dataset[tuple[Tensor, int]]):
     """float32 [3, size, size] normalised images and their labels, decoded and transformed each time."""
 
-    def __init__(self, paths: list[str], labels: np.ndarray, size: int) -> None:
+    def __init__(self, paths: list[str], labels: np.ndarray, size: int, augmented: bool = True) -> None:
         self.paths, self.labels = paths, labels
-        self.transform = transforms.Compose([
-            transforms.Resize((size, size)),
+        moves = [
             transforms.RandomHorizontalFlip(),
             transforms.RandomVerticalFlip(),
             transforms.RandomRotation(30),
+        ]
+        self.transform = transforms.Compose([
+            transforms.Resize((size, size)),
+            *(moves if augmented else []),
             transforms.ToTensor(),
             transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ])  # fmt: skip
@@ -53,7 +55,7 @@ class PlainRecipe:
     """The plain training loop over the training part of `parts`; the same images as ours.
 
     Args:
-        settings: model, image_size, batch_size (for each GPU), lr, amp and seed are used.
+        settings: model, weights, image_size, batch_size (for each GPU), lr, amp and seed are used.
         channels_last: the one improvement that notebooks know.
     """
 
@@ -62,8 +64,8 @@ class PlainRecipe:
         self.topology = topology
         self.precision = precision.choose(settings.amp, topology.device)
         self.layout = torch.channels_last if channels_last else torch.preserve_format
-        model = get_model(settings.model)
-        model.classifier[1] = nn.Linear(model.classifier[1].in_features, len(parts.classes))
+        model = build(settings.model, len(parts.classes))
+        load_weights(model, settings.model, settings.weights)
         self.model = topology.wrap(model.to(topology.device, memory_format=self.layout)).train()
         labels = parts.labels("train")
         size = preprocess_for(settings.model, settings.image_size).image_size

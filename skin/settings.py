@@ -16,6 +16,7 @@ from skin import cli, runs
 from skin.cli import option
 from skin.errors import UserError
 from skin.model import MODELS
+from skin.recipes import RECIPES
 
 # Validation figures that can pick the best model, and whether more is better.
 MONITORS = {"accuracy": True, "balanced_accuracy": True, "macro_auc": True, "loss": False}
@@ -40,6 +41,11 @@ class Settings:
     weights: str = option("imagenet", "imagenet, none, or a state_dict's path", group="model", metavar="W")
     image_size: int | None = option(None, "side in pixels (default: the model's own)", group="model", metavar="N")
 
+    recipe: str = option(
+        "standard", "standard is the sources' recipe; fast gets to the same quality sooner: "
+        + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in RECIPES["fast"].defaults.items()),
+        group="training", choices=tuple(RECIPES), metavar="NAME",
+    )  # fmt: skip
     epochs: int = option(20, "passes over the training part", group="training", metavar="N")
     batch_size: int = option(32, "images a step on each GPU", group="training", metavar="N")
     lr: float = option(1e-4, "peak learning rate of Adam", group="training")
@@ -60,6 +66,7 @@ class Settings:
         "auto", "auto, fp16, bf16 or off", group="machine", choices=("auto", "fp16", "bf16", "off"), metavar="A"
     )
     gpus: int | None = option(None, "GPUs to use; 0 is the CPU (default: all visible)", group="machine", metavar="N")
+    compile: bool = option(False, "compile the model on a GPU: slow first steps, faster ones", group="machine")
     workers: int | None = option(None, "loader processes (default: chosen)", group="machine", metavar="N")
     cache: str = option("auto", "decoded images: auto, off, or a folder", group="machine", metavar="DIR")
     cache_limit: float | None = option(
@@ -76,7 +83,7 @@ class Settings:
 # What --demo sets where the command line does not: a small network from scratch on small pictures.
 DEMO = {"model": "efficientnet_b0", "weights": "none", "image_size": 64, "epochs": 24, "lr": 2e-3, "workers": 1}
 # What may change when a run goes on: the machine, not the experiment.
-MACHINE = {"amp", "gpus", "workers", "cache", "cache_limit", "out", "resume", "save_minutes"}
+MACHINE = {"amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "resume", "save_minutes"}
 
 
 def read_settings(description: str | None, argv: Sequence[str] | None = None) -> Settings:
@@ -93,8 +100,9 @@ def read_settings(description: str | None, argv: Sequence[str] | None = None) ->
         defaults = {name: value for name, value in config.items() if name in known}
         settings = cli.parse(Settings, description, argv, defaults)
         settings = dataclasses.replace(settings, resume=folder, out=folder)
-    elif settings.demo:
-        settings = cli.parse(Settings, description, argv, DEMO)
+    else:
+        defaults = {**(DEMO if settings.demo else {}), **RECIPES[settings.recipe].defaults}
+        settings = cli.parse(Settings, description, argv, defaults)
     for name in ("data", "labels"):
         if (path := getattr(settings, name)) is not None:
             settings = dataclasses.replace(settings, **{name: path.resolve()})

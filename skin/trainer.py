@@ -20,6 +20,7 @@ from skin.errors import UserError
 from skin.model import Classifier, build, load_weights, preprocess_for
 from skin.parallel import Topology
 from skin.parts import Parts
+from skin.recipes import RECIPES
 from skin.settings import Settings
 
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
@@ -31,7 +32,7 @@ class Trainer:
 
     topology: Topology
     classifier: Classifier  # the model itself, on its device
-    model: nn.Module  # the same, wrapped for several GPUs or processes
+    model: nn.Module  # the same as the steps call it, see `step_model`
     optimizer: torch.optim.Adam
     scaler: torch.amp.GradScaler
     class_weights: Tensor  # float32 [C], on the device
@@ -45,7 +46,7 @@ class Trainer:
         """Freeze or free the body. DDP looks only once at what needs gradients, so it is wrapped anew."""
         if frozen != self.classifier.frozen:
             self.classifier.freeze(frozen)
-            self.model = self.topology.wrap(self.classifier)
+            self.model = step_model(self.classifier, self.settings, self.topology)
 
     def seed_dropout(self, step: int) -> None:
         """Dropout's draws, too, are a function of (seed, step, rank): nothing to save, nothing to restore.
@@ -111,6 +112,7 @@ class Trainer:
         return {
             "device": self.topology.describe(),
             "precision": str(self.classifier.precision),
+            "compiled": self.settings.compile,
             "steps an epoch": len(self.batches),
             "torch": str(torch.__version__),
         }
@@ -146,6 +148,24 @@ class Trainer:
         return int(state.get("step", 0))
 
 
+def step_model(classifier: Classifier, settings: Settings, topology: Topology) -> nn.Module:
+    """The model as training steps call it: compiled where that is asked for, made parallel where there are replicas.
+
+    Validation calls the classifier itself: its batches have other sizes, each of which would be compiled anew.
+
+    Raises:
+        UserError: `--compile` for the CPU or for DataParallel.
+    """
+    if not settings.compile:
+        return topology.wrap(classifier)
+    if topology.device.type == "cpu":
+        raise UserError("--compile is for GPUs: on the CPU a step has layers of its own; leave it out")
+    if topology.kind == "DataParallel":
+        raise UserError("--compile does not reach DataParallel's replicas; start with torchrun, or use --gpus 1")
+    compiled: Any = torch.compile(classifier, dynamic=False)  # an epoch has two sizes of batches at most
+    return topology.wrap(compiled)
+
+
 def build_trainer(
     settings: Settings,
     topology: Topology,
@@ -163,9 +183,9 @@ def build_trainer(
     Raises:
         UserError: the weights cannot be had, or the batches are too small for BatchNorm.
     """
-    preprocess = preprocess_for(settings.model, settings.image_size)
+    recipe, preprocess = RECIPES[settings.recipe], preprocess_for(settings.model, settings.image_size)
     torch.manual_seed(settings.seed)  # of the new head, and of everything with --weights none
-    network = build(settings.model, len(parts.classes))
+    network = build(settings.model, len(parts.classes), recipe.dropout)
     origin = origin or load_weights(network, settings.model, settings.weights)
     on_gpu = topology.device.type == "cuda"
     accelerate(network, topology.device)
@@ -175,6 +195,8 @@ def build_trainer(
 
     cache = parts.open_cache(preprocess, settings)
     dataset = parts.dataset("train", preprocess, settings.seed, cache)
+    sizes = [recipe.image_size(e, settings.epochs, preprocess.image_size) for e in range(settings.epochs)]
+    dataset.augmentation, dataset.sizes = recipe.augmentation, sizes
     images_per_step = images_per_step or settings.batch_size * topology.replicas
     shares = (topology.replicas, topology.rank, topology.world)
     batches = EpochBatches(len(dataset), images_per_step, settings.seed, *shares)
@@ -183,7 +205,7 @@ def build_trainer(
             f"{min(images_per_step, len(dataset))} images a step are too few for {topology.replicas} "
             f"{'processes' if topology.distributed else 'GPUs'}; use fewer of them"
         )
-    if batches.least_images < 2 and preprocess.image_size <= 32:
+    if batches.least_images < 2 and min(sizes) <= 32:
         raise UserError("a batch of one 32-pixel image gives BatchNorm a single value; use a larger --batch-size")
     workers = settings.workers if settings.workers is not None else default_workers(on_gpu)
     weights = losses.class_weights(dataset.labels, len(parts.classes), settings.class_weights)
@@ -192,7 +214,7 @@ def build_trainer(
         origin=origin,
         topology=topology,
         classifier=classifier,
-        model=topology.wrap(classifier),
+        model=step_model(classifier, settings, topology),
         optimizer=torch.optim.Adam(
             network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         ),

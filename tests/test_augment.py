@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import skin.augment as chapter
-from skin.augment import GREY, Augmentation, affine, augment, colour, generator, without_resampling
+from skin.augment import GREY, Augmentation, affine, augment, by_quarters, colour, generator
 from skin.images import centre_crop
 
 SIZE = 16
@@ -123,7 +123,7 @@ def test_half_of_the_views_take_pixels_to_pixels(
 def test_an_exact_view_is_turned_by_the_nearest_quarter_and_keeps_its_flip() -> None:
     for draw in np.random.default_rng(0).random((200, 6)):
         free = affine(draw, 24, 30, SIZE, WORKED)
-        exact = without_resampling(free, SIZE)
+        exact = by_quarters(free, SIZE, SIZE)
         assert np.array_equal(exact, np.rint(exact))
         pace = np.sqrt(abs(np.linalg.det(free[:, :2])))
         between = exact[:, :2] @ free[:, :2].T / pace  # a rotation by what is left, at most 45 degrees
@@ -131,6 +131,20 @@ def test_an_exact_view_is_turned_by_the_nearest_quarter_and_keeps_its_flip() -> 
         assert between[0, 0] >= np.sqrt(0.5) - 1e-9
         middle = np.array([7.5, 7.5, 1.0])
         assert np.abs(exact @ middle - free @ middle).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("exact", [0.0, 1.0])
+def test_a_smaller_view_shows_the_same_piece_of_the_image(exact: float) -> None:
+    """Of smooth waves: what noise would lose by fewer pixels is not what is asked here."""
+    y, x = np.mgrid[0:120, 0:160] / 25
+    waves = (127 + 60 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=2)).astype(np.uint8)
+    strength = replace(WORKED, exact=exact)
+    for index in range(20):
+        large = augment(waves, 96, (0, 0, index), strength=strength)
+        small = augment(waves, 48, (0, 0, index), strength=strength, span=96)
+        halved = large.reshape(48, 2, 48, 2, 3).mean((1, 3))
+        assert np.abs(small - halved).max() < 8
+        assert np.abs(small - halved).mean() < 1.5
 
 
 @pytest.mark.parametrize(("draw", "pace"), [(1.0, WORKED.zoom), (0.5, 1.0), (0.0, 1 / WORKED.zoom)])

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 import train
 from skin.errors import UserError
+from skin.model import Classifier, build, preprocess_for
 from skin.parallel import Topology
 from skin.parts import Parts, read_parts
+from skin.precision import Precision
 from skin.settings import Settings
-from skin.trainer import Trainer, build_trainer
+from skin.trainer import Trainer, build_trainer, step_model
 
 CPU = Topology(torch.device("cpu"))
 
@@ -161,19 +163,27 @@ def test_without_warm_up_the_first_step_is_at_the_peak() -> None:
     assert train.learning_rate(0, 1, 0, 3e-4) == 3e-4
 
 
+@pytest.mark.parametrize(
+    ("warmup_epochs", "first"),
+    [
+        (1.0, [0.005, 0.01, 0.01]),  # of 28 steps a tenth at most: 2, and then the cosine from its top
+        (0.2, [0.01, 0.01, 0.009966]),  # 0.2 * 7 steps: 1; (1 + cos(pi / 27)) / 2 = 0.99662
+    ],
+)
 def test_the_loop_sets_the_rate_of_each_step(
-    settings: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch, warmup_epochs: float, first: list[float]
 ) -> None:
     monkeypatch.setattr(train, "train_step", lambda *batch: torch.zeros(4))
-    trainer = built(settings, parts, image_size=32, lr=0.01, epochs=2, warmup_epochs=0.2)
-    steps = len(trainer.batches)
+    trainer = built(settings, parts, image_size=32, lr=0.01, epochs=4, warmup_epochs=warmup_epochs)
+    assert len(trainer.batches) == 7
     rates = []
-    for epoch in range(2):
+    for epoch in range(4):
         for done in train.train_steps(trainer, epoch):
             rates.append(trainer.optimizer.param_groups[0]["lr"])
-            assert done.step == len(rates) - epoch * steps
-    warmup = int(min(0.2 * steps, 2 * steps / 10))
-    assert rates == [train.learning_rate(n, 2 * steps, warmup, 0.01) for n in range(2 * steps)]
+            assert done.step == len(rates) - epoch * 7
+    assert rates[:3] == pytest.approx(first, abs=1e-6)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert rates[-1] < 1e-4
 
 
 # ---- what a trainer is made of -------------------------------------------------------------------------
@@ -245,6 +255,32 @@ def test_the_head_alone_learns_while_the_body_is_frozen(settings: Settings, part
     next(train.train_steps(trainer, epoch=1))
     freed = state_of(trainer)
     assert not torch.equal(frozen["features.0.0.weight"], freed["features.0.0.weight"])
+
+
+def test_compiling_is_for_one_gpu_a_process(settings: Settings, parts: Parts) -> None:
+    with pytest.raises(UserError, match="--compile is for GPUs"):
+        built(settings, parts, compile=True)
+    wanted, two_gpus = dataclasses.replace(settings, compile=True), Topology(torch.device("cuda", 0), gpus=2)
+    classifier = built(settings, parts).classifier
+    with pytest.raises(UserError, match="--compile does not reach DataParallel's replicas"):
+        step_model(classifier, wanted, two_gpus)
+    compiled = step_model(classifier, wanted, Topology(torch.device("cuda", 0), gpus=1))
+    assert isinstance(compiled, torch._dynamo.eval_frame.OptimizedModule)
+    assert compiled._orig_mod is classifier  # which validates, and whose weights are saved
+
+
+def test_a_training_step_is_one_graph_to_compile() -> None:
+    torch.manual_seed(0)
+    network = build("efficientnet_b0", 7)
+    preprocess, bfloat16 = preprocess_for("efficientnet_b0", 32), Precision("cpu", torch.bfloat16)
+    classifier = Classifier(network, preprocess, bfloat16).train()
+    compiled = torch.compile(classifier, dynamic=False, fullgraph=True, backend="aot_eager")
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    logits = []
+    for model in (classifier, compiled):
+        torch.manual_seed(1)  # the same dropout
+        logits.append(model(images))
+    assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,19 @@ def test_the_run_goes_on_to_the_same_bits_with_other_workers_too(
     assert left_over(Path("run")) == []
 
 
+def test_the_fast_recipe_goes_on_to_the_same_bits_in_views_of_the_same_size(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = ("--recipe", "fast", "--epochs", 3, "--image-size", 48, "--save-minutes", 0)
+    with monkeypatch.context() as patch:
+        patch.chdir(data.parent)
+        assert call(*fast, "--out", "fast") == 0
+    at_step(monkeypatch, 6, lambda: send(signal.SIGTERM))
+    assert call(*fast) == 143
+    assert call("--resume", "run") == 0
+    assert same(data.parent / "fast") == []
+
+
 def test_a_signal_in_validation_waits_for_no_more_than_a_batch(
     undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,87 @@
+"""The recipes: which views an epoch sees, and that the sources' recipe is left as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+import train
+from skin.augment import augment
+from skin.dataset import PLAIN
+from skin.parallel import Topology
+from skin.parts import read_parts
+from skin.recipes import RECIPES, Recipe
+from skin.settings import Settings, read_settings
+from skin.trainer import build_trainer
+
+CPU = Topology(torch.device("cpu"))
+
+
+def test_the_standard_recipe_changes_nothing() -> None:
+    assert RECIPES["standard"] == Recipe()
+    assert {RECIPES["standard"].image_size(epoch, 20, 300) for epoch in range(20)} == {300}
+
+
+@pytest.mark.parametrize(
+    ("epochs", "full", "sides"),
+    [
+        (4, 128, [96, 96, 128, 128]),  # 0.75 * 128
+        (3, 300, [224, 224, 300]),  # 225 is not a multiple of 32; round(1.5) is even
+        (2, 32, [32, 32]),  # none smaller than 32
+        (1, 128, [128]),  # the last epoch always sees what evaluation shows
+    ],
+)
+def test_early_epochs_see_smaller_views(epochs: int, full: int, sides: list[int]) -> None:
+    recipe = Recipe(small_side=0.75, small_epochs=0.5)
+    assert [recipe.image_size(epoch, epochs, full) for epoch in range(epochs)] == sides
+
+
+def test_what_the_fast_recipe_sets_gives_way_to_the_command_line(tmp_path: Path) -> None:
+    read = lambda *words: read_settings(None, ["--data", str(tmp_path), "--recipe", "fast", *words])  # noqa: E731
+    settings = read()
+    assert {name: getattr(settings, name) for name in RECIPES["fast"].defaults} == dict(RECIPES["fast"].defaults)
+    assert read("--epochs", "7").epochs == 7
+
+
+@pytest.fixture(scope="module")
+def fast(demo_folder: Path) -> Settings:
+    return Settings(
+        data=demo_folder, model="efficientnet_b0", weights="none", image_size=96, batch_size=64, epochs=3,
+        recipe="fast", amp="off", workers=0, cache="off",
+    )  # fmt: skip
+
+
+def test_the_loop_sees_each_epochs_views(fast: Settings) -> None:
+    trainer = build_trainer(fast, CPU, read_parts(fast))
+    sides = [RECIPES["fast"].image_size(epoch, 3, 96) for epoch in range(3)]
+    assert sides[0] < sides[-1] == 96
+    seen: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "train_step", lambda trainer, images, *rest: (seen.append(images), torch.zeros(4))[1])
+        for epoch in range(3):
+            first = len(seen)
+            done = next(train.train_steps(trainer, epoch))
+            row, stored = int(done.rows[0]), trainer.dataset.stored(int(done.rows[0]))
+            expected = augment(stored, sides[epoch], (0, epoch, row), strength=RECIPES["fast"].augmentation, span=96)
+            assert torch.equal(seen[first][0], torch.from_numpy(expected))
+    assert trainer.dataset.__getitems__([(PLAIN, 0)]).images.shape == (1, 96, 96, 3)
+
+
+def test_the_fast_recipe_has_no_dropout_and_the_weights_of_the_other(fast: Settings) -> None:
+    parts = read_parts(fast)
+    networks = {
+        name: build_trainer(dataclasses.replace(fast, recipe=name), CPU, parts).classifier.network for name in RECIPES
+    }
+    drops = {
+        name: sum(module.p for module in network.modules() if isinstance(module, (nn.Dropout, StochasticDepth)))
+        for name, network in networks.items()
+    }
+    assert drops["fast"] == 0 < drops["standard"]
+    one, other = (network.state_dict() for network in networks.values())
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
