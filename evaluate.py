@@ -27,7 +27,7 @@ from skin import calibration, cli, pages, parallel, precision, report, report_fi
 from skin.checkpoint import Checkpoint, load_best, write_atomically
 from skin.cli import option
 from skin.console import Log
-from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, checked, default_workers, make_loader
+from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, ahead, checked, default_workers, make_loader
 from skin.errors import UserError
 from skin.faults import explained
 from skin.model import Classifier, fuse
@@ -92,8 +92,8 @@ def ask(
     size = len(loader.dataset)  # type: ignore[arg-type]
     head: Any = classifier.network.classifier[1]
     logits, distance = np.zeros((size, head.out_features), np.float32), np.zeros(size)
-    for batch in loader:
-        images = checked(batch).images.to(topology.device, non_blocking=True)
+    for batch in ahead(loader, topology.device):
+        images = checked(batch).images
         rows = batch.indices.numpy()
         features = torch.zeros(len(rows), head.in_features, device=topology.device)
         answers = torch.zeros(len(rows), head.out_features, device=topology.device)

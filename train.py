@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from skin import calibration, checkpoint, cli, losses, memory, metrics, parallel, runs
 from skin.console import Log
 from skin.curves import draw_curves
-from skin.dataset import Batch, PlainBatches, make_loader
+from skin.dataset import Batch, PlainBatches, ahead, make_loader
 from skin.errors import UserError
 from skin.faults import explained
 from skin.inference import collect
@@ -95,7 +95,7 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
     trainer.freeze(epoch < settings.freeze_epochs)
     trainer.classifier.train()
     mark = time.perf_counter()
-    for step, batch in enumerate(trainer.loader, start=first_step):
+    for step, batch in enumerate(ahead(trainer.loader, device), start=first_step):
         wait_seconds = time.perf_counter() - mark
         if trainer.topology.any([bool(batch.error)])[0]:
             raise UserError(batch.error or "another process could not read an image; see its message")
@@ -103,9 +103,7 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
         for group in trainer.optimizer.param_groups:
             group["lr"] = learning_rate(done, steps, warmup, settings.lr)
         trainer.seed_dropout(done)
-        images = batch.images.to(device, non_blocking=True)
-        targets = batch.labels.to(device, non_blocking=True)
-        record = train_step(trainer, images, targets, batch_weights[step])
+        record = train_step(trainer, batch.images, batch.labels, batch_weights[step])
         yield StepDone(step + 1, record, batch.indices, wait_seconds)
         mark = time.perf_counter()
 

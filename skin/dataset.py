@@ -7,7 +7,7 @@ epoch changes, and persistent workers, killed workers and no workers at all give
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,6 +211,31 @@ def make_loader(
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker,
     )
+
+
+def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches, on `device`: copied to a GPU in a stream of its own, each while the step before it runs."""
+    if device.type == "cpu":
+        yield from batches
+        return
+    stream = torch.cuda.Stream(device)
+
+    def arrived(batch: Batch) -> Batch:
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(stream)
+        for tensor in (batch.images, batch.labels):
+            tensor.record_stream(current)  # its memory belongs to the other stream, which must not take it back yet
+        return batch
+
+    coming: Batch | None = None
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            images, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels))
+        if coming is not None:
+            yield arrived(coming)
+        coming = batch._replace(images=images, labels=labels)
+    if coming is not None:
+        yield arrived(coming)
 
 
 def checked(batch: Batch) -> Batch:

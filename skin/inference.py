@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from skin.dataset import Batch, checked
+from skin.dataset import Batch, ahead, checked
 from skin.interrupts import Stopped
 from skin.parallel import Topology
 
@@ -50,11 +50,11 @@ def collect(
     logits = np.zeros((size, head.out_features), np.float32)
     features = np.zeros((size, head.in_features if with_features else 0), np.float32)
     stopped = False
-    for batch in loader:
+    for batch in ahead(loader, topology.device):
         if stopped := stopping():
             break
         checked(batch)
-        images = batch.images.to(topology.device, non_blocking=True)
+        images = batch.images
         rows = batch.indices.numpy()
         if with_features:
             pooled = classifier.features(images)

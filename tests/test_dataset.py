@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from skin.dataset import (
     EpochBatches,
     PlainBatches,
     SkinDiseaseDataset,
+    ahead,
     checked,
     default_workers,
     make_loader,
@@ -226,6 +228,48 @@ def test_an_image_that_cannot_be_read_is_named_in_place_of_its_batch(
     assert "--skip-bad-images" in bad.error
     with pytest.raises(UserError, match=r"cut\.png"):
         checked(bad)
+
+
+class Logged:
+    """Stands for a tensor, or for a stream, of a GPU, and writes down what is asked of it."""
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self.log = name, log
+
+    def to(self, device: torch.device, non_blocking: bool) -> Logged:
+        assert non_blocking
+        self.log.append(f"copy {self.name}")
+        return Logged(f"{self.name} on {device}", self.log)
+
+    def record_stream(self, stream: Logged) -> None:
+        self.log.append(f"{self.name} used in {stream.name}")
+
+    def wait_stream(self, stream: Logged) -> None:
+        self.log.append(f"{self.name} waits for {stream.name}")
+
+
+def test_on_a_gpu_the_next_batch_is_on_its_way_before_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Logged("copying", log))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Logged("computing", log))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    batches = [Batch(Logged(f"x{n}", log), Logged(f"y{n}", log), torch.tensor([n])) for n in range(2)]
+    for batch in ahead(batches, device):
+        log.append(f"step on {batch.images.name}, {batch.labels.name}, row {int(batch.indices[0])}")
+    assert log == [
+        "copy x0", "copy y0", "copy x1", "copy y1",
+        "computing waits for copying", "x0 on cuda:0 used in computing", "y0 on cuda:0 used in computing",
+        "step on x0 on cuda:0, y0 on cuda:0, row 0",
+        "computing waits for copying", "x1 on cuda:0 used in computing", "y1 on cuda:0 used in computing",
+        "step on x1 on cuda:0, y1 on cuda:0, row 1",
+    ]  # fmt: skip
+    assert list(ahead([], device)) == []
+
+
+def test_on_the_cpu_a_batch_is_where_it_is(dataset: SkinDiseaseDataset) -> None:
+    loader = make_loader(dataset, PlainBatches(4, 2), workers=0)
+    assert [batch.indices.tolist() for batch in ahead(loader, torch.device("cpu"))] == [[0, 1], [2, 3]]
 
 
 def test_a_path_of_any_bytes_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -124,6 +124,16 @@ def test_an_infinite_gradient_skips_the_step_and_halves_the_scale(demo_folder: P
     assert all(torch.equal(before[name], p) for name, p in trainer.classifier.named_parameters())
 
 
+@pytest.mark.usefixtures("exact")
+def test_a_compiled_step_is_the_step(demo_folder: Path, one_gpu: Topology) -> None:
+    plain, compiled = (trainer_of(demo_folder, one_gpu, amp="off", compile=choice) for choice in (False, True))
+    records = [one_step(trainer) for trainer in (plain, compiled)]
+    assert records[1].tolist() == pytest.approx(records[0].tolist(), rel=1e-4)
+    networks = plain.classifier.network, compiled.classifier.network
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert float((one - other).abs().mean()) <= 1e-5
+
+
 def test_auto_is_float16_on_a_gpu() -> None:
     assert choose("auto", torch.device("cuda", 0)) == Precision("cuda", torch.float16)
 
