@@ -88,6 +88,7 @@ class OurRecipe:
 
 RECIPES: dict[str, Callable[[Settings, Topology, Parts], Recipe]] = {
     "ours": OurRecipe,
+    "ours-compiled": OurRecipe,  # with train.py's --compile
     "plain": PlainRecipe,
     "plain-channels-last": functools.partial(PlainRecipe, channels_last=True),
 }
@@ -100,7 +101,7 @@ def run_cell(task: Path) -> int:
         data=Path(cell.data), labels=None if cell.labels is None else Path(cell.labels), allow_missing=True,
         model=cell.model, weights="none", image_size=cell.image_size, batch_size=cell.batch_size,
         amp="auto" if cell.amp else "off", gpus=cell.gpus, workers=cell.workers, cache=cell.cache,
-        keep_duplicates=True,
+        keep_duplicates=True, compile=cell.recipe == "ours-compiled",
     )  # fmt: skip
     parts = read_parts(settings)
     with parallel.setup(None if cell.parallel == "ddp" else cell.gpus) as topology:

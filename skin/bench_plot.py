@@ -15,7 +15,7 @@ from skin.checkpoint import write_atomically
 from skin.errors import UserError
 
 INK, FAINT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
-COLOURS = {"ours": "#1b5e9b", "plain": "#c8553d", "plain-channels-last": "#d99a2b"}
+COLOURS = {"ours": "#1b5e9b", "ours-compiled": "#4f8f6b", "plain": "#c8553d", "plain-channels-last": "#d99a2b"}
 _STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.edgecolor": FAINT, "axes.spines.top": False, "axes.spines.right": False,

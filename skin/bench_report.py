@@ -263,7 +263,7 @@ def device_name(row: dict[str, Any]) -> str:
 
 
 def _short(recipe: str) -> str:
-    return "plain-cl" if recipe == "plain-channels-last" else recipe
+    return {"plain-channels-last": "plain-cl", "ours-compiled": "compiled"}.get(recipe, recipe)
 
 
 def _name(row: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from skin.errors import UserError
 from skin.model import MODELS
 
 AMP = ("on", "off")
-RECIPES = ("ours", "plain", "plain-channels-last")
+RECIPES = ("ours", "ours-compiled", "plain", "plain-channels-last")
 PARALLEL = ("dp", "ddp")
 
 
@@ -27,7 +27,7 @@ class BenchSettings:
     )  # fmt: skip
     amp: str = option("on,off", "mixed precision: on, off", group="matrix", metavar="on,off")
     recipes: str = option(
-        "ours,plain", "ours, plain, plain-channels-last", group="matrix", metavar="ours,plain"
+        "ours,plain", ", ".join(RECIPES), group="matrix", metavar="ours,plain"
     )
     parallel: str = option("dp,ddp", "for several GPUs: DataParallel, DDP", group="matrix", metavar="dp,ddp")
 

@@ -61,8 +61,12 @@ def _cell(settings: BenchSettings, gpus: int, mode: str, amp: bool, recipe: str)
 def _why_not(cell: Cell, present: int) -> str | None:
     if cell.gpus > present:
         return f"this machine has {present or 'no'} visible GPU{'s' if present != 1 else ''}"
-    if cell.parallel == "ddp" and cell.recipe != "ours":
+    if cell.parallel == "ddp" and cell.recipe.startswith("plain"):
         return "the plain recipe knows DataParallel only"
+    if cell.recipe == "ours-compiled" and cell.parallel == "dp":
+        return "torch.compile does not work with DataParallel's replicas"
+    if cell.recipe == "ours-compiled" and cell.gpus == 0:
+        return "only on a GPU is the step compiled: the CPU has layers of its own"
     if cell.gpus == 0 and cell.amp and precision.choose("auto", torch.device("cpu")).dtype is None:
         return "this CPU has no bfloat16 units, so AMP is off on it"
     return None

@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from skin import bench_plot, bench_report, cells
+from skin.bench_settings import RECIPES
 from skin.errors import UserError
 
 ENVIRONMENT = {
@@ -242,6 +243,11 @@ def test_a_plot_is_drawn(tmp_path: Path) -> None:
         assert image.width > 800
     bench_plot.draw(rows, tmp_path / "plot.svg")
     assert b"<svg" in (tmp_path / "plot.svg").read_bytes()
+
+
+def test_every_recipe_can_be_drawn(tmp_path: Path) -> None:
+    bench_plot.draw([row([2.0, 4.0], recipe=recipe) for recipe in RECIPES], tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").read_text().count("<!-- ours-compiled, AMP on -->") == 1
 
 
 def test_nothing_measured_is_nothing_to_draw(tmp_path: Path) -> None:

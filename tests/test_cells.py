@@ -69,6 +69,16 @@ def test_gpus_are_planned_as_far_as_they_go() -> None:
     ]
 
 
+def test_the_compiled_step_is_for_gpus_that_have_a_process_each() -> None:
+    settings = BenchSettings(gpus="0,1,2", amp="off", recipes="ours-compiled")
+    assert [(c.gpus, c.parallel, reason) for c, reason in cells.plan(settings, present=2)] == [
+        (0, "single", "only on a GPU is the step compiled: the CPU has layers of its own"),
+        (1, "single", None),
+        (2, "dp", "torch.compile does not work with DataParallel's replicas"),
+        (2, "ddp", None),
+    ]
+
+
 def test_unasked_the_matrix_has_powers_of_two_of_the_gpus_there_are() -> None:
     assert BenchSettings().gpu_counts(present=5) == [1, 2, 4]
     assert BenchSettings().gpu_counts(present=0) == [0]
