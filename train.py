@@ -174,7 +174,7 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     labels, probabilities = run.parts.labels("val"), calibration.softmax(logits)
     class_weights = trainer.class_weights.cpu()
     val_loss, _ = losses.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), class_weights)
-    usage = memory.read(topology.cuda_devices)
+    usage = memory.read_all(topology)  # all processes ask at once
     row = {
         "epoch": progress.epoch + 1,
         "lr": trainer.optimizer.param_groups[0]["lr"],
