@@ -119,6 +119,8 @@ def _check(settings: Settings) -> None:
         raise UserError("say where the images are: --data DIR, or --demo for a drawn set")
     if settings.demo and settings.data is not None and settings.resume is None:
         raise UserError("--demo makes its own data; leave out --data")
+    if settings.check and settings.data is None:
+        raise UserError("--check audits the data of a folder: say which by --data DIR")
     least = {
         "epochs": 1, "batch_size": 1, "freeze_epochs": 0, "patience": 0, "seed": 0, "workers": 0,
         "warmup_epochs": 0.0, "cache_limit": 0.0, "weight_decay": 0.0, "save_minutes": 0.0,

@@ -68,6 +68,8 @@ def test_paths_are_absolute_so_that_a_run_goes_on_anywhere(tmp_path: Path, monke
     [
         ([], "say where the images are: --data DIR, or --demo"),
         (["--demo", "--data", "d"], "leave out --data"),
+        (["--demo", "--check"], "say which by --data DIR"),
+        (["--data", "d", "--recipe", "slow"], "argument --recipe: invalid choice: 'slow'"),
         (["--data", "d", "--model", "efficientnet_b8"], "argument --model: invalid choice: 'efficientnet_b8'"),
         (["--data", "d", "--class-weights", "some"], "argument --class-weights: invalid choice"),
         (["--data", "d", "--monitor", "f1"], "argument --monitor: invalid choice"),
