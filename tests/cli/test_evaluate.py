@@ -14,8 +14,10 @@ import torch
 
 import evaluate
 from skin import calibration, checkpoint, load_classifier, metrics, plots, report_files, split
+from skin.checkpoint import load_best
 from skin.dataset import Batch
 from skin.errors import UserError
+from skin.images import centre_crop, read_image
 from skin.layouts import read_index
 from skin.parallel import Topology
 from tests import tiny
@@ -96,6 +98,22 @@ def test_figures_follow_from_predictions_csv_and_agree_with_the_library(run: Run
     paths = read_index(Path(made["about"]["data"])).rows.set_index("image")["path"]
     one = model.predict(paths[table["image"].iloc[3]])
     np.testing.assert_allclose(one.probabilities, probabilities[3], atol=1e-6)
+
+
+def test_with_amp_off_the_probabilities_are_those_of_a_plain_loop(run: Run, run_folder: Path, tmp_path: Path) -> None:
+    run("--amp", "off")
+    written = pd.read_csv(tmp_path / "out/predictions.csv")
+    found = load_best(run_folder / "best.pt")
+    rows = read_index(Path(found.config["data"])).rows.set_index("image").loc[written["image"]]
+    views = np.stack([centre_crop(read_image(path, found.preprocess), 32) for path in rows["path"]])
+    images = torch.from_numpy(views).permute(0, 3, 1, 2).contiguous() / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (found.preprocess.mean, found.preprocess.std))
+    with torch.inference_mode():
+        logits = found.network.eval()((images - mean) / std)
+    expected = (logits / found.calibration["temperature"]).softmax(1).numpy()
+    assert np.ptp(expected, axis=0).max() > 0.1, "the test needs images with different answers"
+    # This model's logits run into hundreds, of which float32 has no more than four decimals.
+    np.testing.assert_allclose(written[list(found.classes)].to_numpy(), expected, atol=2e-4)
 
 
 def test_averages_over_the_views(run: Run, run_folder: Path, tmp_path: Path) -> None:
