@@ -91,7 +91,7 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
     weights = trainer.class_weights.cpu()[trainer.dataset.labels]
     batch_weights = [float(weights[rows].sum()) for rows in batches.plan(epoch)]
     steps = settings.epochs * len(batches)
-    warmup = int(min(settings.warmup_epochs * len(batches), steps / 10))
+    warmup = int(min(settings.warmup_epochs * len(batches), 0.3 * steps))
     trainer.freeze(epoch < settings.freeze_epochs)
     trainer.classifier.train()
     mark = time.perf_counter()

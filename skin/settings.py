@@ -50,7 +50,7 @@ class Settings:
     batch_size: int = option(32, "images a step on each GPU", group="training", metavar="N")
     lr: float = option(1e-4, "peak learning rate of Adam", group="training")
     weight_decay: float = option(0.0, "Adam's L2 penalty", group="training", metavar="W")
-    warmup_epochs: float = option(1.0, "epochs of linear warm-up (at most a tenth)", group="training", metavar="N")
+    warmup_epochs: float = option(1.0, "epochs of linear warm-up (at most 0.3 of all)", group="training", metavar="N")
     freeze_epochs: int = option(0, "train the head alone at first", group="training", metavar="N")
     class_weights: str = option(
         "balanced", "against imbalance: balanced or none", group="training", choices=("balanced", "none"), metavar="W"
