@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from skin.augment import STANDARD, augment
+from skin.augment import augment
 from skin.cache import PixelCache
 from skin.cpu_step import keep_freed_memory
 from skin.errors import UserError
@@ -68,7 +68,6 @@ class SkinDiseaseDataset(Dataset[Batch]):
         self.seed = seed
         self.cache = cache
         self.cache_rows = np.arange(len(paths)) if cache_rows is None else cache_rows
-        self.augmentation = STANDARD
         self.sizes: Sequence[int] | None = None  # of the views of each epoch; the network's throughout where None
 
     def __len__(self) -> int:
@@ -99,7 +98,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
                 if epoch == PLAIN:
                     view[:] = centre_crop(stored, size)
                 else:
-                    augment(stored, size, (self.seed, epoch, index), view, self.augmentation, span)
+                    augment(stored, size, (self.seed, epoch, index), view, span=span)
         except ImageError as problem:
             # As text: an exception of a worker reaches the loop as a traceback, and other processes wait.
             error = str(problem)

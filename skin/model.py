@@ -44,16 +44,12 @@ def preprocess_for(name: str, image_size: int | None = None) -> Preprocess:
     )
 
 
-def build(name: str, num_classes: int, dropout: bool = True) -> EfficientNet:
+def build(name: str, num_classes: int) -> EfficientNet:
     """A torchvision EfficientNet with a new `num_classes` head, randomly initialised.
 
     Under `with torch.device("meta")` it costs nothing: shapes without memory.
-
-    Args:
-        dropout: False is without the network's own, and without stochastic depth. The weights are the same.
     """
-    without = {} if dropout else {"dropout": 0.0, "stochastic_depth_prob": 0.0}
-    network: EfficientNet = get_model(name, weights=None, **without)
+    network: EfficientNet = get_model(name, weights=None)
     network.classifier[1] = nn.Linear(network.classifier[1].in_features, num_classes)
     return network
 

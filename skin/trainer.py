@@ -185,7 +185,7 @@ def build_trainer(
     """
     recipe, preprocess = RECIPES[settings.recipe], preprocess_for(settings.model, settings.image_size)
     torch.manual_seed(settings.seed)  # of the new head, and of everything with --weights none
-    network = build(settings.model, len(parts.classes), recipe.dropout)
+    network = build(settings.model, len(parts.classes))
     origin = origin or load_weights(network, settings.model, settings.weights)
     on_gpu = topology.device.type == "cuda"
     accelerate(network, topology.device)
@@ -196,7 +196,7 @@ def build_trainer(
     cache = parts.open_cache(preprocess, settings)
     dataset = parts.dataset("train", preprocess, settings.seed, cache)
     sizes = [recipe.image_size(e, settings.epochs, preprocess.image_size) for e in range(settings.epochs)]
-    dataset.augmentation, dataset.sizes = recipe.augmentation, sizes
+    dataset.sizes = sizes
     images_per_step = images_per_step or settings.batch_size * topology.replicas
     shares = (topology.replicas, topology.rank, topology.world)
     batches = EpochBatches(len(dataset), images_per_step, settings.seed, *shares)

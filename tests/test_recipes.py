@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-from torchvision.ops import StochasticDepth
 
 import train
 from skin.augment import augment
@@ -67,21 +64,6 @@ def test_the_loop_sees_each_epochs_views(fast: Settings) -> None:
             first = len(seen)
             done = next(train.train_steps(trainer, epoch))
             row, stored = int(done.rows[0]), trainer.dataset.stored(int(done.rows[0]))
-            expected = augment(stored, sides[epoch], (0, epoch, row), strength=RECIPES["fast"].augmentation, span=96)
+            expected = augment(stored, sides[epoch], (0, epoch, row), span=96)
             assert torch.equal(seen[first][0], torch.from_numpy(expected))
     assert trainer.dataset.__getitems__([(PLAIN, 0)]).images.shape == (1, 96, 96, 3)
-
-
-def test_the_fast_recipe_has_no_dropout_and_the_weights_of_the_other(fast: Settings) -> None:
-    parts = read_parts(fast)
-    networks = {
-        name: build_trainer(dataclasses.replace(fast, recipe=name), CPU, parts).classifier.network for name in RECIPES
-    }
-    drops = {
-        name: sum(module.p for module in network.modules() if isinstance(module, (nn.Dropout, StochasticDepth)))
-        for name, network in networks.items()
-    }
-    assert drops["fast"] == 0 < drops["standard"]
-    one, other = (network.state_dict() for network in networks.values())
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
