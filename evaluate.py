@@ -27,6 +27,7 @@ from skin import calibration, cli, pages, parallel, precision, report, report_fi
 from skin.checkpoint import Checkpoint, load_best, write_atomically
 from skin.cli import option
 from skin.console import Log
+from skin.cpu_step import keep_freed_memory
 from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, ahead, checked, default_workers, make_loader
 from skin.errors import UserError
 from skin.faults import explained
@@ -89,6 +90,8 @@ def ask(
     Raises:
         UserError: an image cannot be read, or the model answers with what is no number.
     """
+    if topology.device.type == "cpu":
+        keep_freed_memory()  # half of the time would go into handing pages out anew for each large activation
     size = len(loader.dataset)  # type: ignore[arg-type]
     head: Any = classifier.network.classifier[1]
     logits, distance = np.zeros((size, head.out_features), np.float32), np.zeros(size)

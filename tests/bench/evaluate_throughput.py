@@ -5,27 +5,29 @@
 
 The plain loop reads the same pixels through the same loader, makes them float32 in the usual order of
 dimensions, and runs the network in float32, 32 images at a time. The two take turns, so that a machine that
-gets slower is unkind to both.
+gets slower is unkind to both, each turn in a process of its own, since evaluate.py changes how memory is kept.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import evaluate
 from skin import calibration, cli, precision
-from skin.checkpoint import load_best
+from skin.checkpoint import Checkpoint, load_best
 from skin.cli import option
 from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, make_loader
 from skin.layouts import read_index
@@ -44,62 +46,73 @@ class Settings:
 
 
 @torch.inference_mode()
-def plain_loop(network: nn.Module, loader: DataLoader[Batch], mean: torch.Tensor, std: torch.Tensor) -> np.ndarray:
+def plain_loop(checkpoint: Checkpoint, loader: DataLoader[Batch]) -> np.ndarray:
     """The loop that most scripts have: float32 logits [N, C]."""
+    preprocess = checkpoint.preprocess
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
     logits = []
     for batch in loader:
         images = batch.images.permute(0, 3, 1, 2).contiguous().float() / 255
-        logits.append(network((images - mean) / std))
+        logits.append(checkpoint.network((images - mean) / std))
     return torch.cat(logits).numpy()
+
+
+def turn(name: str, path: Path, images: list[str]) -> tuple[np.ndarray, float]:
+    """Logits [N, C] and seconds of one loop over images: "plain", or evaluate.py's with `name` for `--amp`."""
+    checkpoint, topology = load_best(path), Topology(torch.device("cpu"))
+    dataset = SkinDiseaseDataset(images, np.zeros(len(images)), checkpoint.preprocess)
+    start = time.perf_counter()
+    if name == "plain":
+        logits = plain_loop(checkpoint, make_loader(dataset, PlainBatches(len(dataset), 32), workers=1))
+    else:
+        batch_size = evaluate.fitting_batch_size(checkpoint.preprocess.image_size, topology)
+        loader = evaluate.make_test_loader(dataset, batch_size, None, topology)
+        mode = precision.choose(name, topology.device)
+        classifier = Classifier(fuse(checkpoint.network), checkpoint.preprocess, mode).eval()
+        logits, _ = evaluate.ask(classifier, loader, topology, checkpoint.calibration, 1, lambda n: None)
+    return logits, time.perf_counter() - start
+
+
+def alone(*arguments: Any) -> tuple[np.ndarray, float]:
+    """`turn` in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(turn, *arguments).result()
+
+
+def measure(settings: Settings, path: Path) -> None:
+    rows = read_index(settings.data).rows
+    images = rows["path"].sample(min(len(rows), max(settings.images, settings.compare)), random_state=0).tolist()
+    checkpoint = load_best(path)
+    device = Topology(torch.device("cpu")).describe()
+    print(f"{checkpoint.model_name}, {checkpoint.preprocess.image_size} px, {device}, torch {torch.__version__}")
+    timed = images[: settings.images]
+    speeds: dict[str, list[float]] = {"plain": [], "auto": []}
+    for _ in range(settings.rounds):
+        for name, values in speeds.items():
+            values.append(len(timed) / alone(name, path, timed)[1])
+    for name, values in speeds.items():
+        title = "plain float32" if name == "plain" else "evaluate.py"
+        print(f"{title:14} {np.median(values):6.1f} images/s  (each: {', '.join(f'{v:.1f}' for v in values)})")
+    ratios = np.array(speeds["auto"]) / np.array(speeds["plain"])
+    each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+    print(f"evaluate.py is {np.median(ratios):.2f} times as fast (each round: {each})")
+    if settings.compare:
+        compared = images[: settings.compare]
+        expected = calibration.softmax(alone("plain", path, compared)[0])
+        for amp in ("auto", "off"):
+            found = calibration.softmax(alone(amp, path, compared)[0])
+            apart, same = np.abs(found - expected).max(), (found.argmax(1) == expected.argmax(1)).mean()
+            print(f"--amp {amp}: probabilities {apart:.2g} apart at most, one class on {same:.2%} of {len(found)}")
 
 
 def main() -> None:
     settings = cli.parse(Settings, __doc__)
     with tempfile.TemporaryDirectory() as folder:
-        path = settings.checkpoint or tiny.write_checkpoint(
-            Path(folder) / "best.pt", image_size=300, name="efficientnet_b3"
-        )
-        fast, plain = load_best(path), load_best(path)
-    rows = read_index(settings.data).rows
-    rows = rows.sample(min(len(rows), max(settings.images, settings.compare)), random_state=0)
-    preprocess = fast.preprocess
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    topology = Topology(torch.device("cpu"))
-    network = fuse(fast.network)
-    print(f"{fast.model_name}, {preprocess.image_size} px, {topology.describe()}, torch {torch.__version__}")
-
-    def loader(count: int, batch: int | None) -> DataLoader[Batch]:
-        paths = rows["path"].tolist()[:count]
-        dataset = SkinDiseaseDataset(paths, np.zeros(len(paths)), preprocess)
-        if batch:
-            return make_loader(dataset, PlainBatches(len(dataset), batch), workers=1)
-        fitting = evaluate.fitting_batch_size(preprocess.image_size, topology)
-        return evaluate.make_test_loader(dataset, fitting, None, topology)
-
-    def ours(amp: str, count: int) -> np.ndarray:
-        mode = precision.choose(amp, topology.device)
-        classifier = Classifier(network, preprocess, mode).eval()
-        return evaluate.ask(classifier, loader(count, None), topology, fast.calibration, 1, lambda n: None)[0]
-
-    def plainly(count: int) -> np.ndarray:
-        return plain_loop(plain.network, loader(count, 32), mean, std)
-
-    speeds: dict[str, list[float]] = {"plain float32": [], "evaluate.py": []}
-    for _ in range(settings.rounds):
-        for name, run in (("plain float32", plainly), ("evaluate.py", lambda count: ours("auto", count))):
-            start = time.perf_counter()
-            run(settings.images)
-            speeds[name].append(settings.images / (time.perf_counter() - start))
-    for name, values in speeds.items():
-        print(f"{name:14} {np.median(values):6.1f} images/s  (each: {', '.join(f'{v:.1f}' for v in values)})")
-    print(f"evaluate.py is {np.median(speeds['evaluate.py']) / np.median(speeds['plain float32']):.2f} times as fast")
-    if settings.compare:
-        expected = calibration.softmax(plainly(settings.compare))
-        for amp in ("auto", "off"):
-            found = calibration.softmax(ours(amp, settings.compare))
-            apart, same = np.abs(found - expected).max(), (found.argmax(1) == expected.argmax(1)).mean()
-            print(f"--amp {amp}: probabilities {apart:.2g} apart at most, one class on {same:.2%} of {len(found)}")
+        random = Path(folder) / "best.pt"
+        if settings.checkpoint is None:
+            tiny.write_checkpoint(random, image_size=300, name="efficientnet_b3")
+        measure(settings, settings.checkpoint or random)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
