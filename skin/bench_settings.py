@@ -55,7 +55,9 @@ class BenchSettings:
         None, "steps before them (default: 10; 1 on the CPU)", group="measuring", metavar="N"
     )
     whole_epoch: bool = option(False, "time a whole epoch with the loader, not --steps of it", group="measuring")
-    find_batch: bool = option(False, "search the largest batch that fits and measure that", group="measuring")
+    find_batch: bool = option(
+        False, "search the largest batch that fits (of the images there are) and measure that", group="measuring"
+    )
     input: bool = option(False, "measure the input path alone: JPEG to augmented batch", group="measuring")
 
     json: Path | None = option(None, "write everything here", group="output", metavar="FILE")
