@@ -57,7 +57,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             axes.set_xlim(-0.6, len(groups) - 0.4)
             axes.margins(y=0.12)
             axes.grid(axis="y", color=GRID)
-        figure.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=min(4, len(series)))
+        columns = min(3, -(-len(series) // 2))  # filled one by one: AMP on, and off below it; more are too wide
+        figure.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
         first = measured[0]
         figure.suptitle(
             f"{first['model']}, {first['image_size']} px, {first['batch_size']} images a replica, {first['device']}",
