@@ -30,8 +30,9 @@ from skin import calibration, tta
 from skin.checkpoint import Checkpoint, load_best
 from skin.errors import UserError
 from skin.explain import grad_cam, overlay
+from skin.fused import fuse
 from skin.images import ImageError, centre_crop, read_image, stored_image
-from skin.model import Classifier, fuse
+from skin.model import Classifier
 from skin.precision import choose
 
 Source = str | Path | BinaryIO | Image.Image | np.ndarray
@@ -142,7 +143,8 @@ class SkinClassifier:
         self.preprocess = checkpoint.preprocess
         self.device = device
         self._calibration = checkpoint.calibration
-        model = Classifier(fuse(checkpoint.network), checkpoint.preprocess, choose(amp, device))
+        mode = choose(amp, device)
+        model = Classifier(fuse(checkpoint.network, mode), checkpoint.preprocess, mode)
         self._model = model.eval().requires_grad_(False).to(device)
 
     @overload

@@ -14,6 +14,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,9 @@ from skin import calibration, cli, precision
 from skin.checkpoint import Checkpoint, load_best
 from skin.cli import option
 from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, make_loader
+from skin.fused import fuse
 from skin.layouts import read_index
-from skin.model import Classifier, fuse
+from skin.model import Classifier
 from skin.parallel import Topology
 from tests import tiny
 
@@ -40,13 +42,13 @@ from tests import tiny
 class Settings:
     data: Path = option(Path("data"), "any data folder")
     checkpoint: Path | None = option(None, "a trained model (default: B3 at 300 px with random weights)")
-    images: int = option(256, "how many images to time")
+    images: int = option(256, "how many images each loop reads; its first batch is not timed")
     rounds: int = option(3, "how often each loop runs")
     compare: int = option(0, "compare the answers on this many images, too")
 
 
 @torch.inference_mode()
-def plain_loop(checkpoint: Checkpoint, loader: DataLoader[Batch]) -> np.ndarray:
+def plain_loop(checkpoint: Checkpoint, loader: DataLoader[Batch], on_batch: Callable[[int], None]) -> np.ndarray:
     """The loop that most scripts have: float32 logits [N, C]."""
     preprocess = checkpoint.preprocess
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
@@ -54,31 +56,33 @@ def plain_loop(checkpoint: Checkpoint, loader: DataLoader[Batch]) -> np.ndarray:
     for batch in loader:
         images = batch.images.permute(0, 3, 1, 2).contiguous().float() / 255
         logits.append(checkpoint.network((images - mean) / std))
+        on_batch(len(images))
     return torch.cat(logits).numpy()
 
 
 def turn(name: str, path: Path, images: list[str]) -> tuple[np.ndarray, float]:
-    """Logits [N, C] and seconds of one loop over images: "plain", or evaluate.py's with `name` for `--amp`.
+    """Logits [N, C] and images per second of one loop: "plain", or evaluate.py's with `name` for `--amp`.
 
-    A batch that is not timed comes first: it makes the kernels and takes the memory.
+    The first batch is not timed: it makes the kernels and takes the memory.
     """
     checkpoint, topology = load_best(path), Topology(torch.device("cpu"))
-    fitting = evaluate.fitting_batch_size(checkpoint.preprocess.image_size, topology)
-    if name != "plain":
+    dataset = SkinDiseaseDataset(images, np.zeros(len(images)), checkpoint.preprocess)
+    done: list[tuple[int, float]] = []
+
+    def on_batch(count: int) -> None:
+        done.append((count, time.perf_counter()))
+
+    if name == "plain":
+        batches = make_loader(dataset, PlainBatches(len(dataset), 32), workers=1)
+        logits = plain_loop(checkpoint, batches, on_batch)
+    else:
         mode = precision.choose(name, topology.device)
-        classifier = Classifier(fuse(checkpoint.network), checkpoint.preprocess, mode).eval()
-
-    def answers(some: list[str]) -> np.ndarray:
-        dataset = SkinDiseaseDataset(some, np.zeros(len(some)), checkpoint.preprocess)
-        if name == "plain":
-            return plain_loop(checkpoint, make_loader(dataset, PlainBatches(len(dataset), 32), workers=1))
-        loader = evaluate.make_test_loader(dataset, fitting, None, topology)
-        return evaluate.ask(classifier, loader, topology, checkpoint.calibration, 1, lambda n: None)[0]
-
-    answers(images[:fitting])
-    start = time.perf_counter()
-    logits = answers(images)
-    return logits, time.perf_counter() - start
+        classifier = Classifier(fuse(checkpoint.network, mode), checkpoint.preprocess, mode).eval()
+        fitting = evaluate.fitting_batch_size(checkpoint.preprocess.image_size, topology)
+        batches = evaluate.make_test_loader(dataset, fitting, None, topology)
+        logits = evaluate.ask(classifier, batches, topology, checkpoint.calibration, 1, on_batch)[0]
+    timed = sum(count for count, _ in done[1:])
+    return logits, timed / (done[-1][1] - done[0][1])
 
 
 def alone(*arguments: Any) -> tuple[np.ndarray, float]:
@@ -97,7 +101,7 @@ def measure(settings: Settings, path: Path) -> None:
     speeds: dict[str, list[float]] = {"plain": [], "auto": []}
     for _ in range(settings.rounds):
         for name, values in speeds.items():
-            values.append(len(timed) / alone(name, path, timed)[1])
+            values.append(alone(name, path, timed)[1])
     for name, values in speeds.items():
         title = "plain float32" if name == "plain" else "evaluate.py"
         print(f"{title:14} {np.median(values):6.1f} images/s  (each: {', '.join(f'{v:.1f}' for v in values)})")
