@@ -223,8 +223,7 @@ def benchmark_input(settings: BenchSettings, parts: Parts, console: Console) -> 
     preprocess = preprocess_for(settings.model, settings.image_size)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     report["cells"] = input_path.measure(
-        parts, preprocess, settings.batch_size or INPUT_BATCH, settings.steps or input_path.BATCHES, settings.rounds,
-        device,
+        parts, preprocess, settings.batch_size or INPUT_BATCH, settings.steps, settings.rounds, device
     )
     report["complete"] = True
     console.print(input_path.table(report["cells"]))

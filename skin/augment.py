@@ -18,6 +18,8 @@ import numpy as np
 
 GREY = np.array([0.299, 0.587, 0.114])  # luma of RGB, ITU-R BT.601
 
+_Rows = tuple[tuple[float, float], tuple[float, float]]
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -54,13 +56,20 @@ def affine(
         span: side of the square of the image that it shows; `size` where None.
     """
     span = span or size
-    flip_x, flip_y = np.where(draw[:2] < 0.5, 1.0, -1.0)
-    angle = 2 * math.pi * draw[2]
-    pace = span / size * strength.zoom ** (2 * draw[3] - 1)  # source pixels per output pixel
+    flip_x, flip_y, turn, zoom, shift_x, shift_y = draw.tolist()
+    flip_x, flip_y = 1.0 if flip_x < 0.5 else -1.0, 1.0 if flip_y < 0.5 else -1.0
+    angle = 2 * math.pi * turn
+    pace = span / size * strength.zoom ** (2 * zoom - 1)  # source pixels per output pixel
     cos, sin = math.cos(angle) * pace, math.sin(angle) * pace
-    matrix = np.array([[cos * flip_x, -sin * flip_y], [sin * flip_x, cos * flip_y]])
-    centre = np.array([width - 1, height - 1]) / 2 + (2 * draw[4:6] - 1) * strength.shift * span
-    return np.column_stack([matrix, centre - matrix @ np.full(2, (size - 1) / 2)])
+    matrix = ((cos * flip_x, -sin * flip_y), (sin * flip_x, cos * flip_y))
+    centre_x = (width - 1) / 2 + (2 * shift_x - 1) * strength.shift * span
+    centre_y = (height - 1) / 2 + (2 * shift_y - 1) * strength.shift * span
+    return _map_about(matrix, (centre_x, centre_y), (size - 1) / 2)
+
+
+def _map_about(matrix: _Rows, centre: tuple[float, float], middle: float) -> np.ndarray:
+    """float64 [2, 3]: the map that applies `matrix` and takes the point (middle, middle) to `centre`."""
+    return np.array([(a, b, to - (a + b) * middle) for (a, b), to in zip(matrix, centre, strict=True)])
 
 
 def by_quarters(to_source: np.ndarray, size: int, span: int) -> np.ndarray:
@@ -70,14 +79,14 @@ def by_quarters(to_source: np.ndarray, size: int, span: int) -> np.ndarray:
     With half of the views as sharp as those, the network learns fine structure that it will see again. Where
     `span` is `size` such a map takes pixels to pixels.
     """
-    linear = to_source[:, :2]
-    diagonal = np.diag(np.sign(np.diag(linear)))
-    crossed = np.diag(np.sign(np.diag(linear[:, ::-1])))[:, ::-1]
-    turned = diagonal if abs(linear[0, 0]) >= abs(linear[0, 1]) else crossed
-    middle = np.full(2, (size - 1) / 2)
-    turned = turned * (span / size)
-    corner = linear @ middle + to_source[:, 2] - turned @ middle  # what was read in the middle stays there
-    return np.column_stack([turned, np.rint(corner) if span == size else corner])
+    (a, b, x), (c, d, y) = to_source.tolist()
+    pace, middle = span / size, (size - 1) / 2
+    if abs(a) >= abs(b):
+        matrix = (math.copysign(pace, a), 0.0), (0.0, math.copysign(pace, d))
+    else:
+        matrix = (0.0, math.copysign(pace, b)), (math.copysign(pace, c), 0.0)
+    turned = _map_about(matrix, (x + (a + b) * middle, y + (c + d) * middle), middle)  # what was in the middle stays
+    return turned.round() if span == size else turned
 
 
 def colour(draw: np.ndarray, strength: Augmentation) -> np.ndarray:
@@ -86,12 +95,14 @@ def colour(draw: np.ndarray, strength: Augmentation) -> np.ndarray:
     Args:
         draw: three uniform numbers in [0, 1): brightness, contrast, saturation.
     """
-    brightness, contrast, saturation = (2 * draw - 1) * [
-        128 * strength.brightness, strength.contrast, strength.saturation,
-    ] + [0.0, 1.0, 1.0]  # fmt: skip
-    matrix = contrast * (saturation * np.eye(3) + (1 - saturation) * GREY)  # its rows add up alike: grey stays grey
-    offset = np.full(3, 127.5 * (1 - contrast) + brightness)
-    return np.column_stack([matrix, offset]).astype(np.float32)
+    brightness, contrast, saturation = (2 * draw - 1).tolist()
+    brightness, contrast = 128 * strength.brightness * brightness, 1 + strength.contrast * contrast
+    saturation = 1 + strength.saturation * saturation
+    affine_map = np.empty((3, 4), np.float32)
+    affine_map[:, :3] = contrast * (1 - saturation) * GREY  # its rows add up alike: grey stays grey
+    affine_map[(0, 1, 2), (0, 1, 2)] += contrast * saturation
+    affine_map[:, 3] = 127.5 * (1 - contrast) + brightness
+    return affine_map
 
 
 def augment(

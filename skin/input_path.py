@@ -2,7 +2,7 @@
 
 Four ways to the same batch size: the plain transforms, ours without a cache, ours while the cache is being
 filled (a first epoch), and ours from the cache (every later one). On one core, with the loader in the
-training process, and with two loader processes.
+training process, and with two loader processes. The plain path and ours run in processes of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +41,22 @@ from skin.settings import Settings
 PATHS = ("plain", "ours", "ours, filling the cache", "ours, cached")
 WORKERS = (0, 2)
 BATCHES = 24  # timed in a round: many more than the loader's processes have ready when the clock starts
+SECONDS = 3.0  # timed in a round, at least
+WARMUP = 4  # batches for each process before the clock starts: a forked one copies its parent's pages first
 
 Stream = Iterator[Tensor]  # of float32 [B, 3, size, size] on the device
 
 
 def measure(
-    parts: Parts, preprocess: Preprocess, batch_size: int, batches: int, rounds: int, device: torch.device
+    parts: Parts, preprocess: Preprocess, batch_size: int, batches: int | None, rounds: int, device: torch.device
 ) -> list[dict[str, Any]]:
     """Images per second of each path and number of workers, in turns over the rounds, and how many times the plain
     path's in the same round: of both the median, the lowest and the highest.
 
     Args:
-        batches: how many are timed in a round, after one for each worker to start with. The training part
-            should hold as many images: a cache that is being filled meets each of them once.
+        batches: how many are timed in a round; None is `BATCHES` and as many more as fill `SECONDS` where images
+            may come again. The training part should hold as many images and those to warm up with
+            (`images_needed`): a cache that is being filled meets each of them once.
 
     Raises:
         UserError: the training part does not fill a batch, or its images are arrays, which nobody decodes.
@@ -58,30 +64,54 @@ def measure(
     if len(parts.of("train")) < batch_size:
         raise UserError(f"{parts.index.root}: {len(parts.of('train')):,} images in the training part do not fill a "
                         f"batch of {batch_size}; use a smaller --batch-size")  # fmt: skip
-    threads = torch.get_num_threads(), cv2.getNumThreads()
+    least_seconds = SECONDS if batches is None else 0.0
+    samples: dict[tuple[str, int], list[float]] = {(p, w): [] for p in PATHS for w in WORKERS}
+    spawn = get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory(prefix="skin-input-") as name,
+        ProcessPoolExecutor(1, spawn, _start, (False,)) as plain,
+        ProcessPoolExecutor(1, spawn, _start, (device.type == "cpu",)) as ours,
+    ):
+        filled = _cache(parts, preprocess, Path(name) / "filled")
+        filled.build()
+        for number, (path, workers) in itertools.product(range(rounds), samples):
+            cache, seconds = filled if path == "ours, cached" else None, least_seconds
+            if path == "ours, filling the cache":
+                cache, seconds = _cache(parts, preprocess, Path(name) / f"{number}-{workers}"), 0.0
+            sample = _Sample(parts, preprocess, path, cache, batch_size, batches or BATCHES, seconds, workers, device)
+            samples[path, workers].append((plain if path == "plain" else ours).submit(_speed, sample).result())
+    return [_row(path, workers, values, samples["plain", workers]) for (path, workers), values in samples.items()]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One thing to measure once."""
+
+    parts: Parts
+    preprocess: Preprocess
+    path: str
+    cache: PixelCache | None
+    batch_size: int
+    batches: int  # timed, at least
+    seconds: float  # timed, at least
+    workers: int
+    device: torch.device
+
+    def stream(self) -> Stream:
+        """The batches, without end."""
+        if self.path == "plain":
+            return _plain(self.parts, self.preprocess.image_size, self.batch_size, self.workers, self.device)
+        model = build("efficientnet_b0", 2)  # for its normalisation alone
+        classifier = Classifier(model, self.preprocess, choose("off", self.device)).to(self.device)
+        return _ours(self.parts, self.cache, classifier, self.batch_size, self.workers, self.device)
+
+
+def _start(keep: bool) -> None:
+    """In a process of measurements: one core computes. Ours keep freed memory, as training does; notebooks do not."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    if device.type == "cpu":
-        keep_freed_memory()  # as training does; the plain path gains by it too
-    classifier = Classifier(build("efficientnet_b0", 2), preprocess, choose("off", device)).to(device)
-    samples: dict[tuple[str, int], list[float]] = {(p, w): [] for p in PATHS for w in WORKERS}
-    try:
-        with tempfile.TemporaryDirectory(prefix="skin-input-") as name:
-            filled = _cache(parts, preprocess, Path(name) / "filled")
-            filled.build()
-            for number, (path, workers) in itertools.product(range(rounds), samples):
-                if path == "plain":
-                    stream = _plain(parts, preprocess.image_size, batch_size, workers, device)
-                else:
-                    cache = filled if path == "ours, cached" else None
-                    if path == "ours, filling the cache":
-                        cache = _cache(parts, preprocess, Path(name) / f"{number}-{workers}")
-                    stream = _ours(parts, cache, classifier, batch_size, workers, device)
-                samples[path, workers].append(_speed(stream, max(1, workers), batches, device))
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
-    return [_row(path, workers, values, samples["plain", workers]) for (path, workers), values in samples.items()]
+    if keep:
+        keep_freed_memory()
 
 
 def _row(path: str, workers: int, speeds: list[float], plain: list[float]) -> dict[str, Any]:
@@ -97,7 +127,7 @@ def _row(path: str, workers: int, speeds: list[float], plain: list[float]) -> di
 
 def images_needed(batch_size: int, batches: int) -> int:
     """How many images to generate so that their training part, 70 %, fills each batch with images not met before."""
-    return 3 * batch_size * (batches + max(WORKERS)) // 2
+    return 3 * batch_size * (batches + WARMUP * max(WORKERS)) // 2
 
 
 def _cache(parts: Parts, preprocess: Preprocess, folder: Path) -> PixelCache:
@@ -110,7 +140,9 @@ def _cache(parts: Parts, preprocess: Preprocess, folder: Path) -> PixelCache:
 
 def _plain(parts: Parts, size: int, batch_size: int, workers: int, device: torch.device) -> Stream:
     images = PlainImages(parts.of("train")["path"].tolist(), parts.labels("train"), size)
-    loader = DataLoader(images, batch_size, shuffle=True, num_workers=workers, drop_last=True)
+    loader = DataLoader(
+        images, batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
+    )
     for batch, _ in itertools.chain.from_iterable(itertools.repeat(loader)):
         yield batch.to(device)
 
@@ -127,14 +159,20 @@ def _ours(
             yield classifier.normalise(batch.images.to(device, non_blocking=True))
 
 
-def _speed(stream: Stream, warmup: int, batches: int, device: torch.device) -> float:
-    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    images = [len(batch) for batch in itertools.islice(stream, warmup)]
+def _speed(sample: _Sample) -> float:
+    """Images per second of a sample, after a warm-up."""
+    wait: Callable[[], None] = torch.cuda.synchronize if sample.device.type == "cuda" else lambda: None
+    stream = sample.stream()
+    for _ in itertools.islice(stream, WARMUP * max(1, sample.workers)):
+        pass
     wait()
-    start = time.perf_counter()
-    images = [len(batch) for batch in itertools.islice(stream, batches)]
+    start, images = time.perf_counter(), 0
+    for number, batch in enumerate(stream, start=1):
+        images += len(batch)
+        if number >= sample.batches and time.perf_counter() - start >= sample.seconds:
+            break
     wait()
-    return sum(images) / (time.perf_counter() - start)
+    return images / (time.perf_counter() - start)
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
