@@ -22,20 +22,22 @@ MODELS = tuple(f"efficientnet_b{n}" for n in range(8))
 
 
 def preprocess_for(name: str, image_size: int | None = None) -> Preprocess:
-    """How images are prepared for a model: as its ImageNet weights were evaluated.
+    """How images are prepared for a model: as its ImageNet weights were evaluated (B3: 320 pixels cropped to 300).
 
-    Another `image_size` keeps the ratio of resize to crop (B3: 320 to 300) and the interpolation.
+    Another `image_size` is the shorter side's as well, with nothing cropped from it: small pictures are for speed,
+    and a lesion that fills its picture should still be seen with its border. The interpolation stays.
     """
     official: Any = get_model_weights(name).DEFAULT.transforms()
-    crop, resize = official.crop_size[0], official.resize_size[0]
+    crop = official.crop_size[0]
     size = image_size or crop
+    resize = official.resize_size[0] if size == crop else size
     if size < 32:
         raise UserError(f"--image-size {size}: EfficientNet halves an image five times; 32 is the least")
-    if round(size * resize / crop) > LARGEST_SIDE:
+    if resize > LARGEST_SIDE:
         raise UserError(f"--image-size {size}: images are kept with a shorter side of at most {LARGEST_SIDE} pixels")
     return Preprocess(
         image_size=size,
-        resize_size=round(size * resize / crop),
+        resize_size=resize,
         interpolation=official.interpolation.value,
         mean=tuple(official.mean),
         std=tuple(official.std),

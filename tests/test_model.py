@@ -48,12 +48,12 @@ def test_there_are_eight_models() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "resize"),
     [
-        ("efficientnet_b0", 128, 146),  # 128 * 256 / 224 = 146.3
-        ("efficientnet_b3", 150, 160),  # 320 to 300, halved
-        ("efficientnet_b7", 64, 64),
+        ("efficientnet_b0", 128, 128),
+        ("efficientnet_b3", 301, 301),
+        ("efficientnet_b3", 300, 320),  # its own
     ],
 )
-def test_another_size_keeps_the_ratio_of_resize_to_crop(name: str, size: int, resize: int) -> None:
+def test_another_size_is_the_shorter_sides(name: str, size: int, resize: int) -> None:
     found = preprocess_for(name, size)
     assert (found.image_size, found.resize_size) == (size, resize)
 
