@@ -152,7 +152,7 @@ def _ours(
     device: torch.device,
 ) -> Stream:  # fmt: skip
     dataset = parts.dataset("train", classifier.preprocess, cache=cache)
-    order = EpochBatches(len(dataset), batch_size, seed=0)
+    order = EpochBatches(dataset.labels, batch_size, seed=0)
     loader = make_loader(dataset, order, workers, pin_memory=device.type == "cuda")
     for order.epoch in itertools.count():
         for batch in loader:

@@ -199,7 +199,7 @@ def build_trainer(
     dataset.sizes = sizes
     images_per_step = images_per_step or settings.batch_size * topology.replicas
     shares = (topology.replicas, topology.rank, topology.world)
-    batches = EpochBatches(len(dataset), images_per_step, settings.seed, *shares)
+    batches = EpochBatches(dataset.labels, images_per_step, settings.seed, *shares)
     if batches.least_images < 1:
         raise UserError(
             f"{min(images_per_step, len(dataset))} images a step are too few for {topology.replicas} "

@@ -48,8 +48,13 @@ def dataset(files: list[str]) -> SkinDiseaseDataset:
 # ---- the order of an epoch -----------------------------------------------------------------------------
 
 
+def classes(size: int) -> np.ndarray:
+    """Labels of three classes, as unequal as 16 to 4 to 1, in no order."""
+    return np.random.default_rng(0).choice(3, size, p=[16 / 21, 4 / 21, 1 / 21])
+
+
 def test_an_epoch_is_every_row_once_in_an_order_of_its_own() -> None:
-    batches = EpochBatches(100, 16, seed=0)
+    batches = EpochBatches(classes(100), 16, seed=0)
     orders = [np.concatenate(batches.plan(epoch)) for epoch in range(3)]
     for order in orders:
         assert sorted(order) == list(range(100))
@@ -58,21 +63,40 @@ def test_an_epoch_is_every_row_once_in_an_order_of_its_own() -> None:
 
 
 def test_the_order_is_a_function_of_seed_and_epoch_alone() -> None:
-    used = EpochBatches(100, 16, seed=3)
+    used = EpochBatches(classes(100), 16, seed=3)
     for epoch in (0, 7, 2):
         used.epoch = epoch
         list(used)
-    fresh = EpochBatches(100, 16, seed=3)
+    fresh = EpochBatches(classes(100), 16, seed=3)
     assert all(map(np.array_equal, used.plan(7), fresh.plan(7)))
     # neither the batches it is cut into nor the processes that share them change it
-    shared = EpochBatches(100, 25, seed=3, replicas=2, rank=1, world=2)
+    shared = EpochBatches(classes(100), 25, seed=3, replicas=2, rank=1, world=2)
     assert np.array_equal(np.concatenate(shared.plan(7)), np.concatenate(fresh.plan(7)))
-    other = EpochBatches(100, 16, seed=4)
+    other = EpochBatches(classes(100), 16, seed=4)
     assert not np.array_equal(np.concatenate(other.plan(7)), np.concatenate(fresh.plan(7)))
 
 
+def test_every_batch_has_its_share_of_every_class() -> None:
+    """A plain permutation has batches with none of the rarest class, and others with five times its share."""
+    labels = classes(2000)
+    for rows in EpochBatches(labels, 40, seed=1).plan(0):
+        shares = np.bincount(labels) / len(labels) * len(rows)
+        assert abs(np.bincount(labels[rows], minlength=3) - shares).max() < 2.5
+
+
+def test_within_a_class_the_order_is_random() -> None:
+    labels = classes(2000)
+    batches = EpochBatches(labels, 40, seed=1)
+    first, second = (np.concatenate(batches.plan(epoch)) for epoch in range(2))
+    for label in range(3):
+        one, other = first[labels[first] == label], second[labels[second] == label]
+        assert sorted(one) == sorted(other) == np.flatnonzero(labels == label).tolist()
+        assert (one == other).mean() < 0.1
+        assert (one == np.sort(one)).mean() < 0.1
+
+
 def test_the_largest_seed_has_an_order() -> None:
-    assert sorted(np.concatenate(EpochBatches(10, 4, seed=2**63 - 1).plan(0))) == list(range(10))
+    assert sorted(np.concatenate(EpochBatches(classes(10), 4, seed=2**63 - 1).plan(0))) == list(range(10))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +119,7 @@ def test_the_largest_seed_has_an_order() -> None:
 def test_a_tail_too_small_for_the_replicas_joins_the_batch_before(
     size: int, batch: int, replicas: int, steps: list[int], least: int, processes: bool
 ) -> None:
-    batches = EpochBatches(size, batch, seed=0, replicas=replicas, world=replicas if processes else 1)
+    batches = EpochBatches(classes(size), batch, seed=0, replicas=replicas, world=replicas if processes else 1)
     assert [len(rows) for rows in batches.plan(0)] == steps
     assert len(batches) == len(steps)
     assert batches.least_images == least
@@ -115,7 +139,7 @@ def test_a_tail_too_small_for_the_replicas_joins_the_batch_before(
 def test_the_least_piece_is_that_of_processes_or_of_data_parallel(
     size: int, world: int, steps: list[int], least: int
 ) -> None:
-    batches = EpochBatches(size, 32, seed=0, replicas=4, world=world)
+    batches = EpochBatches(classes(size), 32, seed=0, replicas=4, world=world)
     assert [len(rows) for rows in batches.plan(0)] == steps
     assert batches.least_images == least
 
@@ -124,12 +148,12 @@ def test_the_least_piece_is_that_of_processes_or_of_data_parallel(
 def test_data_parallel_is_foreseen_as_torch_cuts_a_batch(replicas: int) -> None:
     for images in range(replicas, 40):
         pieces = torch.zeros(images).chunk(replicas)
-        assert EpochBatches(images, 64, 0, replicas).least_images == min(map(len, pieces)), images
+        assert EpochBatches(classes(images), 64, 0, replicas).least_images == min(map(len, pieces)), images
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_the_shares_of_all_processes_are_the_batch(world: int) -> None:
-    ranks = [EpochBatches(50, 12, 1, replicas=world, rank=rank, world=world) for rank in range(world)]
+    ranks = [EpochBatches(classes(50), 12, 1, replicas=world, rank=rank, world=world) for rank in range(world)]
     for batches in ranks:
         batches.epoch = 4
     for rows, *shares in zip(ranks[0].plan(4), *ranks, strict=True):
@@ -139,7 +163,7 @@ def test_the_shares_of_all_processes_are_the_batch(world: int) -> None:
 
 
 def test_going_on_within_an_epoch_gives_the_rest_of_it() -> None:
-    batches = EpochBatches(50, 12, 1)
+    batches = EpochBatches(classes(50), 12, 1)
     batches.epoch = 2
     whole = list(batches)
     batches.first_step = 3
@@ -193,7 +217,7 @@ def test_the_cache_changes_no_byte(dataset: SkinDiseaseDataset, files: list[str]
 
 
 def epochs(dataset: SkinDiseaseDataset, workers: int, start: str | None = None) -> list[Batch]:
-    batches = EpochBatches(len(dataset), 6, seed=1)
+    batches = EpochBatches(dataset.labels, 6, seed=1)
     loader = make_loader(dataset, batches, workers)
     if start:
         loader.multiprocessing_context = start
