@@ -46,16 +46,15 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 
 def affine(
-    draw: np.ndarray, height: int, width: int, size: int, strength: Augmentation, span: int | None = None
+    draw: np.ndarray, height: int, width: int, size: int, strength: Augmentation, span: int
 ) -> np.ndarray:
     """float64 [2, 3]: maps a pixel (x, y) of the output to where it is read in a [height, width] image.
 
     Args:
         draw: six uniform numbers in [0, 1): horizontal flip, vertical flip, angle, zoom, shift in x and y.
         size: side of the output.
-        span: side of the square of the image that it shows; `size` where None.
+        span: side of the square of the image that it shows.
     """
-    span = span or size
     flip_x, flip_y, turn, zoom, shift_x, shift_y = draw.tolist()
     flip_x, flip_y = 1.0 if flip_x < 0.5 else -1.0, 1.0 if flip_y < 0.5 else -1.0
     angle = 2 * math.pi * turn

@@ -112,8 +112,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     It is random within each class and spreads every class evenly over the epoch. A rare class weighs as much as
     a common one; where chance puts three of its images in one batch and none in the next nine, as a plain
-    permutation does, the gradient follows it to and fro. On HAM10000 at the rate of 1e-3 an even spread was worth
-    0.08 of balanced accuracy after the first epoch.
+    permutation does, the gradient follows it to and fro. After the first epoch of a B0 on HAM10000 (rate 1e-3) the
+    even spread stood at a balanced accuracy of 0.567, a plain permutation at 0.488; at the end the two met.
 
     A last batch that would leave a replica a single image joins the one before it, since BatchNorm
     needs more than one value. Set `epoch` and `first_step` before iterating.

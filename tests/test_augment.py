@@ -122,7 +122,7 @@ def test_half_of_the_views_take_pixels_to_pixels(
 
 def test_an_exact_view_is_turned_by_the_nearest_quarter_and_keeps_its_flip() -> None:
     for draw in np.random.default_rng(0).random((200, 6)):
-        free = affine(draw, 24, 30, SIZE, WORKED)
+        free = affine(draw, 24, 30, SIZE, WORKED, SIZE)
         exact = by_quarters(free, SIZE, SIZE)
         assert np.array_equal(exact, np.rint(exact))
         pace = np.sqrt(abs(np.linalg.det(free[:, :2])))
@@ -149,7 +149,7 @@ def test_a_smaller_view_shows_the_same_piece_of_the_image(exact: float) -> None:
 
 @pytest.mark.parametrize(("draw", "pace"), [(1.0, WORKED.zoom), (0.5, 1.0), (0.0, 1 / WORKED.zoom)])
 def test_zoom_changes_how_far_apart_pixels_are_read(draw: float, pace: float) -> None:
-    matrix = affine(np.array([0, 0, 0, draw, 0.5, 0.5]), 24, 30, SIZE, WORKED)
+    matrix = affine(np.array([0, 0, 0, draw, 0.5, 0.5]), 24, 30, SIZE, WORKED, SIZE)
     assert matrix[:, :2] == pytest.approx(pace * np.eye(2))
     assert matrix @ [7.5, 7.5, 1] == pytest.approx([14.5, 11.5])  # centre to centre, whatever the zoom
 

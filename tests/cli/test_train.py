@@ -144,7 +144,7 @@ def test_metrics_csv_has_a_row_an_epoch(run: Path) -> None:
 def test_best_pt_holds_all_that_inference_needs(run: Path) -> None:
     best = load_best(run / "best.pt")
     assert best.classes == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
-    assert (best.preprocess.image_size, best.preprocess.resize_size) == (32, 37)
+    assert (best.preprocess.image_size, best.preprocess.resize_size) == (32, 32)
     assert best.calibration
     assert best.config == json.loads((run / "config.json").read_text())
     rows = table(run / "metrics.csv")
