@@ -82,7 +82,7 @@ def turn(name: str, path: Path, images: list[str]) -> tuple[np.ndarray, float]:
         batches = evaluate.make_test_loader(dataset, fitting, None, topology)
         logits = evaluate.ask(classifier, batches, topology, checkpoint.calibration, 1, on_batch)[0]
     timed = sum(count for count, _ in done[1:])
-    return logits, timed / (done[-1][1] - done[0][1])
+    return logits, timed / (done[-1][1] - done[0][1]) if timed else float("nan")  # one batch alone is not timed
 
 
 def alone(*arguments: Any) -> tuple[np.ndarray, float]:
