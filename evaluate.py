@@ -31,7 +31,7 @@ from skin.cpu_step import keep_freed_memory
 from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, ahead, checked, default_workers, make_loader
 from skin.errors import UserError
 from skin.faults import explained
-from skin.fused import fuse
+from skin.fused import for_inference
 from skin.model import Classifier
 from skin.model_card import check_model_card, write_model_card
 from skin.parallel import Topology
@@ -173,8 +173,7 @@ def evaluate(settings: Settings, topology: Topology) -> None:
         f"{'' if test.split == 'all' else f', {test.split} part'}; {topology.describe()}, {mode}"
     )
     with explained(batch_size), log.progress("evaluate", -(-len(dataset) // topology.world)) as advance:
-        network = fuse(checkpoint.network, mode)
-        classifier = Classifier(network, checkpoint.preprocess, mode).to(topology.device).eval()
+        classifier = for_inference(checkpoint, mode).to(topology.device)
         start = time.perf_counter()
         logits, distance = ask(classifier, loader, topology, checkpoint.calibration, settings.tta, advance)
         seconds = time.perf_counter() - start

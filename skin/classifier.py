@@ -30,9 +30,8 @@ from skin import calibration, tta
 from skin.checkpoint import Checkpoint, load_best
 from skin.errors import UserError
 from skin.explain import grad_cam, overlay
-from skin.fused import fuse
+from skin.fused import for_inference
 from skin.images import ImageError, centre_crop, read_image, stored_image
-from skin.model import Classifier
 from skin.precision import choose
 
 Source = str | Path | BinaryIO | Image.Image | np.ndarray
@@ -143,9 +142,7 @@ class SkinClassifier:
         self.preprocess = checkpoint.preprocess
         self.device = device
         self._calibration = checkpoint.calibration
-        mode = choose(amp, device)
-        model = Classifier(fuse(checkpoint.network, mode), checkpoint.preprocess, mode)
-        self._model = model.eval().requires_grad_(False).to(device)
+        self._model = for_inference(checkpoint, choose(amp, device)).requires_grad_(False).to(device)
 
     @overload
     def predict(self, images: Source, *, views: int = 1) -> Prediction: ...

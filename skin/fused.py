@@ -17,7 +17,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import EfficientNet
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
+from skin.checkpoint import Checkpoint
+from skin.model import Classifier
 from skin.precision import Precision
+
+
+def for_inference(checkpoint: Checkpoint, precision: Precision) -> Classifier:
+    """A checkpoint's model in eval mode, fused; its network is used up. On the CPU until moved."""
+    return Classifier(fuse(checkpoint.network, precision), checkpoint.preprocess, precision).eval()
 
 
 def fuse(network: EfficientNet, precision: Precision) -> EfficientNet:

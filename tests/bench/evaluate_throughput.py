@@ -31,9 +31,8 @@ from skin import calibration, cli, precision
 from skin.checkpoint import Checkpoint, load_best
 from skin.cli import option
 from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, make_loader
-from skin.fused import fuse
+from skin.fused import for_inference
 from skin.layouts import read_index
-from skin.model import Classifier
 from skin.parallel import Topology
 from tests import tiny
 
@@ -76,8 +75,7 @@ def turn(name: str, path: Path, images: list[str]) -> tuple[np.ndarray, float]:
         batches = make_loader(dataset, PlainBatches(len(dataset), 32), workers=1)
         logits = plain_loop(checkpoint, batches, on_batch)
     else:
-        mode = precision.choose(name, topology.device)
-        classifier = Classifier(fuse(checkpoint.network, mode), checkpoint.preprocess, mode).eval()
+        classifier = for_inference(checkpoint, precision.choose(name, topology.device))
         fitting = evaluate.fitting_batch_size(checkpoint.preprocess.image_size, topology)
         batches = evaluate.make_test_loader(dataset, fitting, None, topology)
         logits = evaluate.ask(classifier, batches, topology, checkpoint.calibration, 1, on_batch)[0]

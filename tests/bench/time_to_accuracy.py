@@ -4,7 +4,7 @@
 
 Both start from the same weights, on the same split of each seed, in turns. Plain is skin/plain.py in float32 at
 a constant learning rate; ours is train.py itself. What counts are the seconds of training up to the end of the
-first epoch that validates at --target or better, fitting the head included; validating and starting are left out.
+first epoch that validates at --target or better; validating and starting are left out.
 Each recipe is validated on the pictures that it evaluates on. The test part is not touched.
 """
 
