@@ -31,7 +31,7 @@ _SPLITS = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-_PART_FOLDER = re.compile(r"(.*_)?(images?|imgs|input)(_part)?_?\d*", re.IGNORECASE)  # holds images, is no class
+_PART_FOLDER = re.compile(r"(?P<of>.*[_ -])?(images?|imgs|(?P<input>input))(?P<part>(_part)?_?\d*)", re.IGNORECASE)
 
 
 def read_index(
@@ -310,9 +310,19 @@ def _class_folders(folder: Folder) -> Draft | None:
     base = _base(folder)
     paths = [path for path in _below(folder, base) if len(path) > 2]
     tops = {path[1] for path in paths}
-    if not paths or any(top.lower() in _SPLITS or _PART_FOLDER.fullmatch(top) for top in tops):
+    if not paths or any(map(_is_part, tops)):
         return None
     return _from_folders(folder, base, paths, label=1, split=[""] * len(paths))
+
+
+def _is_part(name: str) -> bool:
+    """Whether a folder is part of a set by its name, and no class: `train`, `images_2`, `HAM10000_images_part_1`,
+    `test_images`, `ISIC2018_Task3_Training_Input`. `benign_images` may be a class."""
+    found = _PART_FOLDER.fullmatch(name)
+    if found is None:
+        return name.lower() in _SPLITS
+    words = re.split(r"[\W_]+", (found["of"] or "").lower())
+    return not found["of"] or bool(found["input"] or found["part"]) or any(word in _SPLITS for word in words)
 
 
 _FOLDER_LAYOUTS = ("split folders", "class folders")

@@ -80,6 +80,20 @@ def test_class_folders(tmp_path: Path) -> None:
     )
 
 
+def test_classes_may_be_named_like_folders_of_images(tmp_path: Path) -> None:
+    index = read_index(write(tmp_path, images("benign_images/1.jpg", "melanoma_imgs/2.jpg", "nv/3.jpg")))
+    assert (index.layout, index.classes) == ("class folders", ("benign_images", "melanoma_imgs", "nv"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["images", "imgs_2", "test_images", "Validation-images", "HAM10000_images_part_1", "ISIC2018_Training_Input"],
+)
+def test_what_merely_holds_images_is_no_class(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="is of no known layout"):
+        read_index(write(tmp_path, images(f"{name}/1.jpg", "nv/2.jpg", "mel/3.jpg")))
+
+
 def test_class_folders_inside_the_one_folder_that_an_archive_made(tmp_path: Path) -> None:
     index = read_index(write(tmp_path, images("set-v1/mel/1.jpg", "set-v1/nv/1.jpg")))
     assert column(index, "label") == {"set-v1/mel/1.jpg": "mel", "set-v1/nv/1.jpg": "nv"}
