@@ -36,6 +36,9 @@ SCAN_LIMIT = 2**30  # pixels times scans: a progressive JPEG can ask for thousan
 
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 _ORIENTATION = 0x0112  # EXIF tag
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a JPEG's segment, or of its end; what restarts a scan is none
+_END, _SCAN = b"\xff\xd9", b"\xff\xda"
+_SEGMENT_LIMIT = 100_000  # far more than any picture has
 _TILE_SIDES = (322, 323)  # TIFF tags
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
@@ -130,8 +133,9 @@ def read_image(source: str | Path | BinaryIO, preprocess: Preprocess) -> np.ndar
         data = _read_bytes(source, name)
         with _open(BytesIO(data), name) as image:
             if image.format in ("JPEG", "MPO"):
-                if _scans(data) * image.width * image.height > SCAN_LIMIT:
-                    raise ImageError(name, "a progressive JPEG with far too many scans")
+                most = SCAN_LIMIT // (image.width * image.height)
+                if _scans_at_most(data) > most and _scans(data) > most:
+                    raise ImageError(name, "a JPEG with far too many scans")
                 # libjpeg decodes at 1/2, 1/4, 1/8 for less; Pillow keeps both sides at least as asked.
                 whole = image.size
                 image.draft(None, (preprocess.resize_size, preprocess.resize_size))
@@ -271,10 +275,23 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     return image
 
 
-def _scans(data: bytes) -> int:
-    """How many scans a JPEG has, at most: its start-of-scan markers. `data.count` takes four times as long."""
+def _scans_at_most(data: bytes) -> int:
+    """How many scans a JPEG may have, told in a sixth of the time of `_scans`."""
     marks = np.frombuffer(data, np.uint8)
     return int(np.count_nonzero((marks[:-1] == 0xFF) & (marks[1:] == 0xDA)))
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a JPEG has. Segments (an EXIF thumbnail's too) are passed over, and what follows its end, such
+    as a phone's film, is not looked at."""
+    scans, at = 0, 2
+    for _ in range(_SEGMENT_LIMIT):
+        marker = _MARKER.search(data, at)
+        if marker is None or marker[0] == _END:
+            return scans
+        scans += marker[0] == _SCAN
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    return _SEGMENT_LIMIT
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:

@@ -280,6 +280,14 @@ def jpeg_of_scans(scans: int) -> bytes:
     return data[:last] + data[last:-2] * scans + data[-2:]
 
 
+def test_what_follows_a_jpeg_or_lies_in_its_segments_holds_no_scans() -> None:
+    """A phone appends a film to its picture, and puts a small one into its header."""
+    scan = b"\xff\xda"
+    data = encoded(picture(2000, 1500), "JPEG")
+    header = data[:2] + b"\xff\xe1" + (1002).to_bytes(2, "big") + 500 * scan + data[2:]
+    assert np.array_equal(read(header + 1000 * scan), read(data))
+
+
 REFUSED = {
     "empty": (b"", "an empty file (0 bytes)"),
     "text": (b"no image at all", "not an image of a format"),
