@@ -188,7 +188,7 @@ def new_report(kind: str, settings: BenchSettings) -> dict[str, Any]:
 def benchmark_training(settings: BenchSettings, parts: Parts, console: Console) -> int:
     """Measure the matrix, show and write it; 0, or 1 where no cell could be measured that should have been."""
     old = bench_report.read(settings.compare) if settings.compare else None
-    present = torch.cuda.device_count()
+    present = parallel.usable_gpus()
     report = new_report("training", settings) | {"train_images": len(parts.of("train"))}
     matrix = Matrix(settings, cells.plan(settings, present), report)
     for cell, reason in matrix.planned:
@@ -221,7 +221,7 @@ def benchmark_input(settings: BenchSettings, parts: Parts, console: Console) -> 
     """Measure the input path alone, show and write it."""
     report = new_report("input", settings)
     preprocess = preprocess_for(settings.model, settings.image_size)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if parallel.usable_gpus() else "cpu")
     report["cells"] = input_path.measure(
         parts, preprocess, settings.batch_size or INPUT_BATCH, settings.steps, settings.rounds, device
     )
@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             batch_size, batches = settings.batch_size or INPUT_BATCH, settings.steps or input_path.BATCHES
             needed = input_path.images_needed(batch_size, batches)
         else:
-            needed = cells.images_needed(cells.plan(settings, torch.cuda.device_count()), settings.find_batch)
+            needed = cells.images_needed(cells.plan(settings, parallel.usable_gpus()), settings.find_batch)
         made = bench_images.write(default_folder() / "benchmark-images", needed)
         settings = replace(settings, data=made)
     parts = read_parts(Settings(data=settings.data, labels=settings.labels, allow_missing=True, keep_duplicates=True))

@@ -118,7 +118,7 @@ def ask(
 def main(argv: Sequence[str] | None = None) -> int:
     settings = cli.parse(Settings, __doc__, argv)
     check(settings)
-    gpus = settings.gpus if settings.gpus is not None else min(1, torch.cuda.device_count())
+    gpus = settings.gpus if settings.gpus is not None else min(1, parallel.usable_gpus())
     with parallel.setup(gpus) as topology:
         evaluate(settings, topology)
     return 0

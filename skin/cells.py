@@ -23,6 +23,7 @@ from skin.errors import UserError, printable
 from skin.measure import Cell
 from skin.memory import ask_nvml, nvml_used_mib
 from skin.model import preprocess_for
+from skin.parallel import usable_gpus
 
 LARGEST_BATCH = 4096
 SECONDS_TO_END, SECONDS_FOR_TORCHRUN = 5, 40  # torchrun gives its own processes 30 s before it kills them
@@ -194,7 +195,7 @@ def environment() -> dict[str, Any]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         **found, "cpu_flags": _cpu_flags(), "usable_cores": usable, "memory_mib": _memory_mib(),
-        "driver": _driver(), "gpu_devices": [], "gpus_in_use_by_others": busy_gpus(torch.cuda.device_count()),
+        "driver": _driver(), "gpu_devices": [], "gpus_in_use_by_others": busy_gpus(usable_gpus()),
     }  # fmt: skip
 
 

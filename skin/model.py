@@ -29,7 +29,7 @@ def preprocess_for(name: str, image_size: int | None = None) -> Preprocess:
     """
     official: Any = get_model_weights(name).DEFAULT.transforms()
     crop = official.crop_size[0]
-    size = image_size or crop
+    size = crop if image_size is None else image_size
     resize = official.resize_size[0] if size == crop else size
     if size < 32:
         raise UserError(f"--image-size {size}: EfficientNet halves an image five times; 32 is the least")

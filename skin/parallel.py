@@ -31,6 +31,7 @@ class Topology:
     rank: int = 0
     world: int = 1  # processes
     control: Any = None  # a gloo group for flags, which must not wait for a GPU
+    patient: Any = None  # another, for what rank 0 may take hours to read
 
     @property
     def distributed(self) -> bool:
@@ -69,12 +70,22 @@ class Topology:
         return [self.device] if self.distributed else [torch.device("cuda", i) for i in range(self.gpus)]
 
     def from_main(self, value: Any) -> Any:
-        """Rank 0's `value` (plain Python data), in every process."""
+        """Rank 0's `value` (what pickle takes), in every process."""
         if not self.distributed:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.control)
+        dist.broadcast_object_list(box, src=0, group=self.patient)
         return box[0]
+
+    @contextlib.contextmanager
+    def first_here(self) -> Iterator[None]:
+        """The first process of each machine goes through before its others, to download what they all need."""
+        first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+        if self.distributed and not first:
+            dist.barrier(group=self.patient)
+        yield
+        if self.distributed and first:
+            dist.barrier(group=self.patient)
 
     def gather(self, value: Any) -> list[Any]:
         """Every process's `value` (what pickle takes), by rank, in every process."""
@@ -120,6 +131,11 @@ class Topology:
             dist.barrier(group=self.control)
 
 
+def usable_gpus() -> int:
+    """How many GPUs there are to use; 0, with a warning of torch's own, where their driver is none for this torch."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 @contextlib.contextmanager
 def setup(gpus: int | None) -> Iterator[Topology]:
     """The topology of this process, with the process group opened and closed around it.
@@ -131,12 +147,14 @@ def setup(gpus: int | None) -> Iterator[Topology]:
     Raises:
         UserError: more GPUs are asked for than there are.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
-    present = torch.cuda.device_count()
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    world = int(os.environ.get("WORLD_SIZE", "1")) if by_torchrun else 1
+    present = usable_gpus()
     if world == 1:
         wanted = present if gpus is None else gpus
         if wanted < 0 or wanted > present:
             raise UserError(f"--gpus {wanted}: this machine has {present} visible GPUs; 0 is the CPU")
+        wanted = min(wanted, 1) if by_torchrun else wanted
         yield Topology(torch.device("cuda", 0) if wanted else torch.device("cpu"), wanted)
         return
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
@@ -150,5 +168,7 @@ def setup(gpus: int | None) -> Iterator[Topology]:
     patience = datetime.timedelta(minutes=10)
     dist.init_process_group("nccl" if on_gpus else "gloo", timeout=patience)
     device = torch.device("cuda", local_rank) if on_gpus else torch.device("cpu")
-    yield Topology(device, world if on_gpus else 0, rank, world, dist.new_group(timeout=patience, backend="gloo"))
+    control = dist.new_group(timeout=patience, backend="gloo")
+    patient = dist.new_group(timeout=datetime.timedelta(days=1), backend="gloo")
+    yield Topology(device, world if on_gpus else 0, rank, world, control, patient)
     dist.destroy_process_group()  # not after an error: it would wait for peers that may be gone

@@ -17,6 +17,7 @@ import torch
 
 from skin.checkpoint import write_atomically
 from skin.errors import UserError
+from skin.parallel import usable_gpus
 
 LATEST = Path("runs/latest")
 COLUMNS = (
@@ -157,8 +158,8 @@ def environment() -> dict[str, Any]:
         "opencv": cv2.__version__,
         "pillow": PIL.__version__,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cudnn": torch.backends.cudnn.version() if usable_gpus() else None,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(usable_gpus())],
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

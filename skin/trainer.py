@@ -186,7 +186,9 @@ def build_trainer(
     recipe, preprocess = RECIPES[settings.recipe], preprocess_for(settings.model, settings.image_size)
     torch.manual_seed(settings.seed)  # of the new head, and of everything with --weights none
     network = build(settings.model, len(parts.classes))
-    origin = origin or load_weights(network, settings.model, settings.weights)
+    if origin is None:
+        with topology.first_here():
+            origin = load_weights(network, settings.model, settings.weights)
     on_gpu = topology.device.type == "cuda"
     accelerate(network, topology.device)
     mode = precision.choose(settings.amp, topology.device)

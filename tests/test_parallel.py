@@ -29,21 +29,38 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.mark.parametrize(("present", "asked", "gpus"), [(0, None, 0), (0, 0, 0), (4, 0, 0), (4, None, 4), (4, 2, 2)])
 def test_the_gpus_of_one_process(alone: pytest.MonkeyPatch, present: int, asked: int | None, gpus: int) -> None:
-    alone.setattr(torch.cuda, "device_count", lambda: present)
+    alone.setattr(parallel, "usable_gpus", lambda: present)
     with parallel.setup(asked) as topology:
         assert topology == Topology(CUDA if gpus else CPU, gpus)
 
 
+@pytest.mark.parametrize(("present", "asked", "gpus"), [(4, None, 1), (4, 4, 1), (4, 0, 0), (0, None, 0)])
+def test_the_one_process_of_torchrun_has_one_gpu(
+    monkeypatch: pytest.MonkeyPatch, present: int, asked: int | None, gpus: int
+) -> None:
+    monkeypatch.setattr(parallel, "usable_gpus", lambda: present)
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with parallel.setup(asked) as topology:
+        assert topology == Topology(CUDA if gpus else CPU, gpus)
+
+
+def test_a_gpu_whose_driver_is_none_for_this_torch_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # NVML counts them
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert parallel.usable_gpus() == 0
+
+
 @pytest.mark.parametrize(("present", "asked"), [(0, 3), (2, 3), (2, -1)])
 def test_more_gpus_than_there_are(alone: pytest.MonkeyPatch, present: int, asked: int) -> None:
-    alone.setattr(torch.cuda, "device_count", lambda: present)
+    alone.setattr(parallel, "usable_gpus", lambda: present)
     message = f"--gpus {asked}: this machine has {present} visible GPUs; 0 is the CPU"
     with pytest.raises(UserError, match=message), parallel.setup(asked):
         pass
 
 
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(parallel, "usable_gpus", lambda: 1)
     environment = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
