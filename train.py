@@ -13,7 +13,6 @@ makes goes into its run folder.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 import shlex
@@ -30,14 +29,14 @@ from torch.utils.data import DataLoader
 from skin import calibration, checkpoint, cli, losses, memory, metrics, parallel, runs
 from skin.console import Log
 from skin.curves import draw_curves
-from skin.dataset import Batch, PlainBatches, ahead, make_loader
+from skin.dataset import Batch, PlainBatches, make_loader, timed_ahead
 from skin.errors import UserError
 from skin.faults import explained
 from skin.inference import collect
 from skin.interrupts import Interrupts, Stopped
 from skin.model_card import write_model_card
 from skin.parts import check_data
-from skin.session import Run, prepare
+from skin.session import Run, open_run
 from skin.settings import read_settings
 from skin.trainer import Trainer
 
@@ -62,9 +61,10 @@ def train_step(trainer: Trainer, images: Tensor, labels: Tensor, batch_weight: f
     """
     logits = trainer.model(images)  # autocast is inside, where DataParallel's threads see it
     mean, weight = losses.cross_entropy(logits, labels, trainer.class_weights)
-    # DDP averages the gradients of `world` processes: weighed by its share of the batch's weight, each one's mean
-    # adds up to the mean of the whole batch. A process that is alone has all of it, a factor of exactly 1.
-    loss = mean * (weight / batch_weight * trainer.topology.world)
+    loss = mean
+    if trainer.topology.distributed:  # DDP averages the gradients of `world` processes: weighed by its share of the
+        # batch's weight, each one's mean adds up to the mean of the whole batch.
+        loss = mean * (weight / batch_weight * trainer.topology.world)
     trainer.scaler.scale(loss).backward()
     trainer.scaler.step(trainer.optimizer)  # skipped where a gradient is not finite
     trainer.scaler.update()
@@ -94,9 +94,7 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
     warmup = int(min(settings.warmup_epochs * len(batches), 0.3 * steps))
     trainer.freeze(epoch < settings.freeze_epochs)
     trainer.classifier.train()
-    mark = time.perf_counter()
-    for step, batch in enumerate(ahead(trainer.loader, device), start=first_step):
-        wait_seconds = time.perf_counter() - mark
+    for step, (batch, wait_seconds) in enumerate(timed_ahead(trainer.loader, device), start=first_step):
         if trainer.topology.any([bool(batch.error)])[0]:
             raise UserError(batch.error or "another process could not read an image; see its message")
         done = epoch * len(batches) + step
@@ -105,7 +103,6 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
         trainer.seed_dropout(done)
         record = train_step(trainer, batch.images, batch.labels, batch_weights[step])
         yield StepDone(step + 1, record, batch.indices, wait_seconds)
-        mark = time.perf_counter()
 
 
 def train_epoch(run: Run, interrupts: Interrupts) -> None:
@@ -142,16 +139,14 @@ def train_epoch(run: Run, interrupts: Interrupts) -> None:
 def refuse_bad_loss(run: Run) -> None:
     """Raise `UserError`, naming the images, where a step of this epoch had a loss that is not finite."""
     trainer, progress = run.trainer, run.progress
-    step = progress.first_bad_step()
-    bad = trainer.topology.any([step is not None])[0]
-    if not bad:
+    own = progress.first_bad_step()
+    if not trainer.topology.any([own is not None])[0]:
         return
-    where = "in another process's share" if step is None else ", ".join(
-        trainer.dataset.path(row).name for row in trainer.batches.plan(progress.epoch)[step][:8]
-    )  # fmt: skip
+    step = min(step for step in trainer.topology.gather(own) if step is not None)
+    names = [trainer.dataset.path(row).name for row in trainer.batches.plan(progress.epoch)[step][:8]]
     raise UserError(
-        f"the loss is not finite in epoch {progress.epoch + 1}, step {(step or 0) + 1} (images {where}, …); the last "
-        "good checkpoint is kept; try a smaller --lr, or --amp off"
+        f"the loss is not finite in epoch {progress.epoch + 1}, step {step + 1} (images {', '.join(names)}, …); the "
+        "last good checkpoint is kept; try a smaller --lr, or --amp off"
     )
 
 
@@ -202,23 +197,23 @@ def fit(run: Run, interrupts: Interrupts) -> int:
     trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
     topology = trainer.topology
     val_set = run.parts.dataset("val", trainer.classifier.preprocess, cache=trainer.dataset.cache)
-    val_batches = PlainBatches(len(val_set), 2 * settings.batch_size, topology.rank, topology.world)
+    val_size = 2 * settings.batch_size * max(1, len(topology.cuda_devices))
+    val_batches = PlainBatches(len(val_set), val_size, topology.rank, topology.world)
     val_loader = make_loader(val_set, val_batches, trainer.loader.num_workers, trainer.loader.pin_memory)
     interrupts.hold()
-    with run.saver if topology.is_main else contextlib.nullcontext():
-        try:
-            while progress.epoch < settings.epochs and not progress.out_of_patience(settings.patience):
-                memory.reset_peaks(topology.cuda_devices)
-                train_epoch(run, interrupts)
-                end_epoch(run, val_loader, interrupts)
-            finish(run, val_loader, interrupts)
-        except Stopped:
-            run.save()
-            run.saver.wait()
-            run.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; "
-                        f"{'NOT saved' if run.saver.unsaved else 'saved'}. "
-                        f"Go on with: python train.py --resume {shlex.quote(str(run.folder))}")  # fmt: skip
-            return 128 + (interrupts.stop or signal.SIGTERM)
+    try:
+        while progress.epoch < settings.epochs and not progress.out_of_patience(settings.patience):
+            memory.reset_peaks(topology.cuda_devices)
+            train_epoch(run, interrupts)
+            end_epoch(run, val_loader, interrupts)
+        finish(run, val_loader, interrupts)
+    except Stopped:
+        run.save()
+        run.saver.wait()
+        run.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; "
+                    f"{'NOT saved' if run.saver.unsaved else 'saved'}. "
+                    f"Go on with: python train.py --resume {shlex.quote(str(run.folder))}")  # fmt: skip
+        return 128 + (interrupts.stop or signal.SIGTERM)
     return 0
 
 
@@ -248,12 +243,16 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    settings = read_settings(__doc__, argv)
-    if settings.check:
-        return check_data(settings, Log())
-    saved = "what was saved is kept, and --resume goes on from it"
-    with explained(settings.batch_size, saved), Interrupts() as interrupts, parallel.setup(settings.gpus) as topology:
-        return fit(prepare(settings, topology), interrupts)
+    with explained():
+        settings = read_settings(__doc__, argv)
+        if settings.check:
+            return check_data(settings, Log())
+    saved = "what was saved is kept, and --resume goes on from it, with batches as they were"
+    with (
+        explained(go_on=saved), Interrupts() as interrupts, parallel.setup(settings.gpus) as topology,
+        open_run(settings, topology) as run, explained(run.trainer.batches.batch_size // topology.replicas, saved),
+    ):  # fmt: skip
+        return fit(run, interrupts)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ epoch changes, and persistent workers, killed workers and no workers at all give
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,27 +226,51 @@ def make_loader(
 
 def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """The batches, on `device`: copied to a GPU in a stream of its own, each while the step before it runs."""
-    if device.type == "cpu":
-        yield from batches
-        return
-    stream = torch.cuda.Stream(device)
+    for batch, _ in timed_ahead(batches, device):
+        yield batch
 
-    def arrived(batch: Batch) -> Batch:
-        current = torch.cuda.current_stream(device)
-        current.wait_stream(stream)
+
+def timed_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[Batch, float]]:
+    """As `ahead`, each batch with the seconds for which the device has waited for the loader.
+
+    What a GPU still has to do is not waited for: then the loader's time counts as none.
+    """
+    if device.type == "cpu":
+        yield from _timed(batches, lambda: True)
+        return
+    stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+
+    def arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
+        current.wait_event(copied)
         for tensor in (batch.images, batch.labels):
             tensor.record_stream(current)  # its memory belongs to the other stream, which must not take it back yet
         return batch
 
-    coming: Batch | None = None
-    for batch in batches:
+    coming: tuple[Batch, torch.cuda.Event] | None = None
+    waited = 0.0
+    for batch, seconds in _timed(batches, current.query):
         with torch.cuda.stream(stream):
             images, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels))
+            copied = torch.cuda.Event()
+            copied.record(stream)
+        waited += seconds
         if coming is not None:
-            yield arrived(coming)
-        coming = batch._replace(images=images, labels=labels)
+            yield arrived(*coming), waited
+            waited = 0.0
+        coming = batch._replace(images=images, labels=labels), copied
     if coming is not None:
-        yield arrived(coming)
+        yield arrived(*coming), waited
+
+
+def _timed(batches: Iterable[Batch], idle: Callable[[], bool]) -> Iterator[tuple[Batch, float]]:
+    """Each batch and the seconds until it was there; 0 for a device that was not `idle` by then."""
+    source = iter(batches)
+    while True:
+        mark = time.perf_counter()
+        batch = next(source, None)
+        if batch is None:
+            return
+        yield batch, (time.perf_counter() - mark) * idle()
 
 
 def checked(batch: Batch) -> Batch:

@@ -53,6 +53,8 @@ def explain(error: BaseException, batch_size: int | None = None) -> str | None:
         return "another of the training processes has ended, so this one stops; its own message says why"
     if "CUDA error" in text or type(error).__name__ == "AcceleratorError":
         return f"the GPU has failed: {text.partition(chr(10))[0]}"
+    if "Symlink loop" in text:
+        return f"{text}: a link that leads back to itself; name another path"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return None

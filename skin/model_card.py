@@ -29,7 +29,7 @@ def write_model_card(
     metrics: dict[str, Any],
     report: dict[str, Any] | None = None,
 ) -> None:
-    """Write the card, or, where there is one already and a report to put in, only its results.
+    """Write the card; of one that is there already only the results change, where there is a report.
 
     Args:
         config: the run's options, as in config.json. metrics: the best epoch's row of metrics.csv.
@@ -38,8 +38,10 @@ def write_model_card(
     Raises:
         UserError: the file cannot be read or written.
     """
+    if report is None and path.exists():
+        return
     results = f"{_BEGIN}\n{_results(report)}\n{_END}"
-    before, after = _existing(path) if report is not None else (None, "")
+    before, after = _existing(path)
     card = _card(config, classes, metrics, results) if before is None else before + results + after
     write_atomically(card.encode("utf-8", "replace"), path)
 

@@ -14,8 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -143,20 +142,6 @@ def _release(descriptor: int | None) -> None:
     if descriptor is not None:
         _HELD.discard(descriptor)
         os.close(descriptor)
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder for a moment against every process that would train in it.
-
-    Raises:
-        UserError: another process has it.
-    """
-    descriptor = _hold(folder)
-    try:
-        yield
-    finally:
-        _release(descriptor)
 
 
 def _let_go() -> None:

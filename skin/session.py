@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from skin.errors import UserError
 from skin.parallel import Topology
 from skin.parts import Parts, read_parts
 from skin.progress import Progress
-from skin.saver import Saver, alone_in, newest
+from skin.saver import Saver, newest
 from skin.settings import MONITORS, Settings
 from skin.split import write_manifest
 from skin.trainer import Trainer, build_trainer
@@ -53,6 +55,17 @@ class Run:
         self.log.say(f"resumed {source}: {self.progress.epoch} epochs and {self.progress.step} steps are done")
         if changes := self.trainer.changes_since(state.get("machine")):
             self.log.say(f"note: {changes}: the results will not be the same to the last bit")
+            self._note_machine()
+
+    def _note_machine(self) -> None:
+        """Add to config.json, and so to best.pt, what the run goes on with from here."""
+        now = {
+            "epoch": self.progress.epoch, "step": self.progress.step, "resolved": self.trainer.resolved(),
+            "environment": runs.environment(),
+        }  # fmt: skip
+        self.config = {**self.config, "resumed": [*self.config.get("resumed", []), now]}
+        if self.trainer.topology.is_main:
+            runs.write_json(self.folder / "config.json", self.config)
 
     def best_state(self, network: nn.Module, calibration: dict[str, Any]) -> dict[str, Any]:
         """All that inference needs: the contents of best.pt."""
@@ -67,42 +80,50 @@ class Run:
         }
 
 
-def prepare(settings: Settings, topology: Topology) -> Run:
-    """Everything up to the first step: data, model, run folder; on --resume, back to the last save.
+@contextmanager
+def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
+    """A run put together up to its first step: data, model, run folder; on --resume, back to the last save.
 
-    Nothing but the set of --demo is written before the data and the weights are known to be good.
+    Nothing but the set of --demo is written before the data and the weights are known to be good. The folder is
+    held against other processes that would train in it until the run is left, when all is written.
+    Data are read by rank 0 alone, so that no process can see another split than the others.
     """
     resuming = settings.resume is not None
     log = Log(quiet=not topology.is_main)  # the terminal's alone until there is a folder
     folder: Path = settings.resume or runs.new_folder(settings.out, settings.model)
-    if settings.demo and topology.is_main:
-        folder = folder if resuming else runs.create(folder, own=settings.out is None)
-        demo.write(folder / "demo")
-    folder = topology.from_main(folder)
-    if settings.demo:
-        settings = replace(settings, data=(folder / "demo").resolve())
-    parts = read_parts(settings, folder / "split.csv" if resuming else None, log)
-    config = runs.read_config(folder) if resuming else cli.plain(settings)
-    state, source = newest(folder) if resuming else (None, "")
-    images_per_step = config["resolved"]["images_per_step"] if resuming else None
-    origin = config["resolved"]["weights"] if state else None
-    trainer = build_trainer(settings, topology, parts, images_per_step, origin)
-    if topology.is_main and not resuming:
-        config["resolved"] = trainer.resolved()
-        folder = runs.create(folder, own=settings.out is None and not settings.demo)
-        with alone_in(folder):
+    with ExitStack() as held:
+        saver = Saver(folder, log.say)
+        if topology.is_main and resuming:
+            held.enter_context(saver)
+        if settings.demo and topology.is_main:
+            folder = folder if resuming else runs.create(folder, own=settings.out is None)
+            demo.write(folder / "demo")
+        folder = topology.from_main(folder)
+        if settings.demo:
+            settings = replace(settings, data=(folder / "demo").resolve())
+        manifest = folder / "split.csv" if resuming else None
+        parts: Parts = topology.from_main(read_parts(settings, manifest, log) if topology.is_main else None)
+        config = runs.read_config(folder) if resuming else cli.plain(settings)
+        state, source = newest(folder) if resuming else (None, "")
+        images_per_step = config["resolved"]["images_per_step"] if resuming else None
+        origin = config["resolved"]["weights"] if state else None
+        trainer = build_trainer(settings, topology, parts, images_per_step, origin)
+        if topology.is_main and not resuming:
+            config["resolved"] = trainer.resolved()
+            folder = runs.create(folder, own=settings.out is None and not settings.demo)
+            saver.folder = folder
+            held.enter_context(saver)
             runs.refuse_run(folder)  # one that began at the same time, and was sooner here
             write_manifest(parts.rows, folder / "split.csv")
             runs.write_json(folder / "environment.json", runs.environment())
             runs.write_json(folder / "config.json", config)
-        runs.point_latest(folder)
-    folder, config = topology.from_main((folder, config))
-    log.file = folder / "train.log"
-    progress = Progress(MONITORS[settings.monitor])
-    run = Run(folder, config, parts, trainer, progress, log, Saver(folder, log.say))
-    log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\nrun     {folder}\n")
-    if state:
-        run.restore(state, source)
-    elif resuming:
-        log.say(source)
-    return run
+            runs.point_latest(folder)
+        folder, config = topology.from_main((folder, config))
+        log.file = folder / "train.log"
+        run = Run(folder, config, parts, trainer, Progress(MONITORS[settings.monitor]), log, saver)
+        log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\nrun     {folder}\n")
+        if state:
+            run.restore(state, source)
+        elif resuming:
+            log.say(source)
+        yield run

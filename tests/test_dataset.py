@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from skin.dataset import (
     checked,
     default_workers,
     make_loader,
+    timed_ahead,
 )
 from skin.errors import UserError
 from skin.images import Preprocess, centre_crop, read_image
@@ -268,8 +271,22 @@ class Logged:
     def record_stream(self, stream: Logged) -> None:
         self.log.append(f"{self.name} used in {stream.name}")
 
-    def wait_stream(self, stream: Logged) -> None:
-        self.log.append(f"{self.name} waits for {stream.name}")
+    def wait_event(self, event: Recorded) -> None:
+        self.log.append(f"{self.name} waits for {event.name}")
+
+    def query(self) -> bool:
+        """Whether the GPU has nothing left to do: so it is until the second batch comes."""
+        return "copy x1" not in self.log and "copy x0" not in self.log
+
+
+class Recorded:
+    """Stands for an event: named after what its stream was asked for last."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def record(self, stream: Logged) -> None:
+        self.name = f"{self.log[-1]} in {stream.name}"
 
 
 def test_on_a_gpu_the_next_batch_is_on_its_way_before_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,17 +295,35 @@ def test_on_a_gpu_the_next_batch_is_on_its_way_before_one_is_used(monkeypatch: p
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: Logged("copying", log))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Logged("computing", log))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "Event", lambda: Recorded(log))
     batches = [Batch(Logged(f"x{n}", log), Logged(f"y{n}", log), torch.tensor([n])) for n in range(2)]
     for batch in ahead(batches, device):
         log.append(f"step on {batch.images.name}, {batch.labels.name}, row {int(batch.indices[0])}")
     assert log == [
         "copy x0", "copy y0", "copy x1", "copy y1",
-        "computing waits for copying", "x0 on cuda:0 used in computing", "y0 on cuda:0 used in computing",
+        "computing waits for copy y0 in copying", "x0 on cuda:0 used in computing", "y0 on cuda:0 used in computing",
         "step on x0 on cuda:0, y0 on cuda:0, row 0",
-        "computing waits for copying", "x1 on cuda:0 used in computing", "y1 on cuda:0 used in computing",
+        "computing waits for copy y1 in copying", "x1 on cuda:0 used in computing", "y1 on cuda:0 used in computing",
         "step on x1 on cuda:0, y1 on cuda:0, row 1",
     ]  # fmt: skip
     assert list(ahead([], device)) == []
+
+
+def test_a_gpu_waits_for_the_loader_only_when_it_has_nothing_left_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Logged("copying", log))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Logged("computing", log))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "Event", lambda: Recorded(log))
+
+    def slow() -> Iterator[Batch]:
+        for n in range(3):
+            time.sleep(0.02)
+            yield Batch(Logged(f"x{n}", log), Logged(f"y{n}", log), torch.tensor([n]))
+
+    waits = [seconds for _, seconds in timed_ahead(slow(), torch.device("cuda", 0))]
+    assert waits[0] >= 0.02
+    assert waits[1:] == [0, 0]
 
 
 def test_on_the_cpu_a_batch_is_where_it_is(dataset: SkinDiseaseDataset) -> None:

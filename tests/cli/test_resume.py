@@ -21,7 +21,7 @@ import torch
 import train
 from skin import checkpoint, demo, parallel, runs, saver, session
 from skin.errors import UserError
-from skin.session import Run, prepare
+from skin.session import Run, open_run
 from skin.settings import read_settings
 from tests.cli.runs import at_step, call, left_over
 from tests.torture import RECIPE, ROOT, differences, outcome
@@ -83,12 +83,12 @@ def stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared(stopped: Path) -> Run:
-    """The run that was stopped, ready to be restored."""
+    """The run that was stopped, restored."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(stopped.parent)
         settings = read_settings(None, ["--resume", "run"])
-        with parallel.setup(0) as topology:
-            return prepare(settings, topology)
+        with parallel.setup(0) as topology, open_run(settings, topology) as run:
+            return run
 
 
 # ---- to the same bits -----------------------------------------------------------------------------------
@@ -214,8 +214,11 @@ def test_a_run_that_is_done_is_done_and_gets_the_row_that_a_kill_kept_from_metri
     shutil.copytree(undisturbed, "run")
     whole = Path("run/metrics.csv").read_text()
     Path("run/metrics.csv").write_text(whole.splitlines(keepends=True)[0])
+    card = Path("run/model_card.md")
+    card.write_text(card.read_text() + "What we have seen of it ourselves.\n")
     assert call("--resume", "run") == 0
     assert Path("run/metrics.csv").read_text() == whole
+    assert card.read_text().endswith("What we have seen of it ourselves.\n")
     assert same(undisturbed) == []
 
 
@@ -253,6 +256,9 @@ def test_another_precision_is_allowed_and_said(
     assert call("--resume", "run", "--amp", "bf16") == 143
     note = "note: precision bfloat16 (autocast) (was float32): the results will not be the same to the last bit"
     assert note in capsys.readouterr().out
+    (resumed,) = runs.read_config(Path("run"))["resumed"]
+    assert (resumed["epoch"], resumed["step"], resumed["resolved"]["precision"]) == (0, 2, "bfloat16 (autocast)")
+    assert resumed["environment"]["torch"] == str(torch.__version__)
 
 
 def metadata(change: Any) -> None:
@@ -316,8 +322,10 @@ def test_data_in_a_folder_whose_name_is_no_utf_8(monkeypatch: pytest.MonkeyPatch
 
 def test_two_processes_do_not_train_in_one_folder(stopped: Path) -> None:
     shutil.copytree(stopped, "run")
+    before = {file.name: file.read_bytes() for file in Path("run").iterdir() if file.is_file()}
     with saver.Saver(Path("run"), print), pytest.raises(UserError, match="another process is training in"):
         call("--resume", "run")
+    assert before == {file.name: file.read_bytes() for file in Path("run").iterdir() if file.is_file()}
 
 
 def while_preparing(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
@@ -339,7 +347,7 @@ def test_a_run_that_took_the_folder_meanwhile_keeps_it_as_it_is(monkeypatch: pyt
 
 def test_a_run_that_is_being_written_meanwhile_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.ExitStack() as other:
-        while_preparing(monkeypatch, lambda: other.enter_context(saver.alone_in(runs.create(Path("run")))))
+        while_preparing(monkeypatch, lambda: other.enter_context(saver.Saver(runs.create(Path("run")), print)))
         with pytest.raises(UserError, match="another process is training in run"):
             call(*SHORT)
     assert list(Path("run").iterdir()) == []
