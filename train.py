@@ -243,10 +243,9 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    with explained():
-        settings = read_settings(__doc__, argv)
-        if settings.check:
-            return check_data(settings, Log())
+    settings = read_settings(__doc__, argv)
+    if settings.check:
+        return check_data(settings, Log())
     saved = "what was saved is kept, and --resume goes on from it, with batches as they were"
     with (
         explained(go_on=saved), Interrupts() as interrupts, parallel.setup(settings.gpus) as topology,

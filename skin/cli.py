@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from skin.errors import UserError, printable
+from skin.faults import explain
 
 SettingsT = TypeVar("SettingsT")
 
@@ -117,8 +118,8 @@ def plain(settings: Any) -> dict[str, Any]:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and leave with its exit code.
 
-    A `UserError` is one line on stderr and code 2; Ctrl-C is 130, SIGTERM 143; a reader that closed our
-    pipe ends us quietly, as it does any Unix filter.
+    A `UserError`, or a fault that `skin.faults` knows, is one line on stderr and code 2; Ctrl-C is 130, SIGTERM 143;
+    a reader that closed our pipe ends us quietly, as it does any Unix filter.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -132,6 +133,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
+    except (RuntimeError, MemoryError, OSError) as error:
+        if (line := explain(error)) is None:
+            raise
+        code = fail(line)
     sys.exit(code)
 
 

@@ -105,6 +105,7 @@ def ending(body: str) -> subprocess.CompletedProcess[str]:
         ("os.kill(os.getpid(), signal.SIGINT)", 130, ""),
         ("os.kill(os.getpid(), signal.SIGTERM); signal.pause()", 143, ""),
         ("raise BrokenPipeError", 141, ""),
+        ("open('/nowhere/x')", 2, "error: No such file or directory: /nowhere/x\n"),
     ],
 )
 def test_how_a_script_ends(body: str, code: int, stderr: str) -> None:

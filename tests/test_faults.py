@@ -34,6 +34,7 @@ LATE = "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Time
         (dist.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited"), "has ended"),
         (dist.DistNetworkError("The client socket has timed out after 60000ms"), "has not answered in time"),
         (torch.AcceleratorError("CUDA error: unspecified launch failure\nmore"), r"unspecified launch failure$"),
+        (RuntimeError("Symlink loop from '/a/b'"), "'/a/b': a link that leads back to itself"),
         (OSError(28, "No space left on device", "/a/curves.png"), "No space left on device: /a/curves.png"),
     ],
 )  # fmt: skip
