@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ import train
 from skin import bench_images, bench_plot, bench_report, cells, cli, input_path, measure, parallel, runs
 from skin.bench_settings import BenchSettings, read_bench_settings
 from skin.cache import default_folder
+from skin.errors import UserError
 from skin.faults import is_out_of_memory
 from skin.measure import Cell, Recipe, Step
 from skin.model import preprocess_for
@@ -57,6 +58,11 @@ class OurRecipe:
         self.steps_per_epoch = len(self.trainer.batches)
         self._ready: tuple[torch.Tensor, torch.Tensor, float] | None = None
 
+    @property
+    def feeding(self) -> dict[str, Any]:
+        cache = self.trainer.dataset.cache
+        return {"workers": self.trainer.loader.num_workers, "cached": cache is not None and cache.note is None}
+
     def fill_cache(self, steps: int) -> None:
         """Decode what the first `steps` will read, so that they are fed as in all epochs but a run's first."""
         trainer, topology = self.trainer, self.topology
@@ -70,15 +76,21 @@ class OurRecipe:
 
     def ready_step(self) -> Step:
         """`train.train_step` on a batch that is on the device already."""
-        trainer, device = self.trainer, self.topology.device
         if self._ready is None:
-            rows = trainer.batches.plan(0)[0]
-            batch = trainer.dataset.__getitems__(next(iter(trainer.batches)))
-            weight = float(trainer.class_weights.cpu()[trainer.dataset.labels[rows]].sum())
-            self._ready = batch.images.to(device), batch.labels.to(device), weight
-            trainer.classifier.train()
-        record = train.train_step(trainer, *self._ready)
+            self._ready = self._on_device(0)
+            self.trainer.classifier.train()
+        record = train.train_step(self.trainer, *self._ready)
         return Step(len(self._ready[0]), 0.0, record[0] / record[1])
+
+    def last_step(self) -> None:
+        train.train_step(self.trainer, *self._on_device(-1))
+
+    def _on_device(self, step: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """A batch of the first epoch: images, labels, and the weight of its images over all processes."""
+        trainer, device = self.trainer, self.topology.device
+        weight = float(trainer.class_weights.cpu()[trainer.dataset.labels[trainer.batches.plan(0)[step]]].sum())
+        batch = trainer.dataset.__getitems__(list(trainer.batches)[step])
+        return batch.images.to(device), batch.labels.to(device), weight
 
     def epoch_steps(self, epoch: int) -> Iterator[Step]:
         """`train.train_steps`; a small set has more epochs in a window than a run has in all."""
@@ -114,7 +126,6 @@ def run_cell(task: Path) -> int:
                 recipe.fill_cache(2 * recipe.steps_per_epoch if cell.whole_epoch else cell.warmup + cell.steps + 8)
             found |= {"status": "ok", **measure.measure(cell, recipe)}
             found["precision"] = measure.arithmetic(recipe.precision)
-            found["train_images"] = recipe.train_images
         except (MemoryError, RuntimeError) as error:
             # A process of several must not go quietly: the others would wait for it.
             if topology.distributed or not is_out_of_memory(error):
@@ -133,8 +144,10 @@ class Matrix:
     planned: list[tuple[Cell, str | None]]
     report: dict[str, Any]
     samples: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    failures: dict[int, list[str]] = field(default_factory=dict)
+    largest: dict[int, int] = field(default_factory=dict)
 
-    def take(self, number: int, found: dict[str, Any], largest: int | None = None) -> None:
+    def take(self, number: int, found: dict[str, Any]) -> None:
         """Take in one round of cell `number`, and write the files anew: an interrupted run leaves what it has."""
         rows, environment = self.report["cells"], self.report["environment"]
         devices = found.get("devices", [])
@@ -143,9 +156,14 @@ class Matrix:
         if found["status"] == "ok":
             self.samples.setdefault(number, []).append(found)
             rows[number] = bench_report.row_of(key, self.samples[number])
-        elif number not in self.samples:
-            rows[number] = bench_report.empty_row(key, found["status"], found["reason"])
-        rows[number]["largest_batch_size"] = largest
+        else:
+            self.failures.setdefault(number, []).append(found["reason"])
+            if number not in self.samples:
+                rows[number] = bench_report.empty_row(key, found["status"], found["reason"])
+        if number in self.samples and number in self.failures:
+            failed = self.failures[number]
+            rows[number]["reason"] = f"{len(failed)} more rounds failed: {failed[-1]}"
+        rows[number]["largest_batch_size"] = self.largest.get(number)
         bench_report.derive(rows)
         self.write()
 
@@ -158,21 +176,33 @@ class Matrix:
     def measure(self, say: Callable[[str], None]) -> None:
         """Every cell in turns, as often as `--rounds` says."""
         script, here = Path(__file__).resolve(), [i for i, (_, reason) in enumerate(self.planned) if reason is None]
-        largest: dict[int, int] = {}
         if self.settings.find_batch:
-            for i in here:
-                cell = self.planned[i][0]
-                say(f"{cell.title}: looking for the largest batch")
-                images = self.report["train_images"] // max(1, cell.gpus)
-                largest[i] = cells.largest_batch(cell, lambda c: cells.run(c, script), images)
-                self.planned[i] = replace(cell, batch_size=max(1, largest[i])), None
+            here = [i for i in here if self.find_batch(i, script, say)]
         for turn in range(self.settings.rounds):
             for i in here:
                 cell = self.planned[i][0]
                 found = cells.run(cell, script)
-                self.take(i, found, largest.get(i))
+                self.take(i, found)
                 speed = f"{found['images_per_second']:.1f} images/s" if found["status"] == "ok" else found["reason"]
                 say(f"round {turn + 1} of {self.settings.rounds}: {cell.title}: {speed}")
+
+    def find_batch(self, number: int, script: Path, say: Callable[[str], None]) -> bool:
+        """Give cell `number` the largest batch that fits; whether it could be found."""
+        cell = self.planned[number][0]
+        say(f"{cell.title}: looking for the largest batch")
+        images = self.report["train_images"] // max(1, cell.gpus)
+        try:
+            size = cells.largest_batch(cell, lambda c: cells.run(c, script), images)
+        except UserError as error:
+            self.take(number, {"status": "failed", "reason": str(error)})
+            say(str(error))
+            return False
+        say(f"{cell.title}: {size} images a step" + (", all that there are" if size == images else ""))
+        self.largest[number] = size
+        self.planned[number] = replace(cell, batch_size=max(1, size)), None
+        self.report["cells"][number] |= {"batch_size": max(1, size), "largest_batch_size": size}
+        self.write()
+        return True
 
 
 def new_report(kind: str, settings: BenchSettings) -> dict[str, Any]:
@@ -190,29 +220,31 @@ def benchmark_training(settings: BenchSettings, parts: Parts, console: Console) 
     old = bench_report.read(settings.compare) if settings.compare else None
     present = parallel.usable_gpus()
     report = new_report("training", settings) | {"train_images": len(parts.of("train"))}
-    matrix = Matrix(settings, cells.plan(settings, present), report)
+    matrix = Matrix(settings, cells.plan(settings, present, report["train_images"]), report)
+    environment = report["environment"]
     for cell, reason in matrix.planned:
-        key = cells.key_of(cell, report["environment"]["cpu"] if cell.gpus == 0 else "GPU")
+        name = cells.device_label(environment["gpu_devices"][: cell.gpus]) or "GPU"
+        key = cells.key_of(cell, environment["cpu"] if cell.gpus == 0 else name)
         report["cells"].append(bench_report.empty_row(key, "skipped", reason or "not reached: interrupted"))
     say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
     if not present:
         say("no GPU is visible: the CPU is measured")
-    for line in report["environment"]["gpus_in_use_by_others"]:
+    for line in environment["gpus_in_use_by_others"]:
         say(line)
     try:
         matrix.measure(say)
         report["complete"] = True
     finally:  # Ctrl-C, too: what has been measured is shown and kept
-        matrix.write()
         console.print(bench_report.table(report["cells"]))
         for line in bench_report.notes(report["cells"]):
             say(line)
-    if settings.plot:
-        bench_plot.draw(report["cells"], settings.plot)
+        matrix.write()
     if old is not None:
         say(f"compared with {settings.compare}, {old.get('time')}:")
-        for line in bench_report.compare(report["cells"], report["environment"], old):
+        for line in bench_report.compare(report, old):
             say("  " + line)
+    if settings.plot:
+        bench_plot.draw(report["cells"], settings.plot)
     wanted = [row for row, (_, reason) in zip(report["cells"], matrix.planned, strict=True) if reason is None]
     return int(bool(wanted) and not any(row["status"] in ("ok", "oom") for row in wanted))
 
@@ -249,7 +281,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return (benchmark_input if settings.input else benchmark_training)(settings, parts, console)
 
 
-if __name__ == "__main__":
+def start() -> NoReturn:
+    """As a script: the benchmark, or one of its cells, whose faults are tracebacks for the benchmark to read."""
     if sys.argv[1:2] == ["--cell"]:
-        cli.run(lambda: run_cell(Path(sys.argv[2])))
+        cli.run(lambda: run_cell(Path(sys.argv[2])), explaining=False)
     cli.run(main)
+
+
+if __name__ == "__main__":
+    start()

@@ -59,9 +59,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             axes.grid(axis="y", color=GRID)
         columns = min(3, -(-len(series) // 2))  # filled one by one: AMP on, and off below it; more are too wide
         figure.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
-        first = measured[0]
+        model, side, batch, devices = (
+            ", ".join(dict.fromkeys(str(row[name]) for row in measured))
+            for name in ("model", "image_size", "batch_size", "device")
+        )
         figure.suptitle(
-            f"{first['model']}, {first['image_size']} px, {first['batch_size']} images a replica, {first['device']}",
+            f"{model}, {side} px, {batch} images a replica; {devices}",
             fontsize=9, color=FAINT, x=0.01, ha="left",
         )  # fmt: skip
         buffer = io.BytesIO()

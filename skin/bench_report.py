@@ -16,13 +16,14 @@ from rich.text import Text
 from skin.checkpoint import write_atomically
 from skin.errors import UserError, printable
 
-SCHEMA = 2
+SCHEMA = 3
 STATUSES = ("ok", "skipped", "oom", "failed")
 FIGURES = (
     "epoch_seconds", "images_per_second", "step_images_per_second", "end_to_end_share", "data_wait_share",
     "step_ms_median", "step_ms_p95", "first_step_seconds", "loss",
 )  # fmt: skip
 KEY = ("gpus", "parallel", "amp", "recipe", "model", "image_size", "batch_size")  # what makes a cell that cell
+HOW = ("precision", "whole_epoch", "workers", "cached")  # a cell was measured; alike in all rounds
 DERIVED = ("scaling_efficiency", "amp_speedup", "amp_memory_ratio", "speedup_over_plain")
 
 _NUMBER, _TEXT = (int, float), (str,)
@@ -47,7 +48,7 @@ REPORT: dict[str, Any] = {
         "gpus": (int,), "device": _TEXT, "parallel": _TEXT, "amp": _TEXT, "recipe": _TEXT, "status": _TEXT,
         "reason": _MAYBE_TEXT, "model": _TEXT, "image_size": (int,), "batch_size": (int,),
         "precision": _MAYBE_TEXT, "largest_batch_size": (int, type(None)), "rounds": (int,),
-        "whole_epoch": (bool, type(None)),
+        "whole_epoch": (bool, type(None)), "workers": (int, type(None)), "cached": (bool, type(None)),
         "memory": {"gpus": [_GPU_MEMORY], "rss_mib": _MAYBE_NUMBER},
         **dict.fromkeys((*FIGURES, *DERIVED), _MAYBE_NUMBER),
         "spread": (dict,), "samples": (dict,),
@@ -97,8 +98,8 @@ def read(path: Path) -> dict[str, Any]:
 def empty_row(key: dict[str, Any], status: str, reason: str | None) -> dict[str, Any]:
     """A row with no figures, of the cell that `key` names (`KEY` and device)."""
     return {
-        **key, "status": status, "reason": reason, "precision": None, "largest_batch_size": None, "rounds": 0,
-        "whole_epoch": None, **dict.fromkeys((*FIGURES, *DERIVED)), "memory": {"gpus": [], "rss_mib": None},
+        **key, "status": status, "reason": reason, "largest_batch_size": None, "rounds": 0,
+        **dict.fromkeys((*HOW, *FIGURES, *DERIVED)), "memory": {"gpus": [], "rss_mib": None},
         "spread": {}, "samples": {},
     }  # fmt: skip
 
@@ -114,7 +115,7 @@ def row_of(key: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Any]
     by_gpu = zip(*(s["memory"]["gpus"] for s in samples), strict=True)
     gpus = [{name: [reading[name] for reading in readings] for name in _GPU_MEMORY} for readings in by_gpu]
     row.update({name: statistics.fmean(values[name]) for name in FIGURES})
-    row["precision"], row["whole_epoch"] = samples[0]["precision"], samples[0]["whole_epoch"]
+    row.update({name: samples[0][name] for name in HOW})
     row["memory"] = {"rss_mib": max(values["rss_mib"]), "gpus": [_over_rounds(gpu) for gpu in gpus]}
     row["spread"] = {name: _spread(v) for name, v in values.items()}
     row["spread"]["gpus"] = [{name: _spread(v) for name, v in gpu.items()} for gpu in gpus]
@@ -171,7 +172,14 @@ def derive(rows: list[dict[str, Any]]) -> None:
 
 def _measured(rows: list[dict[str, Any]], key: dict[str, Any]) -> dict[str, Any] | None:
     """The row of the cell that `key` names, where it has figures."""
-    return next((r for r in rows if r["status"] == "ok" and all(r[k] == key[k] for k in KEY)), None)
+    row = _cell(rows, key)
+    return row if row and row["status"] == "ok" else None
+
+
+def _cell(rows: list[dict[str, Any]], key: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of the cell that `key` names. A batch that was searched for is no part of its name."""
+    names = [name for name in KEY if name != "batch_size" or key["largest_batch_size"] is None]
+    return next((r for r in rows if all(r[name] == key[name] for name in names)), None)
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
@@ -238,7 +246,10 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
         if row["status"] != "ok":
             name = device_name(row) if row["status"] == "skipped" else _name(row)
             grouped.setdefault(f"{row['status']}: {row['reason']}", []).append(name)
-        elif row["largest_batch_size"]:
+            continue
+        if row["reason"]:
+            grouped.setdefault(row["reason"], []).append(_name(row))
+        if row["largest_batch_size"]:
             grouped.setdefault(f"largest batch that fits: {row['largest_batch_size']}", []).append(_name(row))
     for reason, names in grouped.items():
         lines.append(f"{', '.join(dict.fromkeys(names))} {reason}")
@@ -249,9 +260,14 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
             f"{row['amp_memory_ratio']:.2f} of its memory" if row["amp_memory_ratio"] else "",
         ]
         if row["status"] == "ok":
-            lines.append(f"{_name(row)}: {row['precision']}" + "".join(f", {s}" for s in said if s)
+            lines.append(f"{_name(row)}: {row['precision']}, {_fed(row)}" + "".join(f", {s}" for s in said if s)
                          + f", last loss {row['loss']:.3f}")  # fmt: skip
     return lines
+
+
+def _fed(row: dict[str, Any]) -> str:
+    """How images came to a row's steps."""
+    return f"{row['workers']} loader processes, " + ("images decoded before" if row["cached"] else "decoding")
 
 
 def device_name(row: dict[str, Any]) -> str:
@@ -279,7 +295,7 @@ def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     """The rows as a table for a spreadsheet; per-GPU memory as the fullest GPU's."""
     gpu = [f"gpu_{name}" for name in _GPU_MEMORY]
     columns = [
-        *KEY, "device", "precision", "status", "reason", "rounds", "whole_epoch", *FIGURES, "images_per_second_std",
+        *KEY, "device", "status", "reason", "rounds", *HOW, *FIGURES, "images_per_second_std",
         *DERIVED, "largest_batch_size", "rss_mib", *gpu,
     ]  # fmt: skip
     text = io.StringIO()
@@ -298,7 +314,7 @@ def _highest(gpus: list[dict[str, float | None]], name: str) -> float | None:
     return max((g[name] for g in gpus if g[name] is not None), default=None)  # type: ignore[type-var]
 
 
-def compare(rows: list[dict[str, Any]], environment: dict[str, Any], old: dict[str, Any]) -> list[str]:
+def compare(report: dict[str, Any], old: dict[str, Any]) -> list[str]:
     """What has changed since an earlier report, beyond the spread of both: lines of text.
 
     A row that was measured on another CPU or GPU is compared by its speed over that machine's plain recipe.
@@ -306,27 +322,31 @@ def compare(rows: list[dict[str, Any]], environment: dict[str, Any], old: dict[s
     if old["schema"] != SCHEMA or old.get("kind") != "training":
         theirs = f"schema {old['schema']} ({old.get('kind')})"
         return [f"not compared: that report has {theirs}, this program writes {SCHEMA} (training)"]
-    was, lines, elsewhere = old["environment"], [], []
+    rows, environment, was = report["cells"], report["environment"], old["environment"]
+    lines, elsewhere = [], []
     same_cpu = all(was[name] == environment[name] for name in ("cpu", "usable_cores"))
     for row in rows:
-        past = _measured(old["cells"], row)
-        if row["status"] != "ok" or past is None:
+        past = _cell(old["cells"], row)
+        if past is None:
             continue
-        figure, label, measured = "images_per_second", "images/s", [row, past]
-        if not same_cpu or row["device"] != past["device"]:
-            figure, label = "speedup_over_plain", "times the plain recipe"
-            # A ratio is as uncertain as both of its speeds.
-            plain = [_measured(there, {**row, **_plain(row)}) for there in (rows, old["cells"])]
-            measured += [found for found in plain if found is not None]
+        if row["status"] != past["status"]:
+            lines.append(f"{_name(row)}: then {past['status']}, now {row['status']}"
+                         + (f" ({row['reason']})" if row["reason"] else ""))  # fmt: skip
+        if row["status"] != "ok" or past["status"] != "ok":
+            continue
+        here = same_cpu and row["device"] == past["device"]
+        if not here:
             elsewhere.append(past["device"])
-        if not row[figure] or not past[figure]:
-            continue
-        change = row[figure] / past[figure] - 1
-        spread = sum(map(_relative_spread, measured))
-        verdict = "within the spread" if abs(change) <= spread else ("FASTER" if change > 0 else "SLOWER")
-        lines.append(f"{_name(row)}: {past[figure]:.2f} -> {row[figure]:.2f} {label} "
-                     f"({change:+.1%}, spread {spread:.1%}): {verdict}")  # fmt: skip
-    lines = lines or ["no cell of that report was measured now"]
+        changes = _speed_change(row, past, rows, old["cells"], here), _memory_change(row, past)
+        lines += [line for line in changes if line]
+        lines += [
+            f"{_name(row)}: not alike: {name.replace('_', ' ')} {past[name]} then, {row[name]} now"
+            for name in HOW if row[name] != past[name]
+        ]  # fmt: skip
+    lines = lines or ["no cell of that report can be compared"]
+    unlike = [name for name in ("data", "labels") if report["settings"].get(name) != old["settings"].get(name)]
+    lines[:0] = [f"not alike: {name} {old['settings'].get(name)} then, {report['settings'].get(name)} now"
+                 for name in unlike]  # fmt: skip
     if elsewhere:
         machine = ", ".join(dict.fromkeys([was["cpu"], *elsewhere]))
         lines.insert(0, f"measured on another machine ({machine}): speeds over the plain recipe are compared there, "
@@ -334,6 +354,33 @@ def compare(rows: list[dict[str, Any]], environment: dict[str, Any], old: dict[s
     elif (was["torch"], was["git_commit"]) != (environment["torch"], environment["git_commit"]):
         lines.insert(0, f"then: torch {was['torch']}, commit {(was['git_commit'] or 'unknown')[:12]}")
     return lines
+
+
+def _speed_change(
+    row: dict[str, Any], past: dict[str, Any], rows: list[dict[str, Any]], old: list[dict[str, Any]], here: bool
+) -> str | None:
+    """A line on how a cell's speed has changed, on the same machine (`here`) or over the plain recipe's."""
+    figure, label, measured = "images_per_second", "images/s", [row, past]
+    if not here:
+        figure, label = "speedup_over_plain", "times the plain recipe"
+        # A ratio is as uncertain as both of its speeds.
+        plain = [_measured(there, {**row, **_plain(row)}) for there in (rows, old)]
+        measured += [found for found in plain if found is not None]
+    if not row[figure] or not past[figure]:
+        return None
+    change = row[figure] / past[figure] - 1
+    spread = sum(map(_relative_spread, measured))
+    verdict = "within the spread" if abs(change) <= spread else ("FASTER" if change > 0 else "SLOWER")
+    return (f"{_name(row)}: {past[figure]:.2f} -> {row[figure]:.2f} {label} "
+            f"({change:+.1%}, spread {spread:.1%}): {verdict}")  # fmt: skip
+
+
+def _memory_change(row: dict[str, Any], past: dict[str, Any]) -> str | None:
+    """A line on a cell's peak of memory, where it is another by more than a twentieth."""
+    now, then = peak_mib(row), peak_mib(past)
+    if not now or not then or abs(now / then - 1) <= 0.05:
+        return None
+    return f"{_name(row)}: peak memory {then / 1024:.2f} -> {now / 1024:.2f} GiB ({now / then - 1:+.1%})"
 
 
 def _relative_spread(row: dict[str, Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +107,13 @@ def read_bench_settings(description: str | None, argv: Sequence[str] | None = No
         settings.chosen(name, known)
     for name in ("json", "csv", "plot"):
         path: Path | None = getattr(settings, name)
-        if path is not None and not path.resolve().parent.is_dir():
-            raise UserError(f"--{name} {path}: there is no folder {path.resolve().parent}")
+        if path is None:
+            continue
+        folder = path.resolve().parent
+        if not folder.is_dir():
+            raise UserError(f"--{name} {path}: there is no folder {folder}")
+        if path.is_dir() or not os.access(folder, os.W_OK):
+            raise UserError(f"--{name} {path}: cannot be written; name a file in a folder of yours")
     if settings.plot is not None and settings.plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot {settings.plot}: end the name in .png, .svg or .pdf")
     for name in ("plot", "compare"):

@@ -17,24 +17,25 @@ from typing import Any
 
 import torch
 
-from skin import bench_report, faults, precision, runs
+from skin import bench_report, faults, measure, precision, runs
 from skin.bench_settings import AMP, PARALLEL, RECIPES, BenchSettings
 from skin.errors import UserError, printable
 from skin.measure import Cell
 from skin.memory import ask_nvml, nvml_used_mib
 from skin.model import preprocess_for
-from skin.parallel import usable_gpus
+from skin.parallel import Topology, usable_gpus
 
 LARGEST_BATCH = 4096
 SECONDS_TO_END, SECONDS_FOR_TORCHRUN = 5, 40  # torchrun gives its own processes 30 s before it kills them
 _FLAGS = ("avx", "amx", "fma", "sse4", "f16c", "vnni", "asimd", "sve", "bf16", "i8mm")
 
 
-def plan(settings: BenchSettings, present: int) -> list[tuple[Cell, str | None]]:
+def plan(settings: BenchSettings, present: int, images: int | None = None) -> list[tuple[Cell, str | None]]:
     """Every cell of the matrix, and why this machine skips it (None where it does not).
 
     Args:
         present: visible GPUs.
+        images: to train on, where that is known.
     """
     planned = []
     for gpus in settings.gpu_counts(present):
@@ -43,7 +44,7 @@ def plan(settings: BenchSettings, present: int) -> list[tuple[Cell, str | None]]
             for recipe in settings.chosen("recipes", RECIPES):
                 for amp in settings.chosen("amp", AMP):
                     cell = _cell(settings, gpus, mode, amp == "on", recipe)
-                    planned.append((cell, _why_not(cell, present)))
+                    planned.append((cell, _why_not(cell, present) or _too_few(settings, cell, images)))
     return planned
 
 
@@ -71,6 +72,13 @@ def _why_not(cell: Cell, present: int) -> str | None:
     if cell.gpus == 0 and cell.amp and precision.choose("auto", torch.device("cpu")).dtype is None:
         return "this CPU has no bfloat16 units, so AMP is off on it"
     return None
+
+
+def _too_few(settings: BenchSettings, cell: Cell, images: int | None) -> str | None:
+    step = cell.batch_size * max(1, cell.gpus)
+    if images is None or settings.find_batch or images >= step:
+        return None
+    return f"{images:,} images to train on are fewer than the {step:,} of a step: use a smaller --batch-size"
 
 
 def key_of(cell: Cell, device: str) -> dict[str, Any]:
@@ -103,7 +111,7 @@ def run(cell: Cell, script: Path) -> dict[str, Any]:
         finally:
             if process is not None:
                 with signals_held():
-                    _end(process, SECONDS_FOR_TORCHRUN if cell.parallel == "ddp" else SECONDS_TO_END)
+                    _end(process, by_torchrun=cell.parallel == "ddp")
         result = task.with_suffix(".result")
         if code == 0 and result.exists():
             found: dict[str, Any] = json.loads(result.read_text())
@@ -113,9 +121,9 @@ def run(cell: Cell, script: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait until the end: in the midst of starting a process they would lose it."""
+    """Let Ctrl-C, SIGTERM and SIGHUP wait until the end: in the midst of starting a process they would lose it."""
     caught: list[int] = []
-    held = (signal.SIGINT, signal.SIGTERM)
+    held = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, lambda n, frame: caught.append(n)) for number in held]
     try:
         yield
@@ -126,17 +134,20 @@ def signals_held() -> Iterator[None]:
         signal.raise_signal(caught[0])
 
 
-def _end(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """End a cell's processes, loader workers and all: they are a process group of their own.
+def _end(process: subprocess.Popen[bytes], by_torchrun: bool) -> None:
+    """End a cell's processes, loader workers and all: a process group of their own, which may outlive its first.
 
     Not so torchrun's: each has a group of its own, which torchrun alone knows, so it must live to end them.
     """
-    for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, None)):
+    for number, patience in (
+        (signal.SIGTERM, SECONDS_FOR_TORCHRUN if by_torchrun else SECONDS_TO_END), (signal.SIGKILL, None),
+    ):  # fmt: skip
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience)
-            return
+            if by_torchrun:
+                return
 
 
 _RANK = re.compile(r"^\[rank\d+\]: ?", re.MULTILINE)  # stands before each line of a process under torchrun
@@ -195,7 +206,8 @@ def environment() -> dict[str, Any]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         **found, "cpu_flags": _cpu_flags(), "usable_cores": usable, "memory_mib": _memory_mib(),
-        "driver": _driver(), "gpu_devices": [], "gpus_in_use_by_others": busy_gpus(usable_gpus()),
+        "driver": _driver(), "gpus_in_use_by_others": busy_gpus(usable_gpus()),
+        "gpu_devices": measure.devices(Topology(torch.device("cuda" if usable_gpus() else "cpu"), usable_gpus())),
     }  # fmt: skip
 
 

@@ -115,13 +115,16 @@ def plain(settings: Any) -> dict[str, Any]:
     return {f.name: convert(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
 
 
-def run(main: Callable[[], int | None]) -> NoReturn:
+def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:
     """Run a script's `main` and leave with its exit code.
 
     A `UserError`, or a fault that `skin.faults` knows, is one line on stderr and code 2; Ctrl-C is 130, SIGTERM 143;
-    a reader that closed our pipe ends us quietly, as it does any Unix filter.
+    a reader that closed our pipe ends us quietly, as it does any Unix filter. Without `explaining`, a fault is a
+    traceback, for a process that reads it.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
+            signal.signal(number, _terminate)
     try:
         code = main() or 0
         if sys.stdout is not None:  # it is None where the caller closed it
@@ -134,7 +137,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except (RuntimeError, MemoryError, OSError) as error:
-        if (line := explain(error)) is None:
+        line = explain(error) if explaining else None
+        if line is None:
             raise
         code = fail(line)
     sys.exit(code)

@@ -75,8 +75,15 @@ class Recipe(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
 
+    @property
+    def feeding(self) -> dict[str, Any]:
+        """How the loader works: `workers`, its processes, and `cached`, whether it finds images decoded."""
+
     def ready_step(self) -> Step:
         """A step on a batch that is on the device already, always the same."""
+
+    def last_step(self) -> None:
+        """A step on the last batch of an epoch, where that is smaller than the others and is trained on."""
 
     def epoch_steps(self, epoch: int) -> Iterator[Step]:
         """The steps of an epoch, fed by the loader."""
@@ -89,7 +96,7 @@ class Window:
     seconds: float
     step_ms: tuple[float, ...]
     images: float  # over all processes
-    wait_seconds: float
+    wait_seconds: float  # mean over the processes, as the loss is
     loss: float  # of the last step
 
     @property
@@ -140,8 +147,8 @@ def time_steps(steps: Iterator[Step], count: int, topology: Topology) -> Window:
     topology.barrier()
     seconds = time.perf_counter() - start
     assert step is not None
-    total = float(topology.sum(np.array([images]))[0])
-    return Window(seconds, clock.step_ms(), total, wait_seconds, float(step.loss))
+    total, wait_seconds, loss = topology.sum(np.array([images, wait_seconds, float(step.loss)])).tolist()
+    return Window(seconds, clock.step_ms(), total, wait_seconds / topology.world, loss / topology.world)
 
 
 class GpuSampler:
@@ -203,6 +210,12 @@ def measure(cell: Cell, recipe: Recipe) -> dict[str, Any]:
     _take(ready, cell.warmup)
     if cell.probe:
         return {"memory": _memory(topology, [])}
+    if cell.warmup:
+        recipe.last_step()  # what is searched or compiled for its size is none of a window's business
+    if cell.warmup and topology.cuda_devices:  # nor is the memory in which cuDNN has tried its kernels
+        torch.cuda.empty_cache()
+        memory.reset_peaks(topology.cuda_devices)
+        _take(ready, 1)
     bare = time_steps(ready, cell.steps, topology)
 
     stream: Iterator[Step] = itertools.chain.from_iterable(map(recipe.epoch_steps, itertools.count()))
@@ -227,6 +240,7 @@ def measure(cell: Cell, recipe: Recipe) -> dict[str, Any]:
         "step_ms_p95": float(np.percentile(window.step_ms, 95)),
         "first_step_seconds": first_step_seconds,
         "loss": window.loss,
+        **recipe.feeding,
         "memory": _memory(topology, sampler.means()),
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,6 +94,10 @@ class PlainRecipe:
     def steps_per_epoch(self) -> int:
         return len(self.loader)
 
+    @property
+    def feeding(self) -> dict[str, Any]:
+        return {"workers": self.loader.num_workers, "cached": False}
+
     def train_step(self, images: Tensor, labels: Tensor) -> Step:
         """One optimizer step on a batch of any device."""
         images, labels = images.to(self.topology.device), labels.to(self.topology.device)
@@ -113,6 +118,9 @@ class PlainRecipe:
             images = torch.stack([image for image, _ in batch]).to(self.topology.device)
             self.ready = images, torch.tensor([label for _, label in batch]).to(self.topology.device)
         return self.train_step(*self.ready)
+
+    def last_step(self) -> None:
+        """Nothing: what is left of an epoch is dropped."""
 
     def epoch_steps(self, epoch: int) -> Iterator[Step]:
         """The steps of an epoch. A notebook's order has no memory, so `epoch` does not matter."""

@@ -193,7 +193,9 @@ def build_trainer(
     accelerate(network, topology.device)
     mode = precision.choose(settings.amp, topology.device)
     classifier = Classifier(network, preprocess, mode).to(topology.device)
-    torch.backends.cudnn.benchmark = on_gpu  # the batches have one size
+    # The batches have one size, so cuDNN may search its fastest kernels once. It keeps what it finds for each thread,
+    # and DataParallel's forward has new threads at every step.
+    torch.backends.cudnn.benchmark = on_gpu and topology.kind != "DataParallel"
 
     cache = parts.open_cache(preprocess, settings)
     dataset = parts.dataset("train", preprocess, settings.seed, cache)

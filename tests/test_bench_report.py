@@ -36,7 +36,7 @@ def sample(speed: float, memory: float = 1024.0, gpus: int = 0) -> dict[str, Any
     gpu = {"allocated_mib": memory, "reserved_mib": 2 * memory, "nvml_used_mib": None}
     gpu |= {"utilisation_percent": 90.0, "power_watts": None}
     figures |= {"images_per_second": speed, "memory": {"gpus": [gpu] * gpus, "rss_mib": memory}}
-    return figures | {"precision": "bfloat16", "whole_epoch": False}
+    return figures | {"precision": "bfloat16", "whole_epoch": False, "workers": 1, "cached": True}
 
 
 def row(speeds: list[float], memory: float = 1024.0, **different: Any) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def test_the_table_says_how_it_came_by_the_epochs_seconds() -> None:
     assert "epoch s: of an epoch timed whole" in " ".join(shown(whole).split())
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema": 2}', '{"schema": "x"}'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"schema": 3}', '{"schema": "x"}'])
 def test_a_file_that_is_no_report_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "old.json").write_text(content)
     with pytest.raises(UserError, match=r"old\.json"):
@@ -178,7 +178,7 @@ def test_the_csv_has_a_line_for_each_cell(tmp_path: Path) -> None:
 )
 def test_a_change_beyond_the_spread_of_both_is_called_one(speeds: list[float], verdict: str) -> None:
     old = report(row([10.0, 10.4]))  # spread 2 %
-    lines = bench_report.compare([row(speeds)], ENVIRONMENT, old)
+    lines = bench_report.compare(report(row(speeds)), old)
     assert lines[-1].endswith(verdict)
 
 
@@ -187,7 +187,7 @@ def test_another_machine_is_said_and_only_ratios_are_compared() -> None:
     old = report(row([30.0]), row([10.0], **plain))
     old["environment"]["cpu"] = "Another CPU"
     now = report(row([120.0]), row([20.0], **plain))
-    lines = bench_report.compare(now["cells"], ENVIRONMENT, old)
+    lines = bench_report.compare(now, old)
     assert "another machine" in lines[0]
     assert len(lines) == 2
     assert "3.00 -> 6.00 times the plain recipe" in lines[1]
@@ -196,9 +196,9 @@ def test_another_machine_is_said_and_only_ratios_are_compared() -> None:
 def test_gpus_that_an_earlier_run_did_not_measure_are_no_other_machine() -> None:
     """Then the CPU alone, now the CPU and a GPU of the same machine."""
     gpu = {"name": "A GPU", "uuid": None, "memory_mib": 1, "compute_capability": "9.0"}
-    lines = bench_report.compare(
-        [row([10.0]), row([90.0], gpus=1, device="A GPU")], {**ENVIRONMENT, "gpu_devices": [gpu]}, report(row([10.0]))
-    )
+    now = report(row([10.0]), row([90.0], gpus=1, device="A GPU"))
+    now["environment"]["gpu_devices"] = [gpu]
+    lines = bench_report.compare(now, report(row([10.0])))
     assert lines == ["CPU ours amp on: 10.00 -> 10.00 images/s (+0.0%, spread 10.0%): within the spread"]
 
 
@@ -206,7 +206,7 @@ def test_another_gpu_is_another_machine_for_its_rows_alone() -> None:
     plain: dict[str, Any] = {"recipe": "plain", "amp": "off", "gpus": 1}
     old = report(row([10.0]), row([300.0], gpus=1, device="Old GPU"), row([100.0], **plain, device="Old GPU"))
     now = report(row([10.0]), row([900.0], gpus=1, device="New GPU"), row([150.0], **plain, device="New GPU"))
-    lines = bench_report.compare(now["cells"], ENVIRONMENT, old)
+    lines = bench_report.compare(now, old)
     assert "another machine (A CPU, Old GPU)" in lines[0]
     assert [line.partition(" (")[0] for line in lines[1:]] == [
         "CPU ours amp on: 10.00 -> 10.00 images/s",
@@ -220,19 +220,53 @@ def test_a_ratio_is_as_uncertain_as_both_of_its_speeds() -> None:
     old = report(row([99.0, 101.0]), row([9.0, 11.0], **plain))
     old["environment"]["cpu"] = "Another CPU"
     now = report(row([90.0, 90.0]), row([9.8, 10.2], **plain))
-    lines = bench_report.compare(now["cells"], ENVIRONMENT, old)
+    lines = bench_report.compare(now, old)
     assert lines[1].endswith("10.00 -> 9.00 times the plain recipe (-10.0%, spread 13.0%): within the spread")
 
 
 def test_another_schema_is_said() -> None:
-    assert bench_report.compare([], ENVIRONMENT, {"schema": 99, "kind": "training"}) == [
-        "not compared: that report has schema 99 (training), this program writes 2 (training)"
+    assert bench_report.compare(report(), {"schema": 99, "kind": "training"}) == [
+        "not compared: that report has schema 99 (training), this program writes 3 (training)"
     ]
 
 
 def test_no_common_cell_is_said() -> None:
-    lines = bench_report.compare([row([1.0], batch_size=4)], ENVIRONMENT, report(row([1.0])))
-    assert lines == ["no cell of that report was measured now"]
+    lines = bench_report.compare(report(row([1.0], batch_size=4)), report(row([1.0])))
+    assert lines == ["no cell of that report can be compared"]
+
+
+def test_a_cell_that_ran_and_no_longer_does_is_said() -> None:
+    now = report(bench_report.empty_row(key(), "oom", "out of memory"))
+    assert bench_report.compare(now, report(row([5.0]))) == ["CPU ours amp on: then ok, now oom (out of memory)"]
+
+
+def test_memory_is_compared_as_well() -> None:
+    lines = bench_report.compare(report(row([5.0], 3072.0)), report(row([5.0], 2048.0)))
+    assert lines[1] == "CPU ours amp on: peak memory 2.00 -> 3.00 GiB (+50.0%)"
+
+
+def test_what_makes_two_reports_unlike_is_said() -> None:
+    old, now = report(row([5.0])), report({**row([5.0]), "cached": False})
+    old["settings"]["data"], now["settings"]["data"] = "/a", "/b"
+    lines = bench_report.compare(now, old)
+    assert lines[0] == "not alike: data /a then, /b now"
+    assert lines[-1] == "CPU ours amp on: not alike: cached True then, False now"
+
+
+def test_batches_that_were_searched_for_are_compared_though_they_differ() -> None:
+    """AMP lets a larger one in."""
+    on = {**row([100.0], batch_size=64), "largest_batch_size": 64}
+    off = {**row([50.0], batch_size=24, amp="off"), "largest_batch_size": 24}
+    bench_report.derive([on, off])
+    assert on["amp_speedup"] == 2.0
+
+
+def test_the_notes_tell_of_a_round_that_failed_and_of_how_the_images_came() -> None:
+    made = {**row([1.0]), "reason": "1 more rounds failed: out of memory"}
+    assert bench_report.notes([made]) == [
+        "CPU ours amp on 1 more rounds failed: out of memory",
+        "CPU ours amp on: bfloat16, 1 loader processes, images decoded before, last loss 1.000",
+    ]
 
 
 def test_a_plot_is_drawn(tmp_path: Path) -> None:

@@ -79,6 +79,13 @@ def test_the_compiled_step_is_for_gpus_that_have_a_process_each() -> None:
     ]
 
 
+def test_a_step_of_more_images_than_there_are_is_skipped() -> None:
+    settings = BenchSettings(gpus="1,4", amp="off", recipes="ours", parallel="ddp", batch_size=32)
+    reasons = [reason for _, reason in cells.plan(settings, present=4, images=112)]
+    words = "112 images to train on are fewer than the 128 of a step: use a smaller --batch-size"
+    assert reasons == [None, words]
+
+
 def test_unasked_the_matrix_has_powers_of_two_of_the_gpus_there_are() -> None:
     assert BenchSettings().gpu_counts(present=5) == [1, 2, 4]
     assert BenchSettings().gpu_counts(present=0) == [0]
@@ -181,6 +188,20 @@ def test_a_cell_is_measured_by_a_process_of_its_own(tmp_path: Path) -> None:
 def test_a_cell_that_dies_is_a_row(tmp_path: Path) -> None:
     assert cells.run(CELL, script(tmp_path, "sys.exit('error: no luck')"))["reason"] == "no luck"
     assert cells.run(CELL, script(tmp_path, "os.kill(os.getpid(), 9)"))["status"] == "oom"
+
+
+def test_what_a_cell_has_started_does_not_outlive_it(tmp_path: Path) -> None:
+    """A loader's process ignores SIGTERM, and lives on for seconds after its parent was killed."""
+    body = (
+        "import signal, subprocess\n"
+        "ignore = 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); '\n"
+        "child = subprocess.Popen([sys.executable, '-c', ignore + 'time.sleep(600)'], stdout=subprocess.PIPE)\n"
+        "child.stdout.read(1)\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'pid').write_text(str(child.pid))\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    assert cells.run(CELL, script(tmp_path, body))["status"] == "oom"
+    assert ended(int((tmp_path / "pid").read_text()))
 
 
 def test_ctrl_c_ends_the_cells_processes(tmp_path: Path) -> None:
@@ -385,6 +406,7 @@ class Counting:
     precision = Precision("cpu", None)
     train_images = 12
     steps_per_epoch = 3
+    feeding: dict[str, Any] = {"workers": 0, "cached": False}  # noqa: RUF012
 
     def __init__(self) -> None:
         self.taken: list[str] = []
@@ -392,6 +414,9 @@ class Counting:
     def ready_step(self) -> measure.Step:
         self.taken.append("ready")
         return measure.Step(4, 0.0, 1.0)
+
+    def last_step(self) -> None:
+        self.taken.append("last")
 
     def epoch_steps(self, epoch: int) -> Iterator[measure.Step]:
         for _ in range(self.steps_per_epoch):
@@ -411,7 +436,7 @@ def test_an_epoch_is_timed_whole_after_one_that_has_ended() -> None:
     """An epoch left halfway has batches in the loader's hands, which the next would wait for."""
     recipe = Counting()
     found = measure.measure(dataclasses.replace(CELL, warmup=1, whole_epoch=True), recipe)
-    assert recipe.taken[3:] == [*3 * ["epoch 0"], *3 * ["epoch 1"]]
+    assert recipe.taken == [*2 * ["ready"], "last", "ready", *3 * ["epoch 0"], *3 * ["epoch 1"]]
     assert found["whole_epoch"]
 
 

@@ -39,7 +39,10 @@ SMALL = (
 
 KEY = {"gpus": 0, "parallel": "single", "amp": "off", "recipe": "ours", "model": "efficientnet_b0", "image_size": 32,
        "batch_size": 4}  # fmt: skip
-REST = {"memory": {"gpus": [], "rss_mib": 1.0}, "precision": "float32", "whole_epoch": False}
+REST = {
+    "memory": {"gpus": [], "rss_mib": 1.0}, "precision": "float32", "whole_epoch": False, "workers": 0,
+    "cached": False,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -132,10 +135,42 @@ def test_the_largest_batch_is_looked_for_among_each_replicas_share_of_the_images
 
     monkeypatch.setattr(cells, "run", run)
     settings = BenchSettings(gpus="2", amp="off", recipes="ours", parallel="dp", find_batch=True, rounds=1)
-    matrix = benchmark.Matrix(settings, cells.plan(settings, present=2), {"train_images": 100, "cells": []})
-    monkeypatch.setattr(matrix, "take", lambda number, found, largest: None)
-    matrix.measure(lambda line: None)
+    matrix, said = matrix_of(settings), []
+    matrix.measure(said.append)
     assert tried == [32, 50, 50]  # the last is the measurement
+    assert said[1] == "2 GPUs dp, ours, amp off: 50 images a step, all that there are"
+    (row,) = matrix.report["cells"]
+    assert (row["batch_size"], row["largest_batch_size"], row["status"]) == (50, 50, "oom")
+
+
+def matrix_of(settings: BenchSettings) -> benchmark.Matrix:
+    """The matrix on a machine of two GPUs with 100 images."""
+    planned = cells.plan(settings, present=2)
+    rows = [bench_report.empty_row(cells.key_of(cell, "GPU"), "skipped", "not reached") for cell, _ in planned]
+    environment: dict[str, Any] = {"gpu_devices": []}
+    return benchmark.Matrix(settings, planned, {"train_images": 100, "cells": rows, "environment": environment})
+
+
+def test_a_search_that_fails_is_a_row_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(cell: Cell, script: Path) -> dict[str, Any]:
+        return {"status": "ok" if cell.amp and cell.probe else "failed", "reason": "no luck"}
+
+    monkeypatch.setattr(cells, "run", run)
+    matrix = matrix_of(BenchSettings(gpus="1", recipes="ours", find_batch=True, rounds=1))
+    matrix.measure(lambda line: None)
+    on, off = matrix.report["cells"]
+    assert (on["largest_batch_size"], on["reason"]) == (100, "no luck")
+    assert off["reason"] == "--find-batch: 1 GPU, ours, amp off fails at 32 images a step: no luck"
+
+
+def test_a_round_that_fails_leaves_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {"status": "ok", **dict.fromkeys(bench_report.FIGURES, 1.0), **REST}
+    rounds = iter([figures, {"status": "oom", "reason": "out of memory"}])
+    monkeypatch.setattr(cells, "run", lambda cell, script: next(rounds))
+    matrix = matrix_of(BenchSettings(gpus="1", amp="off", recipes="ours", rounds=2))
+    matrix.measure(lambda line: None)
+    (row,) = matrix.report["cells"]
+    assert (row["status"], row["rounds"], row["reason"]) == ("ok", 1, "1 more rounds failed: out of memory")
 
 
 @pytest.mark.parametrize(
@@ -216,6 +251,20 @@ def test_a_process_of_several_that_runs_out_of_memory_does_not_go_quietly(
     """The others would wait for it; torchrun ends them when it fails."""
     with pytest.raises(torch.OutOfMemoryError):
         benchmark.run_cell(cell_without_memory(tmp_path, demo_folder, 2, monkeypatch))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its two processes would take two GPUs")
+def test_two_processes_that_run_out_of_memory_are_a_row(demo_folder: Path, tmp_path: Path) -> None:
+    """As they are started, and by what they really write."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys, torch\nsys.path.insert(0, {str(ROOT)!r})\nimport benchmark\n"
+        "def no_memory(*arguments):\n    raise torch.OutOfMemoryError('CUDA out of memory.')\n"
+        "benchmark.RECIPES['ours'] = no_memory\nbenchmark.start()\n"
+    )
+    settings = BenchSettings(data=demo_folder, model="efficientnet_b0", recipes="ours", gpus="2", parallel="ddp")
+    cell = next(cell for cell, _ in cells.plan(settings, present=0) if cell.gpus == 2)
+    assert cells.run(cell, script) == {"status": "oom", "reason": "out of memory"}
 
 
 def test_help_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
