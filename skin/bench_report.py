@@ -267,7 +267,8 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
 
 def _fed(row: dict[str, Any]) -> str:
     """How images came to a row's steps."""
-    return f"{row['workers']} loader processes, " + ("images decoded before" if row["cached"] else "decoding")
+    processes = f"{row['workers']} loader process" + ("es" if row["workers"] != 1 else "")
+    return f"{processes}, " + ("images decoded before" if row["cached"] else "decoding")
 
 
 def device_name(row: dict[str, Any]) -> str:

@@ -265,7 +265,7 @@ def test_the_notes_tell_of_a_round_that_failed_and_of_how_the_images_came() -> N
     made = {**row([1.0]), "reason": "1 more rounds failed: out of memory"}
     assert bench_report.notes([made]) == [
         "CPU ours amp on 1 more rounds failed: out of memory",
-        "CPU ours amp on: bfloat16, 1 loader processes, images decoded before, last loss 1.000",
+        "CPU ours amp on: bfloat16, 1 loader process, images decoded before, last loss 1.000",
     ]
 
 
