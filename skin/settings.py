@@ -82,7 +82,8 @@ class Settings:
 
 # What --demo sets where the command line does not: a small network from scratch on small pictures.
 DEMO = {
-    "model": "efficientnet_b0", "weights": "none", "image_size": 64, "epochs": 24, "lr": 2e-3, "workers": 1,
+    "model": "efficientnet_b0", "weights": "none", "image_size": 64, "epochs": 24, "batch_size": 16, "lr": 1e-3,
+    "workers": 1,
     "monitor": "balanced_accuracy",  # by accuracy, an early epoch that calls everything a nevus may win
 }  # fmt: skip
 # What may change when a run goes on: the machine, not the experiment.
