@@ -162,7 +162,7 @@ class Matrix:
                 rows[number] = bench_report.empty_row(key, found["status"], found["reason"])
         if number in self.samples and number in self.failures:
             failed = self.failures[number]
-            rows[number]["reason"] = f"{len(failed)} more rounds failed: {failed[-1]}"
+            rows[number]["reason"] = f"failed rounds: {len(failed)} ({failed[-1]})"
         rows[number]["largest_batch_size"] = self.largest.get(number)
         bench_report.derive(rows)
         self.write()

@@ -262,9 +262,9 @@ def test_batches_that_were_searched_for_are_compared_though_they_differ() -> Non
 
 
 def test_the_notes_tell_of_a_round_that_failed_and_of_how_the_images_came() -> None:
-    made = {**row([1.0]), "reason": "1 more rounds failed: out of memory"}
+    made = {**row([1.0]), "reason": "failed rounds: 1 (out of memory)"}
     assert bench_report.notes([made]) == [
-        "CPU ours amp on 1 more rounds failed: out of memory",
+        "CPU ours amp on failed rounds: 1 (out of memory)",
         "CPU ours amp on: bfloat16, 1 loader process, images decoded before, last loss 1.000",
     ]
 

@@ -170,7 +170,7 @@ def test_a_round_that_fails_leaves_its_trace(monkeypatch: pytest.MonkeyPatch) ->
     matrix = matrix_of(BenchSettings(gpus="1", amp="off", recipes="ours", rounds=2))
     matrix.measure(lambda line: None)
     (row,) = matrix.report["cells"]
-    assert (row["status"], row["rounds"], row["reason"]) == ("ok", 1, "1 more rounds failed: out of memory")
+    assert (row["status"], row["rounds"], row["reason"]) == ("ok", 1, "failed rounds: 1 (out of memory)")
 
 
 @pytest.mark.parametrize(
