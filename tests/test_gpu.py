@@ -84,10 +84,23 @@ def test_every_cell_of_one_gpu_is_measured(run_script: RunScript, tmp_path: Path
     assert ours["memory"]["gpus"][0]["allocated_mib"] > 0
 
 
+def test_the_compiled_step_is_measured(run_script: RunScript, tmp_path: Path) -> None:
+    report = run_benchmark(run_script, tmp_path, "--gpus", "1", "--amp", "on", "--recipes", "ours-compiled")
+    assert [cell["status"] for cell in report["cells"]] == ["ok"]
+
+
+def test_the_largest_batch_is_found(run_script: RunScript, demo_folder: Path, tmp_path: Path) -> None:
+    """Of the demo set's few images, which all fit."""
+    options = ("--gpus", "1", "--amp", "on", "--recipes", "ours", "--find-batch", "--data", str(demo_folder))
+    (cell,) = run_benchmark(run_script, tmp_path, *options)["cells"]
+    assert cell["status"] == "ok"
+    assert cell["batch_size"] == cell["largest_batch_size"] > 32
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_both_ways_of_using_two_gpus_are_measured(run_script: RunScript, tmp_path: Path) -> None:
     report = run_benchmark(run_script, tmp_path, "--gpus", "2", "--amp", "on", "--recipes", "ours")
     assert [(c["parallel"], c["status"]) for c in report["cells"]] == [("dp", "ok"), ("ddp", "ok")]
     assert [len(c["memory"]["gpus"]) for c in report["cells"]] == [2, 2]
     assert all(gpu["allocated_mib"] > 0 for c in report["cells"] for gpu in c["memory"]["gpus"])
-    assert len({gpu["uuid"] for gpu in report["environment"]["gpu_devices"]}) == 2
+    assert len({gpu["uuid"] for gpu in report["environment"]["gpu_devices"]}) == torch.cuda.device_count()
