@@ -18,16 +18,21 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skin import cli
 from skin.cli import option
 from skin.errors import UserError
 
+if TYPE_CHECKING:
+    from skin.classifier import SkinClassifier
+
 UPLOAD_LIMIT = "20mb"
-QUEUE_LIMIT = 32  # pictures that wait; who comes later is asked to try again
-KEEP_SECONDS = 60  # an upload is deleted when it is older; a fast page has answered long before
+QUEUE_LIMIT = 32  # pictures that wait, at most; who comes later is asked to try again
+KEEP_SECONDS = 60  # an upload is deleted when it is older, so no more may wait than are answered in half of that
 PORTS_TRIED = 100
 EXAMPLE_CLASSES = ("nv", "mel", "bcc", "vasc")
 
@@ -53,8 +58,10 @@ def main() -> int:
 
         from skin.webpage import make_page, start  # seconds, which a missing checkpoint need not wait for
 
-        page = make_page(model, draw_examples(Path(folder) / "examples"), KEEP_SECONDS)
-        address = start(page, settings.host, port, UPLOAD_LIMIT, QUEUE_LIMIT)
+        examples = draw_examples(Path(folder) / "examples")
+        page = make_page(model, examples, KEEP_SECONDS)
+        waiting = min(QUEUE_LIMIT, max(1, int(KEEP_SECONDS / 2 / seconds_an_answer(model, examples))))
+        address = start(page, settings.host, port, UPLOAD_LIMIT, waiting)
         if port != settings.port:
             print(f"port {settings.port} is taken; using {port}")
         if settings.host not in ("127.0.0.1", "localhost", "::1"):
@@ -98,6 +105,16 @@ def free_port(host: str, wanted: int) -> int:
                 continue
             return port
     raise UserError(f"all ports from {wanted} to {last} are taken; choose another --port")
+
+
+def seconds_an_answer(model: SkinClassifier, pictures: list[Path]) -> float:
+    """How long this machine takes over a picture; over the first, which takes longest, it warms up."""
+    from skin.webpage import answer_html
+
+    answer_html(model, str(pictures[0]))
+    start = time.perf_counter()
+    answer_html(model, str(pictures[1]))
+    return time.perf_counter() - start
 
 
 def draw_examples(folder: Path) -> list[Path]:

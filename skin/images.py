@@ -128,8 +128,8 @@ def read_image(source: str | Path | BinaryIO, preprocess: Preprocess) -> np.ndar
     """
     name = _name(source)
     with _only_image_errors(name):
-        if is_npz_image(name):
-            return stored_image(read_npz_image(name), preprocess, name)
+        if isinstance(source, (str, Path)) and is_npz_image(source):
+            return stored_image(read_npz_image(source), preprocess, name)
         data = _read_bytes(source, name)
         with _open(BytesIO(data), name) as image:
             if image.format in ("JPEG", "MPO"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from skin.class_names import readable_name
@@ -29,6 +30,7 @@ NOTICE = (
     "<strong>Research software, not a medical device.</strong> "
     "It can be wrong, and it does not replace a doctor’s look at your skin."
 )
+LOCAL = ["127.0.0.1", "localhost", "[::1]", "::1"]
 SHOWN = 7  # classes that get a bar; the rest are counted
 CSS = Path(__file__).with_name("webpage.css")
 
@@ -40,6 +42,7 @@ POLICY = (
 )
 
 Message = MutableMapping[str, Any]
+_Move = Callable[[str | Path | None], Coroutine[Any, Any, str | None]]
 
 
 class SecurityHeaders:
@@ -90,6 +93,9 @@ def make_page(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
                 )
                 # A subclass would say it better, but for each one Gradio writes a .pyi file beside the code.
                 upload.preprocess = _as_it_came  # type: ignore[method-assign]
+                upload.async_move_resource_to_block_cache = _of_files(  # type: ignore[assignment, method-assign]
+                    upload.async_move_resource_to_block_cache
+                )
                 gr.Examples(
                     [[str(path)] for path in examples],
                     inputs=upload,
@@ -100,18 +106,47 @@ def make_page(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
             with gr.Column(scale=6, min_width=300):
                 result = gr.HTML(_waiting(), elem_id="result")
         upload.change(answer, upload, result, api_name="classify", show_progress="minimal")
+        page.load(None, js="() => document.getElementById('result').setAttribute('aria-live', 'polite')")
     return page
 
 
 def _as_it_came(payload: ImageData | None) -> str | None:
-    """The path of the uploaded file. Gradio would open it; here, `skin.images` alone opens images."""
-    return payload.path if payload else None
+    """The path of the uploaded file. Gradio would open it; here, `skin.images` alone opens images.
+
+    Gradio looks where a path leads only if the request says that it is a file's, so here it is looked at for all.
+    """
+    if payload is None:
+        return None
+    path = Path(payload.path or "").resolve()
+    if not path.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise gr.Error("This is no picture that was given to this page.")
+    return str(path)
+
+
+def _of_files(move: _Move) -> _Move:
+    """Gradio's way of taking a file in, without its fetching of an address that a request has in a path's place."""
+
+    async def move_file(path: str | Path | None) -> str | None:
+        if str(path).lower().startswith(("http:", "https:")):
+            raise gr.Error("This page fetches nothing from the network.")
+        return await move(path)
+
+    return move_file
 
 
 def start(page: gr.Blocks, host: str, port: int, upload_limit: str, queue_limit: int) -> str:
-    """Serve the page in a thread of its own; its address."""
-    from starlette.middleware import Middleware
+    """Serve the page in a thread of its own; its address.
 
+    On this machine alone it answers only to this machine's names: a page of another site, whose name is made to lead
+    here, could else ask through the reader's browser.
+    """
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    names = LOCAL if host in LOCAL else ["*"]
+    guards = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False), Middleware(SecurityHeaders),
+    ]  # fmt: skip
     logging.getLogger("httpx").setLevel(logging.WARNING)
     page.queue(max_size=queue_limit, default_concurrency_limit=1)  # one forward pass takes all cores
     _, address, _ = page.launch(
@@ -129,7 +164,7 @@ def start(page: gr.Blocks, host: str, port: int, upload_limit: str, queue_limit:
         max_file_size=upload_limit,
         theme=_theme(),
         css_paths=[CSS],
-        app_kwargs={"middleware": [Middleware(SecurityHeaders)], "docs_url": None, "redoc_url": None},
+        app_kwargs={"middleware": guards, "docs_url": None, "redoc_url": None},
     )
     return address
 
@@ -150,13 +185,16 @@ def answer_html(model: SkinClassifier, path: str | None) -> str:
     if path is None:
         return _waiting()
     try:
-        pixels = model.pixels(path)
+        with open(path, "rb") as file:  # and not by its name, which may be one of an archive's
+            pixels = model.pixels(file)
         prediction = model.predict_pixels(pixels[None])[0]
         explanation = model.explain_pixels(pixels[None], [prediction.label])[0]
     except ImageError as error:
         return _sentence(f"This file cannot be read as a picture: {error.reason}.")
     except UserError as error:
         return _sentence(f"{error}.")
+    except OSError:
+        return _sentence("This picture is no longer here.")
     return (
         f'<article data-class="{escape(prediction.label)}" data-probability="{prediction.probability:.6f}">'
         + _headline(prediction)

@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -114,6 +116,7 @@ def test_a_picture_gets_its_answer_and_nothing_leaves_the_machine(
     article = page.wait_for_selector("#result article")
     assert article is not None
     assert article.get_attribute("data-class") == expected.label
+    assert page.get_attribute("#result", "aria-live") == "polite", "who cannot see the answer hears it"
     assert readable_name(expected.label) in page.inner_text("#result h2")
     assert len(page.query_selector_all("#result .bars li")) == len(tiny.CLASSES)
     assert page.eval_on_selector("#overlay", "e => e.complete && e.naturalWidth") == 64
@@ -192,14 +195,46 @@ def test_too_much_and_too_large_are_refused_with_a_sentence(app: App) -> None:
 
 
 def test_no_file_of_the_server_can_be_asked_for(app: App) -> None:
-    body = b'{"data": [{"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}]}'
-    event = post(f"{app.address}/gradio_api/call/classify", body, "application/json")["event_id"]
-    with urllib.request.urlopen(f"{app.address}/gradio_api/call/classify/{event}") as stream:
-        assert b"event: error" in stream.read()
+    meta = {"_type": "gradio.FileData"}
+    picture = str(ROOT / "docs/page.png")
+    asked = [
+        {"path": "/etc/hostname", "meta": meta},
+        {"path": picture, "meta": meta},
+        {"path": picture},  # Gradio looks at none that doesn't call itself a file
+        {"path": f"{picture}::a/0"},
+        {"path": None},
+        {"path": app.address + "/favicon.ico", "meta": meta},  # an address, to be fetched
+    ]
+    for file in asked:
+        body = json.dumps({"data": [file]}).encode()
+        event = post(f"{app.address}/gradio_api/call/classify", body, "application/json")["event_id"]
+        with urllib.request.urlopen(f"{app.address}/gradio_api/call/classify/{event}") as stream:
+            said = stream.read()
+        assert b"event: error" in said, file
+        assert b"<article" not in said
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{app.address}/gradio_api/file=/etc/hostname")
     assert refused.value.code == 403
     refused.value.close()
+
+
+def test_a_page_of_another_name_cannot_ask_through_the_browser(app: App) -> None:
+    """A name that its owner has made to lead to this machine (DNS rebinding)."""
+    request = urllib.request.Request(app.address, headers={"Host": "elsewhere.example"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    assert refused.value.code == 400
+    refused.value.close()
+
+
+def test_an_archive_that_calls_itself_a_picture_is_not_opened(app: App) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, a=np.zeros((1, 64, 64, 3), np.uint8))
+    path = upload(app.address, "x.npz", buffer.getvalue())
+    body = json.dumps({"data": [{"path": f"{path}::a/0", "meta": {"_type": "gradio.FileData"}}]}).encode()
+    event = post(f"{app.address}/gradio_api/call/classify", body, "application/json")["event_id"]
+    with urllib.request.urlopen(f"{app.address}/gradio_api/call/classify/{event}") as stream:
+        assert b"<article" not in stream.read()
 
 
 def test_an_upload_is_deleted_when_it_is_old_and_the_examples_are_not(
