@@ -67,9 +67,12 @@ def _look_through(file: IO[bytes]) -> None:
     size = file.seek(0, 2)
     if size > FILE_LIMIT:
         raise NotLoadable(f"it is larger than {FILE_LIMIT // 2**30} GiB")
+    # Two readers of one archive must see the same one: it begins here (else torch reads a pickle of old) and ends
+    # there, with nothing hidden before or behind it.
+    file.seek(0)
+    begins = file.read(4) == b"PK\3\4"
     file.seek(max(0, size - _END_RECORD))
-    # Two readers of one archive must see the same one: its end is here, and nothing is hidden behind it.
-    if size == 0 or not file.read(4) == b"PK\5\6":
+    if not begins or file.read(4) != b"PK\5\6":
         raise NotLoadable("it is empty, cut off, or not what torch.save writes (torch 1.6 or newer)")
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
@@ -77,8 +80,11 @@ def _look_through(file: IO[bytes]) -> None:
         stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
         if not stored or len(names) < len(entries) or sum(entry.file_size for entry in entries) > size:
             raise NotLoadable("its records are compressed, doubled or overlapping")
+        pickles = [name for name in names if name.endswith(".pkl")]  # to torch's reader, upper case is lower case
+        if len(pickles) != 1 or not pickles[0].endswith("/data.pkl"):
+            raise NotLoadable("it has not the one description that torch.save writes")
         for entry in entries:
-            if entry.filename.endswith("/data.pkl"):
+            if entry.filename.lower() == pickles[0]:
                 if entry.file_size > PICKLE_LIMIT:
                     raise NotLoadable(f"its description is larger than {PICKLE_LIMIT // 2**20} MiB")
                 _look_through_pickle(archive.read(entry))

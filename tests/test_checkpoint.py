@@ -246,6 +246,13 @@ def archive(path: Path, pickled: bytes, compression: int = zipfile.ZIP_STORED, *
     return path
 
 
+def archive_of(records: dict[str, bytes], path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in records.items():
+            file.writestr(name, content)
+    return path
+
+
 def saved(state: object, path: Path) -> Path:
     torch.save(state, path)
     return path
@@ -289,6 +296,13 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
         "compressed",
     ),
     "a record twice": (lambda p: archive(p, pickle.dumps({}, 2), **{"DATA.pkl": b"}."}), "doubled"),
+    "a description in capitals": (lambda p: archive_of({"archive/DATA.PKL": pickle.dumps(_Asks(), 2)}, p), "tensor"),
+    "a second description": (lambda p: archive(p, pickle.dumps({}, 2), **{"more.pkl": b"."}), "one description"),
+    "no description": (lambda p: archive_of({"archive/version": b"3"}, p), "one description"),
+    "an old pickle with an archive behind it": (
+        lambda p: (p.write_bytes(pickle.dumps(_Asks(), 2) + saved({}, p).read_bytes()), p)[1],
+        "not what torch.save writes",
+    ),
     "nested without end": (lambda p: saved({"a": doubling(40)}, p), "nested too deep"),
     "many in few bytes": (lambda p: saved({"a": [doubling(13)] * 1000}, p), "too many values"),
     "a flipped bit": (flipped, "damaged"),
