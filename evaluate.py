@@ -152,8 +152,9 @@ def evaluate(settings: Settings, topology: Topology) -> None:
     for name in filter(None, (word.strip() for word in settings.by.split(","))):
         found = subgroups.column(test.rows, name, test.attributes)
         by[found] = subgroups.bins(test.rows[found])
-    out = settings.out or default_folder(checkpoint, test)
-    card = checkpoint.path.parent / "model_card.md" if test.own and test.split == "test" else None
+    out = settings.out or default_folder(settings.tta, checkpoint, test)
+    plain = test.own and test.split == "test" and settings.tta == 1  # as predict.py answers
+    card = checkpoint.path.parent / "model_card.md" if plain else None
     if topology.is_main:  # what would keep the report from being written is found before the work, not after
         report_files.claim(out)
         if card is not None:
@@ -194,11 +195,20 @@ def evaluate(settings: Settings, topology: Topology) -> None:
     log.say(summary(made, out))
 
 
-def default_folder(checkpoint: Checkpoint, test: TestSet) -> Path:
-    """`evaluation` in the run's folder for its own test part, with the part's or the set's name for others."""
-    if not test.own:
-        return checkpoint.path.parent / f"evaluation-{test.root.stem}"
-    return checkpoint.path.parent / ("evaluation" if test.split == "test" else f"evaluation-{test.split}")
+def default_folder(views: int, checkpoint: Checkpoint, test: TestSet) -> Path:
+    """`evaluation` in the run's folder for its own test part; in others the set, the part and the views are named.
+
+    A set that merely has another's name does not take the place of its report.
+    """
+    words = ["evaluation"] if test.own else ["evaluation", test.root.name]
+    words += [test.split] if test.split != ("test" if test.own else "all") else []
+    words += [f"tta{views}"] if views > 1 else []
+    folder = checkpoint.path.parent / "-".join(words)
+    number = 1
+    while report_files.data_of(folder) not in (None, str(test.root)) and not test.own:
+        number += 1
+        folder = folder.with_name("-".join([*words, str(number)]))
+    return folder
 
 
 def fitting_batch_size(image_size: int, topology: Topology) -> int:
@@ -226,7 +236,7 @@ def about(
         "model": checkpoint.model_name,
         "image_size": checkpoint.preprocess.image_size,
         "data": str(test.root),
-        "data_name": test.root.stem,
+        "data_name": test.root.name,
         "layout": test.layout,
         "split": test.split,
         "tta": settings.tta,

@@ -195,7 +195,7 @@ class SkinClassifier:
             sources: taken as they are needed, a few batches ahead; may be endless.
             views: as in `predict`.
             explain: also explain each image's most probable class.
-            workers: threads; by default one a core, at most 8.
+            workers: threads; by default one a core, at most 8, and two for a GPU.
 
         Yields:
             An `Answer` a source. What cannot be read has its `error` and holds up nothing.
@@ -211,7 +211,8 @@ class SkinClassifier:
                 yield from work(batch)
             return
         threads = torch.get_num_threads()
-        workers = workers or min(threads, _MOST_WORKERS)
+        # A GPU computes a batch at a time; a second is got ready meanwhile.
+        workers = workers or (2 if self.device.type == "cuda" else min(threads, _MOST_WORKERS))
         each = max(1, threads // workers)
         pool = ThreadPoolExecutor(workers, "predict", initializer=torch.set_num_threads, initargs=(each,))
         try:
@@ -243,6 +244,8 @@ class SkinClassifier:
         calibrated = calibration.apply(
             self._calibration, (logits / views).cpu().numpy(), (features / views).cpu().numpy()
         )
+        if not np.isfinite(calibrated.probabilities).all():
+            raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
         calibrated.probabilities.flags.writeable = False
         return [
             Prediction(

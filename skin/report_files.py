@@ -41,7 +41,7 @@ def claim(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         there = [name for name in FILES if (folder / name).exists()]
-        if there and not _is_ours(folder / REPORT):
+        if there and not _report(folder):
             raise UserError(f"{folder} holds a {there[0]} that is not of an evaluation; choose another --out")
         probe = folder / ".writable"
         probe.touch()
@@ -50,12 +50,19 @@ def claim(folder: Path) -> None:
         raise UserError(f"cannot write into {folder}: {error.strerror}; choose another --out") from error
 
 
-def _is_ours(path: Path) -> bool:
+def data_of(folder: Path) -> str | None:
+    """The data folder that the evaluation in `folder` was of; None where there is none."""
+    about = _report(folder).get("about")
+    return str(about.get("data")) if isinstance(about, dict) else None
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    """The earlier report in a folder, {} where there is none of ours."""
     try:
-        report = json.loads(path.read_bytes())
+        report = json.loads((folder / REPORT).read_bytes())
     except (OSError, ValueError):
-        return False
-    return isinstance(report, dict) and report.get("kind") == KIND
+        return {}
+    return report if isinstance(report, dict) and report.get("kind") == KIND else {}
 
 
 def remove_stale(folder: Path, written: Iterable[str]) -> None:

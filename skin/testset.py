@@ -6,6 +6,8 @@ name. What does not match is said, never guessed, and images that were trained o
 
 from __future__ import annotations
 
+import contextlib
+import filecmp
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from skin.index import count
 from skin.layouts import Index, read_index
 
 SPLITS = ("train", "val", "test", "all")
+LOOKED_AT = 20  # files, to tell the run's own data from others of the same names
 UNKNOWN = -1  # the label of an image whose class the model lacks
 _NOT_ATTRIBUTES = {"image", "path", "label", "group", "split"}
 
@@ -81,7 +84,7 @@ def read(
     else:
         index = _read_other(data, labels, allow_missing)
     notes = list(index.notes)
-    own = manifest is not None and (data is None or _is_own(checkpoint, index, manifest, notes))
+    own = manifest is not None and (data is None or _is_own(checkpoint, index, manifest_path, manifest, notes))
     rows = index.rows
     if own and manifest is not None:
         rows = _as_in_the_run(index, manifest, manifest_path, allow_missing, notes)
@@ -135,21 +138,51 @@ def _read_other(data: Path, labels: Path | None, allow_missing: bool) -> Index:
         raise UserError(f"{error}; for images without labels there is python predict.py {data}") from error
 
 
-def _is_own(checkpoint: Checkpoint, index: Index, manifest: pd.DataFrame, notes: list[str]) -> bool:
+def _is_own(
+    checkpoint: Checkpoint, index: Index, manifest_path: Path, manifest: pd.DataFrame, notes: list[str]
+) -> bool:
     """Whether `--data` names the run's own data: the same folder, or another one with just the same images.
 
     A set that holds them and others (HAM10000 within ISIC 2019) is another set: else most of it would be
-    left out unseen. Which it is taken for is put into `notes`.
+    left out unseen. So is one that has their names (000.jpg, 001.jpg, …) for other pictures, or other labels for
+    them. Which it is taken for is put into `notes`.
     """
     used, there = set(manifest["image"]), set(index.rows["image"])
     root = checkpoint.config.get("data")
-    if used == there or (root and Path(root).resolve() == index.root.resolve()):
-        notes.append("these are the run's own data: labels, groups and parts are those of its split.csv")
+    here = root is not None and Path(root).resolve() == index.root.resolve()
+    another = ""
+    if not here and used < there:
+        another = f"the set holds every image of the run and {count(len(there - used), 'other')}"
+    elif not here and used != there:
+        return False
+    elif not _labels_agree(index, manifest):
+        another = "the set has other labels for the run's images"
+    elif not here and not _files_agree(index, checkpoint, manifest_path):
+        another = "the set has the names of the run's images for other files"
+    if another:
+        notes.append(f"{another}: taken for another set, with labels and parts of its own")
+        return False
+    notes.append("these are the run's own data: labels, groups and parts are those of its split.csv")
+    return True
+
+
+def _labels_agree(index: Index, manifest: pd.DataFrame) -> bool:
+    """Whether the set labels each image that it shares with the run as the run's split.csv does."""
+    label = index.rows.set_index("image")["label"].reindex(manifest["image"]).to_numpy()
+    return bool(((label == manifest["label"].to_numpy()) | pd.isna(label)).all())
+
+
+def _files_agree(index: Index, checkpoint: Checkpoint, manifest_path: Path) -> bool:
+    """Whether files of one name are the same, as far as a look at some tells and the run's are still there."""
+    try:
+        of_run = _read_own(checkpoint, manifest_path, allow_missing=True).rows
+    except UserError:
         return True
-    if used < there:
-        more = count(len(there - used), "other")
-        notes.append(f"the set holds every image of the run and {more}: taken for another set, with parts of its own")
-    return False
+    both = index.rows.merge(of_run, on="image", suffixes=("", "_of_run"))
+    some = both.iloc[:: max(1, len(both) // LOOKED_AT)]
+    with contextlib.suppress(OSError):
+        return all(filecmp.cmp(*pair, shallow=False) for pair in zip(some["path"], some["path_of_run"], strict=True))
+    return True  # an archive's rows, which are no files
 
 
 def _as_in_the_run(

@@ -6,6 +6,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -214,6 +215,53 @@ def test_the_runs_own_data_are_known_wherever_they_are(
         assert made["images"] == test
         assert "these are the run's own data" in said
         assert made["warnings"] == []
+
+
+def test_other_labels_for_the_runs_images_are_kept(run: Run, demo_folder: Path, tmp_path: Path) -> None:
+    """A table that someone has corrected."""
+    corrected = tmp_path / "corrected"
+    shutil.copytree(demo_folder, corrected)
+    table = corrected / "HAM10000_metadata.csv"
+    table.write_text(table.read_text().replace(",mel,", ",bkl,"))
+    made, said = run("--data", corrected)
+    assert "the set has other labels for the run's images: taken for another set" in said
+    assert made["images"] == 160
+    assert "TRAINED ON" in said
+
+
+def test_other_pictures_of_the_same_names_are_another_set(run: Run, demo_folder: Path, tmp_path: Path) -> None:
+    """Numbered names, such as 000.jpg, are those of many sets."""
+    other = tmp_path / "other"
+    shutil.copytree(demo_folder, other)
+    pictures = sorted(other.rglob("*.jpg"))
+    first = pictures[0].read_bytes()
+    for path in pictures:
+        path.write_bytes(first)
+    made, said = run("--data", other)
+    assert "the set has the names of the run's images for other files: taken for another set" in said
+    assert made["images"] == 160
+
+
+def test_each_evaluation_has_a_folder_of_its_own(run_folder: Path, tmp_path: Path) -> None:
+    best = checkpoint.load_best(run_folder / "best.pt")
+
+    def folder(own: bool, split: str, root: str = "/a/PAD.v1", views: int = 1) -> str:
+        test = SimpleNamespace(own=own, split=split, root=Path(root))
+        return evaluate.default_folder(views, best, test).name  # type: ignore[arg-type]
+
+    assert folder(True, "test") == "evaluation"
+    assert folder(True, "val") == "evaluation-val"
+    assert folder(True, "test", views=8) == "evaluation-tta8"
+    assert folder(False, "all") == "evaluation-PAD.v1"
+    assert folder(False, "test") == "evaluation-PAD.v1-test"
+    earlier = run_folder / "evaluation-images"
+    earlier.mkdir()
+    try:
+        (earlier / "report.json").write_text(json.dumps({"kind": report_files.KIND, "about": {"data": "/a/images"}}))
+        assert folder(False, "all", "/a/images") == "evaluation-images"
+        assert folder(False, "all", "/b/images") == "evaluation-images-2"
+    finally:
+        shutil.rmtree(earlier)
 
 
 def test_images_that_have_gone_stop_the_evaluation_unless_it_is_told_to_go_on(
