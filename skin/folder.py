@@ -103,20 +103,32 @@ class Folder:
             UserError: there are several, and they differ, or it is a link that leads out of the folder.
         """
         wanted = {name.lower() for name in names}
-        found = [path for path in self.tables if posixpath.basename(path).lower() in wanted]
-        for path in found:
-            self.refuse_link(path)
-        if not all(self._same(found[0], other) for other in found[1:]):
+        found = self.distinct([path for path in self.tables if posixpath.basename(path).lower() in wanted])
+        if len(found) > 1:
             raise UserError(
                 f"{self.root} holds {' and '.join(found)}, which disagree: keep one, "
                 "or name the right one with --labels"
             )
         return self.root / found[0] if found else None
 
-    def find(self, name: str) -> str | None:
+    def distinct(self, paths: list[str]) -> list[str]:
+        """`paths` (relative to the root) without those that hold the same bytes as one before.
+
+        Raises:
+            UserError: one is a link that leads out of the folder.
+        """
+        kept: list[str] = []
+        for path in paths:
+            self.refuse_link(path)
+            if not any(self._same(other, path) for other in kept):
+                kept.append(path)
+        return kept
+
+    def find(self, name: str, *, converted: bool = False) -> str | None:
         """The image that a table calls `name` (with or without extension or folders), relative to the root.
 
-        None where the folder has no such image.
+        None where the folder has no such image. A name with an extension means a file of that extension,
+        large or small letters: `masks/i4.png` is no `i4.jpg`. With `converted` it may have any other.
 
         Raises:
             UserError: the name leaves the folder, or several different files could be meant.
@@ -130,6 +142,8 @@ class Folder:
         found = sorted((named,) if isinstance(named, str) else named)
         if "/" in path:
             found = [f for f in found if _stem(_composed(f)) == _stem(path)]
+        if not converted and (suffix := image_suffix(last)):
+            found = [f for f in found if image_suffix(f) == suffix]
         if len(found) > 1:
             found = [f for f in found if f.rpartition("/")[2] == last] or found
         if not found:
@@ -172,6 +186,11 @@ def _composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def image_suffix(name: str) -> str:
+    """The extension of an image's name, in small letters; `""` where it has none that images have."""
+    suffix = posixpath.splitext(name)[1].lower()
+    return suffix if suffix in IMAGE_SUFFIXES else ""
+
+
 def _stem(path: str) -> str:
-    stem, suffix = posixpath.splitext(path)
-    return _composed(stem if suffix.lower() in IMAGE_SUFFIXES else path)
+    return _composed(posixpath.splitext(path)[0] if image_suffix(path) else path)

@@ -6,6 +6,7 @@ what cannot be used, and stops where that is more than the user would shrug at.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from skin.errors import UserError, printable
-from skin.folder import Folder
+from skin.folder import Folder, image_suffix
+from skin.tables import is_word
 
 COLUMNS = ("image", "path", "label", "group", "split")
 _SHRUG = 0.01  # the share of rows that may be unusable before it is an error
@@ -80,14 +82,14 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
     rows = _with_files(draft, folder)
     rows, faults = _one_row_an_image(draft, rows)
     unusable = sum(draft.unusable.values())
+    what = "; ".join(draft.unusable)
+    if rows.empty:
+        raise UserError(f"{folder.root}: no row of {draft.source} has both an image and a class{what and ': '}{what}")
     if unusable > _SHRUG * named and not allow_missing:
-        what = "; ".join(draft.unusable)
         faults.append(f"{folder.root}: {what}: over 1 % of {named:,} rows; --allow-missing goes on without them")
     faults += _same_but_for_case(rows["label"].unique(), draft.source)
     if faults and not keep_going:
         raise UserError(faults[0])
-    if rows.empty:
-        raise UserError(f"{folder.root}: no row of {draft.source} has both an image and a label")
     rows["path"] = [f"{folder.root}/{file}" for file in rows.pop("file")]
     rows["group"] = rows["group"].mask(rows["group"] == "", rows["image"])
     attributes = [column for column in rows.columns if column not in COLUMNS]
@@ -104,12 +106,13 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
 
 
 def _with_files(draft: Draft, folder: Folder) -> pd.DataFrame:
-    """The rows that have a label and an image, with the column `file`; counts the others."""
+    """The rows that have a class and an image, with the column `file`; counts the others."""
     rows = draft.rows
-    unlabelled = rows["label"] == ""
-    if unlabelled.any():
-        draft.notes.append(f"{draft.source} has {count(unlabelled.sum(), 'row')} without a label: left out")
-        rows = rows[~unlabelled]
+    without = rows["label"] == ""
+    if without.any():
+        note = f"{draft.source} has {count(without.sum(), 'row')} without a class"
+        draft.unusable[f"{note} (first: {printable(rows.loc[without, 'image'].iloc[0])})"] = int(without.sum())
+        rows = rows[~without]
     if "file" in rows:
         for file in rows["file"]:
             folder.refuse_link(file)
@@ -117,7 +120,8 @@ def _with_files(draft: Draft, folder: Folder) -> pd.DataFrame:
     names = rows["image"]
     if (names == "").any():
         raise UserError(f"{draft.source} has a row without an image name: correct the table")
-    files = pd.Series([folder.find(name) for name in names], index=rows.index, dtype=object)
+    draft.notes += _words(rows, draft.source)
+    files = _find(names, folder, draft)
     missing = files.isna()
     draft.unnamed = tuple(sorted(folder.images - set(files) - set(folder.copies)))
     draft.missing = tuple(names[missing])
@@ -130,6 +134,47 @@ def _with_files(draft: Draft, folder: Folder) -> pd.DataFrame:
         note = f"{draft.source} names {count(missing.sum(), 'image')} that the folder lacks"
         draft.unusable[f"{note} (first: {printable(names[missing].iloc[0])})"] = int(missing.sum())
     return rows.assign(file=files)[~missing]
+
+
+def _find(names: pd.Series, folder: Folder, draft: Draft) -> pd.Series:
+    """The file of each name, None where there is none; says where files have other extensions than is plain.
+
+    A name's extension is binding as long as one row's is found: else the picture that is missing would be
+    its mask or thumbnail of the same name. Where none is, the whole set was converted.
+    """
+    files = pd.Series([folder.find(name) for name in names], index=names.index, dtype=object)
+    named = names.map(image_suffix).astype(bool)
+    converted = bool(named.any()) and bool(files[named].isna().all())
+    if converted:
+        files[named] = [folder.find(name, converted=True) for name in names[named]]
+        if files[named].notna().any():
+            taken = _kinds(files[named])
+            draft.notes.append(f"no image has the extension that {draft.source} gives it; taken instead: {taken}")
+    if files[~named].dropna().map(image_suffix).nunique() > 1:
+        draft.notes.append(f"{draft.source} names images without extension; found: {_kinds(files[~named])}")
+    return files
+
+
+def _kinds(files: pd.Series) -> str:
+    """How many files have which extension, and the first of each."""
+    found = files.dropna()
+    kinds = found.map(image_suffix)
+    first = found.groupby(kinds).first()
+    return ", ".join(
+        f"{number:,} {kind} (first: {printable(first[kind])})" for kind, number in Counter(kinds).most_common()
+    )
+
+
+def _words(rows: pd.DataFrame, source: str) -> list[str]:
+    """Notes on classes and groups with the name of a gap: they are taken at their word, which may not be meant."""
+    notes = []
+    for column, what in (("label", "class"), ("group", "group")):
+        values = rows[column]
+        names = pd.Series(values.unique(), dtype="str")
+        for name in names[is_word(names)]:
+            rows_of = count((values == name).sum(), "row")
+            notes.append(f"{source}: '{name}' is the {what} of {rows_of}; where none is known, leave the cell empty")
+    return notes
 
 
 def _one_row_an_image(draft: Draft, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

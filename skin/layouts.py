@@ -11,6 +11,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,16 @@ from skin.folder import IMAGE_SUFFIXES, Folder
 from skin.groups import join_groups
 from skin.index import COLUMNS, Draft, Index, build_index, count
 from skin.npz import NpzFile
-from skin.tables import find_column, from_one_hot, header, is_one_hot, need_column, read_table, spelling
+from skin.tables import (
+    find_column,
+    from_one_hot,
+    header,
+    is_one_hot,
+    need_column,
+    read_table,
+    spelling,
+    without_words,
+)
 
 __all__ = ["IMAGE_SUFFIXES", "LAYOUTS", "ClassMatch", "Index", "match_classes", "read_index", "readable_name"]
 
@@ -122,7 +132,7 @@ def _rows(
     if attributes is None:
         return rows
     names = {name: f"table_{name}" for name in attributes.columns if name in (*COLUMNS, "file")}
-    return rows.join(attributes.rename(columns=names))
+    return rows.join(attributes.apply(without_words).rename(columns=names))
 
 
 def _attributes(table: pd.DataFrame, *names: str) -> pd.DataFrame:
@@ -202,44 +212,141 @@ def _look_up(path: Path, images: pd.Series) -> pd.DataFrame:
     """The rows of the table at `path` for each of `images`, `""` where it has none.
 
     Raises:
-        UserError: the table has two different rows for one image.
+        UserError: the table has two different rows for one of `images`.
     """
-    table = read_table(path).drop_duplicates()
+    table = read_table(path)
     key = need_column(table, path, "image", "image_id", "image_name")
-    twice = table[key].duplicated() & table[key].isin(images)
+    table = table[table[key].isin(images)].drop_duplicates()  # what it says of other images is nobody's matter
+    twice = table[key].duplicated()
     if twice.any():
         raise UserError(f"{path} has two rows for '{table.loc[twice, key].iloc[0]}', which disagree: keep one")
     return table.set_index(key).reindex(images).fillna("").set_axis(images.index)
 
 
+# From the deepest on: diagnosis_1 is benign or malignant, _2 the family, _3 the disease, _4 and _5 its forms;
+# `diagnosis` is the disease in older downloads.
+_DIAGNOSES = ("diagnosis", *(f"diagnosis_{level}" for level in (5, 4, 3, 2, 1)))
+_PEOPLE = ("patient_id", "lesion_id")
+_ARCHIVE_ATTRIBUTES = (
+    "age_approx", "sex", "anatom_site_general", "anatom_site_1", "fitzpatrick_skin_type", "image_type",
+    "dermoscopic_type", "diagnosis_confirm_type", "attribution",
+)  # fmt: skip
+_NEARLY_ALL = 0.99  # of the rows with a diagnosis: a level that fewer fill would cost whole classes
+
+
 @layout("ISIC Archive", signs="metadata.csv with isic_id and diagnosis")
 def _isic_archive(folder: Folder) -> Draft | None:
-    path = _metadata(folder, "isic_id")
-    if path is None:
+    paths = _metadata(folder, "isic_id")
+    if not paths or _tables_of_classes(folder):
         return None
-    table = read_table(path)
+    if len({posixpath.basename(path) for path in paths}) > 1:
+        raise UserError(f"{folder.root} holds {' and '.join(paths)}: name the right one with --labels")
+    path = folder.root / paths[0]
+    source = path.name if len(paths) == 1 else _listed(paths)
+    table = read_table(path) if len(paths) == 1 else _complete(_stacked(folder, paths), source)
     columns = list(table.columns)
-    # diagnosis_1 is benign or malignant, _2 the family, _3 the disease; deeper levels are its forms.
-    levels = [find_column(columns, name) for name in ("diagnosis", *(f"diagnosis_{n}" for n in (3, 2, 1, 4, 5)))]
-    label = next((name for name in levels if name and (table[name] != "").any()), None)
+    label, filled = _diagnosis(table)
     if label is None:
         need_column(table, path, "diagnosis")
         raise UserError(f"{path}: the column diagnosis is empty in every row: there is nothing to learn from")
     image = table[need_column(table, path, "isic_id")]
-    people = [table[name] for name in (find_column(columns, "patient_id"), find_column(columns, "lesion_id")) if name]
-    attributes = _attributes(
-        table, "age_approx", "sex", "anatom_site_general", "anatom_site_1", "fitzpatrick_skin_type", "image_type",
-        "dermoscopic_type", "diagnosis_confirm_type", "attribution",
-    )  # fmt: skip
+    people = [table[name] for known in _PEOPLE if (name := find_column(columns, known))]
+    attributes = _attributes(table, *_ARCHIVE_ATTRIBUTES)
     rows = _rows(image, table[label], group=join_groups(*people) if people else "", attributes=attributes)
-    return Draft(rows, path.name, notes=[f"labels are the column {label} of {path.name}"])
+    note = f"labels are the column {label} of {source}"
+    if others := ", ".join(f"{name} ({number:,})" for name, number in filled.items() if name != label):
+        note += f", filled in {count(filled[label], 'row')}; others: {others}; to take another, call it label in a "
+        note += "table for --labels"
+    return Draft(rows, source, notes=[note])
+
+
+def _diagnosis(table: pd.DataFrame) -> tuple[str | None, dict[str, int]]:
+    """The column of the classes, and how many rows fill each column that has a diagnosis.
+
+    It is the deepest level that nearly all rows with a diagnosis fill, else the one that most do.
+    """
+    names = (find_column(list(table.columns), name) for name in _DIAGNOSES)
+    filled = {name: table[name] != "" for name in names if name and (table[name] != "").any()}
+    rows = {name: int(there.sum()) for name, there in filled.items()}
+    if not filled:
+        return None, rows
+    enough = _NEARLY_ALL * np.logical_or.reduce(list(filled.values())).sum()
+    return next((name for name in rows if rows[name] >= enough), max(rows, key=lambda name: rows[name])), rows
+
+
+def _stacked(folder: Folder, paths: list[str]) -> pd.DataFrame:
+    """Several tables of the Archive, one below the other: the columns we use, under one spelling."""
+    parts = []
+    for path in paths:
+        table = read_table(folder.root / path)
+        names = ("isic_id", *_DIAGNOSES, *_PEOPLE, *_ARCHIVE_ATTRIBUTES)
+        used = {found: name for name in names if (found := find_column(list(table.columns), name))}
+        parts.append(table[list(used)].rename(columns=used))
+    return pd.concat(parts, ignore_index=True).fillna("")
+
+
+def _complete(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """One row an image: two tables may each know a part of what is known of it.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    again = table["isic_id"].duplicated(keep=False) & (table["isic_id"] != "")
+    if not again.any():
+        return table
+    rows = table[again].mask(table[again] == "").groupby("isic_id", sort=False)
+    values = rows.nunique()
+    for column in values.columns[(values > 1).any()]:
+        image = values.index[values[column] > 1][0]
+        raise UserError(
+            f"{source} disagree on {column} of the image '{image}': correct one, "
+            "or name a table image,label,group with --labels"
+        )
+    return pd.concat([table[~again], rows.first().reset_index()], ignore_index=True).fillna("")
+
+
+def _tables_of_classes(folder: Folder) -> list[str]:
+    """The Archive's tables that lie each in a class folder, where the set was downloaded class by class.
+
+    Then the folders say the classes, whatever the tables call them. It is so where no diagnosis stands in the
+    tables of two classes: folders that are mere parts of a download share theirs.
+    """
+    paths = _metadata(folder, "isic_id")
+    if len(paths) < 2:
+        return []
+    base = _base(folder)
+    images, label = (found, 2) if (found := _split_paths(folder, base)) else (_class_paths(folder, base), 1)
+    class_of = {image[1 : label + 1]: image[label] for image in images}
+    classes = [class_of.get(parts[1 : label + 1]) for parts in map(partial(_parts, base=base), paths)]
+    if None in classes or len(set(classes)) < 2:
+        return []
+    table = pd.concat([_stacked(folder, [path]).assign(folder=cls) for path, cls in zip(paths, classes, strict=True)])
+    diagnosis, _ = _diagnosis(table.fillna(""))
+    shared = diagnosis and table[table[diagnosis].fillna("") != ""].groupby(diagnosis)["folder"].nunique().gt(1).any()
+    return [] if shared else paths
+
+
+def _groups_of_tables(folder: Folder, paths: list[str], names: pd.Series) -> pd.Series | str:
+    """The lesion or patient that the Archive's tables `paths` give each file of `names`, `""` where they do not."""
+    table = _stacked(folder, paths)
+    people = [table[name] for name in _PEOPLE if name in table]
+    if not people:
+        return ""
+    # An image in two tables links what either says of it; its own name is no lesion.
+    group = join_groups(*people, table["isic_id"])
+    known = group.mask(group.isin(table["isic_id"]), "").groupby(table["isic_id"]).first()
+    stems = names.map(lambda name: posixpath.splitext(posixpath.basename(name))[0])
+    return stems.map(known).fillna("")
 
 
 @layout("PAD-UFES-20", signs="metadata.csv with img_id and diagnostic")
 def _pad_ufes_20(folder: Folder) -> Draft | None:
-    path = _metadata(folder, "img_id")
-    if path is None:
+    paths = _metadata(folder, "img_id")
+    if not paths:
         return None
+    if len(paths) > 1:
+        raise UserError(f"{folder.root} holds {_listed(paths)}, which disagree: name the right one with --labels")
+    path = folder.root / paths[0]
     table = read_table(path)
     rows = _rows(
         table[need_column(table, path, "img_id")],
@@ -250,13 +357,15 @@ def _pad_ufes_20(folder: Folder) -> Draft | None:
     return Draft(rows, path.name)
 
 
-def _metadata(folder: Folder, key: str) -> Path | None:
-    """The table called metadata, or nearly so, that has the column `key`."""
-    names = {posixpath.basename(path) for path in folder.tables if "metadata" in posixpath.basename(path).lower()}
-    found = [path for name in sorted(names) if (path := folder.table(name)) and find_column(header(path), key)]
-    if len(found) > 1:
-        raise UserError(f"{folder.root} holds {found[0].name} and {found[1].name}: name the right one with --labels")
-    return found[0] if found else None
+def _metadata(folder: Folder, key: str) -> list[str]:
+    """The tables called metadata, or nearly so, that have the column `key`, without copies of one another."""
+    named = folder.distinct([path for path in folder.tables if "metadata" in posixpath.basename(path).lower()])
+    return [path for path in named if find_column(header(folder.root / path), key)]
+
+
+def _listed(paths: list[str]) -> str:
+    shown = paths if len(paths) < 4 else [*paths[:2], f"{len(paths) - 2:,} more tables"]
+    return f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 @layout("Fitzpatrick17k", signs="fitzpatrick17k.csv")
@@ -299,7 +408,7 @@ def _medmnist(folder: Folder) -> Draft | None:
 @layout("split folders", signs="train/<class>/*.jpg, val/<class>/*.jpg, test/<class>/*.jpg")
 def _split_folders(folder: Folder) -> Draft | None:
     base = _base(folder)
-    paths = [path for path in _below(folder, base) if path[1].lower() in _SPLITS and len(path) > 3]
+    paths = _split_paths(folder, base)
     if not paths:
         return None
     return _from_folders(folder, base, paths, label=2, split=[_SPLITS[path[1].lower()] for path in paths])
@@ -308,11 +417,19 @@ def _split_folders(folder: Folder) -> Draft | None:
 @layout("class folders", signs="<class>/*.jpg, two classes or more")
 def _class_folders(folder: Folder) -> Draft | None:
     base = _base(folder)
-    paths = [path for path in _below(folder, base) if len(path) > 2]
-    tops = {path[1] for path in paths}
-    if not paths or any(map(_is_part, tops)):
+    paths = _class_paths(folder, base)
+    if not paths:
         return None
     return _from_folders(folder, base, paths, label=1, split=[""] * len(paths))
+
+
+def _split_paths(folder: Folder, base: str) -> list[tuple[str, ...]]:
+    return [path for path in _below(folder, base) if path[1].lower() in _SPLITS and len(path) > 3]
+
+
+def _class_paths(folder: Folder, base: str) -> list[tuple[str, ...]]:
+    paths = [path for path in _below(folder, base) if len(path) > 2]
+    return [] if any(map(_is_part, {path[1] for path in paths})) else paths
 
 
 def _is_part(name: str) -> bool:
@@ -343,8 +460,11 @@ def _base(folder: Folder) -> str:
 
 def _below(folder: Folder, base: str) -> list[tuple[str, ...]]:
     """Each image under `base`: its path from the root, then the parts of its path from `base`."""
-    start = len(base) + 1 if base else 0
-    return [(path, *path[start:].split("/")) for path in sorted(folder.images) if path.startswith(base)]
+    return [_parts(path, base) for path in sorted(folder.images) if path.startswith(base)]
+
+
+def _parts(path: str, base: str) -> tuple[str, ...]:
+    return (path, *path[len(base) + 1 if base else 0 :].split("/"))
 
 
 def _from_folders(
@@ -354,13 +474,18 @@ def _from_folders(
     # A file name that is no valid text stays so in `file`; its name in tables is made so.
     names = file.map(lambda path: path.encode("utf-8", "backslashreplace").decode())
     labels = pd.Series([path[label].encode("utf-8", "backslashreplace").decode().strip() for path in paths])
-    rows = _rows(names, labels, split=pd.Series(split)).assign(file=file)
+    tables = _tables_of_classes(folder)
+    group = _groups_of_tables(folder, tables, names) if tables else ""
+    rows = _rows(names, labels, group=group, split=pd.Series(split)).assign(file=file)
     draft = Draft(rows, f"the folders of {posixpath.join(folder.root, base)}")
     draft.unnamed = tuple(sorted(folder.images - {path[0] for path in paths}))
     if draft.unnamed:
         loose = count(len(draft.unnamed), "image")
         draft.notes.append(f"the folder holds {loose} outside the class folders: left out")
-    draft.notes += [f"the table {path} is not used (--labels names one)" for path in folder.tables[:3]]
+    if tables:
+        draft.notes.append(f"{_listed(tables)} tell lesions and patients; the classes are the folders'")
+    unused = [path for path in folder.tables if path not in tables]
+    draft.notes += [f"the table {path} is not used (--labels names one)" for path in unused[:3]]
     used = {posixpath.join(base, *path[1 : label + 1]) for path in paths}
     for path in folder.folders:
         inside = path.startswith(base) and path != base
@@ -407,7 +532,7 @@ def labels_table(folder: Folder, path: Path) -> Draft:
 
 
 def _split_words(values: pd.Series, path: Path) -> pd.Series:
-    words = values.str.lower()
+    words = without_words(values).str.lower()
     unknown = ~words.isin([*_SPLITS, ""])
     if unknown.any():
         row = int(np.flatnonzero(unknown)[0])

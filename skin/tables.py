@@ -1,6 +1,8 @@
 """A table as it was downloaded: any encoding, line ends, delimiter, column spelling or kind of one-hot mark.
 
 Everything is read as text, so that names such as `007` keep their zeros; `""` stands for a missing value.
+Words such as `none` are missing in attributes (`without_words`), and names like any other elsewhere: a class
+may be called so.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import pandas as pd
 
 from skin.errors import UserError
 
-_MISSING = {"nan": "", "na": "", "n/a": "", "null": "", "none": "", "<na>": ""}
+_WORDS = ("na", "n/a", "null", "none", "<na>")  # "nan" is no word here: it is how pandas writes a gap
 _TRUE = {"1": 1, "1.0": 1, "true": 1, "yes": 1}
 _FALSE = {"0": 0, "0.0": 0, "false": 0, "no": 0, "": 0}
 _HEADER_BYTES = 1 << 16
@@ -38,7 +40,7 @@ def header(path: Path) -> list[str]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """The table at `path`: columns of stripped text, `""` where a value is missing.
+    """The table at `path`: columns of stripped text, `""` where a value is missing or `nan`.
 
     UTF-8 with or without a byte order mark, UTF-16 with one, else Windows-1252; commas, semicolons or
     tabs; LF, CRLF or CR.
@@ -71,9 +73,18 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} has a header and no rows")
     for name in table.columns:
         values = table[name].fillna("").str.strip()
-        low = values.str.lower()
-        table[name] = values.mask(low.isin(list(_MISSING)), "")
+        table[name] = values.mask(values.str.lower() == "nan", "")
     return table
+
+
+def is_word(values: pd.Series) -> pd.Series:
+    """Where a value is a word that often stands for a missing one: `NA`, `none`, `null`."""
+    return values.str.lower().isin(_WORDS)
+
+
+def without_words(values: pd.Series) -> pd.Series:
+    """`values` with `""` for the words that stand for a missing one."""
+    return values.mask(is_word(values), "")
 
 
 def _encoding(content: bytes) -> str:
@@ -129,7 +140,7 @@ def from_one_hot(table: pd.DataFrame, columns: Sequence[str], path: Path) -> tup
     """
     marks = np.zeros((len(table), len(columns)), dtype=np.int64)
     for position, name in enumerate(columns):
-        values = table[name].str.lower().map({**_TRUE, **_FALSE})
+        values = without_words(table[name]).str.lower().map({**_TRUE, **_FALSE})
         if values.isna().any():
             row = int(np.flatnonzero(values.isna())[0])
             raise UserError(
@@ -144,4 +155,6 @@ def from_one_hot(table: pd.DataFrame, columns: Sequence[str], path: Path) -> tup
 def is_one_hot(table: pd.DataFrame, columns: Sequence[str]) -> bool:
     """Whether every value of every one of `columns` (two at least) is a one-hot mark."""
     marks = list(_TRUE | _FALSE)
-    return len(columns) >= 2 and all(table[name].str.lower().isin(marks).all() for name in columns)
+    return len(columns) >= 2 and all(
+        without_words(table[name]).str.lower().isin(marks).all() for name in columns
+    )

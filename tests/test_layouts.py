@@ -168,15 +168,14 @@ def test_isic_2019(tmp_path: Path) -> None:
 )
 def test_isic_archive_groups_by_patient_and_lesion_together(tmp_path: Path, head: str, labels: list[str]) -> None:
     rows = "I1,melanoma,P1,L1,male\nI2,nevus,,L1,\nI3,nevus,P1,L2,male\nI4,nevus,,,\nI5,,,,\n"
-    index = read_index(
-        write(tmp_path, {"metadata.csv": f"{head}\n{rows}", **images(*(f"I{n}.jpg" for n in range(1, 6)))})
-    )
+    write(tmp_path, {"metadata.csv": f"{head}\n{rows}", **images(*(f"I{n}.jpg" for n in range(1, 6)))})
+    index = read_index(tmp_path, allow_missing=True)
 
     assert index.layout == "ISIC Archive"
     assert index.rows["label"].tolist() == [*labels, "nevus"]
     # I2 names no patient, but its lesion is one of P1's.
     assert column(index, "group") == {"I1": "P1", "I2": "P1", "I3": "P1", "I4": "I4"}
-    assert "metadata.csv has 1 row without a label: left out" in index.notes
+    assert "metadata.csv has 1 row without a class (first: I5)" in index.notes
 
 
 def test_isic_archive_reads_the_disease_among_five_levels(tmp_path: Path) -> None:
@@ -187,7 +186,93 @@ def test_isic_archive_reads_the_disease_among_five_levels(tmp_path: Path) -> Non
     )
     index = read_index(write(tmp_path, {"metadata.csv": table, **images("I1.jpg", "I2.jpg")}))
     assert index.rows["label"].tolist() == ["Melanoma Invasive", "Nevus"]
-    assert index.notes == ("labels are the column diagnosis_3 of metadata.csv",)
+    assert index.notes == (
+        "labels are the column diagnosis_3 of metadata.csv, filled in 2 rows; others: diagnosis_4 (1), "
+        "diagnosis_2 (2), diagnosis_1 (2); to take another, call it label in a table for --labels",
+    )
+
+
+def levels(folder: Path, head: str, *rows: tuple[int, str]) -> Path:
+    """A download from the Archive: the columns `head` after isic_id, and so many rows of each kind."""
+    lines = [line for count, line in rows for _ in range(count)]
+    table = "".join(f"I{n},{line}\n" for n, line in enumerate(lines))
+    names = images(*(f"I{n}.jpg" for n in range(len(lines))))
+    return write(folder, {"metadata.csv": f"isic_id,{head}\n{table}", **names})
+
+
+def test_a_level_that_few_rows_of_the_archive_fill_is_not_the_classes(tmp_path: Path) -> None:
+    head = "diagnosis_1,diagnosis_2,diagnosis_3"
+    few = levels(tmp_path / "few", head, (6, "Malignant,,Melanoma"), (194, "Benign,,"))
+    index = read_index(few)
+    assert index.rows["label"].value_counts().to_dict() == {"Benign": 194, "Malignant": 6}
+    assert index.notes[0].startswith(
+        "labels are the column diagnosis_1 of metadata.csv, filled in 200 rows; others: diagnosis_3 (6);"
+    )
+
+    nearly = levels(tmp_path / "nearly", head, (100, "Malignant,,Melanoma"), (98, "Benign,,Nevus"), (2, "Benign,,"))
+    index = read_index(nearly)
+    assert index.rows["label"].value_counts().to_dict() == {"Melanoma": 100, "Nevus": 98}
+    assert index.notes[0] == "metadata.csv has 2 rows without a class (first: I198)"
+
+
+def test_where_no_level_is_whole_the_one_that_most_rows_fill_is_taken_and_the_rest_counts(tmp_path: Path) -> None:
+    levels(tmp_path, "diagnosis,diagnosis_1", (60, "nevus,"), (70, ",Benign"), (70, ",Malignant"))
+    with pytest.raises(UserError, match=r"60 rows without a class \(first: I0\): over 1 % of 200 rows; --allow"):
+        read_index(tmp_path)
+    assert read_index(tmp_path, allow_missing=True).classes == ("Benign", "Malignant")
+
+
+def archive(*rows: str, head: str = "isic_id,diagnosis_3,patient_id") -> str:
+    return "\n".join([head, *rows, ""])
+
+
+def test_several_tables_of_the_archive_are_one(tmp_path: Path) -> None:
+    files = {
+        "a/metadata.csv": archive("I1,Nevus,P1", "I2,Melanoma,P2"),
+        "b/metadata.csv": archive("I3,P1,Nevus", "I2,P2,", head="isic_id,patient_id,diagnosis_3"),
+        **images("a/I1.jpg", "a/I2.jpg", "b/I3.jpg"),
+    }
+    index = read_index(write(tmp_path, files))
+    assert index.layout == "ISIC Archive"
+    assert column(index, "label") == {"I1": "Nevus", "I2": "Melanoma", "I3": "Nevus"}
+    assert column(index, "group") == {"I1": "P1", "I2": "P2", "I3": "P1"}
+    assert index.notes == ("labels are the column diagnosis_3 of a/metadata.csv and b/metadata.csv",)
+
+    write(tmp_path, {"b/metadata.csv": archive("I3,Nevus,P1", "I2,Nevus,P2")})
+    with pytest.raises(UserError, match=r"metadata.csv and b/metadata.csv disagree on diagnosis_3 of the image 'I2'"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize("head", ["isic_id,diagnosis_3,patient_id", "isic_id,site,patient_id", "id,x,y"])
+@pytest.mark.parametrize("above", ["", "set-v1/"])
+def test_class_folders_downloaded_one_by_one_are_class_folders(tmp_path: Path, above: str, head: str) -> None:
+    files = {
+        f"{above}mel/metadata.csv": archive("I1,Melanoma in situ,P1", "I2,Melanoma Invasive,", head=head),
+        f"{above}nv/metadata.csv": archive("I3,Nevus,P1", "I4,Nevus,P2", head=head),
+        **images(*(f"{above}{name}" for name in ("mel/I1.jpg", "mel/I2.jpg", "nv/I3.jpg", "nv/I4.jpg", "nv/I5.jpg"))),
+    }
+    index = read_index(write(tmp_path, files))
+    assert (index.layout, index.classes) == ("class folders", ("mel", "nv"))
+    if head.startswith("id"):  # tables that we do not know
+        assert index.rows["group"].equals(index.rows["image"])
+        return
+    groups = {Path(str(image)).stem: group for image, group in column(index, "group").items()}
+    unknown = {name: f"{above}{folder}/{name}.jpg" for name, folder in (("I2", "mel"), ("I5", "nv"))}
+    assert groups == {"I1": "P1", "I3": "P1", "I4": "P2", **unknown}
+    assert index.notes == (
+        f"{above}mel/metadata.csv and {above}nv/metadata.csv tell lesions and patients; the classes are the folders'",
+    )
+
+
+def test_split_folders_with_a_table_of_the_archive_in_each_class_folder_stay_split_folders(tmp_path: Path) -> None:
+    folders = {"train/mel": "Melanoma", "train/nv": "Nevus", "test/mel": "Melanoma", "test/nv": "Nevus"}
+    files: dict[str, str | bytes] = {}
+    for number, (folder, diagnosis) in enumerate(folders.items()):
+        files[f"{folder}/metadata.csv"] = archive(f"I{number},{diagnosis},P{number}")
+        files[f"{folder}/I{number}.jpg"] = b"x"
+    index = read_index(write(tmp_path, files))
+    assert index.layout == "split folders"
+    assert index.rows["group"].tolist() == ["P2", "P3", "P0", "P1"]
 
 
 def test_pad_ufes_20(tmp_path: Path) -> None:
@@ -363,13 +448,39 @@ def test_one_table_in_many_spellings(tmp_path: Path, content: str | bytes) -> No
         ("a.jpg", "c.png"),
         ("a.JPG", "sub\\c.png"),
         ("./a.jpg", "sub/../sub/c.png"),
-        ("a.jpeg", "c.tif"),
+        ("a", "c.PNG"),
     ],
 )
 def test_image_names_with_or_without_extension_or_folder(tmp_path: Path, names: tuple[str, str]) -> None:
     index = read_index(tmp_path, labels=labelled(tmp_path, f"image,label\n{names[0]},mel\n{names[1]},nv\nb,nv\n"))
     found = {row.image: Path(row.path).name for row in index.rows.itertuples()}
     assert found == {names[0]: "a.jpg", names[1]: "c.png", "b": "b.jpg"}
+
+
+def test_the_mask_of_a_missing_image_is_not_that_image(tmp_path: Path) -> None:
+    table = "image,label\n" + "".join(f"i{n}.jpg,{'mel' if n % 2 else 'nv'}\n" for n in range(5))
+    labels = labelled(tmp_path, table, *(f"i{n}.JPG" for n in range(4)), *(f"masks/i{n}.png" for n in range(5)))
+    with pytest.raises(UserError, match=r"names 1 image that the folder lacks \(first: i4.jpg\)"):
+        read_index(tmp_path, labels=labels)
+    index = read_index(tmp_path, labels=labels, allow_missing=True)
+    assert [Path(str(path)).name for path in index.rows["path"]] == ["i0.JPG", "i1.JPG", "i2.JPG", "i3.JPG"]
+    assert (index.missing, len(index.unnamed)) == (("i4.jpg",), 5)
+
+
+def test_a_set_that_was_converted_as_a_whole_is_found_and_said(tmp_path: Path) -> None:
+    index = read_index(tmp_path, labels=labelled(tmp_path, "image,label\na.tif,mel\nsub/c.tif,nv\nb,nv\n"))
+    assert [Path(str(path)).name for path in index.rows["path"]] == ["a.jpg", "b.jpg", "c.png"]
+    assert index.notes[0] == (
+        "no image has the extension that labels.csv gives it; taken instead: "
+        "1 .jpg (first: a.jpg), 1 .png (first: sub/c.png)"
+    )
+
+
+def test_names_without_extension_that_are_found_with_several_are_said(tmp_path: Path) -> None:
+    index = read_index(tmp_path, labels=labelled(tmp_path, PLAIN))
+    assert index.notes == (
+        "labels.csv names images without extension; found: 2 .jpg (first: a.jpg), 1 .png (first: sub/c.png)",
+    )
 
 
 def test_accented_names_in_another_encoding_and_another_unicode_form(tmp_path: Path) -> None:
@@ -407,9 +518,45 @@ def test_a_file_that_is_named_like_no_text_can_be_indexed(tmp_path: Path) -> Non
 
 
 def test_repeated_rows_count_once(tmp_path: Path) -> None:
-    index = read_index(tmp_path, labels=labelled(tmp_path, PLAIN + "a,mel\na.jpg,mel\n"))
+    index = read_index(tmp_path, labels=labelled(tmp_path, PLAIN + "a,mel\na.jpg,mel\n", "a.jpg", "b.jpg", "c.jpg"))
     assert column(index, "label") == EXPECTED
     assert index.notes == ("labels.csv repeats 2 rows: counted once",)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "HAM10000_metadata.csv", "fitzpatrick17k.csv", "metadata.csv"])
+def test_rows_without_a_class_count_as_unusable_in_every_table(tmp_path: Path, name: str) -> None:
+    head = {
+        "labels.csv": "image,label,x", "HAM10000_metadata.csv": "image_id,dx,lesion_id",
+        "fitzpatrick17k.csv": "md5hash,label,x", "metadata.csv": "img_id,diagnostic,patient_id",
+    }[name]  # fmt: skip
+    for rows, empty in ((200, 2), (199, 2)):
+        folder = tmp_path / str(rows)
+        table = "".join(f"i{n},{'' if n < empty else 'mel' if n % 2 else 'nv'},g{n}\n" for n in range(rows))
+        write(folder, {name: f"{head}\n{table}", **images(*(f"i{n}.jpg" for n in range(rows)))})
+    labels = "labels.csv" if name == "labels.csv" else None
+    few, more = ((tmp_path / part, labels and tmp_path / part / labels) for part in ("200", "199"))
+    assert f"{name} has 2 rows without a class (first: i0)" in read_index(few[0], labels=few[1]).notes
+    with pytest.raises(UserError, match=r"2 rows without a class .*: over 1 % of 199 rows; --allow-missing"):
+        read_index(more[0], labels=more[1])
+    assert len(read_index(more[0], labels=more[1], allow_missing=True).rows) == 197
+
+
+def test_a_class_may_be_called_none_and_an_attribute_not(tmp_path: Path) -> None:
+    table = "image,label,group,split,age,site\nnull,none,NA,train,NA,n/a\nb,nv,g,None,7,arm\nc,nan,,test,,\n"
+    labels = labelled(tmp_path, table, "null.jpg", "b.jpg", "c.jpg")
+    index = read_index(tmp_path, labels=labels, allow_missing=True)
+    assert column(index, "label") == {"null": "none", "b": "nv"}
+    assert column(index, "group") == {"null": "NA", "b": "g"}
+    assert column(index, "split") == {"null": "train", "b": ""}
+    assert column(index, "site") == {"null": "", "b": "arm"}
+    assert index.rows["age"].isna().tolist() == [False, True]
+    assert "labels.csv: 'none' is the class of 1 row; where none is known, leave the cell empty" in index.notes
+    assert "labels.csv: 'NA' is the group of 1 row; where none is known, leave the cell empty" in index.notes
+
+
+def test_words_for_a_gap_are_no_mark_in_a_one_hot_table(tmp_path: Path) -> None:
+    labels = labelled(tmp_path, "image,mel,nv\na,1,NA\nb,none,1\nc,null,1\n")
+    assert column(read_index(tmp_path, labels=labels), "label") == EXPECTED
 
 
 def many(count: int, *, missing: int = 0, unmarked: int = 0) -> dict[str, str | bytes]:
@@ -560,6 +707,15 @@ def test_metadata_that_says_two_things_of_one_image(tmp_path: Path) -> None:
         read_index(write(tmp_path, files))
 
 
+def test_metadata_may_say_two_things_of_images_that_nobody_asks_for(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {
+        "ISIC_2019_Training_GroundTruth.csv": "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC\nI1,1,0,0,0,0,0,0,0\n",
+        "ISIC_2019_Training_Metadata.csv": "image,lesion_id\nI9,L1\nI9,L2\nI1,L3\n",
+        "I1.jpg": b"x",
+    }
+    assert column(read_index(write(tmp_path, files)), "group") == {"I1": "L3"}
+
+
 def test_one_name_for_two_different_files(tmp_path: Path) -> None:
     files = {"HAM10000_metadata.csv": HAM + HAM_ROWS, **HAM_IMAGES, "other/ISIC_1.jpg": "longer than the first one"}
     with pytest.raises(UserError, match=r"'ISIC_1' could be HAM10000_images_part_1/ISIC_1.jpg or other/ISIC_1.jpg"):
@@ -698,8 +854,8 @@ def test_pairs_join_the_groups_of_their_rows() -> None:
 
 
 def test_tables_keep_names_that_look_like_numbers(tmp_path: Path) -> None:
-    write(tmp_path, {"t.csv": "image,label\n007,NA\n1e5, x \n"})
-    assert read_table(tmp_path / "t.csv").to_dict("list") == {"image": ["007", "1e5"], "label": ["", "x"]}
+    write(tmp_path, {"t.csv": "image,label\n007,NaN\n1e5, x \nNA,\n"})
+    assert read_table(tmp_path / "t.csv").to_dict("list") == {"image": ["007", "1e5", "NA"], "label": ["", "x", ""]}
 
 
 def test_every_suffix_is_lower_case() -> None:
