@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from skin.errors import UserError
+from skin.errors import UserError, printable
 from skin.layouts import Index
 
 PARTS = ("train", "val", "test")
@@ -224,7 +224,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     """The manifest at `path`: the columns image, label, group, split, as text.
 
     Raises:
-        UserError: it cannot be read, lacks a column, or names a part that is none.
+        UserError: it cannot be read, lacks a column, names an image twice, or names a part that is none.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
@@ -233,6 +233,10 @@ def read_manifest(path: Path) -> pd.DataFrame:
     lacking = [name for name in MANIFEST_COLUMNS if name not in table.columns]
     if lacking:
         raise UserError(f"{path} has no column '{lacking[0]}': it is not the split.csv of a run")
+    twice = table["image"].duplicated()
+    if twice.any():
+        name = printable(table.loc[twice, "image"].iloc[0])
+        raise UserError(f"{path} names the image '{name}' twice: keep one of the rows, the one that the run wrote")
     wrong = ~table["split"].isin(PARTS)
     if wrong.any():
         raise UserError(f"{path} puts '{table.loc[wrong, 'image'].iloc[0]}' in no part of train, val, test")

@@ -202,10 +202,23 @@ def test_the_manifest_comes_back_as_it_went(tmp_path: Path) -> None:
         apply_manifest(index.rows[1:], manifest, tmp_path)
 
 
+def test_the_manifest_is_a_labels_table_whatever_its_classes_are_called(tmp_path: Path) -> None:
+    rows = [(f"{label}.jpg", label, f"g {label}", "train") for label in ("N/A", "none", "null", "nv")]
+    rows = [(image.replace("/", ""), *rest) for image, *rest in rows]
+    for image, *_ in rows:
+        (tmp_path / image).touch()
+    write_manifest(index_of(rows).rows, tmp_path / "split.csv")
+    assert read_manifest(tmp_path / "split.csv")["label"].tolist() == ["N/A", "none", "null", "nv"]
+    again = read_index(tmp_path, labels=tmp_path / "split.csv").rows
+    assert again[["image", "label", "group", "split"]].to_numpy().tolist() == [list(row) for row in rows]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("image,label\na,b\n", "has no column 'group'"),
+        ("image,label,group,split\na,b,c,train\nd,b,c,val\na,b,c,train\n", "names the image 'a' twice"),
+        ('image,label,group,split\n"a\nb",b,c,train\n"a\nb",b,c,val\n', "twice"),
         ("image,label,group,split\na,b,c,else\n", "puts 'a' in no part"),
         ("", "cannot be read as the split.csv"),
         ("\x00", "split.csv"),
@@ -216,6 +229,7 @@ def test_manifests_that_are_refused(tmp_path: Path, content: str, message: str) 
     with pytest.raises(UserError) as error:
         read_manifest(tmp_path / "split.csv")
     assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
