@@ -50,7 +50,7 @@ class Settings:
     split: str = option(
         "test", "part to evaluate: " + ", ".join(SPLITS), group="what", choices=SPLITS, metavar="PART"
     )
-    allow_missing: bool = option(False, "go on without images that are named but not there", group="what")
+    allow_missing: bool = option(False, "go on without images that are not there or have no class", group="what")
 
     by: str = option("", "subgroups to look at: columns of the data, by commas", group="figures", metavar="COLUMNS")
     tta: int = option(

@@ -77,6 +77,8 @@ def _line(error: BaseException) -> str:
 
 
 def _smaller(batch_size: int | None) -> str:
-    if batch_size is None or batch_size < 2:
-        return ": use a smaller --image-size or --batch-size"
+    if batch_size is None:  # the script has no batches of its own, or has not come to them
+        return ": end what else uses it, or use a smaller model"
+    if batch_size < 2:
+        return ": use a smaller --image-size or --model"
     return f" for {batch_size} images a step: try --batch-size {batch_size // 2}"
