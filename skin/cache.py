@@ -20,7 +20,7 @@ in another order, split and subset by each run. Opening costs the same for a mil
 nothing is loaded or kept in memory, and what one process adds all others see at once, with no message.
 
 Why no kill can harm it: additions take turns (`flock`, which the kernel takes back from the dead), and go
-header, pixels, slot. A slot is written last, in one piece, and names the file's size and time. Killed
+header, pixels, slot. A slot is written last, in one piece, and names the file's size and times. Killed
 before that, the space is lost and the image is decoded again; there is nothing to repair. Each read checks
 the slot's seal and the sum of the pixels, so that a file that was cut off or lost its last pages in a power
 cut is a miss and not a wrong picture.
@@ -54,16 +54,17 @@ import PIL
 
 from skin import cli
 from skin.errors import UserError, printable
-from skin.images import ImageError, Preprocess, read_image
+from skin.images import PIXELS_VERSION, ImageError, Preprocess, read_image
 
 LOCK_SECONDS = 2.0  # an addition takes a millisecond; whoever holds the lock for longer is stopped or stuck
 
-_MAGIC = b"skinpix1"
+_MAGIC = b"skinpix2"  # raise it with any change of the file's layout
+_ANY_MAGIC = b"skinpix"  # of earlier layouts, too: their files are shown and cleared
 _HEADER = struct.Struct("<8s4Q")  # magic, then _Header
 _HEADER_SIZE = 4096
 _WAITED_AT = _HEADER.size  # a byte: whether a process has given up adding, since it never got its turn
 _TEXT_AT = 64  # JSON, for people and `list_caches`
-_SLOT = struct.Struct("<16sqqQIIQ8s")  # path digest, file size, mtime_ns, offset, height, width, sum, seal
+_SLOT = struct.Struct("<16s16sQIIQ8s")  # path digest, stamp, offset, height, width, sum, seal
 _FEWEST_SLOTS = 2**16  # 4 MiB, of which the disk gives only what is used
 _PROBES = 256  # more in a row are taken only where the table is nearly full
 _SUFFIX = ".pixels"
@@ -75,8 +76,7 @@ class _Record(NamedTuple):
     """One slot: where an image's pixels are, and which file they were decoded from."""
 
     digest: bytes  # of the path
-    file_size: int
-    mtime_ns: int
+    stamp: bytes  # of the file
     offset: int
     height: int
     width: int
@@ -85,10 +85,6 @@ class _Record(NamedTuple):
     def pack(self) -> bytes:
         body = _SLOT.pack(*self, b"")[:-8]
         return body + _seal(body)
-
-    @property
-    def stamp(self) -> tuple[int, int]:
-        return self.file_size, self.mtime_ns
 
 
 class _Header(NamedTuple):
@@ -297,7 +293,7 @@ class _Store:
                 _write(handle.fd, b"\0", _WAITED_AT)
         return None
 
-    def load(self, digest: bytes, stamp: tuple[int, int] | None) -> np.ndarray | None:
+    def load(self, digest: bytes, stamp: bytes | None) -> np.ndarray | None:
         """The pixels kept under `digest`, if they are whole and (unless None) of the file with that stamp."""
         try:
             fd = self._handle().fd
@@ -310,7 +306,7 @@ class _Store:
             return None
         return pixels if length == pixels.nbytes and _checksum(pixels) == record.checksum else None
 
-    def add(self, digest: bytes, stamp: tuple[int, int], pixels: np.ndarray) -> None:
+    def add(self, digest: bytes, stamp: bytes, pixels: np.ndarray) -> None:
         """Keep an image, unless somebody has done so meanwhile, there is no room, or it cannot be written."""
         if not self.growing:
             return
@@ -329,7 +325,7 @@ class _Store:
             with suppress(OSError):
                 self._say_full(full)
 
-    def _add(self, fd: int, digest: bytes, stamp: tuple[int, int], pixels: np.ndarray) -> int:
+    def _add(self, fd: int, digest: bytes, stamp: bytes, pixels: np.ndarray) -> int:
         """Append and enter an image; returns why there is no room for it, or 0. The order is the safety."""
         header = self.header()
         if header is None:  # cut to nothing under our feet
@@ -344,7 +340,7 @@ class _Store:
         self._write_header(fd, header._replace(end=end, images=header.images + (record is None)))
         _write(fd, pixels.data.cast("B"), header.end)
         height, width = pixels.shape[:2]
-        entry = _Record(digest, *stamp, header.end, height, width, _checksum(pixels))
+        entry = _Record(digest, stamp, header.end, height, width, _checksum(pixels))
         _write(fd, entry.pack(), at)
         return 0
 
@@ -469,13 +465,19 @@ def _seal(body: bytes) -> bytes:
     return hashlib.blake2b(body, digest_size=8).digest()
 
 
-def _stamp(path: str) -> tuple[int, int]:
-    """What changes when a file does; of a file that is not there, a stamp that no record has."""
+def _stamp(path: str) -> bytes:
+    """16 bytes that change when a file does; of a file that is not there none, which no record has.
+
+    The times are of the contents and of the entry: two files of one size and one mtime may swap their names,
+    or be written over each other by `cp -p`, and only the second time tells. A digest, so that a slot stays at
+    64 bytes and never lies across two pages of the disk.
+    """
     try:
         status = os.stat(path)  # noqa: PTH116 (a Path costs more than the call)
     except (OSError, ValueError):
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+        return b""
+    parts = struct.pack("<3q", status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return hashlib.blake2b(parts, digest_size=16).digest()
 
 
 def _checksum(pixels: np.ndarray) -> int:
@@ -492,8 +494,8 @@ def _free_bytes(fd: int) -> int:
     return disk.f_bavail * disk.f_frsize - reserve
 
 
-def _parse_header(data: bytes) -> _Header | None:
-    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
+def _parse_header(data: bytes, magic: bytes = _MAGIC) -> _Header | None:
+    if len(data) < _HEADER.size or not data.startswith(magic):
         return None
     return _Header(*_HEADER.unpack(data[: _HEADER.size])[1:])
 
@@ -501,7 +503,7 @@ def _parse_header(data: bytes) -> _Header | None:
 def _identity(paths: Sequence[str] | np.ndarray, preprocess: Preprocess) -> tuple[str, dict[str, Any], int]:
     """A cache's file name, what it says of itself, and its slots (a power of two, at least 4 an image).
 
-    The versions of the decoders belong to the name, since the bytes depend on them.
+    The versions of the decoders and of the code around them belong to the name, since the bytes depend on them.
     """
     slots = max(_FEWEST_SLOTS, 1 << (4 * len(paths)).bit_length())
     ends = [os.fsdecode(min(paths)), os.fsdecode(max(paths))] if len(paths) else [""]
@@ -513,6 +515,7 @@ def _identity(paths: Sequence[str] | np.ndarray, preprocess: Preprocess) -> tupl
         "interpolation": preprocess.interpolation,
         "pillow": PIL.__version__,
         "opencv": cv2.__version__,
+        "pixels": PIXELS_VERSION,
     }
     key = json.dumps([description, os.fsencode(data).hex(), slots])
     digest = hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
@@ -543,7 +546,7 @@ def list_caches(folder: Path) -> list[CacheEntry]:
     found = []
     for file in sorted(folder.glob(f"*{_SUFFIX}")):
         with suppress(OSError, ValueError), file.open("rb") as stream:
-            header = _parse_header(stream.read(_HEADER.size))
+            header = _parse_header(stream.read(_HEADER.size), _ANY_MAGIC)
             stream.seek(_TEXT_AT)
             description = json.loads(stream.read(_HEADER_SIZE - _TEXT_AT))
             if header and isinstance(description, dict):

@@ -27,6 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from skin.errors import UserError, printable
 from skin.npz import is_npz_image, npz_image_size, read_npz_image
 
+PIXELS_VERSION = 1  # raise it with any change of the bits of a stored image: what is kept of them is then made anew
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 PIXEL_LIMIT = 50_000_000  # what the largest cameras give; half of it for WEBP, whose decoder holds four copies
 FILE_LIMIT = 128 * 2**20  # bytes; with PIXEL_LIMIT it keeps every decode below 1 GB

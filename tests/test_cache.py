@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -117,6 +118,54 @@ def test_a_changed_file_is_decoded_again(tmp_path: Path, paths: list[str]) -> No
     np.testing.assert_array_equal(cache.read(0), read_image(paths[1], PREPROCESS))
     with pytest.raises(ImageError, match="No such file"):
         PixelCache.open([str(copy)], PREPROCESS, tmp_path / "cache").read(0)
+
+
+def swap(one: Path, other: Path) -> None:
+    """Exchange the names of two files, some ticks of the kernel's clock after they were made."""
+    time.sleep(0.02)
+    one.rename(one.with_suffix(".tmp"))
+    other.rename(one)
+    one.with_suffix(".tmp").rename(other)
+
+
+def test_files_of_one_size_and_time_that_swap_names_are_decoded_again(tmp_path: Path, paths: list[str]) -> None:
+    contents = [Path(path).read_bytes() for path in paths[:2]]
+    files = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(content.ljust(max(map(len, contents)), b"\0"))  # a decoder stops where the image ends
+        os.utime(file, ns=(0, 10**18))
+    before = PixelCache.open([*map(str, files)], PREPROCESS, tmp_path / "cache")
+    assert not np.array_equal(before.read(0), before.read(1))
+    swap(*files)
+    cache = PixelCache.open([*map(str, files)], PREPROCESS, tmp_path / "cache")
+    assert_right(cache, [read_image(path, PREPROCESS) for path in (paths[1], paths[0])])
+
+
+def test_pixels_of_other_code_are_not_served(
+    tmp_path: Path, paths: list[str], stored: list[np.ndarray], decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_right(PixelCache.open(paths, PREPROCESS, tmp_path), stored)
+    decoded.clear()
+    monkeypatch.setattr(module, "PIXELS_VERSION", module.PIXELS_VERSION + 1)
+    assert_right(PixelCache.open(paths, PREPROCESS, tmp_path), stored)
+    assert decoded == paths
+    assert len(list_caches(tmp_path)) == 2
+
+
+def test_a_cache_of_an_earlier_layout_is_made_anew_and_cleared_like_any(
+    tmp_path: Path, paths: list[str], stored: list[np.ndarray], decoded: list[str]
+) -> None:
+    cache = PixelCache.open(paths, PREPROCESS, tmp_path)
+    assert_right(cache, stored)
+    assert cache.file is not None
+    old = tmp_path / "320-bicubic-0123456789abcdef.pixels"
+    for file in (cache.file, old):  # the one under a name that is still asked for, the other that no run opens again
+        content = cache.file.read_bytes()
+        file.write_bytes(b"skinpix1" + content[8:])
+    assert [entry.file for entry in list_caches(tmp_path)] == sorted([cache.file, old])
+    decoded.clear()
+    assert_right(PixelCache.open(paths, PREPROCESS, tmp_path), stored)
+    assert decoded == paths
 
 
 def test_an_unreadable_image_is_an_error_every_time_and_not_kept(tmp_path: Path) -> None:
