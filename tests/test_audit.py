@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
+import PIL
 import pytest
 from PIL import Image
 
@@ -242,6 +247,21 @@ def test_near_pairs_are_those_of_a_search_through_all_pairs(monkeypatch: pytest.
     assert len(pairs) > 100
 
 
+def test_many_pictures_alike_take_little_more_memory_than_their_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pair is found by nearly all of the 16 pieces, and is held but once."""
+    monkeypatch.setattr(duplicates, "_BLOCK", 1 << 12)
+    flips = np.packbits(np.random.default_rng(0).random((1000, 256)) < 0.04, axis=1).view(np.uint64)
+    tracemalloc.start()
+    try:
+        pairs, distances = near_pairs(np.ma.array(flips))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [tuple(pair) for pair in pairs.tolist()] == brute_force(flips, duplicates.NEAR_BITS)
+    assert len(pairs) == len(distances) > 480_000
+    assert peak < 4 * pairs.nbytes
+
+
 def test_rows_of_one_hash_are_chained_and_masked_rows_passed_over() -> None:
     hashes = np.ma.array(np.array([[5] * 4, [9] * 4, [5] * 4, [5] * 4, [5] * 4], dtype=np.uint64))
     hashes[2] = np.ma.masked
@@ -277,6 +297,31 @@ def test_hashes_are_kept_until_a_file_changes(
     assert (again[0] == first[1]).all()
     assert again.mask[5].all()
     assert not again.mask[:5].any()
+
+
+def test_hashes_are_kept_only_for_the_very_file_and_what_reads_it(
+    planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [planted.folder / "p00.jpg", planted.folder / "p01.jpg"]
+    size = max(file.stat().st_size for file in files)
+    for file in files:
+        file.write_bytes(file.read_bytes().ljust(size, b"\0"))  # a decoder stops where the image ends
+        os.utime(file, ns=(0, 10**18))
+    paths = [*map(str, files)]
+    first = perceptual_hashes(paths, Known(tmp_path / "cache", planted.folder))
+    assert Known(tmp_path / "cache", planted.folder).get(paths[0]) is not None
+    for versions, name in ((duplicates, "PIXELS_VERSION"), (PIL, "__version__"), (cv2, "__version__")):
+        with monkeypatch.context() as patch:
+            patch.setattr(versions, name, "0")
+            assert Known(tmp_path / "cache", planted.folder).get(paths[0]) is None
+
+    time.sleep(0.02)  # some ticks of the kernel's clock
+    files[0].rename(tmp_path / "a.jpg")
+    files[1].rename(files[0])
+    (tmp_path / "a.jpg").rename(files[1])
+    again = perceptual_hashes(paths, Known(tmp_path / "cache", planted.folder))
+    assert (first[0] != first[1]).any()
+    assert (again == first[::-1]).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"text"])
