@@ -9,6 +9,10 @@ was drawn, and every figure is a function of those weights:
 - what ranks images (AUROC, average precision, sensitivity at a specificity) sorts each class's scores once;
   a round is a running sum, along the class's own images, of how many others were drawn between them.
 
+A class of three lesions is drawn from these three, so its rounds alone say too little of what others would be. What
+is a mean over a class's groups takes Wilson's interval, with the variance of the rounds and some of a share's
+(`_worth`); what is a mean over classes, the intervals of the classes (`Figures._macro`).
+
 So 1,000 rounds over 400,000 images take seconds, and memory for a few rounds at a time. Drawing is a good part
 of the work, so a `Resampler` draws once for everything that it was asked before the first answer is read.
 """
@@ -41,6 +45,15 @@ Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 PROPORTIONS = {
     "accuracy", "top_2_accuracy", "top_3_accuracy", "sensitivity", "specificity", "ppv", "npv", "rate",
 }  # fmt: skip
+# What ranks images, and F1, of one class: a mean over its groups of numbers between 0 and 1, whose few values say
+# little of their variance. The most that such numbers vary is as a share does, one image a group. An AUROC's vary
+# half as much: its variance over the positives is A (1 - A) times A / (1 + A) (Hanley and McNeil 1982).
+GROUPS_WORTH = {"auc": 2.0, "average_precision": 1.0, "f1": 1.0, **dict.fromkeys(metrics.SPECIFICITIES, 1.0)}
+# Means over the classes that the set has, and of what.
+MACRO = {
+    "balanced_accuracy": "sensitivity", "macro_f1": "f1", "macro_auc": "auc",
+    "macro_average_precision": "average_precision",
+}  # fmt: skip
 # A mean of absolute gaps is too large on a sample, and larger again on a resample. Its interval reaches down
 # as far as the rounds reach up (the basic bootstrap), and up as far as they do without what resampling added.
 BIASED_UPWARDS = {"expected_calibration_error"}
@@ -57,6 +70,8 @@ class Estimate:
     def __str__(self) -> str:
         if np.isnan(self.value):
             return "not available"
+        if np.isnan(self.low) or np.isnan(self.high):
+            return f"{self.value:.3f}"
         return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
 
 
@@ -226,6 +241,7 @@ class Figures:
         self.num_classes = probabilities.shape[1]
         self.predicted = probabilities.argmax(1) if len(labels) else np.zeros(0, np.int64)
         self.labels, self.resampler = labels, resampler
+        self._known_sides: dict[int, tuple[Size, Size]] = {}
         self.confusion = metrics.confusion_matrix(labels, self.predicted, self.num_classes)
         self.values = metrics.additive_figures(labels, probabilities)
         additive = _Additive(labels, probabilities, resampler)
@@ -246,10 +262,62 @@ class Figures:
 
     def estimate(self, name: str, of_class: int | None = None) -> Estimate:
         """A figure of the set, or of one of its classes, with its interval."""
-        value, rounds = self.values[name], self.rounds[name]
-        if of_class is not None:
-            value, rounds = value[of_class], rounds[:, of_class]
-        return interval(name, float(value), rounds, self.resampler.size(self._basis(name, of_class)))
+        if of_class is None:
+            if name in MACRO:
+                return self._macro(name)
+            return interval(name, float(self.values[name]), self.rounds[name], self._size(name))
+        estimate = self._of_class(name, of_class)
+        if name in GROUPS_WORTH and self._least(name, of_class) < 2:
+            return Estimate(estimate.value, np.nan, np.nan)
+        return estimate
+
+    def _of_class(self, name: str, c: int) -> Estimate:
+        """A figure of a class with an interval of however few groups, as the macro figures need it."""
+        value, rounds = float(self.values[name][c]), self.rounds[name][:, c]
+        if name not in GROUPS_WORTH:
+            return interval(name, value, rounds, self._size(name, c))
+        rounds = rounds[~np.isnan(rounds)]
+        if np.isnan(value) or len(rounds) == 0:
+            return Estimate(value, np.nan, np.nan)
+        own, others = self._sides(c)
+        low, high = _score(value, _worth(name, value, float(rounds.var()), own, others), _reach(name, own, others))
+        if name == "average_precision":  # of a few positives it is too large, and of a resample larger again
+            low = max(low - max(float(rounds.mean()) - value, 0.0), 0.0)
+        return Estimate(value, low, high)
+
+    def _least(self, name: str, c: int) -> int:
+        """The groups that an interval of one class must not have fewer than two of."""
+        own, others = self._sides(c)
+        if name in metrics.SPECIFICITIES:  # a share of the positives, of which one says something
+            return others.groups
+        return own.groups if name == "f1" else min(own.groups, others.groups)
+
+    def _sides(self, c: int) -> tuple[Size, Size]:
+        """What stands behind a class, and behind all others."""
+        if c not in self._known_sides:
+            self._known_sides[c] = self.resampler.size(self.labels == c), self.resampler.size(self.labels != c)
+        return self._known_sides[c]
+
+    def _macro(self, name: str) -> Estimate:
+        """The mean over the classes, which is as uncertain as they are: the scarcest class counts with its interval.
+
+        The ends lie as far from the value as the classes' own do together (Zou and Donner 2008, "MOVER"), each
+        class's distances weighted with how the rounds of any two classes go together. Percentiles of the
+        rounds' means would know no more of a class of three images than these three.
+        """
+        value, of_class = float(self.values[name]), MACRO[name]
+        there = np.flatnonzero(~np.isnan(self.values[of_class]))
+        classes = [self._of_class(of_class, int(c)) for c in there]
+        if self.resampler.num_groups < 2 or np.isnan([value, *(e.low for e in classes)]).any():
+            return Estimate(value, np.nan, np.nan)
+        together = _correlations(self.rounds[of_class][:, there])
+        below = np.array([e.value - e.low for e in classes])
+        above = np.array([e.high - e.value for e in classes])
+        down, up = (math.sqrt(max(float(d @ together @ d), 0.0)) / len(classes) for d in (below, above))
+        return Estimate(value, max(value - down, 0.0), min(value + up, 1.0))
+
+    def _size(self, name: str, of_class: int | None = None) -> Size:
+        return self.resampler.size(self._basis(name, of_class))
 
     def _basis(self, name: str, of_class: int | None) -> Array:
         """The images that a figure rests on, a mask [N]."""
@@ -349,10 +417,58 @@ def _wilson(share: float, variance: float, size: Size) -> tuple[float, float]:
     worth = float(size.groups)
     if variance > 1e-15 and size.groups > 1:
         worth = min(share * (1 - share) / variance * (1 - 1 / size.groups), float(size.images))
-    centre = (share + Z**2 / (2 * worth)) / (1 + Z**2 / worth)
-    half = Z / (1 + Z**2 / worth) * math.sqrt(share * (1 - share) / worth + Z**2 / (4 * worth**2))
+    return _score(share, worth, Z)
+
+
+def _worth(name: str, value: float, variance: float, own: Size, others: Size) -> float:
+    """Of how many images a share with the uncertainty of a class's figure would be.
+
+    The rounds draw from few groups what few groups have shown, and where two agree, nothing varies. So to the
+    variance of G groups comes what one group in G adds to it at most (`GROUPS_WORTH`): at two groups this is
+    most of it, at fifty it is nothing. G counts the rarer of positives and negatives; of F1, the positives.
+    """
+    positives, negatives = max(own.groups, 1), max(others.groups, 1)
+    fewest = positives if name == "f1" else min(positives, negatives)
+    groups = 1 / (1 / positives + 1 / negatives) if name == "auc" else fewest
+    least = GROUPS_WORTH[name] * groups
+    spread = value * (1 - value)
+    if spread < 1e-12:
+        return least
+    worth = spread / (variance + spread / (least * fewest))
+    return min(worth, float(own.images)) if name in metrics.SPECIFICITIES else worth
+
+
+def _reach(name: str, own: Size, others: Size) -> float:
+    """In standard deviations: more where few groups say where a threshold lies, or how precise a class's top is."""
+    if name in metrics.SPECIFICITIES:
+        return float(stdtrit(max(others.groups, 1), 0.975))
+    return float(stdtrit(max(min(own.groups, others.groups), 1), 0.975)) if name == "average_precision" else Z
+
+
+def _score(share: float, worth: float, reach: float) -> tuple[float, float]:
+    """Wilson's interval of a share of `worth` images, `reach` standard deviations to either side."""
+    centre = (share + reach**2 / (2 * worth)) / (1 + reach**2 / worth)
+    half = reach / (1 + reach**2 / worth) * math.sqrt(share * (1 - share) / worth + reach**2 / (4 * worth**2))
     # At 0 and 1 the interval ends there; rounding must not put the share outside its interval.
     return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
+
+
+def difference(one: Estimate, other: Estimate) -> Estimate:
+    """one - other of two sets, each as uncertain as its own interval says (Zou and Donner 2008)."""
+    value = one.value - other.value
+    down = math.hypot(one.value - one.low, other.high - other.value)
+    up = math.hypot(one.high - one.value, other.value - other.low)
+    return Estimate(value, value - down, value + up)
+
+
+def _correlations(rounds: Floats) -> Floats:
+    """[K, K]: of the columns of [rounds, K], without the rounds that have none; 0 with a column that never varies."""
+    apart = np.nan_to_num(rounds - np.nanmean(rounds, axis=0))
+    length = np.sqrt((apart**2).sum(0))
+    apart /= np.where(length > 1e-12, length, 1.0)
+    correlations = apart.T @ apart
+    np.fill_diagonal(correlations, 1.0)
+    return correlations
 
 
 def rates(hits: Array, resampler: Resampler, names: Sequence[str] | None = None) -> Iterator[Estimate]:

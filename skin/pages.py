@@ -270,10 +270,13 @@ def _method(report: dict[str, Any]) -> str:
         f"Checkpoint {about.get('checkpoint', '?')}; images {about.get('data', '?')} ({about.get('layout', '?')}); "
         f"{about.get('created', '?')}; {about.get('precision', '?')} on {about.get('device', '?')}.{views} "
         f"Intervals: {100 * made['level']:.0f} %, {made['rounds']:,} rounds of a bootstrap over {made['resampled']} "
-        f"(seed {made['seed']}); of shares, Wilson's with the bootstrap's variance; of all else, bias-corrected "
-        "percentiles. The expected calibration error is too large on small sets; its interval allows for that. "
-        "An interval of no width says that no resample differed, which a few images easily do; it does not "
-        "say that the figure is certain. Macro figures are means over the classes that the set has."
+        f"(seed {made['seed']}); of shares, and of what ranks a class's images, Wilson's with the bootstrap's "
+        "variance, widened for the few lesions or patients of a scarce class; of all else, bias-corrected "
+        "percentiles. A class of one lesion or patient has no interval of F1, AUROC and average precision. Macro "
+        "figures are means over the classes that the set has, and as uncertain as these together; a gap between "
+        "subgroups is as uncertain as its two sides. The expected calibration error is too large on small sets; "
+        "its interval allows for that. An interval of no width says that no resample differed, which a few images "
+        "easily do; it does not say that the figure is certain."
     )
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from skin import calibration, metrics, subgroups
-from skin.bootstrap import LEVEL, Estimate, Figures, Resampler, Size, interval, rates
+from skin.bootstrap import LEVEL, Estimate, Figures, Resampler, difference, rates
 from skin.calibration import Calibrated
 from skin.class_names import match_classes, readable_name
 from skin.metrics import Floats
@@ -288,7 +288,5 @@ def _gap(name: str, subgroups: dict[str, Figures]) -> dict[str, Any] | None:
     best = max(values, key=values.__getitem__)
     # Of equals, too, two different ones.
     worst = min(values.keys() - {best}, key=lambda group: (values[group], group))
-    rounds = subgroups[best].rounds[name] - subgroups[worst].rounds[name]
-    groups = min(subgroups[side].resampler.num_groups for side in (best, worst))
-    difference = interval("gap", values[best] - values[worst], rounds, Size(0, groups))
-    return {"best": best, "worst": worst, **entry(difference)}
+    gap = difference(*(subgroups[side].estimate(name) for side in (best, worst)))
+    return {"best": best, "worst": worst, **entry(gap)}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from skin import bootstrap, metrics, report
-from skin.bootstrap import Figures, Resampler, Size, interval, rates
+from skin.bootstrap import Estimate, Figures, Resampler, Size, difference, interval, rates
 
 
 def random_set(
@@ -115,14 +115,89 @@ def test_other_figures_take_percentiles_without_the_rounds_that_have_none() -> N
 def test_percentiles_move_against_the_bias_of_the_rounds() -> None:
     # 84.13 % of the rounds lie above the value, z0 = -1: the ends are the quantiles at -2 ± 1.96.
     rounds = np.linspace(0, 1, 100_001)
-    estimate = interval("auc", 1 - 0.841345, rounds, Size(images=10**6, groups=10**6))
+    estimate = interval("log_loss", 1 - 0.841345, rounds, Size(images=10**6, groups=10**6))
     assert estimate.low == pytest.approx(3.75e-5, abs=2e-5)
     assert estimate.high == pytest.approx(0.48405, abs=1e-3)
 
 
 def test_one_lesion_has_no_interval() -> None:
-    estimate = interval("auc", 0.7, np.full(10, 0.7), Size(images=8, groups=1))
+    estimate = interval("log_loss", 0.7, np.full(10, 0.7), Size(images=8, groups=1))
     assert np.isnan([estimate.low, estimate.high]).all()
+    assert str(estimate) == "0.700"
+
+
+def scarce_set(seed: int, positives: int, negatives: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities of two classes, an image a group: scores of the second are 1.5 deviations higher."""
+    labels = (np.arange(positives + negatives) < positives).astype(int)
+    scores = np.random.Generator(np.random.Philox(seed)).standard_normal(len(labels)) + 1.5 * labels
+    risk = 1 / (1 + np.exp(1 - scores))
+    return labels, np.stack([1 - risk, risk], 1)
+
+
+def scarce_figures(seed: int, positives: int, negatives: int = 200, rounds: int = 200) -> Figures:
+    labels, probabilities = scarce_set(seed, positives, negatives)
+    return Figures(labels, probabilities, Resampler(np.arange(len(labels)), rounds, seed))
+
+
+RANKED = ("auc", "average_precision", "f1", *metrics.SPECIFICITIES)
+MACRO = ("balanced_accuracy", "macro_f1", "macro_auc", "macro_average_precision")
+
+
+@pytest.mark.parametrize("positives", [2, 3, 5, 10])
+def test_intervals_of_a_scarce_class_hold_the_truth(positives: int) -> None:
+    truth = all_figures(*scarce_set(10**6, positives * 1000, 200_000))
+    figures = [scarce_figures(seed, positives) for seed in range(100)]
+    for name in (*RANKED, *MACRO):
+        c = None if name in MACRO else 1
+        expected = truth[name] if c is None else truth[name][c]
+        estimates = [f.estimate(name, c) for f in figures]
+        covered = np.mean([e.low <= expected <= e.high for e in estimates])
+        assert covered >= 0.87, (name, covered)
+        assert all(0 <= e.low <= e.value <= e.high <= 1 for e in estimates), name
+
+
+def test_one_positive_or_one_negative_lesion_ranks_without_an_interval() -> None:
+    for positives, negatives in ((1, 200), (200, 1)):
+        figures = scarce_figures(0, positives, negatives, rounds=50)
+        for name in ("auc", "average_precision"):
+            estimate = figures.estimate(name, 1)
+            assert 0 <= estimate.value <= 1
+            assert np.isnan([estimate.low, estimate.high]).all(), name
+    assert np.isnan(figures.estimate("sensitivity_at_90_specificity", 1).low)  # the threshold is one image's
+    figures = scarce_figures(0, 1, rounds=50)
+    assert np.isnan(figures.estimate("f1", 1).low)
+    found = figures.estimate("sensitivity_at_90_specificity", 1)  # Wilson's of 1 of 1, or of 0 of 1
+    assert found.high - found.low > 0.75
+
+
+def test_a_class_that_is_ranked_faultlessly_is_not_certain() -> None:
+    labels = np.repeat([0, 1], [200, 3])
+    probabilities = np.stack([1 - 0.9 * labels, 0.9 * labels], 1)
+    figures = Figures(labels, probabilities, Resampler(np.arange(203), 50))
+    for name in RANKED:
+        estimate = figures.estimate(name, 1)
+        assert estimate.low < 0.7 < estimate.value == estimate.high == 1, name
+    assert figures.estimate("macro_auc").low < 0.75
+
+
+def test_a_mean_over_classes_is_as_uncertain_as_these_together() -> None:
+    labels, probabilities, groups = random_set(seed=0, groups=300)
+    scarce = np.flatnonzero(labels == 2)[2:]
+    kept = np.setdiff1d(np.arange(len(labels)), scarce)
+    ordinary = Figures(labels, probabilities, Resampler(groups, 200))
+    with_scarce = Figures(labels[kept], probabilities[kept], Resampler(groups[kept], 200))
+    for name in MACRO:
+        wide, usual = (f.estimate(name) for f in (with_scarce, ordinary))
+        assert wide.high - wide.low > 1.2 * (usual.high - usual.low), name
+        assert usual.high - usual.low < 0.15, name
+
+
+def test_a_difference_is_as_uncertain_as_both_sides() -> None:
+    gap = difference(Estimate(0.9, 0.6, 0.95), Estimate(0.7, 0.5, 1.1))
+    assert (gap.value, gap.low, gap.high) == (
+        pytest.approx(0.2), pytest.approx(0.2 - 0.5), pytest.approx(0.2 + np.hypot(0.05, 0.2))
+    )  # fmt: skip
+    assert np.isnan(difference(Estimate(0.9, np.nan, np.nan), Estimate(0.7, 0.5, 1.1)).low)
 
 
 def test_a_class_that_is_not_there_has_no_interval() -> None:
