@@ -24,6 +24,7 @@ from skin.cpu_step import keep_freed_memory
 from skin.errors import UserError
 from skin.images import ImageError, Preprocess, centre_crop, read_image
 from skin.interrupts import ignore_in_worker
+from skin.npz import is_npz_image, read_npz_image
 
 PLAIN = -1
 """The epoch of a key that asks for the evaluation view: the centre of the stored image."""
@@ -212,6 +213,8 @@ def make_loader(
     pin_memory: bool = False,
 ) -> DataLoader[Batch]:
     """The loader of a data set: batches come ready-made, in the sampler's order, ahead of their use."""
+    if workers and len(dataset) and is_npz_image(dataset.path(0)):
+        read_npz_image(dataset.path(0))  # an array that is unpacked here is shared by the loader's processes
     return DataLoader(
         dataset,
         batch_sampler=batches,

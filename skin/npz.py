@@ -25,6 +25,7 @@ from skin.errors import UserError
 _MARK = ".npz::"
 # RuntimeError: an encrypted member; with it NotImplementedError: a compression that is not known.
 _BROKEN = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_HEADER_LIMIT = 10_000  # bytes, as numpy has it
 _KEEP_BYTES = 256 * 2**20  # an array up to this size is kept in memory whole
 _BLOCK_BYTES = 4 * 2**20  # of a larger one, inflated in one go
 _PIXEL_LIMIT = 50_000_000  # of an image, as PIXEL_LIMIT of skin.images, which imports this module
@@ -265,6 +266,10 @@ def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
+    if version != (1, 0):  # numpy reads as much as the file says, up to 4 GiB, before it looks at the length
+        if int.from_bytes(file.read(4), "little") > _HEADER_LIMIT:
+            raise ValueError("the description of an array is too long")
+        file.seek(-4, os.SEEK_CUR)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, fortran, dtype = read(file)

@@ -35,7 +35,7 @@ class Settings:
     check: bool = option(False, "read and audit the data, train nothing", group="data")
     keep_duplicates: bool = option(False, "do not join lesions that share a near copy", group="data")
     skip_bad_images: bool = option(False, "leave out images that cannot be read", group="data")
-    allow_missing: bool = option(False, "go on although a table names images that are not there, or no class", group="data")
+    allow_missing: bool = option(False, "go on without images that are not there or have no class", group="data")
 
     model: str = option("efficientnet_b3", "efficientnet_b0 to _b7", group="model", choices=MODELS, metavar="NAME")
     weights: str = option("imagenet", "imagenet, none, or a state_dict's path", group="model", metavar="W")

@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 
 from skin import images, npz
+from skin.dataset import PlainBatches, SkinDiseaseDataset, make_loader
 from skin.errors import UserError
+from skin.images import Preprocess
 from skin.npz import NpzFile, npz_image_size, read_npz_image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -255,3 +257,28 @@ def test_a_damaged_array_is_inflated_once_and_not_for_each_of_its_images(
         with pytest.raises(UserError, match=f"cannot read the image .*train_images/{row}: "):
             read(large, row)
     assert (len(loads), descriptors()) == (1, before)
+
+
+def test_a_description_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """A few kilobytes of zip may hold one."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("train_images.npy", b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + b" " * 10_000)
+    with pytest.raises(UserError, match="the description of an array is too long"):
+        NpzFile(tmp_path / "a.npz")
+
+
+def test_a_description_of_the_second_version_is_read(tmp_path: Path) -> None:
+    member = io.BytesIO()
+    np.lib.format.write_array(member, ROWS, version=(2, 0))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("train_images.npy", member.getvalue())
+    assert np.array_equal(read(tmp_path / "a.npz", 5), ROWS[5])
+
+
+def test_the_loaders_processes_share_what_is_unpacked(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "_KEEP_BYTES", 100)
+    paths = [f"{archive}::train_images/{row}" for row in range(40)]
+    dataset = SkinDiseaseDataset(paths, np.zeros(40), Preprocess(4, 4, "bilinear", (0.5,) * 3, (0.5,) * 3))
+    loader = make_loader(dataset, PlainBatches(40, 8), workers=1)
+    monkeypatch.setattr(zipfile.ZipExtFile, "read", None)  # in the processes, too
+    assert sum(len(batch.images) for batch in loader if not batch.error) == 40
