@@ -487,7 +487,7 @@ def test_torchrun_trains_on_the_demo_set(tmp_path: Path) -> None:
     run = (tmp_path / "runs" / "latest").resolve()
     assert {path.name for path in run.iterdir()} >= WRITTEN | {"demo"}
     found = json.loads((run / "config.json").read_text())["resolved"]
-    assert (found["parallel"], found["processes"], found["images_per_step"]) == ("DDP", 2, 64)
+    assert (found["parallel"], found["processes"], found["images_per_step"]) == ("DDP", 2, 32)
 
 
 def test_two_processes_take_the_steps_of_one_with_their_images_together(
