@@ -74,7 +74,7 @@ def bounded(name: str) -> Iterator[None]:
     signal.alarm(SECONDS)
     try:
         yield
-    except (UserError, Failure):
+    except (UserError, Failure, KeyboardInterrupt, SystemExit):  # the last two are the user's
         raise
     except BaseException as error:
         raise Failure(f"{name}: {type(error).__name__}: {error}") from error
