@@ -25,11 +25,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from skin.errors import UserError, printable
-from skin.npz import is_npz_image, npz_image_size, read_npz_image
+from skin.npz import PIXEL_LIMIT, is_npz_image, npz_image_size, read_npz_image
 
 PIXELS_VERSION = 1  # raise it with any change of the bits of a stored image: what is kept of them is then made anew
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-PIXEL_LIMIT = 50_000_000  # what the largest cameras give; half of it for WEBP, whose decoder holds four copies
 FILE_LIMIT = 128 * 2**20  # bytes; with PIXEL_LIMIT it keeps every decode below 1 GB
 LARGEST_SIDE = 4096  # shorter side of a stored image, in pixels
 ASPECT_LIMIT = 16  # the stored image keeps its proportions, so a one-pixel strip would grow without bound
@@ -265,6 +264,7 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     """Read the header; nothing is decoded yet, so the limits stand before any work."""
     image = Image.open(file, formats=FORMATS)
     try:
+        # WEBP's decoder holds four copies.
         _check_size(image.size, name, PIXEL_LIMIT // 2 if image.format == "WEBP" else PIXEL_LIMIT)
         tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
         sides = [tags.get(tag, 1) for tag in _TILE_SIDES]

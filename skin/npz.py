@@ -22,13 +22,14 @@ import numpy as np
 
 from skin.errors import UserError
 
+PIXEL_LIMIT = 50_000_000  # of an image, in an archive or a file of its own: what the largest cameras give
+
 _MARK = ".npz::"
-# RuntimeError: an encrypted member; with it NotImplementedError: a compression that is not known.
+# RuntimeError is what zipfile raises for an encrypted member, and for a compression that it does not know.
 _BROKEN = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _HEADER_LIMIT = 10_000  # bytes, as numpy has it
 _KEEP_BYTES = 256 * 2**20  # an array up to this size is kept in memory whole
 _BLOCK_BYTES = 4 * 2**20  # of a larger one, inflated in one go
-_PIXEL_LIMIT = 50_000_000  # of an image, as PIXEL_LIMIT of skin.images, which imports this module
 
 
 class NpzFile:
@@ -198,9 +199,9 @@ def _opened(archive: str, array: str) -> Iterator[tuple[IO[bytes], tuple[int, ..
 def _too_large(shape: tuple[int, ...]) -> str:
     """Why images of an array of this shape are not read, or nothing."""
     height, width = shape[1:3]
-    if max(3 * height * width, math.prod(shape[1:])) <= 3 * _PIXEL_LIMIT:
+    if max(3 * height * width, math.prod(shape[1:])) <= 3 * PIXEL_LIMIT:
         return ""
-    return f"images {list(shape[1:])}, of more than the {_PIXEL_LIMIT:,} pixels that are read"
+    return f"images {list(shape[1:])}, of more than the {PIXEL_LIMIT:,} pixels that are read"
 
 
 class _OnDisk:
@@ -260,7 +261,7 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     """A file in the archive. Only what numpy writes: bzip2 and LZMA give a thousandfold of what was asked for."""
     if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise NotImplementedError(f"{name} is compressed in a way that numpy does not write")
+        raise ValueError(f"{name} is compressed in a way that numpy does not write")
     return archive.open(name)
 
 

@@ -193,7 +193,7 @@ def test_an_archive_that_is_replaced_is_read_anew(archive: Path) -> None:
 def test_a_row_beyond_the_pixel_limit_is_refused_by_the_header(
     tmp_path: Path, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert npz._PIXEL_LIMIT == images.PIXEL_LIMIT
+    assert npz.PIXEL_LIMIT == images.PIXEL_LIMIT
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     archive = with_member(tmp_path / "a.npz", header)
     monkeypatch.setattr(npz, "_exactly", None)
