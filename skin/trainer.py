@@ -166,6 +166,17 @@ def step_model(classifier: Classifier, settings: Settings, topology: Topology) -
     return topology.wrap(compiled)
 
 
+def _refuse_small_pieces(batches: EpochBatches, topology: Topology, least_side: int) -> None:
+    """Raise `UserError` where a replica would get no image of a batch, or too few pixels for BatchNorm."""
+    if batches.least_images < 1:
+        raise UserError(
+            f"{min(batches.batch_size, batches.size)} images a step are too few for {topology.replicas} "
+            f"{'processes' if topology.distributed else 'GPUs'}; use fewer of them"
+        )
+    if batches.least_images < 2 and least_side <= 32:
+        raise UserError("a batch of one 32-pixel image gives BatchNorm a single value; use a larger --batch-size")
+
+
 def build_trainer(
     settings: Settings,
     topology: Topology,
@@ -204,13 +215,7 @@ def build_trainer(
     images_per_step = images_per_step or settings.batch_size * topology.replicas
     shares = (topology.replicas, topology.rank, topology.world)
     batches = EpochBatches(dataset.labels, images_per_step, settings.seed, *shares)
-    if batches.least_images < 1:
-        raise UserError(
-            f"{min(images_per_step, len(dataset))} images a step are too few for {topology.replicas} "
-            f"{'processes' if topology.distributed else 'GPUs'}; use fewer of them"
-        )
-    if batches.least_images < 2 and min(sizes) <= 32:
-        raise UserError("a batch of one 32-pixel image gives BatchNorm a single value; use a larger --batch-size")
+    _refuse_small_pieces(batches, topology, min(sizes))
     workers = settings.workers if settings.workers is not None else default_workers(on_gpu)
     weights = losses.class_weights(dataset.labels, len(parts.classes), settings.class_weights)
     return Trainer(
