@@ -56,7 +56,7 @@ def main() -> int:
 
         model = load_classifier(settings.checkpoint)
 
-        from skin.webpage import make_page, start  # seconds, which a missing checkpoint need not wait for
+        from skin.webpage import LOCAL, make_page, start  # seconds, which a missing checkpoint need not wait for
 
         examples = draw_examples(Path(folder) / "examples")
         page = make_page(model, examples, KEEP_SECONDS)
@@ -64,7 +64,7 @@ def main() -> int:
         address = start(page, settings.host, port, UPLOAD_LIMIT, waiting)
         if port != settings.port:
             print(f"port {settings.port} is taken; using {port}")
-        if settings.host not in ("127.0.0.1", "localhost", "::1"):
+        if settings.host not in LOCAL:
             print("whoever can reach this machine can use the page: it asks for no password")
         print(f"open {address} (Ctrl-C ends it)", flush=True)
         try:

@@ -12,6 +12,7 @@ Every figure has a 95 % interval from a bootstrap over lesions or patients. The 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -204,11 +205,11 @@ def default_folder(views: int, checkpoint: Checkpoint, test: TestSet) -> Path:
     words += [test.split] if test.split != ("test" if test.own else "all") else []
     words += [f"tta{views}"] if views > 1 else []
     folder = checkpoint.path.parent / "-".join(words)
-    number = 1
-    while report_files.data_of(folder) not in (None, str(test.root)) and not test.own:
-        number += 1
-        folder = folder.with_name("-".join([*words, str(number)]))
-    return folder
+    if test.own:
+        return folder
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    free = (None, str(test.root))
+    return next(path for path in itertools.chain([folder], numbered) if report_files.data_of(path) in free)
 
 
 def fitting_batch_size(image_size: int, topology: Topology) -> int:
