@@ -26,10 +26,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-import torch
-from rich.console import Console
-
 import train
 from skin import bench_images, bench_plot, bench_report, cells, cli, input_path, measure, parallel, runs
 from skin.bench_settings import BenchSettings, read_bench_settings
@@ -43,6 +39,10 @@ from skin.parts import Parts, read_parts
 from skin.plain import PlainRecipe
 from skin.settings import Settings
 from skin.trainer import build_trainer
+
+import numpy as np
+import torch
+from rich.console import Console
 
 INPUT_BATCH = 32
 

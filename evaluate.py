@@ -19,11 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
-from torch.utils.data import DataLoader
-
 from skin import calibration, cli, pages, parallel, precision, report, report_files, subgroups, testset, tta
 from skin.checkpoint import Checkpoint, load_best, write_atomically
 from skin.cli import option
@@ -39,6 +34,11 @@ from skin.parallel import Topology
 from skin.report import Answers
 from skin.runs import write_json
 from skin.testset import SPLITS, TestSet
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
 
 BATCH_PIXELS = 64 * 224 * 224  # on a CPU more are no faster; a GPU takes eight times as many
 

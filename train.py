@@ -21,11 +21,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-
 from skin import calibration, checkpoint, cli, losses, memory, metrics, parallel, runs
 from skin.console import Log
 from skin.curves import draw_curves
@@ -39,6 +34,11 @@ from skin.parts import check_data
 from skin.session import Run, open_run
 from skin.settings import read_settings
 from skin.trainer import Trainer
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:

@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from skin.duplicates import Known, in_threads, joined, near_pairs, perceptual_hash
 from skin.errors import UserError, printable
 from skin.images import ImageError, Preprocess, read_header, read_image
 from skin.layouts import Index, readable_name
 from skin.split import PARTS, Leak, leaks, split_index
+
+import numpy as np
+import pandas as pd
 
 _SHOWN = 10  # of each finding, on the terminal; check.json has them all
 _SHEET_PAIRS = 24

@@ -6,10 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
+from skin.errors import UserError
+
 import cv2
 import numpy as np
-
-from skin.errors import UserError
 
 WIDTH, HEIGHT, CLASSES = 600, 450, 7
 QUALITY = 97  # with the grain below: about 230 kB each, HAM10000's are 270

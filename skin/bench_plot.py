@@ -6,13 +6,13 @@ import io
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from skin.bench_report import device_name, peak_mib, three_digits
 from skin.checkpoint import write_atomically
 from skin.errors import UserError
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 INK, FAINT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 COLOURS = {"ours": "#1b5e9b", "ours-compiled": "#4f8f6b", "plain": "#c8553d", "plain-channels-last": "#d99a2b"}

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from skin.checkpoint import write_atomically
 from skin.errors import UserError, printable
+
+from rich.table import Table
+from rich.text import Text
 
 SCHEMA = 3
 STATUSES = ("ok", "skipped", "oom", "failed")

@@ -26,13 +26,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from skin import metrics
+from skin.metrics import Array, Floats
+
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 from scipy.special import ndtr, ndtri, stdtrit
-
-from skin import metrics
-from skin.metrics import Array, Floats
 
 ROUNDS = 1000
 LEVEL = 0.95

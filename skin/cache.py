@@ -48,13 +48,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
-import PIL
-
 from skin import cli
 from skin.errors import UserError, printable
 from skin.images import PIXELS_VERSION, ImageError, Preprocess, read_image
+
+import cv2
+import numpy as np
+import PIL
 
 LOCK_SECONDS = 2.0  # an addition takes a millisecond; whoever holds the lock for longer is stopped or stuck
 

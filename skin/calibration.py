@@ -19,10 +19,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from skin.errors import UserError
+
 import numpy as np
 import numpy.typing as npt
-
-from skin.errors import UserError
 
 Floats = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]

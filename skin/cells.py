@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from skin import bench_report, faults, measure, precision, runs
 from skin.bench_settings import AMP, PARALLEL, RECIPES, BenchSettings
 from skin.errors import UserError, printable
@@ -24,6 +22,8 @@ from skin.measure import Cell
 from skin.memory import ask_nvml, nvml_used_mib
 from skin.model import preprocess_for
 from skin.parallel import Topology, usable_gpus
+
+import torch
 
 LARGEST_BATCH = 4096
 SECONDS_TO_END, SECONDS_FOR_TORCHRUN = 5, 40  # torchrun gives its own processes 30 s before it kills them

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-from torch import Tensor
-from torchvision.models import EfficientNet
-
 from skin import model as models
 from skin.errors import UserError
 from skin.images import Preprocess
 from skin.tensorfile import load
+
+import torch
+from torch import Tensor
+from torchvision.models import EfficientNet
 
 __all__ = ["FORMAT_VERSION", "Checkpoint", "WriteError", "check_tensors", "load", "load_best", "save"]
 

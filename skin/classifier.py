@@ -21,11 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Generic, NamedTuple, TypeVar, overload
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-
 from skin import calibration, tta
 from skin.checkpoint import Checkpoint, load_best
 from skin.errors import UserError
@@ -33,6 +28,11 @@ from skin.explain import grad_cam, overlay
 from skin.fused import for_inference
 from skin.images import ImageError, centre_crop, read_image, stored_image
 from skin.precision import choose
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
 Source = str | Path | BinaryIO | Image.Image | np.ndarray
 """What is taken for an image: a path, an open binary file, a Pillow image, or an array: uint8 or uint16

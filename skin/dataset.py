@@ -12,12 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-
 from skin.augment import augment
 from skin.cache import PixelCache
 from skin.cpu_step import keep_freed_memory
@@ -25,6 +19,12 @@ from skin.errors import UserError
 from skin.images import ImageError, Preprocess, centre_crop, read_image
 from skin.interrupts import ignore_in_worker
 from skin.npz import is_npz_image, read_npz_image
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 PLAIN = -1
 """The epoch of a key that asks for the evaluation view: the centre of the stored image."""

@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from skin.errors import UserError, printable
+
 import cv2
 import numpy as np
 from PIL import Image
-
-from skin.errors import UserError, printable
 
 WIDTH, HEIGHT = 300, 225
 FEWEST_LESIONS = 6  # in each class, so that 70/20/10 finds one for each part

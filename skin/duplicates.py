@@ -22,17 +22,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
-import imagehash
-import numpy as np
-import PIL
-from PIL import Image
-
 from skin.errors import printable
 from skin.groups import join_pairs
 from skin.images import PIXELS_VERSION, ImageError, Preprocess, read_image
 from skin.layouts import Index
 from skin.npz import is_npz_image
+
+import cv2
+import imagehash
+import numpy as np
+import PIL
+from PIL import Image
 
 NEAR_BITS = 30  # of 256, at most so many differ between near duplicates; below 32, see `near_pairs`
 JOIN_LIMIT = 30_000  # images that training reads for this by itself; a minute on two cores

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from skin.model import Classifier
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from skin.model import Classifier
 
 # From nothing over violet and orange to pale yellow: dark to light, so that it also reads in grey.
 _RAMP = np.array(

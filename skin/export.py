@@ -11,12 +11,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from skin.checkpoint import Checkpoint, load_best, write_atomically
+from skin.errors import UserError
+
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-from skin.checkpoint import Checkpoint, load_best, write_atomically
-from skin.errors import UserError
 
 OPSET = 20
 TOLERANCE = 1e-4  # the largest difference in a probability between onnxruntime and torch

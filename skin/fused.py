@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from skin.checkpoint import Checkpoint
+from skin.model import Classifier
+from skin.precision import Precision
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import EfficientNet
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
-
-from skin.checkpoint import Checkpoint
-from skin.model import Classifier
-from skin.precision import Precision
 
 
 def for_inference(checkpoint: Checkpoint, precision: Precision) -> Classifier:

@@ -20,12 +20,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from skin.errors import UserError, printable
+from skin.npz import PIXEL_LIMIT, is_npz_image, npz_image_size, read_npz_image
+
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-
-from skin.errors import UserError, printable
-from skin.npz import PIXEL_LIMIT, is_npz_image, npz_image_size, read_npz_image
 
 PIXELS_VERSION = 1  # raise it with any change of the bits of a stored image: what is kept of them is then made anew
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from skin.errors import UserError, printable
 from skin.folder import Folder, image_suffix
 from skin.tables import is_word
+
+import numpy as np
+import pandas as pd
 
 COLUMNS = ("image", "path", "label", "group", "split")
 _SHRUG = 0.01  # the share of rows that may be unusable before it is an error

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from skin.dataset import Batch, ahead, checked
+from skin.interrupts import Stopped
+from skin.parallel import Topology
+
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-
-from skin.dataset import Batch, ahead, checked
-from skin.interrupts import Stopped
-from skin.parallel import Topology
 
 
 class Outputs(NamedTuple):

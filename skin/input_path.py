@@ -20,12 +20,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import cv2
-import torch
-from rich.table import Table
-from torch import Tensor
-from torch.utils.data import DataLoader
-
 from skin.cache import PixelCache
 from skin.checkpoint import write_atomically
 from skin.cpu_step import keep_freed_memory
@@ -37,6 +31,12 @@ from skin.parts import Parts
 from skin.plain import PlainImages
 from skin.precision import choose
 from skin.settings import Settings
+
+import cv2
+import torch
+from rich.table import Table
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 PATHS = ("plain", "ours", "ours, filling the cache", "ours, cached")
 WORKERS = (0, 2)

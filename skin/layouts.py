@@ -14,9 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from skin.class_names import DERMAMNIST, ISIC_2018, ISIC_2019, ClassMatch, match_classes, readable_name
 from skin.errors import UserError, printable
 from skin.folder import IMAGE_SUFFIXES, Folder
@@ -33,6 +30,9 @@ from skin.tables import (
     spelling,
     without_words,
 )
+
+import numpy as np
+import pandas as pd
 
 __all__ = ["IMAGE_SUFFIXES", "LAYOUTS", "ClassMatch", "Index", "match_classes", "read_index", "readable_name"]
 

@@ -16,14 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from skin import memory
 from skin.memory import ask_nvml
 from skin.parallel import Topology
 from skin.precision import Precision
+
+import numpy as np
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)

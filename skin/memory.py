@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from skin.parallel import Topology
+
+import torch
 
 MIB = 1024**2
 

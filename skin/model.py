@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import torch
-from torch import Tensor, nn
-from torchvision.models import EfficientNet, get_model, get_model_weights
-
 from skin.errors import UserError
 from skin.images import LARGEST_SIDE, Preprocess
 from skin.precision import Precision
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import EfficientNet, get_model, get_model_weights
 
 MODELS = tuple(f"efficientnet_b{n}" for n in range(8))
 

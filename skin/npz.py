@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-
 from skin.errors import UserError
+
+import numpy as np
 
 PIXEL_LIMIT = 50_000_000  # of an image, in an archive or a file of its own: what the largest cameras give
 

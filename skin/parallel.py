@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from skin.errors import UserError
+
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-
-from skin.errors import UserError
 
 
 @dataclass(frozen=True)

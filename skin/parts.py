@@ -9,9 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from skin import runs, split
 from skin.audit import check
 from skin.cache import PixelCache, default_folder
@@ -25,6 +22,9 @@ from skin.layouts import Index, read_index
 from skin.model import preprocess_for
 from skin.npz import is_npz_image
 from skin.settings import Settings
+
+import numpy as np
+import pandas as pd
 
 SPLITS = ("train", "val", "test")
 HEADER_SECONDS = 10.0

@@ -11,19 +11,19 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
-
 from skin import losses, precision
 from skin.measure import Step
 from skin.model import build, load_weights, preprocess_for
 from skin.parallel import Topology
 from skin.parts import Parts
 from skin.settings import Settings
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
 WORKERS = 2
 

@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from skin import metrics
+from skin.errors import printable
+from skin.metrics import Array
+
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,10 +24,6 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
-
-from skin import metrics
-from skin.errors import printable
-from skin.metrics import Array
 
 INK, FAINT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
 ACCENT, SECOND = "#1b5e9b", "#c8553d"

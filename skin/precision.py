@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from skin.errors import UserError
+
+import torch
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from skin.checkpoint import FORMAT_VERSION, is_version
 from skin.errors import UserError
 from skin.parallel import Topology
 from skin.runs import COLUMNS
+
+import numpy as np
+import torch
+from torch import Tensor
 
 
 @dataclass

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
-
 from skin import calibration, metrics, subgroups
 from skin.bootstrap import LEVEL, Estimate, Figures, Resampler, difference, rates
 from skin.calibration import Calibrated
 from skin.class_names import match_classes, readable_name
 from skin.metrics import Floats
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 
 FORMAT_VERSION = 1
 

@@ -10,10 +10,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from matplotlib.figure import Figure
-
 from skin import calibration, plots
 from skin.checkpoint import write_atomically
 from skin.class_names import ISIC_2018, ISIC_2019, match_classes, readable_name
@@ -23,6 +19,10 @@ from skin.images import centre_crop
 from skin.metrics import Array
 from skin.pages import PICTURES
 from skin.report import Answers
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
 
 KIND = "skin evaluation report"
 REPORT = "report.json"

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from skin.checkpoint import write_atomically
 from skin.errors import UserError
 from skin.parallel import usable_gpus
+
+import torch
 
 LATEST = Path("runs/latest")
 COLUMNS = (

@@ -19,12 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from skin import checkpoint, runs
 from skin.checkpoint import WriteError
 from skin.errors import UserError
+
+import torch
+from torch import Tensor
 
 LAST, PREVIOUS, BEST = "last.pt", "last-previous.pt", "best.pt"
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from skin import checkpoint, cli, demo, runs
 from skin.console import Log
 from skin.errors import UserError
@@ -20,6 +18,8 @@ from skin.saver import Saver, newest
 from skin.settings import MONITORS, Settings
 from skin.split import write_manifest
 from skin.trainer import Trainer, build_trainer
+
+from torch import nn
 
 
 @dataclass

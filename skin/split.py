@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
 from skin.errors import UserError, printable
 from skin.layouts import Index
+
+import numpy as np
+import pandas as pd
 
 PARTS = ("train", "val", "test")
 MANIFEST_COLUMNS = ["image", "label", "group", "split"]

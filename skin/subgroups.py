@@ -6,10 +6,10 @@ import itertools
 import re
 from collections.abc import Iterable
 
+from skin.errors import UserError
+
 import numpy as np
 import pandas as pd
-
-from skin.errors import UserError
 
 SMALL = 30  # images; a smaller group is shown, marked, and left out of the gap
 MOST_GROUPS = 15

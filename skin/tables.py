@@ -14,10 +14,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from skin.errors import UserError
+
 import numpy as np
 import pandas as pd
-
-from skin.errors import UserError
 
 _WORDS = ("na", "n/a", "null", "none", "<na>")  # "nan" is no word here: it is how pandas writes a gap
 _TRUE = {"1": 1, "1.0": 1, "true": 1, "yes": 1}

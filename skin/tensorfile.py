@@ -15,10 +15,10 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import IO, Any
 
+from skin.errors import UserError
+
 import torch
 from torch import Tensor
-
-from skin.errors import UserError
 
 FILE_LIMIT = 2 * 2**30  # bytes; the training state of a B7 is 0.8 GB
 PICKLE_LIMIT = 32 * 2**20  # bytes of data.pkl, which holds everything but the tensors' own

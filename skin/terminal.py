@@ -5,13 +5,13 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
+from skin.class_names import readable_name
+from skin.errors import printable
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
-
-from skin.class_names import readable_name
-from skin.errors import printable
 
 if TYPE_CHECKING:
     from skin.classifier import Answer

@@ -11,10 +11,6 @@ import filecmp
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
-
 from skin import split as splits
 from skin.checkpoint import Checkpoint
 from skin.class_names import match_classes
@@ -22,6 +18,10 @@ from skin.duplicates import same_files
 from skin.errors import UserError
 from skin.index import count
 from skin.layouts import Index, read_index
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 
 SPLITS = ("train", "val", "test", "all")
 LOOKED_AT = 20  # files, to tell the run's own data from others of the same names

@@ -7,11 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-
 from skin import losses, precision
 from skin.checkpoint import check_tensors
 from skin.cpu_step import accelerate
@@ -22,6 +17,11 @@ from skin.parallel import Topology
 from skin.parts import Parts
 from skin.recipes import RECIPES
 from skin.settings import Settings
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 

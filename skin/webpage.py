@@ -14,16 +14,16 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from skin.class_names import readable_name
+from skin.classifier import Prediction, SkinClassifier
+from skin.errors import UserError
+from skin.images import ImageError
+
 import gradio as gr
 import numpy as np
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 from PIL import Image
-
-from skin.class_names import readable_name
-from skin.classifier import Prediction, SkinClassifier
-from skin.errors import UserError
-from skin.images import ImageError
 
 TITLE = "Skin image classifier"
 NOTICE = (

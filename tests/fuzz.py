@@ -30,10 +30,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
-import torch
-from PIL import Image
-
 from skin import calibration, checkpoint, cli, memory, model, split, tensorfile
 from skin.cli import option
 from skin.errors import UserError
@@ -43,6 +39,10 @@ from skin.npz import read_npz_image
 from skin.parallel import Topology
 from skin.progress import Progress
 from skin.runs import COLUMNS
+
+import numpy as np
+import torch
+from PIL import Image
 
 SECONDS, MIB = 20, 1024
 PREPROCESS = Preprocess(64, 73, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

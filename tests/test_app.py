@@ -11,11 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
-
 from app import free_port
 from skin import load_classifier
 from skin.class_names import readable_name
@@ -23,6 +18,11 @@ from skin.classifier import SkinClassifier
 from skin.errors import UserError
 from tests import tiny
 from tests.bench.app_load import ROOT, ask, ask_for, post, running_app, top_class, upload
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 # Without these, Chromium looks for its maker's servers at every start.
@@ -241,9 +241,9 @@ def test_an_upload_is_deleted_when_it_is_old_and_the_examples_are_not(
     model: SkinClassifier, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    from gradio.route_utils import delete_files_created_by_app
-
     from skin.webpage import make_page, start
+
+    from gradio.route_utils import delete_files_created_by_app
 
     page = make_page(model, images[:2], keep_seconds=60)
     assert page.delete_cache == (10, 60)

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
-import pandas as pd
-import PIL
-import pytest
-from PIL import Image
-
 from skin import duplicates
 from skin.audit import CheckReport, check, draw_pairs
 from skin.duplicates import Known, join_near_duplicates, near_pairs, perceptual_hash, perceptual_hashes
 from skin.errors import UserError
 from skin.layouts import read_index
 from skin.split import split_index
+
+import cv2
+import numpy as np
+import pandas as pd
+import PIL
+import pytest
+from PIL import Image
 
 RECIPE = (0.7, 0.2, 0.1)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-import pytest
-
 import skin.augment as chapter
 from skin.augment import GREY, Augmentation, affine, augment, by_quarters, colour, generator
 from skin.images import centre_crop
+
+import numpy as np
+import pytest
 
 SIZE = 16
 STILL = (0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.9)  # the ten draws that move nothing

@@ -9,13 +9,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-from PIL import Image
-from rich.console import Console
-
 from skin import bench_plot, bench_report, cells
 from skin.bench_settings import RECIPES
 from skin.errors import UserError
+
+import pytest
+from PIL import Image
+from rich.console import Console
 
 ENVIRONMENT = {
     "python": "3.11", "torch": "2.14.1", "torchvision": "0.29.1", "cuda": None, "cudnn": None, "driver": None,

@@ -1,8 +1,8 @@
-import numpy as np
-import pytest
-
 from skin import bootstrap, metrics, report
 from skin.bootstrap import Estimate, Figures, Resampler, Size, difference, interval, rates
+
+import numpy as np
+import pytest
 
 
 def random_set(

@@ -15,12 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pytest
-
 from skin import cache as module
 from skin.cache import PixelCache, list_caches
 from skin.images import ImageError, Preprocess, read_image
+
+import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PREPROCESS = Preprocess(32, 40, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

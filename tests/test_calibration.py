@@ -2,12 +2,12 @@ import io
 import subprocess
 import sys
 
+from skin import calibration
+from skin.errors import UserError
+
 import numpy as np
 import pytest
 import torch
-
-from skin import calibration
-from skin.errors import UserError
 
 
 def logits_of(labels: np.ndarray, seed: int, classes: int = 3, strength: float = 1.5) -> np.ndarray:

@@ -14,9 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-import torch
-
 from skin import cells, measure
 from skin.bench_settings import BenchSettings, read_bench_settings
 from skin.errors import UserError
@@ -24,6 +21,9 @@ from skin.measure import Cell
 from skin.parallel import Topology
 from skin.precision import Precision
 from tests import nvml
+
+import pytest
+import torch
 
 CELL = Cell(
     gpus=0, parallel="single", amp=True, recipe="ours", data="", labels=None, model="efficientnet_b0",

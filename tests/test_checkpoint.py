@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-
 from skin import checkpoint, model, saver, tensorfile
 from skin.checkpoint import WriteError
 from skin.errors import UserError
 from skin.saver import Saver
+
+import pytest
+import torch
 
 # ---- writing --------------------------------------------------------------------------------------------
 

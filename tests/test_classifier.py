@@ -4,18 +4,18 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from PIL import Image
-from torchvision.models import efficientnet_b0
-
 from skin import classifier as classifier_module
 from skin import load_classifier
 from skin.classifier import SkinClassifier
 from skin.errors import UserError
 from skin.images import ImageError
 from tests import tiny
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models import efficientnet_b0
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from skin import cli
 from skin.cli import option
 from skin.errors import UserError
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -8,6 +8,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from skin.cpu_step import BatchNormSiLU, DepthwiseConv2d, FusedSqueezeExcitation, accelerate
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,8 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import EfficientNet, get_model
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
-
-from skin.cpu_step import BatchNormSiLU, DepthwiseConv2d, FusedSqueezeExcitation, accelerate
 
 CPU = torch.device("cpu")
 

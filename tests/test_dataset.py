@@ -8,11 +8,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from PIL import Image
-
 from skin.augment import augment
 from skin.cache import PixelCache
 from skin.dataset import (
@@ -29,6 +24,11 @@ from skin.dataset import (
 )
 from skin.errors import UserError
 from skin.images import Preprocess, centre_crop, read_image
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
 
 PREPROCESS = Preprocess(32, 36, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+from skin import demo
+from skin.errors import UserError
+
 import numpy as np
 import pytest
 from PIL import Image
-
-from skin import demo
-from skin.errors import UserError
 
 CLASSES = {"akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"}
 

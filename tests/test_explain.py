@@ -1,16 +1,16 @@
 import copy
 
-import numpy as np
-import pytest
-import torch
-from torch import Tensor
-from torchvision.ops.misc import SqueezeExcitation
-
 from skin import model
 from skin.explain import grad_cam, overlay
 from skin.model import Classifier
 from skin.precision import Precision
 from tests import tiny
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision.ops.misc import SqueezeExcitation
 
 SIZE = 256  # the last feature block is 8 x 8
 

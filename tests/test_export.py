@@ -1,16 +1,16 @@
 import json
 from pathlib import Path
 
-import numpy as np
-import onnx
-import onnxruntime
-import pytest
-
 from skin import load_classifier
 from skin.errors import UserError
 from skin.export import export
 from skin.images import Preprocess
 from tests import tiny
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
-import torch.distributed as dist
-
 from skin import memory
 from skin.errors import UserError
 from skin.faults import explain, explained, is_out_of_memory
 from tests import nvml
+
+import pytest
+import torch
+import torch.distributed as dist
 
 WORKER = "DataLoader worker (pid 123) is killed by signal: Killed. "
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:4242"

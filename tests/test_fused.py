@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 
+from skin.fused import ConvolutionSiLU, MatrixSqueezeExcitation, fuse
+from skin.model import Classifier, build, preprocess_for
+from skin.precision import Precision
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import EfficientNet
 from torchvision.ops import StochasticDepth
-
-from skin.fused import ConvolutionSiLU, MatrixSqueezeExcitation, fuse
-from skin.model import Classifier, build, preprocess_for
-from skin.precision import Precision
 
 FLOAT32, BFLOAT16 = Precision("cpu", None), Precision("cpu", torch.bfloat16)
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")

@@ -8,15 +8,15 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-import pytest
-import torch
-from torch import nn
-
 from skin import bench_report, memory
 from skin.cpu_step import accelerate
 from skin.images import Preprocess
 from skin.model import Classifier, build, preprocess_for
 from skin.precision import choose
+
+import pytest
+import torch
+from torch import nn
 
 pytestmark = pytest.mark.gpu
 RunScript = Callable[..., "CompletedProcess[str]"]

@@ -10,11 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pynvml
-import pytest
-import torch
-from torch import Tensor, nn
-
 import train
 from skin import memory
 from skin.checkpoint import load_best
@@ -25,6 +20,11 @@ from skin.parts import read_parts
 from skin.precision import Precision, choose
 from skin.settings import Settings
 from skin.trainer import Trainer, build_trainer
+
+import pynvml
+import pytest
+import torch
+from torch import Tensor, nn
 
 pytestmark = pytest.mark.gpu
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA GPUs")

@@ -14,15 +14,15 @@ import threading
 import zlib
 from pathlib import Path
 
+from skin import images
+from skin.errors import UserError
+from skin.images import ImageError, Preprocess, centre_crop, read_header, read_image, stored_image
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-
-from skin import images
-from skin.errors import UserError
-from skin.images import ImageError, Preprocess, centre_crop, read_header, read_image, stored_image
 
 ROOT = Path(__file__).resolve().parent.parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -9,15 +9,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
-
 from skin import interrupts
 from skin.console import Log
 from skin.dataset import PlainBatches, SkinDiseaseDataset, make_loader
 from skin.interrupts import Interrupts
 from skin.model import preprocess_for
+
+import numpy as np
+import pytest
+from PIL import Image
 
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 

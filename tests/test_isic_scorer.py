@@ -12,14 +12,14 @@ import os
 import subprocess
 from pathlib import Path
 
-import pandas as pd
-import pytest
-
 import evaluate
 from skin import checkpoint, split
 from skin.class_names import ISIC_2018
 from skin.layouts import read_index
 from tests import tiny
+
+import pandas as pd
+import pytest
 
 pytestmark = [
     pytest.mark.real,

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import pytest
-
 from skin.class_names import match_classes, readable_name
 from skin.errors import UserError
 from skin.groups import join_groups, join_pairs
 from skin.layouts import IMAGE_SUFFIXES, Index, read_index
 from skin.npz import is_npz_image, npz_image_size, read_npz_image
 from skin.tables import read_table
+
+import numpy as np
+import pandas as pd
+import pytest
 
 
 def write(folder: Path, files: dict[str, str | bytes]) -> Path:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
+from skin.losses import class_weights, cross_entropy
+
 import numpy as np
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
-
-from skin.losses import class_weights, cross_entropy
 
 
 def test_balanced_weights_by_hand() -> None:

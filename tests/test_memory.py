@@ -5,13 +5,13 @@ from __future__ import annotations
 import mmap
 import sys
 
-import pytest
-import torch
-
 from skin import memory
 from skin.memory import GpuMemory, Memory
 from skin.parallel import Topology
 from tests import nvml
+
+import pytest
+import torch
 
 FIRST = torch.device("cuda", 0)
 

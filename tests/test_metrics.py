@@ -1,10 +1,10 @@
 import warnings
 
+from skin import metrics
+
 import numpy as np
 import pytest
 from sklearn import metrics as sk
-
-from skin import metrics
 
 # Six images of three classes; the predicted classes are 0 0 1 | 1 2 | 0.
 #   true 0: two right, one called 1; true 1: one right, one called 2; true 2: called 0.

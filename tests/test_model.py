@@ -7,15 +7,15 @@ import urllib.error
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-from torch import Tensor, nn
-from torchvision.transforms import functional as F
-
 from skin.errors import UserError
 from skin.images import Preprocess
 from skin.model import MODELS, Classifier, build, load_weights, preprocess_for
 from skin.precision import Precision
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import functional as F
 
 FILE_B0 = "efficientnet_b0_rwightman-7f5810bc.pth"  # the name torchvision 0.29 gives it
 

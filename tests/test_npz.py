@@ -15,14 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-import pytest
-
 from skin import images, npz
 from skin.dataset import PlainBatches, SkinDiseaseDataset, make_loader
 from skin.errors import UserError
 from skin.images import Preprocess
 from skin.npz import NpzFile, npz_image_size, read_npz_image
+
+import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)

@@ -7,15 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from torch import nn
-
 from skin import parallel
 from skin.errors import UserError
 from skin.parallel import Topology
 from tests.conftest import ROOT
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
 from skin.console import Log
 from skin.parts import read_parts
 from skin.settings import Settings
+
+import pytest
 
 
 class Bars(Log):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
-
 from skin.errors import UserError
 from skin.precision import Precision, choose
+
+import pytest
+import torch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 
-import pytest
-import torch
-
 from skin.errors import UserError
 from skin.parallel import Topology
 from skin.progress import Progress
 from skin.runs import COLUMNS
+
+import pytest
+import torch
 
 CPU = torch.device("cpu")
 ALONE = Topology(CPU)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-import torch
-
 import train
 from skin.augment import augment
 from skin.dataset import PLAIN
@@ -15,6 +12,9 @@ from skin.parts import read_parts
 from skin.recipes import RECIPES, Recipe
 from skin.settings import Settings, read_settings
 from skin.trainer import build_trainer
+
+import pytest
+import torch
 
 CPU = Topology(torch.device("cpu"))
 

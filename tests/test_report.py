@@ -5,13 +5,13 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import pytest
-
 from skin import calibration, model_card, pages, plots, report, report_files, subgroups
 from skin.errors import UserError
 from skin.report import Answers
+
+import numpy as np
+import pandas as pd
+import pytest
 
 HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 

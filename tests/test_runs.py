@@ -8,10 +8,10 @@ import math
 import re
 from pathlib import Path
 
-import pytest
-
 from skin import runs
 from skin.errors import UserError
+
+import pytest
 
 
 def test_a_new_folder_is_named_by_time_and_model_and_not_made_yet(

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-import torch
-
 from skin import model
 from skin.errors import UserError, printable
 from skin.layouts import read_index
 from skin.model_card import write_model_card
+
+import numpy as np
+import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*ROOT.glob("*.py"), *ROOT.glob("skin/*.py")])

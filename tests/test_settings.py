@@ -7,12 +7,12 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
 import train
 from skin import cli
 from skin.errors import UserError
 from skin.settings import MACHINE, Settings, read_settings
+
+import pytest
 
 
 def settings(*argv: object) -> Settings:

@@ -3,11 +3,11 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
-
 from skin import sources
 from skin.errors import UserError
 from skin.sources import image_paths
+
+import pytest
 
 
 def names(*given: str | Path, null: bool = False) -> list[str]:

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from skin.errors import UserError
 from skin.layouts import Index, read_index
 from skin.split import (
@@ -21,6 +15,12 @@ from skin.split import (
     split_index,
     write_manifest,
 )
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 RECIPE = (0.7, 0.2, 0.1)
 

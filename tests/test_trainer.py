@@ -8,11 +8,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pytest
-import torch
-from torch import Tensor, nn
-
 import train
 from skin.errors import UserError
 from skin.model import Classifier, build, preprocess_for
@@ -21,6 +16,11 @@ from skin.parts import Parts, read_parts
 from skin.precision import Precision
 from skin.settings import Settings
 from skin.trainer import Trainer, build_trainer, step_model
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
 
 CPU = Topology(torch.device("cpu"))
 

@@ -1,7 +1,7 @@
+from skin.tta import VIEWS, dihedral
+
 import pytest
 import torch
-
-from skin.tta import VIEWS, dihedral
 
 CORNERS = torch.tensor([[1, 2], [3, 4]])
 

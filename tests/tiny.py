@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from skin import checkpoint, model
+from skin.precision import Precision
+
 import numpy as np
 import torch
 from PIL import Image
-
-from skin import checkpoint, model
-from skin.precision import Precision
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 

@@ -37,12 +37,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ["OMP_NUM_THREADS"] = "1"  # a sum in two threads would be another sum, and forks want no threads
 
-import torch  # noqa: E402
-
 import train  # noqa: E402
 from skin import calibration, checkpoint, cli, demo, saver  # noqa: E402
 from skin.cli import option  # noqa: E402
 from tests.fuzz import fuzz  # noqa: E402
+
+import torch  # noqa: E402
 
 MACHINE_COLUMNS = {"seconds", "images_per_second", "data_wait_seconds", "peak_memory_mib"}
 RECIPE = [

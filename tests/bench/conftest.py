@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from skin import bench_images
+from skin.images import Preprocess
+from skin.model import preprocess_for
+
 import cv2
 import numpy as np
 import pytest
 import torch
-
-from skin import bench_images
-from skin.images import Preprocess
-from skin.model import preprocess_for
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from pytest_benchmark.fixture import BenchmarkFixture
-
 from skin import checkpoint, losses, metrics
 from skin.augment import augment
 from skin.cpu_step import accelerate
 from skin.images import Preprocess, read_image
 from skin.model import Classifier, build, preprocess_for
 from skin.precision import choose
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
 
 CPU = torch.device("cpu")
 

@@ -21,16 +21,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from torch.utils.data import DataLoader  # noqa: E402
-
 from skin import calibration, cli, metrics  # noqa: E402
 from skin.cli import option  # noqa: E402
 from skin.parallel import Topology  # noqa: E402
 from skin.parts import Parts, read_parts  # noqa: E402
 from skin.plain import PlainImages, PlainRecipe  # noqa: E402
 from skin.settings import Settings as TrainSettings  # noqa: E402
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from torch.utils.data import DataLoader  # noqa: E402
 
 Curve = list[tuple[float, float]]  # seconds of training so far, validation balanced accuracy; an epoch each
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import train
 from tests.torture import RECIPE
+
+import pytest
 
 
 def call(*arguments: object) -> int:

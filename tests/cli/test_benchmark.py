@@ -14,10 +14,6 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-import numpy as np
-import pytest
-import torch
-
 import benchmark
 from skin import bench_report, cells, input_path
 from skin.bench_settings import BenchSettings
@@ -29,6 +25,10 @@ from skin.parts import read_parts
 from skin.settings import Settings
 from skin.split import PARTS
 from tests.conftest import ROOT
+
+import numpy as np
+import pytest
+import torch
 
 RunScript = Callable[..., "CompletedProcess[str]"]
 SMALL = (

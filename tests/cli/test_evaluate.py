@@ -8,11 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-import pandas as pd
-import pytest
-import torch
-
 import evaluate
 from skin import calibration, checkpoint, load_classifier, metrics, plots, report_files, split
 from skin.checkpoint import load_best
@@ -22,6 +17,11 @@ from skin.images import centre_crop, read_image
 from skin.layouts import read_index
 from skin.parallel import Topology
 from tests import tiny
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
 
 ROOT = Path(evaluate.__file__).parent
 

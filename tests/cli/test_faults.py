@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-
 import train
 from skin import checkpoint, demo, losses
 from skin.errors import UserError
 from skin.precision import Precision
 from tests.cli.runs import at_step, call, left_over
 from tests.torture import RECIPE, ROOT
+
+import pytest
+import torch
 
 
 @pytest.fixture(scope="module")

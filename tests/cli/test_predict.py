@@ -11,14 +11,14 @@ import termios
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
-
 import predict
 from skin import cli, load_classifier
 from skin.class_names import readable_name
 from tests import tiny
+
+import numpy as np
+import pytest
+from PIL import Image
 
 ROOT = Path(predict.__file__).parent
 Run = Callable[..., tuple[int, str, str]]

@@ -15,9 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-
 import train
 from skin import checkpoint, demo, parallel, runs, saver, session
 from skin.errors import UserError
@@ -25,6 +22,9 @@ from skin.session import Run, open_run
 from skin.settings import read_settings
 from tests.cli.runs import at_step, call, left_over
 from tests.torture import RECIPE, ROOT, differences, outcome
+
+import pytest
+import torch
 
 SHORT = ("--epochs", 1)
 

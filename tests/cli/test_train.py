@@ -17,15 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
-import pytest
-import torch
-from PIL import Image
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
-from torch import Tensor, nn
-from torchvision.transforms import functional as F
-
 import train
 from skin import checkpoint, demo, session
 from skin.checkpoint import load_best
@@ -36,6 +27,15 @@ from skin.precision import Precision, choose
 from skin.runs import COLUMNS
 from skin.settings import Settings
 from tests import by_rank
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+from torch import Tensor, nn
+from torchvision.transforms import functional as F
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = ("--model", "efficientnet_b0", "--weights", "none", "--image-size", 32, "--batch-size", 16, "--amp", "off",
