@@ -4,17 +4,22 @@
 
     prediction = load_classifier("runs/latest/best.pt").predict("lesion.jpg")
 
-`load_classifier` is loaded when it is first asked for: a module that needs no torch stays without it.
+`load_classifier` is loaded when it is first asked for: a module that needs no torch stays without it. Import this
+package before torch, as the scripts do: torch reads how its threads are to wait when it is loaded.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from skin.hardware import set_up_threads
+
 if TYPE_CHECKING:
     from skin.classifier import load_classifier
 
 __all__ = ["load_classifier"]
+
+set_up_threads()
 
 
 def __getattr__(name: str) -> object:

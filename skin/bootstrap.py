@@ -20,13 +20,13 @@ of the work, so a `Resampler` draws once for everything that it was asked before
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from skin import metrics
+from skin.hardware import usable_cores
 from skin.metrics import Array, Floats
 
 import numpy as np
@@ -143,7 +143,7 @@ class Resampler:
             weights = self.weights(first, min(first + size, self.rounds))
             return [asked.figures(weights) for asked in waiting]
 
-        with ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:  # numpy lets go of the interpreter
+        with ThreadPoolExecutor(min(4, usable_cores())) as pool:  # numpy lets go of the interpreter
             batches = list(pool.map(batch, range(0, self.rounds, size)))
         for asked, of_batches in zip(waiting, zip(*batches, strict=True), strict=True):
             asked.rounds = {name: np.concatenate([b[name] for b in of_batches]) for name in of_batches[0]}

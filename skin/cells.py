@@ -18,6 +18,7 @@ from typing import Any
 from skin import bench_report, faults, measure, precision, runs
 from skin.bench_settings import AMP, PARALLEL, RECIPES, BenchSettings
 from skin.errors import UserError, printable
+from skin.hardware import usable_cores
 from skin.measure import Cell
 from skin.memory import ask_nvml, nvml_used_mib
 from skin.model import preprocess_for
@@ -203,9 +204,8 @@ def largest_batch(cell: Cell, attempt: Callable[[Cell], dict[str, Any]], most: i
 def environment() -> dict[str, Any]:
     """What the benchmark runs on, and who else does. The GPUs' own lines come from the processes that use them."""
     found = {name: value for name, value in runs.environment().items() if name != "gpus"}
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        **found, "cpu_flags": _cpu_flags(), "usable_cores": usable, "memory_mib": _memory_mib(),
+        **found, "cpu_flags": _cpu_flags(), "usable_cores": usable_cores(), "memory_mib": _memory_mib(),
         "driver": _driver(), "gpus_in_use_by_others": busy_gpus(usable_gpus()),
         "gpu_devices": measure.devices(Topology(torch.device("cuda" if usable_gpus() else "cpu"), usable_gpus())),
     }  # fmt: skip

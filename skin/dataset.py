@@ -16,6 +16,7 @@ from skin.augment import augment
 from skin.cache import PixelCache
 from skin.cpu_step import keep_freed_memory
 from skin.errors import UserError
+from skin.hardware import usable_cores
 from skin.images import ImageError, Preprocess, centre_crop, read_image
 from skin.interrupts import ignore_in_worker
 from skin.npz import is_npz_image, read_npz_image
@@ -201,9 +202,8 @@ def default_workers(on_gpu: bool) -> int:
     A CPU that trains has no core to spare: one worker keeps decoding out of the step's way and its
     threads busy. A GPU is fed by the cores that there are, up to eight.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(8, cores // processes)) if on_gpu else 1
+    return max(1, min(8, usable_cores() // processes)) if on_gpu else 1
 
 
 def make_loader(

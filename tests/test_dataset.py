@@ -344,6 +344,6 @@ def test_a_path_of_any_bytes_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_workers_for_a_machine(
     monkeypatch: pytest.MonkeyPatch, cores: int, on_gpu: bool, world: int, workers: int
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setattr("skin.dataset.usable_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(world))
     assert default_workers(on_gpu) == workers
