@@ -169,7 +169,7 @@ def evaluate(settings: Settings, topology: Topology) -> None:
     mode = precision.choose(settings.amp, topology.device)
     dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess)
     batch_size = settings.batch_size or fitting_batch_size(checkpoint.preprocess.image_size, topology)
-    loader = make_test_loader(dataset, batch_size, settings.workers, topology)
+    loader = make_test_loader(dataset, batch_size, settings.workers, topology, log.say)
     log.say(
         f"evaluate {checkpoint.model_name} ({checkpoint.path}) on {len(dataset):,} images of {test.root}"
         f"{'' if test.split == 'all' else f', {test.split} part'}; {topology.describe()}, {mode}"
@@ -219,12 +219,12 @@ def fitting_batch_size(image_size: int, topology: Topology) -> int:
 
 
 def make_test_loader(
-    dataset: SkinDiseaseDataset, batch_size: int, workers: int | None, topology: Topology
+    dataset: SkinDiseaseDataset, batch_size: int, workers: int | None, topology: Topology, say: Callable[[str], Any]
 ) -> DataLoader[Batch]:
     """This process's share of the set, every image once, in order."""
     on_gpu = topology.device.type == "cuda"
     batches = PlainBatches(len(dataset), batch_size, topology.rank, topology.world)
-    return make_loader(dataset, batches, default_workers(on_gpu) if workers is None else workers, pin_memory=on_gpu)
+    return make_loader(dataset, batches, default_workers(on_gpu) if workers is None else workers, on_gpu, say)
 
 
 def about(

@@ -199,8 +199,8 @@ def fit(run: Run, interrupts: Interrupts) -> int:
     val_set = run.parts.dataset("val", trainer.classifier.preprocess, cache=trainer.dataset.cache)
     val_size = 2 * settings.batch_size * max(1, len(topology.cuda_devices))
     val_batches = PlainBatches(len(val_set), val_size, topology.rank, topology.world)
-    val_loader = make_loader(val_set, val_batches, trainer.loader.num_workers, trainer.loader.pin_memory)
-    interrupts.hold()
+    val_loader = make_loader(val_set, val_batches, trainer.workers, trainer.loader.pin_memory, run.log.say_once)
+    interrupts.hold(alone=not topology.distributed)
     try:
         while progress.epoch < settings.epochs and not progress.out_of_patience(settings.patience):
             memory.reset_peaks(topology.cuda_devices)

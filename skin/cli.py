@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import os
 import signal
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -25,6 +27,7 @@ from typing import Any, NoReturn, TypeVar
 
 from skin.errors import UserError, printable
 from skin.faults import explain
+from skin.processes import STOP_SIGNALS, StopWatch, end_children, leave
 
 SettingsT = TypeVar("SettingsT")
 
@@ -118,30 +121,41 @@ def plain(settings: Any) -> dict[str, Any]:
 def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:
     """Run a script's `main` and leave with its exit code.
 
-    A `UserError`, or a fault that `skin.faults` knows, is one line on stderr and code 2; Ctrl-C is 130, SIGTERM 143;
-    a reader that closed our pipe ends us quietly, as it does any Unix filter. Without `explaining`, a fault is a
-    traceback, for a process that reads it.
+    A `UserError`, or a fault that `skin.faults` knows, is one line on stderr and code 2; any other exception is a
+    traceback and code 1; Ctrl-C is 130, SIGTERM 143; a reader that closed our pipe ends us quietly, as it does any
+    Unix filter. Whichever it is, this process and its children are gone within seconds. Without `explaining`, a fault
+    is a traceback, for a process that reads it.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
+    for number in STOP_SIGNALS:
+        if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
             signal.signal(number, _terminate)
-    try:
-        code = main() or 0
-        if sys.stdout is not None:  # it is None where the caller closed it
-            sys.stdout.flush()
-    except UserError as error:
-        code = fail(str(error))
-    except KeyboardInterrupt:
-        code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    except (RuntimeError, MemoryError, OSError) as error:
-        line = explain(error) if explaining else None
-        if line is None:
-            raise
-        code = fail(line)
-    sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):  # None where the caller closed it
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a letter that the output's encoding lacks
+    with StopWatch():
+        try:
+            try:
+                code = main() or 0
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+            finally:
+                end_children()  # now: an exception keeps loaders alive, which would wait for their processes
+        except UserError as error:
+            code = fail(str(error))
+        except KeyboardInterrupt:
+            code = 130
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else 1
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 141
+        except Exception as error:
+            known = explaining and isinstance(error, (RuntimeError, MemoryError, OSError))
+            line = explain(error) if known else None
+            if line is None:
+                traceback.print_exc()
+            code = 1 if line is None else fail(line)
+    leave(code)
 
 
 def fail(message: str) -> int:

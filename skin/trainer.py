@@ -39,8 +39,10 @@ class Trainer:
     dataset: SkinDiseaseDataset  # the training part
     batches: EpochBatches
     loader: DataLoader[Batch]
+    workers: int  # loader processes that are wanted; `loader` has fewer where shared memory is short
     settings: Settings
     origin: str  # of the weights
+    notes: tuple[str, ...] = ()  # what the user should know of the machine
 
     def freeze(self, frozen: bool) -> None:
         """Freeze or free the body. DDP looks only once at what needs gradients, so it is wrapped anew."""
@@ -140,6 +142,7 @@ class Trainer:
             f"weights: {found['weights']}\n"
             f"device  {self.topology.describe()}, {found['precision']}, {found['images_per_step']} images a step, "
             f"{found['workers']} loader workers"
+            + "".join(f"\n        {note}" for note in self.notes)
         )
 
     def optimizer_steps(self) -> int:
@@ -218,6 +221,8 @@ def build_trainer(
     _refuse_small_pieces(batches, topology, min(sizes))
     workers = settings.workers if settings.workers is not None else default_workers(on_gpu)
     weights = losses.class_weights(dataset.labels, len(parts.classes), settings.class_weights)
+    notes: list[str] = []
+    loader = make_loader(dataset, batches, workers, pin_memory=on_gpu, say=notes.append)
     return Trainer(
         settings=settings,
         origin=origin,
@@ -231,5 +236,7 @@ def build_trainer(
         class_weights=weights.to(topology.device),
         dataset=dataset,
         batches=batches,
-        loader=make_loader(dataset, batches, workers, pin_memory=on_gpu),
+        loader=loader,
+        workers=workers,
+        notes=tuple(notes),
     )

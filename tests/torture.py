@@ -40,15 +40,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a sum in two threads would be another sum
 import train  # noqa: E402
 from skin import calibration, checkpoint, cli, demo, saver  # noqa: E402
 from skin.cli import option  # noqa: E402
+from tests import endings  # noqa: E402
 from tests.fuzz import fuzz  # noqa: E402
 
 import torch  # noqa: E402
 
 MACHINE_COLUMNS = {"seconds", "images_per_second", "data_wait_seconds", "peak_memory_mib"}
-RECIPE = [
-    *("--model", "efficientnet_b0", "--weights", "none", "--image-size", "32", "--batch-size", "16"),
-    *("--epochs", "2", "--lr", "0.002", "--gpus", "0", "--cache", "cache"),
-]
+RECIPE = [*endings.RECIPE, "--cache", "cache"]
 PATIENCE = 120.0  # seconds until a run that neither ends nor dies is called a hang
 
 # Where a process kills itself, and how often it may come there before: the n-th time is the last.
