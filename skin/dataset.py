@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 AHEAD = 4  # batches that a loader's process makes before they are needed, where there is room
 SHARED_MEMORY = "/dev/shm"
+PAGE = 4096
 PLAIN = -1
 """The epoch of a key that asks for the evaluation view: the centre of the stored image."""
 
@@ -120,8 +121,8 @@ class SkinDiseaseDataset(Dataset[Batch]):
         return Batch(images, numbers[0], numbers[1], error)
 
     def batch_bytes(self, images: int) -> int:
-        """Return how much memory a batch takes at most."""
-        return images * (self.preprocess.image_size**2 * 3 + 16)
+        """Return how much shared memory a batch takes at most, in whole pages: images, and two numbers for each."""
+        return sum(-(-size // PAGE) * PAGE for size in (images * self.preprocess.image_size**2 * 3, images * 16))
 
 
 def _to_be_sent(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -266,8 +267,8 @@ def feeding(workers: int, batch_bytes: int, room: int | None, pin_memory: bool =
     """
     if not workers or room is None:
         return Feeding(workers, AHEAD)
-    # In use meanwhile: the batch of this step and, on its way to a GPU, the one after it.
-    batches = int(0.9 * room) // max(1, batch_bytes) - (2 if pin_memory else 1)
+    # In use meanwhile: the batch of the last step, until this step's is there, and one on its way to a GPU.
+    batches = int(0.9 * room) // batch_bytes - (3 if pin_memory else 2)
     fitting = min(workers, batches)
     if fitting < 1:
         return Feeding(0, AHEAD, (

@@ -7,7 +7,9 @@ torch tells of these by a dozen exceptions whose texts run over pages. Here, and
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
+import traceback
 from collections.abc import Iterator
 
 from skin.errors import UserError
@@ -43,7 +45,7 @@ def explain(error: BaseException, batch_size: int | None = None) -> str | None:
         return "the GPU has too little memory" + _smaller(batch_size)
     if _HOST_IS_FULL.search(_line(error)):
         return "this machine has too little memory" + _smaller(batch_size) + ", or fewer --workers"
-    if "Bus error" in text or re.search(r"</torch_\S*>: No space left", text):
+    if "Bus error" in text or re.search(r"</torch_\S*>: No space left", text) or _is_of_a_semaphore(error):
         return "the loader's processes have too little shared memory (/dev/shm): enlarge it, or use --workers 0"
     if worker := _WORKER.search(text):
         return f"loader process {worker[1]} {worker[2]} (for want of memory, often): try fewer --workers"
@@ -69,6 +71,12 @@ def is_out_of_memory(line: str | BaseException) -> bool:
 def is_about_peers(line: str) -> bool:
     """Whether the last line of a traceback tells of another process's end, whose own message says more."""
     return bool(_FROM_PEERS.search(line))
+
+
+def _is_of_a_semaphore(error: BaseException) -> bool:
+    """Return whether there was no room for a lock between processes: Linux keeps those in shared memory, too."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return getattr(error, "errno", None) == errno.ENOSPC and any("multiprocessing" in f.filename for f in frames)
 
 
 def _line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
     python tests/endings.py --count 60
 
 Each script runs as a user's does, alone or as two processes under torchrun, with 0 to 2 loader processes, and an
-exception comes up somewhere inside it (tests/injected.py): a mistake of ours, of cuDNN, of the disk, of the user.
+exception comes up somewhere inside it (tests/injected.py): a mistake of ours, a fault of cuDNN, a full disk, Ctrl-C.
 Ten seconds later nothing of it may be alive, and no half-written file may be left.
 """
 
@@ -81,7 +81,7 @@ def draw_cases(count: int, draw: random.Random) -> list[Case]:
     return cases
 
 
-def command(case: Case, data: Path, checkpoint: Path, raised: Path) -> list[str]:
+def command(case: Case, data: Path, checkpoint: Path, work: Path) -> list[str]:
     """Return the command line of a case."""
     if case.script == "train.py":
         options = [*RECIPE, "--data", str(data), "--out", "run", "--save-minutes", "0"]
@@ -90,7 +90,7 @@ def command(case: Case, data: Path, checkpoint: Path, raised: Path) -> list[str]
         options = ["--checkpoint", str(checkpoint), "--workers", str(case.workers), "--out", "report", "--gpus", "0"]
     else:
         options = ["--checkpoint", str(checkpoint), str(data)]
-    start = [str(ROOT / "tests" / "injected.py"), case.point, str(case.count), case.kind, str(raised), case.script]
+    start = [str(ROOT / "tests" / "injected.py"), case.point, str(case.count), case.kind, str(work), case.script]
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={case.processes}"]
     return [sys.executable, *(launcher if case.processes > 1 else []), *start, *options]
 
@@ -102,7 +102,7 @@ def try_case(case: Case, work: Path, data: Path, checkpoint: Path, rank: int = 0
         Failure: a process is alive ten seconds after the exception, the exit code says that all is well, or a
             half-written file is left.
     """
-    raised, temporary, mark = work / "raised", work / "tmp", uuid.uuid4().hex
+    temporary, mark = work / "tmp", uuid.uuid4().hex
     temporary.mkdir()
     environment = {
         **os.environ, MARK: mark, "SKIN_INJECT_RANK": str(rank), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary),
@@ -110,39 +110,46 @@ def try_case(case: Case, work: Path, data: Path, checkpoint: Path, rank: int = 0
     }  # fmt: skip
     with open(work / "output", "wb") as output:
         child = subprocess.Popen(
-            command(case, data, checkpoint, raised), cwd=work, env=environment, stdout=output, stderr=output,
+            command(case, data, checkpoint, work), cwd=work, env=environment, stdout=output, stderr=output,
             start_new_session=True,
         )  # fmt: skip
         try:
-            _wait_for_the_end(case, child, raised, mark, work / "output")
+            _wait_for_the_end(case, child, work, mark)
         finally:
             for pid in processes_of(mark):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             child.wait()
     text = (work / "output").read_text(errors="replace")
-    if raised.exists() and child.returncode == 0:
+    raised, left = _time_in(work / "raised"), _time_in(work / "left")
+    if left and child.returncode == 0:
         raise Failure(f"{case.name}: exit code 0 after an exception:\n{text}")
-    left = [file for file in work.rglob("*") if file.name.endswith(".tmp")]
-    left += [file for file in temporary.iterdir() if not file.name.startswith(("torchelastic_", "torchinductor_"))]
-    if left:
-        raise Failure(f"{case.name}: left over: {', '.join(map(str, left))}\n{text}")
-    return raised.exists()
+    if raised and left and left - raised > SECONDS_TO_END:
+        raise Failure(f"{case.name}: it took {left - raised:.1f} s from where it came up out of the script:\n{text}")
+    over = [file for file in work.rglob("*") if file.name.endswith(".tmp")]
+    over += [file for file in temporary.iterdir() if not file.name.startswith(("torchelastic_", "torchinductor_"))]
+    if over:
+        raise Failure(f"{case.name}: left over: {', '.join(map(str, over))}\n{text}")
+    return bool(raised)
 
 
-def _wait_for_the_end(case: Case, child: subprocess.Popen[bytes], raised: Path, mark: str, output: Path) -> None:
-    begin = time.time()
-    while True:
-        came = float(raised.read_text() or time.time()) if raised.exists() else None
-        alive = processes_of(mark)
-        if child.poll() is not None and not alive:
-            return
-        if came is None and child.poll() is None and time.time() - begin < SECONDS_TO_COME:
-            pass  # on its way there
-        elif time.time() - (came or begin + SECONDS_TO_COME) > SECONDS_TO_END:
+def _wait_for_the_end(case: Case, child: subprocess.Popen[bytes], work: Path, mark: str) -> None:
+    begin, ended = time.time(), None
+    while alive := processes_of(mark):
+        if child.poll() is not None:
+            ended = ended or time.time()
+        since = _time_in(work / "left") or ended or begin + SECONDS_TO_COME
+        if time.time() - since > SECONDS_TO_END:
             names = ", ".join(f"{pid} {_command_line(pid)}" for pid in alive)
-            raise Failure(f"{case.name}: still alive: {names}\n{output.read_text(errors='replace')}")
+            raise Failure(f"{case.name}: still alive: {names}\n{(work / 'output').read_text(errors='replace')}")
         time.sleep(0.1)
+    child.wait(SECONDS_TO_END)
+
+
+def _time_in(file: Path) -> float | None:
+    with contextlib.suppress(OSError, ValueError):  # not there, or not yet whole
+        return float(file.read_text())
+    return None
 
 
 def processes_of(mark: str) -> list[int]:

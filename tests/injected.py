@@ -1,9 +1,10 @@
 """Run one of the scripts and let an exception come up somewhere inside it.
 
-    python tests/injected.py POINT COUNT KIND FILE train.py --data ...
+    python tests/injected.py POINT COUNT KIND FOLDER train.py --data ...
 
-At the COUNT-th call of POINT (a key of `POINTS`), the time is written into FILE and an exception of KIND (a key of
-`KINDS`) is raised. Under torchrun this happens in the process of rank `SKIN_INJECT_RANK` alone.
+At the COUNT-th call of POINT (a key of `POINTS`) an exception of KIND (a key of `KINDS`) is raised. The time of that
+is written into FOLDER/raised, and the time when it leaves the script's `main` into FOLDER/left: some are caught, as
+where a save finds no room. Under torchrun it is raised in the process of rank `SKIN_INJECT_RANK` alone.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ POINTS: dict[str, dict[str, tuple[str, int]]] = {
 }
 
 
-def inject(script: str, point: str, count: int, kind: str, file: Path) -> None:
+def inject(script: str, point: str, count: int, kind: str, folder: Path) -> None:
     """Replace the function at `point` by one that raises at its `count`-th call."""
     where, _ = POINTS[script][point]
     module, _, path = where.partition(":")
@@ -90,7 +91,7 @@ def inject(script: str, point: str, count: int, kind: str, file: Path) -> None:
         nonlocal calls
         calls += 1
         if calls == count:
-            file.write_text(str(time.time()))
+            (folder / "raised").write_text(str(time.time()))
             raise KINDS[kind]()
         return function(*arguments, **keywords)
 
@@ -98,8 +99,19 @@ def inject(script: str, point: str, count: int, kind: str, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    point, count, kind, file, script, *arguments = sys.argv[1:]
-    if os.environ.get("RANK", "0") == os.environ.get("SKIN_INJECT_RANK", "0"):
-        inject(script, point, int(count), kind, Path(file))
+    point, count, kind, where, script, *arguments = sys.argv[1:]
+    main = importlib.import_module(script.removesuffix(".py")).main
+    folder, chosen = Path(where), os.environ.get("RANK", "0") == os.environ.get("SKIN_INJECT_RANK", "0")
+    if chosen:
+        inject(script, point, int(count), kind, folder)
     sys.argv = [script, *arguments]
-    cli.run(importlib.import_module(script.removesuffix(".py")).main)
+
+    def watched() -> int | None:
+        try:
+            return main()
+        except BaseException:
+            if chosen:
+                (folder / "left").write_text(str(time.time()))
+            raise
+
+    cli.run(watched)

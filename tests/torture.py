@@ -1,7 +1,7 @@
 """Kill training runs, let them go on, and compare every bit with a run that nobody disturbed.
 
-    python tests/torture.py                  60 kills and more, then the fuzzing; some ten minutes on two cores
-    python tests/torture.py --kills 6 --setups alone-2-off --commands 0 --fuzz 0
+    python tests/torture.py        60 kills and more, 60 exceptions, the fuzzing; some twenty minutes on two cores
+    python tests/torture.py --kills 6 --setups alone-2-off --commands 0 --endings 0 --fuzz 0
 
 Each run is a process of its own that dies by a real SIGKILL: at a random step, between two writes of a
 save, in the middle of a file, while the pixel cache fills, in the last calibration, or at any moment. It is
@@ -83,6 +83,7 @@ class Settings:
     setups: str = option("all", "names of setups, with commas: " + ", ".join(s.name for s in SETUPS))
     commands: int = option(4, "runs through the command line, half of them through torchrun")
     counted: bool = option(False, "kill at counted points only, so that a busy machine changes nothing")
+    endings: int = option(60, "exceptions that come up inside the scripts (tests/endings.py)", metavar="N")
     fuzz: float = option(1.0, "how much fuzzing: 1 is 10,000 images, 2,000 tables and 500 checkpoints", metavar="X")
     seed: int = option(0, "of where the kills fall")
     keep: Path | None = option(None, "work in this folder and leave it", metavar="DIR")
@@ -420,6 +421,8 @@ def main() -> int:
             print(f"{setup.name:14} {share} kills and more, no bit differs", flush=True)
         for number in range(settings.commands):
             command_run(folder, number, draw, tally)
+    if settings.endings:
+        print(endings.torment(settings.endings, settings.seed), flush=True)
     if settings.fuzz:
         print(fuzz(*(round(settings.fuzz * count) for count in (10_000, 2_000, 500)), settings.seed), flush=True)
     print(
