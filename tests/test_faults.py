@@ -59,7 +59,7 @@ def test_a_batch_of_one_cannot_be_halved() -> None:
 
 
 def test_no_room_for_a_lock_between_processes_is_too_little_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **keywords: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)
