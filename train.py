@@ -4,7 +4,7 @@
     python train.py --data HAM10000 --model efficientnet_b0 --epochs 5
     python train.py --demo             # no data yet? two minutes on two cores
     python train.py --resume           # go on with the newest run
-    python train.py --demo --resume auto --out run    # begin, or go on: for queues
+    python train.py --demo --out run --resume auto    # begin, or go on
     torchrun --standalone --nproc-per-node 4 train.py --data ./data    # DDP
 
 The data folder may be class folders, split folders, HAM10000 as downloaded, and
