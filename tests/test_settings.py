@@ -193,7 +193,7 @@ def test_the_data_of_a_demo_are_its_own(run: Path) -> None:
 def test_auto_goes_on_with_the_run_in_out(run: Path) -> None:
     found = settings("--resume", "auto", "--out", run, "--epochs", 7)
     assert (found.resume, found.out, found.auto, found.lr) == (run, run, True, 0.01)
-    with pytest.raises(UserError, match="--epochs 9: the run .* has 7"):
+    with pytest.raises(UserError, match=r"--epochs 9: the run .* has 7"):
         settings("--resume", "auto", "--out", run, "--epochs", 9)
 
 
@@ -220,7 +220,7 @@ def test_auto_leaves_a_folder_alone_that_is_something_else(tmp_path: Path, name:
 
 
 def test_auto_needs_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--resume auto goes on .*: add --out DIR"):
+    with pytest.raises(UserError, match=r"--resume auto goes on .*: add --out DIR"):
         settings("--resume", "auto", "--demo")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file is a file: --resume auto needs a folder"):
