@@ -69,7 +69,9 @@ class Run:
         trainer, parts = self.trainer, self.parts
         changed = mended(trainer.settings, self.config)
         if "data" in changed:
-            self.log.say(f"data moved from {self.config['data']}: names, labels and contents are as they were")
+            compared = "names, labels and contents" if (self.folder / contents.NAME).exists() else "names and labels"
+            same = "" if parts.left_out or parts.changed else f": {compared} are as they were"
+            self.log.say(f"data moved from {self.config['data']}{same}")
         machine = trainer.changes_since(state.get("machine")) if state else []
         before = {"images a step": self.config["resolved"]["images_per_step"]}
         plan = trainer.changes_of_plan({**before, **((state or {}).get("plan") or {})})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import train
-from skin import checkpoint, demo, losses, runs
+from skin import checkpoint, demo, losses, runs, testset
 from skin.errors import UserError
 from skin.split import read_manifest
 from tests.cli.runs import at_step, call
@@ -162,7 +162,13 @@ def test_data_that_moved(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert f"data moved from {Path('gone').resolve()}: names, labels and contents are as they were" in said
     assert "note: " not in said  # the same bits
     assert config()["data"] == str(Path("moved").resolve())
-    assert checkpoint.load_best(Path("run/best.pt")).config["data"] == str(Path("moved").resolve())
+    best = checkpoint.load_best(Path("run/best.pt"))
+    assert best.config["data"] == str(Path("moved").resolve())
+    assert testset.read(best, None, None, "test").root == Path("moved").resolve()
+    Path("moved").rename("again")
+    with pytest.raises(UserError, match=r"moved is gone; say where it is now: --data DIR$"):
+        testset.read(best, None, None, "test")
+    assert testset.read(best, Path("again"), None, "test").own
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
