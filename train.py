@@ -4,6 +4,7 @@
     python train.py --data HAM10000 --model efficientnet_b0 --epochs 5
     python train.py --demo             # no data yet? two minutes on two cores
     python train.py --resume           # go on with the newest run
+    python train.py --demo --out run --resume auto    # begin, or go on
     torchrun --standalone --nproc-per-node 4 train.py --data ./data    # DDP
 
 The data folder may be class folders, split folders, HAM10000 as downloaded, and
@@ -31,7 +32,8 @@ from skin.inference import collect
 from skin.interrupts import Interrupts, Stopped
 from skin.model_card import write_model_card
 from skin.parts import check_data
-from skin.session import Run, open_run
+from skin.saver import kept
+from skin.session import Run, finished, open_run
 from skin.settings import read_settings
 from skin.trainer import Trainer
 
@@ -145,8 +147,8 @@ def refuse_bad_loss(run: Run) -> None:
     step = min(step for step in trainer.topology.gather(own) if step is not None)
     names = [trainer.dataset.path(row).name for row in trainer.batches.plan(progress.epoch)[step][:8]]
     raise UserError(
-        f"the loss is not finite in epoch {progress.epoch + 1}, step {step + 1} (images {', '.join(names)}, …); the "
-        "last good checkpoint is kept; try a smaller --lr, or --amp off"
+        f"the loss is not finite in epoch {progress.epoch + 1}, step {step + 1} (images {', '.join(names)}, …); "
+        f"{kept(run.folder)}; try a smaller --lr, or --amp off"
     )
 
 
@@ -163,7 +165,7 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     logits = collect(model, val_loader, topology, stopping=interrupts.stopping).logits
     if not np.isfinite(logits).all():  # the last step of the epoch broke the weights: no loss has shown it yet
         raise UserError(
-            f"the model's outputs are not finite after epoch {progress.epoch + 1}; the last good checkpoint is kept; "
+            f"the model's outputs are not finite after epoch {progress.epoch + 1}; {kept(run.folder)}; "
             "try a smaller --lr, or --amp off"
         )
     labels, probabilities = run.parts.labels("val"), calibration.softmax(logits)
@@ -246,12 +248,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = read_settings(__doc__, argv)
     if settings.check:
         return check_data(settings, Log())
-    saved = "what was saved is kept, and --resume goes on from it, with batches as they were"
-    with (
-        explained(go_on=saved), Interrupts() as interrupts, parallel.setup(settings.gpus) as topology,
-        open_run(settings, topology) as run, explained(run.trainer.batches.batch_size // topology.replicas, saved),
-    ):  # fmt: skip
-        return fit(run, interrupts)
+    with explained(), Interrupts() as interrupts, parallel.setup(settings.gpus) as topology:
+        settings = topology.from_main(settings)
+        if finished(settings, topology):
+            Log(quiet=not topology.is_main).say(f"{settings.resume} is done: there is nothing to go on with")
+            return 0
+        with (
+            open_run(settings, topology) as run,
+            explained(run.trainer.batches.batch_size // topology.replicas, run.how_to_go_on),
+        ):
+            return fit(run, interrupts)
 
 
 if __name__ == "__main__":

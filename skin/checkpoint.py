@@ -40,7 +40,8 @@ class WriteError(UserError):
 
     def __init__(self, path: Path, error: OSError) -> None:
         self.path = path
-        super().__init__(f"cannot write {path}: {error.strerror or error}; the file that was there is kept")
+        kept = "; the file that was there is kept" if path.exists() else ""
+        super().__init__(f"cannot write {path}: {error.strerror or error}{kept}")
 
 
 def save(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:

@@ -42,6 +42,11 @@ def option(default: Any, help: str, *, group: str = "options", **argparse_keywor
     return dataclasses.field(default=default, metadata={"help": help, "group": group, **argparse_keywords})
 
 
+def options(settings_class: type[Any]) -> list[dataclasses.Field[Any]]:
+    """The fields of a settings class that are options; others are for what a script finds out from them."""
+    return [field for field in dataclasses.fields(settings_class) if "group" in field.metadata]
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
@@ -76,7 +81,7 @@ def parse(
     parser = _Parser(description=description, formatter_class=_Help, allow_abbrev=False)
     groups: dict[str, Any] = {}
     types_of = typing.get_type_hints(settings_class)
-    for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
+    for field in options(settings_class):
         keywords = dict(field.metadata)
         title = keywords.pop("group")
         if title not in groups:
@@ -115,7 +120,7 @@ def plain(settings: Any) -> dict[str, Any]:
             return [convert(v) for v in value]
         return value
 
-    return {f.name: convert(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    return {f.name: convert(getattr(settings, f.name)) for f in options(type(settings))}
 
 
 def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from skin.errors import UserError
 
@@ -22,12 +22,12 @@ _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (exited une
 
 
 @contextlib.contextmanager
-def explained(batch_size: int | None = None, go_on: str = "") -> Iterator[None]:
+def explained(batch_size: int | None = None, go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Let what is known here out as a `UserError`, and everything else as it is.
 
     Args:
         batch_size: images a step on each device, where another could be tried.
-        go_on: what to do once the fault is mended, such as "go on with: python train.py --resume".
+        go_on: called after a fault, says how to go on once it is mended.
     """
     try:
         yield
@@ -35,7 +35,7 @@ def explained(batch_size: int | None = None, go_on: str = "") -> Iterator[None]:
         line = explain(error, batch_size)
         if line is None:
             raise
-        raise UserError(line + (f"; {go_on}" if go_on else "")) from error
+        raise UserError("; ".join(filter(None, (line, go_on())))) from error
 
 
 def explain(error: BaseException, batch_size: int | None = None) -> str | None:
@@ -88,5 +88,5 @@ def _smaller(batch_size: int | None) -> str:
     if batch_size is None:  # the script has no batches of its own, or has not come to them
         return ": end what else uses it, or use a smaller model"
     if batch_size < 2:
-        return ": use a smaller --image-size or --model"
+        return ": start a new run with a smaller --image-size or --model"
     return f" for {batch_size} images a step: try --batch-size {batch_size // 2}"

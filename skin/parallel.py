@@ -153,7 +153,8 @@ def setup(gpus: int | None) -> Iterator[Topology]:
     if world == 1:
         wanted = present if gpus is None else gpus
         if wanted < 0 or wanted > present:
-            raise UserError(f"--gpus {wanted}: this machine has {present} visible GPUs; 0 is the CPU")
+            least = f"--gpus {present}, or 0 for the CPU" if present else "--gpus 0, the CPU"
+            raise UserError(f"--gpus {wanted}: this machine has {present} visible GPUs; use {least}")
         wanted = min(wanted, 1) if by_torchrun else wanted
         yield Topology(torch.device("cuda", 0) if wanted else torch.device("cpu"), wanted)
         return

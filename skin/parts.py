@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skin import runs, split
+from skin import contents, runs, split
 from skin.audit import check
 from skin.cache import PixelCache, default_folder
 from skin.class_names import readable_name
@@ -38,11 +39,15 @@ class Parts:
         index: what was found in the data folder.
         rows: `index.rows` with `split` filled in.
         classes: the names, in the order of the model's outputs.
+        left_out: images that the run had when it began, and goes on without.
+        changed: images that are other files than when it began.
     """
 
     index: Index
     rows: pd.DataFrame
     classes: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
     def of(self, part: str) -> pd.DataFrame:
         """The rows of "train", "val" or "test"."""
@@ -103,15 +108,15 @@ def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None
     Raises:
         UserError: whatever keeps the data from being trained on: see `read_index` and `split_index`; an
             image that cannot be read, as far as headers show; images, labels or groups that are not the
-            manifest's.
+            manifest's; other pictures under their names.
     """
     assert settings.data is not None
     log = log or Log(quiet=True)
+    if manifest is not None:
+        _refuse_gone(settings, manifest.parent)
     index = read_index(settings.data, labels=settings.labels, allow_missing=settings.allow_missing)
     if manifest is not None:
-        rows = _as_before(index, manifest)
-        present = set(rows["label"])
-        return Parts(index, rows, tuple(name for name in index.classes if name in present))
+        return _as_before(index, settings, manifest, log)
     preprocess = preprocess_for(settings.model, settings.image_size)
     with log.progress("reading images", len(index.rows)) as advance:
         index = _without_unreadable(index, preprocess, settings.skip_bad_images, advance)
@@ -119,9 +124,7 @@ def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None
         with log.progress("comparing images", len(index.rows)) as advance:
             index = join_near_duplicates(index, cache_folder(settings), advance)
     rows = split.split_index(index, split.parse_fractions(settings.split), settings.seed)
-    for part in ("train", "val"):
-        if not (rows["split"] == part).any():
-            raise UserError(f"{index.root}: the {part} part is empty; give it a share of --split {settings.split}")
+    _refuse_empty(rows, index.root, f"give it a share of --split {settings.split}")
     return Parts(index, rows, index.classes)
 
 
@@ -148,17 +151,75 @@ def cache_folder(settings: Settings) -> Path | None:
     return default_folder() if settings.cache == "auto" else Path(settings.cache)
 
 
-def _as_before(index: Index, manifest: Path) -> pd.DataFrame:
+def _refuse_gone(settings: Settings, run: Path) -> None:
+    """Raise `UserError` where the data of a run that goes on are not where they were."""
+    for name, path in (("data", settings.data), ("labels", settings.labels)):
+        if path is not None and not path.exists():
+            what, value = ("data folder", "DIR") if name == "data" else ("labels table", "CSV")
+            raise UserError(
+                f"the run's {what} {path} is gone; say where it is now: "
+                f"python train.py --resume {shlex.quote(str(run))} --{name} {value}"
+            )
+
+
+def _refuse_empty(rows: pd.DataFrame, root: Path, remedy: str) -> None:
+    for part in ("train", "val"):
+        if not (rows["split"] == part).any():
+            raise UserError(f"{root}: the {part} part is empty; {remedy}")
+
+
+def _as_before(index: Index, settings: Settings, manifest: Path, log: Log) -> Parts:
+    """The parts of a run that goes on, from its split.csv: by the names of the images, wherever they lie now."""
     before = split.read_manifest(manifest)
-    rows = split.apply_manifest(index.rows, before, manifest)
-    now = index.rows.set_index("image")["label"].reindex(before["image"]).to_numpy()
-    for image, old, new in zip(before["image"], before["label"], now, strict=True):
+    found = before[before["image"].isin(index.rows["image"])] if settings.allow_missing else before
+    if found.empty:
+        raise UserError(f"{index.root} has none of the images of {manifest}: name the run's data with --data DIR")
+    remedy = "bring them back, name the folder that holds them (--data DIR), or go on without them: --allow-missing"
+    rows = split.apply_manifest(index.rows, found, manifest, remedy)
+    now = index.rows.set_index("image")["label"].reindex(found["image"]).to_numpy()
+    for image, old, new in zip(found["image"], found["label"], now, strict=True):
         if old != new:
             raise UserError(
                 f"{index.root}: {image} is labelled {new} now and was {old} when the run began; restore the data, "
-                "or start a new run"
+                f"name the folder that holds them (--data DIR), or start a new run with --data {index.root}"
             )
-    return rows
+    index = replace(index, rows=rows)
+    if settings.skip_bad_images:
+        preprocess = preprocess_for(settings.model, settings.image_size)
+        with log.progress("reading images", len(rows)) as advance:
+            index = _without_unreadable(index, preprocess, True, advance)
+        rows = index.rows
+    _refuse_empty(rows, index.root, "bring its images back")
+    present = set(rows["label"])
+    classes = tuple(name for name in index.classes if name in present)
+    left_out = before.loc[~before["image"].isin(rows["image"]), "image"]
+    return Parts(index, rows, classes, tuple(left_out), _other_files(index, settings, manifest.parent))
+
+
+def _other_files(index: Index, settings: Settings, run: Path) -> tuple[str, ...]:
+    """The images that are other files than when the run began; some may have been mended where they lie.
+
+    Raises:
+        UserError: they are too many for that, or the data have moved, or one cannot be read.
+    """
+    record = run / contents.NAME
+    if not record.exists():  # a run of an earlier version
+        return ()
+    names = contents.changed(index.rows, record)
+    if not names:
+        return ()
+    paths = index.rows.loc[index.rows["image"].isin(names[:64]), "path"].tolist()
+    bad = unreadable(paths, preprocess_for(settings.model, settings.image_size))
+    if bad:
+        raise bad[0]
+    moved = runs.read_config(run).get("data") != str(settings.data)
+    if moved or len(names) > max(1, len(index.rows) // 100):
+        raise UserError(
+            f"{index.root} has other files for {len(names):,} images of the run (first: {printable(names[0])}): name "
+            f"the folder that holds the run's own (--data DIR), or start a new run with --data {index.root}; if they "
+            f"show the same pictures, remove {record} to go on"
+        )
+    return tuple(names)
 
 
 def _without_unreadable(

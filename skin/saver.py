@@ -105,7 +105,7 @@ class Saver:
     def _write(self, last: dict[str, Any], best: dict[str, Any] | None, rows: list[dict[str, Any]]) -> None:
         self.unsaved = True
         try:
-            _refuse_broken(last["model"])
+            _refuse_broken(last["model"], self.folder)
             if best is not None:
                 checkpoint.save(best, self.folder / BEST)
             checkpoint.save(last, self.folder / LAST, previous=self.folder / PREVIOUS)
@@ -153,6 +153,12 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
+def kept(folder: Path) -> str:
+    """Say whether a run that fails has something to go on from."""
+    saved = any((folder / name).exists() for name in (LAST, PREVIOUS))
+    return "the last good checkpoint is kept" if saved else "nothing was saved yet"
+
+
 def newest(folder: Path) -> tuple[dict[str, Any] | None, str]:
     """The state to go on from, and a line on what it is; None where nothing was saved yet.
 
@@ -190,9 +196,7 @@ def _copy(value: Any) -> Any:
     raise TypeError(f"a checkpoint holds plain values only, not {value!r}")
 
 
-def _refuse_broken(model: dict[str, Tensor]) -> None:
+def _refuse_broken(model: dict[str, Tensor], folder: Path) -> None:
     """A gradient that overflowed breaks the weights a step before any loss shows it."""
     if not all(torch.isfinite(tensor).all() for tensor in model.values()):
-        raise UserError(
-            "the weights are no longer finite; the last good checkpoint is kept; try a smaller --lr, or --amp off"
-        )
+        raise UserError(f"the weights are no longer finite; {kept(folder)}; try a smaller --lr, or --amp off")

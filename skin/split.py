@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from skin.checkpoint import write_atomically
 from skin.errors import UserError, printable
 from skin.layouts import Index
 
@@ -217,7 +218,8 @@ def leaks(rows: pd.DataFrame) -> list[Leak]:
 
 def write_manifest(rows: pd.DataFrame, path: Path) -> None:
     """Write `image,label,group,split` of `rows` as CSV: the record of a run's split."""
-    rows[MANIFEST_COLUMNS].to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
+    text = rows[MANIFEST_COLUMNS].to_csv(index=False, lineterminator="\n")
+    write_atomically(text.encode("utf-8"), path)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:

@@ -66,6 +66,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "machine": self._machine(),
+            "plan": self.plan(),
         }
 
     def load_state(self, state: dict[str, Any], path: Path) -> None:
@@ -103,12 +104,19 @@ class Trainer:
             raise UserError(f"{path}: damaged checkpoint: 'optimizer' is not this model's Adam state") from error
         return {"state": moments, "param_groups": [{**group, "lr": lr} for group in own["param_groups"]]}
 
-    def changes_since(self, before: Any) -> str:
-        """What the last bits of a result depend on and is no longer as in `before`, the machine of a state; or ""."""
+    def changes_since(self, before: Any) -> list[str]:
+        """Name what the last bits of a result depend on and is no longer as in `before`, the machine of a state."""
         before = before if isinstance(before, dict) else {}
-        now = self._machine()
-        changed = [name for name in now if str(now[name]) != str(before.get(name))]
-        return ", ".join(f"{name} {now[name]} (was {before.get(name)})" for name in changed)
+        return _changes(self._machine(), before)
+
+    def plan(self) -> dict[str, int]:
+        """Return what says which images a step of an epoch takes, beside the seed."""
+        return {"images a step": self.batches.batch_size, "images to train on": self.batches.size}
+
+    def changes_of_plan(self, before: Any) -> list[str]:
+        """Name what makes the steps of an epoch others than those of `before`, the plan of a state."""
+        before = before if isinstance(before, dict) else {}
+        return _changes(self.plan(), {**self.plan(), **before})
 
     def _machine(self) -> dict[str, Any]:
         return {
@@ -151,6 +159,20 @@ class Trainer:
         return int(state.get("step", 0))
 
 
+def _changes(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    changed = [name for name in now if str(now[name]) != str(before.get(name))]
+    return [f"{name} {now[name]} (was {before.get(name)})" for name in changed]
+
+
+def cannot_compile(topology: Topology) -> str:
+    """Say why `--compile` is refused on these devices; `""` where it is not."""
+    if topology.device.type == "cpu":
+        return "--compile is for GPUs: on the CPU a step has layers of its own; leave it out"
+    if topology.kind == "DataParallel":
+        return "--compile does not reach DataParallel's replicas; start with torchrun, or use --gpus 1"
+    return ""
+
+
 def step_model(classifier: Classifier, settings: Settings, topology: Topology) -> nn.Module:
     """The model as training steps call it: compiled where that is asked for, made parallel where there are replicas.
 
@@ -161,10 +183,8 @@ def step_model(classifier: Classifier, settings: Settings, topology: Topology) -
     """
     if not settings.compile:
         return topology.wrap(classifier)
-    if topology.device.type == "cpu":
-        raise UserError("--compile is for GPUs: on the CPU a step has layers of its own; leave it out")
-    if topology.kind == "DataParallel":
-        raise UserError("--compile does not reach DataParallel's replicas; start with torchrun, or use --gpus 1")
+    if reason := cannot_compile(topology):
+        raise UserError(reason)
     compiled: Any = torch.compile(classifier, dynamic=False)  # an epoch has two sizes of batches at most
     return topology.wrap(compiled)
 

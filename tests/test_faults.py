@@ -48,7 +48,7 @@ def test_a_fault_is_one_line(error: Exception, line: str) -> None:
 
 
 def test_it_says_how_to_go_on() -> None:
-    with pytest.raises(UserError, match=r"; --resume goes on$"), explained(32, "--resume goes on"):
+    with pytest.raises(UserError, match=r"; --resume goes on$"), explained(32, lambda: "--resume goes on"):
         raise RuntimeError(WORKER)
 
 

@@ -54,7 +54,7 @@ def test_a_gpu_whose_driver_is_none_for_this_torch_is_not_used(monkeypatch: pyte
 @pytest.mark.parametrize(("present", "asked"), [(0, 3), (2, 3), (2, -1)])
 def test_more_gpus_than_there_are(alone: pytest.MonkeyPatch, present: int, asked: int) -> None:
     alone.setattr(parallel, "usable_gpus", lambda: present)
-    message = f"--gpus {asked}: this machine has {present} visible GPUs; 0 is the CPU"
+    message = f"--gpus {asked}: this machine has {present} visible GPUs; use --gpus {present}"
     with pytest.raises(UserError, match=message), parallel.setup(asked):
         pass
 

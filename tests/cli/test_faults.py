@@ -151,7 +151,7 @@ def test_a_loader_process_that_is_killed_is_one_line(monkeypatch: pytest.MonkeyP
         worker.join()
 
     at_step(monkeypatch, 5, kill)
-    with pytest.raises(UserError, match=r"loader process \d+ .*try fewer --workers; what was saved is kept"):
+    with pytest.raises(UserError, match=r"loader process \d+ .*fewer --workers; the last good checkpoint is kept"):
         call("--workers", 1)
     assert progress() == (1, 0)
 
