@@ -17,11 +17,17 @@ ROOT = Path(__file__).resolve().parent.parent
 # Goes before any Python process of the test. Libraries decide by `sys.platform` what they may use, so they are
 # imported first; what is taken away afterwards is missed by our own modules alone.
 PRELUDE = """
-import os, signal, sys
+import os, shutil, signal, sys
 if not sys.argv[0].endswith("resource_tracker"):
     import cv2, filelock, matplotlib.pyplot, multiprocessing, numpy, pandas, PIL.Image, rich.console, rich.progress
     import rich.table, scipy.stats, sklearn.metrics, torch, torchvision, torch.utils.data, torch.multiprocessing
     import multiprocessing.popen_spawn_posix, multiprocessing.resource_sharer, subprocess, imagehash
+    statvfs = os.statvfs
+    def disk_usage(path):  # the standard library's own asks Windows for this
+        disk = statvfs(path)
+        total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+        return shutil._ntuple_diskusage(total, total - free, free)
+    shutil.disk_usage = disk_usage
     for name in ("fcntl", "resource", "pwd", "grp", "termios", "pty"):
         sys.modules[name] = None  # importing it raises ImportError
     for module, names in (
@@ -55,22 +61,23 @@ def test_the_prelude_takes_away_what_it_says(elsewhere: dict[str, str]) -> None:
 
 
 def test_a_model_is_trained_evaluated_and_asked(elsewhere: dict[str, str], tmp_path: Path) -> None:
-    def script(name: str, *options: str) -> str:
-        command = [sys.executable, str(ROOT / name), *options]
-        done = subprocess.run(command, cwd=tmp_path, env=elsewhere, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+    def python(*command: str) -> str:
+        command = (sys.executable, *command)
+        done = subprocess.run(command, cwd=tmp_path, env=elsewhere, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    small = ("--epochs", "1", "--image-size", "32", "--weights", "none")
-    said = script("train.py", "--demo", *small, "--workers", "1", "--out", "run")
+    train, evaluate, predict = (str(ROOT / f"{name}.py") for name in ("train", "evaluate", "predict"))
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from skin import demo; demo.write(demo.Path('demo'), 70)"
+    python("-c", code)
+    small = ("--model", "efficientnet_b0", "--weights", "none", "--image-size", "32", "--batch-size", "16")
+    said = python(train, "--data", "demo", *small, "--epochs", "1", "--workers", "1", "--out", "run")
     assert "best validation" in said
     assert "pixel cache" not in said, "the cache has nothing to complain of"
-    assert len(list((tmp_path / "cache" / "skin").glob("*/??/*.pixels"))) > 300
-    assert "written" in script("evaluate.py", "--checkpoint", "run/best.pt", "--workers", "1")
-    image = str(next((tmp_path / "run" / "demo").rglob("*.jpg")))
-    answers = script("predict.py", "--checkpoint", "run/best.pt", image, "--json")
-    assert answers.count("\n") == 1
+    assert len(list((tmp_path / "cache" / "skin").glob("*/??/*.pixels"))) > 50
+    assert "the report is in" in python(evaluate, "--checkpoint", "run/best.pt", "--workers", "1")
+    image = str(next((tmp_path / "demo").rglob("*.jpg")))
+    assert python(predict, "--checkpoint", "run/best.pt", image, "--json").count("\n") == 1
 
 
 UNIX = {"fcntl", "resource", "pwd", "grp", "termios", "tty", "pty"}
