@@ -27,6 +27,7 @@ from skin.cpu_step import keep_freed_memory
 from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, ahead, checked, default_workers, make_loader
 from skin.errors import UserError
 from skin.faults import explained
+from skin.files import safe_name
 from skin.fused import for_inference
 from skin.model import Classifier
 from skin.model_card import check_model_card, write_model_card
@@ -201,7 +202,7 @@ def default_folder(views: int, checkpoint: Checkpoint, test: TestSet) -> Path:
 
     A set that merely has another's name does not take the place of its report.
     """
-    words = ["evaluation"] if test.own else ["evaluation", test.root.name]
+    words = ["evaluation"] if test.own else ["evaluation", safe_name(test.root.name)]
     words += [test.split] if test.split != ("test" if test.own else "all") else []
     words += [f"tta{views}"] if views > 1 else []
     folder = checkpoint.path.parent / "-".join(words)

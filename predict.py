@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from skin import cli
 from skin.cli import option
 from skin.errors import FORMULA_STARTS, UserError, printable, safe_cell
+from skin.files import safe_name
 from skin.sources import STDIN, image_paths
 
 if TYPE_CHECKING:
@@ -230,13 +231,21 @@ def _save_overlay(answer: Answer[str], folder: Path) -> str | None:
 def overlay_name(source: str) -> Path:
     """Where an image's overlay lies in the folder of overlays: a path of its own for each image.
 
-    A relative path keeps its folders; one that leads elsewhere gives its last part and a digest of the rest.
+    A relative path keeps its folders; one that leads elsewhere gives its last part and a digest of the rest, and
+    one that is no name on every system (`a:1.jpg`, `aux.png`) such a name and a digest of its own.
     """
     path = Path(os.path.normpath(source))
     if path.is_absolute() or ".." in path.parts:
-        digest = hashlib.sha256(os.fsencode(path.parent.resolve())).hexdigest()[:8]
-        path = Path(f"{path.name}.{digest}")
-    return path.with_name(path.name + ".cam.png")
+        path = Path(f"{path.name}.{_digest(path.parent.resolve())}")
+    name = path.name + ".cam.png"
+    safe = Path(*map(safe_name, path.parent.parts), safe_name(name))
+    if safe != path.with_name(name):  # others may have become the same
+        safe = safe.with_name(f"{safe.name.removesuffix('.cam.png')}.{_digest(path)}.cam.png")
+    return safe
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from skin.errors import UserError, printable
 from skin.images import ImageError, Preprocess, read_header, read_image
 from skin.layouts import Index, read_index
 from skin.model import preprocess_for
-from skin.npz import is_npz_image
+from skin.npz import is_npz_image, unpack_in
 from skin.settings import Settings
 
 import numpy as np
@@ -65,14 +65,23 @@ class Parts:
         paths = self.rows["path"].iloc[where].tolist()
         return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where)
 
-    def open_cache(self, preprocess: Preprocess, settings: Settings) -> PixelCache | None:
-        """The pixel cache of all rows, or None: with `--cache off`, and for arrays, which need no decoding."""
+    def open_cache(
+        self, preprocess: Preprocess, settings: Settings, checkpoint_bytes: int = 0
+    ) -> PixelCache | None:
+        """The pixel cache of all rows, or None: with `--cache off`, and for arrays, which need no decoding.
+
+        Args:
+            checkpoint_bytes: that the run folder is going to need; the cache leaves them free on a disk that both
+                are on.
+        """
         folder = cache_folder(settings)
         if folder is None or any(map(is_npz_image, self.rows["path"].head(1))):
             return None
         paths = np.array([os.fsencode(path) for path in self.rows["path"]])
-        limit = None if settings.cache_limit is None else int(settings.cache_limit * 2**30)
-        return PixelCache.open(paths, preprocess, folder, limit)
+        limit = None if settings.cache_limit is None else int(min(2**62, settings.cache_limit * 2**30))
+        run = settings.out or settings.resume or runs.LATEST.parent
+        reserve = checkpoint_bytes if _on_one_disk(folder, run) else 0
+        return PixelCache.open(paths, preprocess, folder, limit, reserve)
 
     def counts(self) -> pd.DataFrame:
         """Images of each class (rows) in each part (columns)."""
@@ -115,6 +124,7 @@ def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None
     if manifest is not None:
         _refuse_gone(settings, manifest.parent)
     index = read_index(settings.data, labels=settings.labels, allow_missing=settings.allow_missing)
+    _unpack_arrays(settings, index)
     if manifest is not None:
         return _as_before(index, settings, manifest, log)
     preprocess = preprocess_for(settings.model, settings.image_size)
@@ -135,6 +145,7 @@ def check_data(settings: Settings, log: Log) -> int:
     index = read_index(
         settings.data, labels=settings.labels, allow_missing=settings.allow_missing, keep_going=True
     )
+    _unpack_arrays(settings, index)
     with log.progress("reading images", len(index.rows)) as advance:
         report = check(
             index, split.parse_fractions(settings.split), settings.seed, out,
@@ -142,6 +153,17 @@ def check_data(settings: Settings, log: Log) -> int:
         )  # fmt: skip
     log.say("\n".join([*report.lines(), f"written: {out / 'check.json'}"]))
     return report.exit_code
+
+
+def _on_one_disk(one: Path, other: Path) -> bool:
+    """Return whether two folders, each of which may not be there yet, are on the same file system."""
+    return _device(one) == _device(other)
+
+
+def _device(folder: Path) -> int:
+    folder = folder.absolute()
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    return -1 if existing is None else existing.stat().st_dev
 
 
 def cache_folder(settings: Settings) -> Path | None:
@@ -166,6 +188,12 @@ def _refuse_empty(rows: pd.DataFrame, root: Path, remedy: str) -> None:
     for part in ("train", "val"):
         if not (rows["split"] == part).any():
             raise UserError(f"{root}: the {part} part is empty; {remedy}")
+
+
+def _unpack_arrays(settings: Settings, index: Index) -> None:
+    """Choose where the arrays of an archive are unpacked. With a limit for decoded images none is kept."""
+    if any(map(is_npz_image, index.rows["path"].head(1))):
+        unpack_in(cache_folder(settings) if settings.cache_limit is None else None)
 
 
 def _as_before(index: Index, settings: Settings, manifest: Path, log: Log) -> Parts:

@@ -16,6 +16,7 @@ from skin.model import Classifier, build, load_weights, preprocess_for
 from skin.parallel import Topology
 from skin.parts import Parts
 from skin.recipes import RECIPES
+from skin.saver import bytes_needed
 from skin.settings import Settings
 
 import numpy as np
@@ -231,7 +232,7 @@ def build_trainer(
     # and DataParallel's forward has new threads at every step.
     torch.backends.cudnn.benchmark = on_gpu and topology.kind != "DataParallel"
 
-    cache = parts.open_cache(preprocess, settings)
+    cache = parts.open_cache(preprocess, settings, bytes_needed(network))
     dataset = parts.dataset("train", preprocess, settings.seed, cache)
     sizes = [recipe.image_size(e, settings.epochs, preprocess.image_size) for e in range(settings.epochs)]
     dataset.sizes = sizes

@@ -38,7 +38,7 @@ sys.path.insert(0, str(ROOT))
 os.environ["OMP_NUM_THREADS"] = "1"  # a sum in two threads would be another sum, and forks want no threads
 
 import train  # noqa: E402
-from skin import calibration, checkpoint, cli, demo, saver  # noqa: E402
+from skin import cache, calibration, checkpoint, cli, demo, saver  # noqa: E402
 from skin.cli import option  # noqa: E402
 from tests import endings  # noqa: E402
 from tests.fuzz import fuzz  # noqa: E402
@@ -56,7 +56,7 @@ POINTS = {
     "fsync": 24,  # a file is whole and has not its name yet
     "rename": 16,  # the name of last.pt or last-previous.pt is about to change
     "link": 8,
-    "cache": 120,  # a pwrite of the pixel cache: header, pixels, slot
+    "cache": 60,  # a file of the pixel cache is written, or is whole and has not its name yet
     "calibration": 1,
 }
 
@@ -133,7 +133,7 @@ def arm(kill: Kill, steps: mmap.mmap) -> None:
         function = getattr(owner, name)
 
         def watched(*args: Any, **keywords: Any) -> Any:
-            pass_by(point)
+            pass_by("cache" if point == "rename" and os.fspath(args[1]).endswith(".pixels") else point)
             if point == "step":
                 steps[:] = (int.from_bytes(steps, "little") + 1).to_bytes(8, "little")
             return function(*args, **keywords)
@@ -145,7 +145,7 @@ def arm(kill: Kill, steps: mmap.mmap) -> None:
     watch(os, "fsync", "fsync")
     watch(os, "replace", "rename")
     watch(os, "link", "link")
-    watch(os, "pwrite", "cache")
+    watch(cache, "write_all", "cache")
     watch(calibration, "fit", "calibration")
 
 
