@@ -25,6 +25,7 @@ from typing import Any, NoReturn, TypeVar
 
 from skin.errors import UserError, printable
 from skin.faults import explain
+from skin.launchers import refuse_bare_launcher
 
 SettingsT = TypeVar("SettingsT")
 
@@ -126,6 +127,7 @@ def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
             signal.signal(number, _terminate)
     try:
+        refuse_bare_launcher(os.environ, Path(sys.argv[0]).name)
         code = main() or 0
         if sys.stdout is not None:  # it is None where the caller closed it
             sys.stdout.flush()
