@@ -24,7 +24,7 @@ def refuse_bare_launcher(environment: Mapping[str, str], script: str) -> None:
         count = environment.get(name, "")
         if count.isdecimal() and int(count) > 1:
             raise UserError(
-                f"{launcher} has started {count} processes of {script}, which do not know of one another: have it start "
-                "torchrun, once on each machine, as docs/queues.md shows; or start one process: "
+                f"{launcher} has started {count} processes of {script}, which do not know of one another: have it "
+                "start torchrun, once on each machine, as docs/queues.md shows; or start one process: "
                 f"{launcher} -n 1 python {script}"
             )

@@ -105,6 +105,6 @@ def _compare(files: list[str], root: Path, expected: Copy) -> None:
         return
     where = Path(root, files[int((missing | differ).argmax())])
     raise UserError(
-        f"of {len(files):,} images of the first machine {missing.sum():,} are not here and {differ.sum():,} are other "
-        f"files (first: {printable(where)}); give every machine the same data, by its own --data"
+        f"of {len(files):,} images of the first machine {missing.sum():,} are not here and {differ.sum():,} are "
+        f"other files (first: {printable(where)}); give every machine the same data, by its own --data"
     )

@@ -111,9 +111,9 @@ def common_settings(description: str | None, argv: Sequence[str] | None, topolog
     given, common = [given for given, _ in found], found[0][1]
     assert common is not None
     for name in (field.name for field in dataclasses.fields(Settings) if field.name not in OWN | {"out"}):
-        values = [getattr(one, name) for one in given]
+        values = ["left out" if (value := getattr(one, name)) is None else value for one in given]
         if name == "resume":  # where it is, rank 0 alone needs to know
-            values = [value is not None for value in values]
+            values = [value if value == "left out" else "given" for value in values]
         for rank, value in enumerate(values):
             if value != values[0]:
                 raise UserError(f"--{name.replace('_', '-')} is {value} in process {rank} and {values[0]} in process "

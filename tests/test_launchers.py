@@ -23,7 +23,7 @@ STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1"}
     ],
 )
 def test_several_processes_of_a_launcher_are_told_what_to_type(environment: dict[str, str], launcher: str) -> None:
-    with pytest.raises(UserError, match=rf"^{launcher} has started \d processes of train\.py.* {launcher} -n 1 python"):
+    with pytest.raises(UserError, match=rf"^{launcher} has started \d processes of train\.py.* -n 1 python"):
         refuse_bare_launcher(environment, "train.py")
 
 

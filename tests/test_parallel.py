@@ -70,7 +70,7 @@ def test_a_machine_with_gpus_and_one_without(monkeypatch: pytest.MonkeyPatch) ->
     """NCCL on one and gloo on the other would wait for each other."""
     monkeypatch.setattr(parallel, "usable_gpus", lambda: 1)
     monkeypatch.setattr(Topology, "together", lambda self, make: [make(), False])
-    with pytest.raises(UserError, match="process 0 has a GPU and process 1 has none: .* or use --gpus 0"):
+    with pytest.raises(UserError, match=r"process 0 has a GPU and process 1 has none: .* or use --gpus 0"):
         parallel.on_devices(Topology(CPU, rank=0, world=2), None)
 
 

@@ -16,7 +16,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skin import demo
+from skin import cli, demo, nodes
+from skin.errors import UserError
+from skin.parallel import Topology
+from skin.settings import Settings, common_settings, read_settings
 from tests.conftest import ROOT
 from tests.tiny import picture, write_checkpoint
 from tests.torture import RECIPE, differences, outcome
@@ -86,7 +89,7 @@ def finish(
             subprocess.Popen(
                 command, cwd=folder, env={**os.environ, **own, **more}, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+            )
         )
     ended = []
     try:
@@ -148,15 +151,8 @@ def test_two_agents_without_a_shared_folder(data: Path, one_machine: Path, tmp_p
     assert [one.returncode for one in ended] == [0, 0], ended
     assert_same_bits(folders[0] / "run", one_machine)
     assert {path.name for path in folders[1].iterdir()} == {"home", "copy", "cache"}
-    assert f"/run on {socket.gethostname()}\n" in ended[0].stdout or f"run on {socket.gethostname()}" in ended[0].stdout
+    assert f"run     run on {socket.gethostname()}\n" in ended[0].stdout
     assert ended[1].stdout == ""
-
-
-def test_two_machines_with_a_shared_folder(data: Path, one_machine: Path, tmp_path: Path) -> None:
-    folders, out = [tmp_path / "first", tmp_path / "second"], str(tmp_path / "shared")
-    ended = together(folders, [[*EPOCH, "--data", str(data), "--out", out]] * 2)
-    assert [one.returncode for one in ended] == [0, 0], ended
-    assert_same_bits(Path(out), one_machine)
 
 
 def test_a_run_goes_on_where_only_the_first_machine_has_its_folder(
@@ -180,13 +176,19 @@ def test_a_run_goes_on_where_only_the_first_machine_has_its_folder(
     assert not (folders[1] / "run").exists()
 
 
-def test_each_machine_draws_its_own_demo_set(tmp_path: Path) -> None:
-    folders = [tmp_path / "first", tmp_path / "second"]
-    small = [*EPOCH, "--demo", "--image-size", "32", "--batch-size", "64", "--out", "run"]
-    ended = together(folders, [small, small])
-    assert [one.returncode for one in ended] == [0, 0], ended
-    assert (folders[1] / "home/cache/skin/demo/HAM10000_metadata.csv").exists()
-    assert not (folders[1] / "run").exists()
+def test_a_machine_that_does_not_see_the_demo_set_draws_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    drawn: list[Path] = []
+    monkeypatch.setattr(demo, "write", drawn.append)
+    (tmp_path / "run" / "demo").mkdir(parents=True)
+    seen, unseen = (Settings(demo=True, data=tmp_path / run / "demo") for run in ("run", "elsewhere"))
+    assert nodes._folder(seen, draw=True) == tmp_path / "run" / "demo"
+    assert nodes._folder(unseen, draw=False) == tmp_path / "skin" / "demo"
+    assert drawn == []
+    nodes._folder(unseen, draw=True)
+    assert drawn == [tmp_path / "skin" / "demo"]
 
 
 # ---- restarts -------------------------------------------------------------------------------------------
@@ -236,19 +238,47 @@ def test_other_data_on_the_second_machine(data: Path, tmp_path: Path) -> None:
     assert not (folders[0] / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [
-        (["--lr", "0.1"], "--lr is 0.1 in process 1 and 0.002 in process 0: start all machines with the same options"),
-        (["--eopchs", "2"], f"process 1 on {socket.gethostname()}: unrecognized arguments: --eopchs 2; see train.py --help"),
-    ],
-)  # fmt: skip
-def test_other_options_on_the_second_machine(data: Path, tmp_path: Path, other: list[str], message: str) -> None:
+def test_an_option_that_the_second_machine_alone_has_wrong(data: Path, tmp_path: Path) -> None:
     folders, options = [tmp_path / "first", tmp_path / "second"], [*EPOCH, "--data", str(data), "--out", "run"]
-    ended = together(folders, [options, [*options, *other]])
+    ended = together(folders, [options, [*options, "--eopchs", "2"]])
     assert [one.returncode for one in ended] == [2, 2]
-    assert [errors(one) for one in ended] == [[f"error: {message}"]] * 2
+    line = f"error: process 1 on {socket.gethostname()}: unrecognized arguments: --eopchs 2; see train.py --help"
+    assert [errors(one) for one in ended] == [[line], [line]]
     assert not (folders[0] / "run").exists()
+
+
+def common(rank: int, *command_lines: str) -> Settings:
+    """What the process `rank` goes by, of as many as there are command lines."""
+    topology = Topology(torch.device("cpu"), rank=rank, world=len(command_lines))
+    given = [cli.parse(Settings, None, line.split()) for line in command_lines]
+    with pytest.MonkeyPatch.context() as patch:
+        found = [(given[0], read_settings(None, command_lines[0].split())), *((one, None) for one in given[1:])]
+        patch.setattr(Topology, "together", lambda self, make: found)
+        return common_settings(None, command_lines[rank].split(), topology)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("--data d", "--data d --gpus 0", "--gpus is 0 in process 1 and left out in process 0"),
+        ("--data d --amp off", "--data d", "--amp is auto in process 1 and off in process 0: start all "),
+        ("--demo", "--demo --resume run", "--resume is given in process 1 and left out in process 0"),
+    ],
+)
+def test_machines_that_were_started_with_other_options(first: str, second: str, message: str) -> None:
+    for rank in (0, 1):
+        with pytest.raises(UserError, match=message):
+            common(rank, first, second)
+
+
+def test_what_belongs_to_a_machine_is_its_own() -> None:
+    """The rest is rank 0's, which has read the run's config.json or the defaults of --demo."""
+    lines = "--data a --workers 2 --out one", "--data b --cache off --out two", ""
+    assert common(0, *lines) == read_settings(None, lines[0].split())
+    second = common(1, *lines)
+    assert (second.data, second.workers, second.cache, second.out) == (Path("b").resolve(), 2, "off", Path("one"))
+    assert common(2, *lines) == common(0, *lines)
+    assert common(1, "--demo", "--demo --workers 3").epochs == 24
 
 
 # ---- predict.py under torchrun --------------------------------------------------------------------------
