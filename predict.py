@@ -3,6 +3,7 @@
     python predict.py lesion.jpg                     a table on the terminal
     python predict.py photos/ more/*.png --csv out.csv
     find . -name '*.jpg' | python predict.py - --json > answers.jsonl
+    torchrun --standalone --nproc-per-node 4 predict.py photos/ --csv out.csv    shared over processes
     python predict.py lesion.jpg --explain why/      and where the evidence lies (Grad-CAM)
     python predict.py --export model.onnx            the model for other runtimes
 
@@ -17,11 +18,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +37,11 @@ from skin.sources import STDIN, image_paths
 
 if TYPE_CHECKING:
     from skin.classifier import Answer, SkinClassifier
+    from skin.parallel import Topology
 
 Show = Callable[["Answer[str]", str | None], None]
+
+SHARE = 512  # images a process takes at a time, where several share them
 
 
 @dataclass(frozen=True)
@@ -72,21 +77,26 @@ def main() -> int:
     if not settings.images and not settings.export:
         raise UserError("nothing to predict: name an image or a folder, or - for a list on stdin; see --help")
 
-    from skin.classifier import load_classifier  # only now: a mistyped option need not wait for torch
+    from skin import parallel  # only now: a mistyped option need not wait for torch
+    from skin.classifier import load_classifier
 
-    if settings.export:
-        from skin.export import export
+    with parallel.setup(None) as topology:
+        if settings.export and topology.is_main:
+            from skin.export import export
 
-        print(export(settings.checkpoint, settings.export))
+            print(export(settings.checkpoint, settings.export))
         if not settings.images:
             return 0
-    model = load_classifier(settings.checkpoint, amp=settings.amp)
-    failures = predict_all(model, settings)
+        device = str(topology.device) if topology.distributed else None
+        model = load_classifier(settings.checkpoint, device=device, amp=settings.amp)
+        failures = predict_all(model, settings, topology)
     return 1 if failures else 0
 
 
-def predict_all(model: SkinClassifier, settings: Settings) -> int:
+def predict_all(model: SkinClassifier, settings: Settings, topology: Topology) -> int:
     """Predict all that is named and put it out; the number of things that could not be read.
+
+    Under torchrun the processes share the images, and rank 0 reads the names and puts all answers out.
 
     Raises:
         UserError: there is no image in what was named, or an output cannot be written.
@@ -96,27 +106,55 @@ def predict_all(model: SkinClassifier, settings: Settings) -> int:
     def report(name: str, reason: str) -> None:
         nonlocal failures
         failures += 1
-        print(f"cannot read {printable(name)}: {reason}", file=sys.stderr, flush=True)
+        if topology.is_main:
+            print(f"cannot read {printable(name)}: {reason}", file=sys.stderr, flush=True)
 
     start, done = time.perf_counter(), 0
     paths = image_paths(settings.images, report, settings.null)
     with ExitStack() as stack:
-        shows, advance = _outputs(model, settings, stack)
-        for answer in model.stream(paths, views=settings.tta, explain=settings.explain is not None):
+        shows, advance = _outputs(model, settings, stack) if topology.is_main else ([], lambda images: None)
+        for answer, overlay in _answers(model, paths, settings, topology):
             if answer.error:
                 report(answer.source, answer.error.reason)
-            overlay = _save_overlay(answer, settings.explain) if settings.explain else None
             for show in shows:
                 show(answer, overlay)
             done += 1
             advance(1)
+    failures = topology.from_main(failures)  # it alone has seen which folders cannot be listed
     if not done and not failures:
         raise UserError(f"no images in {', '.join(settings.images)}")
-    if done > 1 and _is_terminal(sys.stderr):
+    if done > 1 and topology.is_main and _is_terminal(sys.stderr):
         seconds = time.perf_counter() - start
         unread = f", {failures:,} of them could not be read" if failures else ""
         print(f"{done:,} images in {seconds:.1f} s ({done / seconds:.0f} a second){unread}", file=sys.stderr)
     return failures
+
+
+def _answers(
+    model: SkinClassifier, paths: Iterator[str], settings: Settings, topology: Topology
+) -> Iterator[tuple[Answer[str], str | None]]:
+    """Each image's answer and where its overlay is, in the order of rank 0's `paths`, in every process.
+
+    Where processes share the images, each writes the overlays of its own.
+    """
+
+    def own(paths: Iterable[str]) -> Iterator[tuple[Answer[str], str | None]]:
+        for answer in model.stream(paths, views=settings.tta, explain=settings.explain is not None):
+            yield answer, _save_overlay(answer, settings.explain) if settings.explain else None
+
+    if not topology.distributed:
+        yield from own(paths)
+        return
+    while shares := topology.from_main(_shares(paths, topology.world) if topology.is_main else None):
+        answers = [(answer._replace(explanation=None), overlay) for answer, overlay in own(shares[topology.rank])]
+        yield from itertools.chain.from_iterable(topology.gather(answers))
+
+
+def _shares(paths: Iterator[str], count: int) -> list[list[str]]:
+    """The next paths, cut into `count` lists in their order; none where there are no more paths."""
+    block = list(itertools.islice(paths, count * SHARE))
+    size = -(-len(block) // count)
+    return [block[size * n : size * (n + 1)] for n in range(count)] if block else []
 
 
 def _outputs(

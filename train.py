@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from skin import calibration, checkpoint, cli, losses, memory, metrics, parallel, runs
+from skin import batch_norm, calibration, checkpoint, cli, losses, memory, metrics, parallel, runs
 from skin.console import Log
 from skin.curves import draw_curves
 from skin.dataset import Batch, PlainBatches, make_loader, timed_ahead
@@ -34,7 +34,7 @@ from skin.model_card import write_model_card
 from skin.parts import check_data
 from skin.saver import kept
 from skin.session import Run, finished, open_run
-from skin.settings import read_settings
+from skin.settings import common_settings
 from skin.trainer import Trainer
 
 import numpy as np
@@ -159,7 +159,7 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     loss_sum, weight, correct, images = topology.sum(progress.totals())
     train_seconds, wait_seconds = progress.seconds, progress.wait_seconds
     start = time.perf_counter()
-    topology.share_buffers(trainer.classifier)
+    batch_norm.average(trainer.classifier.network, topology)
     model = trainer.model if topology.kind == "DataParallel" else trainer.classifier
     run.saver.wait()  # the loader's processes are forked here for the first time, with no other thread at work
     logits = collect(model, val_loader, topology, stopping=interrupts.stopping).logits
@@ -226,7 +226,8 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
     run.saver.wait()
     topology.barrier()
     classifier = copy.deepcopy(trainer.classifier)  # what --resume needs stays as it is
-    classifier.network.load_state_dict(checkpoint.load_best(folder / "best.pt").network.state_dict())
+    best = checkpoint.load_best(folder / "best.pt").network.state_dict() if topology.is_main else None
+    classifier.network.load_state_dict(topology.from_main(best))  # the folder may be on rank 0's machine alone
     logits, features = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
     if not topology.is_main:
         return
@@ -235,21 +236,21 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
     best_row = progress.history[progress.best_epoch - 1]
     write_model_card(folder / "model_card.md", run.config, run.parts.classes, best_row)
     draw_curves(progress.history, progress.best_epoch, run.trainer.settings.monitor, folder / "curves.png")
-    best = shlex.quote(str(folder / "best.pt"))
+    path = shlex.quote(str(folder / "best.pt"))
     run.log.say(
         f"\nbest validation {trainer.settings.monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
         f"everything is in {folder}: best.pt, metrics.csv, curves.png, model_card.md\n"
-        f"next:  python evaluate.py --checkpoint {best}\n"
-        f"       python predict.py --checkpoint {best} IMAGE"
+        f"next:  python evaluate.py --checkpoint {path}\n"
+        f"       python predict.py --checkpoint {path} IMAGE"
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    settings = read_settings(__doc__, argv)
-    if settings.check:
-        return check_data(settings, Log())
-    with explained(), Interrupts() as interrupts, parallel.setup(settings.gpus) as topology:
-        settings = topology.from_main(settings)
+    with explained(), Interrupts() as interrupts, parallel.processes() as processes:
+        settings = common_settings(__doc__, argv, processes)
+        if settings.check:
+            return check_data(settings, Log()) if processes.is_main else 0
+        topology = parallel.on_devices(processes, settings.gpus)
         if finished(settings, topology):
             Log(quiet=not topology.is_main).say(f"{settings.resume} is done: there is nothing to go on with")
             return 0

@@ -27,6 +27,7 @@ from typing import Any, NoReturn, TypeVar
 
 from skin.errors import UserError, printable
 from skin.faults import explain
+from skin.launchers import refuse_bare_launcher
 from skin.processes import STOP_SIGNALS, StopWatch, end_children, leave
 
 SettingsT = TypeVar("SettingsT")
@@ -140,6 +141,7 @@ def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:
     with StopWatch():
         try:
             try:
+                refuse_bare_launcher(os.environ, Path(sys.argv[0]).name)
                 code = main() or 0
                 if sys.stdout is not None:
                     sys.stdout.flush()

@@ -117,6 +117,11 @@ def unpack_in(folder: Path | None) -> None:
         os.environ.pop(_FOLDER, None)
 
 
+def archive_of(path: str) -> str:
+    """The file that holds an image: the archive of one that is in an archive, else `path` itself."""
+    return path[: path.index(_MARK) + len(".npz")] if _MARK in path else path
+
+
 def read_npz_image(path: str | os.PathLike[str]) -> np.ndarray:
     """The image that `path` (`<archive>.npz::<array>/<row>`) names: uint8 [H, W, 3], RGB; grey is repeated.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from skin import attempts, checkpoint, cli, contents, demo, runs
+from skin import attempts, checkpoint, cli, contents, demo, nodes, runs
 from skin.console import Log
 from skin.errors import UserError
 from skin.index import count
@@ -39,8 +40,9 @@ class Run:
     def save(self, best: bool = False) -> None:
         """Give the saver what `--resume` needs, and what inference needs if this is the best epoch."""
         progress = self.progress.state(self.trainer.topology)  # gathered from all processes
+        state = self.trainer.state()  # so is this
         if self.trainer.topology.is_main:
-            last = {**self.trainer.state(), "progress": progress, "classes": list(self.parts.classes)}
+            last = {**state, "progress": progress, "classes": list(self.parts.classes)}
             best_state = self.best_state(self.trainer.classifier.network, {}) if best else None
             self.saver.save(last, best_state, self.progress.history)
 
@@ -128,11 +130,13 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
 
     Nothing but the set of --demo is written before the data and the weights are known to be good. The folder is
     held against other processes that would train in it until the run is left, when all is written.
-    Data are read by rank 0 alone, so that no process can see another split than the others.
+    The folder and the table of the data are read by rank 0 alone, so that no process can see another split than the
+    others; the other machines need the images and nothing else.
     """
     resuming = settings.resume is not None
     log = Log(quiet=not topology.is_main)  # the terminal's alone until there is a folder
-    folder: Path = settings.resume or runs.new_folder(settings.out, settings.model)
+    new = None if resuming or not topology.is_main else runs.new_folder(settings.out, settings.model)
+    folder: Path = topology.from_main(settings.resume or new)
     with ExitStack() as held:
         saver = Saver(folder, log.say)
         if topology.is_main and resuming:
@@ -146,8 +150,11 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
             settings = replace(settings, data=(folder / "demo").resolve())
         manifest = folder / "split.csv" if resuming else None
         parts: Parts = topology.from_main(read_parts(settings, manifest, log) if topology.is_main else None)
-        config = runs.read_config(folder) if resuming else cli.plain(settings)
-        state, source = newest(folder) if resuming else (None, "")
+        parts = nodes.on_this_machine(parts, settings, topology)
+        found: Any = (cli.plain(settings), None, "")
+        if topology.is_main and resuming:
+            found = runs.read_config(folder), *newest(folder)
+        config, state, source = topology.from_main(found)
         origin = config["resolved"]["weights"] if state else None
         if resuming and cannot_compile(topology):  # an option that was said when the run began cannot be unsaid
             settings = replace(settings, compile=False)
@@ -166,7 +173,8 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
         folder, config = topology.from_main((folder, config))
         log.file = folder / "train.log"
         run = Run(folder, config, parts, trainer, Progress(MONITORS[settings.monitor]), log, saver)
-        log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\nrun     {folder}\n")
+        where = f"run     {folder}" + (f" on {platform.node()}" if topology.nodes > 1 else "")
+        log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\n{where}\n")
         if state:
             run.restore(state, source)
         elif resuming:

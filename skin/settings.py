@@ -19,6 +19,7 @@ from skin.attempts import restarted_by_torchrun
 from skin.cli import option
 from skin.errors import UserError
 from skin.model import MODELS
+from skin.parallel import Topology
 from skin.recipes import RECIPES
 
 # Validation figures that can pick the best model, and whether more is better.
@@ -101,6 +102,41 @@ MENDS = {"data", "labels", "batch_size", "lr", "skip_bad_images", "allow_missing
 AUTO = Path("auto")
 # What a run that was killed as it began may leave in its folder.
 _BEGUN = {"demo", "split.csv", "contents.csv", "environment.json", "check.json", "check.png"}
+
+# What each machine may have of its own when several train a run: where the data lie, and how they are read.
+OWN = {"data", "labels", "workers", "cache", "cache_limit"}
+
+
+def common_settings(description: str | None, argv: Sequence[str] | None, topology: Topology) -> Settings:
+    """The settings that rank 0 has read, in every process, with what is each machine's `OWN` where it says so.
+
+    The run's folder, and so its config.json, need not be on the other machines.
+
+    Raises:
+        UserError: in all processes: as `read_settings`, or processes were started with other options.
+    """
+
+    def read() -> tuple[Settings, Settings | None]:
+        given = cli.parse(Settings, description, argv)
+        return given, read_settings(description, argv) if topology.is_main else None
+
+    found = topology.together(read)
+    given, common = [given for given, _ in found], found[0][1]
+    assert common is not None
+    for name in (field.name for field in cli.options(Settings) if field.name not in OWN | {"out"}):
+        values = ["left out" if (value := getattr(one, name)) is None else value for one in given]
+        if name == "resume":  # where it is, rank 0 alone needs to know
+            values = [value if value == "left out" else "given" for value in values]
+        for rank, value in enumerate(values):
+            if value != values[0]:
+                raise UserError(f"--{name.replace('_', '-')} is {value} in process {rank} and {values[0]} in process "
+                                "0: start all machines with the same options")  # fmt: skip
+    if topology.is_main:
+        return common
+    own = {name: value for name in OWN if (value := getattr(given[topology.rank], name)) != getattr(Settings, name)}
+    if "data" in own:
+        own["data"] = own["data"].resolve()
+    return dataclasses.replace(common, **own)
 
 
 def read_settings(description: str | None, argv: Sequence[str] | None = None) -> Settings:

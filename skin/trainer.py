@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skin import losses, precision
+from skin import batch_norm, losses, precision
 from skin.checkpoint import check_tensors
 from skin.cpu_step import accelerate
 from skin.dataset import Batch, EpochBatches, SkinDiseaseDataset, default_workers, make_loader
@@ -61,9 +61,14 @@ class Trainer:
         torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
 
     def state(self) -> dict[str, Any]:
-        """What resuming needs of it. Take it between steps: the scaler's state counts after `update()`."""
+        """What resuming needs of it. Take it between steps: the scaler's state counts after `update()`.
+
+        All processes must call it together: each one's BatchNorm has statistics of its own within an epoch.
+        """
+        statistics = torch.stack(self.topology.gather(batch_norm.read(self.classifier.network)))
         return {
             "model": self.classifier.network.state_dict(),
+            "statistics": statistics,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "machine": self._machine(),
@@ -72,6 +77,8 @@ class Trainer:
 
     def load_state(self, state: dict[str, Any], path: Path) -> None:
         """The inverse of `state`, for a file's contents. A scaler that was off then, or is off now, starts anew.
+
+        BatchNorm's statistics are each process's own again; where there were fewer or more processes, their mean.
 
         Raises:
             UserError: they do not fit this model; nothing is changed then.
@@ -83,10 +90,22 @@ class Trainer:
             raise UserError(f"{path}: damaged checkpoint: 'scaler' is not the state of a GradScaler")
         if not all(type(v) in (int, float) and 0 <= v < math.inf for v in scaler.values()):
             raise UserError(f"{path}: damaged checkpoint: 'scaler' holds what is no number")
+        statistics = self._statistics(state.get("statistics"), path)
         network.load_state_dict(state["model"])
+        if statistics is not None:  # files of before they were kept have rank 0's alone
+            batch_norm.write(network, statistics)
         self.optimizer.load_state_dict(optimizer)
         if scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(scaler)
+
+    def _statistics(self, found: Any, path: Path) -> Tensor | None:
+        """This process's BatchNorm statistics from those of all, a row a process; None where none were kept."""
+        if found is None:
+            return None
+        rows = len(found) if isinstance(found, Tensor) and found.dim() == 2 else 0
+        like = batch_norm.read(self.classifier.network).expand(max(rows, 1), -1)
+        check_tensors({"statistics": found}, {"statistics": like}, path)
+        return found[self.topology.rank] if rows == self.topology.world else found.double().mean(0).float()
 
     def _adam_state(self, found: Any, path: Path) -> dict[str, Any]:
         """Adam's moments from a file and the rate of its last step, with the settings of this run."""
@@ -221,12 +240,16 @@ def build_trainer(
     recipe, preprocess = RECIPES[settings.recipe], preprocess_for(settings.model, settings.image_size)
     torch.manual_seed(settings.seed)  # of the new head, and of everything with --weights none
     network = build(settings.model, len(parts.classes))
-    if origin is None:
-        with topology.first_here():
-            origin = load_weights(network, settings.model, settings.weights)
+    if origin is None:  # rank 0's weights become everyone's when the model is made parallel
+        own = load_weights(network, settings.model, settings.weights) if topology.is_main else ""
+        origin = topology.from_main(own)
     on_gpu = topology.device.type == "cuda"
     accelerate(network, topology.device)
     mode = precision.choose(settings.amp, topology.device)
+    modes = topology.gather(str(mode))
+    if len(set(modes)) > 1:
+        other = next(name for name in modes if name != modes[0])
+        raise UserError(f"--amp {settings.amp} is {modes[0]} on one machine and {other} on another; try --amp off")
     classifier = Classifier(network, preprocess, mode).to(topology.device)
     # The batches have one size, so cuDNN may search its fastest kernels once. It keeps what it finds for each thread,
     # and DataParallel's forward has new threads at every step.
