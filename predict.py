@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from skin import cli
 from skin.cli import option
 from skin.errors import FORMULA_STARTS, UserError, printable, safe_cell
+from skin.run_folders import newest_model
 from skin.sources import STDIN, image_paths
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ class Settings:
     )  # fmt: skip
     null: bool = option(False, "names on stdin end with NUL, as from find -print0", group="what to predict")
 
-    checkpoint: Path = option(Path("runs/latest/best.pt"), "the trained model", group="model", metavar="FILE")
+    checkpoint: Path | None = option(
+        None, "the trained model (default: the newest run's)", group="model", metavar="FILE"
+    )
     tta: int = option(1, "average over N of the 8 turned and mirrored views", group="model", metavar="N")
     amp: str = option(
         "auto", "precision: auto, fp16, bf16 or off", group="model",
@@ -72,14 +75,19 @@ def main() -> int:
         raise UserError("nothing to predict: name an image or a folder, or - for a list on stdin; see --help")
 
     from skin.classifier import load_classifier  # only now: a mistyped option need not wait for torch
+    from skin.driver import unusable_gpus
 
+    checkpoint = settings.checkpoint or newest_model()
     if settings.export:
         from skin.export import export
 
-        print(export(settings.checkpoint, settings.export))
+        print(export(checkpoint, settings.export))
         if not settings.images:
             return 0
-    model = load_classifier(settings.checkpoint, amp=settings.amp)
+    if warning := unusable_gpus():
+        print(f"WARNING: {warning}", file=sys.stderr)
+    model = load_classifier(checkpoint, device="cpu" if warning else None, amp=settings.amp)
+    print(f"model {model.description}", file=sys.stderr, flush=True)
     failures = predict_all(model, settings)
     return 1 if failures else 0
 

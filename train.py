@@ -31,6 +31,7 @@ from skin.inference import collect
 from skin.interrupts import Interrupts, Stopped
 from skin.model_card import write_model_card
 from skin.parts import check_data
+from skin.saver import what_is_kept
 from skin.session import Run, open_run
 from skin.settings import read_settings
 from skin.trainer import Trainer
@@ -41,8 +42,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 
-def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
-    """The rate of optimizer step `step` of `steps`: linear up over `warmup` steps, then half a cosine down."""
+def learning_rate(step: int, steps: int, warmup: int, peak: float, frozen: int = 0) -> float:
+    """Return the rate of optimizer step `step` of `steps`: linear up over `warmup` steps, then half a cosine down.
+
+    Before that, `frozen` of the steps train the head alone, at the peak rate: a new head has nothing that large steps
+    could break. The warm-up is for the body, which has.
+    """
+    if step < frozen:
+        return peak
+    step, steps = step - frozen, steps - frozen
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -91,7 +99,9 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
     weights = trainer.class_weights.cpu()[trainer.dataset.labels]
     batch_weights = [float(weights[rows].sum()) for rows in batches.plan(epoch)]
     steps = settings.epochs * len(batches)
-    warmup = int(min(settings.warmup_epochs * len(batches), 0.3 * steps))
+    alone = settings.freeze_epochs if settings.freeze_epochs < settings.epochs else 0  # else the head is all there is
+    frozen = alone * len(batches)
+    warmup = int(min(settings.warmup_epochs * len(batches), 0.3 * (steps - frozen)))
     trainer.freeze(epoch < settings.freeze_epochs)
     trainer.classifier.train()
     for step, (batch, wait_seconds) in enumerate(timed_ahead(trainer.loader, device), start=first_step):
@@ -99,7 +109,7 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
             raise UserError(batch.error or "another process could not read an image; see its message")
         done = epoch * len(batches) + step
         for group in trainer.optimizer.param_groups:
-            group["lr"] = learning_rate(done, steps, warmup, settings.lr)
+            group["lr"] = learning_rate(done, steps, warmup, settings.lr, frozen)
         trainer.seed_dropout(done)
         record = train_step(trainer, batch.images, batch.labels, batch_weights[step])
         yield StepDone(step + 1, record, batch.indices, wait_seconds)
@@ -145,8 +155,8 @@ def refuse_bad_loss(run: Run) -> None:
     step = min(step for step in trainer.topology.gather(own) if step is not None)
     names = [trainer.dataset.path(row).name for row in trainer.batches.plan(progress.epoch)[step][:8]]
     raise UserError(
-        f"the loss is not finite in epoch {progress.epoch + 1}, step {step + 1} (images {', '.join(names)}, …); the "
-        "last good checkpoint is kept; try a smaller --lr, or --amp off"
+        f"the loss is not finite in epoch {progress.epoch + 1}, step {step + 1} (images {', '.join(names)}, …); "
+        f"{what_is_kept(run.folder)}; try a smaller --lr, or --amp off"
     )
 
 
@@ -163,7 +173,7 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     logits = collect(model, val_loader, topology, stopping=interrupts.stopping).logits
     if not np.isfinite(logits).all():  # the last step of the epoch broke the weights: no loss has shown it yet
         raise UserError(
-            f"the model's outputs are not finite after epoch {progress.epoch + 1}; the last good checkpoint is kept; "
+            f"the model's outputs are not finite after epoch {progress.epoch + 1}; {what_is_kept(run.folder)}; "
             "try a smaller --lr, or --amp off"
         )
     labels, probabilities = run.parts.labels("val"), calibration.softmax(logits)
@@ -188,6 +198,9 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     run.save(best)
     skipped = progress.taken - trainer.optimizer_steps()
     run.log.say(runs.epoch_line(row, settings.epochs, usage, skipped, best))
+    if math.isnan(progress.best_value):
+        run.log.say_once(f"warning: the validation {settings.monitor} is not defined; while it is not, the newest "
+                         "epoch counts as the best")  # fmt: skip
     if trainer.dataset.cache is not None and trainer.dataset.cache.note is not None:
         run.log.say_once(trainer.dataset.cache.note)
 
@@ -249,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     saved = "what was saved is kept, and --resume goes on from it, with batches as they were"
     with (
         explained(go_on=saved), Interrupts() as interrupts, parallel.setup(settings.gpus) as topology,
-        open_run(settings, topology) as run, explained(run.trainer.batches.batch_size // topology.replicas, saved),
+        open_run(settings, topology) as run, explained(run.trainer.batches.most_images // topology.replicas, saved),
     ):  # fmt: skip
         return fit(run, interrupts)
 

@@ -50,12 +50,14 @@ from typing import Any, NamedTuple
 
 from skin import cli
 from skin.errors import UserError, printable
+from skin.home import home
 from skin.images import PIXELS_VERSION, ImageError, Preprocess, read_image
 
 import cv2
 import numpy as np
 import PIL
 
+NO_HOME = "no home folder is known (HOME is not set): decoded images are not kept; --cache DIR keeps them there"
 LOCK_SECONDS = 2.0  # an addition takes a millisecond; whoever holds the lock for longer is stopped or stuck
 
 _MAGIC = b"skinpix2"  # raise it with any change of the file's layout
@@ -134,6 +136,10 @@ class PixelCache:
             limit_bytes: for all caches of `folder` together; None is as much as the disk has to spare.
         """
         folder = folder or default_folder()
+        if folder is None:
+            cache = cls(paths, preprocess, None)
+            cache._said = NO_HOME
+            return cache
         store = _Store(folder, *_identity(paths, preprocess))
         cache = cls(paths, preprocess, store)
         try:
@@ -535,10 +541,12 @@ class CacheEntry:
     description: dict[str, Any]
 
 
-def default_folder() -> Path:
-    """`$XDG_CACHE_HOME/skin`, or `~/.cache/skin`."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base.startswith("/") else Path("~/.cache").expanduser()) / "skin"
+def default_folder() -> Path | None:
+    """Return `$XDG_CACHE_HOME/skin`, or `~/.cache/skin`; None where no home folder is known."""
+    base, known = os.environ.get("XDG_CACHE_HOME", ""), home()
+    if base.startswith("/"):
+        return Path(base) / "skin"
+    return known / ".cache" / "skin" if known else None
 
 
 def list_caches(folder: Path) -> list[CacheEntry]:
@@ -564,6 +572,8 @@ class Settings:
 def main() -> int:
     settings = cli.parse(Settings, "Show or clear the pixel caches.")
     folder = settings.folder or default_folder()
+    if folder is None:
+        raise UserError("no home folder is known (HOME is not set), so there is no cache; or name one by --folder")
     entries = list_caches(folder)
     for entry in entries:
         what = entry.description

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from skin.driver import cuda_available, unusable_gpus
 from skin.errors import UserError
 
 import numpy as np
@@ -132,8 +133,8 @@ class Topology:
 
 
 def usable_gpus() -> int:
-    """How many GPUs there are to use; 0, with a warning of torch's own, where their driver is none for this torch."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    """Return how many GPUs there are to use; 0 where their driver is none for this torch (see skin.driver)."""
+    return torch.cuda.device_count() if cuda_available() else 0
 
 
 @contextlib.contextmanager
@@ -153,7 +154,10 @@ def setup(gpus: int | None) -> Iterator[Topology]:
     if world == 1:
         wanted = present if gpus is None else gpus
         if wanted < 0 or wanted > present:
-            raise UserError(f"--gpus {wanted}: this machine has {present} visible GPUs; 0 is the CPU")
+            why = unusable_gpus()
+            raise UserError(
+                f"--gpus {wanted}: this machine has {present} visible GPUs; 0 is the CPU{f' ({why})' if why else ''}"
+            )
         wanted = min(wanted, 1) if by_torchrun else wanted
         yield Topology(torch.device("cuda", 0) if wanted else torch.device("cpu"), wanted)
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from skin import runs, split
 from skin.audit import check
-from skin.cache import PixelCache, default_folder
+from skin.cache import NO_HOME, PixelCache, default_folder
 from skin.class_names import readable_name
 from skin.console import Log
 from skin.dataset import SkinDiseaseDataset
@@ -53,12 +53,17 @@ class Parts:
         return pd.Categorical(self.of(part)["label"], categories=list(self.classes)).codes.astype(np.int64)
 
     def dataset(
-        self, part: str, preprocess: Preprocess, seed: int = 0, cache: PixelCache | None = None
+        self,
+        part: str,
+        preprocess: Preprocess,
+        seed: int = 0,
+        cache: PixelCache | None = None,
+        size_of: Callable[[int], int] | None = None,
     ) -> SkinDiseaseDataset:
-        """The images and labels of a part; `cache` is one that `open_cache` gave."""
+        """The images and labels of a part; `cache` is one that `open_cache` gave, `size_of` as the data set's."""
         where = np.flatnonzero(self.rows["split"] == part)
         paths = self.rows["path"].iloc[where].tolist()
-        return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where)
+        return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where, size_of)
 
     def open_cache(self, preprocess: Preprocess, settings: Settings) -> PixelCache | None:
         """The pixel cache of all rows, or None: with `--cache off`, and for arrays, which need no decoding."""
@@ -66,7 +71,7 @@ class Parts:
         if folder is None or any(map(is_npz_image, self.rows["path"].head(1))):
             return None
         paths = np.array([os.fsencode(path) for path in self.rows["path"]])
-        limit = None if settings.cache_limit is None else int(settings.cache_limit * 2**30)
+        limit = None if settings.cache_limit is None else int(min(settings.cache_limit * 2**30, 2.0**62))
         return PixelCache.open(paths, preprocess, folder, limit)
 
     def counts(self) -> pd.DataFrame:
@@ -107,6 +112,8 @@ def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None
     """
     assert settings.data is not None
     log = log or Log(quiet=True)
+    if settings.cache == "auto" and default_folder() is None:
+        log.say(f"note: {NO_HOME}")
     index = read_index(settings.data, labels=settings.labels, allow_missing=settings.allow_missing)
     if manifest is not None:
         rows = _as_before(index, manifest)

@@ -105,8 +105,10 @@ class Saver:
     def _write(self, last: dict[str, Any], best: dict[str, Any] | None, rows: list[dict[str, Any]]) -> None:
         self.unsaved = True
         try:
-            _refuse_broken(last["model"])
+            _refuse_broken(last["model"], self.folder)
             if best is not None:
+                if not (self.folder / BEST).exists():  # before it is there: a kill in between loses nothing
+                    runs.point_latest(self.folder)
                 checkpoint.save(best, self.folder / BEST)
             checkpoint.save(last, self.folder / LAST, previous=self.folder / PREVIOUS)
             self.unsaved = False
@@ -173,6 +175,12 @@ def newest(folder: Path) -> tuple[dict[str, Any] | None, str]:
     return None, "nothing was saved yet: from the beginning"
 
 
+def what_is_kept(folder: Path) -> str:
+    """Return a phrase on what a run that must stop here leaves to go on from."""
+    saved = any((folder / name).exists() for name in (LAST, PREVIOUS))
+    return "the last good checkpoint is kept" if saved else "nothing was saved yet"
+
+
 def _copy(value: Any) -> Any:
     """The nested dicts and lists of `value`, with each tensor copied to the CPU.
 
@@ -190,9 +198,9 @@ def _copy(value: Any) -> Any:
     raise TypeError(f"a checkpoint holds plain values only, not {value!r}")
 
 
-def _refuse_broken(model: dict[str, Tensor]) -> None:
+def _refuse_broken(model: dict[str, Tensor], folder: Path) -> None:
     """A gradient that overflowed breaks the weights a step before any loss shows it."""
     if not all(torch.isfinite(tensor).all() for tensor in model.values()):
         raise UserError(
-            "the weights are no longer finite; the last good checkpoint is kept; try a smaller --lr, or --amp off"
+            f"the weights are no longer finite; {what_is_kept(folder)}; try a smaller --lr, or --amp off"
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from skin import checkpoint, cli, demo, runs
 from skin.console import Log
+from skin.driver import unusable_gpus
 from skin.errors import UserError
 from skin.parallel import Topology
 from skin.parts import Parts, read_parts
@@ -117,9 +118,10 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
             write_manifest(parts.rows, folder / "split.csv")
             runs.write_json(folder / "environment.json", runs.environment())
             runs.write_json(folder / "config.json", config)
-            runs.point_latest(folder)
         folder, config = topology.from_main((folder, config))
         log.file = folder / "train.log"
+        if settings.gpus is None and (warning := unusable_gpus()):
+            log.warn(f"WARNING: {warning}")
         run = Run(folder, config, parts, trainer, Progress(MONITORS[settings.monitor]), log, saver)
         log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\nrun     {folder}\n")
         if state:

@@ -7,9 +7,11 @@ of a run's split, itself a labels table.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from skin.checkpoint import write_atomically
 from skin.errors import UserError, printable
 from skin.layouts import Index
 
@@ -38,7 +40,7 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
         numbers = [float(part) for part in text.split("/")]
     except ValueError:
         numbers = []
-    if len(numbers) != 3 or not np.isfinite(numbers).all() or min(numbers) < 0 or numbers[0] == 0:
+    if len(numbers) != 3 or not math.isfinite(sum(numbers)) or min(numbers) < 0 or numbers[0] == 0:
         raise UserError(f"--split {text} is not three numbers train/val/test such as 70/20/10")
     total = sum(numbers)
     return numbers[0] / total, numbers[1] / total, numbers[2] / total
@@ -216,8 +218,9 @@ def leaks(rows: pd.DataFrame) -> list[Leak]:
 
 
 def write_manifest(rows: pd.DataFrame, path: Path) -> None:
-    """Write `image,label,group,split` of `rows` as CSV: the record of a run's split."""
-    rows[MANIFEST_COLUMNS].to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
+    """Write `image,label,group,split` of `rows` as CSV: the record of a run's split. Raises `WriteError`."""
+    text = rows[MANIFEST_COLUMNS].to_csv(index=False, lineterminator="\n")
+    write_atomically(text.encode(), path)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
