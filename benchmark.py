@@ -38,6 +38,7 @@ from skin.model import preprocess_for
 from skin.parallel import Topology
 from skin.parts import Parts, read_parts
 from skin.plain import PlainRecipe
+from skin.processes import patience
 from skin.settings import Settings
 from skin.trainer import build_trainer
 
@@ -288,7 +289,8 @@ def start() -> NoReturn:
     """As a script: the benchmark, or one of its cells, whose faults are tracebacks for the benchmark to read."""
     if sys.argv[1:2] == ["--cell"]:
         cli.run(lambda: run_cell(Path(sys.argv[2])), explaining=False)
-    cli.run(main)
+    with patience():  # after Ctrl-C, until the cell under way has ended
+        cli.run(main)
 
 
 if __name__ == "__main__":

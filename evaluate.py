@@ -29,6 +29,7 @@ from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, ahead, checked
 from skin.driver import unusable_gpus
 from skin.errors import UserError
 from skin.faults import explained
+from skin.files import safe_name
 from skin.fused import for_inference
 from skin.hardware import check_workers
 from skin.model import Classifier
@@ -181,7 +182,7 @@ def evaluate(settings: Settings, topology: Topology) -> None:
     mode = precision.choose(settings.amp, topology.device)
     dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess)
     batch_size = settings.batch_size or fitting_batch_size(checkpoint.preprocess.image_size, topology)
-    loader = make_test_loader(dataset, batch_size, settings.workers, topology)
+    loader = make_test_loader(dataset, batch_size, settings.workers, topology, log.say)
     log.say(
         f"evaluate {checkpoint.model_name} ({checkpoint.path}) on {len(dataset):,} images of {test.root}"
         f"{'' if test.split == 'all' else f', {test.split} part'}; {topology.describe()}, {mode}"
@@ -213,7 +214,7 @@ def default_folder(views: int, checkpoint: Checkpoint, test: TestSet) -> Path:
 
     A set that merely has another's name does not take the place of its report.
     """
-    words = ["evaluation"] if test.own else ["evaluation", test.root.name]
+    words = ["evaluation"] if test.own else ["evaluation", safe_name(test.root.name)]
     words += [test.split] if test.split != ("test" if test.own else "all") else []
     words += [f"tta{views}"] if views > 1 else []
     folder = checkpoint.path.parent / "-".join(words)
@@ -231,12 +232,12 @@ def fitting_batch_size(image_size: int, topology: Topology) -> int:
 
 
 def make_test_loader(
-    dataset: SkinDiseaseDataset, batch_size: int, workers: int | None, topology: Topology
+    dataset: SkinDiseaseDataset, batch_size: int, workers: int | None, topology: Topology, say: Callable[[str], Any]
 ) -> DataLoader[Batch]:
     """This process's share of the set, every image once, in order."""
     on_gpu = topology.device.type == "cuda"
     batches = PlainBatches(len(dataset), batch_size, topology.rank, topology.world)
-    return make_loader(dataset, batches, default_workers(on_gpu) if workers is None else workers, pin_memory=on_gpu)
+    return make_loader(dataset, batches, default_workers(on_gpu) if workers is None else workers, on_gpu, say)
 
 
 def about(

@@ -3,6 +3,7 @@
     python predict.py lesion.jpg                     a table on the terminal
     python predict.py photos/ more/*.png --csv out.csv
     find . -name '*.jpg' | python predict.py - --json > answers.jsonl
+    torchrun --standalone --nproc-per-node 4 predict.py photos/ --csv out.csv    shared over processes
     python predict.py lesion.jpg --explain why/      and where the evidence lies (Grad-CAM)
     python predict.py --export model.onnx            the model for other runtimes
 
@@ -17,11 +18,12 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +32,17 @@ from typing import TYPE_CHECKING, Any, TextIO
 from skin import cli
 from skin.cli import option
 from skin.errors import FORMULA_STARTS, UserError, printable, safe_cell
+from skin.files import safe_name
 from skin.run_folders import newest_model
 from skin.sources import STDIN, image_paths
 
 if TYPE_CHECKING:
     from skin.classifier import Answer, SkinClassifier
+    from skin.parallel import Topology
 
 Show = Callable[["Answer[str]", str | None], None]
+
+SHARE = 512  # images a process takes at a time, where several share them
 
 
 @dataclass(frozen=True)
@@ -74,26 +80,33 @@ def main() -> int:
     if not settings.images and not settings.export:
         raise UserError("nothing to predict: name an image or a folder, or - for a list on stdin; see --help")
 
-    from skin.classifier import load_classifier  # only now: a mistyped option need not wait for torch
+    from skin import parallel  # only now: a mistyped option need not wait for torch
+    from skin.classifier import load_classifier
     from skin.driver import unusable_gpus
 
     checkpoint = settings.checkpoint or newest_model()
-    if settings.export:
-        from skin.export import export
+    with parallel.setup(None) as topology:
+        if settings.export and topology.is_main:
+            from skin.export import export
 
-        print(export(checkpoint, settings.export))
+            print(export(checkpoint, settings.export))
         if not settings.images:
             return 0
-    if warning := unusable_gpus():
-        print(f"WARNING: {warning}", file=sys.stderr)
-    model = load_classifier(checkpoint, device="cpu" if warning else None, amp=settings.amp)
-    print(f"model {model.description}", file=sys.stderr, flush=True)
-    failures = predict_all(model, settings)
+        warning = unusable_gpus()
+        device = str(topology.device) if topology.distributed or warning else None
+        model = load_classifier(checkpoint, device=device, amp=settings.amp)
+        if topology.is_main:
+            if warning:
+                print(f"WARNING: {warning}", file=sys.stderr)
+            print(f"model {model.description}", file=sys.stderr, flush=True)
+        failures = predict_all(model, settings, topology)
     return 1 if failures else 0
 
 
-def predict_all(model: SkinClassifier, settings: Settings) -> int:
+def predict_all(model: SkinClassifier, settings: Settings, topology: Topology) -> int:
     """Predict all that is named and put it out; the number of things that could not be read.
+
+    Under torchrun the processes share the images, and rank 0 reads the names and puts all answers out.
 
     Raises:
         UserError: there is no image in what was named, or an output cannot be written.
@@ -103,27 +116,55 @@ def predict_all(model: SkinClassifier, settings: Settings) -> int:
     def report(name: str, reason: str) -> None:
         nonlocal failures
         failures += 1
-        print(f"cannot read {printable(name)}: {reason}", file=sys.stderr, flush=True)
+        if topology.is_main:
+            print(f"cannot read {printable(name)}: {reason}", file=sys.stderr, flush=True)
 
     start, done = time.perf_counter(), 0
     paths = image_paths(settings.images, report, settings.null)
     with ExitStack() as stack:
-        shows, advance = _outputs(model, settings, stack)
-        for answer in model.stream(paths, views=settings.tta, explain=settings.explain is not None):
+        shows, advance = _outputs(model, settings, stack) if topology.is_main else ([], lambda images: None)
+        for answer, overlay in _answers(model, paths, settings, topology):
             if answer.error:
                 report(answer.source, answer.error.reason)
-            overlay = _save_overlay(answer, settings.explain) if settings.explain else None
             for show in shows:
                 show(answer, overlay)
             done += 1
             advance(1)
+    failures = topology.from_main(failures)  # it alone has seen which folders cannot be listed
     if not done and not failures:
         raise UserError(f"no images in {', '.join(settings.images)}")
-    if done > 1 and _is_terminal(sys.stderr):
+    if done > 1 and topology.is_main and _is_terminal(sys.stderr):
         seconds = time.perf_counter() - start
         unread = f", {failures:,} of them could not be read" if failures else ""
         print(f"{done:,} images in {seconds:.1f} s ({done / seconds:.0f} a second){unread}", file=sys.stderr)
     return failures
+
+
+def _answers(
+    model: SkinClassifier, paths: Iterator[str], settings: Settings, topology: Topology
+) -> Iterator[tuple[Answer[str], str | None]]:
+    """Each image's answer and where its overlay is, in the order of rank 0's `paths`, in every process.
+
+    Where processes share the images, each writes the overlays of its own.
+    """
+
+    def own(paths: Iterable[str]) -> Iterator[tuple[Answer[str], str | None]]:
+        for answer in model.stream(paths, views=settings.tta, explain=settings.explain is not None):
+            yield answer, _save_overlay(answer, settings.explain) if settings.explain else None
+
+    if not topology.distributed:
+        yield from own(paths)
+        return
+    while shares := topology.from_main(_shares(paths, topology.world) if topology.is_main else None):
+        answers = [(answer._replace(explanation=None), overlay) for answer, overlay in own(shares[topology.rank])]
+        yield from itertools.chain.from_iterable(topology.gather(answers))
+
+
+def _shares(paths: Iterator[str], count: int) -> list[list[str]]:
+    """The next paths, cut into `count` lists in their order; none where there are no more paths."""
+    block = list(itertools.islice(paths, count * SHARE))
+    size = -(-len(block) // count)
+    return [block[size * n : size * (n + 1)] for n in range(count)] if block else []
 
 
 def _outputs(
@@ -238,13 +279,21 @@ def _save_overlay(answer: Answer[str], folder: Path) -> str | None:
 def overlay_name(source: str) -> Path:
     """Where an image's overlay lies in the folder of overlays: a path of its own for each image.
 
-    A relative path keeps its folders; one that leads elsewhere gives its last part and a digest of the rest.
+    A relative path keeps its folders; one that leads elsewhere gives its last part and a digest of the rest, and
+    one that is no name on every system (`a:1.jpg`, `aux.png`) such a name and a digest of its own.
     """
     path = Path(os.path.normpath(source))
     if path.is_absolute() or ".." in path.parts:
-        digest = hashlib.sha256(os.fsencode(path.parent.resolve())).hexdigest()[:8]
-        path = Path(f"{path.name}.{digest}")
-    return path.with_name(path.name + ".cam.png")
+        path = Path(f"{path.name}.{_digest(path.parent.resolve())}")
+    name = path.name + ".cam.png"
+    safe = Path(*map(safe_name, path.parent.parts), safe_name(name))
+    if safe != path.with_name(name):  # others may have become the same
+        safe = safe.with_name(f"{safe.name.removesuffix('.cam.png')}.{_digest(path)}.cam.png")
+    return safe
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     python train.py --data HAM10000 --model efficientnet_b0 --epochs 5
     python train.py --demo             # no data yet? two minutes on two cores
     python train.py --resume           # go on with the newest run
+    python train.py --demo --out run --resume auto    # begin, or go on
     torchrun --standalone --nproc-per-node 4 train.py --data ./data    # DDP
 
 The data folder may be class folders, split folders, HAM10000 as downloaded, and
@@ -21,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from skin import calibration, checkpoint, cli, losses, memory, metrics, parallel, runs
+from skin import batch_norm, calibration, checkpoint, cli, losses, memory, metrics, parallel, runs
 from skin.console import Log
 from skin.curves import draw_curves
 from skin.dataset import Batch, PlainBatches, make_loader, timed_ahead
@@ -31,9 +32,9 @@ from skin.inference import collect
 from skin.interrupts import Interrupts, Stopped
 from skin.model_card import write_model_card
 from skin.parts import check_data
-from skin.saver import what_is_kept
-from skin.session import Run, open_run
-from skin.settings import read_settings
+from skin.saver import kept
+from skin.session import Run, finished, open_run
+from skin.settings import common_settings
 from skin.trainer import Trainer
 
 import numpy as np
@@ -156,7 +157,7 @@ def refuse_bad_loss(run: Run) -> None:
     names = [trainer.dataset.path(row).name for row in trainer.batches.plan(progress.epoch)[step][:8]]
     raise UserError(
         f"the loss is not finite in epoch {progress.epoch + 1}, step {step + 1} (images {', '.join(names)}, …); "
-        f"{what_is_kept(run.folder)}; try a smaller --lr, or --amp off"
+        f"{kept(run.folder)}; try a smaller --lr, or --amp off"
     )
 
 
@@ -167,13 +168,13 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     loss_sum, weight, correct, images = topology.sum(progress.totals())
     train_seconds, wait_seconds = progress.seconds, progress.wait_seconds
     start = time.perf_counter()
-    topology.share_buffers(trainer.classifier)
+    batch_norm.average(trainer.classifier.network, topology)
     model = trainer.model if topology.kind == "DataParallel" else trainer.classifier
     run.saver.wait()  # the loader's processes are forked here for the first time, with no other thread at work
     logits = collect(model, val_loader, topology, stopping=interrupts.stopping).logits
     if not np.isfinite(logits).all():  # the last step of the epoch broke the weights: no loss has shown it yet
         raise UserError(
-            f"the model's outputs are not finite after epoch {progress.epoch + 1}; {what_is_kept(run.folder)}; "
+            f"the model's outputs are not finite after epoch {progress.epoch + 1}; {kept(run.folder)}; "
             "try a smaller --lr, or --amp off"
         )
     labels, probabilities = run.parts.labels("val"), calibration.softmax(logits)
@@ -212,8 +213,8 @@ def fit(run: Run, interrupts: Interrupts) -> int:
     val_set = run.parts.dataset("val", trainer.classifier.preprocess, cache=trainer.dataset.cache)
     val_size = 2 * settings.batch_size * max(1, len(topology.cuda_devices))
     val_batches = PlainBatches(len(val_set), val_size, topology.rank, topology.world)
-    val_loader = make_loader(val_set, val_batches, trainer.loader.num_workers, trainer.loader.pin_memory)
-    interrupts.hold()
+    val_loader = make_loader(val_set, val_batches, trainer.workers, trainer.loader.pin_memory, run.log.say_once)
+    interrupts.hold(alone=not topology.distributed)
     try:
         while progress.epoch < settings.epochs and not progress.out_of_patience(settings.patience):
             memory.reset_peaks(topology.cuda_devices)
@@ -237,7 +238,8 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
     run.saver.wait()
     topology.barrier()
     classifier = copy.deepcopy(trainer.classifier)  # what --resume needs stays as it is
-    classifier.network.load_state_dict(checkpoint.load_best(folder / "best.pt").network.state_dict())
+    best = checkpoint.load_best(folder / "best.pt").network.state_dict() if topology.is_main else None
+    classifier.network.load_state_dict(topology.from_main(best))  # the folder may be on rank 0's machine alone
     logits, features = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
     if not topology.is_main:
         return
@@ -246,25 +248,29 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
     best_row = progress.history[progress.best_epoch - 1]
     write_model_card(folder / "model_card.md", run.config, run.parts.classes, best_row)
     draw_curves(progress.history, progress.best_epoch, run.trainer.settings.monitor, folder / "curves.png")
-    best = shlex.quote(str(folder / "best.pt"))
+    path = shlex.quote(str(folder / "best.pt"))
     run.log.say(
         f"\nbest validation {trainer.settings.monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
         f"everything is in {folder}: best.pt, metrics.csv, curves.png, model_card.md\n"
-        f"next:  python evaluate.py --checkpoint {best}\n"
-        f"       python predict.py --checkpoint {best} IMAGE"
+        f"next:  python evaluate.py --checkpoint {path}\n"
+        f"       python predict.py --checkpoint {path} IMAGE"
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    settings = read_settings(__doc__, argv)
-    if settings.check:
-        return check_data(settings, Log())
-    saved = "what was saved is kept, and --resume goes on from it, with batches as they were"
-    with (
-        explained(go_on=saved), Interrupts() as interrupts, parallel.setup(settings.gpus) as topology,
-        open_run(settings, topology) as run, explained(run.trainer.batches.most_images // topology.replicas, saved),
-    ):  # fmt: skip
-        return fit(run, interrupts)
+    with explained(), Interrupts() as interrupts, parallel.processes() as processes:
+        settings = common_settings(__doc__, argv, processes)
+        if settings.check:
+            return check_data(settings, Log()) if processes.is_main else 0
+        topology = parallel.on_devices(processes, settings.gpus)
+        if finished(settings, topology):
+            Log(quiet=not topology.is_main).say(f"{settings.resume} is done: there is nothing to go on with")
+            return 0
+        with (
+            open_run(settings, topology) as run,
+            explained(run.trainer.batches.most_images // topology.replicas, run.how_to_go_on),
+        ):
+            return fit(run, interrupts)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ def run(cell: Cell, script: Path) -> dict[str, Any]:
 def signals_held() -> Iterator[None]:
     """Let Ctrl-C, SIGTERM and SIGHUP wait until the end: in the midst of starting a process they would lose it."""
     caught: list[int] = []
-    held = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows lacks the last
+    held = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = [signal.signal(number, lambda n, frame: caught.append(n)) for number in held]
     try:
         yield
@@ -139,18 +140,21 @@ def _end(process: subprocess.Popen[bytes], by_torchrun: bool) -> None:
     """End a cell's processes, loader workers and all: a process group of their own, which may outlive its first.
 
     Not so torchrun's: each has a group of its own, which torchrun alone knows, so it must live to end them.
+    Windows has no such groups: a loader's process sees there that its parent is gone, and ends.
     """
-    for number, patience in (
-        (signal.SIGTERM, SECONDS_FOR_TORCHRUN if by_torchrun else SECONDS_TO_END), (signal.SIGKILL, None),
-    ):  # fmt: skip
+    for force, patience in ((False, SECONDS_FOR_TORCHRUN if by_torchrun else SECONDS_TO_END), (True, None)):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL if force else signal.SIGTERM)
+            else:
+                process.kill() if force else process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience)
             if by_torchrun:
                 return
 
 
+_SIGKILL = 9  # `signal` of Windows does not have it
 _RANK = re.compile(r"^\[rank\d+\]: ?", re.MULTILINE)  # stands before each line of a process under torchrun
 _ERROR = re.compile(r"^(?:error: .+|[\w.]+(?:Error|Exception)(?:: .+)?)$", re.MULTILINE)
 _KILLED = re.compile(r"Root Cause.*Signal 9 \(SIGKILL\)", re.DOTALL)  # torchrun, of the process that ended first
@@ -162,7 +166,7 @@ def explain(code: int, stderr: str) -> dict[str, Any]:
     Under torchrun several processes have last words, and torchrun has more of its own. An error that only tells of
     another process's end is not the reason.
     """
-    if code == -signal.SIGKILL or _KILLED.search(stderr):
+    if code == -_SIGKILL or _KILLED.search(stderr):
         return {"status": "oom", "reason": "killed by the system, most likely for lack of memory"}
     errors = _ERROR.findall(_RANK.sub("", stderr))
     words = [line.strip() for line in stderr.splitlines() if any(map(str.isalnum, line))]  # not torchrun's rules

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from skin import model as models
 from skin.errors import UserError, printable
+from skin.files import is_full
 from skin.images import Preprocess
 from skin.tensorfile import load
 
@@ -40,7 +41,11 @@ class WriteError(UserError):
 
     def __init__(self, path: Path, error: OSError) -> None:
         self.path = path
-        super().__init__(f"cannot write {path}: {error.strerror or error}; the file that was there is kept")
+        reason = error.strerror or str(error)
+        if is_full(error):
+            reason = f"the disk, or your share of it, is full ({reason})"
+        kept = "; the file that was there is kept" if path.exists() else ""
+        super().__init__(f"cannot write {path}: {reason}{kept}")
 
 
 def save(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:

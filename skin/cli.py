@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import os
 import signal
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -26,6 +28,8 @@ from typing import Any, NoReturn, TypeVar
 from skin.errors import UserError, printable
 from skin.faults import explain
 from skin.home import user_path
+from skin.launchers import refuse_bare_launcher
+from skin.processes import STOP_SIGNALS, StopWatch, end_children, leave
 
 SettingsT = TypeVar("SettingsT")
 
@@ -38,6 +42,11 @@ def option(default: Any, help: str, *, group: str = "options", **argparse_keywor
     action, positional=True) pass through to `ArgumentParser.add_argument`.
     """
     return dataclasses.field(default=default, metadata={"help": help, "group": group, **argparse_keywords})
+
+
+def options(settings_class: type[Any]) -> list[dataclasses.Field[Any]]:
+    """The fields of a settings class that are options; others are for what a script finds out from them."""
+    return [field for field in dataclasses.fields(settings_class) if "group" in field.metadata]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,7 +83,7 @@ def parse(
     parser = _Parser(description=description, formatter_class=_Help, allow_abbrev=False)
     groups: dict[str, Any] = {}
     types_of = typing.get_type_hints(settings_class)
-    for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
+    for field in options(settings_class):
         keywords = dict(field.metadata)
         title = keywords.pop("group")
         if title not in groups:
@@ -116,36 +125,48 @@ def plain(settings: Any) -> dict[str, Any]:
             return [convert(v) for v in value]
         return value
 
-    return {f.name: convert(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    return {f.name: convert(getattr(settings, f.name)) for f in options(type(settings))}
 
 
 def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:
     """Run a script's `main` and leave with its exit code.
 
-    A `UserError`, or a fault that `skin.faults` knows, is one line on stderr and code 2; Ctrl-C is 130, SIGTERM 143;
-    a reader that closed our pipe ends us quietly, as it does any Unix filter. Without `explaining`, a fault is a
-    traceback, for a process that reads it.
+    A `UserError`, or a fault that `skin.faults` knows, is one line on stderr and code 2; any other exception is a
+    traceback and code 1; Ctrl-C is 130, SIGTERM 143; a reader that closed our pipe ends us quietly, as it does any
+    Unix filter. Whichever it is, this process and its children are gone within seconds. Without `explaining`, a fault
+    is a traceback, for a process that reads it.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
+    for number in STOP_SIGNALS:
+        if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
             signal.signal(number, _terminate)
-    try:
-        code = main() or 0
-        if sys.stdout is not None:  # it is None where the caller closed it
-            sys.stdout.flush()
-    except UserError as error:
-        code = fail(str(error))
-    except KeyboardInterrupt:
-        code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    except (RuntimeError, MemoryError, OSError) as error:
-        line = explain(error) if explaining else None
-        if line is None:
-            raise
-        code = fail(line)
-    sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):  # None where the caller closed it
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a letter that the output's encoding lacks
+    with StopWatch():
+        try:
+            try:
+                refuse_bare_launcher(os.environ, Path(sys.argv[0]).name)
+                code = main() or 0
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+            finally:
+                end_children()  # now: an exception keeps loaders alive, which would wait for their processes
+        except UserError as error:
+            code = fail(str(error))
+        except KeyboardInterrupt:
+            code = 130
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else 1
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 141
+        except Exception as error:
+            known = explaining and isinstance(error, (RuntimeError, MemoryError, OSError))
+            line = explain(error) if known else None
+            if line is None:
+                traceback.print_exc()
+            code = 1 if line is None else fail(line)
+    leave(code)
 
 
 def fail(message: str) -> int:

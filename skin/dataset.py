@@ -6,7 +6,9 @@ epoch changes, and persistent workers, killed workers and no workers at all give
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,17 +18,22 @@ from skin.augment import augment
 from skin.cache import PixelCache
 from skin.cpu_step import keep_freed_memory
 from skin.errors import UserError
+from skin.faults import explain
 from skin.hardware import usable_cores
 from skin.images import ImageError, Preprocess, centre_crop, read_image
-from skin.interrupts import ignore_in_worker
+from skin.interrupts import LOADER, ignore_in_worker
 from skin.npz import is_npz_image, read_npz_image
+from skin.processes import prepare_children, waiting
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+AHEAD = 4  # batches that a loader's process makes before they are needed, where there is room
+SHARED_MEMORY = "/dev/shm"
+PAGE = 4096
 PLAIN = -1
 """The epoch of a key that asks for the evaluation view: the centre of the stored image."""
 
@@ -94,22 +101,45 @@ class SkinDiseaseDataset(Dataset[Batch]):
         """A whole batch of one epoch at once, each view written straight into its place in it."""
         span = self.preprocess.image_size
         size = span if self.size_of is None or keys[0][0] == PLAIN else self.size_of(keys[0][0])
-        images = np.empty((len(keys), size, size, 3), np.uint8)
-        indices = np.array([index for _, index in keys], dtype=np.int64)
+        # Errors go as text: an exception of a worker reaches the loop as a traceback, and other processes wait.
+        try:
+            images = _to_be_sent((len(keys), size, size, 3), torch.uint8)
+            numbers = _to_be_sent((2, len(keys)), torch.int64)
+        except RuntimeError as problem:  # the room for shared memory has been taken meanwhile
+            none = torch.empty(0)
+            return Batch(none, none, none, explain(problem) or str(problem))
+        indices = [index for _, index in keys]
+        numbers.numpy()[:] = self.labels[indices], indices
         error = ""
         try:
-            for view, (epoch, index) in zip(images, keys, strict=True):
+            for view, (epoch, index) in zip(images.numpy(), keys, strict=True):
                 stored = self.stored(index)
                 if epoch == PLAIN:
                     view[:] = centre_crop(stored, size)
                 else:
                     augment(stored, size, (self.seed, epoch, index), view, span=span)
         except ImageError as problem:
-            # As text: an exception of a worker reaches the loop as a traceback, and other processes wait.
             error = str(problem)
-        return Batch(
-            torch.from_numpy(images), torch.from_numpy(self.labels[indices]), torch.from_numpy(indices), error
-        )
+        return Batch(images, numbers[0], numbers[1], error)
+
+    def batch_bytes(self, images: int) -> int:
+        """Return how much shared memory a batch takes at most, in whole pages: images, and two numbers for each."""
+        return sum(-(-size // PAGE) * PAGE for size in (images * self.preprocess.image_size**2 * 3, images * 16))
+
+
+def _to_be_sent(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return an empty tensor; in a loader's process in memory that is shared with the main process.
+
+    Otherwise torch copies it there in a thread of its queue's. Where there is no room then, that thread prints a
+    traceback, the batch is lost, and the main process waits for it for ever. Here it is an exception.
+
+    Raises:
+        RuntimeError: there is no room in the file system for shared memory.
+    """
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -151,6 +181,11 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         """Steps in an epoch."""
         return len(self.bounds) - 1
+
+    @property
+    def largest(self) -> int:
+        """The most images that this process gets in a batch."""
+        return -(-max(b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False)) // self.world)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The rows of each batch of an epoch, over all processes, int64."""
@@ -194,6 +229,11 @@ class PlainBatches(Sampler[list[tuple[int, int]]]):
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
+    @property
+    def largest(self) -> int:
+        """The most images of a batch."""
+        return min(self.batch_size, len(self.rows))
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for first in range(0, len(self.rows), self.batch_size):
             yield [(PLAIN, i) for i in self.rows[first : first + self.batch_size]]
@@ -209,13 +249,66 @@ def default_workers(on_gpu: bool) -> int:
     return max(1, min(8, usable_cores() // processes)) if on_gpu else 1
 
 
+class Feeding(NamedTuple):
+    """How a loader's processes are to work; `note` is one line where there are fewer than were asked for."""
+
+    workers: int
+    ahead: int  # batches that each makes before they are needed
+    note: str = ""
+
+
+def feeding(workers: int, batch_bytes: int, room: int | None, pin_memory: bool = False) -> Feeding:
+    """Return how many processes may make how many batches ahead, so that all of them find room in shared memory.
+
+    A container gives 64 MB to shared memory unless it is told otherwise: seven batches of 32 images at 300 pixels.
+
+    Args:
+        workers: that are wanted.
+        batch_bytes: of the largest batch.
+        room: bytes of shared memory for this process's loaders; None if there is no limit.
+        pin_memory: as for the loader.
+    """
+    if not workers or room is None:
+        return Feeding(workers, AHEAD)
+    # In use meanwhile: the batch of the last step, until this step's is there, and one on its way to a GPU.
+    batches = int(0.9 * room) // batch_bytes - (3 if pin_memory else 2)
+    fitting = min(workers, batches)
+    if fitting < 1:
+        return Feeding(0, AHEAD, (
+            f"shared memory ({SHARED_MEMORY}) has room for {room / 2**20:,.0f} MiB and a batch takes "
+            f"{batch_bytes / 2**20:,.0f}: the main process prepares the images itself (--workers 0); enlarge it "
+            "(docker run --shm-size 1g), or use a smaller --batch-size"
+        ))  # fmt: skip
+    note = f"shared memory ({SHARED_MEMORY}) has room for {room / 2**20:,.0f} MiB: {fitting} of {workers} workers"
+    return Feeding(fitting, min(AHEAD, batches // fitting), note if fitting < workers else "")
+
+
+def shared_memory_room() -> int | None:
+    """Return the bytes of shared memory for one training process of this machine; None if nothing limits it."""
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:  # not on macOS and Windows
+        return None
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def make_loader(
     dataset: SkinDiseaseDataset,
-    batches: Sampler[list[tuple[int, int]]],
+    batches: EpochBatches | PlainBatches,
     workers: int,
     pin_memory: bool = False,
+    say: Callable[[str], object] = lambda line: None,
 ) -> DataLoader[Batch]:
-    """The loader of a data set: batches come ready-made, in the sampler's order, ahead of their use."""
+    """Return the loader of a data set: batches come ready-made, in the sampler's order, ahead of their use.
+
+    Args:
+        workers: loader processes; there are fewer, which `say` is told, where shared memory has no room for them.
+    """
+    workers, ahead, note = feeding(workers, dataset.batch_bytes(batches.largest), shared_memory_room(), pin_memory)
+    if note:
+        say(note)
+    if workers:
+        prepare_children()
     if workers and len(dataset) and is_npz_image(dataset.path(0)):
         read_npz_image(dataset.path(0))  # an array that is unpacked here is shared by the loader's processes
     return DataLoader(
@@ -225,7 +318,7 @@ def make_loader(
         collate_fn=_as_it_is,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=ahead if workers else None,
         worker_init_fn=_start_worker,
     )
 
@@ -273,7 +366,8 @@ def _timed(batches: Iterable[Batch], idle: Callable[[], bool]) -> Iterator[tuple
     source = iter(batches)
     while True:
         mark = time.perf_counter()
-        batch = next(source, None)
+        with waiting(LOADER):
+            batch = next(source, None)
         if batch is None:
             return
         yield batch, (time.perf_counter() - mark) * idle()

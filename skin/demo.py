@@ -11,17 +11,16 @@ lesion in four borrows from the look of another class. The pictures teach the pr
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from skin.errors import UserError, printable
+from skin.files import lock as hold
 
 import cv2
 import numpy as np
@@ -31,6 +30,7 @@ WIDTH, HEIGHT = 300, 225
 FEWEST_LESIONS = 6  # in each class, so that 70/20/10 finds one for each part
 FEWEST_IMAGES = 70
 VERSION = 1  # of the pictures: a folder of another version is painted anew
+LOCK_SECONDS = 600.0  # for which a process waits while another paints the same set
 MARKER = "demo.json"  # written last: a folder that has it is whole
 
 _PATCH = 200  # side of a lesion's map in pixels, spanning 3.6 times the lesion's radius
@@ -134,19 +134,18 @@ def _partial(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
     lock = folder.with_name(f".{folder.name}.lock")
-    while True:
-        file = lock.open("w")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-            break
-        file.close()  # the one we waited for has removed it
-    with file:
+    held = hold(lock, LOCK_SECONDS)
+    try:
         shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
         try:
             yield partial
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+            with suppress(OSError):  # Windows removes no file that is open
+                lock.unlink()
+    finally:
+        if held is not None:
+            held.release()
 
 
 def _replace(folder: Path, partial: Path) -> None:

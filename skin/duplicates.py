@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from skin.errors import printable
+from skin.files import written_aside
 from skin.groups import join_pairs
 from skin.images import PIXELS_VERSION, ImageError, Preprocess, read_image
 from skin.layouts import Index
@@ -276,10 +276,9 @@ class Known:
             return
         keys = np.frombuffer(b"".join(self._hashes), dtype=np.uint64).reshape(-1, 2)
         with suppress(OSError):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._file.parent, suffix=".part", delete=False) as part:
-                np.savez(part, keys=keys, hashes=np.stack(list(self._hashes.values())))
-            Path(part.name).replace(self._file)
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with written_aside(self._file) as file:
+                np.savez(file, keys=keys, hashes=np.stack(list(self._hashes.values())))
             self._changed = False
 
     @staticmethod

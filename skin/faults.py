@@ -7,8 +7,10 @@ torch tells of these by a dozen exceptions whose texts run over pages. Here, and
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 
 from skin.errors import UserError
 
@@ -20,12 +22,12 @@ _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (exited une
 
 
 @contextlib.contextmanager
-def explained(batch_size: int | None = None, go_on: str = "") -> Iterator[None]:
+def explained(batch_size: int | None = None, go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Let what is known here out as a `UserError`, and everything else as it is.
 
     Args:
         batch_size: images a step on each device, where another could be tried.
-        go_on: what to do once the fault is mended, such as "go on with: python train.py --resume".
+        go_on: called after a fault, says how to go on once it is mended.
     """
     try:
         yield
@@ -33,7 +35,7 @@ def explained(batch_size: int | None = None, go_on: str = "") -> Iterator[None]:
         line = explain(error, batch_size)
         if line is None:
             raise
-        raise UserError(line + (f"; {go_on}" if go_on else "")) from error
+        raise UserError("; ".join(filter(None, (line, go_on())))) from error
 
 
 def explain(error: BaseException, batch_size: int | None = None) -> str | None:
@@ -43,7 +45,7 @@ def explain(error: BaseException, batch_size: int | None = None) -> str | None:
         return "the GPU has too little memory" + _smaller(batch_size)
     if _HOST_IS_FULL.search(_line(error)):
         return "this machine has too little memory" + _smaller(batch_size) + ", or fewer --workers"
-    if "Bus error" in text or re.search(r"</torch_\S*>: No space left", text):
+    if "Bus error" in text or re.search(r"</torch_\S*>: No space left", text) or _is_of_a_semaphore(error):
         return "the loader's processes have too little shared memory (/dev/shm): enlarge it, or use --workers 0"
     if worker := _WORKER.search(text):
         return f"loader process {worker[1]} {worker[2]} (for want of memory, often): try fewer --workers"
@@ -71,6 +73,12 @@ def is_about_peers(line: str) -> bool:
     return bool(_FROM_PEERS.search(line))
 
 
+def _is_of_a_semaphore(error: BaseException) -> bool:
+    """Return whether there was no room for a lock between processes: Linux keeps those in shared memory, too."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return getattr(error, "errno", None) == errno.ENOSPC and any("multiprocessing" in f.filename for f in frames)
+
+
 def _line(error: BaseException) -> str:
     """An exception as the end of its traceback shows it."""
     return f"{type(error).__name__}: {error}"
@@ -80,5 +88,5 @@ def _smaller(batch_size: int | None) -> str:
     if batch_size is None:  # the script has no batches of its own, or has not come to them
         return ": end what else uses it, or use a smaller model"
     if batch_size < 2:
-        return ": use a smaller --image-size or --model"
+        return ": start a new run with a smaller --image-size or --model"
     return f" for {batch_size} images a step: try --batch-size {batch_size // 2}"

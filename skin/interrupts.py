@@ -5,11 +5,15 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType, TracebackType
 from typing import NoReturn
 
-STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SAVE = (signal.SIGUSR1,)
+from skin import processes
+from skin.processes import STOP_SIGNALS
+
+SAVE_SIGNALS = tuple(int(getattr(signal, name)) for name in ("SIGUSR1",) if hasattr(signal, name))  # none on Windows
+LOADER = "a loader process"
 
 
 class Stopped(Exception):
@@ -31,11 +35,13 @@ class Interrupts:
         self.stop: int | None = None
         self.save = False
         self._holding = False
+        self._alone = False
         self._first = 0.0
         self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
+        self._patience = ExitStack()
 
     def __enter__(self) -> Interrupts:
-        for number in (*STOP, *SAVE):
+        for number in (*STOP_SIGNALS, *SAVE_SIGNALS):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._take)
         return self
@@ -43,24 +49,33 @@ class Interrupts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._patience.close()
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was not Python's
 
-    def hold(self) -> None:
-        """From now on signals wait for the end of a step."""
-        self._holding = True
+    def hold(self, alone: bool = False) -> None:
+        """Let signals wait for the end of a step from now on.
+
+        Args:
+            alone: no other process trains with this one. Then a batch that has not come yet is not waited for
+                either: the signal raises `Stopped` there, and the step before is the last.
+        """
+        self._holding, self._alone = True, alone
+        self._patience.enter_context(processes.patience())
 
     def stopping(self) -> bool:
-        """Whether this process was asked to stop."""
+        """Return whether this process was asked to stop."""
         return self.stop is not None
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if number in SAVE:
+        if number in SAVE_SIGNALS:
             self.save = True
         elif not self._holding:
             _leave(number)
         elif self.stop is None:
             self.stop, self._first = number, time.monotonic()
+            if self._alone and processes.is_waiting_for(LOADER):
+                raise Stopped
         elif number == signal.SIGINT and time.monotonic() - self._first > 1:
             _leave(number)
 
@@ -72,8 +87,8 @@ def _leave(number: int) -> NoReturn:
 
 
 def ignore_in_worker() -> None:
-    """In a loader's process: what is sent to the whole group reaches it too (Ctrl-C, a lost terminal, the SIGTERM
-    of torchrun, `timeout` and systemd), but its end is the main process's to say. That says it by an event, at its
-    own exit too, and a loader's process whose parent is dead sees so within seconds: neither needs a signal."""
-    for number in (*STOP, *SAVE):
+    """Let a loader's process ignore what is sent to the whole group: Ctrl-C, a lost terminal, and the SIGTERM of
+    torchrun, `timeout` and systemd. Its end is the main process's to say, which does so by an event, or kills it
+    (`skin.processes.end_children`); one whose parent is dead sees so within seconds."""
+    for number in (*STOP_SIGNALS, *SAVE_SIGNALS):
         signal.signal(number, signal.SIG_IGN)

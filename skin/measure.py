@@ -7,7 +7,6 @@ loader and all. Each is warmed up and then timed over a window with the GPUs syn
 from __future__ import annotations
 
 import itertools
-import resource
 import threading
 import time
 from collections import deque
@@ -283,9 +282,11 @@ def arithmetic(policy: Precision) -> str:
 def limit_host_memory() -> None:
     """From now on let this process fail to allocate what is not free, before the system swaps or kills (Linux)."""
     try:
+        import resource
+
         meminfo = Path("/proc/meminfo").read_text()
         data_pages = int(Path("/proc/self/statm").read_text().split()[5])
-    except OSError:
+    except (ImportError, OSError):
         return
     free = 1024 * int(meminfo.split("MemAvailable:")[1].split()[0])
     limit = data_pages * resource.getpagesize() + int(0.9 * free)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,11 +79,15 @@ def read_all(topology: Topology) -> Memory:
 
 
 def peak_rss_mib() -> float:
-    """The largest resident set of this process since `reset_peaks` (Linux) or since it began."""
+    """The largest resident set of this process since `reset_peaks` (Linux) or since it began; 0 on Windows."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1024
     except (OSError, IndexError):
+        try:
+            import resource
+        except ImportError:  # Windows has none
+            return 0.0
         unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, other systems KiB
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 

@@ -2,23 +2,31 @@
 
 Such an image is named `<archive>.npz::<array>/<row>`, as in `/data/dermamnist.npz::train_images/123`.
 Pickled objects in an archive are never opened.
+
+An array is unpacked once, to a `.npy` file that is mapped into memory from then on: a row in any order costs a copy
+of its bytes, and all processes share what the system has read. `unpack_in` says where such files are kept.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
+import hashlib
 import math
 import os
+import re
+import shutil
 import tempfile
-import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import IO
 
 from skin.errors import UserError
+from skin.files import lock, spare_bytes, write_all, written_aside
 
 import numpy as np
 
@@ -28,8 +36,13 @@ _MARK = ".npz::"
 # RuntimeError is what zipfile raises for an encrypted member, and for a compression that it does not know.
 _BROKEN = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _HEADER_LIMIT = 10_000  # bytes, as numpy has it
-_KEEP_BYTES = 256 * 2**20  # an array up to this size is kept in memory whole
-_BLOCK_BYTES = 4 * 2**20  # of a larger one, inflated in one go
+_BLOCK_BYTES = 4 * 2**20  # of an array, inflated in one go
+_LOCK_SECONDS = 600.0  # for which a process waits while another unpacks the same array
+_FOLDER, _TEMPORARY = "SKIN_UNPACKED", "SKIN_UNPACKED_TEMPORARY"  # in the environment, so that a process's children
+# unpack to the same folders
+
+UNPACKED = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.npy(\.lock|\.[0-9a-f]+\.tmp)?")
+"""Names of the files of unpacked arrays, their locks, and what a killed process has left of one."""
 
 
 class NpzFile:
@@ -93,21 +106,38 @@ def is_npz_image(path: str | os.PathLike[str]) -> bool:
     return _MARK in os.fspath(path)
 
 
+def unpack_in(folder: Path | None) -> None:
+    """Set where this process and those that it starts keep unpacked arrays; None is a temporary folder.
+
+    The temporary folder is made when it is needed first, and removed when the process that made it ends.
+    """
+    if folder is not None:
+        os.environ[_FOLDER] = os.fspath(folder.absolute())
+    else:
+        os.environ.pop(_FOLDER, None)
+
+
+def archive_of(path: str) -> str:
+    """The file that holds an image: the archive of one that is in an archive, else `path` itself."""
+    return path[: path.index(_MARK) + len(".npz")] if _MARK in path else path
+
+
 def read_npz_image(path: str | os.PathLike[str]) -> np.ndarray:
     """The image that `path` (`<archive>.npz::<array>/<row>`) names: uint8 [H, W, 3], RGB; grey is repeated.
 
-    An array up to 256 MiB is read into memory, once. A larger one is inflated, once, into a temporary file
-    that has no name ($TMPDIR says where), so that a row in any order costs one read. All threads share either,
-    and so do processes that are forked afterwards.
-
     Raises:
         UserError: there is no such archive, array or row, it is damaged, a row has more than 50 million pixels,
-            or the disk has no room for the temporary file.
+            or the disk has no room to unpack the array.
     """
     archive, array, row = _parts(os.fspath(path))
     with _naming(path):
-        image = _rows(archive, array)[row]
-    return np.stack([image] * 3, axis=-1) if image.ndim == 2 else np.array(image)
+        rows = _load(archive, array, _stamp(archive))
+        if isinstance(rows, str):
+            raise ValueError(rows)
+        if row >= len(rows):
+            raise IndexError(f"the array has {len(rows)} rows")
+        image = np.array(rows[row])
+    return np.stack([image] * 3, axis=-1) if image.ndim == 2 else image
 
 
 def npz_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -137,42 +167,123 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise UserError(f"cannot read the image {path}: {str(error) or type(error).__name__}") from error
 
 
-_loading = threading.Lock()
-
-
-def _free_lock() -> None:
-    """In a forked process: the thread that held the lock is not there to let go of it."""
-    global _loading
-    _loading = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_free_lock)
-
-
-def _rows(archive: str, array: str) -> np.ndarray | _OnDisk:
-    with _loading:  # where several threads ask first, one loads and the others wait
-        found = _load(archive, array, _stamp(archive))
-    if isinstance(found, str):
-        raise ValueError(found)
-    return found
-
-
 def _stamp(archive: str) -> tuple[int, int]:
     status = os.stat(archive)  # noqa: PTH116 (a Path costs more than the call)
     return status.st_size, status.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=6)
-def _load(archive: str, array: str, stamp: tuple[int, int]) -> np.ndarray | _OnDisk | str:
+def _load(archive: str, array: str, stamp: tuple[int, int]) -> np.ndarray | str:
     """The rows, or the reason why there are none: a minute's work is not done anew for each of 10,000 images."""
     try:
-        with _opened(archive, array) as (file, shape):
-            size = math.prod(shape)
-            if size > _KEEP_BYTES:
-                return _OnDisk(_inflated(file, size), shape)
-            return np.frombuffer(_exactly(file, size), np.uint8).reshape(shape)
+        return _unpacked(archive, array, stamp)
     except (*_BROKEN, KeyError, UserError) as error:
         return str(error) or type(error).__name__
+
+
+def _unpacked(archive: str, array: str, stamp: tuple[int, int]) -> np.ndarray:
+    """Map the rows of an array, uint8 [N, H, W] or [N, H, W, 3], from its unpacked file, which is made if need be."""
+    shape = _shape(archive, array, stamp)
+    if 0 in shape:
+        return np.empty(shape, np.uint8)
+    name = f"{_digest(archive, array)}-{_digest(*stamp)}.npy"
+    if (kept := os.environ.get(_FOLDER)) is not None:
+        with suppress(_CannotUnpack):  # the folder is read-only, or the disk has nothing to spare
+            return _unpacked_in(Path(kept), name, archive, array, shape, reserve=True)
+    try:
+        return _unpacked_in(_temporary_folder(), name, archive, array, shape, reserve=False)
+    except _CannotUnpack as error:
+        raise UserError(f"{error}; set TMPDIR to a folder with room") from error
+
+
+def _digest(*words: str | int) -> str:
+    return hashlib.blake2b(repr(words).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+
+
+class _CannotUnpack(Exception):
+    """A file that could not be written; says where and why."""
+
+
+def _unpacked_in(
+    folder: Path, name: str, archive: str, array: str, shape: tuple[int, ...], reserve: bool
+) -> np.ndarray:
+    """Map an array that is in `folder`, or is unpacked there now: by one process, for which others wait."""
+    target = folder / name
+    if (rows := _mapped(target, shape)) is not None:
+        return rows
+    with _cannot_unpack(shape, folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        held = lock(folder / f"{name}.lock", _LOCK_SECONDS)
+    except TimeoutError:  # whoever holds it is stopped; each writes aside, so that two may do it
+        held = None
+    try:
+        if (rows := _mapped(target, shape)) is not None:
+            return rows
+        _unpack(archive, array, target, reserve)
+    finally:
+        if held is not None:
+            held.release()
+    with _cannot_unpack(shape, folder):
+        if (rows := _mapped(target, shape)) is None:
+            raise OSError("the file has gone again")
+    return rows
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The array in a `.npy` file, read as it is used; None if there is none of that shape."""
+    try:
+        rows: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return rows if rows.shape == shape and rows.dtype == np.uint8 else None
+
+
+def _unpack(archive: str, array: str, target: Path, reserve: bool) -> None:
+    """Inflate an array into a file of its own, in place of one of the same array of the archive as it was before.
+
+    Args:
+        reserve: leave the room that a cache leaves free.
+    """
+    folder = target.parent
+    with _opened(archive, array) as (file, shape), _cannot_unpack(shape, folder):
+        size = math.prod(shape)
+        if size > (spare_bytes(folder) if reserve else shutil.disk_usage(folder).free):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before the work, not in the middle
+        with written_aside(target, sync=True) as unpacked:
+            np.lib.format.write_array_header_1_0(unpacked, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for start in range(0, size, _BLOCK_BYTES):
+                write_all(unpacked, _exactly(file, min(_BLOCK_BYTES, size - start)))
+    for other in folder.glob(f"{target.name.partition('-')[0]}-*.npy"):
+        if other != target:
+            with suppress(OSError):  # Windows keeps what is in use
+                other.unlink()
+
+
+@contextmanager
+def _cannot_unpack(shape: tuple[int, ...], folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise _CannotUnpack(f"cannot unpack {math.prod(shape) / 2**30:.2f} GiB in {folder}: {reason}") from error
+
+
+def _temporary_folder() -> Path:
+    """A folder that this process and those that it starts unpack to; it goes when the process that made it ends."""
+    folder = os.environ.get(_TEMPORARY)
+    if folder is None or not Path(folder).is_dir():
+        try:
+            folder = os.environ[_TEMPORARY] = tempfile.mkdtemp(prefix="skin-unpacked-")
+        except OSError as error:
+            raise _CannotUnpack(f"cannot make a temporary folder: {error.strerror or error}") from error
+        Finalize(None, _remove, (folder,), exitpriority=0)  # unlike atexit's it runs in loaders, too
+    return Path(folder)
+
+
+def _remove(folder: str) -> None:
+    _load.cache_clear()  # Windows removes no file that is mapped
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @functools.lru_cache(maxsize=6)
@@ -202,53 +313,6 @@ def _too_large(shape: tuple[int, ...]) -> str:
     if max(3 * height * width, math.prod(shape[1:])) <= 3 * PIXEL_LIMIT:
         return ""
     return f"images {list(shape[1:])}, of more than the {PIXEL_LIMIT:,} pixels that are read"
-
-
-class _OnDisk:
-    """The rows of an array in a temporary file: any thread or forked process reads any of them at any time."""
-
-    def __init__(self, file: IO[bytes], shape: tuple[int, ...]) -> None:
-        self._file = file
-        self.shape = shape
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        if row >= self.shape[0]:
-            raise IndexError(f"the array has {self.shape[0]} rows")
-        size = math.prod(self.shape[1:])
-        data = os.pread(self._file.fileno(), size, row * size)  # unlike a read it moves no position, which all share
-        return np.frombuffer(data, np.uint8).reshape(self.shape[1:])
-
-    def __del__(self) -> None:
-        self._file.close()
-
-
-def _inflated(file: IO[bytes], size: int) -> IO[bytes]:
-    """The next `size` bytes of `file`, in a temporary file without a name: it goes when the last process does."""
-    with _room_for(size):
-        scratch = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (it is kept open)
-    try:
-        with _room_for(size):
-            os.posix_fallocate(scratch.fileno(), 0, size)  # a full disk is told before the work, not in the middle
-        for start in range(0, size, _BLOCK_BYTES):
-            block = _exactly(file, min(_BLOCK_BYTES, size - start))
-            with _room_for(size):
-                while block:  # a disk that fills up takes a part
-                    block = block[scratch.write(block) :]
-    except BaseException:
-        scratch.close()
-        raise
-    return scratch
-
-
-@contextmanager
-def _room_for(size: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        where = tempfile.tempdir or "a temporary folder"  # None where tempfile found no folder that it can write to
-        raise UserError(
-            f"no room to unpack {size / 2**30:.2f} GiB in {where}: {error.strerror}; set TMPDIR to a folder with room"
-        ) from error
 
 
 def _exactly(file: IO[bytes], size: int) -> bytes:

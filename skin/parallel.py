@@ -10,17 +10,28 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+import platform
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from skin.driver import cuda_available, unusable_gpus
 from skin.errors import UserError
+from skin.processes import waiting
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.rendezvous import rendezvous
+
+T = TypeVar("T")
+
+# A peer that dies closes its connections, which shows at once. The timeout is for one that falls silent.
+PEER = "another process of the run"
+PATIENCE = datetime.timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,11 @@ class Topology:
     gpus: int = 0  # in all; 0 is the CPU
     rank: int = 0
     world: int = 1  # processes
+    local_rank: int = 0  # of this process among those of its node, one agent of torchrun
+    nodes: int = 1
     control: Any = None  # a gloo group for flags, which must not wait for a GPU
     patient: Any = None  # another, for what rank 0 may take hours to read
+    devices: Any = None  # an NCCL group for what lies on GPUs; on the CPU, None, torch's own group does
 
     @property
     def distributed(self) -> bool:
@@ -75,31 +89,48 @@ class Topology:
         if not self.distributed:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.patient)
+        with waiting(PEER):
+            dist.broadcast_object_list(box, src=0, group=self.patient)
         return box[0]
-
-    @contextlib.contextmanager
-    def first_here(self) -> Iterator[None]:
-        """The first process of each machine goes through before its others, to download what they all need."""
-        first = int(os.environ.get("LOCAL_RANK", "0")) == 0
-        if self.distributed and not first:
-            dist.barrier(group=self.patient)
-        yield
-        if self.distributed and first:
-            dist.barrier(group=self.patient)
 
     def gather(self, value: Any) -> list[Any]:
         """Every process's `value` (what pickle takes), by rank, in every process."""
         if not self.distributed:
             return [value]
         values = [None] * self.world
-        dist.all_gather_object(values, value, group=self.control)
+        with waiting(PEER):
+            dist.all_gather_object(values, value, group=self.control)
         return values
 
+    def together(self, make: Callable[[], T]) -> list[T]:
+        """What `make` gives in each process, by rank, in every process.
+
+        Raises:
+            UserError: it did so in one of them; all raise it, so that none is left waiting for another.
+        """
+        if not self.distributed:
+            return [make()]
+        value, error = None, ""
+        try:
+            value = make()
+        except UserError as problem:
+            error = f"process {self.rank} on {platform.node()}: {problem}"
+        found: list[Any] = [None] * self.world
+        with waiting(PEER):
+            dist.all_gather_object(found, (value, error), group=self.patient)
+        for _, error in found:
+            if error:
+                raise UserError(error)
+        return [value for value, _ in found]
+
     def wrap(self, model: nn.Module) -> nn.Module:
-        """`model`, which is on `device`, made parallel. Wrap again after a change of what needs gradients."""
+        """`model`, which is on `device`, made parallel. Wrap again after a change of what needs gradients.
+
+        Weights and buffers are rank 0's from here on. BatchNorm's statistics then go their own way in each process,
+        until `skin.batch_norm.average` makes them one.
+        """
         if self.distributed:
-            return nn.parallel.DistributedDataParallel(model)
+            return nn.parallel.DistributedDataParallel(model, process_group=self.devices, forward_sync_buffers=False)
         if self.gpus > 1:
             return nn.DataParallel(model, device_ids=list(range(self.gpus)))
         return model
@@ -109,27 +140,24 @@ class Topology:
         if not self.distributed:
             return array
         total = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(self.device)
-        dist.all_reduce(total)
-        return total.cpu().numpy()
-
-    def share_buffers(self, model: nn.Module) -> None:
-        """Give every process rank 0's buffers: each has run its BatchNorm statistics on its own images."""
-        if self.distributed:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, src=0)
+        with waiting(PEER):
+            dist.all_reduce(total, group=self.devices)
+            return total.cpu().numpy()
 
     def any(self, flags: list[bool]) -> list[bool]:
         """Which of `flags` are up in at least one process: how processes agree to stop at the same step."""
         if not self.distributed:
             return flags
         raised = torch.tensor(flags, dtype=torch.uint8)
-        dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=self.control)
+        with waiting(PEER):
+            dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=self.control)
         return raised.bool().tolist()
 
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.distributed:
-            dist.barrier(group=self.control)
+            with waiting(PEER):
+                dist.barrier(group=self.control)
 
 
 def usable_gpus() -> int:
@@ -139,40 +167,106 @@ def usable_gpus() -> int:
 
 @contextlib.contextmanager
 def setup(gpus: int | None) -> Iterator[Topology]:
-    """The topology of this process, with the process group opened and closed around it.
+    """`processes`, on their devices; `gpus` as in `on_devices`. Raises `UserError` as that does."""
+    with processes() as found:
+        yield on_devices(found, gpus)
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[Topology]:
+    """Those that train together, joined to agree on what they do; this one alone where torchrun did not start it.
+
+    They have no devices yet, since the settings that name them are the first thing to agree on.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1")) if by_torchrun() else 1
+    if world == 1:
+        yield Topology(torch.device("cpu"))
+        return
+    rank = int(os.environ["RANK"])
+    store = _store_of_this_start(rank, world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    yield Topology(
+        torch.device("cpu"),
+        rank=rank,
+        world=world,
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        control=dist.new_group(timeout=PATIENCE, backend="gloo"),
+        patient=dist.new_group(timeout=datetime.timedelta(days=1), backend="gloo"),
+    )
+    dist.destroy_process_group()  # not after an error: it would wait for peers that may be gone
+
+
+def by_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def on_devices(processes: Topology, gpus: int | None) -> Topology:
+    """The same processes, each with its device.
 
     Args:
         gpus: how many GPUs to use; None is all that are visible, 0 the CPU. Under `torchrun` anything but 0
             means one GPU for each process.
 
     Raises:
-        UserError: more GPUs are asked for than there are.
+        UserError: more GPUs are asked for than there are, or some processes have a GPU and others none.
     """
-    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    world = int(os.environ.get("WORLD_SIZE", "1")) if by_torchrun else 1
     present = usable_gpus()
-    if world == 1:
+    if not processes.distributed:
         wanted = present if gpus is None else gpus
         if wanted < 0 or wanted > present:
-            why = unusable_gpus()
-            raise UserError(
-                f"--gpus {wanted}: this machine has {present} visible GPUs; 0 is the CPU{f' ({why})' if why else ''}"
-            )
-        wanted = min(wanted, 1) if by_torchrun else wanted
-        yield Topology(torch.device("cuda", 0) if wanted else torch.device("cpu"), wanted)
-        return
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    on_gpus = gpus != 0 and present > 0
-    if on_gpus and local_rank >= present:
-        raise UserError(f"torchrun started process {local_rank + 1} on a machine with {present} visible GPUs; "
-                        "use --nproc-per-node of at most that many, or --gpus 0")  # fmt: skip
-    if on_gpus:
-        torch.cuda.set_device(local_rank)
-    # A peer that dies closes its connections, which shows at once. The timeout is for one that falls silent.
-    patience = datetime.timedelta(minutes=10)
-    dist.init_process_group("nccl" if on_gpus else "gloo", timeout=patience)
-    device = torch.device("cuda", local_rank) if on_gpus else torch.device("cpu")
-    control = dist.new_group(timeout=patience, backend="gloo")
-    patient = dist.new_group(timeout=datetime.timedelta(days=1), backend="gloo")
-    yield Topology(device, world if on_gpus else 0, rank, world, control, patient)
-    dist.destroy_process_group()  # not after an error: it would wait for peers that may be gone
+            least = f"--gpus {present}, or 0 for the CPU" if present else "--gpus 0, the CPU"
+            why = f" ({reason})" if (reason := unusable_gpus()) else ""
+            raise UserError(f"--gpus {wanted}: this machine has {present} visible GPUs; use {least}{why}")
+        wanted = min(wanted, 1) if by_torchrun() else wanted
+        return replace(processes, device=torch.device("cuda", 0) if wanted else torch.device("cpu"), gpus=wanted)
+    local_rank = processes.local_rank
+
+    def on_gpu() -> bool:
+        if gpus != 0 and 0 < present <= local_rank:
+            raise UserError(f"torchrun started process {local_rank + 1} on a machine with {present} visible GPUs; "
+                            "use --nproc-per-node of at most that many, or --gpus 0")  # fmt: skip
+        return gpus != 0 and present > 0
+
+    found = processes.together(on_gpu)
+    if len(set(found)) > 1:
+        raise UserError(f"process {found.index(True)} has a GPU and process {found.index(False)} has none: leave out "
+                        "the machine without, or use --gpus 0")  # fmt: skip
+    if not found[0]:
+        return processes
+    torch.cuda.set_device(local_rank)
+    devices = dist.new_group(timeout=PATIENCE, backend="nccl")
+    return replace(processes, device=torch.device("cuda", local_rank), gpus=processes.world, devices=devices)
+
+
+def _store_of_this_start(rank: int, world: int) -> dist.Store:
+    """A store that these processes share with none of an attempt before.
+
+    `torchrun --max-restarts` starts them anew on a store where the groups of the dead have left their addresses.
+    TORCHELASTIC_RESTART_COUNT does not tell attempts apart, since each machine's agent counts for itself. So rank 0
+    draws a name for this one and gives it to those that ask for it now: what a dead process has asked is answered,
+    too, but heard by nobody.
+    """
+    store = next(iter(rendezvous("env://", rank, world, timeout=PATIENCE)))[0]
+    deadline, name = time.monotonic() + PATIENCE.total_seconds(), uuid.uuid4().hex
+
+    def look(key: str) -> bool:
+        # Not `store.wait`: no signal would get through to Python meanwhile.
+        if time.monotonic() > deadline:
+            raise dist.DistStoreError("timed out before all processes had come")
+        return bool(store.check([key]))
+
+    if rank > 0:
+        store.set(f"skin/asks/{rank}", name)
+        while not look(f"skin/answer/{name}"):
+            time.sleep(0.01)
+        name = store.get(f"skin/answer/{name}").decode()
+        store.set(f"skin/heard/{name}/{rank}", "")
+        return dist.PrefixStore(name, store)
+    for other in range(1, world):
+        while not look(f"skin/heard/{name}/{other}"):
+            if look(f"skin/asks/{other}"):
+                store.set("skin/answer/" + store.get(f"skin/asks/{other}").decode(), name)
+            time.sleep(0.01)
+    return dist.PrefixStore(name, store)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skin import runs, split
+from skin import contents, run_folders, runs, split
 from skin.audit import check
 from skin.cache import NO_HOME, PixelCache, default_folder
 from skin.class_names import readable_name
@@ -20,7 +21,7 @@ from skin.errors import UserError, printable
 from skin.images import ImageError, Preprocess, read_header, read_image
 from skin.layouts import Index, read_index
 from skin.model import preprocess_for
-from skin.npz import is_npz_image
+from skin.npz import is_npz_image, unpack_in
 from skin.settings import Settings
 
 import numpy as np
@@ -38,11 +39,15 @@ class Parts:
         index: what was found in the data folder.
         rows: `index.rows` with `split` filled in.
         classes: the names, in the order of the model's outputs.
+        left_out: images that the run had when it began, and goes on without.
+        changed: images that are other files than when it began.
     """
 
     index: Index
     rows: pd.DataFrame
     classes: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
     def of(self, part: str) -> pd.DataFrame:
         """The rows of "train", "val" or "test"."""
@@ -65,14 +70,23 @@ class Parts:
         paths = self.rows["path"].iloc[where].tolist()
         return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where, size_of)
 
-    def open_cache(self, preprocess: Preprocess, settings: Settings) -> PixelCache | None:
-        """The pixel cache of all rows, or None: with `--cache off`, and for arrays, which need no decoding."""
+    def open_cache(
+        self, preprocess: Preprocess, settings: Settings, checkpoint_bytes: int = 0
+    ) -> PixelCache | None:
+        """The pixel cache of all rows, or None: with `--cache off`, and for arrays, which need no decoding.
+
+        Args:
+            checkpoint_bytes: that the run folder is going to need; the cache leaves them free on a disk that both
+                are on.
+        """
         folder = cache_folder(settings)
         if folder is None or any(map(is_npz_image, self.rows["path"].head(1))):
             return None
         paths = np.array([os.fsencode(path) for path in self.rows["path"]])
-        limit = None if settings.cache_limit is None else int(min(settings.cache_limit * 2**30, 2.0**62))
-        return PixelCache.open(paths, preprocess, folder, limit)
+        limit = None if settings.cache_limit is None else int(min(2**62, settings.cache_limit * 2**30))
+        run = settings.out or settings.resume or run_folders.LATEST.parent
+        reserve = checkpoint_bytes if _on_one_disk(folder, run) else 0
+        return PixelCache.open(paths, preprocess, folder, limit, reserve)
 
     def counts(self) -> pd.DataFrame:
         """Images of each class (rows) in each part (columns)."""
@@ -108,17 +122,18 @@ def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None
     Raises:
         UserError: whatever keeps the data from being trained on: see `read_index` and `split_index`; an
             image that cannot be read, as far as headers show; images, labels or groups that are not the
-            manifest's.
+            manifest's; other pictures under their names.
     """
     assert settings.data is not None
     log = log or Log(quiet=True)
     if settings.cache == "auto" and default_folder() is None:
         log.say(f"note: {NO_HOME}")
-    index = read_index(settings.data, labels=settings.labels, allow_missing=settings.allow_missing)
     if manifest is not None:
-        rows = _as_before(index, manifest)
-        present = set(rows["label"])
-        return Parts(index, rows, tuple(name for name in index.classes if name in present))
+        _refuse_gone(settings, manifest.parent)
+    index = read_index(settings.data, labels=settings.labels, allow_missing=settings.allow_missing)
+    _unpack_arrays(settings, index)
+    if manifest is not None:
+        return _as_before(index, settings, manifest, log)
     preprocess = preprocess_for(settings.model, settings.image_size)
     with log.progress("reading images", len(index.rows)) as advance:
         index = _without_unreadable(index, preprocess, settings.skip_bad_images, advance)
@@ -126,9 +141,7 @@ def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None
         with log.progress("comparing images", len(index.rows)) as advance:
             index = join_near_duplicates(index, cache_folder(settings), advance)
     rows = split.split_index(index, split.parse_fractions(settings.split), settings.seed)
-    for part in ("train", "val"):
-        if not (rows["split"] == part).any():
-            raise UserError(f"{index.root}: the {part} part is empty; give it a share of --split {settings.split}")
+    _refuse_empty(rows, index.root, f"give it a share of --split {settings.split}")
     return Parts(index, rows, index.classes)
 
 
@@ -139,6 +152,7 @@ def check_data(settings: Settings, log: Log) -> int:
     index = read_index(
         settings.data, labels=settings.labels, allow_missing=settings.allow_missing, keep_going=True
     )
+    _unpack_arrays(settings, index)
     with log.progress("reading images", len(index.rows)) as advance:
         report = check(
             index, split.parse_fractions(settings.split), settings.seed, out,
@@ -148,6 +162,17 @@ def check_data(settings: Settings, log: Log) -> int:
     return report.exit_code
 
 
+def _on_one_disk(one: Path, other: Path) -> bool:
+    """Return whether two folders, each of which may not be there yet, are on the same file system."""
+    return _device(one) == _device(other)
+
+
+def _device(folder: Path) -> int:
+    folder = folder.absolute()
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    return -1 if existing is None else existing.stat().st_dev
+
+
 def cache_folder(settings: Settings) -> Path | None:
     """Where `--cache` keeps what is known of images; None is nowhere."""
     if settings.cache == "off":
@@ -155,17 +180,81 @@ def cache_folder(settings: Settings) -> Path | None:
     return default_folder() if settings.cache == "auto" else Path(settings.cache)
 
 
-def _as_before(index: Index, manifest: Path) -> pd.DataFrame:
+def _refuse_gone(settings: Settings, run: Path) -> None:
+    """Raise `UserError` where the data of a run that goes on are not where they were."""
+    for name, path in (("data", settings.data), ("labels", settings.labels)):
+        if path is not None and not path.exists():
+            what, value = ("data folder", "DIR") if name == "data" else ("labels table", "CSV")
+            raise UserError(
+                f"the run's {what} {path} is gone; say where it is now: "
+                f"python train.py --resume {shlex.quote(str(run))} --{name} {value}"
+            )
+
+
+def _refuse_empty(rows: pd.DataFrame, root: Path, remedy: str) -> None:
+    for part in ("train", "val"):
+        if not (rows["split"] == part).any():
+            raise UserError(f"{root}: the {part} part is empty; {remedy}")
+
+
+def _unpack_arrays(settings: Settings, index: Index) -> None:
+    """Choose where the arrays of an archive are unpacked. With a limit for decoded images none is kept."""
+    if any(map(is_npz_image, index.rows["path"].head(1))):
+        unpack_in(cache_folder(settings) if settings.cache_limit is None else None)
+
+
+def _as_before(index: Index, settings: Settings, manifest: Path, log: Log) -> Parts:
+    """The parts of a run that goes on, from its split.csv: by the names of the images, wherever they lie now."""
     before = split.read_manifest(manifest)
-    rows = split.apply_manifest(index.rows, before, manifest)
-    now = index.rows.set_index("image")["label"].reindex(before["image"]).to_numpy()
-    for image, old, new in zip(before["image"], before["label"], now, strict=True):
+    found = before[before["image"].isin(index.rows["image"])] if settings.allow_missing else before
+    if found.empty:
+        raise UserError(f"{index.root} has none of the images of {manifest}: name the run's data with --data DIR")
+    remedy = "bring them back, name the folder that holds them (--data DIR), or go on without them: --allow-missing"
+    rows = split.apply_manifest(index.rows, found, manifest, remedy)
+    now = index.rows.set_index("image")["label"].reindex(found["image"]).to_numpy()
+    for image, old, new in zip(found["image"], found["label"], now, strict=True):
         if old != new:
             raise UserError(
                 f"{index.root}: {image} is labelled {new} now and was {old} when the run began; restore the data, "
-                "or start a new run"
+                f"name the folder that holds them (--data DIR), or start a new run with --data {index.root}"
             )
-    return rows
+    index = replace(index, rows=rows)
+    if settings.skip_bad_images:
+        preprocess = preprocess_for(settings.model, settings.image_size)
+        with log.progress("reading images", len(rows)) as advance:
+            index = _without_unreadable(index, preprocess, True, advance)
+        rows = index.rows
+    _refuse_empty(rows, index.root, "bring its images back")
+    present = set(rows["label"])
+    classes = tuple(name for name in index.classes if name in present)
+    left_out = before.loc[~before["image"].isin(rows["image"]), "image"]
+    return Parts(index, rows, classes, tuple(left_out), _other_files(index, settings, manifest.parent))
+
+
+def _other_files(index: Index, settings: Settings, run: Path) -> tuple[str, ...]:
+    """The images that are other files than when the run began; some may have been mended where they lie.
+
+    Raises:
+        UserError: they are too many for that, or the data have moved, or one cannot be read.
+    """
+    record = run / contents.NAME
+    if not record.exists():  # a run of an earlier version
+        return ()
+    names = contents.changed(index.rows, record)
+    if not names:
+        return ()
+    paths = index.rows.loc[index.rows["image"].isin(names[:64]), "path"].tolist()
+    bad = unreadable(paths, preprocess_for(settings.model, settings.image_size))
+    if bad:
+        raise bad[0]
+    moved = runs.read_config(run).get("data") != str(settings.data)
+    if moved or len(names) > max(1, len(index.rows) // 100):
+        raise UserError(
+            f"{index.root} has other files for {len(names):,} images of the run (first: {printable(names[0])}): name "
+            f"the folder that holds the run's own (--data DIR), or start a new run with --data {index.root}; if they "
+            f"show the same pictures, remove {record} to go on"
+        )
+    return tuple(names)
 
 
 def _without_unreadable(

@@ -42,6 +42,17 @@ class Progress:
         self.records = torch.zeros(max(steps, len(before)), 4, device=device)
         self.records[: len(before)] = before
 
+    def begin_anew(self) -> bool:
+        """Forget the steps of the epoch under way, whose plan no longer holds; whether there were any.
+
+        The images of an epoch whose steps are all done have been counted, each once: there, nothing is to be done.
+        """
+        if self.step in (0, self.steps):
+            return False
+        self.step, self.seconds, self.wait_seconds = 0, 0.0, 0.0
+        self.records = torch.zeros(0, 4)
+        return True
+
     def first_bad_step(self) -> int | None:
         """The first step of this epoch whose loss is not finite; a sync point on a GPU."""
         bad = ~torch.isfinite(self.records[: self.step, 0])
@@ -119,8 +130,9 @@ class Progress:
         else:
             self.records = records.sum(0) if topology.is_main else torch.zeros(self.step, 4)
         # With another number of processes the last, short batch may join the one before it, or leave it.
-        if self.step == self.steps or self.step > steps:
-            self.step = steps
+        if self.step == self.steps:
+            self.step = self.steps = steps
+        self.step = min(self.step, steps)
 
 
 def _rows(history: Any, epochs: int) -> list[dict[str, Any]]:

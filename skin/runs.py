@@ -155,7 +155,7 @@ def environment() -> dict[str, Any]:
 
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # its own class is no str to a checkpoint
         "torchvision": torchvision.__version__,
         "numpy": numpy.__version__,
         "opencv": cv2.__version__,

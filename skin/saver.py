@@ -11,22 +11,24 @@ the best model would be lost, and the last state that was saved leads to it agai
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from skin import checkpoint, runs
+from skin import checkpoint, files, runs
 from skin.checkpoint import WriteError
 from skin.errors import UserError
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 LAST, PREVIOUS, BEST = "last.pt", "last-previous.pt", "best.pt"
+LOCK = ".lock"
 
 
 class Saver:
@@ -46,10 +48,13 @@ class Saver:
         self._say = say
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-        self._held: int | None = None
+        self._held: BaseFileLock | None = None
 
     def __enter__(self) -> Saver:
-        self._held = _hold(self.folder)
+        try:
+            self._held = files.lock(self.folder / LOCK)
+        except TimeoutError as error:
+            raise UserError(f"another process is training in {self.folder}: stop it, or wait for its end") from error
         checkpoint.remove_leftovers(self.folder)
         return self
 
@@ -62,7 +67,8 @@ class Saver:
             elif self._thread is not None:
                 self._thread.join()
         finally:
-            _release(self._held)
+            if self._held is not None:
+                self._held.release()
 
     def save(self, last: dict[str, Any], best: dict[str, Any] | None, rows: list[dict[str, Any]]) -> None:
         """Copy the states and begin to write them; first wait for the save before.
@@ -117,42 +123,18 @@ class Saver:
             self._error = error
 
 
-_HELD: set[int] = set()
-
-
-def _hold(folder: Path) -> int | None:
-    """Lock a folder for this process; None where its file system has no locks. The kernel lets go at its end.
-
-    Raises:
-        UserError: another process has it.
+def bytes_needed(network: nn.Module) -> int:
+    """Return the room that a run's checkpoints may take at once: both generations of `last.pt`, `best.pt`, and one of
+    each that is being written. `last.pt` holds the weights and two moments of Adam for each.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise UserError(f"another process is training in {folder}: stop it, or wait for its end") from error
-    except OSError:
-        os.close(descriptor)
-        return None
-    _HELD.add(descriptor)
-    return descriptor
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    return (3 * 3 + 2) * weights
 
 
-def _release(descriptor: int | None) -> None:
-    """Undo `_hold`."""
-    if descriptor is not None:
-        _HELD.discard(descriptor)
-        os.close(descriptor)
-
-
-def _let_go() -> None:
-    """In a forked loader process: the lock is to end with the process that trains."""
-    while _HELD:
-        os.close(_HELD.pop())
-
-
-os.register_at_fork(after_in_child=_let_go)
+def kept(folder: Path) -> str:
+    """Say whether a run that fails has something to go on from."""
+    saved = any((folder / name).exists() for name in (LAST, PREVIOUS))
+    return "the last good checkpoint is kept" if saved else "nothing was saved yet"
 
 
 def newest(folder: Path) -> tuple[dict[str, Any] | None, str]:
@@ -175,12 +157,6 @@ def newest(folder: Path) -> tuple[dict[str, Any] | None, str]:
     return None, "nothing was saved yet: from the beginning"
 
 
-def what_is_kept(folder: Path) -> str:
-    """Return a phrase on what a run that must stop here leaves to go on from."""
-    saved = any((folder / name).exists() for name in (LAST, PREVIOUS))
-    return "the last good checkpoint is kept" if saved else "nothing was saved yet"
-
-
 def _copy(value: Any) -> Any:
     """The nested dicts and lists of `value`, with each tensor copied to the CPU.
 
@@ -201,6 +177,4 @@ def _copy(value: Any) -> Any:
 def _refuse_broken(model: dict[str, Tensor], folder: Path) -> None:
     """A gradient that overflowed breaks the weights a step before any loss shows it."""
     if not all(torch.isfinite(tensor).all() for tensor in model.values()):
-        raise UserError(
-            f"the weights are no longer finite; {what_is_kept(folder)}; try a smaller --lr, or --amp off"
-        )
+        raise UserError(f"the weights are no longer finite; {kept(folder)}; try a smaller --lr, or --amp off")

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import platform
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from skin import checkpoint, cli, demo, runs
+from skin import attempts, checkpoint, cli, contents, demo, nodes, runs
 from skin.console import Log
 from skin.driver import unusable_gpus
 from skin.errors import UserError
+from skin.index import count
 from skin.parallel import Topology
 from skin.parts import Parts, read_parts
 from skin.progress import Progress
-from skin.saver import Saver, newest
-from skin.settings import MONITORS, Settings
+from skin.saver import Saver, kept, newest
+from skin.settings import MONITORS, Settings, mended
 from skin.split import write_manifest
-from skin.trainer import Trainer, build_trainer
+from skin.trainer import Trainer, build_trainer, cannot_compile
 
 from torch import nn
 
@@ -38,10 +41,15 @@ class Run:
     def save(self, best: bool = False) -> None:
         """Give the saver what `--resume` needs, and what inference needs if this is the best epoch."""
         progress = self.progress.state(self.trainer.topology)  # gathered from all processes
+        state = self.trainer.state()  # so is this
         if self.trainer.topology.is_main:
-            last = {**self.trainer.state(), "progress": progress, "classes": list(self.parts.classes)}
+            last = {**state, "progress": progress, "classes": list(self.parts.classes)}
             best_state = self.best_state(self.trainer.classifier.network, {}) if best else None
             self.saver.save(last, best_state, self.progress.history)
+
+    def how_to_go_on(self) -> str:
+        """Say after a fault what is left, and the command that goes on."""
+        return f"{kept(self.folder)}; go on with: python train.py --resume {shlex.quote(str(self.folder))}"
 
     def restore(self, state: dict[str, Any], source: str) -> None:
         """Go on from a state that `save` wrote. Raises `UserError` where it is of other data or another model."""
@@ -54,19 +62,55 @@ class Run:
         if self.trainer.topology.is_main:  # a kill after the last epoch's last.pt may have left it a row short
             runs.write_metrics(self.folder / "metrics.csv", self.progress.history)
         self.log.say(f"resumed {source}: {self.progress.epoch} epochs and {self.progress.step} steps are done")
-        if changes := self.trainer.changes_since(state.get("machine")):
-            self.log.say(f"note: {changes}: the results will not be the same to the last bit")
-            self._note_machine()
 
-    def _note_machine(self) -> None:
-        """Add to config.json, and so to best.pt, what the run goes on with from here."""
+    def note_changes(self, state: dict[str, Any] | None) -> None:
+        """Say what is not as it was and what that means, and note it in config.json, and so in best.pt.
+
+        Where the steps of an epoch take other images than in `state`, the epoch under way begins anew: half of it
+        by the one plan and half by the other would count some images twice and others never.
+        """
+        trainer, parts = self.trainer, self.parts
+        changed = mended(trainer.settings, self.config)
+        if "data" in changed:
+            compared = "names, labels and contents" if (self.folder / contents.NAME).exists() else "names and labels"
+            same = "" if parts.left_out or parts.changed else f": {compared} are as they were"
+            self.log.say(f"data moved from {self.config['data']}{same}")
+        machine = trainer.changes_since(state.get("machine")) if state else []
+        before = {"images a step": self.config["resolved"]["images_per_step"]}
+        plan = trainer.changes_of_plan({**before, **((state or {}).get("plan") or {})})
+        other = [f"{name} {changed[name]:g} (was {self.config[name]:g})" for name in ("lr",) if name in changed]
+        other += plan
+        for what, names in (("left out", parts.left_out), ("another file than before", parts.changed)):
+            other += [f"{count(len(names), 'image')} {what} (first: {names[0]})"] if names else []
+        anew = bool(plan) and self.progress.begin_anew()
+        if other:
+            end = f"; epoch {self.progress.epoch + 1} begins anew" if anew else ""
+            changes = ", ".join([*other, *machine])
+            self.log.say(f"note: {changes}: the results will not be those of the undisturbed run{end}")
+        elif machine:
+            self.log.say(f"note: {', '.join(machine)}: the results will not be the same to the last bit")
+        if other or machine or changed:
+            self._renew(changed)
+
+    def _renew(self, changed: dict[str, Any]) -> None:
+        """Write anew what the run folder says of data and options: what the run goes on with from here."""
+        resolved = self.trainer.resolved()
         now = {
-            "epoch": self.progress.epoch, "step": self.progress.step, "resolved": self.trainer.resolved(),
+            "epoch": self.progress.epoch, "step": self.progress.step, "changed": changed, "resolved": resolved,
             "environment": runs.environment(),
         }  # fmt: skip
-        self.config = {**self.config, "resumed": [*self.config.get("resumed", []), now]}
-        if self.trainer.topology.is_main:
-            runs.write_json(self.folder / "config.json", self.config)
+        steps = {name: resolved[name] for name in ("images_per_step", "steps_per_epoch")}
+        self.config = {
+            **self.config, **changed, "resolved": {**self.config["resolved"], **steps},
+            "resumed": [*self.config.get("resumed", []), now],
+        }  # fmt: skip
+        if not self.trainer.topology.is_main:
+            return
+        if self.parts.left_out:
+            write_manifest(self.parts.rows, self.folder / "split.csv")
+        if self.parts.changed:
+            contents.write(self.parts.rows, self.folder / contents.NAME)
+        runs.write_json(self.folder / "config.json", self.config)
 
     def best_state(self, network: nn.Module, calibration: dict[str, Any]) -> dict[str, Any]:
         """All that inference needs: the contents of best.pt."""
@@ -87,15 +131,18 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
 
     Nothing but the set of --demo is written before the data and the weights are known to be good. The folder is
     held against other processes that would train in it until the run is left, when all is written.
-    Data are read by rank 0 alone, so that no process can see another split than the others.
+    The folder and the table of the data are read by rank 0 alone, so that no process can see another split than the
+    others; the other machines need the images and nothing else.
     """
     resuming = settings.resume is not None
     log = Log(quiet=not topology.is_main)  # the terminal's alone until there is a folder
-    folder: Path = settings.resume or runs.new_folder(settings.out, settings.model)
+    new = None if resuming or not topology.is_main else runs.new_folder(settings.out, settings.model)
+    folder: Path = topology.from_main(settings.resume or new)
     with ExitStack() as held:
         saver = Saver(folder, log.say)
         if topology.is_main and resuming:
             held.enter_context(saver)
+            attempts.note(folder, by_itself=settings.auto or attempts.restarted_by_torchrun())
         if settings.demo and topology.is_main:
             folder = folder if resuming else runs.create(folder, own=settings.out is None)
             demo.write(folder / "demo")
@@ -104,11 +151,15 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
             settings = replace(settings, data=(folder / "demo").resolve())
         manifest = folder / "split.csv" if resuming else None
         parts: Parts = topology.from_main(read_parts(settings, manifest, log) if topology.is_main else None)
-        config = runs.read_config(folder) if resuming else cli.plain(settings)
-        state, source = newest(folder) if resuming else (None, "")
-        images_per_step = config["resolved"]["images_per_step"] if resuming else None
+        parts = nodes.on_this_machine(parts, settings, topology)
+        found: Any = (cli.plain(settings), None, "")
+        if topology.is_main and resuming:
+            found = runs.read_config(folder), *newest(folder)
+        config, state, source = topology.from_main(found)
         origin = config["resolved"]["weights"] if state else None
-        trainer = build_trainer(settings, topology, parts, images_per_step, origin)
+        if resuming and cannot_compile(topology):  # an option that was said when the run began cannot be unsaid
+            settings = replace(settings, compile=False)
+        trainer = build_trainer(settings, topology, parts, settings.images_per_step, origin)
         if topology.is_main and not resuming:
             config["resolved"] = trainer.resolved()
             folder = runs.create(folder, own=settings.out is None and not settings.demo)
@@ -116,6 +167,7 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
             held.enter_context(saver)
             runs.refuse_run(folder)  # one that began at the same time, and was sooner here
             write_manifest(parts.rows, folder / "split.csv")
+            contents.write(parts.rows, folder / contents.NAME)
             runs.write_json(folder / "environment.json", runs.environment())
             runs.write_json(folder / "config.json", config)
         folder, config = topology.from_main((folder, config))
@@ -123,9 +175,23 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
         if settings.gpus is None and (warning := unusable_gpus()):
             log.warn(f"WARNING: {warning}")
         run = Run(folder, config, parts, trainer, Progress(MONITORS[settings.monitor]), log, saver)
-        log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\nrun     {folder}\n")
+        where = f"run     {folder}" + (f" on {platform.node()}" if topology.nodes > 1 else "")
+        log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\n{where}\n")
         if state:
             run.restore(state, source)
         elif resuming:
             log.say(source)
+        if resuming:
+            run.note_changes(state)
         yield run
+
+
+def finished(settings: Settings, topology: Topology) -> bool:
+    """Whether `--resume auto` found a run that is done to the last file; all processes hear it of rank 0."""
+    done = False
+    if topology.is_main and settings.auto and settings.resume is not None:
+        best = settings.resume / "best.pt"
+        # In this order: curves.png is a run's last file, and best.pt takes longer to read.
+        there = (settings.resume / "curves.png").exists() and best.exists()
+        done = there and bool(checkpoint.load_best(best).calibration)
+    return bool(topology.from_main(done))

@@ -218,9 +218,9 @@ def leaks(rows: pd.DataFrame) -> list[Leak]:
 
 
 def write_manifest(rows: pd.DataFrame, path: Path) -> None:
-    """Write `image,label,group,split` of `rows` as CSV: the record of a run's split. Raises `WriteError`."""
+    """Write `image,label,group,split` of `rows` as CSV: the record of a run's split."""
     text = rows[MANIFEST_COLUMNS].to_csv(index=False, lineterminator="\n")
-    write_atomically(text.encode(), path)
+    write_atomically(text.encode("utf-8"), path)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:

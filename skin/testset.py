@@ -10,7 +10,9 @@ import contextlib
 import filecmp
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from skin import contents, runs
 from skin import split as splits
 from skin.checkpoint import Checkpoint
 from skin.class_names import match_classes
@@ -118,14 +120,28 @@ def read(
     )
 
 
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the run's options; config.json knows where the data are that moved after `best.pt` was written."""
+    config = dict(checkpoint.config)
+    with contextlib.suppress(UserError):
+        now = runs.read_config(checkpoint.path.parent)
+        config.update({name: now[name] for name in ("data", "labels") if isinstance(now.get(name), str)})
+    demo = checkpoint.path.parent / "demo"
+    if config.get("demo") and demo.exists():  # it lies in the run folder, wherever that is
+        config["data"] = str(demo)
+    return config
+
+
 def _read_own(checkpoint: Checkpoint, manifest_path: Path, allow_missing: bool) -> Index:
-    config = checkpoint.config
+    config = _config(checkpoint)
     if not manifest_path.exists() or not config.get("data"):
         raise UserError(f"{manifest_path} is not there, so the run's test part is not known; name a set: --data DIR")
     root = Path(config["data"])
-    if not root.exists():
-        raise UserError(f"the run's data folder {root} is gone; say where it is now: --data DIR")
     labels = Path(config["labels"]) if config.get("labels") else None
+    if not root.exists() or (labels and not labels.exists()):
+        gone = f"labels table {labels}" if root.exists() else f"data folder {root}"
+        options = "--data DIR --labels CSV" if labels else "--data DIR"
+        raise UserError(f"the run's {gone} is gone; say where it is now: {options}")
     return read_index(root, labels=labels, allow_missing=allow_missing or bool(config.get("allow_missing")))
 
 
@@ -148,7 +164,7 @@ def _is_own(
     them. Which it is taken for is put into `notes`.
     """
     used, there = set(manifest["image"]), set(index.rows["image"])
-    root = checkpoint.config.get("data")
+    root = _config(checkpoint).get("data")
     here = root is not None and Path(root).resolve() == index.root.resolve()
     another = ""
     if not here and used < there:
@@ -177,7 +193,8 @@ def _files_agree(index: Index, checkpoint: Checkpoint, manifest_path: Path) -> b
     try:
         of_run = _read_own(checkpoint, manifest_path, allow_missing=True).rows
     except UserError:
-        return True
+        record = manifest_path.parent / contents.NAME
+        return not record.exists() or not contents.changed(index.rows, record)
     both = index.rows.merge(of_run, on="image", suffixes=("", "_of_run"))
     some = both.iloc[:: max(1, len(both) // LOOKED_AT)]
     with contextlib.suppress(OSError):

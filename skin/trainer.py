@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skin import losses, precision
+from skin import batch_norm, losses, precision
 from skin.checkpoint import check_tensors
 from skin.cpu_step import accelerate
 from skin.dataset import Batch, EpochBatches, SkinDiseaseDataset, default_workers, make_loader
@@ -17,6 +17,7 @@ from skin.model import Classifier, build, load_weights, preprocess_for
 from skin.parallel import Topology
 from skin.parts import Parts
 from skin.recipes import RECIPES
+from skin.saver import bytes_needed
 from skin.settings import Settings
 
 import numpy as np
@@ -40,8 +41,10 @@ class Trainer:
     dataset: SkinDiseaseDataset  # the training part
     batches: EpochBatches
     loader: DataLoader[Batch]
+    workers: int  # loader processes that are wanted; `loader` has fewer where shared memory is short
     settings: Settings
     origin: str  # of the weights
+    notes: tuple[str, ...] = ()  # what the user should know of the machine
 
     def freeze(self, frozen: bool) -> None:
         """Freeze or free the body. DDP looks only once at what needs gradients, so it is wrapped anew."""
@@ -62,16 +65,24 @@ class Trainer:
                 torch.cuda.default_generators[device.index].manual_seed(_draw((*key, device.index)))
 
     def state(self) -> dict[str, Any]:
-        """What resuming needs of it. Take it between steps: the scaler's state counts after `update()`."""
+        """What resuming needs of it. Take it between steps: the scaler's state counts after `update()`.
+
+        All processes must call it together: each one's BatchNorm has statistics of its own within an epoch.
+        """
+        statistics = torch.stack(self.topology.gather(batch_norm.read(self.classifier.network)))
         return {
             "model": self.classifier.network.state_dict(),
+            "statistics": statistics,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "machine": self._machine(),
+            "plan": self.plan(),
         }
 
     def load_state(self, state: dict[str, Any], path: Path) -> None:
         """The inverse of `state`, for a file's contents. A scaler that was off then, or is off now, starts anew.
+
+        BatchNorm's statistics are each process's own again; where there were fewer or more processes, their mean.
 
         Raises:
             UserError: they do not fit this model; nothing is changed then.
@@ -83,10 +94,22 @@ class Trainer:
             raise UserError(f"{path}: damaged checkpoint: 'scaler' is not the state of a GradScaler")
         if not all(type(v) in (int, float) and 0 <= v < math.inf for v in scaler.values()):
             raise UserError(f"{path}: damaged checkpoint: 'scaler' holds what is no number")
+        statistics = self._statistics(state.get("statistics"), path)
         network.load_state_dict(state["model"])
+        if statistics is not None:  # files of before they were kept have rank 0's alone
+            batch_norm.write(network, statistics)
         self.optimizer.load_state_dict(optimizer)
         if scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(scaler)
+
+    def _statistics(self, found: Any, path: Path) -> Tensor | None:
+        """This process's BatchNorm statistics from those of all, a row a process; None where none were kept."""
+        if found is None:
+            return None
+        rows = len(found) if isinstance(found, Tensor) and found.dim() == 2 else 0
+        like = batch_norm.read(self.classifier.network).expand(max(rows, 1), -1)
+        check_tensors({"statistics": found}, {"statistics": like}, path)
+        return found[self.topology.rank] if rows == self.topology.world else found.double().mean(0).float()
 
     def _adam_state(self, found: Any, path: Path) -> dict[str, Any]:
         """Adam's moments from a file and the rate of its last step, with the settings of this run."""
@@ -105,12 +128,19 @@ class Trainer:
             raise UserError(f"{path}: damaged checkpoint: 'optimizer' is not this model's Adam state") from error
         return {"state": moments, "param_groups": [{**group, "lr": lr} for group in own["param_groups"]]}
 
-    def changes_since(self, before: Any) -> str:
-        """What the last bits of a result depend on and is no longer as in `before`, the machine of a state; or ""."""
+    def changes_since(self, before: Any) -> list[str]:
+        """Name what the last bits of a result depend on and is no longer as in `before`, the machine of a state."""
         before = before if isinstance(before, dict) else {}
-        now = self._machine()
-        changed = [name for name in now if str(now[name]) != str(before.get(name))]
-        return ", ".join(f"{name} {now[name]} (was {before.get(name)})" for name in changed)
+        return _changes(self._machine(), before)
+
+    def plan(self) -> dict[str, int]:
+        """Return what says which images a step of an epoch takes, beside the seed."""
+        return {"images a step": self.batches.batch_size, "images to train on": self.batches.size}
+
+    def changes_of_plan(self, before: Any) -> list[str]:
+        """Name what makes the steps of an epoch others than those of `before`, the plan of a state."""
+        before = before if isinstance(before, dict) else {}
+        return _changes(self.plan(), {**self.plan(), **before})
 
     def _machine(self) -> dict[str, Any]:
         return {
@@ -144,6 +174,7 @@ class Trainer:
             f"weights: {found['weights']}\n"
             f"device  {self.topology.describe()}, {found['precision']}, {found['images_per_step']} images a step, "
             f"{found['workers']} loader workers"
+            + "".join(f"\n        {note}" for note in self.notes)
         )
 
     def optimizer_steps(self) -> int:
@@ -157,6 +188,20 @@ def _draw(key: tuple[int, ...]) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
+def _changes(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    changed = [name for name in now if str(now[name]) != str(before.get(name))]
+    return [f"{name} {now[name]} (was {before.get(name)})" for name in changed]
+
+
+def cannot_compile(topology: Topology) -> str:
+    """Say why `--compile` is refused on these devices; `""` where it is not."""
+    if topology.device.type == "cpu":
+        return "--compile is for GPUs: on the CPU a step has layers of its own; leave it out"
+    if topology.kind == "DataParallel":
+        return "--compile does not reach DataParallel's replicas; start with torchrun, or use --gpus 1"
+    return ""
+
+
 def step_model(classifier: Classifier, settings: Settings, topology: Topology) -> nn.Module:
     """The model as training steps call it: compiled where that is asked for, made parallel where there are replicas.
 
@@ -167,10 +212,8 @@ def step_model(classifier: Classifier, settings: Settings, topology: Topology) -
     """
     if not settings.compile:
         return topology.wrap(classifier)
-    if topology.device.type == "cpu":
-        raise UserError("--compile is for GPUs: on the CPU a step has layers of its own; leave it out")
-    if topology.kind == "DataParallel":
-        raise UserError("--compile does not reach DataParallel's replicas; start with torchrun, or use --gpus 1")
+    if reason := cannot_compile(topology):
+        raise UserError(reason)
     compiled: Any = torch.compile(classifier, dynamic=False)  # an epoch has two sizes of batches at most
     return topology.wrap(compiled)
 
@@ -206,18 +249,22 @@ def build_trainer(
     recipe, preprocess = RECIPES[settings.recipe], preprocess_for(settings.model, settings.image_size)
     torch.manual_seed(settings.seed)  # of the new head, and of everything with --weights none
     network = build(settings.model, len(parts.classes))
-    if origin is None:
-        with topology.first_here():
-            origin = load_weights(network, settings.model, settings.weights)
+    if origin is None:  # rank 0's weights become everyone's when the model is made parallel
+        own = load_weights(network, settings.model, settings.weights) if topology.is_main else ""
+        origin = topology.from_main(own)
     on_gpu = topology.device.type == "cuda"
     accelerate(network, topology.device)
     mode = precision.choose(settings.amp, topology.device)
+    modes = topology.gather(str(mode))
+    if len(set(modes)) > 1:
+        other = next(name for name in modes if name != modes[0])
+        raise UserError(f"--amp {settings.amp} is {modes[0]} on one machine and {other} on another; try --amp off")
     classifier = Classifier(network, preprocess, mode).to(topology.device)
     # The batches have one size, so cuDNN may search its fastest kernels once. It keeps what it finds for each thread,
     # and DataParallel's forward has new threads at every step.
     torch.backends.cudnn.benchmark = on_gpu and topology.kind != "DataParallel"
 
-    cache = parts.open_cache(preprocess, settings)
+    cache = parts.open_cache(preprocess, settings, bytes_needed(network))
     size_of = functools.partial(recipe.image_size, epochs=settings.epochs, full=preprocess.image_size)
     dataset = parts.dataset("train", preprocess, settings.seed, cache, size_of)
     images_per_step = images_per_step or settings.batch_size * topology.replicas
@@ -226,6 +273,8 @@ def build_trainer(
     _refuse_small_pieces(batches, topology, least_side=size_of(0))  # later epochs have larger views, if others
     workers = settings.workers if settings.workers is not None else default_workers(on_gpu)
     weights = losses.class_weights(dataset.labels, len(parts.classes), settings.class_weights)
+    notes: list[str] = []
+    loader = make_loader(dataset, batches, workers, pin_memory=on_gpu, say=notes.append)
     return Trainer(
         settings=settings,
         origin=origin,
@@ -239,5 +288,7 @@ def build_trainer(
         class_weights=weights.to(topology.device),
         dataset=dataset,
         batches=batches,
-        loader=make_loader(dataset, batches, workers, pin_memory=on_gpu),
+        loader=loader,
+        workers=workers,
+        notes=tuple(notes),
     )

@@ -8,6 +8,9 @@ import io
 import os
 import pickle
 import resource
+import signal
+import subprocess
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -20,8 +23,11 @@ from skin.errors import UserError
 from skin.saver import Saver
 from skin.settings import MOST_EPOCHS
 
+import filelock
 import pytest
 import torch
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # ---- writing --------------------------------------------------------------------------------------------
 
@@ -183,22 +189,67 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path, said: list[str]) 
 
 
 def test_a_second_process_does_not_train_in_the_same_folder(tmp_path: Path, said: list[str]) -> None:
-    with Saver(tmp_path, said.append):
-        with pytest.raises(UserError, match="another process is training"):
-            Saver(tmp_path, said.append).__enter__()
-        # A loader's process that outlives the one that trains does not hold the folder.
-        pid = os.fork()
-        if pid == 0:
-            os._exit(len(saver._HELD))
-        assert os.waitpid(pid, 0)[1] == 0
+    with Saver(tmp_path, said.append), pytest.raises(UserError, match="another process is training"):
+        Saver(tmp_path, said.append).__enter__()
     with Saver(tmp_path, said.append):
         pass
+
+
+def test_a_loaders_process_that_outlives_a_killed_run_does_not_hold_its_folder(
+    tmp_path: Path, said: list[str]
+) -> None:
+    code = """
+import os, signal, sys, time
+from pathlib import Path
+from skin.saver import Saver
+with Saver(Path(sys.argv[1]), print):
+    if (child := os.fork()) == 0:
+        time.sleep(60)
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert killed.stdout is not None
+    child = int(killed.stdout.readline())
+    try:
+        assert killed.wait(60) == -signal.SIGKILL
+        with Saver(tmp_path, said.append):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        killed.stdout.close()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError()])
+def test_a_file_system_without_locks_is_trained_on(
+    error: Exception, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with Saver(tmp_path, said.append), Saver(tmp_path, said.append):
+        pass
+
+
+def test_the_room_that_checkpoints_need() -> None:
+    """1,000 weights of 4 bytes: three files last.pt with two moments each, two files best.pt."""
+    assert saver.bytes_needed(torch.nn.Linear(10, 100, bias=False)) == 3 * 12_000 + 2 * 4_000
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_and_a_full_share_of_one_are_said(number: int, tmp_path: Path) -> None:
+    said = str(checkpoint.WriteError(tmp_path / "last.pt", OSError(number, os.strerror(number))))
+    assert said == (
+        f"cannot write {tmp_path}/last.pt: the disk, or your share of it, is full ({os.strerror(number)}); "
+        "the file that was there is kept"
+    )
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path, said: list[str]) -> None:
     (tmp_path / ".last.pt.123.tmp").write_bytes(b"half")
     with Saver(tmp_path, said.append):
-        assert names(tmp_path) == []
+        assert names(tmp_path) == [saver.LOCK]
 
 
 def test_the_newest_file_that_can_be_read_is_gone_on_from(tmp_path: Path) -> None:

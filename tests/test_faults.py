@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.synchronize
+
 from skin import memory
 from skin.errors import UserError
 from skin.faults import explain, explained, is_out_of_memory
@@ -45,7 +48,7 @@ def test_a_fault_is_one_line(error: Exception, line: str) -> None:
 
 
 def test_it_says_how_to_go_on() -> None:
-    with pytest.raises(UserError, match=r"; --resume goes on$"), explained(32, "--resume goes on"):
+    with pytest.raises(UserError, match=r"; --resume goes on$"), explained(32, lambda: "--resume goes on"):
         raise RuntimeError(WORKER)
 
 
@@ -53,6 +56,15 @@ def test_a_batch_of_one_cannot_be_halved() -> None:
     line = explain(torch.OutOfMemoryError("CUDA out of memory."), 1)
     assert line is not None
     assert "--image-size" in line
+
+
+def test_no_room_for_a_lock_between_processes_is_too_little_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **keywords: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)
+    with pytest.raises(UserError, match=r"shared memory \(/dev/shm\): enlarge it, or use --workers 0"), explained():
+        multiprocessing.Event()
 
 
 def test_what_is_not_known_is_left_as_it_is() -> None:

@@ -1,25 +1,27 @@
-"""Images inside an archive: loaded once, read in any order by threads and forked processes, or refused in a line."""
+"""Images inside an archive: unpacked once, read in any order by threads and processes, or refused in a line."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from skin import images, npz
 from skin.dataset import PlainBatches, SkinDiseaseDataset, make_loader
 from skin.errors import UserError
 from skin.images import Preprocess
-from skin.npz import NpzFile, npz_image_size, read_npz_image
+from skin.npz import NpzFile, npz_image_size, read_npz_image, unpack_in
 
 import numpy as np
 import pytest
@@ -34,22 +36,41 @@ def archive(tmp_path: Path) -> Path:
     return tmp_path / "a.npz"
 
 
-@pytest.fixture
-def large(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An archive whose arrays are too large for memory, and `scratch` for the temporary files."""
-    monkeypatch.setattr(npz, "_KEEP_BYTES", 100)
-    monkeypatch.setattr(npz, "_BLOCK_BYTES", 64)
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files, and nothing known of other tests' archives."""
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    return archive
+    monkeypatch.setattr(npz, "_BLOCK_BYTES", 64)
+    for name in (npz._FOLDER, npz._TEMPORARY):
+        monkeypatch.setenv(name, "")  # so that what a test sets is taken back
+        monkeypatch.delenv(name)
+    npz._load.cache_clear()
+    return tmp_path / "scratch"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The cache folder, in which arrays are unpacked."""
+    unpack_in(tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The arrays that this process unpacks, as they are unpacked."""
+    real, seen = npz._unpack, []
+
+    def counting(archive: str, array: str, target: Path, reserve: bool) -> None:
+        seen.append(array)
+        real(archive, array, target, reserve)
+
+    monkeypatch.setattr(npz, "_unpack", counting)
+    return seen
 
 
 def read(archive: Path, row: int) -> np.ndarray:
     return read_npz_image(f"{archive}::train_images/{row}")
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 def with_member(path: Path, header: dict[str, Any], data: bytes = b"") -> Path:
@@ -61,132 +82,154 @@ def with_member(path: Path, header: dict[str, Any], data: bytes = b"") -> Path:
     return path
 
 
-def test_a_large_array_is_inflated_once_and_its_rows_are_read_in_any_order(
-    large: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_array_is_unpacked_once_and_its_rows_are_read_in_any_order(
+    archive: Path, folder: Path, unpacked: list[str]
 ) -> None:
-    assert np.array_equal(read(large, 3), ROWS[3])
-    monkeypatch.setattr(zipfile.ZipExtFile, "read", None)
-    for row in (0, 39, 38, 0, 7, 7):
-        assert np.array_equal(read(large, row), ROWS[row])
-    assert read(large, 0).flags.writeable
-    assert list((large.parent / "scratch").iterdir()) == [], "no file is left to remove"
+    for row in (3, 0, 39, 38, 0, 7, 7):
+        assert np.array_equal(read(archive, row), ROWS[row])
+    read(archive, 0)[:] = 0
+    assert np.array_equal(read(archive, 0), ROWS[0]), "a row is the caller's own"
+    npz._load.cache_clear()  # as another process, later
+    assert np.array_equal(read(archive, 5), ROWS[5])
+    assert unpacked == ["train_images"]
+    (file,) = folder.glob("*.npy")
+    assert np.array_equal(np.load(file), ROWS)
+    assert all(npz.UNPACKED.fullmatch(path.name) for path in folder.iterdir())
+    assert folder.stat().st_mode & 0o777 == 0o700
     with pytest.raises(UserError, match="40 rows"):
-        read(large, 40)
+        read(archive, 40)
 
 
-def test_the_size_comes_from_the_header_alone(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npz, "_inflated", None)
-    assert npz_image_size(f"{large}::train_images/39") == (5, 6)
-    with pytest.raises(UserError, match="40 rows"):
-        npz_image_size(f"{large}::train_images/40")
-
-
-@pytest.mark.parametrize("keep", [100, 2**20])
-def test_eight_threads_that_ask_at_once_load_once(
-    large: Path, keep: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"", lambda content: bytes(200)])
+def test_an_unpacked_file_that_was_damaged_is_made_again(
+    damage: Callable[[bytes], bytes], archive: Path, folder: Path, unpacked: list[str]
 ) -> None:
-    monkeypatch.setattr(npz, "_KEEP_BYTES", keep)
-    real, loads, together = npz._array_header, [], threading.Barrier(8)
+    read(archive, 0)
+    (file,) = folder.glob("*.npy")
+    npz._load.cache_clear()
+    file.write_bytes(damage(file.read_bytes()))
+    assert np.array_equal(read(archive, 0), ROWS[0])
+    assert len(unpacked) == 2
 
-    def slow(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-        loads.append(threading.get_ident())
-        time.sleep(0.05)
-        return real(file)
+
+def test_the_size_comes_from_the_header_alone(archive: Path, unpacked: list[str]) -> None:
+    assert npz_image_size(f"{archive}::train_images/39") == (5, 6)
+    with pytest.raises(UserError, match="40 rows"):
+        npz_image_size(f"{archive}::train_images/40")
+    assert unpacked == []
+
+
+def test_eight_threads_that_ask_at_once_unpack_once(archive: Path, folder: Path, unpacked: list[str]) -> None:
+    together = threading.Barrier(8)
 
     def ask(thread: int) -> bool:
         together.wait(timeout=30)
         order = np.random.default_rng(thread).permutation(40)
-        return all(np.array_equal(read(large, row), ROWS[row]) for row in order)
+        return all(np.array_equal(read(archive, row), ROWS[row]) for row in order)
 
-    monkeypatch.setattr(npz, "_array_header", slow)
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(8)))
-    assert len(loads) == 1
+    assert len(unpacked) == 1
 
 
-FORK = """
-import os, sys, threading, time, zipfile
-import numpy as np
-from skin import npz
-path, keep, when = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-npz._KEEP_BYTES = keep
-def read(rows):
-    return [npz.read_npz_image(f"{path}::train_images/{row}") for row in rows]
-with np.load(path) as file:
-    expected = file["train_images"]
-real, loading = npz._array_header, threading.Event()
-def slow(file):
-    loading.set()
-    time.sleep(0.3)
-    return real(file)
-npz._array_header = slow
-thread = threading.Thread(target=read, args=([0],))
-thread.start()
-loading.wait()
-if when == "after":
-    thread.join()
-children = []
-for child in range(2):
-    if (process := os.fork()) == 0:
-        if when == "after":
-            zipfile.ZipFile = None  # what the parent has is shared
-        order = np.random.default_rng(child).permutation(40).tolist() * 20
-        os._exit(0 if all(map(np.array_equal, read(order), expected[order])) else 1)
-    children.append(process)
-thread.join()
-order = np.random.default_rng(9).permutation(40).tolist() * 20
-assert all(map(np.array_equal, read(order), expected[order]))
-assert [os.waitpid(process, 0)[1] for process in children] == [0, 0]
-"""
-
-
-@pytest.mark.parametrize("when", ["after", "while it is"])
-@pytest.mark.parametrize("keep", [100, 2**20])
-def test_processes_forked_after_loading_share_it_and_one_forked_meanwhile_does_not_wait_for_ever(
-    archive: Path, keep: int, when: str
+def test_processes_that_ask_at_once_unpack_once_and_one_that_is_killed_hinders_none(
+    archive: Path, folder: Path, unpacked: list[str]
 ) -> None:
-    subprocess.run([sys.executable, "-c", FORK, archive, str(keep), when], cwd=ROOT, check=True, timeout=60)
+    code = (
+        "import os, signal, sys\nfrom skin import npz\nreal = npz.write_all\n"
+        "def write(file, data):\n    real(file, data)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if sys.argv[2] == 'kill':\n    npz.write_all = write\n"
+        "print(npz.read_npz_image(sys.argv[1] + '::train_images/0').sum())"
+    )
+
+    def start(what: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, archive, what], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+
+    killed = start("kill")
+    killed.communicate(timeout=60)
+    assert (killed.returncode, list(folder.glob("*.npy"))) == (-signal.SIGKILL, [])
+    others = [start("read") for _ in range(3)]
+    assert [process.communicate(timeout=60)[0] for process in others] == [f"{ROWS[0].sum()}\n"] * 3
+    assert np.array_equal(read(archive, 0), ROWS[0])
+    assert (len(list(folder.glob("*.npy"))), unpacked) == (1, [])
+    assert all(npz.UNPACKED.fullmatch(path.name) for path in folder.iterdir()), "--clear knows what is left of it"
 
 
-@pytest.mark.parametrize("call", ["TemporaryFile", "posix_fallocate"])
-def test_a_disk_without_room_is_one_line(large: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object, **keywords: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def test_without_a_cache_a_temporary_folder_is_shared_by_a_process_and_its_children_and_goes_with_it(
+    archive: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import subprocess, sys, tempfile\nfrom pathlib import Path\nfrom skin import npz\n"
+        "npz.read_npz_image(sys.argv[1] + '::train_images/0')\n"
+        "if len(sys.argv) == 2:\n    subprocess.run([sys.executable, *sys.orig_argv[1:], 'again'], check=True)\n"
+        "    print(len(list(Path(tempfile.gettempdir()).rglob('*.npy'))))"
+    )
+    command = [sys.executable, "-c", code, archive]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "scratch")}
+    said = subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=60, stdout=subprocess.PIPE).stdout
+    assert said == b"1\n"
+    assert list((tmp_path / "scratch").iterdir()) == []
 
-    before = descriptors()
-    monkeypatch.setattr(tempfile if call == "TemporaryFile" else os, call, full)
+
+def test_a_cache_folder_that_cannot_be_written_gives_way_to_a_temporary_one(archive: Path, scratch: Path) -> None:
+    unpack_in(archive / "cache")  # a file is in its way
+    assert np.array_equal(read(archive, 3), ROWS[3])
+    assert len(list(scratch.rglob("*.npy"))) == 1
+
+
+def test_a_disk_with_little_to_spare_is_left_to_others_than_the_cache(
+    archive: Path, folder: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npz, "spare_bytes", lambda where: ROWS.nbytes - 1)
+    assert np.array_equal(read(archive, 3), ROWS[3])
+    assert (len(list(folder.glob("*.npy"))), len(list(scratch.rglob("*.npy")))) == (0, 1)
+
+
+def full(*args: object, **keywords: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("call", ["mkdtemp", "write_all", "disk_usage"])
+def test_a_disk_without_room_is_one_line(
+    archive: Path, scratch: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil._ntuple_diskusage(10**9, 10**9, 0)
+    owner, stand_in = {
+        "mkdtemp": (tempfile, full), "write_all": (npz, full), "disk_usage": (npz.shutil, lambda folder: usage)
+    }[call]  # fmt: skip
+    monkeypatch.setattr(owner, call, stand_in)
     for row in range(2):
-        with pytest.raises(UserError, match=r"no room to unpack .* GiB in .*: No space left on device; set TMPDIR"):
-            read(large, row)
-    assert descriptors() == before
+        with pytest.raises(UserError, match=r"cannot (unpack|make) .*: No space left on device; set TMPDIR"):
+            read(archive, row)
+    assert [path for path in scratch.rglob("*") if path.suffix in (".npy", ".tmp")] == []
 
 
 def test_a_disk_that_the_kernel_says_is_full(archive: Path) -> None:
     code = (
-        "import resource, sys\nfrom skin import npz\nnpz._KEEP_BYTES = 100\n"
+        "import resource, sys\nfrom skin import npz\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
         "try:\n    npz.read_npz_image(sys.argv[1] + '::train_images/0')\n"
         "except npz.UserError as error:\n    print(error)"
     )
     command = [sys.executable, "-c", code, archive]
     said = subprocess.run(command, cwd=ROOT, check=True, timeout=60, capture_output=True, text=True).stdout
-    assert "no room to unpack" in said
+    assert "cannot unpack 0.00 GiB in" in said
     assert said.count("\n") == 1
 
 
-def test_a_temporary_file_goes_with_what_was_read_from_it(large: Path) -> None:
-    npz._load.cache_clear()  # of what other tests have left
-    before = descriptors()
-    read(large, 0)
-    assert descriptors() == before + 1
-    npz._load.cache_clear()
-    assert descriptors() == before
-
-
-def test_an_archive_that_is_replaced_is_read_anew(archive: Path) -> None:
+def test_an_archive_that_is_replaced_is_read_anew(archive: Path, folder: Path) -> None:
     assert np.array_equal(read(archive, 1), ROWS[1])
     np.savez(archive, train_images=ROWS[::-1])
     assert np.array_equal(read(archive, 1), ROWS[38])
+    assert len(list(folder.glob("*.npy"))) == 1, "the new array takes the place of the old one"
+
+
+def test_an_array_without_rows_is_one_without_rows(archive: Path) -> None:
+    np.savez(archive, train_images=ROWS[:0])
+    with pytest.raises(UserError, match="the array has 0 rows"):
+        read(archive, 0)
 
 
 @pytest.mark.parametrize("shape", [(1, 10_000, 5_001), (1, 10_000, 5_001, 3), (1, 5_000, 5_000, 7)])
@@ -226,37 +269,34 @@ def test_encrypted_and_oddly_compressed_archives_are_damaged_ones(archive: Path,
         read(archive, 0)
 
 
-@pytest.mark.parametrize("keep", [100, 2**40])
 @pytest.mark.parametrize("shape", [(60, 6, 5, 3), (-40, 6, 5, 3), (2**40, 6, 5, 3)])
 def test_an_array_that_is_not_what_its_header_says_is_refused(
-    tmp_path: Path, shape: tuple[int, ...], keep: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shape: tuple[int, ...], unpacked: list[str]
 ) -> None:
-    monkeypatch.setattr(npz, "_KEEP_BYTES", keep)
-    monkeypatch.setattr(os, "posix_fallocate", None)  # no room is asked for
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     archive = with_member(tmp_path / "a.npz", header, ROWS.tobytes())
     with pytest.raises(UserError, match=r"cannot be read as an \.npz archive"):
         NpzFile(archive)
     with pytest.raises(UserError, match="cannot read the image"):
         read(archive, 0)
+    assert unpacked == [], "no room is asked for"
 
 
 def test_a_damaged_array_is_inflated_once_and_not_for_each_of_its_images(
-    large: Path, monkeypatch: pytest.MonkeyPatch
+    archive: Path, folder: Path, unpacked: list[str]
 ) -> None:
     rows = np.random.default_rng(1).integers(0, 256, (20, 50, 50, 3), dtype=np.uint8)
-    np.savez_compressed(large, train_images=rows)
-    with zipfile.ZipFile(large) as file:
+    np.savez_compressed(archive, train_images=rows)
+    with zipfile.ZipFile(archive) as file:
         info = file.getinfo("train_images.npy")
-    content = bytearray(large.read_bytes())
+    content = bytearray(archive.read_bytes())
     content[info.header_offset + info.compress_size - 40] ^= 0xFF
-    large.write_bytes(content)
-    before, real, loads = descriptors(), npz._inflated, []
-    monkeypatch.setattr(npz, "_inflated", lambda file, size: (loads.append(size), real(file, size))[1])
+    archive.write_bytes(content)
     for row in range(3):
         with pytest.raises(UserError, match=f"cannot read the image .*train_images/{row}: "):
-            read(large, row)
-    assert (len(loads), descriptors()) == (1, before)
+            read(archive, row)
+    assert len(unpacked) == 1
+    assert [path for path in folder.iterdir() if path.suffix != ".lock"] == []
 
 
 def test_a_description_of_gigabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -276,7 +316,6 @@ def test_a_description_of_the_second_version_is_read(tmp_path: Path) -> None:
 
 
 def test_the_loaders_processes_share_what_is_unpacked(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(npz, "_KEEP_BYTES", 100)
     paths = [f"{archive}::train_images/{row}" for row in range(40)]
     dataset = SkinDiseaseDataset(paths, np.zeros(40), Preprocess(4, 4, "bilinear", (0.5,) * 3, (0.5,) * 3))
     loader = make_loader(dataset, PlainBatches(40, 8), workers=1)

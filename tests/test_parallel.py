@@ -54,18 +54,24 @@ def test_a_gpu_whose_driver_is_none_for_this_torch_is_not_used(monkeypatch: pyte
 @pytest.mark.parametrize(("present", "asked"), [(0, 3), (2, 3), (2, -1)])
 def test_more_gpus_than_there_are(alone: pytest.MonkeyPatch, present: int, asked: int) -> None:
     alone.setattr(parallel, "usable_gpus", lambda: present)
-    message = f"--gpus {asked}: this machine has {present} visible GPUs; 0 is the CPU"
+    message = f"--gpus {asked}: this machine has {present} visible GPUs; use --gpus {present}"
     with pytest.raises(UserError, match=message), parallel.setup(asked):
         pass
 
 
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "usable_gpus", lambda: 1)
-    environment = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="process 2 on a machine with 1 visible GPUs"), parallel.setup(None):
-        pass
+    monkeypatch.setattr(Topology, "together", lambda self, make: [make()])
+    with pytest.raises(UserError, match="process 2 on a machine with 1 visible GPUs"):
+        parallel.on_devices(Topology(CPU, rank=1, world=2, local_rank=1), None)
+
+
+def test_a_machine_with_gpus_and_one_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL on one and gloo on the other would wait for each other."""
+    monkeypatch.setattr(parallel, "usable_gpus", lambda: 1)
+    monkeypatch.setattr(Topology, "together", lambda self, make: [make(), False])
+    with pytest.raises(UserError, match=r"process 0 has a GPU and process 1 has none: .* or use --gpus 0"):
+        parallel.on_devices(Topology(CPU, rank=0, world=2), None)
 
 
 @pytest.mark.parametrize(
@@ -93,24 +99,29 @@ def test_one_process_has_nobody_to_ask() -> None:
     assert topology.sum(np.array([1.0, 2.0])).tolist() == [1.0, 2.0]
     assert topology.from_main({"a": 1}) == {"a": 1}
     assert topology.gather({"a": 1}) == [{"a": 1}]
-    topology.share_buffers(model)
+    assert topology.together(lambda: 3) == [3]
     topology.barrier()
 
 
-def test_two_processes_gather_what_each_has(tmp_path: Path) -> None:
+def test_two_processes_gather_what_each_has_and_share_an_error(tmp_path: Path) -> None:
     script = tmp_path / "gather.py"
     script.write_text(
         "from pathlib import Path\n"
         "from skin import parallel\n"
+        "from skin.errors import UserError\n"
         "with parallel.setup(0) as topology:\n"
         "    found = topology.gather({'rank': topology.rank})\n"
+        "    def own():\n"
+        "        if topology.rank == 1: raise UserError('no such file')\n"
+        "    try: topology.together(own)\n"
+        "    except UserError as error: found.append(str(error).split(' on ')[0] + str(error)[-14:])\n"
         "    Path(__file__).with_name(f'{topology.rank}').write_text(str(found))\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, capture_output=True, timeout=120, env=environment)
     for rank in ("0", "1"):
-        assert (tmp_path / rank).read_text() == "[{'rank': 0}, {'rank': 1}]"
+        assert (tmp_path / rank).read_text() == "[{'rank': 0}, {'rank': 1}, 'process 1: no such file']"
 
 
 def test_the_cpu_is_described_with_its_threads() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from skin.console import Log
+from skin.model import preprocess_for
 from skin.parts import read_parts
 from skin.settings import Settings
 
@@ -34,6 +36,40 @@ def test_reading_a_data_folder_shows_how_far_it_has_come(demo_folder: Path, skip
     parts = read_parts(settings, log=bars)
     assert bars.seen == [("reading images", 160, 160), ("comparing images", 160, 160)]
     assert read_parts(settings).rows.equals(parts.rows)  # in silence
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    (tmp_path / "disk").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", tmp_path / "disk"]).returncode:
+        pytest.skip("no right to mount a file system")
+    yield tmp_path / "disk"
+    subprocess.run(["umount", tmp_path / "disk"], check=True)
+
+
+@pytest.mark.parametrize(("run", "kept"), [("disk/cache/run", 0), ("elsewhere/run", 24)])
+def test_the_cache_leaves_the_room_of_checkpoints_on_a_disk_that_both_are_on(
+    run: str, kept: int, demo_folder: Path, small_disk: Path, tmp_path: Path
+) -> None:
+    settings = Settings(
+        data=demo_folder, cache=str(small_disk / "cache"), image_size=64, keep_duplicates=True, out=tmp_path / run
+    )
+    parts = read_parts(settings)
+    cache = parts.open_cache(preprocess_for(settings.model, 64), settings, checkpoint_bytes=8 * 2**20)
+    assert cache is not None
+    for index in range(24):
+        cache.read(index)
+    assert len(list(small_disk.rglob("*.pixels"))) == kept
+
+
+@pytest.mark.parametrize("limit", [1e300, float("inf")])
+def test_a_limit_beyond_all_measure_is_none(limit: float, demo_folder: Path, tmp_path: Path) -> None:
+    settings = Settings(data=demo_folder, cache=str(tmp_path), image_size=32, keep_duplicates=True, cache_limit=limit)
+    cache = read_parts(settings).open_cache(preprocess_for(settings.model, 32), settings)
+    assert cache is not None
+    cache.read(0)
+    assert len(list(tmp_path.rglob("*.pixels"))) == 1
 
 
 def test_images_that_are_not_compared_are_not_waited_for(demo_folder: Path) -> None:

@@ -156,7 +156,6 @@ def test_the_same_value_said_again_is_no_contradiction(run: Path) -> None:
     ("option", "value", "was"),
     [
         ("--model", "efficientnet_b1", "efficientnet_b0"),
-        ("--lr", "0.02", "0.01"),
         ("--epochs", "9", "7"),
         ("--image-size", "96", "64"),
         ("--seed", "1", "0"),
@@ -168,13 +167,96 @@ def test_what_would_make_it_another_run_is_refused_by_name(run: Path, option: st
     with pytest.raises(UserError) as error:
         settings("--resume", run, option, value)
     assert str(error.value) == (
-        f"{option} {value}: the run {run} has {was}; leave the option out to go on with it, or start a new run"
+        f"{option} {value}: the run {run} has {was}; leave the option out to go on with it, or start a new run "
+        f"with {option} {value}"
     )
 
 
-def test_other_data_are_refused_by_name(run: Path) -> None:
-    with pytest.raises(UserError, match=r"--data .*other: the run .* has .*d; leave the option out"):
+def test_what_an_error_advises_to_change_may_change(run: Path) -> None:
+    found = settings("--resume", run, "--data", "other", "--lr", 0.001, "--batch-size", 8, "--allow-missing")
+    assert (found.lr, found.batch_size, found.allow_missing) == (0.001, 8, True)
+    assert found.data == Path("other").resolve()
+
+
+def test_a_step_keeps_its_images_unless_the_command_line_says_how_many(run: Path) -> None:
+    """On four GPUs a step had 128 images, 32 on each. On one GPU it has 128 still; `--batch-size 32` is 32."""
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "resolved": {"images_per_step": 128}}))
+    assert settings("--resume", run).images_per_step == 128
+    assert settings("--resume", run, "--batch-size", 32).images_per_step is None
+    queue = ("--resume", "auto", "--out", run)  # says the same at every start, on whatever machine
+    assert settings(*queue, "--batch-size", 32).images_per_step == 128
+    assert settings(*queue, "--batch-size", 16).images_per_step is None
+
+
+def test_a_labels_table_in_the_data_folder_moves_with_it(tmp_path: Path, run: Path) -> None:
+    old, new = tmp_path / "d", tmp_path / "moved"
+    new.mkdir()
+    (new / "l.csv").touch()
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "labels": str(old / "l.csv")}))
+    assert settings("--resume", run, "--data", new).labels == new / "l.csv"
+    assert settings("--resume", run).labels == old / "l.csv"
+
+
+def test_the_data_of_a_demo_are_its_own(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "demo": True}))
+    with pytest.raises(UserError, match="--demo makes its own data, in the run folder; leave out --data"):
         settings("--resume", run, "--data", "other")
+
+
+# ---- --resume auto --------------------------------------------------------------------------------------
+
+
+def test_auto_goes_on_with_the_run_in_out(run: Path) -> None:
+    found = settings("--resume", "auto", "--out", run, "--epochs", 7)
+    assert (found.resume, found.out, found.auto, found.lr) == (run, run, True, 0.01)
+    with pytest.raises(UserError, match=r"--epochs 9: the run .* has 7"):
+        settings("--resume", "auto", "--out", run, "--epochs", 9)
+
+
+@pytest.mark.parametrize("left", [[], ["split.csv", "environment.json", ".best.pt.1.tmp"]])
+def test_auto_begins_where_no_run_is_or_one_was_killed_as_it_began(tmp_path: Path, left: list[str]) -> None:
+    out = tmp_path / "run"
+    assert settings("--resume", "auto", "--out", out, "--demo").resume is None
+    out.mkdir()
+    for name in left:
+        (out / name).touch()
+    found = settings("--resume", "auto", "--out", out, "--demo")
+    assert (found.resume, found.out, found.auto) == (None, out, True)
+    assert found.model == "efficientnet_b0"  # the demo's
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "config.json"])
+def test_auto_leaves_a_folder_alone_that_is_something_else(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "work"
+    out.mkdir()
+    (out / name).write_text("{}")
+    with pytest.raises(UserError, match=f"{name} .*; (choose another --out|name another run folder)"):
+        settings("--resume", "auto", "--out", out, "--demo")
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [(name, "{}")]
+
+
+def test_auto_needs_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--resume auto goes on .*: add --out DIR"):
+        settings("--resume", "auto", "--demo")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is a file: --resume auto needs a folder"):
+        settings("--resume", "auto", "--demo", "--out", tmp_path / "file")
+
+
+def test_a_restart_by_torchrun_says_auto_where_it_would_begin_a_second_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(UserError, match=r"add --resume auto --out DIR$"):
+        settings("--demo")
+    with pytest.raises(UserError, match=f"add --resume auto --out {run}$"):
+        settings("--demo", "--out", run)
+    assert settings("--resume", "auto", "--out", run).resume == run
+    assert settings("--resume", run).resume == run
+    assert settings("--demo", "--out", tmp_path / "new").out == tmp_path / "new"  # it failed before it began
 
 
 def test_the_help_fits_80_columns_and_groups_the_options(
@@ -186,5 +268,5 @@ def test_the_help_fits_80_columns_and_groups_the_options(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert all(f"{group}:" in lines for group in ("data", "model", "training", "machine", "run"))
-    for field in dataclasses.fields(Settings):
+    for field in cli.options(Settings):
         assert any("--" + field.name.replace("_", "-") in line for line in lines), field.name

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import train
+from skin import batch_norm
 from skin.errors import UserError
 from skin.model import Classifier, build, preprocess_for
 from skin.parallel import Topology
@@ -62,6 +63,48 @@ def state_of(trainer: Trainer) -> dict[str, Tensor]:
 def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+# ---- BatchNorm's statistics -----------------------------------------------------------------------------
+
+
+def test_each_process_gets_its_own_statistics_back_and_another_number_of_them_the_mean(
+    settings: Settings, parts: Parts
+) -> None:
+    trainer = built(settings, parts)
+    state = trainer.state()
+    own = state["statistics"][0]
+    state["statistics"] = torch.stack([own + 1, own + 3])
+
+    def loaded(topology: Topology) -> Tensor:
+        dataclasses.replace(trainer, topology=topology).load_state(state, Path("last.pt"))
+        return batch_norm.read(trainer.classifier.network)
+
+    for rank in (0, 1):
+        assert torch.equal(loaded(Topology(CPU.device, rank=rank, world=2)), state["statistics"][rank])
+    assert torch.allclose(loaded(CPU), own + 2)
+    assert torch.allclose(loaded(Topology(CPU.device, rank=2, world=3)), own + 2)
+
+
+def test_a_state_without_statistics_has_those_of_its_weights(settings: Settings, parts: Parts) -> None:
+    """As files have it that were written before all processes' were kept."""
+    trainer = built(settings, parts)
+    state = trainer.state()
+    before = state.pop("statistics")[0].clone()
+    state = copy.deepcopy(state)
+    batch_norm.write(trainer.classifier.network, before + 1)
+    trainer.load_state(state, Path("last.pt"))
+    assert torch.equal(batch_norm.read(trainer.classifier.network), before)
+
+
+@pytest.mark.parametrize("damaged", [torch.zeros(2, 3), torch.zeros(3), "none", torch.zeros(0, 42016)])
+def test_damaged_statistics_change_nothing(settings: Settings, parts: Parts, damaged: object) -> None:
+    trainer = built(settings, parts)
+    before = state_of(trainer)
+    state = trainer.state() | {"statistics": damaged}
+    with pytest.raises(UserError, match=r"last\.pt: damaged checkpoint: tensor statistics is not"):
+        trainer.load_state(state, Path("last.pt"))
+    assert_same_bits(state_of(trainer), before)
 
 
 # ---- one step ------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Kill training runs, let them go on, and compare every bit with a run that nobody disturbed.
 
-    python tests/torture.py                  60 kills and more, then the fuzzing; some ten minutes on two cores
-    python tests/torture.py --kills 6 --setups alone-2-off --commands 0 --fuzz 0
+    python tests/torture.py        60 kills and more, 60 exceptions, the fuzzing; some twenty minutes on two cores
+    python tests/torture.py --kills 6 --setups alone-2-off --commands 0 --endings 0 --fuzz 0
 
 Each run is a process of its own that dies by a real SIGKILL: at a random step, between two writes of a
 save, in the middle of a file, while the pixel cache fills, in the last calibration, or at any moment. It is
@@ -38,17 +38,15 @@ sys.path.insert(0, str(ROOT))
 os.environ["OMP_NUM_THREADS"] = "1"  # a sum in two threads would be another sum, and forks want no threads
 
 import train  # noqa: E402
-from skin import calibration, checkpoint, cli, demo, saver  # noqa: E402
+from skin import cache, calibration, checkpoint, cli, demo, saver  # noqa: E402
 from skin.cli import option  # noqa: E402
+from tests import endings  # noqa: E402
 from tests.fuzz import fuzz  # noqa: E402
 
 import torch  # noqa: E402
 
 MACHINE_COLUMNS = {"seconds", "images_per_second", "data_wait_seconds", "peak_memory_mib"}
-RECIPE = [
-    *("--model", "efficientnet_b0", "--weights", "none", "--image-size", "32", "--batch-size", "16"),
-    *("--epochs", "2", "--lr", "0.002", "--gpus", "0", "--cache", "cache"),
-]
+RECIPE = [*endings.RECIPE, "--cache", "cache"]
 PATIENCE = 120.0  # seconds until a run that neither ends nor dies is called a hang
 
 # Where a process kills itself, and how often it may come there before: the n-th time is the last.
@@ -58,7 +56,7 @@ POINTS = {
     "fsync": 24,  # a file is whole and has not its name yet
     "rename": 16,  # the name of last.pt or last-previous.pt is about to change
     "link": 8,
-    "cache": 120,  # a pwrite of the pixel cache: header, pixels, slot
+    "cache": 60,  # a file of the pixel cache is written, or is whole and has not its name yet
     "calibration": 1,
 }
 
@@ -85,6 +83,7 @@ class Settings:
     setups: str = option("all", "names of setups, with commas: " + ", ".join(s.name for s in SETUPS))
     commands: int = option(4, "runs through the command line, half of them through torchrun")
     counted: bool = option(False, "kill at counted points only, so that a busy machine changes nothing")
+    endings: int = option(60, "exceptions that come up inside the scripts (tests/endings.py)", metavar="N")
     fuzz: float = option(1.0, "how much fuzzing: 1 is 10,000 images, 2,000 tables and 500 checkpoints", metavar="X")
     seed: int = option(0, "of where the kills fall")
     keep: Path | None = option(None, "work in this folder and leave it", metavar="DIR")
@@ -134,7 +133,7 @@ def arm(kill: Kill, steps: mmap.mmap) -> None:
         function = getattr(owner, name)
 
         def watched(*args: Any, **keywords: Any) -> Any:
-            pass_by(point)
+            pass_by("cache" if point == "rename" and os.fspath(args[1]).endswith(".pixels") else point)
             if point == "step":
                 steps[:] = (int.from_bytes(steps, "little") + 1).to_bytes(8, "little")
             return function(*args, **keywords)
@@ -146,7 +145,7 @@ def arm(kill: Kill, steps: mmap.mmap) -> None:
     watch(os, "fsync", "fsync")
     watch(os, "replace", "rename")
     watch(os, "link", "link")
-    watch(os, "pwrite", "cache")
+    watch(cache, "write_all", "cache")
     watch(calibration, "fit", "calibration")
 
 
@@ -422,6 +421,8 @@ def main() -> int:
             print(f"{setup.name:14} {share} kills and more, no bit differs", flush=True)
         for number in range(settings.commands):
             command_run(folder, number, draw, tally)
+    if settings.endings:
+        print(endings.torment(settings.endings, settings.seed), flush=True)
     if settings.fuzz:
         print(fuzz(*(round(settings.fuzz * count) for count in (10_000, 2_000, 500)), settings.seed), flush=True)
     print(

@@ -254,6 +254,7 @@ def test_each_evaluation_has_a_folder_of_its_own(run_folder: Path, tmp_path: Pat
     assert folder(True, "test", views=8) == "evaluation-tta8"
     assert folder(False, "all") == "evaluation-PAD.v1"
     assert folder(False, "test") == "evaluation-PAD.v1-test"
+    assert folder(False, "all", "/a/PAD: 1?") == "evaluation-PAD_ 1_"
     earlier = run_folder / "evaluation-images"
     earlier.mkdir()
     try:

@@ -180,6 +180,16 @@ def test_a_huge_image_is_reported_and_the_others_are_predicted(run: Run) -> None
     assert out.startswith("good.png\t")
 
 
+def test_overlays_have_names_that_every_system_takes_and_no_two_the_same() -> None:
+    sources = ("in/a:1.png", "in/a_1.png", "in/a*1.png", "nul/aux.png")
+    names = [str(predict.overlay_name(source)) for source in sources]
+    assert names[1] == "in/a_1.png.cam.png"
+    assert names[0].startswith("in/a_1.png.")
+    assert names[2].startswith("in/a_1.png.")
+    assert names[3].startswith("_nul/_aux.png.")
+    assert len(set(names)) == 4
+
+
 def test_overlays_keep_the_folders_and_never_take_each_others_place(run: Run, tmp_path: Path) -> None:
     draw("in/a.png")
     draw("in/deep/a.png", 1)

@@ -1,0 +1,88 @@
+"""A script's process and what it started are gone within seconds of its end, come what may."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+from tests.endings import ROOT
+
+import pytest
+
+BEGIN = f"""
+import multiprocessing, signal, sys, threading, time
+sys.path.insert(0, {str(ROOT)!r})
+from skin import cli, processes
+from skin.errors import UserError
+
+processes.SECONDS_TO_STOP = processes.SECONDS_TO_END = 1.0
+
+def stubborn():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1000)
+"""
+
+
+def run(body: str, number: int | None = None) -> tuple[int, str]:
+    """Run a script whose `main` has that body, and send it a signal once it has said "ready"; its code and stderr."""
+    lines = "".join(f"    {line}\n" for line in body.strip().splitlines())
+    child = subprocess.Popen(
+        [sys.executable, "-c", f"{BEGIN}\ndef main():\n{lines}\ncli.run(main)"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    if number is not None:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(number)
+    _, errors = child.communicate(timeout=20)  # also waits for children, which hold the pipe open
+    return child.returncode, errors
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [("raise KeyError('lesion')", 1), ("raise UserError('no data')", 2), ("return 3", 3), ("pass", 0),
+     ("raise KeyboardInterrupt", 130), ("sys.exit(4)", 4)],
+)  # fmt: skip
+def test_a_child_that_ignores_sigterm_does_not_keep_a_script_alive(what: str, code: int) -> None:
+    found, errors = run(
+        f"child = multiprocessing.get_context('fork').Process(target=stubborn, daemon=True)\nchild.start()\n{what}"
+    )
+    assert found == code
+    assert ("Traceback" in errors) == (code == 1)
+
+
+def test_neither_does_a_thread_that_hangs() -> None:
+    assert run("threading.Thread(target=time.sleep, args=(1000,)).start()\nraise UserError('no data')")[0] == 2
+
+
+def test_a_letter_that_the_output_cannot_take_is_written_as_its_number() -> None:
+    script = f"{BEGIN}\ndef main():\n    print('nävus')\n    raise UserError('große Datei')\ncli.run(main)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env={"PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "n\\xe4vus\n", "error: gro\\xdfe Datei\n")
+
+
+STORE = """
+import datetime
+import torch.distributed as dist
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=datetime.timedelta(hours=1))
+print("ready", flush=True)
+"""
+
+
+def test_a_signal_ends_a_process_that_waits_in_c() -> None:
+    """No handler of Python's runs there."""
+    code, errors = run(STORE + "store.get('nobody sets it')", signal.SIGTERM)
+    assert code == 143
+    assert errors == "error: stopped, though this process did not end for 1 s after the signal\n"
+
+
+def test_a_process_may_take_its_time_for_its_own_work_but_not_for_another() -> None:
+    keep = "signal.signal(signal.SIGTERM, lambda *_: None)\nprint('ready', flush=True)\n"
+    own = "with processes.patience():\n    time.sleep(3)\nreturn 7"
+    wait = "with processes.patience(), processes.waiting('a peer'):\n    time.sleep(1000)\nreturn 7"
+    assert run(keep + own, signal.SIGTERM)[0] == 7
+    code, errors = run(keep + wait, signal.SIGTERM)
+    assert (code, errors) == (143, "error: stopped, though this process waited for a peer for 1 s after the signal\n")
