@@ -1,7 +1,7 @@
 """A web page for a trained model: drop a photograph, read what it is likely to show.
 
     python app.py                                    then open http://127.0.0.1:7860
-    python app.py --checkpoint runs/latest/best.pt --port 8000
+    python app.py --checkpoint runs/NAME/best.pt --port 8000
 
 Works without a network: fonts, scripts and examples all come from this machine, and nothing is reported to
 anybody. Uploads lie in a folder that only this user can read, for about a minute each, and are gone when
@@ -16,6 +16,7 @@ import csv
 import errno
 import os
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -39,7 +40,7 @@ EXAMPLE_CLASSES = ("nv", "mel", "bcc", "vasc")
 
 @dataclass(frozen=True)
 class Settings:
-    checkpoint: Path = option(Path("runs/latest/best.pt"), "the trained model", metavar="FILE")
+    checkpoint: Path | None = option(None, "the trained model (default: the newest run's)", metavar="FILE")
     host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in", metavar="ADDRESS")
     port: int = option(7860, "port to listen on; the next free one if it is taken", metavar="N")
 
@@ -53,8 +54,12 @@ def main() -> int:
         _go_past_proxies()
 
         from skin.classifier import load_classifier
+        from skin.driver import unusable_gpus
 
-        model = load_classifier(settings.checkpoint)
+        if warning := unusable_gpus():
+            print(f"WARNING: {warning}", file=sys.stderr)
+        model = load_classifier(settings.checkpoint, device="cpu" if warning else None)
+        print(f"model {model.description}", file=sys.stderr, flush=True)
 
         from skin.webpage import LOCAL, make_page, start  # seconds, which a missing checkpoint need not wait for
 

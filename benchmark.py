@@ -30,6 +30,7 @@ import train
 from skin import bench_images, bench_plot, bench_report, cells, cli, input_path, measure, parallel, runs
 from skin.bench_settings import BenchSettings, read_bench_settings
 from skin.cache import default_folder
+from skin.driver import unusable_gpus
 from skin.errors import UserError
 from skin.faults import is_out_of_memory
 from skin.measure import Cell, Recipe, Step
@@ -109,7 +110,7 @@ RECIPES: dict[str, Callable[[Settings, Topology, Parts], Recipe]] = {
 
 def run_cell(task: Path) -> int:
     """The child: measure the cell that the JSON file `task` describes and write `task`.result."""
-    cell = Cell(**json.loads(task.read_text()))
+    cell = Cell(**json.loads(task.read_text(encoding="utf-8")))
     settings = Settings(
         data=Path(cell.data), labels=None if cell.labels is None else Path(cell.labels), allow_missing=True,
         model=cell.model, weights="none", image_size=cell.image_size, batch_size=cell.batch_size,
@@ -133,7 +134,7 @@ def run_cell(task: Path) -> int:
                 raise
             found |= {"status": "oom", "reason": f"out of memory at {cell.batch_size} images a replica"}
         if topology.is_main:
-            task.with_suffix(".result").write_text(json.dumps(found))
+            task.with_suffix(".result").write_text(json.dumps(found), encoding="utf-8")
     return 0
 
 
@@ -229,7 +230,7 @@ def benchmark_training(settings: BenchSettings, parts: Parts, console: Console) 
         report["cells"].append(bench_report.empty_row(key, "skipped", reason or "not reached: interrupted"))
     say = lambda line: console.print(line, markup=False, soft_wrap=True)  # noqa: E731
     if not present:
-        say("no GPU is visible: the CPU is measured")
+        say(unusable_gpus() or "no GPU is visible: the CPU is measured")
     for line in environment["gpus_in_use_by_others"]:
         say(line)
     try:
@@ -276,8 +277,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             needed = input_path.images_needed(batch_size, batches)
         else:
             needed = cells.images_needed(cells.plan(settings, parallel.usable_gpus()), settings.find_batch)
-        made = bench_images.write(default_folder() / "benchmark-images", needed)
-        settings = replace(settings, data=made)
+        folder = default_folder()
+        if folder is None:
+            raise UserError("no home folder is known (HOME is not set) to keep drawn images in: name some by --data")
+        settings = replace(settings, data=bench_images.write(folder / "benchmark-images", needed))
     parts = read_parts(Settings(data=settings.data, labels=settings.labels, allow_missing=True, keep_duplicates=True))
     return (benchmark_input if settings.input else benchmark_training)(settings, parts, console)
 

@@ -13,6 +13,7 @@ Every figure has a 95 % interval from a bootstrap over lesions or patients. The 
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,14 +26,17 @@ from skin.cli import option
 from skin.console import Log
 from skin.cpu_step import keep_freed_memory
 from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, ahead, checked, default_workers, make_loader
+from skin.driver import unusable_gpus
 from skin.errors import UserError
 from skin.faults import explained
 from skin.files import safe_name
 from skin.fused import for_inference
+from skin.hardware import check_workers
 from skin.model import Classifier
 from skin.model_card import check_model_card, write_model_card
 from skin.parallel import Topology
 from skin.report import Answers
+from skin.run_folders import newest_model
 from skin.runs import write_json
 from skin.testset import SPLITS, TestSet
 
@@ -41,12 +45,15 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
+MOST_ROUNDS = 100_000  # each keeps a number per figure and class
 BATCH_PIXELS = 64 * 224 * 224  # on a CPU more are no faster; a GPU takes eight times as many
 
 
 @dataclass(frozen=True)
 class Settings:
-    checkpoint: Path = option(Path("runs/latest/best.pt"), "the trained model", group="what", metavar="FILE")
+    checkpoint: Path | None = option(
+        None, "the trained model (default: the newest run's)", group="what", metavar="FILE"
+    )
     data: Path | None = option(None, "another set, any layout (default: the run's own)", group="what", metavar="DIR")
     labels: Path | None = option(None, "table image,label[,group][,split] for --data", group="what", metavar="CSV")
     split: str = option(
@@ -130,15 +137,16 @@ def check(settings: Settings) -> None:
     """Raise `UserError` for an option out of range, before anything is read."""
     if not 1 <= settings.tta <= tta.VIEWS:
         raise UserError(f"--tta {settings.tta}: there are {tta.VIEWS} views of an image; choose 1 to {tta.VIEWS}")
-    if settings.rounds < 1:
-        raise UserError(f"--rounds {settings.rounds}: the bootstrap needs 1 or more; 1000 is usual")
+    if not 1 <= settings.rounds <= MOST_ROUNDS:
+        raise UserError(f"--rounds {settings.rounds}: the bootstrap takes 1 to {MOST_ROUNDS}; 1000 is usual")
     if settings.threshold is not None and not 0 <= settings.threshold <= 1:
         raise UserError(f"--threshold {settings.threshold}: a probability is between 0 and 1")
     if settings.gpus is not None and settings.gpus not in (0, 1):
         raise UserError(f"--gpus {settings.gpus}: one process uses one GPU; for more: torchrun --nproc-per-node N")
     if settings.labels is not None and settings.data is None:
         raise UserError("--labels is a table for --data: name the folder, too")
-    for name in ("batch_size", "workers", "seed"):
+    check_workers(settings.workers)
+    for name in ("batch_size", "seed"):
         value, least = getattr(settings, name), 1 if name == "batch_size" else 0
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
@@ -148,7 +156,11 @@ def check(settings: Settings) -> None:
 
 def evaluate(settings: Settings, topology: Topology) -> None:
     """From a checkpoint and a set to the files of the report."""
-    checkpoint = load_best(settings.checkpoint)
+    checkpoint = load_best(settings.checkpoint or newest_model())
+    if topology.is_main:
+        if settings.gpus is None and (warning := unusable_gpus()):
+            print(f"WARNING: {warning}", file=sys.stderr)
+        print(f"model {checkpoint.describe()}", file=sys.stderr, flush=True)
     test = testset.read(checkpoint, settings.data, settings.labels, settings.split, settings.allow_missing)
     by = {}
     for name in filter(None, (word.strip() for word in settings.by.split(","))):

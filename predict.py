@@ -33,6 +33,7 @@ from skin import cli
 from skin.cli import option
 from skin.errors import FORMULA_STARTS, UserError, printable, safe_cell
 from skin.files import safe_name
+from skin.run_folders import newest_model
 from skin.sources import STDIN, image_paths
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ class Settings:
     )  # fmt: skip
     null: bool = option(False, "names on stdin end with NUL, as from find -print0", group="what to predict")
 
-    checkpoint: Path = option(Path("runs/latest/best.pt"), "the trained model", group="model", metavar="FILE")
+    checkpoint: Path | None = option(
+        None, "the trained model (default: the newest run's)", group="model", metavar="FILE"
+    )
     tta: int = option(1, "average over N of the 8 turned and mirrored views", group="model", metavar="N")
     amp: str = option(
         "auto", "precision: auto, fp16, bf16 or off", group="model",
@@ -79,16 +82,23 @@ def main() -> int:
 
     from skin import parallel  # only now: a mistyped option need not wait for torch
     from skin.classifier import load_classifier
+    from skin.driver import unusable_gpus
 
+    checkpoint = settings.checkpoint or newest_model()
     with parallel.setup(None) as topology:
         if settings.export and topology.is_main:
             from skin.export import export
 
-            print(export(settings.checkpoint, settings.export))
+            print(export(checkpoint, settings.export))
         if not settings.images:
             return 0
-        device = str(topology.device) if topology.distributed else None
-        model = load_classifier(settings.checkpoint, device=device, amp=settings.amp)
+        warning = unusable_gpus()
+        device = str(topology.device) if topology.distributed or warning else None
+        model = load_classifier(checkpoint, device=device, amp=settings.amp)
+        if topology.is_main:
+            if warning:
+                print(f"WARNING: {warning}", file=sys.stderr)
+            print(f"model {model.description}", file=sys.stderr, flush=True)
         failures = predict_all(model, settings, topology)
     return 1 if failures else 0
 

@@ -43,8 +43,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 
-def learning_rate(step: int, steps: int, warmup: int, peak: float) -> float:
-    """The rate of optimizer step `step` of `steps`: linear up over `warmup` steps, then half a cosine down."""
+def learning_rate(step: int, steps: int, warmup: int, peak: float, frozen: int = 0) -> float:
+    """Return the rate of optimizer step `step` of `steps`: linear up over `warmup` steps, then half a cosine down.
+
+    Before that, `frozen` of the steps train the head alone, at the peak rate: a new head has nothing that large steps
+    could break. The warm-up is for the body, which has.
+    """
+    if step < frozen:
+        return peak
+    step, steps = step - frozen, steps - frozen
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
@@ -93,7 +100,9 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
     weights = trainer.class_weights.cpu()[trainer.dataset.labels]
     batch_weights = [float(weights[rows].sum()) for rows in batches.plan(epoch)]
     steps = settings.epochs * len(batches)
-    warmup = int(min(settings.warmup_epochs * len(batches), 0.3 * steps))
+    alone = settings.freeze_epochs if settings.freeze_epochs < settings.epochs else 0  # else the head is all there is
+    frozen = alone * len(batches)
+    warmup = int(min(settings.warmup_epochs * len(batches), 0.3 * (steps - frozen)))
     trainer.freeze(epoch < settings.freeze_epochs)
     trainer.classifier.train()
     for step, (batch, wait_seconds) in enumerate(timed_ahead(trainer.loader, device), start=first_step):
@@ -101,7 +110,7 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
             raise UserError(batch.error or "another process could not read an image; see its message")
         done = epoch * len(batches) + step
         for group in trainer.optimizer.param_groups:
-            group["lr"] = learning_rate(done, steps, warmup, settings.lr)
+            group["lr"] = learning_rate(done, steps, warmup, settings.lr, frozen)
         trainer.seed_dropout(done)
         record = train_step(trainer, batch.images, batch.labels, batch_weights[step])
         yield StepDone(step + 1, record, batch.indices, wait_seconds)
@@ -190,6 +199,9 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     run.save(best)
     skipped = progress.taken - trainer.optimizer_steps()
     run.log.say(runs.epoch_line(row, settings.epochs, usage, skipped, best))
+    if math.isnan(progress.best_value):
+        run.log.say_once(f"warning: the validation {settings.monitor} is not defined; while it is not, the newest "
+                         "epoch counts as the best")  # fmt: skip
     if trainer.dataset.cache is not None and trainer.dataset.cache.note is not None:
         run.log.say_once(trainer.dataset.cache.note)
 
@@ -257,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with (
             open_run(settings, topology) as run,
-            explained(run.trainer.batches.batch_size // topology.replicas, run.how_to_go_on),
+            explained(run.trainer.batches.most_images // topology.replicas, run.how_to_go_on),
         ):
             return fit(run, interrupts)
 

@@ -2,7 +2,7 @@
 
     from skin import load_classifier
 
-    prediction = load_classifier("runs/latest/best.pt").predict("lesion.jpg")
+    prediction = load_classifier().predict("lesion.jpg")
 
 `load_classifier` is loaded when it is first asked for: a module that needs no torch stays without it. Import this
 package before torch, as the scripts do: torch reads how its threads are to wait when it is loaded.
@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from skin.hardware import set_up_threads
+from skin.home import set_up_home
 
 if TYPE_CHECKING:
     from skin.classifier import load_classifier
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["load_classifier"]
 
 set_up_threads()
+set_up_home()
 
 
 def __getattr__(name: str) -> object:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 WIDTH, HEIGHT, CLASSES = 600, 450, 7
+MOST_IMAGES = 100_000  # 23 GB
 QUALITY = 97  # with the grain below: about 230 kB each, HAM10000's are 270
 
 
@@ -20,11 +21,13 @@ def write(folder: Path, images: int) -> Path:
     they have been made before.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or they are too many.
     """
     whole = folder / str(images)
     if whole.is_dir():
         return whole
+    if images > MOST_IMAGES:
+        raise UserError(f"{images:,} images to measure on would have to be drawn; use smaller numbers, or --data")
     partial = folder / f".{images}.{os.getpid()}"
     try:
         for number in range(images):

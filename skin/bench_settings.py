@@ -11,6 +11,8 @@ from pathlib import Path
 from skin import cli
 from skin.cli import option
 from skin.errors import UserError
+from skin.hardware import check_workers
+from skin.home import user_path
 from skin.model import MODELS
 
 AMP = ("on", "off")
@@ -98,10 +100,11 @@ def read_bench_settings(description: str | None, argv: Sequence[str] | None = No
         UserError: an option is wrong; nothing has been measured then.
     """
     settings = cli.parse(BenchSettings, description, argv)
-    for name, low in {"batch_size": 1, "steps": 1, "warmup": 0, "rounds": 1, "workers": 0, "image_size": 32}.items():
+    for name, low in {"batch_size": 1, "steps": 1, "warmup": 0, "rounds": 1, "image_size": 32}.items():
         value = getattr(settings, name)
         if value is not None and value < low:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+    check_workers(settings.workers)
     settings.gpu_counts(present=0)
     for name, known in (("amp", AMP), ("recipes", RECIPES), ("parallel", PARALLEL)):
         settings.chosen(name, known)
@@ -123,5 +126,5 @@ def read_bench_settings(description: str | None, argv: Sequence[str] | None = No
         if (path := getattr(settings, name)) is not None:
             settings = dataclasses.replace(settings, **{name: path.resolve()})
     if settings.cache not in ("auto", "off"):
-        settings = dataclasses.replace(settings, cache=str(Path(settings.cache).resolve()))
+        settings = dataclasses.replace(settings, cache=str(user_path(settings.cache).resolve()))
     return settings

@@ -39,12 +39,15 @@ from skin import cli
 from skin.errors import UserError, printable
 from skin.files import is_full, spare_bytes, write_all, written_aside
 from skin.hardware import usable_cores
+from skin.home import home
 from skin.images import PIXELS_VERSION, ImageError, Preprocess, read_image
 from skin.npz import UNPACKED
 
 import cv2
 import numpy as np
 import PIL
+
+NO_HOME = "no home folder is known (HOME is not set): decoded images are not kept; --cache DIR keeps them there"
 
 _MAGIC = b"skinpix3"  # raise it with any change of a file's layout
 _OLD_MAGIC = b"skinpix"  # of layouts with one file for a data folder: they are shown and cleared
@@ -101,6 +104,10 @@ class PixelCache:
                 what always is (a twentieth of the disk, 2 GiB at most).
         """
         folder = folder or default_folder()
+        if folder is None:
+            cache = cls(paths, preprocess, None)
+            cache._said = NO_HOME
+            return cache
         store = _Store(folder, preprocess, _Room(folder, limit_bytes, reserve_bytes))
         cache = cls(paths, preprocess, store)
         try:
@@ -380,19 +387,12 @@ class CacheEntry:
     size: int
 
 
-def default_folder() -> Path:
-    """Return `$XDG_CACHE_HOME/skin`, or `~/.cache/skin`.
-
-    Raises:
-        UserError: there is no home folder.
-    """
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        return (base if base.is_absolute() else Path("~/.cache").expanduser()) / "skin"
-    except RuntimeError as error:
-        raise UserError(
-            "there is no home folder to keep decoded images in: set HOME, or use --cache DIR or --cache off"
-        ) from error
+def default_folder() -> Path | None:
+    """Return `$XDG_CACHE_HOME/skin`, or `~/.cache/skin`; None where no home folder is known."""
+    base, known = os.environ.get("XDG_CACHE_HOME", ""), home()
+    if base.startswith("/"):
+        return Path(base) / "skin"
+    return known / ".cache" / "skin" if known else None
 
 
 def list_caches(folder: Path, sample: int | None = None) -> list[CacheEntry]:
@@ -455,6 +455,8 @@ class Settings:
 def main() -> int:
     settings = cli.parse(Settings, "Show or clear the pixel caches.")
     folder = settings.folder or default_folder()
+    if folder is None:
+        raise UserError("no home folder is known (HOME is not set), so there is no cache; or name one by --folder")
     entries = list_caches(folder)
     for entry in entries:
         size, name = f"{entry.size / 2**20:,.1f} MiB", printable(entry.path.name)

@@ -101,7 +101,7 @@ def run(cell: Cell, script: Path) -> dict[str, Any]:
     """Measure a cell once: its figures, or a status with a reason. No process is left behind, come what may."""
     with tempfile.TemporaryDirectory(prefix="skin-benchmark-") as name:
         task, errors = Path(name) / "cell.json", Path(name) / "stderr"
-        task.write_text(json.dumps(dataclasses.asdict(cell)))
+        task.write_text(json.dumps(dataclasses.asdict(cell)), encoding="utf-8")
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={cell.gpus}"]
         command = [sys.executable, *(launcher if cell.parallel == "ddp" else []), str(script), "--cell", str(task)]
         process = None
@@ -115,9 +115,9 @@ def run(cell: Cell, script: Path) -> dict[str, Any]:
                     _end(process, by_torchrun=cell.parallel == "ddp")
         result = task.with_suffix(".result")
         if code == 0 and result.exists():
-            found: dict[str, Any] = json.loads(result.read_text())
+            found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
             return found
-        return explain(code, errors.read_text(errors="replace"))
+        return explain(code, errors.read_text(encoding="utf-8", errors="replace"))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from skin import model as models
-from skin.errors import UserError
+from skin.errors import UserError, printable
 from skin.files import is_full
 from skin.images import Preprocess
 from skin.tensorfile import load
@@ -158,6 +158,19 @@ class Checkpoint:
     config: dict[str, Any]
     metrics: dict[str, Any]
     calibration: dict[str, Any]
+
+    def describe(self) -> str:
+        """Return one line on which model this is: its file, what it was trained on, how well it did there."""
+        monitor = str(self.config.get("monitor"))
+        value = self.metrics.get(f"val_{monitor}")
+        said = [f"{self.path}: {self.model_name}"]
+        if self.config.get("data"):
+            said.append(f"trained on {self.config['data']}")
+        if _is_number(value):
+            said.append(f"validation {monitor.replace('_', ' ')} {value:.4f}")
+        if not self.calibration:
+            said.append("uncalibrated (its run has not come to its end)")
+        return printable(", ".join(said), limit=1000)
 
 
 _KEYS = {"model": dict, "classes": list, "preprocess": dict, "config": dict, "metrics": dict, "calibration": dict}

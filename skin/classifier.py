@@ -2,7 +2,7 @@
 
     from skin import load_classifier
 
-    model = load_classifier("runs/latest/best.pt")
+    model = load_classifier()  # of the newest run
     prediction = model.predict("lesion.jpg")
     print(prediction.label, prediction.probability, prediction.prediction_set)
     model.explain("lesion.jpg", "mel").save("why_melanoma.png")
@@ -14,6 +14,7 @@ typing a command to reading its answer is mostly imports.
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,11 +24,13 @@ from typing import BinaryIO, Generic, NamedTuple, TypeVar, overload
 
 from skin import calibration, tta
 from skin.checkpoint import Checkpoint, load_best
+from skin.driver import cuda_available, unusable_gpus
 from skin.errors import UserError
 from skin.explain import grad_cam, overlay
 from skin.fused import for_inference
 from skin.images import ImageError, centre_crop, read_image, stored_image
 from skin.precision import choose
+from skin.run_folders import newest_model
 
 import numpy as np
 import torch
@@ -132,6 +135,7 @@ class SkinClassifier:
     Attributes:
         classes: the class names, in the order of all probabilities.
         model_name: such as `efficientnet_b3`.
+        description: one line: the file, the data it was trained on, its validation score.
         preprocess: how images are prepared; kept in the checkpoint.
         device: where the model runs.
     """
@@ -139,6 +143,7 @@ class SkinClassifier:
     def __init__(self, checkpoint: Checkpoint, device: torch.device, amp: str = "auto") -> None:
         self.classes = checkpoint.classes
         self.model_name = checkpoint.model_name
+        self.description = checkpoint.describe()
         self.preprocess = checkpoint.preprocess
         self.device = device
         self._calibration = checkpoint.calibration
@@ -310,19 +315,22 @@ class SkinClassifier:
 
 
 def load_classifier(
-    path: str | Path = "runs/latest/best.pt", *, device: str | None = None, amp: str = "auto"
+    path: str | Path | None = None, *, device: str | None = None, amp: str = "auto"
 ) -> SkinClassifier:
     """The model in a `best.pt`, ready to predict.
 
     Args:
+        path: of the file; by default that of the newest run in `runs` that has one.
         device: such as `"cpu"` or `"cuda:1"`; by default a GPU where there is one.
         amp: `"auto"`, `"fp16"`, `"bf16"` or `"off"` (float32).
 
     Raises:
         UserError: there is no such file, it is not one of ours, or the device is not there.
     """
-    checkpoint = load_best(Path(path))
-    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    checkpoint = load_best(newest_model() if path is None else Path(path))
+    if device is None and (warning := unusable_gpus()):
+        warnings.warn(warning, stacklevel=2)
+    name = device or ("cuda" if cuda_available() else "cpu")
     try:
         return SkinClassifier(checkpoint, torch.device(name), amp)
     except RuntimeError as error:

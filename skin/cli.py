@@ -27,6 +27,7 @@ from typing import Any, NoReturn, TypeVar
 
 from skin.errors import UserError, printable
 from skin.faults import explain
+from skin.home import user_path
 from skin.launchers import refuse_bare_launcher
 from skin.processes import STOP_SIGNALS, StopWatch, end_children, leave
 
@@ -103,12 +104,15 @@ def parse(
 
 
 def _value_type(annotation: Any) -> Any:
-    """The type that reads one value of a field: `int | None` is read by `int`, `tuple[str, ...]` by `str`."""
+    """Return what reads one value of a field: `int` for `int | None`, `str` for `tuple[str, ...]`.
+
+    A `Path` is read with `~` replaced.
+    """
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
     if typing.get_origin(annotation) in (tuple, list):
         annotation = typing.get_args(annotation)[0]
-    return annotation
+    return user_path if annotation is Path else annotation
 
 
 def plain(settings: Any) -> dict[str, Any]:

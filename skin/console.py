@@ -38,11 +38,20 @@ class Log:
         lines = [printable(line, limit=1000) for line in text.split("\n")]
         for line in lines:
             self.console.print(line, style=style, markup=False)
+        self._keep(lines)
+
+    def _keep(self, lines: list[str]) -> None:
         if self.file is None or self.quiet:
             return
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         with contextlib.suppress(OSError), open(self.file, "a", encoding="utf-8") as file:
             file.writelines(f"{now}  {line}\n" for line in lines if line)
+
+    def warn(self, text: str) -> None:
+        """Print a line on stderr, where a script's answers do not hide it, and keep it in the file."""
+        if not self.quiet:
+            print(printable(text, limit=1000), file=sys.stderr, flush=True)
+        self._keep([printable(text, limit=1000)])
 
     def say_once(self, text: str) -> None:
         """Say what is worth saying, but not after every epoch."""

@@ -57,6 +57,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         seed: of the augmentation.
         cache: keeps stored images once decoded; its rows are those of the whole data folder.
         cache_rows: int [N], the row in the cache of each image.
+        size_of: the side of the views of an epoch; the network's throughout where None.
 
     A key is (epoch, index): the augmented view of that epoch, or the plain centre view for epoch `PLAIN`.
     """
@@ -69,6 +70,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         seed: int = 0,
         cache: PixelCache | None = None,
         cache_rows: np.ndarray | None = None,
+        size_of: Callable[[int], int] | None = None,
     ) -> None:
         # One array of bytes, not a list of str: a million objects would be copied into every forked
         # worker, page by page, as their reference counts are touched.
@@ -78,7 +80,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         self.seed = seed
         self.cache = cache
         self.cache_rows = np.arange(len(paths)) if cache_rows is None else cache_rows
-        self.sizes: Sequence[int] | None = None  # of the views of each epoch; the network's throughout where None
+        self.size_of = size_of
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,7 +100,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
         """A whole batch of one epoch at once, each view written straight into its place in it."""
         span = self.preprocess.image_size
-        size = span if self.sizes is None or keys[0][0] == PLAIN else self.sizes[keys[0][0]]
+        size = span if self.size_of is None or keys[0][0] == PLAIN else self.size_of(keys[0][0])
         # Errors go as text: an exception of a worker reaches the loop as a traceback, and other processes wait.
         try:
             images = _to_be_sent((len(keys), size, size, 3), torch.uint8)
@@ -172,6 +174,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             del self.bounds[-2]
 
         lengths = [b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False)]
+        self.most_images = min(batch_size, size)  # of a batch, over all replicas
         # What the least of all replicas ever gets.
         self.least_images = min(_least_piece(length, replicas, world) for length in lengths)
 

@@ -112,7 +112,7 @@ def write(folder: Path, images: int = 700, seed: int = 0) -> Path:
         with _partial(folder) as partial:
             if _marker(folder) != marker:
                 _paint_all(partial, images, seed)
-                (partial / MARKER).write_text(json.dumps(marker) + "\n")
+                (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
                 _replace(folder, partial)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -123,7 +123,7 @@ def write(folder: Path, images: int = 700, seed: int = 0) -> Path:
 def _marker(folder: Path) -> object:
     """What a folder's marker says; None where there is no whole demo set."""
     try:
-        return json.loads((folder / MARKER).read_text())
+        return json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
@@ -198,7 +198,7 @@ def _paint_all(folder: Path, images: int, seed: int) -> None:
             part = _PARTS[2 * len(rows) >= images]
             Image.fromarray(picture).save(folder / part / f"{name}.jpg", quality=90)
             rows.append((f"HAM_{lesion.number:07d}", name, lesion.dx, *who))
-    with (folder / "HAM10000_metadata.csv").open("w", newline="") as file:
+    with (folder / "HAM10000_metadata.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *rows])
 
 

@@ -14,6 +14,7 @@ import unicodedata
 from pathlib import Path, PureWindowsPath
 
 from skin.errors import UserError
+from skin.run_folders import is_ours
 from skin.sources import IMAGE_SUFFIXES
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
@@ -23,8 +24,9 @@ _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead an
 class Folder:
     """One walk over a data folder: its images, its tables, and where a named image lies.
 
-    Hidden files and `__MACOSX` are passed over. Links inside the folder are files like any other; what
-    leads out of it is refused when it is a folder, or when a row needs it.
+    Hidden files and `__MACOSX` are passed over, and so are the folders of runs, reports and checks (`ours`): their
+    pictures are not to be learnt. Links inside the folder are files like any other; what leads out of it is refused
+    when it is a folder, or when a row needs it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -35,6 +37,7 @@ class Folder:
         self.tables: list[str] = []
         self.archives: list[str] = []
         self.folders: list[str] = []
+        self.ours: list[str] = []
         self.copies: dict[str, str] = {}
         self._links_out: set[str] = set()
         self._names: dict[str, str | tuple[str, ...]] = {}
@@ -45,7 +48,8 @@ class Folder:
         if not self.root.is_dir():
             raise UserError(f"{root} is not a folder: --data takes the folder that holds the images")
         self._walk()
-        for part in (self.tables, self.archives, self.folders):
+        self._drop_emptied()
+        for part in (self.tables, self.archives, self.folders, self.ours):
             part.sort()
         for path in self.images:
             name = _stem(path.rpartition("/")[2])
@@ -61,6 +65,9 @@ class Folder:
                 entries = list(os.scandir(self.root / folder))
             except OSError as error:
                 raise UserError(f"cannot read the folder {self.root / folder}: {error.strerror}") from error
+            if folder and is_ours(self.root / folder, (entry.name for entry in entries)):
+                self.ours.append(folder)
+                continue
             for entry in entries:
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
@@ -78,6 +85,16 @@ class Folder:
                     pending.append(path)
                 elif entry.is_file():
                     self._add_file(path, entry.name)
+
+    def _drop_emptied(self) -> None:
+        """Drop our own folders, and those that hold nothing else (`runs`), from `folders`."""
+        kept = set(self.folders) - set(self.ours)
+        above = {path[: slash.start()] for path in self.ours for slash in re.finditer("/", path)}
+        for path in sorted(above, key=len, reverse=True):
+            others = (*kept, *self.images, *self.tables, *self.archives)
+            if not any(other.startswith(f"{path}/") for other in others):
+                kept.discard(path)
+        self.folders = list(kept)
 
     def _add_file(self, path: str, name: str) -> None:
         suffix = posixpath.splitext(name)[1].lower()

@@ -6,6 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from skin.errors import UserError
+
 SPIN_COUNT = 1000
 """Turns of the loop in which an OpenMP thread waits for the others before it sleeps.
 
@@ -70,6 +72,20 @@ def _quota_v1(group: Path) -> float | None:
         quota = int((group / "cpu.cfs_quota_us").read_text())
         return quota / int((group / "cpu.cfs_period_us").read_text()) if quota > 0 else None
     return None
+
+
+def check_workers(workers: int | None) -> None:
+    """Raise `UserError` for `--workers` that cannot be meant; None is chosen for the machine.
+
+    Each is a process of some 200 MiB: thousands end a machine's memory before the first image is read.
+    """
+    cores = usable_cores()
+    most = max(64, 8 * cores)
+    if workers is None or 0 <= workers <= most:
+        return
+    if workers < 0:
+        raise UserError(f"--workers {workers}: must be 0 or more")
+    raise UserError(f"--workers {workers}: at most {most} here; {cores}, one per usable core, are plenty")
 
 
 def set_up_threads() -> None:

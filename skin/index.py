@@ -101,8 +101,15 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
     empty = [cls for cls in draft.classes if cls not in classes]
     if empty:
         draft.notes.append(f"{draft.source} has no image of {', '.join(empty)}")
-    notes = (*draft.unusable, *draft.notes)
+    notes = (*draft.unusable, *draft.notes, *_passed_over(folder))
     return Index(folder.root, layout, rows, classes, notes, tuple(faults), draft.missing, draft.unnamed)
+
+
+def _passed_over(folder: Folder) -> list[str]:
+    if not folder.ours:
+        return []
+    made = count(len(folder.ours), "folder")
+    return [f"passed over {made} that runs, reports or checks were written to (first: {printable(folder.ours[0])})"]
 
 
 def _with_files(draft: Draft, folder: Folder) -> pd.DataFrame:

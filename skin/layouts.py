@@ -91,7 +91,7 @@ def _looked_for() -> str:
 
 def _what_is_there(folder: Folder) -> str:
     if not (folder.images or folder.tables or folder.archives or folder.folders):
-        return "it is empty"
+        return f"it holds {count(len(folder.ours), 'folder')} of runs or reports" if folder.ours else "it is empty"
     found = [f"{len(folder.images):,} images"]
     if folder.folders:
         tops = [f for f in folder.folders if "/" not in f]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from skin import memory
 from skin.memory import ask_nvml
 from skin.parallel import Topology
-from skin.precision import Precision
+from skin.precision import Precision, convolutions_use_tf32
 
 import numpy as np
 import torch
@@ -277,11 +277,6 @@ def arithmetic(policy: Precision) -> str:
     if policy.dtype is not None:
         return str(policy.dtype).removeprefix("torch.")
     return "tf32" if policy.device_type == "cuda" and convolutions_use_tf32() else "float32"
-
-
-def convolutions_use_tf32() -> bool:
-    """Whether float32 convolutions may round their inputs to TF32 on this GPU (Ampere and later have it)."""
-    return bool(torch.backends.cudnn.allow_tf32) and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def limit_host_memory() -> None:

@@ -62,7 +62,10 @@ def _folder(settings: Settings, draw: bool) -> Path:
     folder = settings.data
     assert folder is not None
     if settings.demo and not folder.is_dir():
-        folder = default_folder() / "demo"
+        cache = default_folder()
+        if cache is None:
+            raise UserError("no home folder is known (HOME is not set) to draw the demo set in: set it")
+        folder = cache / "demo"
         if draw:
             demo.write(folder)
     return folder.parent if folder.suffix == ".npz" and folder.is_file() else folder

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from skin.driver import cuda_available, unusable_gpus
 from skin.errors import UserError
 from skin.processes import waiting
 
@@ -160,8 +161,8 @@ class Topology:
 
 
 def usable_gpus() -> int:
-    """How many GPUs there are to use; 0, with a warning of torch's own, where their driver is none for this torch."""
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    """Return how many GPUs there are to use; 0 where their driver is none for this torch (see skin.driver)."""
+    return torch.cuda.device_count() if cuda_available() else 0
 
 
 @contextlib.contextmanager
@@ -216,7 +217,8 @@ def on_devices(processes: Topology, gpus: int | None) -> Topology:
         wanted = present if gpus is None else gpus
         if wanted < 0 or wanted > present:
             least = f"--gpus {present}, or 0 for the CPU" if present else "--gpus 0, the CPU"
-            raise UserError(f"--gpus {wanted}: this machine has {present} visible GPUs; use {least}")
+            why = f" ({reason})" if (reason := unusable_gpus()) else ""
+            raise UserError(f"--gpus {wanted}: this machine has {present} visible GPUs; use {least}{why}")
         wanted = min(wanted, 1) if by_torchrun() else wanted
         return replace(processes, device=torch.device("cuda", 0) if wanted else torch.device("cpu"), gpus=wanted)
     local_rank = processes.local_rank

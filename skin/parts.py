@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skin import contents, runs, split
+from skin import contents, run_folders, runs, split
 from skin.audit import check
-from skin.cache import PixelCache, default_folder
+from skin.cache import NO_HOME, PixelCache, default_folder
 from skin.class_names import readable_name
 from skin.console import Log
 from skin.dataset import SkinDiseaseDataset
@@ -58,12 +58,17 @@ class Parts:
         return pd.Categorical(self.of(part)["label"], categories=list(self.classes)).codes.astype(np.int64)
 
     def dataset(
-        self, part: str, preprocess: Preprocess, seed: int = 0, cache: PixelCache | None = None
+        self,
+        part: str,
+        preprocess: Preprocess,
+        seed: int = 0,
+        cache: PixelCache | None = None,
+        size_of: Callable[[int], int] | None = None,
     ) -> SkinDiseaseDataset:
-        """The images and labels of a part; `cache` is one that `open_cache` gave."""
+        """The images and labels of a part; `cache` is one that `open_cache` gave, `size_of` as the data set's."""
         where = np.flatnonzero(self.rows["split"] == part)
         paths = self.rows["path"].iloc[where].tolist()
-        return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where)
+        return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where, size_of)
 
     def open_cache(
         self, preprocess: Preprocess, settings: Settings, checkpoint_bytes: int = 0
@@ -79,7 +84,7 @@ class Parts:
             return None
         paths = np.array([os.fsencode(path) for path in self.rows["path"]])
         limit = None if settings.cache_limit is None else int(min(2**62, settings.cache_limit * 2**30))
-        run = settings.out or settings.resume or runs.LATEST.parent
+        run = settings.out or settings.resume or run_folders.LATEST.parent
         reserve = checkpoint_bytes if _on_one_disk(folder, run) else 0
         return PixelCache.open(paths, preprocess, folder, limit, reserve)
 
@@ -121,6 +126,8 @@ def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None
     """
     assert settings.data is not None
     log = log or Log(quiet=True)
+    if settings.cache == "auto" and default_folder() is None:
+        log.say(f"note: {NO_HOME}")
     if manifest is not None:
         _refuse_gone(settings, manifest.parent)
     index = read_index(settings.data, labels=settings.labels, allow_missing=settings.allow_missing)

@@ -8,6 +8,7 @@ float32, where autocast and the scaler are there but switched off.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from skin.errors import UserError
 
@@ -37,7 +38,20 @@ class Precision:
     def __str__(self) -> str:
         if self.dtype is torch.float16:
             return "float16 (autocast + GradScaler)"
-        return "bfloat16 (autocast)" if self.dtype is torch.bfloat16 else "float32"
+        if self.dtype is torch.bfloat16:
+            return "bfloat16 (autocast)"
+        return "float32 (TF32 convolutions)" if self.device_type == "cuda" and convolutions_use_tf32() else "float32"
+
+
+def convolutions_use_tf32() -> bool:
+    """Return True if float32 convolutions may round their inputs to TF32 on this GPU (Ampere and later have it).
+
+    Torch does so by default. `conv.fp32_precision` also answers where `allow_tf32`, its older name, would raise.
+    """
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
+        return False
+    convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    return convolutions.fp32_precision == "tf32"
 
 
 def choose(amp: str, device: torch.device) -> Precision:

@@ -63,13 +63,17 @@ class Progress:
         return self.records.double().sum(0).cpu().numpy()
 
     def end_epoch(self, row: dict[str, Any], value: float) -> bool:
-        """Take in an epoch's row and its monitored figure; whether it is the best so far."""
+        """Take in an epoch's row and its monitored figure; return True if it is the best so far.
+
+        Any number is better than NaN. As long as all are NaN there is nothing to choose by, and the newest epoch,
+        which has learnt longest, counts as the best.
+        """
         self.history.append(row)
         self.epoch += 1
         self.step, self.seconds, self.wait_seconds = 0, 0.0, 0.0
         self.records = torch.zeros(0, 4)
         better = value > self.best_value if self.higher_is_better else value < self.best_value
-        if better or self.best_epoch == 0:
+        if better or math.isnan(self.best_value):
             self.best_value, self.best_epoch = value, self.epoch
             return True
         return False

@@ -19,13 +19,12 @@ from skin.images import centre_crop
 from skin.metrics import Array
 from skin.pages import PICTURES
 from skin.report import Answers
+from skin.run_folders import KIND, REPORT
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-KIND = "skin evaluation report"
-REPORT = "report.json"
 FILES = (REPORT, "report.md", "report.html", "predictions.csv", "isic_submission.csv", *PICTURES)
 MISTAKES = 20
 _THUMBNAIL = 224  # px

@@ -16,10 +16,10 @@ from typing import Any
 from skin.checkpoint import write_atomically
 from skin.errors import UserError
 from skin.parallel import usable_gpus
+from skin.run_folders import CONFIG, LATEST
 
 import torch
 
-LATEST = Path("runs/latest")
 COLUMNS = (
     "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_balanced_accuracy",
     "val_macro_auc", "seconds", "images_per_second", "data_wait_seconds", "peak_memory_mib",
@@ -41,7 +41,7 @@ def new_folder(out: Path | None, model: str) -> Path:
 
 def refuse_run(folder: Path) -> None:
     """Raise `UserError` where `folder` already holds a run."""
-    if (folder / "config.json").exists():
+    if (folder / CONFIG).exists():
         raise UserError(f"{folder} already holds a run; go on with it by --resume {folder}, or choose another --out")
 
 
@@ -88,8 +88,11 @@ def _point(link: Path, target: str) -> None:
     try:
         temporary.symlink_to(target)
         os.replace(temporary, link)
-    except OSError:  # no links on this file system, or a folder of that name: the run's own name still works
-        temporary.unlink(missing_ok=True)
+    except OSError:  # no links on this file system, or a folder of that name: the times of files tell the newest
+        for path in (temporary, link):
+            if path.is_symlink():  # an old link must not go on naming another run
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

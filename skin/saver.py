@@ -113,6 +113,8 @@ class Saver:
         try:
             _refuse_broken(last["model"], self.folder)
             if best is not None:
+                if not (self.folder / BEST).exists():  # before it is there: a kill in between loses nothing
+                    runs.point_latest(self.folder)
                 checkpoint.save(best, self.folder / BEST)
             checkpoint.save(last, self.folder / LAST, previous=self.folder / PREVIOUS)
             self.unsaved = False

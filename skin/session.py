@@ -12,6 +12,7 @@ from typing import Any
 
 from skin import attempts, checkpoint, cli, contents, demo, nodes, runs
 from skin.console import Log
+from skin.driver import unusable_gpus
 from skin.errors import UserError
 from skin.index import count
 from skin.parallel import Topology
@@ -169,9 +170,10 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
             contents.write(parts.rows, folder / contents.NAME)
             runs.write_json(folder / "environment.json", runs.environment())
             runs.write_json(folder / "config.json", config)
-            runs.point_latest(folder)
         folder, config = topology.from_main((folder, config))
         log.file = folder / "train.log"
+        if settings.gpus is None and (warning := unusable_gpus()):
+            log.warn(f"WARNING: {warning}")
         run = Run(folder, config, parts, trainer, Progress(MONITORS[settings.monitor]), log, saver)
         where = f"run     {folder}" + (f" on {platform.node()}" if topology.nodes > 1 else "")
         log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\n{where}\n")

@@ -14,14 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skin import cli, runs
+from skin import cli, run_folders, runs
 from skin.attempts import restarted_by_torchrun
 from skin.cli import option
 from skin.errors import UserError
+from skin.hardware import check_workers
+from skin.home import user_path
 from skin.model import MODELS
 from skin.parallel import Topology
 from skin.recipes import RECIPES
 
+# A checkpoint keeps a row of metrics.csv per epoch; skin.tensorfile takes no more values than of so many.
+MOST_EPOCHS = 10_000
 # Validation figures that can pick the best model, and whether more is better.
 MONITORS = {"accuracy": True, "balanced_accuracy": True, "macro_auc": True, "loss": False}
 
@@ -55,7 +59,9 @@ class Settings:
     lr: float = option(1e-4, "peak learning rate of Adam", group="training")
     weight_decay: float = option(0.0, "Adam's L2 penalty", group="training", metavar="W")
     warmup_epochs: float = option(1.0, "epochs of linear warm-up (at most 0.3 of all)", group="training", metavar="N")
-    freeze_epochs: int = option(0, "train the head alone at first", group="training", metavar="N")
+    freeze_epochs: int = option(
+        0, "train the head alone at first, at the peak rate; the warm-up comes after", group="training", metavar="N",
+    )  # fmt: skip
     class_weights: str = option(
         "balanced", "against imbalance: balanced or none", group="training", choices=("balanced", "none"), metavar="W"
     )
@@ -79,8 +85,8 @@ class Settings:
 
     out: Path | None = option(None, "run folder (default: runs/<time>-<model>)", group="run", metavar="DIR")
     resume: Path | None = option(
-        None, "go on with runs/latest, or RUN; auto: with the run in --out, or begin it", group="run", nargs="?",
-        const=runs.LATEST, metavar="RUN",
+        None, "go on with the newest run, or RUN; auto: with the run in --out, or begin it", group="run", nargs="?",
+        const=run_folders.LATEST, metavar="RUN",
     )  # fmt: skip
     save_minutes: float = option(10.0, "minutes between saves inside an epoch", group="run", metavar="N")
 
@@ -150,6 +156,8 @@ def read_settings(description: str | None, argv: Sequence[str] | None = None) ->
     folder = _run_in(settings.out) if auto else settings.resume
     config: dict[str, Any] = {}
     if folder is not None:
+        if folder == run_folders.LATEST:  # a run has a link of that name only once it has a model
+            folder = run_folders.newest_run()
         folder = folder.resolve()  # runs/latest may point at another run before this one ends
         config = runs.read_config(folder)
         known = {f.name for f in cli.options(Settings)} - {"out", "resume"}
@@ -166,7 +174,9 @@ def read_settings(description: str | None, argv: Sequence[str] | None = None) ->
         if (path := getattr(settings, name)) is not None:
             settings = dataclasses.replace(settings, **{name: path.resolve()})
     if settings.weights not in ("imagenet", "none"):
-        settings = dataclasses.replace(settings, weights=str(Path(settings.weights).resolve()))
+        settings = dataclasses.replace(settings, weights=str(user_path(settings.weights).resolve()))
+    if settings.cache not in ("auto", "off"):
+        settings = dataclasses.replace(settings, cache=str(user_path(settings.cache)))
     _check(settings)
     if settings.resume is not None:
         settings = _with_labels(settings, config)
@@ -238,13 +248,18 @@ def _check(settings: Settings) -> None:
     if settings.check and settings.data is None:
         raise UserError("--check audits the data of a folder: say which by --data DIR")
     least = {
-        "epochs": 1, "batch_size": 1, "freeze_epochs": 0, "patience": 0, "seed": 0, "workers": 0,
+        "epochs": 1, "batch_size": 1, "freeze_epochs": 0, "patience": 0, "seed": 0,
         "warmup_epochs": 0.0, "cache_limit": 0.0, "weight_decay": 0.0, "save_minutes": 0.0,
     }  # fmt: skip
     for name, low in least.items():
         value = getattr(settings, name)
         if value is not None and not low <= value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+    most = {"epochs": MOST_EPOCHS, "batch_size": 2**31 - 1, "freeze_epochs": MOST_EPOCHS, "patience": MOST_EPOCHS}
+    for name, high in most.items():
+        if getattr(settings, name) > high:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(settings, name)}: must be {high:,} or less")
+    check_workers(settings.workers)
     if not 0 < settings.lr < float("inf"):
         raise UserError(f"--lr {settings.lr}: must be above 0")
     if settings.seed >= 2**63:

@@ -7,6 +7,7 @@ of a run's split, itself a labels table.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
         numbers = [float(part) for part in text.split("/")]
     except ValueError:
         numbers = []
-    if len(numbers) != 3 or not np.isfinite(numbers).all() or min(numbers) < 0 or numbers[0] == 0:
+    if len(numbers) != 3 or not math.isfinite(sum(numbers)) or min(numbers) < 0 or numbers[0] == 0:
         raise UserError(f"--split {text} is not three numbers train/val/test such as 70/20/10")
     total = sum(numbers)
     return numbers[0] / total, numbers[1] / total, numbers[2] / total

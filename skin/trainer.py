@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,13 +53,16 @@ class Trainer:
             self.model = step_model(self.classifier, self.settings, self.topology)
 
     def seed_dropout(self, step: int) -> None:
-        """Dropout's draws, too, are a function of (seed, step, rank): nothing to save, nothing to restore.
+        """Dropout's draws, too, are a function of (seed, step, rank, GPU): nothing to save, nothing to restore.
 
         Args:
             step: counted from the beginning of the run.
         """
-        entropy = np.random.SeedSequence((self.settings.seed, step, self.topology.rank))
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+        key = (self.settings.seed, step, self.topology.rank)
+        torch.manual_seed(_draw(key))
+        if self.topology.kind == "DataParallel":  # its replicas are seeded alike now, each on a GPU of its own
+            for device in self.topology.cuda_devices:
+                torch.cuda.default_generators[device.index].manual_seed(_draw((*key, device.index)))
 
     def state(self) -> dict[str, Any]:
         """What resuming needs of it. Take it between steps: the scaler's state counts after `update()`.
@@ -179,6 +183,11 @@ class Trainer:
         return int(state.get("step", 0))
 
 
+def _draw(key: tuple[int, ...]) -> int:
+    """Return a seed of 64 bits that is a function of `key`."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
 def _changes(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
     changed = [name for name in now if str(now[name]) != str(before.get(name))]
     return [f"{name} {now[name]} (was {before.get(name)})" for name in changed]
@@ -256,13 +265,12 @@ def build_trainer(
     torch.backends.cudnn.benchmark = on_gpu and topology.kind != "DataParallel"
 
     cache = parts.open_cache(preprocess, settings, bytes_needed(network))
-    dataset = parts.dataset("train", preprocess, settings.seed, cache)
-    sizes = [recipe.image_size(e, settings.epochs, preprocess.image_size) for e in range(settings.epochs)]
-    dataset.sizes = sizes
+    size_of = functools.partial(recipe.image_size, epochs=settings.epochs, full=preprocess.image_size)
+    dataset = parts.dataset("train", preprocess, settings.seed, cache, size_of)
     images_per_step = images_per_step or settings.batch_size * topology.replicas
     shares = (topology.replicas, topology.rank, topology.world)
     batches = EpochBatches(dataset.labels, images_per_step, settings.seed, *shares)
-    _refuse_small_pieces(batches, topology, min(sizes))
+    _refuse_small_pieces(batches, topology, least_side=size_of(0))  # later epochs have larger views, if others
     workers = settings.workers if settings.workers is not None else default_workers(on_gpu)
     weights = losses.class_weights(dataset.labels, len(parts.classes), settings.class_weights)
     notes: list[str] = []

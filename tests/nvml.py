@@ -1,4 +1,4 @@
-"""NVML for machines without a GPU: a stand-in for `pynvml`, as far as skin.memory asks it."""
+"""NVML for machines without a GPU: a stand-in for `pynvml`, as far as skin.memory and skin.driver ask it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,17 @@ class Nvml:
     class NVMLError(Exception):
         """As pynvml's."""
 
-    def __init__(self, gpus: dict[str, Gpu]) -> None:
+    def __init__(self, gpus: dict[str, Gpu], cuda_driver: int) -> None:
         self.gpus = gpus
+        self.cuda_driver = cuda_driver
 
     def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.gpus)
+
+    def nvmlSystemGetCudaDriverVersion_v2(self) -> int:
+        return self.cuda_driver
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Gpu:
         if uuid not in self.gpus:
@@ -50,8 +57,10 @@ def _answer(figure: int | Exception) -> int:
     return figure
 
 
-def install(monkeypatch: pytest.MonkeyPatch, gpus: dict[str, Gpu], cuda_uuids: list[str]) -> None:
+def install(
+    monkeypatch: pytest.MonkeyPatch, gpus: dict[str, Gpu], cuda_uuids: list[str], cuda_driver: int = 13000
+) -> None:
     """Let `import pynvml` find `gpus`, and CUDA know those of `cuda_uuids`, in its own order."""
-    monkeypatch.setitem(sys.modules, "pynvml", Nvml(gpus))
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml(gpus, cuda_driver))
     properties = [SimpleNamespace(uuid=uuid) for uuid in cuda_uuids]
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties[device.index])

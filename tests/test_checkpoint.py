@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from skin import checkpoint, model, saver, tensorfile
+from skin import checkpoint, model, runs, saver, tensorfile
 from skin.checkpoint import WriteError
 from skin.errors import UserError
 from skin.saver import Saver
+from skin.settings import MOST_EPOCHS
 
 import filelock
 import pytest
@@ -504,3 +505,17 @@ def test_the_reader_takes_what_the_writer_gives_through_a_buffer_too(tmp_path: P
     torch.save(SOUND, buffer)
     (tmp_path / "weights.pth").write_bytes(buffer.getvalue())
     assert tensorfile.load(tmp_path / "weights.pth")["weight"].tolist() == [1.0, 1.0]
+
+
+def test_the_longest_run_of_the_largest_model_can_be_loaded(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        network = model.build("efficientnet_b7", 100)
+    number = torch.zeros(())
+    moments = {"step": number, "exp_avg": number, "exp_avg_sq": number}
+    state = {
+        "model": dict.fromkeys(network.state_dict(), number),
+        "optimizer": {n: dict(moments) for n, _ in enumerate(network.parameters())},
+        "history": [dict.fromkeys(runs.COLUMNS, epoch + 0.1) for epoch in range(MOST_EPOCHS)],
+    }
+    checkpoint.save(state, tmp_path / "last.pt")
+    assert checkpoint.load(tmp_path / "last.pt")["history"] == state["history"]

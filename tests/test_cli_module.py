@@ -42,6 +42,14 @@ def test_defaults_and_values_of_every_type() -> None:
     assert parse("--run", "r").run == Path("r")
 
 
+def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell leaves `~` as it is in `--out=~/r`."""
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    assert parse("--data=~/r").data == Path("/home/of/mine/r")
+    assert parse("--run", "~").run == Path("/home/of/mine")
+    assert parse("--data=a~/r").data == Path("a~/r")
+
+
 def test_other_defaults_come_before_the_classs_and_after_the_command_line() -> None:
     assert parse(epochs=5, lr=0.5) == Example(5, 0.5)
     assert parse("--epochs", "7", epochs=5).epochs == 7

@@ -9,9 +9,22 @@ import sys
 from pathlib import Path
 
 from skin import hardware
+from skin.errors import UserError
 from tests.torture import ROOT
 
 import pytest
+
+
+def test_more_workers_than_can_be_meant_are_refused_with_what_is_plenty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 2)
+    for fine in (None, 0, 2, 64):
+        hardware.check_workers(fine)
+    with pytest.raises(UserError, match="--workers 65: at most 64 here; 2, one per usable core, are plenty"):
+        hardware.check_workers(65)
+    with pytest.raises(UserError, match="--workers -1: must be 0 or more"):
+        hardware.check_workers(-1)
+    monkeypatch.setattr(hardware, "usable_cores", lambda: 100)
+    hardware.check_workers(800)
 
 
 def groups(root: Path, membership: str, files: dict[str, str]) -> tuple[Path, Path]:

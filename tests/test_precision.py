@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from skin.errors import UserError
 from skin.precision import Precision, choose
 
@@ -55,3 +57,23 @@ def test_only_float16_gradients_are_scaled(dtype: torch.dtype | None, scales: bo
 def test_a_precision_says_what_it_is() -> None:
     said = [str(Precision("cuda", dtype)) for dtype in (torch.float16, torch.bfloat16, None)]
     assert said == ["float16 (autocast + GradScaler)", "bfloat16 (autocast)", "float32"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "allowed", "said"),
+    [
+        ((8, 0), "tf32", "float32 (TF32 convolutions)"),
+        ((9, 0), "ieee", "float32"),
+        ((8, 6), "none", "float32"),  # what allow_tf32 = False reads as
+        ((7, 5), "tf32", "float32"),  # a GPU without TF32
+    ],
+)
+def test_convolutions_in_tf32_are_not_called_float32(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], allowed: str, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(type(torch.backends.cudnn), "conv", SimpleNamespace(fp32_precision=allowed))
+    assert str(Precision("cuda", None)) == said
+    assert str(Precision("cpu", None)) == "float32"
+    assert str(Precision("cuda", torch.bfloat16)) == "bfloat16 (autocast)"

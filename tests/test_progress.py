@@ -60,7 +60,9 @@ def ended(values: list[float], higher: bool) -> tuple[list[bool], Progress]:
         ([0.5, 0.7, 0.7, 0.6], True, [True, True, False, False], 2),  # of equals the first
         ([0.9, 1.1, 0.8], False, [True, False, True], 3),
         ([0.0], True, [True], 1),  # the first is the best so far, however poor
-        ([math.nan, math.nan], True, [True, False], 1),  # undefined throughout: there is a best.pt all the same
+        ([math.nan, math.nan], True, [True, True], 2),  # nothing to choose by: the newest has learnt longest
+        ([math.nan, 0.1, math.nan, 0.2], True, [True, True, False, True], 4),  # any number is better than none
+        ([math.nan, 9.0, math.nan, 8.0], False, [True, True, False, True], 4),
     ],
 )
 def test_the_best_epoch(values: list[float], higher: bool, best: list[bool], epoch: int) -> None:

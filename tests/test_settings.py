@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -86,6 +87,12 @@ def test_paths_are_absolute_so_that_a_run_goes_on_anywhere(tmp_path: Path, monke
         (["--data", "d", "--workers", "-1"], "--workers -1: must be 0 or more"),
         (["--data", "d", "--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--data", "d", "--seed", str(2**63)], "must be below 2**63"),
+        (["--data", "d", "--epochs", str(10**9)], "--epochs 1000000000: must be 10,000 or less"),
+        (["--data", "d", "--batch-size", str(10**30)], "must be 2,147,483,647 or less"),
+        (["--data", "d", "--freeze-epochs", str(10**30)], "must be 10,000 or less"),
+        (["--data", "d", "--patience", str(10**30)], "must be 10,000 or less"),
+        (["--data", "d", "--lr", "1e-400"], "--lr 0.0: must be above 0"),
+        (["--data", "d", "--workers", "100000"], "--workers 100000: at most"),
         (["--resume", "nowhere"], "no run at .*nowhere"),
     ],
 )
@@ -93,6 +100,13 @@ def test_options_that_are_refused(argv: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
         settings(*argv)
     assert message in str(error.value) or re.search(message, str(error.value))
+
+
+def test_paths_that_are_words_begin_at_home_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = settings("--data=~/d", "--weights=~/w.pth", "--cache=~/c", "--out=~/r")
+    assert (found.data, found.out) == (tmp_path / "d", tmp_path / "r")
+    assert (found.weights, found.cache) == (str(tmp_path / "w.pth"), str(tmp_path / "c"))
 
 
 # ---- going on with a run -------------------------------------------------------------------------------
@@ -121,6 +135,11 @@ def test_a_run_goes_on_with_its_own_settings(run: Path) -> None:
 def test_resume_without_a_name_is_the_newest_run_and_stays_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent.parent)
     assert settings("--resume").resume == run  # the folder itself: `latest` may point elsewhere tomorrow
+    newer = run.with_name("newer")  # it has no model yet, so `latest` is not its name
+    newer.mkdir()
+    (newer / "config.json").write_bytes((run / "config.json").read_bytes())
+    os.utime(newer / "config.json", (2**32, 2**32))
+    assert settings("--resume").resume == newer
 
 
 def test_what_belongs_to_the_machine_may_change(run: Path) -> None:

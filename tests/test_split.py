@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from skin.checkpoint import WriteError
 from skin.errors import UserError
 from skin.layouts import Index, read_index
 from skin.split import (
@@ -255,3 +256,14 @@ def test_ham10000_is_split_within_two_images_or_two_points(real_data: Path) -> N
         for part, fraction in zip(("train", "val", "test"), RECIPE, strict=True):
             held, total = (of_class["split"] == part).sum(), len(of_class)
             assert abs(held - fraction * total) <= max(2, 0.02 * total)
+
+
+def test_the_manifest_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"image": ["ä", 'b"'], "label": "nv", "group": "g", "split": "train", "path": "p"})
+    write_manifest(rows, tmp_path / "split.csv")
+    assert (tmp_path / "split.csv").read_bytes() == (
+        'image,label,group,split\nä,nv,g,train\n"b""",nv,g,train\n'.encode()
+    )
+    with pytest.raises(WriteError, match=r"cannot write .*split\.csv"):
+        write_manifest(rows, tmp_path / "no folder" / "split.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["split.csv"]

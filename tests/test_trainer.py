@@ -206,6 +206,29 @@ def test_without_warm_up_the_first_step_is_at_the_peak() -> None:
     assert train.learning_rate(0, 1, 0, 3e-4) == 3e-4
 
 
+def test_the_warm_up_is_the_freed_bodys() -> None:
+    rates = [train.learning_rate(step, 12, 2, 1.0, frozen=4) for step in range(12)]
+    assert rates[:4] == [1.0] * 4  # the head alone
+    assert rates[4:6] == [0.5, 1.0]
+    assert rates[6:] == [train.learning_rate(step, 8, 2, 1.0) for step in range(2, 8)]
+
+
+def test_the_loop_warms_up_after_the_frozen_epochs(
+    settings: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "train_step", lambda *batch: torch.zeros(4))
+
+    def rates(**changes: Any) -> list[float]:
+        trainer = built(settings, parts, image_size=32, lr=0.01, epochs=3, **changes)
+        steps = (done for epoch in range(3) for done in train.train_steps(trainer, epoch))
+        return [trainer.optimizer.param_groups[0]["lr"] for _ in steps]
+
+    with_head_first = rates(freeze_epochs=1)
+    assert with_head_first[:7] == [0.01] * 7
+    assert with_head_first[7:11] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])  # int(0.3 * 14) steps
+    assert rates(freeze_epochs=3) == rates()  # no body is freed: the head's is the only schedule
+
+
 @pytest.mark.parametrize(
     ("warmup_epochs", "first"),
     [
@@ -275,6 +298,27 @@ def test_dropouts_draws_are_a_function_of_seed_step_and_process(settings: Settin
     keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (2**63 - 1, 10**7, 1)]
     assert len({draws(*key) for key in keys}) == len(keys)
     assert draws(0, 1, 0) == draws(0, 1, 0)
+
+
+def test_dataparallels_replicas_draw_dropout_of_their_own(
+    settings: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = built(settings, parts)
+    generators = tuple(torch.Generator() for _ in range(3))
+    monkeypatch.setattr(torch.cuda, "default_generators", generators)
+    trainer.seed_dropout(5)
+    alone = torch.rand(3).tolist()
+    before = [g.initial_seed() for g in generators]
+    trainer.topology = Topology(torch.device("cuda", 0), gpus=2)
+    trainer.seed_dropout(5)
+    assert torch.rand(3).tolist() == alone  # the CPU's draws are as ever
+    first, second, third = (g.initial_seed() for g in generators)
+    assert first != second
+    assert third == before[2]  # a GPU that is not used
+    trainer.seed_dropout(6)
+    assert generators[1].initial_seed() != second
+    trainer.seed_dropout(5)
+    assert [g.initial_seed() for g in generators] == [first, second, third]
 
 
 def test_what_auto_became_is_said_in_the_header_and_the_config(settings: Settings, parts: Parts) -> None:

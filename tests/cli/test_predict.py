@@ -18,6 +18,7 @@ from tests import tiny
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 ROOT = Path(predict.__file__).parent
@@ -43,7 +44,7 @@ def run(
         with pytest.raises(SystemExit) as end:
             cli.run(predict.main)
         out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
+        return int(end.value.code or 0), out, err.removeprefix(f"model {checkpoint}: efficientnet_b0\n")
 
     return run
 
@@ -61,6 +62,28 @@ def test_one_image_is_one_line(run: Run, best_pt: Path) -> None:
     members = ", ".join(expected.prediction_set)
     assert out == f"lesion.png\t{first} {share:.4f}\t{second} {less:.4f}\t90 % set: {members}\n"
     assert (code, err) == (0, "")
+
+
+def test_which_model_answers_is_said_on_stderr(
+    best_pt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --checkpoint it is the newest run's, here one without a link."""
+    monkeypatch.chdir(tmp_path)
+    state = torch.load(best_pt, weights_only=True)
+    state["config"] |= {"data": "/data/HAM10000", "monitor": "balanced_accuracy"}
+    state |= {"metrics": {"val_balanced_accuracy": 0.70114}, "calibration": {}}
+    Path("runs/a").mkdir(parents=True)
+    torch.save(state, "runs/a/best.pt")
+    draw("lesion.png")
+    monkeypatch.setattr(sys, "argv", ["predict.py", "lesion.png"])
+    assert predict.main() == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("lesion.png\t")
+    assert out.count("\n") == 1
+    assert err == (
+        "model runs/a/best.pt: efficientnet_b0, trained on /data/HAM10000, validation balanced accuracy 0.7011, "
+        "uncalibrated (its run has not come to its end)\n"
+    )
 
 
 def test_json_is_an_object_a_line_and_an_unreadable_image_one_with_its_error(run: Run) -> None:
@@ -259,7 +282,7 @@ def test_a_prediction_imports_nothing_heavy_and_needs_no_stdin(best_pt: Path, tm
         ["sh", "-c", 'exec "$@" <&-', "sh", *command],
         cwd=tmp_path, env=environment, capture_output=True, text=True,
     )  # fmt: skip
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, ended.stderr) == (0, f"model {best_pt}: efficientnet_b0\n")
     assert ended.stdout.startswith("a.png\t")
 
 

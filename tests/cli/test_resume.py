@@ -361,5 +361,8 @@ def test_two_runs_of_the_same_second_have_each_a_folder(monkeypatch: pytest.Monk
     at_step(monkeypatch, 1, lambda: send(signal.SIGTERM))
     assert train.main([*RECIPE, "--data", "data", "--workers", "0"]) == 143
     assert list(first.iterdir()) == []
-    assert Path("runs/latest").readlink() == Path(first.name + "-2")
-    assert checkpoint.load(Path("runs/latest/last.pt"))["progress"]["step"] == 1
+    second = first.with_name(first.name + "-2")
+    assert checkpoint.load(second / "last.pt")["progress"]["step"] == 1
+    assert not Path("runs/latest").is_symlink()  # it has no model yet
+    assert train.main(["--resume"]) == 0  # the newest run all the same
+    assert Path("runs/latest").readlink() == Path(second.name)

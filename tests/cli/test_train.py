@@ -536,3 +536,18 @@ def test_the_recipe_as_it_stands_trains_on_the_cpu(real_data: Path, tmp_path: Pa
         assert picture.format == "PNG"
     assert "epoch  1/1" in (run / "train.log").read_text()
     assert "efficientnet_b3" in (run / "model_card.md").read_text()
+
+
+@pytest.mark.parametrize("options", [("--lr", "1e300"), ("--weight-decay", "1e300")])
+def test_a_run_that_breaks_before_its_first_save_does_not_speak_of_one(
+    demo_folder: Path, tmp_path: Path, options: tuple[str, str]
+) -> None:
+    with pytest.raises(UserError, match=r"not finite .*; nothing was saved yet; try a smaller --lr"):
+        trained(demo_folder, tmp_path / "run", "--epochs", 1, *options)
+    assert not (tmp_path / "run" / "best.pt").exists()
+
+
+def test_absurd_numbers_that_have_a_meaning_train(demo_folder: Path, tmp_path: Path) -> None:
+    out = trained(demo_folder, tmp_path / "run", "--epochs", 1, "--batch-size", 10**9, "--cache", tmp_path / "cache",
+                  "--cache-limit", 1e300, "--save-minutes", 1e300, "--warmup-epochs", 1e308)  # fmt: skip
+    assert load_best(out / "best.pt").config["batch_size"] == 10**9
