@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import train
-from skin import bench_images, bench_plot, bench_report, cells, cli, input_path, measure, parallel, runs
+from skin import bench_images, bench_plot, bench_report, cells, cli, files, input_path, measure, parallel
 from skin.bench_settings import BenchSettings, read_bench_settings
 from skin.cache import default_folder
 from skin.driver import unusable_gpus
@@ -171,7 +171,7 @@ class Matrix:
 
     def write(self) -> None:
         if self.settings.json:
-            runs.write_json(self.settings.json, self.report)
+            files.write_json(self.settings.json, self.report)
         if self.settings.csv:
             bench_report.write_csv(self.report["cells"], self.settings.csv)
 
@@ -262,7 +262,7 @@ def benchmark_input(settings: BenchSettings, parts: Parts, console: Console) -> 
     report["complete"] = True
     console.print(input_path.table(report["cells"]))
     if settings.json:
-        runs.write_json(settings.json, report)
+        files.write_json(settings.json, report)
     if settings.csv:
         input_path.write_csv(report["cells"], settings.csv)
     return 0

@@ -21,23 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from skin import calibration, cli, pages, parallel, precision, report, report_files, subgroups, testset, tta
-from skin.checkpoint import Checkpoint, load_best, write_atomically
+from skin.checkpoint import Checkpoint, load_best
 from skin.cli import option
 from skin.console import Log
-from skin.cpu_step import keep_freed_memory
 from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, ahead, checked, default_workers, make_loader
 from skin.driver import unusable_gpus
 from skin.errors import UserError
 from skin.faults import explained
-from skin.files import safe_name
+from skin.files import safe_name, write_atomically, write_json
 from skin.fused import for_inference
 from skin.hardware import check_workers
+from skin.memory import keep_freed_memory
 from skin.model import Classifier
 from skin.model_card import check_model_card, write_model_card
 from skin.parallel import Topology
 from skin.report import Answers
 from skin.run_folders import newest_model
-from skin.runs import write_json
 from skin.testset import SPLITS, TestSet
 
 import numpy as np

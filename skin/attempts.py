@@ -7,7 +7,7 @@ import os
 import shlex
 from pathlib import Path
 
-from skin import runs
+from skin import files
 from skin.errors import UserError
 from skin.saver import newest
 
@@ -42,7 +42,7 @@ def note(folder: Path, by_itself: bool) -> None:
             f"look into {folder / 'train.log'}; "
             f"to go on all the same: python train.py --resume {shlex.quote(str(folder))}"
         )
-    runs.write_json(path, {"epoch": epoch, "step": step, "count": count + 1})
+    files.write_json(path, {"epoch": epoch, "step": step, "count": count + 1})
 
 
 def forget(folder: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from skin.bench_report import device_name, peak_mib, three_digits
-from skin.checkpoint import write_atomically
 from skin.errors import UserError
+from skin.files import write_atomically
 
 import matplotlib
 from matplotlib.axes import Axes

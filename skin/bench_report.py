@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from skin.checkpoint import write_atomically
 from skin.errors import UserError, printable
+from skin.files import write_atomically
 
 from rich.table import Table
 from rich.text import Text

@@ -6,17 +6,14 @@ loads it. `best.pt` is what inference needs; `last.pt` is what `--resume` needs.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from skin import model as models
 from skin.errors import UserError, printable
-from skin.files import is_full
+from skin.files import atomic
 from skin.images import Preprocess
 from skin.tensorfile import load
 
@@ -24,28 +21,12 @@ import torch
 from torch import Tensor
 from torchvision.models import EfficientNet
 
-__all__ = ["FORMAT_VERSION", "Checkpoint", "WriteError", "check_tensors", "load", "load_best", "save"]
+__all__ = ["FORMAT_VERSION", "Checkpoint", "check_tensors", "load", "load_best", "save"]
 
 FORMAT_VERSION = 1
 
 
 # ---- writing --------------------------------------------------------------------------------------------
-
-
-class WriteError(UserError):
-    """A file of the run that could not be written; the one that was there is kept.
-
-    Attributes:
-        path: which file.
-    """
-
-    def __init__(self, path: Path, error: OSError) -> None:
-        self.path = path
-        reason = error.strerror or str(error)
-        if is_full(error):
-            reason = f"the disk, or your share of it, is full ({reason})"
-        kept = "; the file that was there is kept" if path.exists() else ""
-        super().__init__(f"cannot write {path}: {reason}{kept}")
 
 
 def save(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:
@@ -82,65 +63,6 @@ class _Sink:
 
     def flush(self) -> None:
         pass
-
-
-def write_atomically(content: bytes, path: Path) -> None:
-    """Write bytes as `save` writes a checkpoint. Raises `WriteError`."""
-    with atomic(path) as file:
-        file.write(content)
-
-
-@contextlib.contextmanager
-def atomic(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write that takes the name `path` when it is whole and on the disk, and else never was.
-
-    Raises:
-        WriteError: with the system's reason; nothing half-written is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            _keep(path, previous)
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise WriteError(path, error) from error
-        raise
-
-
-def _keep(path: Path, previous: Path) -> None:
-    """Give the file at `path` a second name, so that there is a `path` at every moment."""
-    link = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
-    try:
-        os.link(path, link)
-    except OSError:  # a file system without hard links: for a moment only the previous one has a name
-        os.replace(path, previous)
-    else:
-        os.replace(link, previous)
-        link.unlink(missing_ok=True)  # a rename onto another name of the same file does nothing
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some network file systems cannot, and need not
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of a process that was killed as it wrote. Nobody else may be writing."""
-    for file in folder.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            file.unlink()
 
 
 # ---- reading best.pt ------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from skin.checkpoint import write_atomically
 from skin.errors import UserError
+from skin.files import write_atomically
 from skin.npz import is_npz_image, read_npz_image
 
 import numpy as np

@@ -10,10 +10,10 @@ fixed: the same step with the same number of threads gives the same bits.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from skin.memory import keep_freed_memory
 
 import torch
 from torch import Tensor, nn
@@ -52,21 +52,6 @@ def accelerate(network: ModuleT, device: torch.device) -> ModuleT:
                     module[i].__class__ = BatchNormSiLU
                     module[i + 1] = nn.Identity()
     return network
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory of freed tensors for the next ones, where the C library is glibc.
-
-    By default glibc returns each block of more than 32 MiB to the kernel, and the next tensor's pages are
-    handed out and zeroed again: for the large activations this costs more than the arithmetic on them.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**30)
 
 
 class DepthwiseConv2d(nn.Conv2d):

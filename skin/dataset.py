@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from skin.augment import augment
 from skin.cache import PixelCache
-from skin.cpu_step import keep_freed_memory
 from skin.errors import UserError
 from skin.faults import explain
 from skin.hardware import usable_cores
 from skin.images import ImageError, Preprocess, centre_crop, read_image
 from skin.interrupts import LOADER, ignore_in_worker
+from skin.memory import keep_freed_memory
 from skin.npz import is_npz_image, read_npz_image
 from skin.processes import prepare_children, waiting
 

@@ -11,8 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from skin.checkpoint import Checkpoint, load_best, write_atomically
+from skin.checkpoint import Checkpoint, load_best
 from skin.errors import UserError
+from skin.files import write_atomically
 
 import numpy as np
 import torch

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from skin.cache import PixelCache
-from skin.checkpoint import write_atomically
-from skin.cpu_step import keep_freed_memory
 from skin.dataset import EpochBatches, make_loader
 from skin.errors import UserError
+from skin.files import write_atomically
 from skin.images import Preprocess
+from skin.memory import keep_freed_memory
 from skin.model import Classifier, build
 from skin.parts import Parts
 from skin.plain import PlainImages

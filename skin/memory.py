@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,3 +117,18 @@ def ask_nvml(question: str, device: torch.device) -> Any:
         return getattr(pynvml, question)(handle)
     except Exception:  # no library, no driver, or NVML has failed in one of its many ways: a figure less, no more
         return None
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of freed tensors for the next ones, where the C library is glibc.
+
+    By default glibc returns each block of more than 32 MiB to the kernel, and the next tensor's pages are
+    handed out and zeroed again: for the large activations this costs more than the arithmetic on them.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**30)

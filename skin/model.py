@@ -13,6 +13,7 @@ from urllib.parse import urlparse
 from skin.errors import UserError
 from skin.images import LARGEST_SIDE, Preprocess
 from skin.precision import Precision
+from skin.tensorfile import load
 
 import torch
 from torch import Tensor, nn
@@ -99,9 +100,7 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
 
 
 def _file_state(path: Path) -> dict[str, Any]:
-    from skin import checkpoint
-
-    state = checkpoint.load(path)
+    state = load(path)
     state = state["model"] if isinstance(state.get("model"), dict) else state
     if not all(isinstance(key, str) for key in state):
         raise UserError(f"--weights {path}: not a state_dict: its keys are not names of tensors")

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from skin import pages
-from skin.checkpoint import write_atomically
 from skin.class_names import readable_name
 from skin.errors import UserError, printable
+from skin.files import write_atomically
 
 _BEGIN, _END = "<!-- results: written by evaluate.py -->", "<!-- end of results -->"
 _PROCEDURE = (

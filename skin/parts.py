@@ -247,7 +247,7 @@ def _other_files(index: Index, settings: Settings, run: Path) -> tuple[str, ...]
     bad = unreadable(paths, preprocess_for(settings.model, settings.image_size))
     if bad:
         raise bad[0]
-    moved = runs.read_config(run).get("data") != str(settings.data)
+    moved = run_folders.read_config(run).get("data") != str(settings.data)
     if moved or len(names) > max(1, len(index.rows) // 100):
         raise UserError(
             f"{index.root} has other files for {len(names):,} images of the run (first: {printable(names[0])}): name "

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from skin import calibration, plots
-from skin.checkpoint import write_atomically
 from skin.class_names import ISIC_2018, ISIC_2019, match_classes, readable_name
 from skin.dataset import SkinDiseaseDataset
 from skin.errors import UserError, safe_cell
+from skin.files import write_atomically
 from skin.images import centre_crop
 from skin.metrics import Array
 from skin.pages import PICTURES

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from skin.errors import UserError
+
 LATEST = Path("runs/latest")
 BEST = "best.pt"
 CONFIG = "config.json"
@@ -79,3 +81,16 @@ def _content(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Return the config.json of a run. Raises `UserError` where there is none."""
+    try:
+        config = json.loads((run / CONFIG).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"no run at {run} ({error.strerror}); name a run folder, such as runs/latest") from error
+    except ValueError as error:
+        raise UserError(f"{run / CONFIG} is not JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("resolved"), dict):
+        raise UserError(f"{run / CONFIG} is not the config.json of a run; name another run folder")
+    return config

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import os
 import platform
 import subprocess
@@ -13,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from skin.checkpoint import write_atomically
 from skin.errors import UserError
+from skin.files import write_atomically
 from skin.parallel import usable_gpus
 from skin.run_folders import CONFIG, LATEST
 
@@ -93,34 +92,6 @@ def _point(link: Path, target: str) -> None:
             if path.is_symlink():  # an old link must not go on naming another run
                 with contextlib.suppress(OSError):
                     path.unlink()
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, indented, atomically. A number that is not finite becomes null."""
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    # The bytes of a path that is no UTF-8 become escapes, which JSON's readers take back to what they were.
-    write_atomically((text + "\n").encode("utf-8", "backslashreplace"), path)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and value - value != 0 else value
-
-
-def read_config(run: Path) -> dict[str, Any]:
-    """config.json of a run. Raises `UserError` where there is none."""
-    try:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"no run at {run} ({error.strerror}); name a run folder, such as runs/latest") from error
-    except ValueError as error:
-        raise UserError(f"{run / 'config.json'} is not JSON: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("resolved"), dict):
-        raise UserError(f"{run / 'config.json'} is not the config.json of a run; name another run folder")
-    return config
 
 
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from skin import checkpoint, files, runs
-from skin.checkpoint import WriteError
 from skin.errors import UserError
+from skin.files import WriteError
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,7 @@ class Saver:
             self._held = files.lock(self.folder / LOCK)
         except TimeoutError as error:
             raise UserError(f"another process is training in {self.folder}: stop it, or wait for its end") from error
-        checkpoint.remove_leftovers(self.folder)
+        files.remove_leftovers(self.folder)
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from skin import attempts, checkpoint, cli, contents, demo, nodes, runs
+from skin import attempts, checkpoint, cli, contents, demo, files, nodes, run_folders, runs
 from skin.console import Log
 from skin.driver import unusable_gpus
 from skin.errors import UserError
@@ -110,7 +110,7 @@ class Run:
             write_manifest(self.parts.rows, self.folder / "split.csv")
         if self.parts.changed:
             contents.write(self.parts.rows, self.folder / contents.NAME)
-        runs.write_json(self.folder / "config.json", self.config)
+        files.write_json(self.folder / "config.json", self.config)
 
     def best_state(self, network: nn.Module, calibration: dict[str, Any]) -> dict[str, Any]:
         """All that inference needs: the contents of best.pt."""
@@ -154,7 +154,7 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
         parts = nodes.on_this_machine(parts, settings, topology)
         found: Any = (cli.plain(settings), None, "")
         if topology.is_main and resuming:
-            found = runs.read_config(folder), *newest(folder)
+            found = run_folders.read_config(folder), *newest(folder)
         config, state, source = topology.from_main(found)
         origin = config["resolved"]["weights"] if state else None
         if resuming and cannot_compile(topology):  # an option that was said when the run began cannot be unsaid
@@ -168,8 +168,8 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
             runs.refuse_run(folder)  # one that began at the same time, and was sooner here
             write_manifest(parts.rows, folder / "split.csv")
             contents.write(parts.rows, folder / contents.NAME)
-            runs.write_json(folder / "environment.json", runs.environment())
-            runs.write_json(folder / "config.json", config)
+            files.write_json(folder / "environment.json", runs.environment())
+            files.write_json(folder / "config.json", config)
         folder, config = topology.from_main((folder, config))
         log.file = folder / "train.log"
         if settings.gpus is None and (warning := unusable_gpus()):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skin import cli, run_folders, runs
+from skin import cli, run_folders
 from skin.attempts import restarted_by_torchrun
 from skin.cli import option
 from skin.errors import UserError
@@ -159,7 +159,7 @@ def read_settings(description: str | None, argv: Sequence[str] | None = None) ->
         if folder == run_folders.LATEST:  # a run has a link of that name only once it has a model
             folder = run_folders.newest_run()
         folder = folder.resolve()  # runs/latest may point at another run before this one ends
-        config = runs.read_config(folder)
+        config = run_folders.read_config(folder)
         known = {f.name for f in cli.options(Settings)} - {"out", "resume"}
         defaults = {name: value for name, value in config.items() if name in known}
         settings = cli.parse(Settings, description, argv, {**defaults, "batch_size": None})

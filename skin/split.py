@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from skin.checkpoint import write_atomically
 from skin.errors import UserError, printable
+from skin.files import write_atomically
 from skin.layouts import Index
 
 import numpy as np

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skin import contents, runs
+from skin import contents, run_folders
 from skin import split as splits
 from skin.checkpoint import Checkpoint
 from skin.class_names import match_classes
@@ -124,7 +124,7 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return the run's options; config.json knows where the data are that moved after `best.pt` was written."""
     config = dict(checkpoint.config)
     with contextlib.suppress(UserError):
-        now = runs.read_config(checkpoint.path.parent)
+        now = run_folders.read_config(checkpoint.path.parent)
         config.update({name: now[name] for name in ("data", "labels") if isinstance(now.get(name), str)})
     demo = checkpoint.path.parent / "demo"
     if config.get("demo") and demo.exists():  # it lies in the run folder, wherever that is

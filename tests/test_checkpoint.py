@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from skin import checkpoint, model, runs, saver, tensorfile
-from skin.checkpoint import WriteError
+from skin import checkpoint, files, model, runs, saver, tensorfile
 from skin.errors import UserError
+from skin.files import WriteError
 from skin.saver import Saver
 from skin.settings import MOST_EPOCHS
 
@@ -239,7 +239,7 @@ def test_the_room_that_checkpoints_need() -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_and_a_full_share_of_one_are_said(number: int, tmp_path: Path) -> None:
-    said = str(checkpoint.WriteError(tmp_path / "last.pt", OSError(number, os.strerror(number))))
+    said = str(files.WriteError(tmp_path / "last.pt", OSError(number, os.strerror(number))))
     assert said == (
         f"cannot write {tmp_path}/last.pt: the disk, or your share of it, is full ({os.strerror(number)}); "
         "the file that was there is kept"

@@ -8,7 +8,7 @@ import math
 import re
 from pathlib import Path
 
-from skin import runs
+from skin import files, run_folders, runs
 from skin.errors import UserError
 
 import pytest
@@ -66,7 +66,7 @@ def test_a_file_in_the_way_of_the_run_folder(tmp_path: Path, where: str) -> None
 
 def test_json_holds_no_number_that_is_none(tmp_path: Path) -> None:
     content = {"a": math.nan, "b": [1.5, -math.inf], "c": {"d": (math.inf, 2)}, "e": True, "f": "ä\udce9"}
-    runs.write_json(tmp_path / "x.json", content)
+    files.write_json(tmp_path / "x.json", content)
     text = (tmp_path / "x.json").read_text(encoding="utf-8")
     expected = {"a": None, "b": [1.5, None], "c": {"d": [None, 2]}, "e": True, "f": "ä\udce9"}
     assert json.loads(text) == expected
@@ -75,9 +75,9 @@ def test_json_holds_no_number_that_is_none(tmp_path: Path) -> None:
 
 def test_a_path_that_is_no_utf_8_comes_back_from_config_json(tmp_path: Path) -> None:
     config = {"data": "/data/caf\udce9", "resolved": {}}
-    runs.write_json(tmp_path / "config.json", config)
+    files.write_json(tmp_path / "config.json", config)
     assert '"/data/caf\\udce9"' in (tmp_path / "config.json").read_text(encoding="utf-8")
-    assert runs.read_config(tmp_path) == config
+    assert run_folders.read_config(tmp_path) == config
 
 
 def test_metrics_are_a_table_of_the_promised_columns(tmp_path: Path) -> None:
@@ -116,11 +116,11 @@ def test_a_run_that_is_none(tmp_path: Path, content: str | None, message: str) -
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=message):
-        runs.read_config(tmp_path)
+        run_folders.read_config(tmp_path)
 
 
 def test_the_environment_is_written_as_json_with_versions_and_machine(tmp_path: Path) -> None:
-    runs.write_json(tmp_path / "environment.json", runs.environment())
+    files.write_json(tmp_path / "environment.json", runs.environment())
     found = json.loads((tmp_path / "environment.json").read_text())
     for name in ("python", "torch", "torchvision", "numpy", "opencv", "pillow", "cpu", "cores", "platform"):
         assert found[name], name

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skin.checkpoint import WriteError
 from skin.errors import UserError
+from skin.files import WriteError
 from skin.layouts import Index, read_index
 from skin.split import (
     apply_manifest,

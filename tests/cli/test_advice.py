@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import train
-from skin import checkpoint, demo, losses, runs, testset
+from skin import checkpoint, demo, files, losses, run_folders, testset
 from skin.errors import UserError
 from skin.split import read_manifest
 from tests.cli.runs import at_step, call
@@ -58,7 +58,7 @@ def advised(error: str, pattern: str) -> list[str]:
 
 
 def config() -> dict[str, Any]:
-    return runs.read_config(Path("run"))
+    return run_folders.read_config(Path("run"))
 
 
 def pictures(part: str) -> list[Path]:
@@ -153,7 +153,7 @@ def test_before_the_first_save_no_checkpoint_is_promised(fault: Any, monkeypatch
 
 def test_data_that_moved(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     found = config()
-    runs.write_json(Path("run/config.json"), {**found, "data": str(Path("gone").resolve())})
+    files.write_json(Path("run/config.json"), {**found, "data": str(Path("gone").resolve())})
     error = error_of()
     assert "the run's data folder" in error
     Path("link").symlink_to("moved")
@@ -201,7 +201,7 @@ def test_an_image_that_is_damaged(part: str, recorded: bool, capsys: pytest.Capt
 
 def test_an_image_that_was_mended_where_it_lies(capsys: pytest.CaptureFixture[str]) -> None:
     """`mend or remove it`: one other file is taken, and is known from then on."""
-    runs.write_json(Path("run/config.json"), {**config(), "data": str(Path("moved").resolve())})
+    files.write_json(Path("run/config.json"), {**config(), "data": str(Path("moved").resolve())})
     one, other = pictures("train")[:2]
     one.write_bytes(other.read_bytes())
     assert call("--resume", "run") == 0
@@ -231,12 +231,12 @@ def test_other_pictures_under_the_same_names(stopped: Path) -> None:
 
 def test_fewer_gpus_than_before() -> None:
     found = config()
-    runs.write_json(Path("run/config.json"), {**found, "gpus": 99})
+    files.write_json(Path("run/config.json"), {**found, "gpus": 99})
     assert call("--resume", "run", *advised(error_of("--gpus", 99), r"use (?:--gpus \d+, or 0|(--gpus 0))")) == 0
 
 
 def test_a_run_begun_with_compile_goes_on_where_nothing_is_compiled(capsys: pytest.CaptureFixture[str]) -> None:
-    runs.write_json(Path("run/config.json"), {**config(), "compile": True})
+    files.write_json(Path("run/config.json"), {**config(), "compile": True})
     assert call("--resume", "run") == 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import train
-from skin import checkpoint, demo, parallel, runs, saver, session
+from skin import checkpoint, demo, files, parallel, run_folders, runs, saver, session
 from skin.errors import UserError
 from skin.session import Run, open_run
 from skin.settings import read_settings
@@ -256,7 +256,7 @@ def test_another_precision_is_allowed_and_said(
     assert call("--resume", "run", "--amp", "bf16") == 143
     note = "note: precision bfloat16 (autocast) (was float32): the results will not be the same to the last bit"
     assert note in capsys.readouterr().out
-    (resumed,) = runs.read_config(Path("run"))["resumed"]
+    (resumed,) = run_folders.read_config(Path("run"))["resumed"]
     assert (resumed["epoch"], resumed["step"], resumed["resolved"]["precision"]) == (0, 2, "bfloat16 (autocast)")
     assert resumed["environment"]["torch"] == str(torch.__version__)
 
@@ -337,7 +337,7 @@ def while_preparing(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) 
 
 def test_a_run_that_took_the_folder_meanwhile_keeps_it_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def sooner() -> None:
-        runs.write_json(runs.create(Path("run")) / "config.json", {"of": "another run"})
+        files.write_json(runs.create(Path("run")) / "config.json", {"of": "another run"})
 
     while_preparing(monkeypatch, sooner)
     with pytest.raises(UserError, match="already holds a run; go on with it by --resume"):
