@@ -41,7 +41,7 @@ _LOCK_SECONDS = 600.0  # for which a process waits while another unpacks the sam
 _FOLDER, _TEMPORARY = "SKIN_UNPACKED", "SKIN_UNPACKED_TEMPORARY"  # in the environment, so that a process's children
 # unpack to the same folders
 
-UNPACKED = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.npy(\.lock|\.[0-9a-f]+\.tmp)?")
+UNPACKED = re.compile(r"\.?[0-9a-f]{16}-[0-9a-f]{16}\.npy(\.lock|\.[0-9a-f]+\.tmp)?")
 """Names of the files of unpacked arrays, their locks, and what a killed process has left of one."""
 
 
