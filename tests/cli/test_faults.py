@@ -119,7 +119,7 @@ def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_last_good_stat
         return loss * float("nan"), *rest
 
     at_step(monkeypatch, 6, lambda: monkeypatch.setattr(losses, "cross_entropy", broken))
-    message = r"not finite in epoch 2, step 2 \(images ISIC_\d+\.jpg.*; the last good checkpoint is kept; .* --amp off"
+    message = r"not finite in epoch 2, step 2 \(images ISIC_\d+\.jpg.*; the last good checkpoint is kept; .*--amp off"
     with pytest.raises(UserError, match=message):
         call("--save-minutes", 0)
     state = checkpoint.load(Path("run/last.pt"))
