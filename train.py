@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from skin import batch_norm, calibration, checkpoint, cli, losses, memory, metrics, parallel, runs
+from skin import attempts, batch_norm, calibration, checkpoint, cli, losses, memory, metrics, parallel, runs
 from skin.console import Log
 from skin.curves import draw_curves
 from skin.dataset import Batch, PlainBatches, make_loader, timed_ahead
@@ -248,6 +248,7 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
     best_row = progress.history[progress.best_epoch - 1]
     write_model_card(folder / "model_card.md", run.config, run.parts.classes, best_row)
     draw_curves(progress.history, progress.best_epoch, run.trainer.settings.monitor, folder / "curves.png")
+    attempts.forget(folder)
     path = shlex.quote(str(folder / "best.pt"))
     run.log.say(
         f"\nbest validation {trainer.settings.monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"

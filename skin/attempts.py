@@ -31,7 +31,7 @@ def note(folder: Path, by_itself: bool) -> None:
     """
     path = folder / NAME
     if not by_itself:
-        path.unlink(missing_ok=True)
+        forget(folder)
         return
     epoch, step = _position(folder)
     before = _read(path)
@@ -43,6 +43,11 @@ def note(folder: Path, by_itself: bool) -> None:
             f"to go on all the same: python train.py --resume {shlex.quote(str(folder))}"
         )
     runs.write_json(path, {"epoch": epoch, "step": step, "count": count + 1})
+
+
+def forget(folder: Path) -> None:
+    """Begin the count anew: a user asks for this start, or the run has come to its end."""
+    (folder / NAME).unlink(missing_ok=True)
 
 
 def _position(folder: Path) -> tuple[int, int]:

@@ -72,7 +72,7 @@ def test_a_machine_without_gpus_misses_none(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_gpus_that_were_asked_for_come_with_the_reason() -> None:
-    message = r"--gpus 2: this machine has 0 visible GPUs; use --gpus 0, the CPU \(2 NVIDIA GPUs cannot be used: the"
+    message = r"--gpus 2: this machine has 0 visible GPUs; use --gpus 0, the CPU \(2 NVIDIA GPUs cannot be used"
     with pytest.raises(UserError, match=message), parallel.setup(2):
         pass
     with parallel.setup(0) as topology:  # a choice

@@ -15,11 +15,13 @@ second; a few runs go through the command line and torchrun, as a user's do.
 from __future__ import annotations
 
 import contextlib
+import copy
 import csv
 import io
 import mmap
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -77,11 +79,15 @@ SETUPS = [Setup(1, 0, "off"), Setup(1, 2, "off"), Setup(1, 0, "bf16"), Setup(1, 
           Setup(2, 0, "off"), Setup(2, 2, "bf16")]  # fmt: skip
 
 
+# How a run that was killed goes on through the command line.
+COMMANDS = ["moved data", "torchrun", "little shared memory", "torchrun, restarted"]
+
+
 @dataclass(frozen=True)
 class Settings:
     kills: int = option(60, "in all, over all setups")
     setups: str = option("all", "names of setups, with commas: " + ", ".join(s.name for s in SETUPS))
-    commands: int = option(4, "runs through the command line, half of them through torchrun")
+    commands: int = option(8, "runs through the command line: " + "; ".join(COMMANDS), metavar="N")
     counted: bool = option(False, "kill at counted points only, so that a busy machine changes nothing")
     endings: int = option(60, "exceptions that come up inside the scripts (tests/endings.py)", metavar="N")
     fuzz: float = option(1.0, "how much fuzzing: 1 is 10,000 images, 2,000 tables and 500 checkpoints", metavar="X")
@@ -301,15 +307,14 @@ def torment(folder: Path, setup: Setup, kills: int, draw: random.Random, tally: 
         work.mkdir()
         points = [draw.choice(where) for _ in range(min(left, draw.randint(3, 8)))]
         killed_run(work, setup, points, draw, tally)
-        compare(expected, work)
+        compare(expected, outcome(work / "run"), work)
         number += 1
 
 
-def compare(expected: dict[str, Any], work: Path) -> None:
+def compare(expected: dict[str, Any], found: dict[str, Any], work: Path) -> None:
     """Raise `Failure` where the run in `work` has not come to the expected outcome."""
-    found = list(differences(expected, outcome(work / "run")))
-    if found:
-        raise Failure(f"{work}: differs from the undisturbed run in {', '.join(found[:5])}")
+    if names := list(differences(expected, found)):
+        raise Failure(f"{work}: differs from the undisturbed run in {', '.join(names[:5])}")
 
 
 def killed_run(work: Path, setup: Setup, points: list[str], draw: random.Random, tally: Tally) -> None:
@@ -376,15 +381,22 @@ def _look_at_survivors(work: Path, codes: list[int], texts: list[str], tally: Ta
 
 
 def command_run(folder: Path, number: int, draw: random.Random, tally: Tally) -> None:
-    """The same through the command line, alone or with torchrun: killed once, then left to go on."""
-    setup = SETUPS[1] if number % 2 == 0 else SETUPS[4]
+    """The same through the command line: killed once, then left to go on where and as `COMMANDS` says."""
+    kind = COMMANDS[number % len(COMMANDS)]
+    setup = SETUPS[4] if kind.startswith("torchrun") else SETUPS[1]
     work = folder / f"command-{number}"
     work.mkdir()
+    shutil.copytree(folder / "data", work / "data")
+    train_py = str(ROOT / "train.py")
     launcher = [sys.executable] if setup.processes == 1 else [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"
     ]  # fmt: skip
+    launcher += ["--max-restarts", "2"] if kind == "torchrun, restarted" else []
+    if kind == "little shared memory":
+        mount = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
+        launcher = ["unshare", "-m", "sh", "-c", mount, "sh", *launcher]
     options = ["--workers", str(setup.workers), "--amp", setup.amp, "--save-minutes", "0"]
-    first = [*launcher, str(ROOT / "train.py"), *RECIPE, "--data", "../data", *options, "--out", "run"]
+    first = [*launcher, train_py, *RECIPE, "--data", "data", *options, "--out", "run", "--resume", "auto"]
     child = subprocess.Popen(first, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wanted = work / "run" / draw.choice([saver.LAST, saver.PREVIOUS, saver.BEST])
     deadline = time.monotonic() + PATIENCE
@@ -393,15 +405,23 @@ def command_run(folder: Path, number: int, draw: random.Random, tally: Tally) ->
     victim = child.pid if setup.processes == 1 else _children(child.pid)[draw.randrange(2)]
     os.kill(victim, signal.SIGKILL)
     _, errors = child.communicate(timeout=PATIENCE)
-    if child.returncode == 0:
-        raise Failure(f"{work}: the kill came too late: {errors}")
-    tally.kills["command"] = tally.kills.get("command", 0) + 1
-    again = [*launcher, str(ROOT / "train.py"), "--resume", "run", *options[:2]]
-    done = subprocess.run(again, cwd=work, capture_output=True, text=True, timeout=PATIENCE)
-    tally.runs += 2
-    if done.returncode:
-        raise Failure(f"{work}: {done.stdout}{done.stderr}")
-    compare(undisturbed(folder, setup), work)
+    tally.kills[kind] = tally.kills.get(kind, 0) + 1
+    tally.runs += 1
+    if (child.returncode == 0) != (kind == "torchrun, restarted"):
+        raise Failure(f"{work}: {kind}: exit code {child.returncode}: {errors}")
+    if child.returncode:
+        where = ["--data", "moved"] if kind == "moved data" else []
+        if where:
+            (work / "data").rename(work / "moved")
+        again = [*launcher, train_py, "--resume", "run", *where, *options[:2]]
+        done = subprocess.run(again, cwd=work, capture_output=True, text=True, timeout=PATIENCE)
+        tally.runs += 1
+        if done.returncode:
+            raise Failure(f"{work}: {done.stdout}{done.stderr}")
+    expected, found = (copy.deepcopy(o) for o in (undisturbed(folder, setup), outcome(work / "run")))
+    for one in (expected, found):
+        del one["best.pt"]["config"]  # which says where the data lie, and how often it was begun
+    compare(expected, found, work)
 
 
 def _children(pid: int) -> list[int]:
