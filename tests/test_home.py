@@ -68,7 +68,6 @@ def test_without_a_home_the_cache_is_off_and_says_so(tmp_path: Path, monkeypatch
     opened = cache.PixelCache.open([str(tmp_path / "a.png")], PREPROCESS)
     assert opened.read(0).shape[2] == 3
     assert opened.note == cache.NO_HOME
-    assert opened.file is None
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]  # no folder named `~`
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
     assert cache.default_folder() == Path("/elsewhere/skin")
