@@ -24,12 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skin import cli
-from skin.cli import option
-from skin.errors import UserError
+from skin.utils import cli
+from skin.utils.cli import option
+from skin.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from skin.classifier import SkinClassifier
+    from skin.model.classifier import SkinClassifier
 
 UPLOAD_LIMIT = "20mb"
 QUEUE_LIMIT = 32  # pictures that wait, at most; who comes later is asked to try again
@@ -53,15 +53,19 @@ def main() -> int:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         _go_past_proxies()
 
-        from skin.classifier import load_classifier
-        from skin.driver import unusable_gpus
+        from skin.model.classifier import load_classifier
+        from skin.utils.driver import unusable_gpus
 
         if warning := unusable_gpus():
             print(f"WARNING: {warning}", file=sys.stderr)
         model = load_classifier(settings.checkpoint, device="cpu" if warning else None)
         print(f"model {model.description}", file=sys.stderr, flush=True)
 
-        from skin.webpage import LOCAL, make_page, start  # seconds, which a missing checkpoint need not wait for
+        from skin.serving.webpage import (  # seconds, which a missing checkpoint need not wait for
+            LOCAL,
+            make_page,
+            start,
+        )
 
         examples = draw_examples(Path(folder) / "examples")
         page = make_page(model, examples, KEEP_SECONDS)
@@ -114,7 +118,7 @@ def free_port(host: str, wanted: int) -> int:
 
 def seconds_an_answer(model: SkinClassifier, pictures: list[Path]) -> float:
     """How long this machine takes over a picture; over the first, which takes longest, it warms up."""
-    from skin.webpage import answer_html
+    from skin.serving.webpage import answer_html
 
     answer_html(model, str(pictures[0]))
     start = time.perf_counter()
@@ -124,7 +128,7 @@ def seconds_an_answer(model: SkinClassifier, pictures: list[Path]) -> float:
 
 def draw_examples(folder: Path) -> list[Path]:
     """Four drawn lesions of different classes, from the demo set; painted at each start, as they take a second."""
-    from skin import demo
+    from skin.data import demo
 
     demo.write(folder, images=demo.FEWEST_IMAGES, seed=1)
     with (folder / "HAM10000_metadata.csv").open(encoding="utf-8", newline="") as table:

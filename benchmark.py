@@ -8,7 +8,7 @@
     python benchmark.py --input                  # decoding and augmentation alone
 
 Each cell of the matrix runs train.py's own functions in a process of its own, the cells
-in turns over --rounds. "plain" is the loop that a notebook would have (skin/plain.py).
+in turns over --rounds. "plain" is the loop that a notebook would have (skin/bench/plain.py).
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import train
-from skin import bench_images, bench_plot, bench_report, cells, cli, files, input_path, measure, parallel
-from skin.bench_settings import BenchSettings, read_bench_settings
-from skin.cache import default_folder
-from skin.driver import unusable_gpus
-from skin.errors import UserError
-from skin.faults import is_out_of_memory
-from skin.measure import Cell, Recipe, Step
-from skin.model import preprocess_for
-from skin.parallel import Topology
-from skin.parts import Parts, read_parts
-from skin.plain import PlainRecipe
-from skin.processes import patience
-from skin.settings import Settings
-from skin.trainer import build_trainer
+from skin.bench import bench_images, bench_plot, bench_report, cells, input_path, measure
+from skin.bench.bench_settings import BenchSettings, read_bench_settings
+from skin.bench.measure import Cell, Recipe, Step
+from skin.bench.plain import PlainRecipe
+from skin.data.cache import default_folder
+from skin.model.model import preprocess_for
+from skin.training.parts import Parts, read_parts
+from skin.training.settings import Settings
+from skin.training.trainer import build_trainer
+from skin.utils import cli, files, parallel
+from skin.utils.driver import unusable_gpus
+from skin.utils.errors import UserError
+from skin.utils.faults import is_out_of_memory
+from skin.utils.parallel import Topology
+from skin.utils.processes import patience
 
 import numpy as np
 import torch

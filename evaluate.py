@@ -20,24 +20,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skin import calibration, cli, pages, parallel, precision, report, report_files, subgroups, testset, tta
-from skin.checkpoint import Checkpoint, load_best
-from skin.cli import option
-from skin.console import Log
-from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, ahead, checked, default_workers, make_loader
-from skin.driver import unusable_gpus
-from skin.errors import UserError
-from skin.faults import explained
-from skin.files import safe_name, write_atomically, write_json
-from skin.fused import for_inference
-from skin.hardware import check_workers
-from skin.memory import keep_freed_memory
-from skin.model import Classifier
-from skin.model_card import check_model_card, write_model_card
-from skin.parallel import Topology
-from skin.report import Answers
-from skin.run_folders import newest_model
-from skin.testset import SPLITS, TestSet
+from skin.data.dataset import Batch, PlainBatches, SkinDiseaseDataset, ahead, checked, default_workers, make_loader
+from skin.evaluation import pages, report, report_files, subgroups, testset
+from skin.evaluation.model_card import check_model_card, write_model_card
+from skin.evaluation.report import Answers
+from skin.evaluation.testset import SPLITS, TestSet
+from skin.model import calibration, precision, tta
+from skin.model.checkpoint import Checkpoint, load_best
+from skin.model.fused import for_inference
+from skin.model.model import Classifier
+from skin.utils import cli, parallel
+from skin.utils.cli import option
+from skin.utils.console import Log
+from skin.utils.driver import unusable_gpus
+from skin.utils.errors import UserError
+from skin.utils.faults import explained
+from skin.utils.files import safe_name, write_atomically, write_json
+from skin.utils.hardware import check_workers
+from skin.utils.memory import keep_freed_memory
+from skin.utils.parallel import Topology
+from skin.utils.run_folders import newest_model
 
 import numpy as np
 import pandas as pd

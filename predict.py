@@ -29,16 +29,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from skin import cli
-from skin.cli import option
-from skin.errors import FORMULA_STARTS, UserError, printable, safe_cell
-from skin.files import safe_name
-from skin.run_folders import newest_model
-from skin.sources import STDIN, image_paths
+from skin.data.sources import STDIN, image_paths
+from skin.utils import cli
+from skin.utils.cli import option
+from skin.utils.errors import FORMULA_STARTS, UserError, printable, safe_cell
+from skin.utils.files import safe_name
+from skin.utils.run_folders import newest_model
 
 if TYPE_CHECKING:
-    from skin.classifier import Answer, SkinClassifier
-    from skin.parallel import Topology
+    from skin.model.classifier import Answer, SkinClassifier
+    from skin.utils.parallel import Topology
 
 Show = Callable[["Answer[str]", str | None], None]
 
@@ -80,14 +80,14 @@ def main() -> int:
     if not settings.images and not settings.export:
         raise UserError("nothing to predict: name an image or a folder, or - for a list on stdin; see --help")
 
-    from skin import parallel  # only now: a mistyped option need not wait for torch
-    from skin.classifier import load_classifier
-    from skin.driver import unusable_gpus
+    from skin.model.classifier import load_classifier
+    from skin.utils import parallel  # only now: a mistyped option need not wait for torch
+    from skin.utils.driver import unusable_gpus
 
     checkpoint = settings.checkpoint or newest_model()
     with parallel.setup(None) as topology:
         if settings.export and topology.is_main:
-            from skin.export import export
+            from skin.model.export import export
 
             print(export(checkpoint, settings.export))
         if not settings.images:
@@ -182,7 +182,7 @@ def _outputs(
     if not on_terminal and not _is_terminal(sys.stderr):
         return shows, lambda images: None
 
-    from skin.terminal import Terminal  # rich takes its time to load, and only a terminal needs it
+    from skin.serving.terminal import Terminal  # rich takes its time to load, and only a terminal needs it
 
     total = None
     if STDIN not in settings.images:

@@ -22,20 +22,23 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from skin import attempts, batch_norm, calibration, checkpoint, cli, losses, memory, metrics, parallel, runs
-from skin.console import Log
-from skin.curves import draw_curves
-from skin.dataset import Batch, PlainBatches, make_loader, timed_ahead
-from skin.errors import UserError
-from skin.faults import explained
-from skin.inference import collect
-from skin.interrupts import Interrupts, Stopped
-from skin.model_card import write_model_card
-from skin.parts import check_data
-from skin.saver import kept
-from skin.session import Run, finished, open_run
-from skin.settings import common_settings
-from skin.trainer import Trainer
+from skin.data.dataset import Batch, PlainBatches, make_loader, timed_ahead
+from skin.evaluation import metrics
+from skin.evaluation.model_card import write_model_card
+from skin.model import calibration, checkpoint
+from skin.model.inference import collect
+from skin.training import attempts, batch_norm, losses, runs
+from skin.training.curves import draw_curves
+from skin.training.parts import check_data
+from skin.training.saver import kept
+from skin.training.session import Run, finished, open_run
+from skin.training.settings import common_settings
+from skin.training.trainer import Trainer
+from skin.utils import cli, memory, parallel
+from skin.utils.console import Log
+from skin.utils.errors import UserError
+from skin.utils.faults import explained
+from skin.utils.interrupts import Interrupts, Stopped
 
 import numpy as np
 import torch

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from skin.hardware import set_up_threads
-from skin.home import set_up_home
+from skin.utils.hardware import set_up_threads
+from skin.utils.home import set_up_home
 
 if TYPE_CHECKING:
-    from skin.classifier import load_classifier
+    from skin.model.classifier import load_classifier
 
 __all__ = ["load_classifier"]
 
@@ -26,7 +26,7 @@ set_up_home()
 
 def __getattr__(name: str) -> object:
     if name == "load_classifier":
-        from skin.classifier import load_classifier
+        from skin.model.classifier import load_classifier
 
         return load_classifier
     raise AttributeError(f"module 'skin' has no attribute {name!r}")

@@ -16,7 +16,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
-from skin import cli, session
+from skin.training import session
+from skin.utils import cli
 
 end_epoch, build_trainer = train.end_epoch, session.build_trainer
 

@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo set in the HAM10000 layout: 160 images of seven classes, some lesions seen twice."""
-    from skin import demo
+    from skin.data import demo
 
     return demo.write(tmp_path_factory.mktemp("demo") / "HAM10000", images=160, seed=0)
 

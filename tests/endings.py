@@ -27,8 +27,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from skin import cli, demo  # noqa: E402
-from skin.cli import option  # noqa: E402
+from skin.data import demo  # noqa: E402
+from skin.utils import cli  # noqa: E402
+from skin.utils.cli import option  # noqa: E402
 from tests.injected import KINDS, POINTS  # noqa: E402
 
 RECIPE = [

@@ -30,15 +30,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from skin import calibration, checkpoint, cli, memory, model, split, tensorfile
-from skin.cli import option
-from skin.errors import UserError
-from skin.images import ImageError, Preprocess, read_header, read_image
-from skin.layouts import read_index
-from skin.npz import read_npz_image
-from skin.parallel import Topology
-from skin.progress import Progress
-from skin.runs import COLUMNS
+from skin.data import split
+from skin.data.images import ImageError, Preprocess, read_header, read_image
+from skin.data.layouts import read_index
+from skin.data.npz import read_npz_image
+from skin.model import calibration, checkpoint, model, tensorfile
+from skin.training.progress import Progress
+from skin.training.runs import COLUMNS
+from skin.utils import cli, memory
+from skin.utils.cli import option
+from skin.utils.errors import UserError
+from skin.utils.parallel import Topology
 
 import numpy as np
 import torch

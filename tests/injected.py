@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from skin import cli
+from skin.utils import cli
 
 import torch
 from torch._utils import ExceptionWrapper
@@ -54,24 +54,24 @@ KINDS: dict[str, Callable[[], BaseException]] = {
 POINTS: dict[str, dict[str, tuple[str, int]]] = {
     "train.py": {
         "step": ("torch.optim.adam:Adam.step", 8),
-        "forward": ("skin.model:Classifier.forward", 8),
-        "save": ("skin.checkpoint:save", 3),
+        "forward": ("skin.model.model:Classifier.forward", 8),
+        "save": ("skin.model.checkpoint:save", 3),
         "rename": ("os:replace", 8),
         "logits": ("train:collect", 2),
-        "metrics": ("skin.metrics:macro_auc", 2),
-        "calibration": ("skin.calibration:fit", 1),
-        "decode": ("skin.dataset:SkinDiseaseDataset.stored", 20),  # in a loader's process, where there is one
-        "begin": ("skin.dataset:_start_worker", 1),
+        "metrics": ("skin.evaluation.metrics:macro_auc", 2),
+        "calibration": ("skin.model.calibration:fit", 1),
+        "decode": ("skin.data.dataset:SkinDiseaseDataset.stored", 20),  # in a loader's process, where there is one
+        "begin": ("skin.data.dataset:_start_worker", 1),
     },
     "evaluate.py": {
-        "features": ("skin.model:Classifier.features", 1),
-        "decode": ("skin.dataset:SkinDiseaseDataset.stored", 4),
-        "report": ("skin.report:build", 1),
+        "features": ("skin.model.model:Classifier.features", 1),
+        "decode": ("skin.data.dataset:SkinDiseaseDataset.stored", 4),
+        "report": ("skin.evaluation.report:build", 1),
         "rename": ("os:replace", 3),
     },
     "predict.py": {
-        "decode": ("skin.classifier:read_image", 3),
-        "features": ("skin.model:Classifier.features", 1),
+        "decode": ("skin.model.classifier:read_image", 3),
+        "features": ("skin.model.model:Classifier.features", 1),
         "print": ("predict:_print_line", 2),
     },
 }

@@ -1,4 +1,4 @@
-"""NVML for machines without a GPU: a stand-in for `pynvml`, as far as skin.memory and skin.driver ask it."""
+"""NVML for machines without a GPU: a stand-in for `pynvml`, as far as skin/utils/memory.py and driver.py ask it."""
 
 from __future__ import annotations
 

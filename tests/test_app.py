@@ -13,9 +13,9 @@ from pathlib import Path
 
 from app import free_port
 from skin import load_classifier
-from skin.class_names import readable_name
-from skin.classifier import SkinClassifier
-from skin.errors import UserError
+from skin.data.class_names import readable_name
+from skin.model.classifier import SkinClassifier
+from skin.utils.errors import UserError
 from tests import tiny
 from tests.bench.app_load import ROOT, ask, ask_for, post, running_app, top_class, upload
 
@@ -241,7 +241,7 @@ def test_an_upload_is_deleted_when_it_is_old_and_the_examples_are_not(
     model: SkinClassifier, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    from skin.webpage import make_page, start
+    from skin.serving.webpage import make_page, start
 
     from gradio.route_utils import delete_files_created_by_app
 
@@ -262,7 +262,7 @@ def test_an_upload_is_deleted_when_it_is_old_and_the_examples_are_not(
 
 
 def test_an_image_unlike_the_training_images_gets_a_caution(tmp_path: Path, images: list[Path]) -> None:
-    from skin.webpage import answer_html
+    from skin.serving.webpage import answer_html
 
     calibration = tiny.calibration(temperature=1.0, threshold=0.0, unlike_threshold=1e-9)
     checkpoint = tiny.write_checkpoint(tmp_path / "best.pt", calibration=calibration)
@@ -272,7 +272,7 @@ def test_an_image_unlike_the_training_images_gets_a_caution(tmp_path: Path, imag
 
 
 def test_names_of_classes_are_escaped(tmp_path: Path, images: list[Path]) -> None:
-    from skin.webpage import answer_html
+    from skin.serving.webpage import answer_html
 
     checkpoint = tiny.write_checkpoint(tmp_path / "best.pt", classes=("<script>alert(1)</script>", '"><b>'))
     answer = answer_html(load_classifier(checkpoint, device="cpu"), str(images[0]))

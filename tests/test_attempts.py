@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from skin import attempts, checkpoint
-from skin.errors import UserError
+from skin.model import checkpoint
+from skin.training import attempts
+from skin.utils.errors import UserError
 
 import pytest
 

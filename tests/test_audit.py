@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from skin import duplicates
-from skin.audit import CheckReport, check, draw_pairs
-from skin.duplicates import Known, join_near_duplicates, near_pairs, perceptual_hash, perceptual_hashes
-from skin.errors import UserError
-from skin.layouts import read_index
-from skin.split import split_index
+from skin.data import duplicates
+from skin.data.audit import CheckReport, check, draw_pairs
+from skin.data.duplicates import Known, join_near_duplicates, near_pairs, perceptual_hash, perceptual_hashes
+from skin.data.layouts import read_index
+from skin.data.split import split_index
+from skin.utils.errors import UserError
 
 import cv2
 import numpy as np

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import skin.augment as chapter
-from skin.augment import GREY, Augmentation, affine, augment, by_quarters, colour, generator
-from skin.images import centre_crop
+import skin.data.augment as chapter
+from skin.data.augment import GREY, Augmentation, affine, augment, by_quarters, colour, generator
+from skin.data.images import centre_crop
 
 import numpy as np
 import pytest

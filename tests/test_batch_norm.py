@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from skin import batch_norm
-from skin.parallel import Topology
+from skin.training import batch_norm
+from skin.utils.parallel import Topology
 
 import numpy as np
 import pytest

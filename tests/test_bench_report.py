@@ -9,9 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from skin import bench_plot, bench_report, cells
-from skin.bench_settings import RECIPES
-from skin.errors import UserError
+from skin.bench import bench_plot, bench_report, cells
+from skin.bench.bench_settings import RECIPES
+from skin.utils.errors import UserError
 
 import pytest
 from PIL import Image

@@ -1,5 +1,5 @@
-from skin import bootstrap, metrics, report
-from skin.bootstrap import Estimate, Figures, Resampler, Size, difference, interval, rates
+from skin.evaluation import bootstrap, metrics, report
+from skin.evaluation.bootstrap import Estimate, Figures, Resampler, Size, difference, interval, rates
 
 import numpy as np
 import pytest

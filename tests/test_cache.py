@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from skin import cache as module
-from skin import files
-from skin.cache import PixelCache, list_caches
-from skin.images import ImageError, Preprocess, read_image
+from skin.data import cache as module
+from skin.data.cache import PixelCache, list_caches
+from skin.data.images import ImageError, Preprocess, read_image
+from skin.utils import files
 
 import numpy as np
 import pytest
@@ -66,8 +66,8 @@ def kept(folder: Path) -> list[Path]:
 def in_a_process(code: str, *args: object) -> subprocess.Popen[str]:
     """Run `code` with PREPROCESS, and `paths` and `folder` from `args`, in a Python of its own."""
     head = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom skin import cache as module\n"
-        "from skin.cache import PixelCache\nfrom skin.images import Preprocess\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom skin.data import cache as module\n"
+        "from skin.data.cache import PixelCache\nfrom skin.data.images import Preprocess\n"
         f"PREPROCESS = {PREPROCESS!r}\nfolder, paths = Path(sys.argv[1]), sys.argv[2:]\n"
     )
     return subprocess.Popen(
@@ -498,7 +498,7 @@ def test_a_real_write_error_is_survived(tmp_path: Path, paths: list[str], stored
     code = """
 import resource
 import numpy as np
-from skin.images import read_image
+from skin.data.images import read_image
 room = 1000
 resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 cache = PixelCache.open(paths, PREPROCESS, folder)
@@ -573,7 +573,7 @@ def test_the_command_shows_and_clears_what_is_ours(tmp_path: Path, paths: list[s
     def command(*args: str) -> str:
         environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "xdg")}
         return subprocess.run(
-            [sys.executable, "-m", "skin.cache", *args],
+            [sys.executable, "-m", "skin.data.cache", *args],
             cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
 

@@ -2,8 +2,8 @@ import io
 import subprocess
 import sys
 
-from skin import calibration
-from skin.errors import UserError
+from skin.model import calibration
+from skin.utils.errors import UserError
 
 import numpy as np
 import pytest
@@ -100,7 +100,7 @@ def test_survives_a_safe_checkpoint_and_asks_for_numpy_alone() -> None:
                           vars(calibration.apply(loaded, *inputs)).values(), strict=True):  # fmt: skip
         np.testing.assert_array_equal(one, other)
     heavy = "torch scipy sklearn pandas matplotlib"
-    code = f"import sys, skin.calibration; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    code = f"import sys, skin.model.calibration; print([m for m in '{heavy}'.split() if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

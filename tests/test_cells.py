@@ -14,12 +14,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from skin import cells, measure
-from skin.bench_settings import BenchSettings, read_bench_settings
-from skin.errors import UserError
-from skin.measure import Cell
-from skin.parallel import Topology
-from skin.precision import Precision
+from skin.bench import cells, measure
+from skin.bench.bench_settings import BenchSettings, read_bench_settings
+from skin.bench.measure import Cell
+from skin.model.precision import Precision
+from skin.utils.errors import UserError
+from skin.utils.parallel import Topology
 from tests import nvml
 
 import pytest

@@ -17,11 +17,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from skin import checkpoint, files, model, runs, saver, tensorfile
-from skin.errors import UserError
-from skin.files import WriteError
-from skin.saver import Saver
-from skin.settings import MOST_EPOCHS
+from skin.model import checkpoint, model, tensorfile
+from skin.training import runs, saver
+from skin.training.saver import Saver
+from skin.training.settings import MOST_EPOCHS
+from skin.utils import files
+from skin.utils.errors import UserError
+from skin.utils.files import WriteError
 
 import filelock
 import pytest
@@ -201,7 +203,7 @@ def test_a_loaders_process_that_outlives_a_killed_run_does_not_hold_its_folder(
     code = """
 import os, signal, sys, time
 from pathlib import Path
-from skin.saver import Saver
+from skin.training.saver import Saver
 with Saver(Path(sys.argv[1]), print):
     if (child := os.fork()) == 0:
         time.sleep(60)

@@ -4,11 +4,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from skin import classifier as classifier_module
 from skin import load_classifier
-from skin.classifier import SkinClassifier
-from skin.errors import UserError
-from skin.images import ImageError
+from skin.data.images import ImageError
+from skin.model import classifier as classifier_module
+from skin.model.classifier import SkinClassifier
+from skin.utils.errors import UserError
 from tests import tiny
 
 import numpy as np
@@ -243,5 +243,5 @@ def test_a_gpu_gives_the_same_answers(best_pt: Path, model: SkinClassifier, pngs
 
 
 def test_importing_the_package_does_not_load_torch() -> None:
-    code = "import sys, skin, skin.cli, skin.sources; assert not {'torch', 'numpy'} & set(sys.modules)"
+    code = "import sys, skin, skin.utils.cli, skin.data.sources; assert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)

@@ -9,9 +9,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from skin import cli
-from skin.cli import option
-from skin.errors import UserError
+from skin.utils import cli
+from skin.utils.cli import option
+from skin.utils.errors import UserError
 
 import pytest
 
@@ -98,7 +98,7 @@ def test_settings_as_json() -> None:
 
 def ending(body: str) -> subprocess.CompletedProcess[str]:
     """A process that runs `def main(): <body>` as a script does. No torch: it starts in a blink."""
-    imports = "import os, signal, sys\nfrom skin import cli\nfrom skin.errors import UserError"
+    imports = "import os, signal, sys\nfrom skin.utils import cli\nfrom skin.utils.errors import UserError"
     code = f"{imports}\ndef main():\n    {body}\ncli.run(main)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
 
@@ -128,7 +128,7 @@ def test_a_bug_is_not_hidden() -> None:
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    code = "from skin import cli\ncli.run(lambda: [print('x' * 1000) for _ in range(10_000)] and None)"
+    code = "from skin.utils import cli\ncli.run(lambda: [print('x' * 1000) for _ in range(10_000)] and None)"
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
     ) as process:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skin import contents
-from skin.errors import UserError
+from skin.data import contents
+from skin.utils.errors import UserError
 
 import numpy as np
 import pandas as pd

@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from skin.augment import augment
-from skin.cache import PixelCache
-from skin.dataset import (
+from skin.data.augment import augment
+from skin.data.cache import PixelCache
+from skin.data.dataset import (
     PLAIN,
     Batch,
     EpochBatches,
@@ -22,8 +22,8 @@ from skin.dataset import (
     make_loader,
     timed_ahead,
 )
-from skin.errors import UserError
-from skin.images import Preprocess, centre_crop, read_image
+from skin.data.images import Preprocess, centre_crop, read_image
+from skin.utils.errors import UserError
 
 import numpy as np
 import pytest
@@ -344,6 +344,6 @@ def test_a_path_of_any_bytes_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_workers_for_a_machine(
     monkeypatch: pytest.MonkeyPatch, cores: int, on_gpu: bool, world: int, workers: int
 ) -> None:
-    monkeypatch.setattr("skin.dataset.usable_cores", lambda: cores)
+    monkeypatch.setattr("skin.data.dataset.usable_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(world))
     assert default_workers(on_gpu) == workers

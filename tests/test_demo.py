@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from skin import demo
-from skin.errors import UserError
+from skin.data import demo
+from skin.utils.errors import UserError
 
 import numpy as np
 import pytest
@@ -97,7 +97,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_killed_write_leaves_nothing_that_looks_complete(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from skin import demo; demo.write(Path(sys.argv[1]), images=3000)"
+    code = "import sys; from skin.data import demo; demo.write(demo.Path(sys.argv[1]), images=3000)"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "set")], cwd=Path(__file__).parent.parent)
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("*.jpg")) and time.monotonic() < deadline:

@@ -6,8 +6,8 @@ import sys
 import warnings
 from types import SimpleNamespace
 
-from skin import driver, parallel
-from skin.errors import UserError
+from skin.utils import driver, parallel
+from skin.utils.errors import UserError
 from tests import nvml
 
 import pytest

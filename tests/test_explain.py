@@ -1,9 +1,9 @@
 import copy
 
-from skin import model
-from skin.explain import grad_cam, overlay
-from skin.model import Classifier
-from skin.precision import Precision
+from skin.model import model
+from skin.model.explain import grad_cam, overlay
+from skin.model.model import Classifier
+from skin.model.precision import Precision
 from tests import tiny
 
 import numpy as np

@@ -2,9 +2,9 @@ import json
 from pathlib import Path
 
 from skin import load_classifier
-from skin.errors import UserError
-from skin.export import export
-from skin.images import Preprocess
+from skin.data.images import Preprocess
+from skin.model.export import export
+from skin.utils.errors import UserError
 from tests import tiny
 
 import numpy as np

@@ -5,9 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.synchronize
 
-from skin import memory
-from skin.errors import UserError
-from skin.faults import explain, explained, is_out_of_memory
+from skin.utils import memory
+from skin.utils.errors import UserError
+from skin.utils.faults import explain, explained, is_out_of_memory
 from tests import nvml
 
 import pytest

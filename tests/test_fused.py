@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 
-from skin.fused import ConvolutionSiLU, MatrixSqueezeExcitation, fuse
-from skin.model import Classifier, build, preprocess_for
-from skin.precision import Precision
+from skin.model.fused import ConvolutionSiLU, MatrixSqueezeExcitation, fuse
+from skin.model.model import Classifier, build, preprocess_for
+from skin.model.precision import Precision
 
 import pytest
 import torch

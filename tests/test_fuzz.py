@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from skin import tensorfile
-from skin.errors import UserError, printable
-from skin.tables import header, read_table
+from skin.data.tables import header, read_table
+from skin.model import tensorfile
+from skin.utils.errors import UserError, printable
 from tests import fuzz
 
 import pytest

@@ -8,11 +8,12 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-from skin import bench_report, memory
-from skin.cpu_step import accelerate
-from skin.images import Preprocess
-from skin.model import Classifier, build, preprocess_for
-from skin.precision import choose
+from skin.bench import bench_report
+from skin.data.images import Preprocess
+from skin.model.cpu_step import accelerate
+from skin.model.model import Classifier, build, preprocess_for
+from skin.model.precision import choose
+from skin.utils import memory
 
 import pytest
 import torch

@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 
 import train
-from skin import memory
-from skin.checkpoint import load_best
-from skin.errors import UserError
-from skin.model import Classifier, build, preprocess_for
-from skin.parallel import Topology
-from skin.parts import read_parts
-from skin.precision import Precision, choose
-from skin.settings import Settings
-from skin.trainer import Trainer, build_trainer
+from skin.model.checkpoint import load_best
+from skin.model.model import Classifier, build, preprocess_for
+from skin.model.precision import Precision, choose
+from skin.training.parts import read_parts
+from skin.training.settings import Settings
+from skin.training.trainer import Trainer, build_trainer
+from skin.utils import memory
+from skin.utils.errors import UserError
+from skin.utils.parallel import Topology
 
 import pynvml
 import pytest

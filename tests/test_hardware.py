@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from skin import hardware
-from skin.errors import UserError
+from skin.utils import hardware
+from skin.utils.errors import UserError
 from tests.torture import ROOT
 
 import pytest
@@ -95,7 +95,7 @@ def test_a_quota_sets_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> 
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
-SCRIPTS = ["train", "evaluate", "predict", "benchmark", "app", "skin.cache", "skin.classifier"]
+SCRIPTS = ["train", "evaluate", "predict", "benchmark", "app", "skin.data.cache", "skin.model.classifier"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

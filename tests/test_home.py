@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from skin import cache
-from skin.errors import UserError
-from skin.home import home, user_path
-from skin.images import Preprocess
+from skin.data import cache
+from skin.data.images import Preprocess
+from skin.utils.errors import UserError
+from skin.utils.home import home, user_path
 from tests import tiny
 from tests.torture import ROOT
 

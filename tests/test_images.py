@@ -14,9 +14,9 @@ import threading
 import zlib
 from pathlib import Path
 
-from skin import images
-from skin.errors import UserError
-from skin.images import ImageError, Preprocess, centre_crop, read_header, read_image, stored_image
+from skin.data import images
+from skin.data.images import ImageError, Preprocess, centre_crop, read_header, read_image, stored_image
+from skin.utils.errors import UserError
 
 import numpy as np
 import pytest
@@ -370,7 +370,7 @@ def test_a_tiff_with_giant_tiles_is_refused_before_memory_is_taken() -> None:
 def test_the_heaviest_image_that_is_read_stays_below_a_gigabyte() -> None:
     """50 million pixels with alpha, in a process that may not have more."""
     code = (
-        "import io, sys\nfrom skin.images import *\n"
+        "import io, sys\nfrom skin.data.images import *\n"
         "data = sys.stdin.buffer.read()\n"
         "read_image(io.BytesIO(data), Preprocess(32, 32, 'bicubic', (0, 0, 0), (1, 1, 1)))\n"
         # Not ru_maxrss: a process inherits that from the one that starts it.

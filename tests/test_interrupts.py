@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from skin import interrupts
-from skin.console import Log
-from skin.dataset import PlainBatches, SkinDiseaseDataset, make_loader
-from skin.interrupts import Interrupts
-from skin.model import preprocess_for
+from skin.data.dataset import PlainBatches, SkinDiseaseDataset, make_loader
+from skin.model.model import preprocess_for
+from skin.utils import interrupts
+from skin.utils.console import Log
+from skin.utils.interrupts import Interrupts
 
 import numpy as np
 import pytest

@@ -13,9 +13,10 @@ import subprocess
 from pathlib import Path
 
 import evaluate
-from skin import checkpoint, split
-from skin.class_names import ISIC_2018
-from skin.layouts import read_index
+from skin.data import split
+from skin.data.class_names import ISIC_2018
+from skin.data.layouts import read_index
+from skin.model import checkpoint
 from tests import tiny
 
 import pandas as pd

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from subprocess import CompletedProcess
 
-from skin.errors import UserError
-from skin.launchers import refuse_bare_launcher
+from skin.utils.errors import UserError
+from skin.utils.launchers import refuse_bare_launcher
 from tests.conftest import ROOT
 
 import pytest

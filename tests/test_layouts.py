@@ -5,12 +5,12 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
-from skin.class_names import match_classes, readable_name
-from skin.errors import UserError
-from skin.groups import join_groups, join_pairs
-from skin.layouts import IMAGE_SUFFIXES, Index, read_index
-from skin.npz import is_npz_image, npz_image_size, read_npz_image
-from skin.tables import read_table
+from skin.data.class_names import match_classes, readable_name
+from skin.data.groups import join_groups, join_pairs
+from skin.data.layouts import IMAGE_SUFFIXES, Index, read_index
+from skin.data.npz import is_npz_image, npz_image_size, read_npz_image
+from skin.data.tables import read_table
+from skin.utils.errors import UserError
 
 import numpy as np
 import pandas as pd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from skin.losses import class_weights, cross_entropy
+from skin.training.losses import class_weights, cross_entropy
 
 import numpy as np
 import pytest

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mmap
 import sys
 
-from skin import memory
-from skin.memory import GpuMemory, Memory
-from skin.parallel import Topology
+from skin.utils import memory
+from skin.utils.memory import GpuMemory, Memory
+from skin.utils.parallel import Topology
 from tests import nvml
 
 import pytest

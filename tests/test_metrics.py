@@ -1,6 +1,6 @@
 import warnings
 
-from skin import metrics
+from skin.evaluation import metrics
 
 import numpy as np
 import pytest

@@ -7,10 +7,10 @@ import urllib.error
 from pathlib import Path
 from typing import Any
 
-from skin.errors import UserError
-from skin.images import Preprocess
-from skin.model import MODELS, Classifier, build, load_weights, preprocess_for
-from skin.precision import Precision
+from skin.data.images import Preprocess
+from skin.model.model import MODELS, Classifier, build, load_weights, preprocess_for
+from skin.model.precision import Precision
+from skin.utils.errors import UserError
 
 import pytest
 import torch

@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from skin import images, npz
-from skin.dataset import PlainBatches, SkinDiseaseDataset, make_loader
-from skin.errors import UserError
-from skin.images import Preprocess
-from skin.npz import NpzFile, npz_image_size, read_npz_image, unpack_in
+from skin.data import images, npz
+from skin.data.dataset import PlainBatches, SkinDiseaseDataset, make_loader
+from skin.data.images import Preprocess
+from skin.data.npz import NpzFile, npz_image_size, read_npz_image, unpack_in
+from skin.utils.errors import UserError
 
 import numpy as np
 import pytest
@@ -136,7 +136,7 @@ def test_processes_that_ask_at_once_unpack_once_and_one_that_is_killed_hinders_n
     archive: Path, folder: Path, unpacked: list[str]
 ) -> None:
     code = (
-        "import os, signal, sys\nfrom skin import npz\nreal = npz.write_all\n"
+        "import os, signal, sys\nfrom skin.data import npz\nreal = npz.write_all\n"
         "def write(file, data):\n    real(file, data)\n    os.kill(os.getpid(), signal.SIGKILL)\n"
         "if sys.argv[2] == 'kill':\n    npz.write_all = write\n"
         "print(npz.read_npz_image(sys.argv[1] + '::train_images/0').sum())"
@@ -161,7 +161,7 @@ def test_without_a_cache_a_temporary_folder_is_shared_by_a_process_and_its_child
     archive: Path, tmp_path: Path
 ) -> None:
     code = (
-        "import subprocess, sys, tempfile\nfrom pathlib import Path\nfrom skin import npz\n"
+        "import subprocess, sys, tempfile\nfrom pathlib import Path\nfrom skin.data import npz\n"
         "npz.read_npz_image(sys.argv[1] + '::train_images/0')\n"
         "if len(sys.argv) == 2:\n    subprocess.run([sys.executable, *sys.orig_argv[1:], 'again'], check=True)\n"
         "    print(len(list(Path(tempfile.gettempdir()).rglob('*.npy'))))"
@@ -208,7 +208,7 @@ def test_a_disk_without_room_is_one_line(
 
 def test_a_disk_that_the_kernel_says_is_full(archive: Path) -> None:
     code = (
-        "import resource, sys\nfrom skin import npz\n"
+        "import resource, sys\nfrom skin.data import npz\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
         "try:\n    npz.read_npz_image(sys.argv[1] + '::train_images/0')\n"
         "except npz.UserError as error:\n    print(error)"

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from skin import parallel
-from skin.errors import UserError
-from skin.parallel import Topology
+from skin.utils import parallel
+from skin.utils.errors import UserError
+from skin.utils.parallel import Topology
 from tests.conftest import ROOT
 
 import numpy as np
@@ -107,8 +107,8 @@ def test_two_processes_gather_what_each_has_and_share_an_error(tmp_path: Path) -
     script = tmp_path / "gather.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from skin import parallel\n"
-        "from skin.errors import UserError\n"
+        "from skin.utils import parallel\n"
+        "from skin.utils.errors import UserError\n"
         "with parallel.setup(0) as topology:\n"
         "    found = topology.gather({'rank': topology.rank})\n"
         "    def own():\n"

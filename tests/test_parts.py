@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from skin.console import Log
-from skin.model import preprocess_for
-from skin.parts import read_parts
-from skin.settings import Settings
+from skin.model.model import preprocess_for
+from skin.training.parts import read_parts
+from skin.training.settings import Settings
+from skin.utils.console import Log
 
 import pytest
 

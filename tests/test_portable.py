@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from skin.files import safe_name
+from skin.utils.files import safe_name
 
 import pytest
 
@@ -69,8 +69,8 @@ def test_a_model_is_trained_evaluated_and_asked(elsewhere: dict[str, str], tmp_p
         return done.stdout
 
     train, evaluate, predict = (str(ROOT / f"{name}.py") for name in ("train", "evaluate", "predict"))
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from skin import demo; demo.write(demo.Path('demo'), 70)"
-    python("-c", code)
+    path = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
+    python("-c", f"{path}; from skin.data import demo; demo.write(demo.Path('demo'), 70)")
     small = ("--model", "efficientnet_b0", "--weights", "none", "--image-size", "32", "--batch-size", "16")
     said = python(train, "--data", "demo", *small, "--epochs", "1", "--workers", "1", "--out", "run")
     assert "best validation" in said

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from skin.errors import UserError
-from skin.precision import Precision, choose
+from skin.model.precision import Precision, choose
+from skin.utils.errors import UserError
 
 import pytest
 import torch

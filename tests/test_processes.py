@@ -13,8 +13,8 @@ import pytest
 BEGIN = f"""
 import multiprocessing, signal, sys, threading, time
 sys.path.insert(0, {str(ROOT)!r})
-from skin import cli, processes
-from skin.errors import UserError
+from skin.utils import cli, processes
+from skin.utils.errors import UserError
 
 processes.SECONDS_TO_STOP = processes.SECONDS_TO_END = 1.0
 

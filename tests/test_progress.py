@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import math
 
-from skin.errors import UserError
-from skin.parallel import Topology
-from skin.progress import Progress
-from skin.runs import COLUMNS
+from skin.training.progress import Progress
+from skin.training.runs import COLUMNS
+from skin.utils.errors import UserError
+from skin.utils.parallel import Topology
 
 import pytest
 import torch

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import train
-from skin.augment import augment
-from skin.dataset import PLAIN
-from skin.parallel import Topology
-from skin.parts import read_parts
-from skin.recipes import RECIPES, Recipe
-from skin.settings import Settings, read_settings
-from skin.trainer import build_trainer
+from skin.data.augment import augment
+from skin.data.dataset import PLAIN
+from skin.training.parts import read_parts
+from skin.training.recipes import RECIPES, Recipe
+from skin.training.settings import Settings, read_settings
+from skin.training.trainer import build_trainer
+from skin.utils.parallel import Topology
 
 import pytest
 import torch

@@ -5,9 +5,10 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
-from skin import calibration, model_card, pages, plots, report, report_files, subgroups
-from skin.errors import UserError
-from skin.report import Answers
+from skin.evaluation import model_card, pages, plots, report, report_files, subgroups
+from skin.evaluation.report import Answers
+from skin.model import calibration
+from skin.utils.errors import UserError
 
 import numpy as np
 import pandas as pd

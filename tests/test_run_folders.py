@@ -6,9 +6,10 @@ import json
 import os
 from pathlib import Path
 
-from skin import run_folders, runs
-from skin.layouts import read_index
-from skin.run_folders import KIND, is_ours, newest_model, newest_run
+from skin.data.layouts import read_index
+from skin.training import runs
+from skin.utils import run_folders
+from skin.utils.run_folders import KIND, is_ours, newest_model, newest_run
 from tests.tiny import picture
 
 import pytest

@@ -8,8 +8,9 @@ import math
 import re
 from pathlib import Path
 
-from skin import files, run_folders, runs
-from skin.errors import UserError
+from skin.training import runs
+from skin.utils import files, run_folders
+from skin.utils.errors import UserError
 
 import pytest
 

@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from skin import model
-from skin.errors import UserError, printable
-from skin.layouts import read_index
-from skin.model_card import write_model_card
+from skin.data.layouts import read_index
+from skin.evaluation.model_card import write_model_card
+from skin.model import model
+from skin.utils.errors import UserError, printable
 
 import numpy as np
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = sorted([*ROOT.glob("*.py"), *ROOT.glob("skin/*.py")])
+SOURCES = sorted([*ROOT.glob("*.py"), *ROOT.glob("skin/**/*.py")])
 
 
 def calls() -> Iterator[tuple[str, str, ast.Call]]:

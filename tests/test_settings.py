@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 
 import train
-from skin import cli
-from skin.errors import UserError
-from skin.settings import MACHINE, Settings, read_settings
+from skin.training.settings import MACHINE, Settings, read_settings
+from skin.utils import cli
+from skin.utils.errors import UserError
 
 import pytest
 

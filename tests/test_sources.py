@@ -3,9 +3,9 @@ import os
 import sys
 from pathlib import Path
 
-from skin import sources
-from skin.errors import UserError
-from skin.sources import image_paths
+from skin.data import sources
+from skin.data.sources import image_paths
+from skin.utils.errors import UserError
 
 import pytest
 

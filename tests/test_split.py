@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skin.errors import UserError
-from skin.files import WriteError
-from skin.layouts import Index, read_index
-from skin.split import (
+from skin.data.layouts import Index, read_index
+from skin.data.split import (
     apply_manifest,
     assign,
     leaks,
@@ -16,6 +14,8 @@ from skin.split import (
     split_index,
     write_manifest,
 )
+from skin.utils.errors import UserError
+from skin.utils.files import WriteError
 
 import numpy as np
 import pandas as pd

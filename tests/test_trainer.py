@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import train
-from skin import batch_norm
-from skin.errors import UserError
-from skin.model import Classifier, build, preprocess_for
-from skin.parallel import Topology
-from skin.parts import Parts, read_parts
-from skin.precision import Precision
-from skin.settings import Settings
-from skin.trainer import Trainer, build_trainer, step_model
+from skin.model.model import Classifier, build, preprocess_for
+from skin.model.precision import Precision
+from skin.training import batch_norm
+from skin.training.parts import Parts, read_parts
+from skin.training.settings import Settings
+from skin.training.trainer import Trainer, build_trainer, step_model
+from skin.utils.errors import UserError
+from skin.utils.parallel import Topology
 
 import numpy as np
 import pytest

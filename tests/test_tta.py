@@ -1,4 +1,4 @@
-from skin.tta import VIEWS, dihedral
+from skin.model.tta import VIEWS, dihedral
 
 import pytest
 import torch

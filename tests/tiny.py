@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from skin import checkpoint, model
-from skin.precision import Precision
+from skin.model import checkpoint, model
+from skin.model.precision import Precision
 
 import numpy as np
 import torch

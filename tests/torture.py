@@ -40,8 +40,11 @@ sys.path.insert(0, str(ROOT))
 os.environ["OMP_NUM_THREADS"] = "1"  # a sum in two threads would be another sum, and forks want no threads
 
 import train  # noqa: E402
-from skin import cache, calibration, checkpoint, cli, demo, saver  # noqa: E402
-from skin.cli import option  # noqa: E402
+from skin.data import cache, demo  # noqa: E402
+from skin.model import calibration, checkpoint  # noqa: E402
+from skin.training import saver  # noqa: E402
+from skin.utils import cli  # noqa: E402
+from skin.utils.cli import option  # noqa: E402
 from tests import endings  # noqa: E402
 from tests.fuzz import fuzz  # noqa: E402
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skin import bench_images
-from skin.images import Preprocess
-from skin.model import preprocess_for
+from skin.bench import bench_images
+from skin.data.images import Preprocess
+from skin.model.model import preprocess_for
 
 import cv2
 import numpy as np

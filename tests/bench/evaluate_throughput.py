@@ -27,13 +27,14 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import evaluate
-from skin import calibration, cli, precision
-from skin.checkpoint import Checkpoint, load_best
-from skin.cli import option
-from skin.dataset import Batch, PlainBatches, SkinDiseaseDataset, make_loader
-from skin.fused import for_inference
-from skin.layouts import read_index
-from skin.parallel import Topology
+from skin.data.dataset import Batch, PlainBatches, SkinDiseaseDataset, make_loader
+from skin.data.layouts import read_index
+from skin.model import calibration, precision
+from skin.model.checkpoint import Checkpoint, load_best
+from skin.model.fused import for_inference
+from skin.utils import cli
+from skin.utils.cli import option
+from skin.utils.parallel import Topology
 from tests import tiny
 
 

@@ -20,9 +20,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from skin import cli, split
-from skin.cli import option
-from skin.layouts import read_index
+from skin.data import split
+from skin.data.layouts import read_index
+from skin.utils import cli
+from skin.utils.cli import option
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 IMAGES_IN_A_FOLDER = 1000

@@ -34,7 +34,7 @@ with torch.inference_mode():
 
 
 def write_b3(folder: Path) -> Path:
-    from skin import checkpoint, model
+    from skin.model import checkpoint, model
 
     network = model.build("efficientnet_b3", 7)
     state = {

@@ -16,8 +16,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from skin import cli, report
-from skin.cli import option
+from skin.evaluation import report
+from skin.utils import cli
+from skin.utils.cli import option
 
 
 @dataclass(frozen=True)

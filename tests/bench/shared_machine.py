@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from skin import cli, hardware  # noqa: E402
-from skin.cli import option  # noqa: E402
+from skin.utils import cli, hardware  # noqa: E402
+from skin.utils.cli import option  # noqa: E402
 
 STEPS, SECONDS = 12, 40.0  # at most, in one process
 
@@ -34,8 +34,8 @@ class Settings:
 
 def compute(steps: int, seconds: float) -> list[float]:
     """Return the seconds of up to `steps` training steps on random images; the first two do not count."""
-    from skin import model, precision
-    from skin.cpu_step import accelerate
+    from skin.model import model, precision
+    from skin.model.cpu_step import accelerate
 
     import torch
     from torch.nn import functional as F

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skin import checkpoint, losses, metrics
-from skin.augment import augment
-from skin.cpu_step import accelerate
-from skin.images import Preprocess, read_image
-from skin.model import Classifier, build, preprocess_for
-from skin.precision import choose
+from skin.data.augment import augment
+from skin.data.images import Preprocess, read_image
+from skin.evaluation import metrics
+from skin.model import checkpoint
+from skin.model.cpu_step import accelerate
+from skin.model.model import Classifier, build, preprocess_for
+from skin.model.precision import choose
+from skin.training import losses
 
 import numpy as np
 import pytest

@@ -2,7 +2,7 @@
 
     python tests/bench/time_to_accuracy.py --data HAM10000 --weights W --seeds 0,1,2
 
-Both start from the same weights, on the same split of each seed, in turns. Plain is skin/plain.py in float32 at
+Both start from the same weights, on the same split of each seed, in turns. Plain is skin/bench/plain.py in float32 at
 a constant learning rate; ours is train.py itself. What counts are the seconds of training up to the end of the
 first epoch that validates at --target or better; validating and starting are left out.
 Each recipe is validated on the pictures that it evaluates on. The test part is not touched.
@@ -21,12 +21,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from skin import calibration, cli, metrics  # noqa: E402
-from skin.cli import option  # noqa: E402
-from skin.parallel import Topology  # noqa: E402
-from skin.parts import Parts, read_parts  # noqa: E402
-from skin.plain import PlainImages, PlainRecipe  # noqa: E402
-from skin.settings import Settings as TrainSettings  # noqa: E402
+from skin.bench.plain import PlainImages, PlainRecipe  # noqa: E402
+from skin.evaluation import metrics  # noqa: E402
+from skin.model import calibration  # noqa: E402
+from skin.training.parts import Parts, read_parts  # noqa: E402
+from skin.training.settings import Settings as TrainSettings  # noqa: E402
+from skin.utils import cli  # noqa: E402
+from skin.utils.cli import option  # noqa: E402
+from skin.utils.parallel import Topology  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import train
-from skin import checkpoint, demo, files, losses, run_folders, testset
-from skin.errors import UserError
-from skin.split import read_manifest
+from skin.data import demo
+from skin.data.split import read_manifest
+from skin.evaluation import testset
+from skin.model import checkpoint
+from skin.training import losses
+from skin.utils import files, run_folders
+from skin.utils.errors import UserError
 from tests.cli.runs import at_step, call
 from tests.cli.test_resume import send
 

@@ -15,15 +15,15 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import benchmark
-from skin import bench_report, cells, input_path
-from skin.bench_settings import BenchSettings
-from skin.errors import UserError
-from skin.measure import Cell, Recipe
-from skin.model import preprocess_for
-from skin.parallel import Topology
-from skin.parts import read_parts
-from skin.settings import Settings
-from skin.split import PARTS
+from skin.bench import bench_report, cells, input_path
+from skin.bench.bench_settings import BenchSettings
+from skin.bench.measure import Cell, Recipe
+from skin.data.split import PARTS
+from skin.model.model import preprocess_for
+from skin.training.parts import read_parts
+from skin.training.settings import Settings
+from skin.utils.errors import UserError
+from skin.utils.parallel import Topology
 from tests.conftest import ROOT
 
 import numpy as np
@@ -228,7 +228,7 @@ def cell_without_memory(folder: Path, data: Path, world: int, monkeypatch: pytes
         yield Topology(torch.device("cpu"), world=world)
 
     monkeypatch.setattr(Topology, "gather", lambda self, value: [value] * world)
-    monkeypatch.setattr("skin.parallel.setup", setup)
+    monkeypatch.setattr("skin.utils.parallel.setup", setup)
     monkeypatch.setitem(benchmark.RECIPES, "ours", no_memory)
     settings = BenchSettings(data=data, model="efficientnet_b0", image_size=32, batch_size=4, recipes="ours")
     cell, _ = cells.plan(settings, present=0)[0]

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from skin import demo
-from skin.dataset import AHEAD, Feeding, feeding
+from skin.data import demo
+from skin.data.dataset import AHEAD, Feeding, feeding
 from tests import endings
 from tests.endings import RECIPE, ROOT, Case
 
@@ -51,7 +51,8 @@ STALL = """
 import pathlib, sys, time
 sys.path.insert(0, {root!r})
 import train
-from skin import cli, dataset
+from skin.utils import cli
+from skin.data import dataset
 stored = dataset.SkinDiseaseDataset.stored
 
 def stalling(self, index):
@@ -144,7 +145,7 @@ FILL = """
 import contextlib, sys
 sys.path.insert(0, {root!r})
 import train
-from skin import cli
+from skin.utils import cli
 step = train.train_step
 
 def filling(*arguments):

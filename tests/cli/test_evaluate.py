@@ -9,13 +9,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import evaluate
-from skin import calibration, checkpoint, load_classifier, metrics, plots, report_files, split
-from skin.checkpoint import load_best
-from skin.dataset import Batch
-from skin.errors import UserError
-from skin.images import centre_crop, read_image
-from skin.layouts import read_index
-from skin.parallel import Topology
+from skin import load_classifier
+from skin.data import split
+from skin.data.dataset import Batch
+from skin.data.images import centre_crop, read_image
+from skin.data.layouts import read_index
+from skin.evaluation import metrics, plots, report_files
+from skin.model import calibration, checkpoint
+from skin.model.checkpoint import load_best
+from skin.utils.errors import UserError
+from skin.utils.parallel import Topology
 from tests import tiny
 
 import numpy as np

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import train
-from skin import checkpoint, demo, losses
-from skin.errors import UserError
-from skin.precision import Precision
+from skin.data import demo
+from skin.model import checkpoint
+from skin.model.precision import Precision
+from skin.training import losses
+from skin.utils.errors import UserError
 from tests.cli.runs import at_step, call, left_over
 from tests.torture import RECIPE, ROOT
 

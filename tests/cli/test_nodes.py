@@ -16,10 +16,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skin import cli, demo, nodes
-from skin.errors import UserError
-from skin.parallel import Topology
-from skin.settings import Settings, common_settings, read_settings
+from skin.data import demo
+from skin.training import nodes
+from skin.training.settings import Settings, common_settings, read_settings
+from skin.utils import cli
+from skin.utils.errors import UserError
+from skin.utils.parallel import Topology
 from tests.conftest import ROOT
 from tests.tiny import picture, write_checkpoint
 from tests.torture import RECIPE, differences, outcome
@@ -36,7 +38,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(ROOT)!r})
 import train
-from skin import cli
+from skin.utils import cli
 
 step, steps, died = train.train_step, 0, Path("died")
 

@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import train
-from skin import checkpoint, demo, files, parallel, run_folders, runs, saver, session
-from skin.errors import UserError
-from skin.session import Run, open_run
-from skin.settings import read_settings
+from skin.data import demo
+from skin.model import checkpoint
+from skin.training import runs, saver, session
+from skin.training.session import Run, open_run
+from skin.training.settings import read_settings
+from skin.utils import files, parallel, run_folders
+from skin.utils.errors import UserError
 from tests.cli.runs import at_step, call, left_over
 from tests.torture import RECIPE, ROOT, differences, outcome
 

@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import train
-from skin import checkpoint, demo, session
-from skin.checkpoint import load_best
-from skin.errors import UserError
-from skin.images import centre_crop, read_image
-from skin.model import Classifier, build, preprocess_for
-from skin.precision import Precision, choose
-from skin.runs import COLUMNS
-from skin.settings import Settings
+from skin.data import demo
+from skin.data.images import centre_crop, read_image
+from skin.model import checkpoint
+from skin.model.checkpoint import load_best
+from skin.model.model import Classifier, build, preprocess_for
+from skin.model.precision import Precision, choose
+from skin.training import session
+from skin.training.runs import COLUMNS
+from skin.training.settings import Settings
+from skin.utils.errors import UserError
 from tests import by_rank
 
 import matplotlib

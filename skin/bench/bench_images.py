@@ -1,0 +1,52 @@
+"""JPEGs to measure on where the user has none at hand: as large, and as hard to decode, as HAM10000's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from skin.utils.errors import UserError
+
+import cv2
+import numpy as np
+
+WIDTH, HEIGHT, CLASSES = 600, 450, 7
+MOST_IMAGES = 100_000  # 23 GB
+QUALITY = 97  # with the grain below: about 230 kB each, HAM10000's are 270
+
+
+def write(folder: Path, images: int) -> Path:
+    """`images` pictures of coloured blotches with grain, in class folders under `folder/<images>`; found there if
+    they have been made before.
+
+    Raises:
+        UserError: the folder cannot be written, or they are too many.
+    """
+    whole = folder / str(images)
+    if whole.is_dir():
+        return whole
+    if images > MOST_IMAGES:
+        raise UserError(f"{images:,} images to measure on would have to be drawn; use smaller numbers, or --data")
+    partial = folder / f".{images}.{os.getpid()}"
+    try:
+        for number in range(images):
+            name = partial / f"class_{number % CLASSES}" / f"{number:05d}.jpg"
+            name.parent.mkdir(parents=True, exist_ok=True)
+            _, coded = cv2.imencode(".jpg", picture(number), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+            name.write_bytes(coded.tobytes())
+        partial.replace(whole)
+    except OSError as error:
+        if not whole.is_dir():  # else another process was first
+            raise UserError(f"cannot write images to measure on to {folder}: {error.strerror}; use --data") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return whole
+
+
+def picture(number: int) -> np.ndarray:
+    """uint8 [450, 600, 3]: always the same for a number."""
+    draw = np.random.Generator(np.random.Philox(key=np.array([1, number], dtype=np.uint64)))
+    blotches = cv2.resize(draw.random((6, 8, 3), dtype=np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    grain = cv2.GaussianBlur(draw.standard_normal((HEIGHT, WIDTH, 3), dtype=np.float32), (0, 0), 0.7)
+    return np.clip(60 + 140 * blotches + 45 * grain, 0, 255).astype(np.uint8)

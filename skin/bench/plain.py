@@ -1,0 +1,132 @@
+"""The plain recipe: training as a notebook would write it, the yardstick that benchmark.py measures against.
+
+Pillow and torchvision transforms one image at a time, float32 batches, the default memory layout, a loss
+that is read after every step; with AMP, autocast around the forward pass. It is written as it is found
+everywhere and must not be improved, but for the memory layout of `plain-channels-last`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from skin.bench.measure import Step
+from skin.model import precision
+from skin.model.model import build, load_weights, preprocess_for
+from skin.training import losses
+from skin.training.parts import Parts
+from skin.training.settings import Settings
+from skin.utils.parallel import Topology
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+WORKERS = 2
+
+
+class PlainImages(Dataset[tuple[Tensor, int]]):
+    """float32 [3, size, size] normalised images and their labels, decoded and transformed each time."""
+
+    def __init__(self, paths: list[str], labels: np.ndarray, size: int, augmented: bool = True) -> None:
+        self.paths, self.labels = paths, labels
+        moves = [
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomVerticalFlip(),
+            transforms.RandomRotation(30),
+        ]
+        self.transform = transforms.Compose([
+            transforms.Resize((size, size)),
+            *(moves if augmented else []),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ])  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.open(self.paths[index]).convert("RGB")), int(self.labels[index])
+
+
+class PlainRecipe:
+    """The plain training loop over the training part of `parts`; the same images as ours.
+
+    Args:
+        settings: model, weights, image_size, batch_size (for each GPU), lr, amp and seed are used.
+        channels_last: the one improvement that notebooks know.
+    """
+
+    def __init__(self, settings: Settings, topology: Topology, parts: Parts, channels_last: bool = False) -> None:
+        torch.manual_seed(settings.seed)
+        self.topology = topology
+        self.precision = precision.choose(settings.amp, topology.device)
+        self.layout = torch.channels_last if channels_last else torch.preserve_format
+        model = build(settings.model, len(parts.classes))
+        load_weights(model, settings.model, settings.weights)
+        self.model = topology.wrap(model.to(topology.device, memory_format=self.layout)).train()
+        labels = parts.labels("train")
+        size = preprocess_for(settings.model, settings.image_size).image_size
+        self.loader = DataLoader(
+            PlainImages(parts.of("train")["path"].tolist(), labels, size),
+            settings.batch_size * topology.replicas,
+            shuffle=True,
+            drop_last=True,
+            num_workers=WORKERS if settings.workers is None else settings.workers,
+            persistent_workers=settings.workers != 0,
+            pin_memory=topology.device.type == "cuda",
+        )
+        weights = losses.class_weights(labels, len(parts.classes))
+        self.criterion = nn.CrossEntropyLoss(weight=weights.to(topology.device))
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
+        self.scaler = self.precision.make_scaler()
+        self.ready: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def train_images(self) -> int:
+        """Images of an epoch."""
+        return len(self.loader) * (self.loader.batch_size or 0)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.loader)
+
+    @property
+    def feeding(self) -> dict[str, Any]:
+        return {"workers": self.loader.num_workers, "cached": False}
+
+    def train_step(self, images: Tensor, labels: Tensor) -> Step:
+        """One optimizer step on a batch of any device."""
+        images, labels = images.to(self.topology.device), labels.to(self.topology.device)
+        images = images.contiguous(memory_format=self.layout)
+        self.optimizer.zero_grad()
+        with self.precision.autocast():
+            loss = self.criterion(self.model(images), labels)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return Step(len(images), 0.0, loss.item())
+
+    def ready_step(self) -> Step:
+        """A step on a batch that is on the device already."""
+        if self.ready is None:
+            dataset: Dataset = self.loader.dataset
+            batch = [dataset[i] for i in range(self.loader.batch_size or 0)]
+            images = torch.stack([image for image, _ in batch]).to(self.topology.device)
+            self.ready = images, torch.tensor([label for _, label in batch]).to(self.topology.device)
+        return self.train_step(*self.ready)
+
+    def last_step(self) -> None:
+        """Nothing: what is left of an epoch is dropped."""
+
+    def epoch_steps(self, epoch: int) -> Iterator[Step]:
+        """The steps of an epoch. A notebook's order has no memory, so `epoch` does not matter."""
+        mark = time.perf_counter()
+        for images, labels in self.loader:
+            wait_seconds = time.perf_counter() - mark
+            yield self.train_step(images, labels)._replace(wait_seconds=wait_seconds)
+            mark = time.perf_counter()

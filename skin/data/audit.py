@@ -1,0 +1,374 @@
+"""What is in a data folder and what is wrong with it: the work behind `train.py --check`.
+
+Every image is decoded once. Copies are found by their pixels (exact) and by a perceptual hash (near);
+then the set is cut exactly as training cuts it, and whatever stands on two sides is named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from skin.data.duplicates import Known, in_threads, joined, near_pairs, perceptual_hash
+from skin.data.images import ImageError, Preprocess, read_header, read_image
+from skin.data.layouts import Index, readable_name
+from skin.data.split import PARTS, Leak, leaks, split_index
+from skin.utils.errors import UserError, printable
+
+import numpy as np
+import pandas as pd
+
+_SHOWN = 10  # of each finding, on the terminal; check.json has them all
+_SHEET_PAIRS = 24
+_CAPTION = 30  # characters of a name under a picture
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images that show the same picture: `bits` is 0 for equal pixels, else the distance of their hashes."""
+
+    exact: bool
+    bits: int
+    images: tuple[str, str]
+    paths: tuple[str, str]
+    labels: tuple[str, str]
+    groups: tuple[str, str]
+    splits: tuple[str, str]
+
+    @property
+    def conflict(self) -> bool:
+        return self.labels[0] != self.labels[1]
+
+    @property
+    def leak(self) -> bool:
+        return "" not in self.splits and self.splits[0] != self.splits[1]
+
+    @property
+    def within(self) -> bool:
+        """Whether both are of one group, as the data have it."""
+        return self.groups[0] == self.groups[1]
+
+    @property
+    def kind(self) -> str:
+        return "exact copies" if self.exact else f"near copies ({self.bits} of 256 bits apart)"
+
+    def __str__(self) -> str:
+        one, other = (
+            f"{image} ({', '.join(filter(None, (label, split)))})"
+            for image, label, split in zip(self.images, self.labels, self.splits, strict=True)
+        )
+        return f"{one} and {other}: {self.kind}{', within one group' if self.within else ''}"
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What the check found. `exit_code` is 1 where there is a leak, a conflict, an unreadable file or a fault."""
+
+    index: Index
+    rows: pd.DataFrame
+    sizes: dict[str, int]
+    formats: dict[str, int]
+    unreadable: list[tuple[str, str]]  # path, reason
+    pairs: list[Pair]
+    group_leaks: list[Leak]
+    faults: list[str]
+
+    @property
+    def conflicts(self) -> list[Pair]:
+        return [pair for pair in self.pairs if pair.conflict]
+
+    @property
+    def pair_leaks(self) -> list[Pair]:
+        return [pair for pair in self.pairs if pair.leak]
+
+    @property
+    def exit_code(self) -> int:
+        return int(bool(self.group_leaks or self.pair_leaks or self.conflicts or self.unreadable or self.faults))
+
+    def counts(self) -> pd.DataFrame:
+        """Images of each class (rows) in each part (columns `train`, `val`, `test`)."""
+        table = pd.crosstab(self.rows["label"], self.rows["split"])
+        return table.reindex(index=list(self.index.classes), columns=list(PARTS), fill_value=0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as check.json has it."""
+        index = self.index
+        counts = self.counts()
+        totals = index.rows["label"].value_counts()
+        return {
+            "ok": self.exit_code == 0,
+            "root": str(index.root),
+            "layout": index.layout,
+            "images": len(index.rows),
+            "groups": int(index.rows["group"].nunique()),
+            "classes": {
+                cls: {"images": int(totals[cls]), **dict(zip(PARTS, row, strict=True))}
+                for cls, row in zip(index.classes, counts.to_numpy().tolist(), strict=True)
+            },
+            "sizes": self.sizes,
+            "formats": self.formats,
+            "notes": list(index.notes),
+            "faults": self.faults,
+            "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
+            "rows_without_image": list(index.missing),
+            "images_without_row": list(index.unnamed),
+            "exact_duplicates": [_as_dict(pair) for pair in self.pairs if pair.exact],
+            "near_duplicates": [_as_dict(pair) for pair in self.pairs if not pair.exact],
+            "conflicts": [_as_dict(pair) for pair in self.conflicts],
+            "leaks": [{"kind": "group", **asdict(leak)} for leak in self.group_leaks]
+            + [
+                {"kind": "exact duplicate" if pair.exact else "near duplicate", **_as_dict(pair)}
+                for pair in self.pair_leaks
+            ],
+        }
+
+    def lines(self) -> list[str]:
+        """The report as people read it on a terminal."""
+        index = self.index
+        groups = index.rows["group"].nunique()
+        lines = [f"{index.root}: {index.layout}, {len(index.rows):,} images, {groups:,} groups"]
+        lines += [f"  {note}" for note in index.notes]
+        counts = self.counts()
+        names = [readable_name(cls) for cls in index.classes]
+        width = min(40, max(map(len, [*names, "class"])))
+        lines.append(f"  {'class':{width}}{'train':>9}{'val':>9}{'test':>9}")
+        for name, row in zip(names, counts.to_numpy(), strict=True):
+            lines.append(f"  {printable(name, width):{width}}" + "".join(f"{number:9,}" for number in row))
+        lines.append("  sizes    " + _most(self.sizes))
+        lines.append("  formats  " + _most(self.formats))
+        near = [pair for pair in self.pairs if not pair.exact]
+        lines += _section("fault", self.faults)
+        lines += _section("unreadable image", [f"{path}: {reason}" for path, reason in self.unreadable])
+        lines += _section("row without image", index.missing)
+        lines += _section("image without row", index.unnamed)
+        lines += _section("pair of exact duplicates", [pair for pair in self.pairs if pair.exact])
+        lines += _section("pair of near duplicates in two groups", [pair for pair in near if not pair.within])
+        lines += _section("pair of near duplicates within a group", [pair for pair in near if pair.within], 2)
+        lines += _section("pair with two labels", self.conflicts)
+        lines += _section("leak", [*self.group_leaks, *self.pair_leaks])
+        return [*lines, self._verdict()]
+
+    def _verdict(self) -> str:
+        found = {
+            "leak": len(self.group_leaks) + len(self.pair_leaks),
+            "conflict": len(self.conflicts),
+            "unreadable image": len(self.unreadable),
+            "fault": len(self.faults),
+        }
+        if not self.exit_code:
+            return "no leak, no conflict, no unreadable image"
+        return "found " + ", ".join(_plural(number, what) for what, number in found.items() if number)
+
+
+def check(
+    index: Index,
+    fractions: tuple[float, float, float],
+    seed: int,
+    out: Path | None = None,
+    *,
+    keep_duplicates: bool = False,
+    cache: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> CheckReport:
+    """Look at every image of `index` (best read with `keep_going=True`), cut it as training does, compare.
+
+    Args:
+        fractions, seed: of the split, as for `split_index`.
+        out: the folder to write `check.json` and, where there are suspicious pairs, `check.png` into.
+        keep_duplicates: do not join groups that share a near duplicate; what then leaks is reported.
+        cache: where the perceptual hashes are kept for training (see `join_near_duplicates`).
+        progress: called with the number of images just looked at.
+
+    Raises:
+        UserError: no image can be read at all, or `out` cannot be written.
+    """
+    looks, unreadable = _look_at(index, cache, progress)
+    readable = index.rows["path"].isin(looks)
+    if not readable.any():
+        raise UserError(f"{index.root}: none of {len(index.rows):,} images can be read; {'; '.join(unreadable[0])}")
+    rows = index.rows[readable].reset_index(drop=True)
+    present = set(rows["label"])
+    kept = replace(index, rows=rows, classes=tuple(cls for cls in index.classes if cls in present))
+    pairs, bits = _same_pictures([looks[path] for path in rows["path"]])
+    faults = list(index.faults)
+    together = kept if keep_duplicates else joined(kept, pairs)
+    try:
+        cut = split_index(together, fractions, seed)
+    except UserError as error:
+        faults.append(f"cannot be split: {error}")
+        cut = together.rows
+    parts = rows.assign(split=cut["split"])  # with the groups as the data have them
+    report = CheckReport(
+        index=together,
+        rows=cut,
+        sizes=_tally(f"{look.width}x{look.height}" for look in looks.values()),
+        formats=_tally(look.format for look in looks.values()),
+        unreadable=unreadable,
+        pairs=[_pair(parts, *numbers) for numbers in zip(bits.tolist(), *pairs.T.tolist(), strict=True)],
+        group_leaks=leaks(parts),
+        faults=faults,
+    )
+    if out is not None:
+        _write(report, out)
+    return report
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one image is: its size, format, a digest of its pixels (16 bytes), its perceptual hash (uint64 [4])."""
+
+    width: int
+    height: int
+    format: str
+    digest: bytes
+    hash: np.ndarray
+
+
+def _look_at(
+    index: Index, cache: Path | None, progress: Callable[[int], None] | None
+) -> tuple[dict[str, _Look], list[tuple[str, str]]]:
+    """Each image that can be read, by path, and the others as (path, reason)."""
+    known = Known(cache, index.root)
+    paths = index.rows["path"].tolist()
+
+    def look(path: str) -> _Look | str:
+        try:
+            width, height, kind = read_header(path)
+            # Asked for at its own size, an image is decoded whole and not resized.
+            whole = Preprocess(1, min(width, height), "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+            pixels = read_image(path, whole)
+            digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%dx%d" % pixels.shape[1::-1]).digest()
+            found = known.get(path)
+            # Not of `pixels`: reduced decoding, transparency and turns cost a few bits, and the split must not
+            # depend on whether a check or a training run has hashed an image first.
+            found = known.add(path, perceptual_hash(path)) if found is None else found
+            return _Look(width, height, kind, digest, found)
+        except ImageError as error:
+            return error.reason
+
+    looks: dict[str, _Look] = {}
+    unreadable = []
+    for path, found in zip(paths, in_threads(look, paths, progress), strict=True):
+        if isinstance(found, str):
+            unreadable.append((path, found))
+        else:
+            looks[path] = found
+    known.save()
+    return looks, unreadable
+
+
+def _same_pictures(looks: list[_Look]) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of images (int64 [M, 2]) that show the same, and how many bits apart they are (int64 [M]).
+
+    Images of equal pixels come first, -1 bits apart, each paired with the next alone.
+    """
+    digests = pd.factorize(np.array([look.digest for look in looks], dtype="V16"))[0]
+    near, bits = near_pairs(np.ma.array([look.hash for look in looks]))
+    apart = digests[near[:, 0]] != digests[near[:, 1]]
+    order = np.argsort(digests, kind="stable")
+    equal = np.flatnonzero(np.diff(digests[order]) == 0)
+    exact = np.stack([order[equal], order[equal + 1]], axis=1)
+    return np.concatenate([exact, near[apart]]), np.concatenate([np.full(len(exact), -1), bits[apart]])
+
+
+def _pair(rows: pd.DataFrame, bits: int, one: int, other: int) -> Pair:
+    columns = (rows[name] for name in ("image", "path", "label", "group", "split"))
+    image, path, label, group, split = ((str(c.iat[one]), str(c.iat[other])) for c in columns)
+    return Pair(bits < 0, max(0, bits), image, path, label, group, split)
+
+
+def _as_dict(pair: Pair) -> dict[str, Any]:
+    return {name: value for name, value in asdict(pair).items() if name not in ("paths", "exact")}
+
+
+def _tally(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _most(tally: dict[str, int]) -> str:
+    shown = [f"{name} ({number:,})" for name, number in list(tally.items())[:4]]
+    more = len(tally) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
+
+
+def _section(what: str, found: Sequence[object], shown: int = _SHOWN) -> list[str]:
+    """A line that counts what was found and a line for each of the first; nothing where there is none."""
+    if not found:
+        return []
+    lines = [_plural(len(found), what), *(f"  {printable(item, 300)}" for item in found[:shown])]
+    return lines if len(found) <= shown else [*lines, f"  and {len(found) - shown:,} more"]
+
+
+def _plural(number: int, what: str) -> str:
+    noun, space, rest = what.partition(" of " if " of " in what else " with")
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {noun}s{space}{rest}"
+
+
+def _write(report: CheckReport, out: Path) -> None:
+    sheet = out / "check.png"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        (out / "check.json").write_bytes(text.encode("utf-8", "backslashreplace"))
+        if report.pairs:
+            draw_pairs(report.pairs, sheet)
+        else:
+            sheet.unlink(missing_ok=True)  # of an earlier check
+    except OSError as error:
+        raise UserError(f"cannot write the report to {out}: {error.strerror}; name another folder") from error
+
+
+def draw_pairs(pairs: Sequence[Pair], path: Path) -> None:
+    """A contact sheet of the first 24 pairs, leaks and conflicts before copies within one group."""
+    from matplotlib.figure import Figure
+
+    def rank(pair: Pair) -> tuple[Any, ...]:
+        return not pair.leak, not pair.conflict, pair.within, not pair.exact, pair.bits
+
+    shown = sorted(pairs, key=rank)[:_SHEET_PAIRS]
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    figure = Figure(figsize=(4.4 * columns, 2.3 * lines + 0.5), dpi=110, layout="constrained")
+    figure.suptitle(f"Suspicious pairs: {len(shown)} of {len(pairs):,}", x=0.01, ha="left", fontsize=12)
+    cells = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in cells:
+        axes.set_axis_off()
+    for axes, pair in zip(cells, shown, strict=False):
+        axes.imshow(np.concatenate([_fitted(pair.paths[0]), _fitted(pair.paths[1])], axis=1))
+        marks = [mark for mark, is_so in (("LEAK", pair.leak), ("TWO LABELS", pair.conflict)) if is_so]
+        title = ", ".join([*marks, pair.kind])
+        axes.set_title(title, fontsize=9, loc="left", color="#b3261e" if marks else "#333333")
+        for side, x in enumerate((0.25, 0.75)):
+            text = f"{_short(pair.images[side])}\n{', '.join(filter(None, (pair.labels[side], pair.splits[side])))}"
+            axes.text(
+                x, -0.03, text, fontsize=8, ha="center", va="top", transform=axes.transAxes, parse_math=False,
+                color="#333333",
+            )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it
+        figure.savefig(path)
+
+
+def _fitted(path: str, width: int = 240, height: int = 180) -> np.ndarray:
+    """The picture as large as fits into a white box, uint8 [height, width, 3], with a margin at both sides."""
+    import cv2
+
+    pixels = read_image(path, Preprocess(height, height, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+    scale = min((width - 8) / pixels.shape[1], height / pixels.shape[0])
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    box = np.full((height, width, 3), 255, dtype=np.uint8)
+    top, left = (height - size[1]) // 2, (width - size[0]) // 2
+    box[top : top + size[1], left : left + size[0]] = small
+    return box
+
+
+def _short(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= _CAPTION else f"{name[: _CAPTION // 2 - 1]}…{name[-_CAPTION // 2 :]}"

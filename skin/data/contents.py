@@ -1,0 +1,82 @@
+"""What the images of a run were when it began, in `contents.csv`: enough to know them again in another place.
+
+The length of every file, and of 64 images spread over the set a digest: other pictures under the same names
+have other lengths, and where a format gives all the same length, the digests tell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from skin.data.npz import is_npz_image, read_npz_image
+from skin.utils.errors import UserError
+from skin.utils.files import write_atomically
+
+import numpy as np
+import pandas as pd
+
+NAME = "contents.csv"
+SAMPLED = 64  # images whose digest is kept
+_READ_LIMIT = 2**20  # bytes of a file that its digest looks at
+
+
+def write(rows: pd.DataFrame, path: Path) -> None:
+    """Write `image,bytes,blake2b` of the rows of an index; what is not known is left empty.
+
+    Args:
+        rows: with the columns image, path and split.
+    """
+    table = pd.DataFrame({"image": rows["image"], "bytes": _sizes(rows["path"])})
+    table["bytes"] = table["bytes"].where(table["bytes"] >= 0).astype("Int64")
+    # Arrays are read whole: of those, only what training reads anyway.
+    readable = np.flatnonzero((rows["split"] != "test") | ~rows["path"].map(is_npz_image))
+    sampled = set(readable[np.linspace(0, len(readable) - 1, SAMPLED).astype(int)].tolist())
+    table["blake2b"] = [_digest(path) if i in sampled else "" for i, path in enumerate(rows["path"])]
+    write_atomically(table.to_csv(index=False, lineterminator="\n").encode("utf-8", "surrogateescape"), path)
+
+
+def changed(rows: pd.DataFrame, path: Path) -> list[str]:
+    """The names of the images that are not what the record at `path` says; what it does not know has not changed.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    try:
+        known = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+        known = known.set_index("image")[["bytes", "blake2b"]].reindex(rows["image"]).fillna("")
+        sizes = pd.to_numeric(known["bytes"]).to_numpy(np.float64)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read ({error}): remove it to go on without comparing images") from error
+    other = ~np.isnan(sizes) & (sizes != _sizes(rows["path"]))
+    for i in np.flatnonzero(known["blake2b"] != ""):
+        other[i] = other[i] or _digest(rows["path"].iloc[i]) != known["blake2b"].iloc[i]
+    return rows["image"][other].tolist()
+
+
+def _sizes(paths: pd.Series) -> np.ndarray:
+    """Bytes of each file, int64 [N]; -1 where that is not known, and for a row of an archive."""
+    return np.array([_size(path) for path in paths], dtype=np.int64)
+
+
+def _size(path: str) -> int:
+    if is_npz_image(path):
+        return -1
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 (a Path costs more than the call)
+    except OSError:
+        return -1
+
+
+def _digest(path: str) -> str:
+    """Of a file's beginning, or of the pixels of a row of an archive; `""` where it cannot be read."""
+    try:
+        if is_npz_image(path):
+            content = read_npz_image(path).tobytes()
+        else:
+            with open(path, "rb") as file:
+                content = file.read(_READ_LIMIT)
+    except (OSError, UserError):
+        return ""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -1,0 +1,213 @@
+"""One walk over a data folder: what images and tables lie in it, and which file a table means by a name.
+
+Nothing outside the folder is ever read: a name with `..`, an absolute path or a link that leads out is
+refused by name.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import posixpath
+import re
+import unicodedata
+from pathlib import Path, PureWindowsPath
+
+from skin.data.sources import IMAGE_SUFFIXES
+from skin.utils.errors import UserError
+from skin.utils.run_folders import is_ours
+
+_TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
+_NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead anywhere
+
+
+class Folder:
+    """One walk over a data folder: its images, its tables, and where a named image lies.
+
+    Hidden files and `__MACOSX` are passed over, and so are the folders of runs, reports and checks (`ours`): their
+    pictures are not to be learnt. Links inside the folder are files like any other; what leads out of it is refused
+    when it is a folder, or when a row needs it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        if not self.root.exists():
+            raise UserError(f"the data folder {root} does not exist: check --data")
+        self.images: set[str] = set()
+        self.tables: list[str] = []
+        self.archives: list[str] = []
+        self.folders: list[str] = []
+        self.ours: list[str] = []
+        self.copies: dict[str, str] = {}
+        self._links_out: set[str] = set()
+        self._names: dict[str, str | tuple[str, ...]] = {}
+        if self.root.suffix == ".npz" and self.root.is_file():  # an archive of images is a folder of its own
+            self.archives.append(self.root.name)
+            self.root = self.root.parent
+            return
+        if not self.root.is_dir():
+            raise UserError(f"{root} is not a folder: --data takes the folder that holds the images")
+        self._walk()
+        self._drop_emptied()
+        for part in (self.tables, self.archives, self.folders, self.ours):
+            part.sort()
+        for path in self.images:
+            name = _stem(path.rpartition("/")[2])
+            known = self._names.setdefault(name, path)  # a tuple only where it must be: sets are large
+            if known is not path:
+                self._names[name] = (*((known,) if isinstance(known, str) else known), path)
+
+    def _walk(self) -> None:
+        pending = [""]
+        while pending:
+            folder = pending.pop()
+            try:
+                entries = list(os.scandir(self.root / folder))
+            except OSError as error:
+                raise UserError(f"cannot read the folder {self.root / folder}: {error.strerror}") from error
+            if folder and is_ours(self.root / folder, (entry.name for entry in entries)):
+                self.ours.append(folder)
+                continue
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_symlink():
+                    if not Path(entry.path).exists():
+                        continue
+                    if not Path(os.path.realpath(entry.path)).is_relative_to(self.root):
+                        self._links_out.add(path)
+                    if Path(entry.path).is_dir():
+                        self.refuse_link(path)
+                        continue  # it leads to what is walked anyway
+                if entry.is_dir():
+                    self.folders.append(path)
+                    pending.append(path)
+                elif entry.is_file():
+                    self._add_file(path, entry.name)
+
+    def _drop_emptied(self) -> None:
+        """Drop our own folders, and those that hold nothing else (`runs`), from `folders`."""
+        kept = set(self.folders) - set(self.ours)
+        above = {path[: slash.start()] for path in self.ours for slash in re.finditer("/", path)}
+        for path in sorted(above, key=len, reverse=True):
+            others = (*kept, *self.images, *self.tables, *self.archives)
+            if not any(other.startswith(f"{path}/") for other in others):
+                kept.discard(path)
+        self.folders = list(kept)
+
+    def _add_file(self, path: str, name: str) -> None:
+        suffix = posixpath.splitext(name)[1].lower()
+        if suffix in IMAGE_SUFFIXES:
+            self.images.add(path)
+        elif suffix in _TABLE_SUFFIXES or name == "HAM10000_metadata":  # as the Harvard Dataverse names it
+            self.tables.append(path)
+        elif suffix == ".npz":
+            self.archives.append(path)
+
+    def refuse_link(self, path: str) -> None:
+        """Raise `UserError` if `path` (relative to the root) is a link that leads out of the folder."""
+        if path in self._links_out:
+            raise UserError(
+                f"{self.root / path} is a link that leads out of the data folder: "
+                "put its target into the folder instead, or point --data at a folder that holds both"
+            )
+
+    def table(self, *names: str) -> Path | None:
+        """The table with one of these file names, wherever it lies in the folder.
+
+        Raises:
+            UserError: there are several, and they differ, or it is a link that leads out of the folder.
+        """
+        wanted = {name.lower() for name in names}
+        found = self.distinct([path for path in self.tables if posixpath.basename(path).lower() in wanted])
+        if len(found) > 1:
+            raise UserError(
+                f"{self.root} holds {' and '.join(found)}, which disagree: keep one, "
+                "or name the right one with --labels"
+            )
+        return self.root / found[0] if found else None
+
+    def distinct(self, paths: list[str]) -> list[str]:
+        """`paths` (relative to the root) without those that hold the same bytes as one before.
+
+        Raises:
+            UserError: one is a link that leads out of the folder.
+        """
+        kept: list[str] = []
+        for path in paths:
+            self.refuse_link(path)
+            if not any(self._same(other, path) for other in kept):
+                kept.append(path)
+        return kept
+
+    def find(self, name: str, *, converted: bool = False) -> str | None:
+        """The image that a table calls `name` (with or without extension or folders), relative to the root.
+
+        None where the folder has no such image. A name with an extension means a file of that extension,
+        large or small letters: `masks/i4.png` is no `i4.jpg`. With `converted` it may have any other.
+
+        Raises:
+            UserError: the name leaves the folder, or several different files could be meant.
+        """
+        path = self._checked(name)
+        if path in self.images:
+            self.refuse_link(path)
+            return path
+        last = path.rpartition("/")[2]
+        named = self._names.get(_stem(last), ())
+        found = sorted((named,) if isinstance(named, str) else named)
+        if "/" in path:
+            found = [f for f in found if _stem(_composed(f)) == _stem(path)]
+        if not converted and (suffix := image_suffix(last)):
+            found = [f for f in found if image_suffix(f) == suffix]
+        if len(found) > 1:
+            found = [f for f in found if f.rpartition("/")[2] == last] or found
+        if not found:
+            return None
+        for path in found:
+            self.refuse_link(path)
+        for other in found[1:]:
+            # Downloads hold whole folders twice, under two spellings. The size alone would not do: two
+            # uncompressed pictures have the same whenever they are equally wide and high.
+            if not self._same(found[0], other):
+                raise UserError(
+                    f"{self.root}: '{name}' could be {found[0]} or {other}, which differ: "
+                    "remove one, or give the path of each image in a table with --labels"
+                )
+            self.copies[other] = found[0]
+        return found[0]
+
+    def _same(self, one: str, other: str) -> bool:
+        """Whether two files of the folder have the same bytes; those of two sizes are not read."""
+        try:
+            return filecmp.cmp(self.root / one, self.root / other, shallow=False)
+        except OSError as error:
+            raise UserError(f"cannot compare {self.root / one} with {other}: {error.strerror}") from error
+
+    def _checked(self, name: str) -> str:
+        name = _composed(name)
+        if not _NOT_PLAIN.search(name):  # the usual case, a million times over
+            return name
+        path = posixpath.normpath(name.replace("\\", "/"))
+        if posixpath.isabs(path) or PureWindowsPath(name).drive or path == ".." or path.startswith("../"):
+            raise UserError(
+                f"the table names the image '{name}', which is outside the data folder {self.root}: "
+                "give paths relative to the data folder, without '..'"
+            )
+        return path
+
+
+def _composed(name: str) -> str:
+    # macOS stores é as e and an accent; a table has it as one character.
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def image_suffix(name: str) -> str:
+    """The extension of an image's name, in small letters; `""` where it has none that images have."""
+    suffix = posixpath.splitext(name)[1].lower()
+    return suffix if suffix in IMAGE_SUFFIXES else ""
+
+
+def _stem(path: str) -> str:
+    return _composed(posixpath.splitext(path)[0] if image_suffix(path) else path)

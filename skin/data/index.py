@@ -1,0 +1,225 @@
+"""The `Index`: what a data folder comes to, one row an image, whatever layout it was in.
+
+A layout makes a `Draft` of its tables or folders; `build_index` finds its images, leaves out and counts
+what cannot be used, and stops where that is more than the user would shrug at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from skin.data.folder import Folder, image_suffix
+from skin.data.tables import is_word
+from skin.utils.errors import UserError, printable
+
+import numpy as np
+import pandas as pd
+
+COLUMNS = ("image", "path", "label", "group", "split")
+_SHRUG = 0.01  # the share of rows that may be unusable before it is an error
+
+
+@dataclass(frozen=True)
+class Index:
+    """A data set, one row an image.
+
+    Attributes:
+        root: the data folder, absolute.
+        layout: the name of the layout it was found to be.
+        rows: sorted by `image`; the columns image (a unique name), path (absolute), label, group (a
+            lesion or patient; the image's own name where none is known), split (`train`, `val`, `test`
+            or `""`), then the attributes: numbers (NaN where missing) or text (`""` where missing).
+        classes: the labels that have images, sorted.
+        notes: what was counted and should be said, a line each.
+        faults: what would have stopped `read_index`, where it was told to keep going; a line each.
+        missing: images that a table names and the folder lacks.
+        unnamed: images in the folder, relative to it, that no row names.
+    """
+
+    root: Path
+    layout: str
+    rows: pd.DataFrame
+    classes: tuple[str, ...]
+    notes: tuple[str, ...]
+    faults: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unnamed: tuple[str, ...] = ()
+
+
+@dataclass
+class Draft:
+    """What a layout makes of its tables or folders, before the images are looked for.
+
+    Attributes:
+        rows: the columns of `Index.rows` but for `path`; `image` is as the table names it, and a column
+            `file` (relative to the data folder) stands beside it where the layout knows the file already.
+        source: what the rows come from, for messages.
+        classes: the classes that the source declares, where it does.
+        notes: what was counted and should be said.
+        unusable: the notes on rows without image or class, with their numbers: too many are an error.
+        missing, unnamed: as in `Index`.
+    """
+
+    rows: pd.DataFrame
+    source: str
+    classes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    unusable: dict[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    unnamed: tuple[str, ...] = ()
+
+
+def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, keep_going: bool) -> Index:
+    """The index of a draft; `allow_missing` and `keep_going` as in `read_index`.
+
+    Raises:
+        UserError: rows contradict each other, too many are unusable, or none is left.
+    """
+    named = len(draft.rows) + sum(draft.unusable.values())
+    rows = _with_files(draft, folder)
+    rows, faults = _one_row_an_image(draft, rows)
+    unusable = sum(draft.unusable.values())
+    what = "; ".join(draft.unusable)
+    if rows.empty:
+        raise UserError(f"{folder.root}: no row of {draft.source} has both an image and a class{what and ': '}{what}")
+    if unusable > _SHRUG * named and not allow_missing:
+        faults.append(f"{folder.root}: {what}: over 1 % of {named:,} rows; --allow-missing goes on without them")
+    faults += _same_but_for_case(rows["label"].unique(), draft.source)
+    if faults and not keep_going:
+        raise UserError(faults[0])
+    rows["path"] = [f"{folder.root}/{file}" for file in rows.pop("file")]
+    rows["group"] = rows["group"].mask(rows["group"] == "", rows["image"])
+    attributes = [column for column in rows.columns if column not in COLUMNS]
+    rows = rows[[*COLUMNS, *attributes]].sort_values("image", ignore_index=True)
+    rows = rows.astype(dict.fromkeys(COLUMNS, "str"))
+    for column in attributes:
+        rows[column] = _as_numbers(rows[column])
+    classes = tuple(sorted(rows["label"].unique()))
+    empty = [cls for cls in draft.classes if cls not in classes]
+    if empty:
+        draft.notes.append(f"{draft.source} has no image of {', '.join(empty)}")
+    notes = (*draft.unusable, *draft.notes, *_passed_over(folder))
+    return Index(folder.root, layout, rows, classes, notes, tuple(faults), draft.missing, draft.unnamed)
+
+
+def _passed_over(folder: Folder) -> list[str]:
+    if not folder.ours:
+        return []
+    made = count(len(folder.ours), "folder")
+    return [f"passed over {made} that runs, reports or checks were written to (first: {printable(folder.ours[0])})"]
+
+
+def _with_files(draft: Draft, folder: Folder) -> pd.DataFrame:
+    """The rows that have a class and an image, with the column `file`; counts the others."""
+    rows = draft.rows
+    without = rows["label"] == ""
+    if without.any():
+        note = f"{draft.source} has {count(without.sum(), 'row')} without a class"
+        draft.unusable[f"{note} (first: {printable(rows.loc[without, 'image'].iloc[0])})"] = int(without.sum())
+        rows = rows[~without]
+    if "file" in rows:
+        for file in rows["file"]:
+            folder.refuse_link(file)
+        return rows
+    names = rows["image"]
+    if (names == "").any():
+        raise UserError(f"{draft.source} has a row without an image name: correct the table")
+    draft.notes += _words(rows, draft.source)
+    files = _find(names, folder, draft)
+    missing = files.isna()
+    draft.unnamed = tuple(sorted(folder.images - set(files) - set(folder.copies)))
+    draft.missing = tuple(names[missing])
+    if folder.copies:
+        draft.notes.append(f"the folder holds {count(len(folder.copies), 'image')} twice: one copy of each is used")
+    if draft.unnamed:
+        unnamed = count(len(draft.unnamed), "image")
+        draft.notes.append(f"the folder holds {unnamed} that {draft.source} does not name: left out")
+    if missing.any():
+        note = f"{draft.source} names {count(missing.sum(), 'image')} that the folder lacks"
+        draft.unusable[f"{note} (first: {printable(names[missing].iloc[0])})"] = int(missing.sum())
+    return rows.assign(file=files)[~missing]
+
+
+def _find(names: pd.Series, folder: Folder, draft: Draft) -> pd.Series:
+    """The file of each name, None where there is none; says where files have other extensions than is plain.
+
+    A name's extension is binding as long as one row's is found: else the picture that is missing would be
+    its mask or thumbnail of the same name. Where none is, the whole set was converted.
+    """
+    files = pd.Series([folder.find(name) for name in names], index=names.index, dtype=object)
+    named = names.map(image_suffix).astype(bool)
+    converted = bool(named.any()) and bool(files[named].isna().all())
+    if converted:
+        files[named] = [folder.find(name, converted=True) for name in names[named]]
+        if files[named].notna().any():
+            taken = _kinds(files[named])
+            draft.notes.append(f"no image has the extension that {draft.source} gives it; taken instead: {taken}")
+    if files[~named].dropna().map(image_suffix).nunique() > 1:
+        draft.notes.append(f"{draft.source} names images without extension; found: {_kinds(files[~named])}")
+    return files
+
+
+def _kinds(files: pd.Series) -> str:
+    """How many files have which extension, and the first of each."""
+    found = files.dropna()
+    kinds = found.map(image_suffix)
+    first = found.groupby(kinds).first()
+    return ", ".join(
+        f"{number:,} {kind} (first: {printable(first[kind])})" for kind, number in Counter(kinds).most_common()
+    )
+
+
+def _words(rows: pd.DataFrame, source: str) -> list[str]:
+    """Notes on classes and groups with the name of a gap: they are taken at their word, which may not be meant."""
+    notes = []
+    for column, what in (("label", "class"), ("group", "group")):
+        values = rows[column]
+        names = pd.Series(values.unique(), dtype="str")
+        for name in names[is_word(names)]:
+            rows_of = count((values == name).sum(), "row")
+            notes.append(f"{source}: '{name}' is the {what} of {rows_of}; where none is known, leave the cell empty")
+    return notes
+
+
+def _one_row_an_image(draft: Draft, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Drop repeated rows; rows that repeat an image with another label, group or split are faults."""
+    again = rows.duplicated("file")
+    if not again.any():
+        return rows.copy(), []
+    faults = []
+    repeated = rows[rows["file"].isin(rows.loc[again, "file"])]
+    for column in ("label", "group", "split"):
+        values = repeated.groupby("file")[column].unique()
+        for file, found in values[values.map(len) > 1].items():
+            faults.append(
+                f"{draft.source} gives the image {file} two values of {column}, "
+                f"'{found[0]}' and '{found[1]}': correct the table"
+            )
+    draft.notes.append(f"{draft.source} repeats {count(again.sum(), 'row')}: counted once")
+    return rows[~again].copy(), faults
+
+
+def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
+    seen: dict[str, str] = {}
+    faults = []
+    for label in sorted(labels):
+        other = seen.setdefault(label.lower(), label)
+        if other != label:
+            faults.append(f"{source} has the classes '{other}' and '{label}', alike but for case: make them one")
+    return faults
+
+
+def _as_numbers(values: pd.Series) -> pd.Series:
+    """Numbers, NaN where missing, if every value that is there is one; else the text as it is."""
+    known = values[values != ""]
+    numbers = pd.to_numeric(known, errors="coerce")
+    if known.empty or numbers.isna().any():
+        return values
+    return numbers.astype(np.float64).reindex(values.index)
+
+
+def count(number: float, noun: str) -> str:
+    return f"{int(number):,} {noun}" if number == 1 else f"{int(number):,} {noun}s"

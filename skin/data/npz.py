@@ -1,0 +1,347 @@
+"""Images inside a MedMNIST archive (`.npz`): a row of an array stands where other sets have a file.
+
+Such an image is named `<archive>.npz::<array>/<row>`, as in `/data/dermamnist.npz::train_images/123`.
+Pickled objects in an archive are never opened.
+
+An array is unpacked once, to a `.npy` file that is mapped into memory from then on: a row in any order costs a copy
+of its bytes, and all processes share what the system has read. `unpack_in` says where such files are kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import math
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.util import Finalize
+from pathlib import Path
+from typing import IO
+
+from skin.utils.errors import UserError
+from skin.utils.files import lock, spare_bytes, write_all, written_aside
+
+import numpy as np
+
+PIXEL_LIMIT = 50_000_000  # of an image, in an archive or a file of its own: what the largest cameras give
+
+_MARK = ".npz::"
+# RuntimeError is what zipfile raises for an encrypted member, and for a compression that it does not know.
+_BROKEN = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_HEADER_LIMIT = 10_000  # bytes, as numpy has it
+_BLOCK_BYTES = 4 * 2**20  # of an array, inflated in one go
+_LOCK_SECONDS = 600.0  # for which a process waits while another unpacks the same array
+_FOLDER, _TEMPORARY = "SKIN_UNPACKED", "SKIN_UNPACKED_TEMPORARY"  # in the environment, so that a process's children
+# unpack to the same folders
+
+UNPACKED = re.compile(r"\.?[0-9a-f]{16}-[0-9a-f]{16}\.npy(\.lock|\.[0-9a-f]+\.tmp)?")
+"""Names of the files of unpacked arrays, their locks, and what a killed process has left of one."""
+
+
+class NpzFile:
+    """What an archive says of its arrays: `arrays` holds shape and dtype by name, read from the headers.
+
+    Raises:
+        UserError: it is no such archive, or an array in it is pickled.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.arrays: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                for entry in archive.infolist():
+                    member = entry.filename
+                    with _open_member(archive, member) as file:
+                        shape, dtype = _array_header(file)
+                    if math.prod(shape) * dtype.itemsize > entry.file_size:
+                        raise ValueError(f"the array {member} is cut off")
+                    if dtype.hasobject:
+                        raise UserError(f"{path}: the array {member} holds pickled objects, which are never opened")
+                    self.arrays[member.removesuffix(".npy")] = (shape, dtype)
+        except _BROKEN as error:
+            raise UserError(f"{path} cannot be read as an .npz archive: {error}; download it again") from error
+
+    def image_count(self, name: str) -> int:
+        """The number of images in the array `name`, uint8 [N, H, W] or [N, H, W, 3]; else a `UserError`.
+
+        So are images of more than 50 million pixels.
+        """
+        shape, dtype = self._find(name)
+        if dtype != np.uint8 or not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)) or 0 in shape[1:]:
+            raise UserError(f"{self.path}: {name} is {dtype} {list(shape)}, not images: uint8 [N, H, W, 3]")
+        if reason := _too_large(shape):
+            raise UserError(f"{self.path}: {name} has {reason}")
+        return shape[0]
+
+    def labels(self, name: str, count: int, classes: int) -> np.ndarray:
+        """The class numbers in the array `name`, int64 [count]; a `UserError` where they are not that."""
+        shape, dtype = self._find(name)
+        if shape not in ((count,), (count, 1)) or dtype.kind not in "iu":
+            raise UserError(f"{self.path}: {name} is {dtype} {list(shape)}, not {count} class numbers")
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                labels = archive[name].reshape(-1).astype(np.int64)
+        except _BROKEN as error:
+            raise UserError(f"{self.path}: {name} cannot be read: {error}; download it again") from error
+        if count and (labels.min() < 0 or labels.max() >= classes):
+            raise UserError(f"{self.path}: {name} has numbers outside 0 to {classes - 1}, the classes of the set")
+        return labels
+
+    def _find(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        if name not in self.arrays:
+            raise UserError(f"{self.path} lacks the array {name}; it has {', '.join(self.arrays) or 'none'}")
+        return self.arrays[name]
+
+
+def is_npz_image(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` names an image inside an archive rather than a file."""
+    return _MARK in os.fspath(path)
+
+
+def unpack_in(folder: Path | None) -> None:
+    """Set where this process and those that it starts keep unpacked arrays; None is a temporary folder.
+
+    The temporary folder is made when it is needed first, and removed when the process that made it ends.
+    """
+    if folder is not None:
+        os.environ[_FOLDER] = os.fspath(folder.absolute())
+    else:
+        os.environ.pop(_FOLDER, None)
+
+
+def archive_of(path: str) -> str:
+    """The file that holds an image: the archive of one that is in an archive, else `path` itself."""
+    return path[: path.index(_MARK) + len(".npz")] if _MARK in path else path
+
+
+def read_npz_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """The image that `path` (`<archive>.npz::<array>/<row>`) names: uint8 [H, W, 3], RGB; grey is repeated.
+
+    Raises:
+        UserError: there is no such archive, array or row, it is damaged, a row has more than 50 million pixels,
+            or the disk has no room to unpack the array.
+    """
+    archive, array, row = _parts(os.fspath(path))
+    with _naming(path):
+        rows = _load(archive, array, _stamp(archive))
+        if isinstance(rows, str):
+            raise ValueError(rows)
+        if row >= len(rows):
+            raise IndexError(f"the array has {len(rows)} rows")
+        image = np.array(rows[row])
+    return np.stack([image] * 3, axis=-1) if image.ndim == 2 else image
+
+
+def npz_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of the image that `path` names, from the array's header. Raises as `read_npz_image`."""
+    archive, array, row = _parts(os.fspath(path))
+    with _naming(path):
+        shape = _shape(archive, array, _stamp(archive))
+    if row >= shape[0]:
+        raise UserError(f"cannot read the image {path}: the array has {shape[0]} rows")
+    return shape[2], shape[1]
+
+
+def _parts(path: str) -> tuple[str, str, int]:
+    archive, _, member = path.rpartition(_MARK)
+    array, _, row = member.rpartition("/")
+    if not row.isdecimal():
+        raise UserError(f"{path} is not the name of an image in an archive: <archive>.npz::<array>/<row>")
+    return archive + ".npz", array, int(row)
+
+
+@contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """What a missing or damaged archive raises, as a `UserError` that names the image."""
+    try:
+        yield
+    except (*_BROKEN, KeyError, IndexError) as error:
+        raise UserError(f"cannot read the image {path}: {str(error) or type(error).__name__}") from error
+
+
+def _stamp(archive: str) -> tuple[int, int]:
+    status = os.stat(archive)  # noqa: PTH116 (a Path costs more than the call)
+    return status.st_size, status.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=6)
+def _load(archive: str, array: str, stamp: tuple[int, int]) -> np.ndarray | str:
+    """The rows, or the reason why there are none: a minute's work is not done anew for each of 10,000 images."""
+    try:
+        return _unpacked(archive, array, stamp)
+    except (*_BROKEN, KeyError, UserError) as error:
+        return str(error) or type(error).__name__
+
+
+def _unpacked(archive: str, array: str, stamp: tuple[int, int]) -> np.ndarray:
+    """Map the rows of an array, uint8 [N, H, W] or [N, H, W, 3], from its unpacked file, which is made if need be."""
+    shape = _shape(archive, array, stamp)
+    if 0 in shape:
+        return np.empty(shape, np.uint8)
+    name = f"{_digest(archive, array)}-{_digest(*stamp)}.npy"
+    if (kept := os.environ.get(_FOLDER)) is not None:
+        with suppress(_CannotUnpack):  # the folder is read-only, or the disk has nothing to spare
+            return _unpacked_in(Path(kept), name, archive, array, shape, reserve=True)
+    try:
+        return _unpacked_in(_temporary_folder(), name, archive, array, shape, reserve=False)
+    except _CannotUnpack as error:
+        raise UserError(f"{error}; set TMPDIR to a folder with room") from error
+
+
+def _digest(*words: str | int) -> str:
+    return hashlib.blake2b(repr(words).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+
+
+class _CannotUnpack(Exception):
+    """A file that could not be written; says where and why."""
+
+
+def _unpacked_in(
+    folder: Path, name: str, archive: str, array: str, shape: tuple[int, ...], reserve: bool
+) -> np.ndarray:
+    """Map an array that is in `folder`, or is unpacked there now: by one process, for which others wait."""
+    target = folder / name
+    if (rows := _mapped(target, shape)) is not None:
+        return rows
+    with _cannot_unpack(shape, folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        held = lock(folder / f"{name}.lock", _LOCK_SECONDS)
+    except TimeoutError:  # whoever holds it is stopped; each writes aside, so that two may do it
+        held = None
+    try:
+        if (rows := _mapped(target, shape)) is not None:
+            return rows
+        _unpack(archive, array, target, reserve)
+    finally:
+        if held is not None:
+            held.release()
+    with _cannot_unpack(shape, folder):
+        if (rows := _mapped(target, shape)) is None:
+            raise OSError("the file has gone again")
+    return rows
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The array in a `.npy` file, read as it is used; None if there is none of that shape."""
+    try:
+        rows: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return rows if rows.shape == shape and rows.dtype == np.uint8 else None
+
+
+def _unpack(archive: str, array: str, target: Path, reserve: bool) -> None:
+    """Inflate an array into a file of its own, in place of one of the same array of the archive as it was before.
+
+    Args:
+        reserve: leave the room that a cache leaves free.
+    """
+    folder = target.parent
+    with _opened(archive, array) as (file, shape), _cannot_unpack(shape, folder):
+        size = math.prod(shape)
+        if size > (spare_bytes(folder) if reserve else shutil.disk_usage(folder).free):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before the work, not in the middle
+        with written_aside(target, sync=True) as unpacked:
+            np.lib.format.write_array_header_1_0(unpacked, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            for start in range(0, size, _BLOCK_BYTES):
+                write_all(unpacked, _exactly(file, min(_BLOCK_BYTES, size - start)))
+    for other in folder.glob(f"{target.name.partition('-')[0]}-*.npy"):
+        if other != target:
+            with suppress(OSError):  # Windows keeps what is in use
+                other.unlink()
+
+
+@contextmanager
+def _cannot_unpack(shape: tuple[int, ...], folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise _CannotUnpack(f"cannot unpack {math.prod(shape) / 2**30:.2f} GiB in {folder}: {reason}") from error
+
+
+def _temporary_folder() -> Path:
+    """A folder that this process and those that it starts unpack to; it goes when the process that made it ends."""
+    folder = os.environ.get(_TEMPORARY)
+    if folder is None or not Path(folder).is_dir():
+        try:
+            folder = os.environ[_TEMPORARY] = tempfile.mkdtemp(prefix="skin-unpacked-")
+        except OSError as error:
+            raise _CannotUnpack(f"cannot make a temporary folder: {error.strerror or error}") from error
+        Finalize(None, _remove, (folder,), exitpriority=0)  # unlike atexit's it runs in loaders, too
+    return Path(folder)
+
+
+def _remove(folder: str) -> None:
+    _load.cache_clear()  # Windows removes no file that is mapped
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.lru_cache(maxsize=6)
+def _shape(archive: str, array: str, stamp: tuple[int, int]) -> tuple[int, ...]:
+    with _opened(archive, array) as (_, shape):
+        return shape
+
+
+@contextmanager
+def _opened(archive: str, array: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+    """An array of images, opened behind its header, and its shape; nothing is inflated that is no such array."""
+    member = array + ".npy"
+    with zipfile.ZipFile(archive) as whole, _open_member(whole, member) as file:
+        shape, dtype = _array_header(file)
+        if dtype != np.uint8 or len(shape) not in (3, 4):
+            raise ValueError(f"{member} holds {dtype} {list(shape)}, not images")
+        if reason := _too_large(shape):
+            raise ValueError(f"{member} has {reason}")
+        if math.prod(shape) > whole.getinfo(member).file_size:
+            raise EOFError(f"{member} is cut off")
+        yield file, shape
+
+
+def _too_large(shape: tuple[int, ...]) -> str:
+    """Why images of an array of this shape are not read, or nothing."""
+    height, width = shape[1:3]
+    if max(3 * height * width, math.prod(shape[1:])) <= 3 * PIXEL_LIMIT:
+        return ""
+    return f"images {list(shape[1:])}, of more than the {PIXEL_LIMIT:,} pixels that are read"
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError("the array is cut off")
+    return data
+
+
+def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """A file in the archive. Only what numpy writes: bzip2 and LZMA give a thousandfold of what was asked for."""
+    if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is compressed in a way that numpy does not write")
+    return archive.open(name)
+
+
+def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):  # numpy reads as much as the file says, up to 4 GiB, before it looks at the length
+        if int.from_bytes(file.read(4), "little") > _HEADER_LIMIT:
+            raise ValueError("the description of an array is too long")
+        file.seek(-4, os.SEEK_CUR)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(file)
+    except Exception as error:  # it is a Python literal, and numpy's parser raises whatever that leads it to
+        raise ValueError("the description of an array is damaged") from error
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array of {list(shape)}")
+    if fortran and len(shape) > 1:
+        raise ValueError("an array in Fortran order")
+    return shape, dtype

@@ -1,0 +1,106 @@
+"""From what a user names (files, folders, patterns, a list on stdin) to the paths of images, one at a time.
+
+Nothing here holds more than a block of names, so a folder of a million files costs no more memory than a
+folder of a hundred thousand.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import BufferedReader
+from pathlib import Path
+from typing import cast
+
+from skin.utils.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+STDIN = "-"
+LONGEST_NAME = 65_536  # bytes
+SORTED_BLOCK = 65_536  # names: a folder of no more is given sorted, a larger one in sorted blocks of so many
+
+OnProblem = Callable[[str, str], None]
+
+
+def image_paths(names: Sequence[str], on_problem: OnProblem, null_separated: bool = False) -> Iterator[str]:
+    """The images that `names` stand for, in the order of `names`; within a folder sorted by name.
+
+    A folder gives the files in it and below it whose names end as images' do; hidden ones are passed over. A
+    name that does not exist and holds `*`, `?` or `[` is a pattern (`**` for any folders). `-` reads names
+    from stdin. Any other name is given as it is: reading it will tell whether it is an image.
+
+    Args:
+        on_problem: called with a folder that cannot be listed, or a pattern with no match, and the reason.
+        null_separated: names on stdin end with NUL (`find -print0`), not with a line's end.
+
+    Raises:
+        UserError: stdin is asked for and closed.
+    """
+    for name in names:
+        if name == STDIN:
+            for listed in _names_on_stdin(b"\0" if null_separated else b"\n"):
+                yield from _file_or_folder(listed, on_problem)
+        elif not os.path.lexists(name) and glob.has_magic(name):
+            matches = _sorted_blocks(glob.iglob(name, recursive=True))  # noqa: PTH207  a pattern may be absolute
+            found = next(matches, None)
+            if found is None:
+                on_problem(name, "no file matches this pattern")
+                continue
+            for match in itertools.chain([found], matches):
+                yield from _file_or_folder(match, on_problem)
+        else:
+            yield from _file_or_folder(name, on_problem)
+
+
+def _file_or_folder(name: str, on_problem: OnProblem) -> Iterator[str]:
+    return _walk(name, (), on_problem) if Path(name).is_dir() else iter([name])
+
+
+def _walk(folder: str, above: tuple[tuple[int, int], ...], on_problem: OnProblem) -> Iterator[str]:
+    """Files first, then subfolders, each sorted. Links are followed, but never back up (`above`)."""
+    subfolders: list[str] = []
+
+    def files(entries: Iterable[os.DirEntry[str]]) -> Iterator[str]:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                subfolders.append(entry.path)
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                yield entry.path
+
+    try:
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in above:
+            return
+        with os.scandir(folder) as entries:
+            yield from _sorted_blocks(files(entries))
+    except OSError as error:
+        on_problem(folder, error.strerror or str(error))
+        return
+    for subfolder in sorted(subfolders):
+        yield from _walk(subfolder, (*above, (status.st_dev, status.st_ino)), on_problem)
+
+
+def _sorted_blocks(names: Iterator[str]) -> Iterator[str]:
+    while block := sorted(itertools.islice(names, SORTED_BLOCK)):
+        yield from block
+
+
+def _names_on_stdin(separator: bytes) -> Iterator[str]:
+    """Names as they arrive; bytes that are no text survive as surrogates, as everywhere in `os`."""
+    if sys.stdin is None:
+        raise UserError("standard input is closed: '-' reads a list of images from it")
+    line_end = b"\r" if separator == b"\n" else b""
+    stream = cast(BufferedReader, sys.stdin.buffer)
+    rest = b""
+    while chunk := stream.read1(1 << 16):
+        *names, rest = (rest + chunk).split(separator)
+        if len(rest) > LONGEST_NAME:
+            raise UserError("'-' reads a list of file names from stdin; what came is no such list")
+        yield from (os.fsdecode(name) for n in names if (name := n.removesuffix(line_end)))
+    if rest.removesuffix(line_end):
+        yield os.fsdecode(rest.removesuffix(line_end))

@@ -1,0 +1,89 @@
+"""Does the model serve everyone alike? Images by sex, age, skin type or any other column of the table."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable
+
+from skin.utils.errors import UserError
+
+import numpy as np
+import pandas as pd
+
+SMALL = 30  # images; a smaller group is shown, marked, and left out of the gap
+MOST_GROUPS = 15
+NOT_RECORDED = "not recorded"
+_BLANK = {"", "nan", "unknown", "none", NOT_RECORDED}
+_FEW_NUMBERS = 10  # as many are a group each
+_AGE = re.compile(r"(^|_)age(_|$)", re.IGNORECASE)
+_AGE_STEP, _OLDEST = 20, 130  # years; a column of larger numbers holds days, or years of birth
+
+
+def column(rows: pd.DataFrame, name: str, attributes: list[str]) -> str:
+    """The attribute that `--by` means by `name`, case and `_` aside.
+
+    Raises:
+        UserError: there is none; it says which there are.
+    """
+    plain = {attribute.lower().replace("_", ""): attribute for attribute in attributes}
+    found = plain.get(name.lower().replace("_", ""))
+    if found is None:
+        there = ", ".join(attributes) or "none at all"
+        raise UserError(f"--by {name}: the data have no such column; there are: {there}")
+    return found
+
+
+def bins(values: pd.Series) -> pd.Series:
+    """The subgroup that each value falls into, as text: ordered categories, the unrecorded last.
+
+    Ages in years go by twenty, other numbers of more than ten values by quartiles; texts stay, the rarest of
+    many together as "other".
+    """
+    if pd.api.types.is_numeric_dtype(values):
+        groups = _number_bins(values.astype(float))
+    else:
+        groups = _text_bins(values.astype(str))
+    if groups.isna().any():
+        groups = groups.cat.add_categories([NOT_RECORDED]).fillna(NOT_RECORDED)
+    return groups.cat.remove_unused_categories()
+
+
+def _number_bins(values: pd.Series) -> pd.Series:
+    known = values[np.isfinite(values)]
+    values = values.where(np.isfinite(values))
+    distinct = np.sort(known.unique())
+    if len(distinct) <= _FEW_NUMBERS:
+        names = _apart(distinct, digits=6)
+        text = values.map(dict(zip(distinct.tolist(), names, strict=True)))
+        return pd.Series(pd.Categorical(text, names, ordered=True), values.index)
+    if _AGE.search(str(values.name)) and known.max() <= _OLDEST:
+        edges = np.arange(0, known.max() + _AGE_STEP + 1, _AGE_STEP).tolist()
+        names = [f"{a:.0f}–{b - 1:.0f}" for a, b in itertools.pairwise(edges)]
+        return pd.Series(pd.cut(values, edges, right=False, labels=names), values.index)
+    edges = np.unique(np.quantile(known, [0, 0.25, 0.5, 0.75, 1])).tolist()
+    names = [f"{a} to {b}" for a, b in itertools.pairwise(_apart(edges, digits=4))]
+    return pd.Series(pd.cut(values, edges, include_lowest=True, labels=names), values.index)
+
+
+def _apart(numbers: Iterable[float], digits: int) -> list[str]:
+    """Different numbers as different texts of `digits` significant digits, or of more: no two alike, no 1e+06."""
+    texts: list[str] = []
+    for enough in range(digits, 18):  # 17 tell any two float64 apart
+        texts = [f"{number:.{enough}g}" for number in numbers]
+        if len(set(texts)) == len(texts) and "e+" not in "".join(texts):
+            break
+    return texts
+
+
+def _text_bins(values: pd.Series) -> pd.Series:
+    values = values.where(~values.str.strip().str.lower().isin(_BLANK))
+    counts = values.value_counts()
+    if len(counts) > MOST_GROUPS:
+        rare = set(counts.index[MOST_GROUPS - 1 :])
+        other = f"other ({len(rare)} values)"
+        values = values.where(~values.isin(rare), other)
+        order = [*sorted(set(counts.index) - rare - {other}), other]
+    else:
+        order = sorted(counts.index)
+    return pd.Series(pd.Categorical(values, order, ordered=True), values.index)

@@ -1,0 +1,279 @@
+"""Which images a checkpoint is evaluated on, and what must be said about them first.
+
+The run's own test part by default; any other set with `--data`, its classes matched to the model's by
+name. What does not match is said, never guessed, and images that were trained on are said loudly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skin.data import contents
+from skin.data import split as splits
+from skin.data.class_names import match_classes
+from skin.data.duplicates import same_files
+from skin.data.index import count
+from skin.data.layouts import Index, read_index
+from skin.model.checkpoint import Checkpoint
+from skin.utils import run_folders
+from skin.utils.errors import UserError
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+SPLITS = ("train", "val", "test", "all")
+LOOKED_AT = 20  # files, to tell the run's own data from others of the same names
+UNKNOWN = -1  # the label of an image whose class the model lacks
+_NOT_ATTRIBUTES = {"image", "path", "label", "group", "split"}
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Images to evaluate on, one row each.
+
+    Attributes:
+        rows: of the index: image, path, label, group, split, then the attributes.
+        labels: int64 [N], a class of the model, or `UNKNOWN`.
+        root: the data folder. layout: how it was read. split: the part, "all" where there is none.
+        notes: what a reader of the figures should know. warnings: what they must know.
+        own: this is (a part of) the data that the run was made from.
+    """
+
+    __test__ = False  # the name is no promise to pytest
+
+    rows: pd.DataFrame
+    labels: npt.NDArray[np.int64]
+    root: Path
+    layout: str
+    split: str
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    own: bool
+
+    @property
+    def attributes(self) -> list[str]:
+        """The columns that `--by` can name."""
+        return [name for name in self.rows.columns if name not in _NOT_ATTRIBUTES]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether lesions or patients are known, beyond each image's own name."""
+        return bool((self.rows["group"] != self.rows["image"]).any())
+
+
+def read(
+    checkpoint: Checkpoint, data: Path | None, labels: Path | None, split: str, allow_missing: bool = False
+) -> TestSet:
+    """The images to evaluate `checkpoint` on.
+
+    Args:
+        data: any data folder; None is the run's own.
+        labels: a labels table for `data`.
+        split: "train", "val", "test" or "all".
+        allow_missing: go on without the images that a table or the run's split.csv names and the folder lacks.
+
+    Raises:
+        UserError: no data, no such part, no class that the model knows.
+    """
+    manifest_path = checkpoint.path.parent / "split.csv"
+    manifest = splits.read_manifest(manifest_path) if manifest_path.exists() else None
+    if data is None:
+        index = _read_own(checkpoint, manifest_path, allow_missing)
+    else:
+        index = _read_other(data, labels, allow_missing)
+    notes = list(index.notes)
+    own = manifest is not None and (data is None or _is_own(checkpoint, index, manifest_path, manifest, notes))
+    rows = index.rows
+    if own and manifest is not None:
+        rows = _as_in_the_run(index, manifest, manifest_path, allow_missing, notes)
+    part = _part(rows, split, index.root, notes)
+    match = match_classes(checkpoint.classes, sorted(part["label"].unique()))
+    if not match.to_model:
+        raise UserError(
+            f"{index.root}: none of its classes ({', '.join(match.unmatched_data[:8])}) is one of the model's "
+            f"({', '.join(checkpoint.classes[:8])}); rename the labels to match"
+        )
+    taken = match.to_model.items()
+    notes += [f"{theirs} is taken for the model's {ours}" for theirs, ours in taken if theirs != ours]
+    for name in match.unmatched_data:
+        count = int((part["label"] == name).sum())
+        notes.append(f"the model does not know {name}: its {count:,} images count in no figure")
+    if match.unmatched_model:
+        notes.append(f"no image of {', '.join(match.unmatched_model)}: figures of these classes are not available")
+    copies = pd.Series("", part.index)
+    if manifest is not None and not own:
+        copies = _copies(checkpoint, manifest_path, part["path"], notes)
+    numbers = {name: checkpoint.classes.index(ours) for name, ours in taken}
+    return TestSet(
+        rows=part.reset_index(drop=True),
+        labels=part["label"].map(numbers).fillna(UNKNOWN).to_numpy().astype(np.int64),
+        root=index.root,
+        layout=index.layout,
+        split=split if (part["split"] != "").any() else "all",
+        notes=tuple(notes),
+        warnings=tuple(_seen_in_training(part, manifest, own, copies)),
+        own=own,
+    )
+
+
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the run's options; config.json knows where the data are that moved after `best.pt` was written."""
+    config = dict(checkpoint.config)
+    with contextlib.suppress(UserError):
+        now = run_folders.read_config(checkpoint.path.parent)
+        config.update({name: now[name] for name in ("data", "labels") if isinstance(now.get(name), str)})
+    demo = checkpoint.path.parent / "demo"
+    if config.get("demo") and demo.exists():  # it lies in the run folder, wherever that is
+        config["data"] = str(demo)
+    return config
+
+
+def _read_own(checkpoint: Checkpoint, manifest_path: Path, allow_missing: bool) -> Index:
+    config = _config(checkpoint)
+    if not manifest_path.exists() or not config.get("data"):
+        raise UserError(f"{manifest_path} is not there, so the run's test part is not known; name a set: --data DIR")
+    root = Path(config["data"])
+    labels = Path(config["labels"]) if config.get("labels") else None
+    if not root.exists() or (labels and not labels.exists()):
+        gone = f"labels table {labels}" if root.exists() else f"data folder {root}"
+        options = "--data DIR --labels CSV" if labels else "--data DIR"
+        raise UserError(f"the run's {gone} is gone; say where it is now: {options}")
+    return read_index(root, labels=labels, allow_missing=allow_missing or bool(config.get("allow_missing")))
+
+
+def _read_other(data: Path, labels: Path | None, allow_missing: bool) -> Index:
+    try:
+        return read_index(data, labels=labels, allow_missing=allow_missing)
+    except UserError as error:
+        if labels is not None or not data.exists():
+            raise
+        raise UserError(f"{error}; for images without labels there is python predict.py {data}") from error
+
+
+def _is_own(
+    checkpoint: Checkpoint, index: Index, manifest_path: Path, manifest: pd.DataFrame, notes: list[str]
+) -> bool:
+    """Whether `--data` names the run's own data: the same folder, or another one with just the same images.
+
+    A set that holds them and others (HAM10000 within ISIC 2019) is another set: else most of it would be
+    left out unseen. So is one that has their names (000.jpg, 001.jpg, …) for other pictures, or other labels for
+    them. Which it is taken for is put into `notes`.
+    """
+    used, there = set(manifest["image"]), set(index.rows["image"])
+    root = _config(checkpoint).get("data")
+    here = root is not None and Path(root).resolve() == index.root.resolve()
+    another = ""
+    if not here and used < there:
+        another = f"the set holds every image of the run and {count(len(there - used), 'other')}"
+    elif not here and used != there:
+        return False
+    elif not _labels_agree(index, manifest):
+        another = "the set has other labels for the run's images"
+    elif not here and not _files_agree(index, checkpoint, manifest_path):
+        another = "the set has the names of the run's images for other files"
+    if another:
+        notes.append(f"{another}: taken for another set, with labels and parts of its own")
+        return False
+    notes.append("these are the run's own data: labels, groups and parts are those of its split.csv")
+    return True
+
+
+def _labels_agree(index: Index, manifest: pd.DataFrame) -> bool:
+    """Whether the set labels each image that it shares with the run as the run's split.csv does."""
+    label = index.rows.set_index("image")["label"].reindex(manifest["image"]).to_numpy()
+    return bool(((label == manifest["label"].to_numpy()) | pd.isna(label)).all())
+
+
+def _files_agree(index: Index, checkpoint: Checkpoint, manifest_path: Path) -> bool:
+    """Whether files of one name are the same, as far as a look at some tells and the run's are still there."""
+    try:
+        of_run = _read_own(checkpoint, manifest_path, allow_missing=True).rows
+    except UserError:
+        record = manifest_path.parent / contents.NAME
+        return not record.exists() or not contents.changed(index.rows, record)
+    both = index.rows.merge(of_run, on="image", suffixes=("", "_of_run"))
+    some = both.iloc[:: max(1, len(both) // LOOKED_AT)]
+    with contextlib.suppress(OSError):
+        return all(filecmp.cmp(*pair, shallow=False) for pair in zip(some["path"], some["path_of_run"], strict=True))
+    return True  # an archive's rows, which are no files
+
+
+def _as_in_the_run(
+    index: Index, manifest: pd.DataFrame, manifest_path: Path, allow_missing: bool, notes: list[str]
+) -> pd.DataFrame:
+    """The rows that the run had, with its labels, groups and parts."""
+    there = manifest["image"].isin(index.rows["image"])
+    if allow_missing and there.any() and not there.all():
+        notes.append(f"left out: {count((~there).sum(), 'image')} of the run's split.csv, no longer in the data")
+        manifest = manifest[there]
+    remedy = "bring them back, or go on without them: --allow-missing"
+    rows = splits.apply_manifest(index.rows, manifest, manifest_path, remedy)
+    if more := len(index.rows) - len(rows):
+        notes.append(f"the data hold {count(more, 'image')} that the run did not have: left out")
+    return rows
+
+
+def _copies(checkpoint: Checkpoint, manifest_path: Path, paths: pd.Series, notes: list[str]) -> pd.Series:
+    """For each of `paths` the name of the run's image whose file is the very same, "" where there is none."""
+    gaps = "a copy that was renamed and also resized or encoded anew is not found"
+    try:
+        of_run = _read_own(checkpoint, manifest_path, allow_missing=True).rows
+    except UserError:
+        gaps = "renamed copies are not found, for the run's data are not where they were"
+        of_run = pd.DataFrame({"image": [], "path": []}, dtype="str")
+    names = of_run["image"].tolist()
+    found = same_files(paths.tolist(), of_run["path"].tolist())
+    notes.append(f"images that the model was trained on were looked for by name and by the bytes of files; {gaps}")
+    return pd.Series([names[other] if other >= 0 else "" for other in found], paths.index, dtype="str")
+
+
+def _part(rows: pd.DataFrame, split: str, root: Path, notes: list[str]) -> pd.DataFrame:
+    if split == "all":
+        return rows
+    if not (rows["split"] != "").any():
+        notes.append(f"the set brings no split: all of its {len(rows):,} images are evaluated")
+        return rows
+    part = rows[rows["split"] == split]
+    if part.empty:
+        there = ", ".join(sorted(set(rows["split"]) - {""}))
+        raise UserError(f"{root} has no {split} part, only {there}; choose with --split (all takes every image)")
+    return part
+
+
+def _seen_in_training(
+    part: pd.DataFrame, manifest: pd.DataFrame | None, own: bool, copies: pd.Series
+) -> list[str]:
+    """Warnings for images that the model was trained on, or that helped to choose and calibrate it.
+
+    `copies` names, for each row, the run's image that is the same file; "" is none.
+    """
+    if manifest is None:
+        return ["no split.csv beside the checkpoint: whether it was trained on these images cannot be told"]
+    warnings = []
+    for side, what in (
+        ("train", "TRAINED ON: the figures do not tell how the model does on new images"),
+        ("val", "used to choose and calibrate the model: the figures are too good"),
+    ):
+        used = manifest[manifest["split"] == side]
+        seen = part["image"].isin(used["image"]) | copies.isin(used["image"])
+        if not own:  # elsewhere the same picture may stand in a folder or have an ending
+            seen |= _stem(part["image"]).isin(set(_stem(used["image"])) - {""})
+        lesions = set(used["group"]) - set(used["image"])
+        kin = part["group"].isin(lesions) & ~seen
+        if seen.any():
+            warnings.append(f"{int(seen.sum()):,} of {len(part):,} images were {what}")
+        if kin.any():
+            count = f"{int(kin.sum()):,} more of {len(part):,}"
+            warnings.append(f"{count} images show lesions or patients of the {side} part")
+    return warnings
+
+
+def _stem(names: pd.Series) -> pd.Series:
+    """File names without folder and ending; "" where one is too plain ("12") to say that two are the same."""
+    stems = names.str.replace(r"^.*/", "", regex=True).str.replace(r"\.[A-Za-z]{3,4}$", "", regex=True)
+    return stems.where(stems.str.len() >= 8, "")

@@ -1,0 +1,357 @@
+"""A trained model for other programs: images in, names and probabilities out.
+
+    from skin import load_classifier
+
+    model = load_classifier()  # of the newest run
+    prediction = model.predict("lesion.jpg")
+    print(prediction.label, prediction.probability, prediction.prediction_set)
+    model.explain("lesion.jpg", "mel").save("why_melanoma.png")
+
+`predict.py` and `app.py` are made of this. It imports what a prediction needs and no more: the time from
+typing a command to reading its answer is mostly imports.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Generic, NamedTuple, TypeVar, overload
+
+from skin.data.images import ImageError, centre_crop, read_image, stored_image
+from skin.model import calibration, tta
+from skin.model.checkpoint import Checkpoint, load_best
+from skin.model.explain import grad_cam, overlay
+from skin.model.fused import for_inference
+from skin.model.precision import choose
+from skin.utils.driver import cuda_available, unusable_gpus
+from skin.utils.errors import UserError
+from skin.utils.run_folders import newest_model
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+Source = str | Path | BinaryIO | Image.Image | np.ndarray
+"""What is taken for an image: a path, an open binary file, a Pillow image, or an array: uint8 or uint16
+[H, W] grey, uint8 [H, W, 3] RGB or [H, W, 4] RGBA."""
+
+SourceT = TypeVar("SourceT", bound=Source)
+T = TypeVar("T")
+R = TypeVar("R")
+
+_BATCH_PIXELS = 16 * 224 * 224  # sixteen images of 224 pixels; more are no faster on a CPU
+_BATCH_PIXELS_GPU = 16 * _BATCH_PIXELS
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+        classes: the class names, in the model's order.
+        probabilities: float64 [C], calibrated, adding up to one; read-only.
+        prediction_set: the classes that the 90 % prediction set holds, most probable first: for nine
+            images in ten of the kind the model was trained on, the truth is among them.
+        prediction_set_95: the same for 95 %.
+        unlike: the image is unlike the training images; the probabilities mean little.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    prediction_set: tuple[str, ...]
+    prediction_set_95: tuple[str, ...]
+    unlike: bool
+
+    @property
+    def label(self) -> str:
+        """The most probable class."""
+        return self.classes[int(self.probabilities.argmax())]
+
+    @property
+    def probability(self) -> float:
+        """The probability of `label`."""
+        return float(self.probabilities.max())
+
+    def top(self, k: int = 3) -> list[tuple[str, float]]:
+        """The `k` most probable classes (all, where there are fewer) and their probabilities."""
+        order = np.argsort(-self.probabilities, kind="stable")[:k]
+        return [(self.classes[i], float(self.probabilities[i])) for i in order]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Where the evidence for one class lies.
+
+    Attributes:
+        class_name: the class that was asked about.
+        image: uint8 [S, S, 3], RGB: the part of the picture that the model looked at.
+        heat: float32 [S, S], 0 to 1; all 0 where nothing speaks for the class.
+    """
+
+    class_name: str
+    image: np.ndarray
+    heat: np.ndarray
+
+    @property
+    def overlay(self) -> np.ndarray:
+        """The heat laid over the picture, uint8 [S, S, 3]."""
+        return overlay(self.image, self.heat)
+
+    def save(self, path: str | Path) -> None:
+        """Write the overlay as an image, in the format that the file's name asks for.
+
+        Raises:
+            UserError: it cannot be written there.
+        """
+        try:
+            Image.fromarray(self.overlay).save(path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise UserError(f"cannot write {path}: {error}; end its name in .png or .jpg") from error
+
+
+class Answer(NamedTuple, Generic[SourceT]):
+    """One image's outcome in a stream: a prediction, or the reason why there is none."""
+
+    source: SourceT
+    prediction: Prediction | None
+    error: ImageError | None
+    explanation: Explanation | None
+
+
+class SkinClassifier:
+    """A model ready to predict. Make one with `load_classifier`.
+
+    Nothing in it changes after it is made: any number of threads may call it at once.
+
+    Attributes:
+        classes: the class names, in the order of all probabilities.
+        model_name: such as `efficientnet_b3`.
+        description: one line: the file, the data it was trained on, its validation score.
+        preprocess: how images are prepared; kept in the checkpoint.
+        device: where the model runs.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, amp: str = "auto") -> None:
+        self.classes = checkpoint.classes
+        self.model_name = checkpoint.model_name
+        self.description = checkpoint.describe()
+        self.preprocess = checkpoint.preprocess
+        self.device = device
+        self._calibration = checkpoint.calibration
+        self._model = for_inference(checkpoint, choose(amp, device)).requires_grad_(False).to(device)
+
+    @overload
+    def predict(self, images: Source, *, views: int = 1) -> Prediction: ...
+
+    @overload
+    def predict(self, images: list[SourceT] | tuple[SourceT, ...], *, views: int = 1) -> list[Prediction]: ...
+
+    def predict(
+        self, images: Source | list[SourceT] | tuple[SourceT, ...], *, views: int = 1
+    ) -> Prediction | list[Prediction]:
+        """Classify one image, or a list of them (see `stream` for folders of any size).
+
+        Args:
+            images: see `Source`.
+            views: 1 to 8 views of each image (turned, mirrored) to average over, at as many times the cost.
+
+        Returns:
+            A `Prediction`, or a list of them in the order of the images.
+
+        Raises:
+            ImageError: an image cannot be read; `.path` and `.reason` say which and why.
+        """
+        if not isinstance(images, (list, tuple)):
+            return self.predict_pixels(self.pixels(images)[None], views=views)[0]
+        results: list[Prediction] = []
+        for batch in _batched(images, self._batch_size()):
+            results += self.predict_pixels(np.stack([self.pixels(image) for image in batch]), views=views)
+        return results
+
+    def explain(self, image: Source, class_name: str | None = None) -> Explanation:
+        """Grad-CAM: which parts of the image spoke for `class_name`, or for the most probable class.
+
+        Raises:
+            ImageError: the image cannot be read.
+            UserError: the model has no such class.
+        """
+        pixels = self.pixels(image)
+        name = class_name if class_name is not None else self.predict_pixels(pixels[None])[0].label
+        return self.explain_pixels(pixels[None], [name])[0]
+
+    def stream(
+        self, sources: Iterable[SourceT], *, views: int = 1, explain: bool = False, workers: int | None = None
+    ) -> Iterator[Answer[SourceT]]:
+        """Classify any number of images, in constant memory, in their order.
+
+        Each worker thread decodes a batch and runs the model on it by itself, so that decoding and computing
+        overlap and no core waits for another.
+
+        Args:
+            sources: taken as they are needed, a few batches ahead; may be endless.
+            views: as in `predict`.
+            explain: also explain each image's most probable class.
+            workers: threads; by default one a core, at most 8, and two for a GPU.
+
+        Yields:
+            An `Answer` a source. What cannot be read has its `error` and holds up nothing.
+        """
+
+        def work(batch: list[SourceT]) -> list[Answer[SourceT]]:
+            return self._answer(batch, views, explain)
+
+        batches = _batched(sources, self._batch_size())
+        first = list(itertools.islice(batches, 2))
+        if len(first) < 2:  # all cores together are sooner done with one batch
+            for batch in first:
+                yield from work(batch)
+            return
+        threads = torch.get_num_threads()
+        # A GPU computes a batch at a time; a second is got ready meanwhile.
+        workers = workers or (2 if self.device.type == "cuda" else min(threads, _MOST_WORKERS))
+        each = max(1, threads // workers)
+        pool = ThreadPoolExecutor(workers, "predict", initializer=torch.set_num_threads, initargs=(each,))
+        try:
+            yield from _in_order(pool, work, itertools.chain(first, batches), ahead=workers + 1)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # the workers set it for threads that are still to come, too
+
+    def pixels(self, image: Source) -> np.ndarray:
+        """The square that the model looks at: uint8 [S, S, 3], RGB. Raises `ImageError`."""
+        if isinstance(image, (np.ndarray, Image.Image)):
+            stored = stored_image(image, self.preprocess)
+        else:
+            stored = read_image(image, self.preprocess)
+        return centre_crop(stored, self.preprocess.image_size)
+
+    def predict_pixels(self, pixels: np.ndarray, *, views: int = 1) -> list[Prediction]:
+        """Classify squares from `pixels`, uint8 [B, S, S, 3], in one batch.
+
+        Logits and features are averaged over the views, then calibrated.
+        """
+        if not 1 <= views <= tta.VIEWS:
+            raise UserError(f"cannot average over {views} views; choose 1 to {tta.VIEWS}")
+        images = torch.from_numpy(pixels).to(self.device)
+        logits, features = self._forward(images)
+        for k in range(1, views):
+            more_logits, more_features = self._forward(tta.dihedral(images, k))
+            logits, features = logits + more_logits, features + more_features
+        calibrated = calibration.apply(
+            self._calibration, (logits / views).cpu().numpy(), (features / views).cpu().numpy()
+        )
+        if not np.isfinite(calibrated.probabilities).all():
+            raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
+        calibrated.probabilities.flags.writeable = False
+        return [
+            Prediction(
+                self.classes,
+                probabilities,
+                self._names(probabilities, calibrated.sets[i]),
+                self._names(probabilities, calibrated.sets_95[i]),
+                bool(calibrated.unlike[i]),
+            )
+            for i, probabilities in enumerate(calibrated.probabilities)
+        ]
+
+    def explain_pixels(self, pixels: np.ndarray, class_names: Sequence[str]) -> list[Explanation]:
+        """Explain squares from `pixels`, uint8 [B, S, S, 3], each for a class of its own.
+
+        Raises:
+            UserError: the model has no such class.
+        """
+        for name in class_names:
+            if name not in self.classes:
+                raise UserError(f"the model knows no class {name!r}; it knows {', '.join(self.classes)}")
+        indices = torch.tensor([self.classes.index(name) for name in class_names], device=self.device)
+        heat = grad_cam(self._model, torch.from_numpy(pixels).to(self.device), indices).cpu().numpy()
+        return [Explanation(*row) for row in zip(class_names, pixels, heat, strict=True)]
+
+    def _answer(self, batch: list[SourceT], views: int, explain: bool) -> list[Answer[SourceT]]:
+        readable: list[np.ndarray] = []
+        errors: list[ImageError | None] = []
+        for source in batch:
+            try:
+                readable.append(self.pixels(source))
+                errors.append(None)
+            except ImageError as error:
+                errors.append(error)
+        predictions: Iterator[Prediction] = iter(())
+        explanations: Iterator[Explanation | None] = itertools.repeat(None)
+        if readable:
+            pixels = np.stack(readable)
+            predicted = self.predict_pixels(pixels, views=views)
+            predictions = iter(predicted)
+            if explain:
+                explanations = iter(self.explain_pixels(pixels, [p.label for p in predicted]))
+        return [
+            Answer(source, None, error, None)
+            if error
+            else Answer(source, next(predictions), None, next(explanations))
+            for source, error in zip(batch, errors, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self._model.features(images)
+        return self._model.head(features), features
+
+    def _names(self, probabilities: np.ndarray, members: np.ndarray) -> tuple[str, ...]:
+        order = np.argsort(-probabilities, kind="stable")
+        return tuple(self.classes[i] for i in order if members[i])
+
+    def _batch_size(self) -> int:
+        pixels = _BATCH_PIXELS if self.device.type == "cpu" else _BATCH_PIXELS_GPU
+        return max(1, pixels // self.preprocess.image_size**2)
+
+
+def load_classifier(
+    path: str | Path | None = None, *, device: str | None = None, amp: str = "auto"
+) -> SkinClassifier:
+    """The model in a `best.pt`, ready to predict.
+
+    Args:
+        path: of the file; by default that of the newest run in `runs` that has one.
+        device: such as `"cpu"` or `"cuda:1"`; by default a GPU where there is one.
+        amp: `"auto"`, `"fp16"`, `"bf16"` or `"off"` (float32).
+
+    Raises:
+        UserError: there is no such file, it is not one of ours, or the device is not there.
+    """
+    checkpoint = load_best(newest_model() if path is None else Path(path))
+    if device is None and (warning := unusable_gpus()):
+        warnings.warn(warning, stacklevel=2)
+    name = device or ("cuda" if cuda_available() else "cpu")
+    try:
+        return SkinClassifier(checkpoint, torch.device(name), amp)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"cannot run the model on {name!r}: {reason}") from error
+
+
+def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[list[T]], list[R]], batches: Iterable[list[T]], ahead: int
+) -> Iterator[R]:
+    """The results of `work`, in order, with no more than `ahead` batches begun and not yet given out."""
+    waiting: deque[Future[list[R]]] = deque()
+    for batch in batches:
+        waiting.append(pool.submit(work, batch))
+        if len(waiting) > ahead:
+            yield from waiting.popleft().result()
+    while waiting:
+        yield from waiting.popleft().result()

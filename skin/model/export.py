@@ -1,0 +1,118 @@
+"""A trained model as one ONNX file, for programs and devices that have no PyTorch.
+
+What stands around the network goes in as well: the graph takes bytes, as an image library gives them,
+normalises them, and gives calibrated probabilities. How to resize, and what the classes are called, is in
+the file's metadata, since a graph cannot hold it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from skin.model.checkpoint import Checkpoint, load_best
+from skin.utils.errors import UserError
+from skin.utils.files import write_atomically
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+OPSET = 20
+TOLERANCE = 1e-4  # the largest difference in a probability between onnxruntime and torch
+
+
+class Portable(nn.Module):
+    """uint8 [B, S, S, 3] RGB squares to (probabilities, logits), float32 [B, C] each; always in float32."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.network = checkpoint.network
+        self.temperature = float(checkpoint.calibration.get("temperature", 1.0))
+        self.register_buffer("mean", 255 * torch.tensor(checkpoint.preprocess.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(checkpoint.preprocess.std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        normalised = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        logits = self.network(normalised)
+        return (logits / self.temperature).softmax(1), logits
+
+
+def export(checkpoint_path: Path, path: Path) -> str:
+    """Write the model of a `best.pt` to `path` as ONNX, and hold it against torch with onnxruntime.
+
+    The input `images` is uint8 [batch, S, S, 3], RGB; the outputs `probabilities` (calibrated) and `logits`
+    are float32 [batch, classes]. The metadata has `classes`, `preprocess`, `prediction_set_thresholds` (a
+    class whose probability reaches its own is in the 90 % set) as JSON, `model` and `versions`.
+
+    Returns:
+        One line on what was written.
+
+    Raises:
+        UserError: no such checkpoint, a package is missing, the file cannot be written, or the two differ.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    checkpoint = load_best(checkpoint_path)
+    portable = Portable(checkpoint).eval()
+    size = checkpoint.preprocess.image_size
+    images = np.random.Generator(np.random.Philox(0)).integers(0, 256, (2, size, size, 3), np.uint8)
+    content = _to_onnx(portable, torch.from_numpy(images), _metadata(checkpoint))
+    difference = _difference(content, portable, images)
+    if not difference <= TOLERANCE:
+        raise UserError(f"cannot export: onnxruntime's probabilities differ from torch's by {difference:.1g}")
+    write_atomically(content, path)
+    return (
+        f"wrote {path}: {checkpoint.model_name}, {len(checkpoint.classes)} classes, ONNX opset {OPSET}, "
+        f"{len(content) / 2**20:.0f} MiB; largest difference from torch in a probability: {difference:.0e}"
+    )
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    sets = checkpoint.calibration.get("sets", {}).get("90", {})
+    return {
+        "classes": json.dumps(checkpoint.classes),
+        "preprocess": json.dumps(checkpoint.preprocess.to_dict()),
+        "prediction_set_thresholds": json.dumps(sets.get("thresholds")),
+        "model": checkpoint.model_name,
+        "versions": json.dumps({"torch": str(torch.__version__), "opset": OPSET}),
+        "notice": "Research software, not a medical device.",
+    }
+
+
+def _to_onnx(portable: Portable, images: Tensor, metadata: dict[str, str]) -> bytes:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch's exporter is written with it
+    except ImportError as error:
+        raise UserError(f"cannot export: {error.name} is missing; pip install -r requirements.txt") from error
+    program: Any = torch.onnx.export(
+        portable,
+        (images,),
+        input_names=["images"],
+        output_names=["probabilities", "logits"],
+        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        opset_version=OPSET,
+        verbose=False,
+    )
+    model = program.model_proto
+    graph = model.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]  # the exporter's notes for its own debugging, with paths of this machine
+    onnx.helper.set_model_props(model, metadata)
+    return bytes(model.SerializeToString())
+
+
+def _difference(content: bytes, portable: Portable, images: np.ndarray) -> float:
+    """The largest difference in a probability between onnxruntime and torch."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (probabilities,) = session.run(["probabilities"], {"images": images})
+    with torch.inference_mode():
+        expected = portable(torch.from_numpy(images))[0].numpy()
+    return float(np.abs(probabilities - expected).max())

@@ -1,0 +1,168 @@
+"""EfficientNet B0-B7: the network, its weights, its head, and what is frozen.
+
+`build` makes torchvision's network with a head of our size; `load_weights` fills its body; `Classifier`
+is what the scripts call: bytes in, logits out, with normalisation and autocast on the device.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from skin.data.images import LARGEST_SIDE, Preprocess
+from skin.model.precision import Precision
+from skin.model.tensorfile import load
+from skin.utils.errors import UserError
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import EfficientNet, get_model, get_model_weights
+
+MODELS = tuple(f"efficientnet_b{n}" for n in range(8))
+
+
+def preprocess_for(name: str, image_size: int | None = None) -> Preprocess:
+    """How images are prepared for a model: as its ImageNet weights were evaluated (B3: 320 pixels cropped to 300).
+
+    Another `image_size` is the shorter side's as well, with nothing cropped from it: small pictures are for speed,
+    and a lesion that fills its picture should still be seen with its border. The interpolation stays.
+    """
+    official: Any = get_model_weights(name).DEFAULT.transforms()
+    crop = official.crop_size[0]
+    size = crop if image_size is None else image_size
+    resize = official.resize_size[0] if size == crop else size
+    if size < 32:
+        raise UserError(f"--image-size {size}: EfficientNet halves an image five times; 32 is the least")
+    if resize > LARGEST_SIDE:
+        raise UserError(f"--image-size {size}: images are kept with a shorter side of at most {LARGEST_SIDE} pixels")
+    return Preprocess(
+        image_size=size,
+        resize_size=resize,
+        interpolation=official.interpolation.value,
+        mean=tuple(official.mean),
+        std=tuple(official.std),
+    )
+
+
+def build(name: str, num_classes: int) -> EfficientNet:
+    """A torchvision EfficientNet with a new `num_classes` head, randomly initialised.
+
+    Under `with torch.device("meta")` it costs nothing: shapes without memory.
+    """
+    network: EfficientNet = get_model(name, weights=None)
+    network.classifier[1] = nn.Linear(network.classifier[1].in_features, num_classes)
+    return network
+
+
+def load_weights(network: EfficientNet, name: str, weights: str) -> str:
+    """Fill the network's body (all but its head, which stays new) from `weights`; a line on what was loaded.
+
+    Args:
+        weights: "imagenet" (torchvision's own, downloaded once, with progress), "none", or the path of a
+            state_dict or of one of our own checkpoints.
+
+    Raises:
+        UserError: the download failed, the file cannot be read, or it is of another architecture.
+    """
+    if weights == "none":
+        return "random (trained from scratch)"
+    state = _imagenet_state(name) if weights == "imagenet" else _file_state(Path(weights))
+    body = {key: value for key, value in state.items() if not key.startswith("classifier.")}
+    expected = {k: v for k, v in network.state_dict().items() if not k.startswith("classifier.")}
+    for key in sorted(body.keys() ^ expected.keys()):
+        verb = "lacks" if key in expected else "has the unknown"
+        raise UserError(f"--weights {weights}: not a state_dict of {name}: it {verb} tensor {key}")
+    for key, value in body.items():
+        if not isinstance(value, Tensor) or value.shape != expected[key].shape:
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(
+                f"--weights {weights}: not a state_dict of {name}: {key} is {shape}, "
+                f"{tuple(expected[key].shape)} is needed"
+            )
+    network.load_state_dict(body, strict=False)
+    return "ImageNet (torchvision)" if weights == "imagenet" else str(weights)
+
+
+def _imagenet_state(name: str) -> dict[str, Tensor]:
+    official: Any = get_model_weights(name).DEFAULT
+    file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(official.url).path).name
+    try:
+        return official.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except Exception as error:  # the network's, the disk's, the unpickler's: a file that is there may be broken
+        if file.exists():
+            raise UserError(f"cannot read the ImageNet weights {file}; remove it, and it is fetched anew") from error
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"cannot download the ImageNet weights of {name} ({reason}); put the file {file.name} into "
+            f"{file.parent}, or use --weights PATH or --weights none"
+        ) from error
+
+
+def _file_state(path: Path) -> dict[str, Any]:
+    state = load(path)
+    state = state["model"] if isinstance(state.get("model"), dict) else state
+    if not all(isinstance(key, str) for key in state):
+        raise UserError(f"--weights {path}: not a state_dict: its keys are not names of tensors")
+    return state
+
+
+class Classifier(nn.Module):
+    """Images as bytes to logits; what the scripts wrap, call and export.
+
+    Normalisation and autocast live in here so that both happen on the device, in each DataParallel
+    replica, the same way everywhere. Only `network.state_dict()` is ever saved.
+    """
+
+    factor: Tensor  # float32 [3]
+    offset: Tensor
+
+    def __init__(self, network: EfficientNet, preprocess: Preprocess, precision: Precision) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.preprocess = preprocess
+        self.precision = precision
+        self.frozen = False
+        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
+        self.register_buffer("factor", 1 / (255 * std), persistent=False)  # the images are bytes
+        self.register_buffer("offset", -mean / std, persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] to float32 [B, 3, H, W], by rows: three channels at a time would fill no vector.
+
+        The bytes already lie in channels_last order.
+        """
+        b, h, w, c = images.shape
+        pixels = images.reshape(b, h, w * c).float()
+        torch.addcmul(self.offset.repeat(w), pixels, self.factor.repeat(w), out=pixels)  # in place: half the traffic
+        return pixels.view(b, h, w, c).permute(0, 3, 1, 2)
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] to pooled features, float32 [B, D] (D is 1280 for B0, 1536 for B3)."""
+        with self.precision.autocast():
+            maps = self.network.features(self.normalise(images))
+            return torch.flatten(self.network.avgpool(maps), 1).float()
+
+    def head(self, features: Tensor) -> Tensor:
+        """Pooled features, float32 [B, D], to logits, float32 [B, C]."""
+        with self.precision.autocast():
+            return self.network.classifier(features).float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] on the model's device to logits, float32 [B, C]."""
+        return self.head(self.features(images))
+
+    def freeze(self, frozen: bool) -> None:
+        """Train the head alone (True) or everything (False).
+
+        A frozen body's BatchNorm layers stay in eval mode: their statistics are part of what is frozen.
+        """
+        self.frozen = frozen
+        self.network.features.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Classifier:
+        super().train(mode)
+        if self.frozen:
+            self.network.features.eval()
+        return self

@@ -1,0 +1,113 @@
+"""Several machines, one data set: each reads its own copy, and all copies must be the same.
+
+The first process reads the table of the images and shares it. Where another machine keeps its copy is for its own
+`--data` to say; that it is the same copy is looked at before the first step, not after a night.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from skin.data import demo
+from skin.data.cache import default_folder
+from skin.data.npz import archive_of
+from skin.training.parts import Parts
+from skin.training.settings import Settings
+from skin.utils.errors import UserError, printable
+from skin.utils.parallel import Topology
+
+import numpy as np
+
+DIGESTS = 16
+DIGEST_BYTES = 2**20  # of a file, at most: one may be an archive of gigabytes
+
+
+class Copy(NamedTuple):
+    """What a copy of the images is known by, a row a file."""
+
+    sizes: np.ndarray  # int64 [N], bytes; -1 where the file is not there
+    digests: dict[int, str]  # of some of the files, by row
+
+
+def on_this_machine(parts: Parts, settings: Settings, topology: Topology) -> Parts:
+    """The parts that rank 0 has read, with the paths of this machine's copy of the images.
+
+    Args:
+        settings: of this process: `data` is where this machine keeps its copy.
+
+    Raises:
+        UserError: in all processes: a machine has not the same images.
+    """
+    if topology.nodes == 1:
+        return parts
+    first = topology.local_rank == 0 and not topology.is_main
+    root = topology.together(lambda: _folder(settings, draw=first))[topology.rank]
+    files = _files(parts)
+    expected: Copy = topology.from_main(_look(files, parts.index.root) if topology.is_main else None)
+    topology.together(lambda: _compare(files, root, expected) if first else None)
+    if root == parts.index.root:
+        return parts
+    start = len(f"{parts.index.root}/")
+    rows = parts.rows.assign(path=[f"{root}/{path[start:]}" for path in parts.rows["path"]])
+    return replace(parts, rows=rows.astype({"path": "str"}))
+
+
+def _folder(settings: Settings, draw: bool) -> Path:
+    """The root of this machine's copy; a demo set that is not there is drawn, with `draw`, where the cache is."""
+    folder = settings.data
+    assert folder is not None
+    if settings.demo and not folder.is_dir():
+        cache = default_folder()
+        if cache is None:
+            raise UserError("no home folder is known (HOME is not set) to draw the demo set in: set it")
+        folder = cache / "demo"
+        if draw:
+            demo.write(folder)
+    return folder.parent if folder.suffix == ".npz" and folder.is_file() else folder
+
+
+def _files(parts: Parts) -> list[str]:
+    """The files of the images, relative to the root; images in an archive are of one file."""
+    start = len(f"{parts.index.root}/")
+    return list(dict.fromkeys(archive_of(path)[start:] for path in parts.rows["path"]))
+
+
+def _look(files: list[str], root: Path) -> Copy:
+    def size(file: str) -> int:
+        try:
+            return os.stat(f"{root}/{file}").st_size  # noqa: PTH116  a Path for each of a million takes its time
+        except OSError:
+            return -1
+
+    with ThreadPoolExecutor(16) as pool:  # a network's file system answers many at once
+        sizes = np.array(list(pool.map(size, files, chunksize=256)), np.int64)
+    rows = np.unique(np.linspace(0, len(files) - 1, DIGESTS, dtype=np.int64)).tolist()
+    return Copy(sizes, {row: _digest(Path(root, files[row])) for row in rows if sizes[row] >= 0})
+
+
+def _digest(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.sha256(file.read(DIGEST_BYTES)).hexdigest()
+    except OSError as error:
+        return error.strerror or "unreadable"
+
+
+def _compare(files: list[str], root: Path, expected: Copy) -> None:
+    """Raise `UserError` where the copy at `root` is not the one that rank 0 has seen."""
+    found = _look(files, root)
+    missing = found.sizes < 0
+    differ = (found.sizes != expected.sizes) & ~missing
+    differ[[row for row in found.digests if found.digests[row] != expected.digests.get(row)]] = True
+    if not (missing | differ).any():
+        return
+    where = Path(root, files[int((missing | differ).argmax())])
+    raise UserError(
+        f"of {len(files):,} images of the first machine {missing.sum():,} are not here and {differ.sum():,} are "
+        f"other files (first: {printable(where)}); give every machine the same data, by its own --data"
+    )

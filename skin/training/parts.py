@@ -1,0 +1,315 @@
+"""From a data folder to the three parts of a run: read, cut by group, checked, described."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from skin.data import contents, split
+from skin.data.audit import check
+from skin.data.cache import NO_HOME, PixelCache, default_folder
+from skin.data.class_names import readable_name
+from skin.data.dataset import SkinDiseaseDataset
+from skin.data.duplicates import join_near_duplicates
+from skin.data.images import ImageError, Preprocess, read_header, read_image
+from skin.data.layouts import Index, read_index
+from skin.data.npz import is_npz_image, unpack_in
+from skin.model.model import preprocess_for
+from skin.training import runs
+from skin.training.settings import Settings
+from skin.utils import run_folders
+from skin.utils.console import Log
+from skin.utils.errors import UserError, printable
+
+import numpy as np
+import pandas as pd
+
+SPLITS = ("train", "val", "test")
+HEADER_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The images of a run, each in one part.
+
+    Attributes:
+        index: what was found in the data folder.
+        rows: `index.rows` with `split` filled in.
+        classes: the names, in the order of the model's outputs.
+        left_out: images that the run had when it began, and goes on without.
+        changed: images that are other files than when it began.
+    """
+
+    index: Index
+    rows: pd.DataFrame
+    classes: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    def of(self, part: str) -> pd.DataFrame:
+        """The rows of "train", "val" or "test"."""
+        return self.rows[self.rows["split"] == part]
+
+    def labels(self, part: str) -> np.ndarray:
+        """int64 [N]: the class numbers of a part."""
+        return pd.Categorical(self.of(part)["label"], categories=list(self.classes)).codes.astype(np.int64)
+
+    def dataset(
+        self,
+        part: str,
+        preprocess: Preprocess,
+        seed: int = 0,
+        cache: PixelCache | None = None,
+        size_of: Callable[[int], int] | None = None,
+    ) -> SkinDiseaseDataset:
+        """The images and labels of a part; `cache` is one that `open_cache` gave, `size_of` as the data set's."""
+        where = np.flatnonzero(self.rows["split"] == part)
+        paths = self.rows["path"].iloc[where].tolist()
+        return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where, size_of)
+
+    def open_cache(
+        self, preprocess: Preprocess, settings: Settings, checkpoint_bytes: int = 0
+    ) -> PixelCache | None:
+        """The pixel cache of all rows, or None: with `--cache off`, and for arrays, which need no decoding.
+
+        Args:
+            checkpoint_bytes: that the run folder is going to need; the cache leaves them free on a disk that both
+                are on.
+        """
+        folder = cache_folder(settings)
+        if folder is None or any(map(is_npz_image, self.rows["path"].head(1))):
+            return None
+        paths = np.array([os.fsencode(path) for path in self.rows["path"]])
+        limit = None if settings.cache_limit is None else int(min(2**62, settings.cache_limit * 2**30))
+        run = settings.out or settings.resume or run_folders.LATEST.parent
+        reserve = checkpoint_bytes if _on_one_disk(folder, run) else 0
+        return PixelCache.open(paths, preprocess, folder, limit, reserve)
+
+    def counts(self) -> pd.DataFrame:
+        """Images of each class (rows) in each part (columns)."""
+        table = pd.crosstab(self.rows["label"], self.rows["split"])
+        return table.reindex(index=list(self.classes), columns=list(SPLITS), fill_value=0)
+
+    def describe(self, class_weights: np.ndarray) -> str:
+        """The header's lines about the data: what was found, the classes, the split."""
+        groups = self.rows["group"].nunique()
+        where = f"{printable(self.index.root)}: {self.index.layout}"
+        lines = [f"data    {where}, {len(self.rows):,} images in {groups:,} groups"]
+        lines += [f"        {note}" for note in self.index.notes]
+        if leaks := split.leaks(self.rows):  # only a split that the data bring can have any
+            lines.append(f"        LEAK: {len(leaks):,} lesions or patients stand on two sides of the data's own")
+            lines.append(f"        split, so its figures will flatter the model; {leaks[0]}")
+        counts = self.counts()
+        names = [readable_name(name) for name in self.classes]
+        width = min(44, max(map(len, names)))
+        lines.append(f"        {'class':{width}}  {'train':>7}{'val':>7}{'test':>7}  weight")
+        for name, row, weight in zip(names, counts.to_numpy(), class_weights, strict=True):
+            lines.append(f"        {name[:width]:{width}}  {row[0]:7,}{row[1]:7,}{row[2]:7,}  {weight:6.2f}")
+        totals = counts.sum().to_numpy()
+        lines.append(f"        {'all':{width}}  {totals[0]:7,}{totals[1]:7,}{totals[2]:7,}")
+        return "\n".join(lines)
+
+
+def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None = None) -> Parts:
+    """Read the data folder of a run and cut it by group, or as `manifest`, a run's split.csv, has it.
+
+    Args:
+        log: shows how far the reading of images has come; None is silent.
+
+    Raises:
+        UserError: whatever keeps the data from being trained on: see `read_index` and `split_index`; an
+            image that cannot be read, as far as headers show; images, labels or groups that are not the
+            manifest's; other pictures under their names.
+    """
+    assert settings.data is not None
+    log = log or Log(quiet=True)
+    if settings.cache == "auto" and default_folder() is None:
+        log.say(f"note: {NO_HOME}")
+    if manifest is not None:
+        _refuse_gone(settings, manifest.parent)
+    index = read_index(settings.data, labels=settings.labels, allow_missing=settings.allow_missing)
+    _unpack_arrays(settings, index)
+    if manifest is not None:
+        return _as_before(index, settings, manifest, log)
+    preprocess = preprocess_for(settings.model, settings.image_size)
+    with log.progress("reading images", len(index.rows)) as advance:
+        index = _without_unreadable(index, preprocess, settings.skip_bad_images, advance)
+    if not settings.keep_duplicates:
+        with log.progress("comparing images", len(index.rows)) as advance:
+            index = join_near_duplicates(index, cache_folder(settings), advance)
+    rows = split.split_index(index, split.parse_fractions(settings.split), settings.seed)
+    _refuse_empty(rows, index.root, f"give it a share of --split {settings.split}")
+    return Parts(index, rows, index.classes)
+
+
+def check_data(settings: Settings, log: Log) -> int:
+    """`--check`: audit the data folder, write check.json and check.png; 1 where something is wrong, else 0."""
+    assert settings.data is not None
+    out = runs.new_folder(settings.out, "check")
+    index = read_index(
+        settings.data, labels=settings.labels, allow_missing=settings.allow_missing, keep_going=True
+    )
+    _unpack_arrays(settings, index)
+    with log.progress("reading images", len(index.rows)) as advance:
+        report = check(
+            index, split.parse_fractions(settings.split), settings.seed, out,
+            keep_duplicates=settings.keep_duplicates, cache=cache_folder(settings), progress=advance,
+        )  # fmt: skip
+    log.say("\n".join([*report.lines(), f"written: {out / 'check.json'}"]))
+    return report.exit_code
+
+
+def _on_one_disk(one: Path, other: Path) -> bool:
+    """Return whether two folders, each of which may not be there yet, are on the same file system."""
+    return _device(one) == _device(other)
+
+
+def _device(folder: Path) -> int:
+    folder = folder.absolute()
+    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    return -1 if existing is None else existing.stat().st_dev
+
+
+def cache_folder(settings: Settings) -> Path | None:
+    """Where `--cache` keeps what is known of images; None is nowhere."""
+    if settings.cache == "off":
+        return None
+    return default_folder() if settings.cache == "auto" else Path(settings.cache)
+
+
+def _refuse_gone(settings: Settings, run: Path) -> None:
+    """Raise `UserError` where the data of a run that goes on are not where they were."""
+    for name, path in (("data", settings.data), ("labels", settings.labels)):
+        if path is not None and not path.exists():
+            what, value = ("data folder", "DIR") if name == "data" else ("labels table", "CSV")
+            raise UserError(
+                f"the run's {what} {path} is gone; say where it is now: "
+                f"python train.py --resume {shlex.quote(str(run))} --{name} {value}"
+            )
+
+
+def _refuse_empty(rows: pd.DataFrame, root: Path, remedy: str) -> None:
+    for part in ("train", "val"):
+        if not (rows["split"] == part).any():
+            raise UserError(f"{root}: the {part} part is empty; {remedy}")
+
+
+def _unpack_arrays(settings: Settings, index: Index) -> None:
+    """Choose where the arrays of an archive are unpacked. With a limit for decoded images none is kept."""
+    if any(map(is_npz_image, index.rows["path"].head(1))):
+        unpack_in(cache_folder(settings) if settings.cache_limit is None else None)
+
+
+def _as_before(index: Index, settings: Settings, manifest: Path, log: Log) -> Parts:
+    """The parts of a run that goes on, from its split.csv: by the names of the images, wherever they lie now."""
+    before = split.read_manifest(manifest)
+    found = before[before["image"].isin(index.rows["image"])] if settings.allow_missing else before
+    if found.empty:
+        raise UserError(f"{index.root} has none of the images of {manifest}: name the run's data with --data DIR")
+    remedy = "bring them back, name the folder that holds them (--data DIR), or go on without them: --allow-missing"
+    rows = split.apply_manifest(index.rows, found, manifest, remedy)
+    now = index.rows.set_index("image")["label"].reindex(found["image"]).to_numpy()
+    for image, old, new in zip(found["image"], found["label"], now, strict=True):
+        if old != new:
+            raise UserError(
+                f"{index.root}: {image} is labelled {new} now and was {old} when the run began; restore the data, "
+                f"name the folder that holds them (--data DIR), or start a new run with --data {index.root}"
+            )
+    index = replace(index, rows=rows)
+    if settings.skip_bad_images:
+        preprocess = preprocess_for(settings.model, settings.image_size)
+        with log.progress("reading images", len(rows)) as advance:
+            index = _without_unreadable(index, preprocess, True, advance)
+        rows = index.rows
+    _refuse_empty(rows, index.root, "bring its images back")
+    present = set(rows["label"])
+    classes = tuple(name for name in index.classes if name in present)
+    left_out = before.loc[~before["image"].isin(rows["image"]), "image"]
+    return Parts(index, rows, classes, tuple(left_out), _other_files(index, settings, manifest.parent))
+
+
+def _other_files(index: Index, settings: Settings, run: Path) -> tuple[str, ...]:
+    """The images that are other files than when the run began; some may have been mended where they lie.
+
+    Raises:
+        UserError: they are too many for that, or the data have moved, or one cannot be read.
+    """
+    record = run / contents.NAME
+    if not record.exists():  # a run of an earlier version
+        return ()
+    names = contents.changed(index.rows, record)
+    if not names:
+        return ()
+    paths = index.rows.loc[index.rows["image"].isin(names[:64]), "path"].tolist()
+    bad = unreadable(paths, preprocess_for(settings.model, settings.image_size))
+    if bad:
+        raise bad[0]
+    moved = run_folders.read_config(run).get("data") != str(settings.data)
+    if moved or len(names) > max(1, len(index.rows) // 100):
+        raise UserError(
+            f"{index.root} has other files for {len(names):,} images of the run (first: {printable(names[0])}): name "
+            f"the folder that holds the run's own (--data DIR), or start a new run with --data {index.root}; if they "
+            f"show the same pictures, remove {record} to go on"
+        )
+    return tuple(names)
+
+
+def _without_unreadable(
+    index: Index, preprocess: Preprocess, leave_out: bool, progress: Callable[[int], None]
+) -> Index:
+    """The index, its images looked at; without those that cannot be read where they are to be left out."""
+    paths = index.rows["path"].tolist()
+    bad = unreadable(paths, preprocess if leave_out else None, progress=progress)
+    if not bad:
+        return index
+    if not leave_out:
+        more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
+        raise UserError(f"{bad[0]}{more}")
+    rows = index.rows[~index.rows["path"].isin({error.path for error in bad})].reset_index(drop=True)
+    notes = [f"left out, cannot be read: {printable(error.path)}: {error.reason}" for error in bad]
+    present = set(rows["label"])
+    return replace(
+        index,
+        rows=rows,
+        classes=tuple(name for name in index.classes if name in present),
+        notes=(*index.notes, *notes),
+    )
+
+
+def unreadable(
+    paths: list[str],
+    preprocess: Preprocess | None,
+    seconds: float = HEADER_SECONDS,
+    progress: Callable[[int], None] = lambda images: None,
+) -> list[ImageError]:
+    """The images that cannot be read, by their headers, or whole where `preprocess` is given.
+
+    Reading headers stops after `seconds`, so that a run on a million images starts at once; what it did not
+    come to is found out when it is decoded. With `preprocess` every image is decoded, however long it takes.
+    `progress` is called with the number of images just done.
+    """
+    deadline = time.monotonic() + seconds
+
+    def problem(path: str) -> ImageError | None:
+        try:
+            if preprocess is not None:
+                read_image(path, preprocess)
+            elif time.monotonic() < deadline:
+                read_header(path)
+        except ImageError as error:
+            return error
+        return None
+
+    # By blocks: a future for each of a million images would take more memory than their names.
+    blocks = [paths[first : first + 256] for first in range(0, len(paths), 256)]
+    found: list[ImageError] = []
+    with ThreadPoolExecutor(8) as pool:
+        for errors in pool.map(lambda block: [problem(path) for path in block], blocks):
+            found += [error for error in errors if error is not None]
+            progress(len(errors))
+    return found

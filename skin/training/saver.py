@@ -1,0 +1,182 @@
+"""Saving without holding up the training: a copy in the step's time, the writing in a thread's.
+
+Two generations are kept, `last.pt` and `last-previous.pt`. The order of the files is what makes a kill
+between any two of them harmless: `best.pt` goes first, since a `last.pt` that stands at the next epoch would
+never write it again; `metrics.csv` goes last, since it is made anew from `last.pt` when the run goes on.
+
+A disk that is full must not cost a run. Where `last.pt` cannot be written it is said, training goes on and
+the next save tries again. Where `best.pt` cannot be written, or the run's folder is gone, training stops:
+the best model would be lost, and the last state that was saved leads to it again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from skin.model import checkpoint
+from skin.training import runs
+from skin.utils import files
+from skin.utils.errors import UserError
+from skin.utils.files import WriteError
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+LAST, PREVIOUS, BEST = "last.pt", "last-previous.pt", "best.pt"
+LOCK = ".lock"
+
+
+class Saver:
+    """Writes the checkpoints of a run, one save at a time.
+
+    `with saver:` holds the run's folder against a second process that would train in it, and ends when all
+    is written.
+
+    Args:
+        folder: of the run.
+        say: takes a line for the user.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.unsaved = False  # whether the newest save has failed
+        self._say = say
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._held: BaseFileLock | None = None
+
+    def __enter__(self) -> Saver:
+        try:
+            self._held = files.lock(self.folder / LOCK)
+        except TimeoutError as error:
+            raise UserError(f"another process is training in {self.folder}: stop it, or wait for its end") from error
+        files.remove_leftovers(self.folder)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self.wait()
+            elif self._thread is not None:
+                self._thread.join()
+        finally:
+            if self._held is not None:
+                self._held.release()
+
+    def save(self, last: dict[str, Any], best: dict[str, Any] | None, rows: list[dict[str, Any]]) -> None:
+        """Copy the states and begin to write them; first wait for the save before.
+
+        Args:
+            last: of `last.pt`.
+            best: of `best.pt`, where this epoch is the best one.
+            rows: of metrics.csv.
+
+        Raises:
+            UserError: the save before has failed in a way that training cannot go on from.
+        """
+        self.wait()
+        states = _copy(last), _copy(best)
+        self._thread = threading.Thread(target=self._write, args=(*states, list(rows)), name="saver")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until what was handed over is on the disk. Raises as `check`."""
+        if self._thread is not None:
+            self._thread.join()
+        self.check()
+
+    def check(self) -> None:
+        """Tell of a save that failed; takes no time where there is nothing to tell.
+
+        Raises:
+            UserError: training cannot go on: `best.pt` could not be written, the run's folder is gone, or
+                the weights are not finite.
+        """
+        error, self._error = self._error, None
+        if error is None:
+            return
+        if not self.folder.is_dir():
+            raise UserError(f"the run folder {self.folder} is gone and nothing can be saved: stopped") from error
+        if not isinstance(error, WriteError) or error.path.name == BEST:
+            raise error
+        self._say(f"warning: {error}; training goes on, the next save tries again")
+
+    def _write(self, last: dict[str, Any], best: dict[str, Any] | None, rows: list[dict[str, Any]]) -> None:
+        self.unsaved = True
+        try:
+            _refuse_broken(last["model"], self.folder)
+            if best is not None:
+                if not (self.folder / BEST).exists():  # before it is there: a kill in between loses nothing
+                    runs.point_latest(self.folder)
+                checkpoint.save(best, self.folder / BEST)
+            checkpoint.save(last, self.folder / LAST, previous=self.folder / PREVIOUS)
+            self.unsaved = False
+            runs.write_metrics(self.folder / "metrics.csv", rows)
+        except Exception as error:  # whatever it is, the thread that trains is to hear of it
+            self._error = error
+
+
+def bytes_needed(network: nn.Module) -> int:
+    """Return the room that a run's checkpoints may take at once: both generations of `last.pt`, `best.pt`, and one of
+    each that is being written. `last.pt` holds the weights and two moments of Adam for each.
+    """
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    return (3 * 3 + 2) * weights
+
+
+def kept(folder: Path) -> str:
+    """Say whether a run that fails has something to go on from."""
+    saved = any((folder / name).exists() for name in (LAST, PREVIOUS))
+    return "the last good checkpoint is kept" if saved else "nothing was saved yet"
+
+
+def newest(folder: Path) -> tuple[dict[str, Any] | None, str]:
+    """The state to go on from, and a line on what it is; None where nothing was saved yet.
+
+    Raises:
+        UserError: there are files, and none can be read.
+    """
+    present = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
+    error: UserError | None = None
+    for path in present:
+        try:
+            state = checkpoint.load(path)
+        except UserError as reason:
+            error = error or reason
+            continue
+        return state, f"{error}; going on from {path.name}, the save before" if error else str(path)
+    if error is not None:
+        raise error
+    return None, "nothing was saved yet: from the beginning"
+
+
+def _copy(value: Any) -> Any:
+    """The nested dicts and lists of `value`, with each tensor copied to the CPU.
+
+    Raises:
+        TypeError: there is something in it that `checkpoint.load` would not take back.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copy(item) for item in value)
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(f"a checkpoint holds plain values only, not {value!r}")
+
+
+def _refuse_broken(model: dict[str, Tensor], folder: Path) -> None:
+    """A gradient that overflowed breaks the weights a step before any loss shows it."""
+    if not all(torch.isfinite(tensor).all() for tensor in model.values()):
+        raise UserError(f"the weights are no longer finite; {kept(folder)}; try a smaller --lr, or --amp off")

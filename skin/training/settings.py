@@ -1,0 +1,286 @@
+"""Every option of train.py, with its default: the recipe of the project's sources.
+
+A run's options are read once, here, and written to its `config.json`; a run that goes on takes them from
+there, and only what belongs to the machine may be said anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skin.model.model import MODELS
+from skin.training.attempts import restarted_by_torchrun
+from skin.training.recipes import RECIPES
+from skin.utils import cli, run_folders
+from skin.utils.cli import option
+from skin.utils.errors import UserError
+from skin.utils.hardware import check_workers
+from skin.utils.home import user_path
+from skin.utils.parallel import Topology
+
+# A checkpoint keeps a row of metrics.csv per epoch; skin.model.tensorfile takes no more values than of so many.
+MOST_EPOCHS = 10_000
+# Validation figures that can pick the best model, and whether more is better.
+MONITORS = {"accuracy": True, "balanced_accuracy": True, "macro_auc": True, "loss": False}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every option of a run. The defaults are the recipe of the project's sources."""
+
+    data: Path | None = option(None, "data folder, in any of the known layouts", group="data", metavar="DIR")
+    labels: Path | None = option(
+        None, "table image,label[,group][,split] for a folder that is none", group="data", metavar="CSV"
+    )
+    demo: bool = option(False, "make a small set of drawn lesions and train on it", group="data")
+    split: str = option("70/20/10", "train/val/test, where the data bring no split", group="data")
+    check: bool = option(False, "read and audit the data, train nothing", group="data")
+    keep_duplicates: bool = option(False, "do not join lesions that share a near copy", group="data")
+    skip_bad_images: bool = option(False, "leave out images that cannot be read", group="data")
+    allow_missing: bool = option(False, "go on without images that are not there or have no class", group="data")
+
+    model: str = option("efficientnet_b3", "efficientnet_b0 to _b7", group="model", choices=MODELS, metavar="NAME")
+    weights: str = option("imagenet", "imagenet, none, or a state_dict's path", group="model", metavar="W")
+    image_size: int | None = option(None, "side in pixels (default: the model's own)", group="model", metavar="N")
+
+    recipe: str = option(
+        "standard", "standard is the sources' recipe; fast gets to the same quality sooner: "
+        + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in RECIPES["fast"].defaults.items()),
+        group="training", choices=tuple(RECIPES), metavar="NAME",
+    )  # fmt: skip
+    epochs: int = option(20, "passes over the training part", group="training", metavar="N")
+    batch_size: int = option(32, "images a step on each GPU", group="training", metavar="N")
+    lr: float = option(1e-4, "peak learning rate of Adam", group="training")
+    weight_decay: float = option(0.0, "Adam's L2 penalty", group="training", metavar="W")
+    warmup_epochs: float = option(1.0, "epochs of linear warm-up (at most 0.3 of all)", group="training", metavar="N")
+    freeze_epochs: int = option(
+        0, "train the head alone at first, at the peak rate; the warm-up comes after", group="training", metavar="N",
+    )  # fmt: skip
+    class_weights: str = option(
+        "balanced", "against imbalance: balanced or none", group="training", choices=("balanced", "none"), metavar="W"
+    )
+    monitor: str = option(
+        "accuracy", "validation figure that picks the best model: " + ", ".join(MONITORS), group="training",
+        choices=tuple(MONITORS), metavar="FIGURE",
+    )  # fmt: skip
+    patience: int = option(0, "stop after N epochs without a better one; 0 is never", group="training", metavar="N")
+    seed: int = option(0, "of the split, the weights, the order and the augmentation", group="training")
+
+    amp: str = option(
+        "auto", "auto, fp16, bf16 or off", group="machine", choices=("auto", "fp16", "bf16", "off"), metavar="A"
+    )
+    gpus: int | None = option(None, "GPUs to use; 0 is the CPU (default: all visible)", group="machine", metavar="N")
+    compile: bool = option(False, "compile the model on a GPU: slow first steps, faster ones", group="machine")
+    workers: int | None = option(None, "loader processes (default: chosen)", group="machine", metavar="N")
+    cache: str = option("auto", "decoded images: auto, off, or a folder", group="machine", metavar="DIR")
+    cache_limit: float | None = option(
+        None, "GiB of decoded images at most (default: what the disk spares)", group="machine", metavar="N"
+    )
+
+    out: Path | None = option(None, "run folder (default: runs/<time>-<model>)", group="run", metavar="DIR")
+    resume: Path | None = option(
+        None, "go on with the newest run, or RUN; auto: with the run in --out, or begin it", group="run", nargs="?",
+        const=run_folders.LATEST, metavar="RUN",
+    )  # fmt: skip
+    save_minutes: float = option(10.0, "minutes between saves inside an epoch", group="run", metavar="N")
+
+    # No options: what `read_settings` knows of the run that goes on.
+    images_per_step: int | None = None  # that it had, over all replicas; None where --batch-size says it anew
+    auto: bool = False  # `--resume auto`
+
+
+# What --demo sets where the command line does not: a small network from scratch on small pictures.
+DEMO = {
+    "model": "efficientnet_b0", "weights": "none", "image_size": 64, "epochs": 24, "batch_size": 16, "lr": 1e-3,
+    "workers": 1,
+    "monitor": "balanced_accuracy",  # by accuracy, an early epoch that calls everything a nevus may win
+}  # fmt: skip
+# What may change when a run goes on: the machine, not the experiment.
+MACHINE = {"amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "resume", "save_minutes"}
+# And what an error advises to change. `Run.note_changes` says what it means, and config.json is renewed with it.
+MENDS = {"data", "labels", "batch_size", "lr", "skip_bad_images", "allow_missing"}
+AUTO = Path("auto")
+# What a run that was killed as it began may leave in its folder.
+_BEGUN = {"demo", "split.csv", "contents.csv", "environment.json", "check.json", "check.png"}
+
+# What each machine may have of its own when several train a run: where the data lie, and how they are read.
+OWN = {"data", "labels", "workers", "cache", "cache_limit"}
+
+
+def common_settings(description: str | None, argv: Sequence[str] | None, topology: Topology) -> Settings:
+    """The settings that rank 0 has read, in every process, with what is each machine's `OWN` where it says so.
+
+    The run's folder, and so its config.json, need not be on the other machines.
+
+    Raises:
+        UserError: in all processes: as `read_settings`, or processes were started with other options.
+    """
+
+    def read() -> tuple[Settings, Settings | None]:
+        given = cli.parse(Settings, description, argv)
+        return given, read_settings(description, argv) if topology.is_main else None
+
+    found = topology.together(read)
+    given, common = [given for given, _ in found], found[0][1]
+    assert common is not None
+    for name in (field.name for field in cli.options(Settings) if field.name not in OWN | {"out"}):
+        values = ["left out" if (value := getattr(one, name)) is None else value for one in given]
+        if name == "resume":  # where it is, rank 0 alone needs to know
+            values = [value if value == "left out" else "given" for value in values]
+        for rank, value in enumerate(values):
+            if value != values[0]:
+                raise UserError(f"--{name.replace('_', '-')} is {value} in process {rank} and {values[0]} in process "
+                                "0: start all machines with the same options")  # fmt: skip
+    if topology.is_main:
+        return common
+    own = {name: value for name in OWN if (value := getattr(given[topology.rank], name)) != getattr(Settings, name)}
+    if "data" in own:
+        own["data"] = own["data"].resolve()
+    return dataclasses.replace(common, **own)
+
+
+def read_settings(description: str | None, argv: Sequence[str] | None = None) -> Settings:
+    """The settings of the command line, with the defaults of `--demo` or of the run to `--resume`.
+
+    Raises:
+        UserError: an option is wrong, or contradicts the run that is to go on.
+    """
+    settings = cli.parse(Settings, description, argv)
+    auto = settings.resume == AUTO
+    folder = _run_in(settings.out) if auto else settings.resume
+    config: dict[str, Any] = {}
+    if folder is not None:
+        if folder == run_folders.LATEST:  # a run has a link of that name only once it has a model
+            folder = run_folders.newest_run()
+        folder = folder.resolve()  # runs/latest may point at another run before this one ends
+        config = run_folders.read_config(folder)
+        known = {f.name for f in cli.options(Settings)} - {"out", "resume"}
+        defaults = {name: value for name, value in config.items() if name in known}
+        settings = cli.parse(Settings, description, argv, {**defaults, "batch_size": None})
+        settings = _with_batches(settings, config, auto)
+        settings = dataclasses.replace(settings, resume=folder, out=folder, auto=auto)
+    else:
+        _refuse_restart(settings.out, auto)
+        defaults = {**(DEMO if settings.demo else {}), **RECIPES[settings.recipe].defaults}
+        settings = cli.parse(Settings, description, argv, defaults)
+        settings = dataclasses.replace(settings, resume=None, auto=auto)
+    for name in ("data", "labels"):
+        if (path := getattr(settings, name)) is not None:
+            settings = dataclasses.replace(settings, **{name: path.resolve()})
+    if settings.weights not in ("imagenet", "none"):
+        settings = dataclasses.replace(settings, weights=str(user_path(settings.weights).resolve()))
+    if settings.cache not in ("auto", "off"):
+        settings = dataclasses.replace(settings, cache=str(user_path(settings.cache)))
+    _check(settings)
+    if settings.resume is not None:
+        settings = _with_labels(settings, config)
+        _check_unchanged(settings, config)
+    return settings
+
+
+def _run_in(out: Path | None) -> Path | None:
+    """The run that `--resume auto` goes on with: `--out`, or None where one is to begin there.
+
+    Raises:
+        UserError: there is no `--out`, or it holds something else.
+    """
+    if out is None:
+        raise UserError("--resume auto goes on with the run in the folder --out, or begins it there: add --out DIR")
+    if (out / "config.json").exists():
+        return out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: --resume auto needs a folder for the run; choose another --out")
+    names = {file.name for file in out.iterdir()} if out.exists() else set()
+    other = sorted(name for name in names - _BEGUN if not name.startswith("."))
+    if other:
+        raise UserError(
+            f"{out} holds {other[0]} and no config.json of a run, so there is nothing to go on with, and no "
+            "run begins among other files; choose another --out"
+        )
+    return None
+
+
+def _refuse_restart(out: Path | None, auto: bool) -> None:
+    """Raise `UserError` where torchrun starts a command again that would begin a second run."""
+    if auto or not restarted_by_torchrun() or (out is not None and not (out / "config.json").exists()):
+        return
+    where = shlex.quote(str(out)) if out else "DIR"
+    raise UserError(
+        "torchrun has started this command again, and it says nothing of going on with the run that has begun; "
+        f"add --resume auto --out {where}"
+    )
+
+
+def _with_batches(settings: Settings, config: dict[str, Any], auto: bool) -> Settings:
+    """Settings that were read with no default for `batch_size`: those of the run, where nothing else is said.
+
+    A step keeps its images when the run goes on with other GPUs. A queue says its --batch-size at every start:
+    there, only one that is new means anything.
+    """
+    before = config.get("batch_size", Settings.batch_size)
+    if settings.batch_size is not None and not (auto and settings.batch_size == before):
+        return settings
+    kept = config["resolved"].get("images_per_step")
+    return dataclasses.replace(settings, batch_size=before, images_per_step=kept)
+
+
+def _with_labels(settings: Settings, config: dict[str, Any]) -> Settings:
+    """A labels table that lay in the data folder has moved with it, unless the command line names another."""
+    now = cli.plain(settings)
+    if now["labels"] and now["labels"] == config.get("labels") and now["data"] != config.get("data"):
+        with contextlib.suppress(TypeError, ValueError):  # it lay elsewhere
+            moved = Path(now["data"]) / Path(now["labels"]).relative_to(config["data"])
+            return dataclasses.replace(settings, labels=moved if moved.exists() else settings.labels)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    if settings.data is None and not settings.demo:
+        raise UserError("say where the images are: --data DIR, or --demo for a drawn set")
+    if settings.demo and settings.data is not None and settings.resume is None:
+        raise UserError("--demo makes its own data; leave out --data")
+    if settings.check and settings.data is None:
+        raise UserError("--check audits the data of a folder: say which by --data DIR")
+    least = {
+        "epochs": 1, "batch_size": 1, "freeze_epochs": 0, "patience": 0, "seed": 0,
+        "warmup_epochs": 0.0, "cache_limit": 0.0, "weight_decay": 0.0, "save_minutes": 0.0,
+    }  # fmt: skip
+    for name, low in least.items():
+        value = getattr(settings, name)
+        if value is not None and not low <= value < float("inf"):
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+    most = {"epochs": MOST_EPOCHS, "batch_size": 2**31 - 1, "freeze_epochs": MOST_EPOCHS, "patience": MOST_EPOCHS}
+    for name, high in most.items():
+        if getattr(settings, name) > high:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(settings, name)}: must be {high:,} or less")
+    check_workers(settings.workers)
+    if not 0 < settings.lr < float("inf"):
+        raise UserError(f"--lr {settings.lr}: must be above 0")
+    if settings.seed >= 2**63:
+        raise UserError(f"--seed {settings.seed}: must be below 2**63")
+
+
+def _check_unchanged(settings: Settings, config: dict[str, Any]) -> None:
+    """Refuse to go on with a run under settings that would make it another run."""
+    now = cli.plain(settings)
+    for name in now.keys() & config.keys() - MACHINE - MENDS:
+        if now[name] != config[name]:
+            option = f"--{name.replace('_', '-')}" + ("" if now[name] is True else f" {now[name]}")
+            raise UserError(
+                f"{option}: the run {settings.resume} has {config[name]}; "
+                f"leave the option out to go on with it, or start a new run with {option}"
+            )
+    if settings.demo and now["data"] != config.get("data"):
+        raise UserError("--demo makes its own data, in the run folder; leave out --data")
+
+
+def mended(settings: Settings, config: dict[str, Any]) -> dict[str, Any]:
+    """What is not as in `config`, a run's config.json, and may change when the run goes on."""
+    now = cli.plain(settings)
+    return {name: now[name] for name in sorted(MENDS) if now[name] != config.get(name)}

@@ -1,0 +1,179 @@
+"""What the scripts share at the command line: settings as a dataclass, and one way to end.
+
+A script declares its settings once, as a frozen dataclass whose fields are `option(...)`s; `parse`
+makes the command line from it, so an option's name, default and help stand in one line of code:
+
+    @dataclass(frozen=True)
+    class Settings:
+        epochs: int = option(20, "passes over the training part", group="training")
+
+    settings = parse(Settings, __doc__)
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import os
+import signal
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from skin.utils.errors import UserError, printable
+from skin.utils.faults import explain
+from skin.utils.home import user_path
+from skin.utils.launchers import refuse_bare_launcher
+from skin.utils.processes import STOP_SIGNALS, StopWatch, end_children, leave
+
+SettingsT = TypeVar("SettingsT")
+
+
+def option(default: Any, help: str, *, group: str = "options", **argparse_keywords: Any) -> Any:
+    """A dataclass field that is also a command line option.
+
+    The field's name gives the flag (`batch_size` -> `--batch-size`) and its annotation the type:
+    `bool` is a switch, `X | None` takes an X. `argparse_keywords` (choices, metavar, nargs, const,
+    action, positional=True) pass through to `ArgumentParser.add_argument`.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "group": group, **argparse_keywords})
+
+
+def options(settings_class: type[Any]) -> list[dataclasses.Field[Any]]:
+    """The fields of a settings class that are options; others are for what a script finds out from them."""
+    return [field for field in dataclasses.fields(settings_class) if "group" in field.metadata]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help with the defaults said, no wider than the terminal."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        help = action.help or ""
+        unsaid = not any(action.default is d for d in (None, False, argparse.SUPPRESS)) and "default" not in help
+        silent = not (unsaid and action.option_strings)
+        return help if silent else help + " (default: %(default)s)"
+
+
+def parse(
+    settings_class: type[SettingsT],
+    description: str | None,
+    argv: Sequence[str] | None = None,
+    defaults: dict[str, Any] | None = None,
+) -> SettingsT:
+    """The command line (`argv`, or the process's own) as an instance of `settings_class`.
+
+    `defaults` take the place of the class's own; what the command line says goes before both.
+
+    Raises:
+        UserError: an unknown option, or a value that is not of its type or choices.
+    """
+    parser = _Parser(description=description, formatter_class=_Help, allow_abbrev=False)
+    groups: dict[str, Any] = {}
+    types_of = typing.get_type_hints(settings_class)
+    for field in options(settings_class):
+        keywords = dict(field.metadata)
+        title = keywords.pop("group")
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        group = groups[title]
+        kind = _value_type(types_of[field.name])
+        keywords["help"] = keywords["help"].replace("%", "%%")
+        if keywords.pop("positional", False):
+            group.add_argument(field.name, type=kind, default=field.default, **keywords)
+        else:
+            if kind is bool:
+                keywords["action"] = "store_true"
+            elif "action" not in keywords:
+                keywords["type"] = kind
+            group.add_argument("--" + field.name.replace("_", "-"), default=field.default, **keywords)
+    parser.set_defaults(**(defaults or {}))
+    return settings_class(**vars(parser.parse_args(argv)))
+
+
+def _value_type(annotation: Any) -> Any:
+    """Return what reads one value of a field: `int` for `int | None`, `str` for `tuple[str, ...]`.
+
+    A `Path` is read with `~` replaced.
+    """
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    if typing.get_origin(annotation) in (tuple, list):
+        annotation = typing.get_args(annotation)[0]
+    return user_path if annotation is Path else annotation
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as JSON-ready values: numbers, strings, None, lists; a path becomes a string."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Path):
+            return os.fspath(value)
+        if isinstance(value, (tuple, list)):
+            return [convert(v) for v in value]
+        return value
+
+    return {f.name: convert(getattr(settings, f.name)) for f in options(type(settings))}
+
+
+def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:
+    """Run a script's `main` and leave with its exit code.
+
+    A `UserError`, or a fault that `faults` knows, is one line on stderr and code 2; any other exception is a
+    traceback and code 1; Ctrl-C is 130, SIGTERM 143; a reader that closed our pipe ends us quietly, as it does any
+    Unix filter. Whichever it is, this process and its children are gone within seconds. Without `explaining`, a fault
+    is a traceback, for a process that reads it.
+    """
+    for number in STOP_SIGNALS:
+        if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
+            signal.signal(number, _terminate)
+    for stream in (sys.stdout, sys.stderr):  # None where the caller closed it
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # a letter that the output's encoding lacks
+    with StopWatch():
+        try:
+            try:
+                refuse_bare_launcher(os.environ, Path(sys.argv[0]).name)
+                code = main() or 0
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+            finally:
+                end_children()  # now: an exception keeps loaders alive, which would wait for their processes
+        except UserError as error:
+            code = fail(str(error))
+        except KeyboardInterrupt:
+            code = 130
+        except SystemExit as leaving:
+            code = leaving.code if isinstance(leaving.code, int) else 1
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 141
+        except Exception as error:
+            known = explaining and isinstance(error, (RuntimeError, MemoryError, OSError))
+            line = explain(error) if known else None
+            if line is None:
+                traceback.print_exc()
+            code = 1 if line is None else fail(line)
+    leave(code)
+
+
+def fail(message: str) -> int:
+    """Print `message` as one line on stderr; the exit code to leave with."""
+    print(f"error: {printable(message, limit=2000)}", file=sys.stderr)
+    return 2
+
+
+def _terminate(signum: int, frame: types.FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)

@@ -1,0 +1,92 @@
+"""What goes wrong without being the user's fault, as one clear line: memory, killed processes, lost peers.
+
+torch tells of these by a dozen exceptions whose texts run over pages. Here, and only here, they become a
+`UserError` that says what happened and how to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import traceback
+from collections.abc import Callable, Iterator
+
+from skin.utils.errors import UserError
+
+_GPU_IS_FULL = re.compile(r"OutOfMemoryError|out of memory|_ALLOC_FAILED")
+_HOST_IS_FULL = re.compile(r"MemoryError|std::bad_alloc|[Cc]an('|no)t allocate memory")
+# gloo's errors are bare RuntimeErrors that name its source files; NCCL's have classes, such as DistBackendError.
+_FROM_PEERS = re.compile(r"\bDist\w*Error|gloo|Connection closed by peer|ProcessGroup")
+_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (exited unexpectedly|is killed by [^.]*)")
+
+
+@contextlib.contextmanager
+def explained(batch_size: int | None = None, go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Let what is known here out as a `UserError`, and everything else as it is.
+
+    Args:
+        batch_size: images a step on each device, where another could be tried.
+        go_on: called after a fault, says how to go on once it is mended.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        line = explain(error, batch_size)
+        if line is None:
+            raise
+        raise UserError("; ".join(filter(None, (line, go_on())))) from error
+
+
+def explain(error: BaseException, batch_size: int | None = None) -> str | None:
+    """An exception as one line that says what happened and what to do; None where it is not known here."""
+    text = str(error)
+    if _GPU_IS_FULL.search(_line(error)):
+        return "the GPU has too little memory" + _smaller(batch_size)
+    if _HOST_IS_FULL.search(_line(error)):
+        return "this machine has too little memory" + _smaller(batch_size) + ", or fewer --workers"
+    if "Bus error" in text or re.search(r"</torch_\S*>: No space left", text) or _is_of_a_semaphore(error):
+        return "the loader's processes have too little shared memory (/dev/shm): enlarge it, or use --workers 0"
+    if worker := _WORKER.search(text):
+        return f"loader process {worker[1]} {worker[2]} (for want of memory, often): try fewer --workers"
+    if is_about_peers(_line(error)):
+        if re.search(r"[Tt]im(ed|e) ?out", text):
+            return "another of the training processes has not answered in time, so this one stops"
+        return "another of the training processes has ended, so this one stops; its own message says why"
+    if "CUDA error" in text or type(error).__name__ == "AcceleratorError":
+        return f"the GPU has failed: {text.partition(chr(10))[0]}"
+    if "Symlink loop" in text:
+        return f"{text}: a link that leads back to itself; name another path"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return None
+
+
+def is_out_of_memory(line: str | BaseException) -> bool:
+    """Whether an exception, or the last line of one's traceback, says that memory ran out, on a GPU or the host."""
+    text = line if isinstance(line, str) else _line(line)
+    return bool(_GPU_IS_FULL.search(text) or _HOST_IS_FULL.search(text))
+
+
+def is_about_peers(line: str) -> bool:
+    """Whether the last line of a traceback tells of another process's end, whose own message says more."""
+    return bool(_FROM_PEERS.search(line))
+
+
+def _is_of_a_semaphore(error: BaseException) -> bool:
+    """Return whether there was no room for a lock between processes: Linux keeps those in shared memory, too."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return getattr(error, "errno", None) == errno.ENOSPC and any("multiprocessing" in f.filename for f in frames)
+
+
+def _line(error: BaseException) -> str:
+    """An exception as the end of its traceback shows it."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _smaller(batch_size: int | None) -> str:
+    if batch_size is None:  # the script has no batches of its own, or has not come to them
+        return ": end what else uses it, or use a smaller model"
+    if batch_size < 2:
+        return ": start a new run with a smaller --image-size or --model"
+    return f" for {batch_size} images a step: try --batch-size {batch_size // 2}"

@@ -1,0 +1,186 @@
+"""Files that are written whole or not at all, locks, and file names that every system takes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from skin.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+RESERVE_BYTES = 2 * 2**30  # of a disk that caches leave free, or a twentieth of it if that is less
+
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # EDQUOT: the user's share of the disk is used up
+_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an error says that the disk, or the user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def spare_bytes(folder: Path) -> int:
+    """Return how much a cache in `folder` may still take of the disk; below zero if it has too much already."""
+    disk = shutil.disk_usage(folder)
+    return disk.free - min(RESERVE_BYTES, disk.total // 20)
+
+
+class WriteError(UserError):
+    """A file of the run that could not be written; the one that was there is kept.
+
+    Attributes:
+        path: which file.
+    """
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        self.path = path
+        reason = error.strerror or str(error)
+        if is_full(error):
+            reason = f"the disk, or your share of it, is full ({reason})"
+        kept = "; the file that was there is kept" if path.exists() else ""
+        super().__init__(f"cannot write {path}: {reason}{kept}")
+
+
+@contextlib.contextmanager
+def written_aside(
+    path: str | os.PathLike[str], sync: bool = False, previous: Path | None = None
+) -> Iterator[BinaryIO]:
+    """Yield a file that takes the name `path` when the block ends, and is removed if it raises.
+
+    Readers see what was at `path` before or the whole new file. A process that is killed leaves a `.*.tmp` beside it.
+
+    Args:
+        sync: wait until the contents are on the disk, so that they outlive a power cut.
+        previous: a name under which the file that was at `path` is kept.
+    """
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")  # noqa: PTH118  (a Path costs more)
+    try:
+        with open(temporary, "xb", buffering=-1 if sync else 0) as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        if previous is not None:
+            _keep(Path(path), previous)
+        os.replace(temporary, path)
+        if sync:
+            _sync_folder(Path(folder))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+
+
+@contextlib.contextmanager
+def atomic(path: Path, previous: Path | None = None) -> Iterator[BinaryIO]:
+    """Yield a file of a run, as `written_aside` does, that is on the disk when the block ends.
+
+    Raises:
+        WriteError: with the system's reason; nothing half-written is left behind.
+    """
+    try:
+        with written_aside(path, sync=True, previous=previous) as file:
+            yield file
+    except OSError as error:
+        raise WriteError(path, error) from error
+
+
+def write_atomically(content: bytes, path: Path) -> None:
+    """Write a file of a run, whole or not at all. Raises `WriteError`."""
+    with atomic(path) as file:
+        file.write(content)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, indented, as `write_atomically` does. A number that is not finite becomes null."""
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    # The bytes of a path that is no UTF-8 become escapes, which JSON's readers take back to what they were.
+    write_atomically((text + "\n").encode("utf-8", "backslashreplace"), path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give the file at `path`, if there is one, a second name, so that there is a `path` at every moment."""
+    if not path.exists():
+        return
+    link = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
+    try:
+        os.link(path, link)
+    except OSError:  # a file system without hard links: for a moment only the previous one has a name
+        os.replace(path, previous)
+    else:
+        os.replace(link, previous)
+        link.unlink(missing_ok=True)  # a rename onto another name of the same file does nothing
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some network file systems cannot, and need not
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of a process that was killed as it wrote. Nobody else may be writing."""
+    for file in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
+    """Write all of `data` to a file without a buffer: a disk that fills up takes a part of it before it fails."""
+    view = memoryview(data).cast("B")
+    while view:
+        view = view[file.write(view) :]
+
+
+def lock(path: Path, seconds: float = 0.0) -> BaseFileLock | None:
+    """Hold the lock file `path` until `release()` or the end of this process; None if the file system has no locks.
+
+    The system lets go of the lock when the process is killed. A forked process does not hold it.
+
+    Raises:
+        TimeoutError: somebody else has held it for `seconds`.
+    """
+    from filelock import FileLock  # takes longer to import than most scripts have need of a lock
+
+    held = FileLock(path, timeout=seconds, blocking=seconds > 0, thread_local=False, fallback_to_soft=False)
+    try:
+        held.acquire()
+    except TimeoutError:
+        raise
+    except (OSError, NotImplementedError):
+        return None
+    return held
+
+
+def safe_name(name: str) -> str:
+    """Return `name` as a file name that Linux, macOS and Windows take: the same if it is one already.
+
+    Two names may become the same one.
+    """
+    name = _NOT_IN_NAMES.sub("_", name)
+    if name[-1:] in (" ", "."):  # Windows leaves them out
+        name = name[:-1] + "_"
+    return "_" + name if _DEVICES.match(name) else name

@@ -1,0 +1,99 @@
+"""Cores that this process may use, and how its threads wait for one another. Needs the standard library alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from skin.utils.errors import UserError
+
+SPIN_COUNT = 1000
+"""Turns of the loop in which an OpenMP thread waits for the others before it sleeps.
+
+libgomp's default is 300,000 turns and more: a step then takes sixty times as long where another program computes on
+the same cores, since a thread that was put aside is waited for by threads that spin. A thousand turns cost nothing
+where the machine is free (tests/bench/shared_machine.py measures both).
+"""
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: by its affinity, and by the CPU quota of its control group.
+
+    A container or a job of a queue sees all cores of its machine, and is held back when it uses more than its quota.
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        cores = os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def cpu_quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Return the least CPU quota of this process's control groups (v1 and v2), in cores; None if there is none.
+
+    Args:
+        root: where control groups are mounted.
+        membership: lists the groups of this process, one per line: `number:controllers:path`.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            quotas += [_quota_v2(group) for group in _with_parents(root, path)]
+        elif "cpu" in controllers.split(","):
+            for mount in ("cpu", controllers):
+                quotas += [_quota_v1(group) for group in _with_parents(root / mount, path)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _with_parents(root: Path, path: str) -> list[Path]:
+    """Return the folder of a control group and of those above it. In a container the path may be of the host."""
+    group = root / path.lstrip("/")
+    return [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
+
+
+def _quota_v2(group: Path) -> float | None:
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (group / "cpu.max").read_text().split()
+        return int(quota) / int(period)  # "max" is no number: there is no limit
+    return None
+
+
+def _quota_v1(group: Path) -> float | None:
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        return quota / int((group / "cpu.cfs_period_us").read_text()) if quota > 0 else None
+    return None
+
+
+def check_workers(workers: int | None) -> None:
+    """Raise `UserError` for `--workers` that cannot be meant; None is chosen for the machine.
+
+    Each is a process of some 200 MiB: thousands end a machine's memory before the first image is read.
+    """
+    cores = usable_cores()
+    most = max(64, 8 * cores)
+    if workers is None or 0 <= workers <= most:
+        return
+    if workers < 0:
+        raise UserError(f"--workers {workers}: must be 0 or more")
+    raise UserError(f"--workers {workers}: at most {most} here; {cores}, one per usable core, are plenty")
+
+
+def set_up_threads() -> None:
+    """Set how OpenMP's threads wait and how many there are, for this process and those that it starts.
+
+    Must come before torch is imported, which reads both then. What the user has set stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+    if cpu_quota() is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))

@@ -1,0 +1,30 @@
+"""Processes that something other than torchrun has started: they do not know of one another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from skin.utils.errors import UserError
+
+# Who sets it in each process that it starts: how many there are. A job script's own shell has SLURM_NTASKS, too, and
+# is one process; SLURM_STEP_NUM_TASKS is srun's alone.
+_COUNTS = {"srun": "SLURM_STEP_NUM_TASKS", "mpirun": "OMPI_COMM_WORLD_SIZE", "mpiexec": "PMI_SIZE"}
+
+
+def refuse_bare_launcher(environment: Mapping[str, str], script: str) -> None:
+    """Raise `UserError` in one of several processes that each would do all of the work, into the same files.
+
+    Args:
+        environment: of this process.
+        script: its name, for the advice.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        return
+    for launcher, name in _COUNTS.items():
+        count = environment.get(name, "")
+        if count.isdecimal() and int(count) > 1:
+            raise UserError(
+                f"{launcher} has started {count} processes of {script}, which do not know of one another: have it "
+                "start torchrun, once on each machine, as docs/queues.md shows; or start one process: "
+                f"{launcher} -n 1 python {script}"
+            )

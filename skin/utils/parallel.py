@@ -1,0 +1,272 @@
+"""Where the model runs: one device, `DataParallel` over several GPUs, or DDP under `torchrun`.
+
+`python train.py` with more than one GPU is DataParallel: one process, every batch scattered over the GPUs
+and gathered again. `torchrun --nproc-per-node N train.py` is DDP: N processes, each with its share of
+every batch (NCCL on GPUs, gloo on the CPU). Both compute the gradient of the same loss over the whole batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import platform
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from skin.utils.driver import cuda_available, unusable_gpus
+from skin.utils.errors import UserError
+from skin.utils.processes import waiting
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.rendezvous import rendezvous
+
+T = TypeVar("T")
+
+# A peer that dies closes its connections, which shows at once. The timeout is for one that falls silent.
+PEER = "another process of the run"
+PATIENCE = datetime.timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Who this process is among those that train together."""
+
+    device: torch.device
+    gpus: int = 0  # in all; 0 is the CPU
+    rank: int = 0
+    world: int = 1  # processes
+    local_rank: int = 0  # of this process among those of its node, one agent of torchrun
+    nodes: int = 1
+    control: Any = None  # a gloo group for flags, which must not wait for a GPU
+    patient: Any = None  # another, for what rank 0 may take hours to read
+    devices: Any = None  # an NCCL group for what lies on GPUs; on the CPU, None, torch's own group does
+
+    @property
+    def distributed(self) -> bool:
+        return self.world > 1
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that prints and writes files."""
+        return self.rank == 0
+
+    @property
+    def replicas(self) -> int:
+        """How many pieces a batch is cut into, each with BatchNorm statistics of its own."""
+        return max(self.world, self.gpus, 1)
+
+    @property
+    def kind(self) -> str:
+        """"CPU", "GPU", "DataParallel" or "DDP"."""
+        if self.distributed:
+            return "DDP"
+        return "DataParallel" if self.gpus > 1 else ("GPU" if self.gpus else "CPU")
+
+    def describe(self) -> str:
+        """For people: "CPU (2 threads)", "2 x NVIDIA A100 (DataParallel)"."""
+        if self.device.type == "cpu":
+            processes = f" x {self.world} processes" if self.distributed else ""
+            return f"CPU ({torch.get_num_threads()} threads{processes})"
+        name = torch.cuda.get_device_name(self.device)
+        return f"{self.gpus} x {name} ({self.kind})" if self.gpus > 1 else name
+
+    @property
+    def cuda_devices(self) -> list[torch.device]:
+        """The GPUs that this process uses."""
+        if self.device.type == "cpu":
+            return []
+        return [self.device] if self.distributed else [torch.device("cuda", i) for i in range(self.gpus)]
+
+    def from_main(self, value: Any) -> Any:
+        """Rank 0's `value` (what pickle takes), in every process."""
+        if not self.distributed:
+            return value
+        box = [value]
+        with waiting(PEER):
+            dist.broadcast_object_list(box, src=0, group=self.patient)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's `value` (what pickle takes), by rank, in every process."""
+        if not self.distributed:
+            return [value]
+        values = [None] * self.world
+        with waiting(PEER):
+            dist.all_gather_object(values, value, group=self.control)
+        return values
+
+    def together(self, make: Callable[[], T]) -> list[T]:
+        """What `make` gives in each process, by rank, in every process.
+
+        Raises:
+            UserError: it did so in one of them; all raise it, so that none is left waiting for another.
+        """
+        if not self.distributed:
+            return [make()]
+        value, error = None, ""
+        try:
+            value = make()
+        except UserError as problem:
+            error = f"process {self.rank} on {platform.node()}: {problem}"
+        found: list[Any] = [None] * self.world
+        with waiting(PEER):
+            dist.all_gather_object(found, (value, error), group=self.patient)
+        for _, error in found:
+            if error:
+                raise UserError(error)
+        return [value for value, _ in found]
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """`model`, which is on `device`, made parallel. Wrap again after a change of what needs gradients.
+
+        Weights and buffers are rank 0's from here on. BatchNorm's statistics then go their own way in each process,
+        until `skin.training.batch_norm.average` makes them one.
+        """
+        if self.distributed:
+            return nn.parallel.DistributedDataParallel(model, process_group=self.devices, forward_sync_buffers=False)
+        if self.gpus > 1:
+            return nn.DataParallel(model, device_ids=list(range(self.gpus)))
+        return model
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        """The elementwise sum of `array` over all processes, in float64, the same in each."""
+        if not self.distributed:
+            return array
+        total = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(self.device)
+        with waiting(PEER):
+            dist.all_reduce(total, group=self.devices)
+            return total.cpu().numpy()
+
+    def any(self, flags: list[bool]) -> list[bool]:
+        """Which of `flags` are up in at least one process: how processes agree to stop at the same step."""
+        if not self.distributed:
+            return flags
+        raised = torch.tensor(flags, dtype=torch.uint8)
+        with waiting(PEER):
+            dist.all_reduce(raised, op=dist.ReduceOp.MAX, group=self.control)
+        return raised.bool().tolist()
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.distributed:
+            with waiting(PEER):
+                dist.barrier(group=self.control)
+
+
+def usable_gpus() -> int:
+    """Return how many GPUs there are to use; 0 where their driver is none for this torch (see skin.utils.driver)."""
+    return torch.cuda.device_count() if cuda_available() else 0
+
+
+@contextlib.contextmanager
+def setup(gpus: int | None) -> Iterator[Topology]:
+    """`processes`, on their devices; `gpus` as in `on_devices`. Raises `UserError` as that does."""
+    with processes() as found:
+        yield on_devices(found, gpus)
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[Topology]:
+    """Those that train together, joined to agree on what they do; this one alone where torchrun did not start it.
+
+    They have no devices yet, since the settings that name them are the first thing to agree on.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1")) if by_torchrun() else 1
+    if world == 1:
+        yield Topology(torch.device("cpu"))
+        return
+    rank = int(os.environ["RANK"])
+    store = _store_of_this_start(rank, world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    yield Topology(
+        torch.device("cpu"),
+        rank=rank,
+        world=world,
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+        control=dist.new_group(timeout=PATIENCE, backend="gloo"),
+        patient=dist.new_group(timeout=datetime.timedelta(days=1), backend="gloo"),
+    )
+    dist.destroy_process_group()  # not after an error: it would wait for peers that may be gone
+
+
+def by_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def on_devices(processes: Topology, gpus: int | None) -> Topology:
+    """The same processes, each with its device.
+
+    Args:
+        gpus: how many GPUs to use; None is all that are visible, 0 the CPU. Under `torchrun` anything but 0
+            means one GPU for each process.
+
+    Raises:
+        UserError: more GPUs are asked for than there are, or some processes have a GPU and others none.
+    """
+    present = usable_gpus()
+    if not processes.distributed:
+        wanted = present if gpus is None else gpus
+        if wanted < 0 or wanted > present:
+            least = f"--gpus {present}, or 0 for the CPU" if present else "--gpus 0, the CPU"
+            why = f" ({reason})" if (reason := unusable_gpus()) else ""
+            raise UserError(f"--gpus {wanted}: this machine has {present} visible GPUs; use {least}{why}")
+        wanted = min(wanted, 1) if by_torchrun() else wanted
+        return replace(processes, device=torch.device("cuda", 0) if wanted else torch.device("cpu"), gpus=wanted)
+    local_rank = processes.local_rank
+
+    def on_gpu() -> bool:
+        if gpus != 0 and 0 < present <= local_rank:
+            raise UserError(f"torchrun started process {local_rank + 1} on a machine with {present} visible GPUs; "
+                            "use --nproc-per-node of at most that many, or --gpus 0")  # fmt: skip
+        return gpus != 0 and present > 0
+
+    found = processes.together(on_gpu)
+    if len(set(found)) > 1:
+        raise UserError(f"process {found.index(True)} has a GPU and process {found.index(False)} has none: leave out "
+                        "the machine without, or use --gpus 0")  # fmt: skip
+    if not found[0]:
+        return processes
+    torch.cuda.set_device(local_rank)
+    devices = dist.new_group(timeout=PATIENCE, backend="nccl")
+    return replace(processes, device=torch.device("cuda", local_rank), gpus=processes.world, devices=devices)
+
+
+def _store_of_this_start(rank: int, world: int) -> dist.Store:
+    """A store that these processes share with none of an attempt before.
+
+    `torchrun --max-restarts` starts them anew on a store where the groups of the dead have left their addresses.
+    TORCHELASTIC_RESTART_COUNT does not tell attempts apart, since each machine's agent counts for itself. So rank 0
+    draws a name for this one and gives it to those that ask for it now: what a dead process has asked is answered,
+    too, but heard by nobody.
+    """
+    store = next(iter(rendezvous("env://", rank, world, timeout=PATIENCE)))[0]
+    deadline, name = time.monotonic() + PATIENCE.total_seconds(), uuid.uuid4().hex
+
+    def look(key: str) -> bool:
+        # Not `store.wait`: no signal would get through to Python meanwhile.
+        if time.monotonic() > deadline:
+            raise dist.DistStoreError("timed out before all processes had come")
+        return bool(store.check([key]))
+
+    if rank > 0:
+        store.set(f"skin/asks/{rank}", name)
+        while not look(f"skin/answer/{name}"):
+            time.sleep(0.01)
+        name = store.get(f"skin/answer/{name}").decode()
+        store.set(f"skin/heard/{name}/{rank}", "")
+        return dist.PrefixStore(name, store)
+    for other in range(1, world):
+        while not look(f"skin/heard/{name}/{other}"):
+            if look(f"skin/asks/{other}"):
+                store.set("skin/answer/" + store.get(f"skin/asks/{other}").decode(), name)
+            time.sleep(0.01)
+    return dist.PrefixStore(name, store)
