@@ -239,6 +239,7 @@ def test_the_room_that_checkpoints_need() -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_and_a_full_share_of_one_are_said(number: int, tmp_path: Path) -> None:
+    (tmp_path / "last.pt").touch()
     said = str(checkpoint.WriteError(tmp_path / "last.pt", OSError(number, os.strerror(number))))
     assert said == (
         f"cannot write {tmp_path}/last.pt: the disk, or your share of it, is full ({os.strerror(number)}); "
