@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from tests.endings import ROOT
 
@@ -86,3 +88,24 @@ def test_a_process_may_take_its_time_for_its_own_work_but_not_for_another() -> N
     assert run(keep + own, signal.SIGTERM)[0] == 7
     code, errors = run(keep + wait, signal.SIGTERM)
     assert (code, errors) == (143, "error: stopped, though this process waited for a peer for 1 s after the signal\n")
+
+
+@pytest.mark.parametrize(("depth", "inside"), [(1, True), (12, False)])
+def test_sockets_of_children_have_a_name_that_the_system_takes(depth: int, inside: bool) -> None:
+    """A queue's TMPDIR may be long; a batch that finds no socket is lost, and waited for in vain."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as root:
+        folder = Path(root, *["deeper"] * depth)
+        folder.mkdir(parents=True)
+        code = (
+            f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+            "from skin.utils import processes\n"
+            "from multiprocessing import util\n"
+            "processes.prepare_children()\n"
+            "print(util.get_temp_dir())"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env={"TMPDIR": str(folder)}, check=True
+        )
+        assert Path(done.stdout.strip()).is_relative_to(folder) == inside
+        assert len(done.stdout) < 60 + len("/pymp-12345678")
+        assert list(folder.iterdir()) == []

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ STOP_SIGNALS = tuple(
     int(getattr(signal, name)) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 )  # Windows has no SIGHUP, and it alone has SIGBREAK
 SECONDS_TO_STOP = 8.0  # that a process may wait for others after a signal to stop
+LONGEST_TMPDIR = 55  # bytes: a socket's name has 103 on macOS, 107 on Linux, and `/pymp-…/listener-…` takes 45
 SECONDS_TO_END = 5.0  # that threads, exit functions and libraries have at the end of a script
 
 
@@ -95,7 +97,15 @@ def prepare_children() -> None:
 def _folder_of_children() -> str:
     from multiprocessing import util
 
-    return util.get_temp_dir()  # is made at the first call; children inherit it
+    before = tempfile.tempdir
+    # Where TMPDIR is long, a socket in it has no name that the system takes. That shows in a thread of the child's
+    # queue, which prints a traceback; the batch is lost, and the main process waits for it for ever.
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TMPDIR:
+        tempfile.tempdir = next((path for path in ("/tmp", "/var/tmp", "/dev/shm") if os.access(path, os.W_OK)), None)
+    try:
+        return util.get_temp_dir()  # is made at the first call; children inherit it
+    finally:
+        tempfile.tempdir = before
 
 
 class _Wait(NamedTuple):
