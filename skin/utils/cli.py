@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from skin.utils.errors import UserError, printable
-from skin.utils.faults import explain
 from skin.utils.home import user_path
+from skin.utils.known_errors import explain
 from skin.utils.launchers import refuse_bare_launcher
 from skin.utils.processes import STOP_SIGNALS, StopWatch, end_children, leave
 
@@ -131,7 +131,7 @@ def plain(settings: Any) -> dict[str, Any]:
 def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:
     """Run a script's `main` and leave with its exit code.
 
-    A `UserError`, or a fault that `faults` knows, is one line on stderr and code 2; any other exception is a
+    A `UserError`, or a fault that `known_errors` knows, is one line on stderr and code 2; any other exception is a
     traceback and code 1; Ctrl-C is 130, SIGTERM 143; a reader that closed our pipe ends us quietly, as it does any
     Unix filter. Whichever it is, this process and its children are gone within seconds. Without `explaining`, a fault
     is a traceback, for a process that reads it.
