@@ -72,7 +72,7 @@ POINTS: dict[str, dict[str, tuple[str, int]]] = {
     "predict.py": {
         "decode": ("skin.model.classifier:read_image", 3),
         "features": ("skin.model.network:Classifier.features", 1),
-        "print": ("predict:_print_line", 2),
+        "print": ("skin.serving.outputs:_print_line", 2),
     },
 }
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from skin.data.images import Preprocess
-from skin.model import network as networks
+from skin.model.choices import MODELS
+from skin.model.network import build
 from skin.model.tensorfile import load
 from skin.utils.errors import UserError, printable
 from skin.utils.files import atomic
@@ -125,7 +126,7 @@ def load_best(path: Path) -> Checkpoint:
     if not all(_is_number(value) or value is None for value in state["metrics"].values()):
         raise UserError(f"{path}: damaged checkpoint: 'metrics' holds what is no number")
     with torch.device("meta"):
-        network = networks.build(name, len(classes))
+        network = build(name, len(classes))
     check_tensors(state["model"], network.state_dict(), path)
     _check_calibration(state["calibration"], len(classes), network.classifier[1].in_features, path)
     network.load_state_dict(state["model"], assign=True)
@@ -178,8 +179,8 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         if key in config and (not isinstance(config[key], kind) or (kind is int and isinstance(config[key], bool))):
             raise UserError(f"{path}: damaged checkpoint: the config's {key!r} is a {type(config[key]).__name__}")
     name = config.get("model")
-    if name not in networks.MODELS:
-        raise UserError(f"{path}: unknown model {name!r}; known are {networks.MODELS[0]} to {networks.MODELS[-1]}")
+    if name not in MODELS:
+        raise UserError(f"{path}: unknown model {name!r}; known are {MODELS[0]} to {MODELS[-1]}")
 
 
 def _check_calibration(calibration: dict[str, Any], classes: int, features: int, path: Path) -> None:

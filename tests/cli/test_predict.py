@@ -14,6 +14,7 @@ from pathlib import Path
 import predict
 from skin import load_classifier
 from skin.data.class_names import readable_name
+from skin.serving.overlays import overlay_name
 from skin.utils import cli
 from tests import tiny
 
@@ -183,7 +184,7 @@ def test_a_huge_image_is_reported_and_the_others_are_predicted(run: Run) -> None
 
 def test_overlays_have_names_that_every_system_takes_and_no_two_the_same() -> None:
     sources = ("in/a:1.png", "in/a_1.png", "in/a*1.png", "nul/aux.png")
-    names = [str(predict.overlay_name(source)) for source in sources]
+    names = [str(overlay_name(source)) for source in sources]
     assert names[1] == "in/a_1.png.cam.png"
     assert names[0].startswith("in/a_1.png.")
     assert names[2].startswith("in/a_1.png.")
