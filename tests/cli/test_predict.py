@@ -289,17 +289,6 @@ def test_a_prediction_imports_nothing_heavy_and_needs_no_stdin(best_pt: Path, tm
     assert ended.stdout.startswith("a.png\t")
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--tta", "x"]])
-def test_help_and_a_mistyped_option_do_not_wait_for_torch(words: list[str]) -> None:
-    code = (
-        f"import sys, runpy; sys.argv = ['predict.py', *{words!r}]\n"
-        f"try: runpy.run_path({str(ROOT / 'predict.py')!r}, run_name='__main__')\n"
-        "except SystemExit: assert 'torch' not in sys.modules\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
-
-
 @pytest.mark.real
 def test_a_folder_of_real_images_gives_an_answer_each(run: Run, real_data: Path) -> None:
     folder = real_data / "ham10000_mini" / "images"
