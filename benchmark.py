@@ -41,7 +41,7 @@ from skin.utils.driver import unusable_gpus
 from skin.utils.errors import UserError
 from skin.utils.known_errors import is_out_of_memory
 from skin.utils.parallel import Topology
-from skin.utils.processes import patience
+from skin.utils.signals import patience
 
 import numpy as np
 import torch

@@ -22,8 +22,8 @@ from skin.utils.errors import UserError
 from skin.utils.hardware import usable_cores
 from skin.utils.known_errors import explain
 from skin.utils.memory import keep_freed_memory
-from skin.utils.processes import prepare_children, waiting
-from skin.utils.signals import LOADER, ignore_in_worker
+from skin.utils.processes import prepare_children
+from skin.utils.signals import LOADER, ignore_in_worker, waiting
 
 import cv2
 import numpy as np

@@ -33,7 +33,8 @@ from skin.utils.errors import UserError, printable
 from skin.utils.home import user_path
 from skin.utils.known_errors import explain
 from skin.utils.launchers import by_torchrun, refuse_bare_launcher
-from skin.utils.processes import STOP_SIGNALS, StopWatch, end_children, leave
+from skin.utils.processes import end_children, end_now, leave
+from skin.utils.signals import STOP_SIGNALS, StopWatch, end
 
 SettingsT = TypeVar("SettingsT")
 
@@ -160,11 +161,11 @@ def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:
     """
     for number in STOP_SIGNALS:
         if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
-            signal.signal(number, _terminate)
+            signal.signal(number, end)
     for stream in (sys.stdout, sys.stderr):  # None where the caller closed it
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # a letter that the output's encoding lacks
-    with StopWatch():
+    with StopWatch(end_now):
         try:
             try:
                 refuse_bare_launcher(os.environ, Path(sys.argv[0]).name)
@@ -195,7 +196,3 @@ def fail(message: str) -> int:
     """Print `message` as one line on stderr, and return the exit code to leave with."""
     print(f"error: {printable(message, limit=2000)}", file=sys.stderr)
     return 2
-
-
-def _terminate(signum: int, frame: types.FrameType | None) -> NoReturn:
-    raise SystemExit(128 + signum)
