@@ -26,6 +26,7 @@ from skin.evaluation.model_card import check_model_card, write_model_card
 from skin.evaluation.report import Answers
 from skin.evaluation.testset import SPLITS, TestSet
 from skin.model import calibration, precision, tta
+from skin.model.calibration import Calibration
 from skin.model.checkpoint import Checkpoint, load_best
 from skin.model.fold_batchnorm import for_inference
 from skin.model.network import Classifier
@@ -85,7 +86,7 @@ class Settings:
 
 @torch.inference_mode()
 def ask(
-    classifier: Classifier, loader: DataLoader[Batch], topology: Topology, calibrated: dict[str, Any], views: int,
+    classifier: Classifier, loader: DataLoader[Batch], topology: Topology, calibrated: Calibration, views: int,
     on_batch: Callable[[int], Any],
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Ask the model about every image of `loader`, in all processes; features are used at once and not kept.
