@@ -3,9 +3,9 @@
     python app.py                                    then open http://127.0.0.1:7860
     python app.py --checkpoint runs/NAME/best.pt --port 8000
 
-Works without a network: fonts, scripts and examples all come from this machine, and nothing is reported to
-anybody. Uploads lie in a folder that only this user can read, for about a minute each, and are gone when
-the page is closed. It listens on this machine alone, unless --host says otherwise.
+It needs no network: fonts, scripts and examples come from this machine, and nothing is reported to anybody.
+Only this user can read the folder of the uploads. Each is deleted after about a minute, and all are deleted
+when the page ends. The page listens on this machine alone, unless --host says otherwise.
 
 This is research software, not a medical device.
 """
@@ -20,38 +20,28 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skin.serving.settings import AppSettings
 from skin.utils import cli
-from skin.utils.cli import option
 from skin.utils.errors import UserError
 
 if TYPE_CHECKING:
     from skin.model.classifier import SkinClassifier
 
 UPLOAD_LIMIT = "20mb"
-QUEUE_LIMIT = 32  # pictures that wait, at most; who comes later is asked to try again
-KEEP_SECONDS = 60  # an upload is deleted when it is older, so no more may wait than are answered in half of that
+QUEUE_LIMIT = 32  # pictures that wait, at most; whoever comes later is asked to try again
+KEEP_SECONDS = 60  # an upload is deleted when it is older, so no more may wait than are answered in half this time
 PORTS_TRIED = 100
 EXAMPLE_CLASSES = ("nv", "mel", "bcc", "vasc")
 
 
-@dataclass(frozen=True)
-class Settings:
-    checkpoint: Path | None = option(None, "the trained model (default: the newest run's)", metavar="FILE")
-    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in", metavar="ADDRESS")
-    port: int = option(7860, "port to listen on; the next free one if it is taken", metavar="N")
-
-
 def main() -> int:
-    settings = cli.parse(Settings, __doc__)
+    settings = cli.parse(AppSettings, __doc__)
     port = free_port(settings.host, settings.port)
     with tempfile.TemporaryDirectory(prefix="skin-app-", ignore_cleanup_errors=True) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # read when gradio is imported
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        _go_past_proxies()
+        set_up_gradio(Path(folder) / "uploads")
 
         from skin.model.classifier import load_classifier
         from skin.utils.driver import unusable_gpus
@@ -61,11 +51,7 @@ def main() -> int:
         model = load_classifier(settings.checkpoint, device="cpu" if warning else None)
         print(f"model {model.description}", file=sys.stderr, flush=True)
 
-        from skin.serving.webpage import (  # seconds, which a missing checkpoint need not wait for
-            LOCAL,
-            make_page,
-            start,
-        )
+        from skin.serving.webpage import LOCAL, make_page, start  # takes seconds: a missing checkpoint is said first
 
         examples = draw_examples(Path(folder) / "examples")
         page = make_page(model, examples, KEEP_SECONDS)
@@ -83,21 +69,24 @@ def main() -> int:
     return 0
 
 
-def _go_past_proxies() -> None:
-    """Gradio asks itself whether it is up; a proxy set for the network must not get that question."""
+def set_up_gradio(uploads: Path) -> None:
+    """Set what gradio reads from the environment when it is imported: its folder, no reports, no proxy.
+
+    Gradio asks its own server over HTTP if it is up. A proxy must not get that question.
+    """
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     for name in ("NO_PROXY", "no_proxy"):
         others = os.environ.get(name, "")
         os.environ[name] = f"{others},127.0.0.1,localhost".lstrip(",")
 
 
 def free_port(host: str, wanted: int) -> int:
-    """`wanted`, or the next port after it that nobody listens on.
+    """Return `wanted`, or the next port after it that nobody listens on.
 
     Raises:
-        UserError: the address is not one of this machine, or all the ports tried are taken.
+        UserError: the address is none of this machine, or all the ports tried are taken.
     """
-    if not 1 <= wanted <= 65535:
-        raise UserError(f"--port {wanted}: a port is a number from 1 to 65535")
     try:
         (family, _, _, _, address), *_ = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -117,7 +106,7 @@ def free_port(host: str, wanted: int) -> int:
 
 
 def seconds_an_answer(model: SkinClassifier, pictures: list[Path]) -> float:
-    """How long this machine takes over a picture; over the first, which takes longest, it warms up."""
+    """Return the seconds that this machine takes for a picture, after one to warm up."""
     from skin.serving.webpage import answer_html
 
     answer_html(model, str(pictures[0]))
@@ -127,7 +116,7 @@ def seconds_an_answer(model: SkinClassifier, pictures: list[Path]) -> float:
 
 
 def draw_examples(folder: Path) -> list[Path]:
-    """Four drawn lesions of different classes, from the demo set; painted at each start, as they take a second."""
+    """Paint four lesions of different classes, as in the demo set, and return their paths. It takes a second."""
     from skin.data import demo
 
     demo.write(folder, images=demo.FEWEST_IMAGES, seed=1)

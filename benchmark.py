@@ -32,16 +32,16 @@ from skin.bench.bench_settings import BenchSettings, read_bench_settings
 from skin.bench.measure import Cell, Recipe, Step
 from skin.bench.plain import PlainRecipe
 from skin.data.cache import default_folder
-from skin.model.model import preprocess_for
+from skin.model.network import preprocess_for
 from skin.training.parts import Parts, read_parts
 from skin.training.settings import Settings
 from skin.training.trainer import build_trainer
 from skin.utils import cli, files, parallel
 from skin.utils.driver import unusable_gpus
 from skin.utils.errors import UserError
-from skin.utils.faults import is_out_of_memory
+from skin.utils.known_errors import is_out_of_memory
 from skin.utils.parallel import Topology
-from skin.utils.processes import patience
+from skin.utils.signals import patience
 
 import numpy as np
 import torch

@@ -26,17 +26,18 @@ from skin.evaluation.model_card import check_model_card, write_model_card
 from skin.evaluation.report import Answers
 from skin.evaluation.testset import SPLITS, TestSet
 from skin.model import calibration, precision, tta
+from skin.model.calibration import Calibration
 from skin.model.checkpoint import Checkpoint, load_best
-from skin.model.fused import for_inference
-from skin.model.model import Classifier
+from skin.model.fold_batchnorm import for_inference
+from skin.model.network import Classifier
 from skin.utils import cli, parallel
 from skin.utils.cli import option
 from skin.utils.console import Log
 from skin.utils.driver import unusable_gpus
 from skin.utils.errors import UserError
-from skin.utils.faults import explained
 from skin.utils.files import safe_name, write_atomically, write_json
 from skin.utils.hardware import check_workers
+from skin.utils.known_errors import explained
 from skin.utils.memory import keep_freed_memory
 from skin.utils.parallel import Topology
 from skin.utils.run_folders import newest_model
@@ -85,7 +86,7 @@ class Settings:
 
 @torch.inference_mode()
 def ask(
-    classifier: Classifier, loader: DataLoader[Batch], topology: Topology, calibrated: dict[str, Any], views: int,
+    classifier: Classifier, loader: DataLoader[Batch], topology: Topology, calibrated: Calibration, views: int,
     on_batch: Callable[[int], Any],
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Ask the model about every image of `loader`, in all processes; features are used at once and not kept.

@@ -37,8 +37,8 @@ from skin.training.trainer import Trainer
 from skin.utils import cli, memory, parallel
 from skin.utils.console import Log
 from skin.utils.errors import UserError
-from skin.utils.faults import explained
-from skin.utils.interrupts import Interrupts, Stopped
+from skin.utils.known_errors import explained
+from skin.utils.signals import Interrupts, Stopped
 
 import numpy as np
 import torch

@@ -34,7 +34,8 @@ from skin.data import split
 from skin.data.images import ImageError, Preprocess, read_header, read_image
 from skin.data.layouts import read_index
 from skin.data.npz import read_npz_image
-from skin.model import calibration, checkpoint, model, tensorfile
+from skin.model import calibration, checkpoint, tensorfile
+from skin.model import network as networks
 from skin.training.progress import Progress
 from skin.training.runs import COLUMNS
 from skin.utils import cli, memory
@@ -289,7 +290,7 @@ def _use_table(data: Path, path: Path) -> None:
 def states() -> tuple[dict[str, Any], dict[str, Any]]:
     """A sound best.pt, and a sound progress of a last.pt."""
     torch.manual_seed(0)
-    network = model.build("efficientnet_b0", 3)
+    network = networks.build("efficientnet_b0", 3)
     numbers = np.random.Generator(np.random.Philox(0))
     labels = np.arange(60) % 3
     fitted = calibration.fit(numbers.normal(size=(60, 3)), labels, numbers.normal(size=(60, 1280)))
@@ -298,7 +299,7 @@ def states() -> tuple[dict[str, Any], dict[str, Any]]:
         "format_version": 1,
         "model": network.state_dict(),
         "classes": ["a", "b", "c"],
-        "preprocess": model.preprocess_for("efficientnet_b0", 64).to_dict(),
+        "preprocess": networks.preprocess_for("efficientnet_b0", 64).to_dict(),
         "config": {"model": "efficientnet_b0", "data": "/data", "seed": 3, "resolved": {"workers": 1}},
         "metrics": row,
         "calibration": fitted,

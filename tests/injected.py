@@ -54,7 +54,7 @@ KINDS: dict[str, Callable[[], BaseException]] = {
 POINTS: dict[str, dict[str, tuple[str, int]]] = {
     "train.py": {
         "step": ("torch.optim.adam:Adam.step", 8),
-        "forward": ("skin.model.model:Classifier.forward", 8),
+        "forward": ("skin.model.network:Classifier.forward", 8),
         "save": ("skin.model.checkpoint:save", 3),
         "rename": ("os:replace", 8),
         "logits": ("train:collect", 2),
@@ -64,15 +64,15 @@ POINTS: dict[str, dict[str, tuple[str, int]]] = {
         "begin": ("skin.data.dataset:_start_worker", 1),
     },
     "evaluate.py": {
-        "features": ("skin.model.model:Classifier.features", 1),
+        "features": ("skin.model.network:Classifier.features", 1),
         "decode": ("skin.data.dataset:SkinDiseaseDataset.stored", 4),
         "report": ("skin.evaluation.report:build", 1),
         "rename": ("os:replace", 3),
     },
     "predict.py": {
         "decode": ("skin.model.classifier:read_image", 3),
-        "features": ("skin.model.model:Classifier.features", 1),
-        "print": ("predict:_print_line", 2),
+        "features": ("skin.model.network:Classifier.features", 1),
+        "print": ("skin.serving.outputs:_print_line", 2),
     },
 }
 

@@ -15,6 +15,7 @@ from app import free_port
 from skin import load_classifier
 from skin.data.class_names import readable_name
 from skin.model.classifier import SkinClassifier
+from skin.serving.settings import AppSettings
 from skin.utils.errors import UserError
 from tests import tiny
 from tests.bench.app_load import ROOT, ask, ask_for, post, running_app, top_class, upload
@@ -286,7 +287,7 @@ def test_names_of_classes_are_escaped(tmp_path: Path, images: list[Path]) -> Non
 )
 def test_an_address_that_cannot_be_listened_on_is_said(host: str, port: int, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        free_port(host, port)
+        free_port(host, AppSettings(host=host, port=port).port)
 
 
 def test_a_run_of_taken_ports_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from skin.model import checkpoint, model, tensorfile
+from skin.model import checkpoint, tensorfile
+from skin.model import network as networks
 from skin.training import runs, saver
 from skin.training.saver import Saver
 from skin.training.settings import MOST_EPOCHS
@@ -406,7 +407,7 @@ def test_a_missing_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def best() -> dict[str, Any]:
     """What a best.pt of a B0 with three classes holds."""
-    network = model.build("efficientnet_b0", 3)
+    network = networks.build("efficientnet_b0", 3)
     places = {"means": torch.zeros(3, 1280), "directions": torch.zeros(2, 1280)}
     gaussians = {**places, "variances": [0.1, 0.2], "rest": 0.1}
     thresholds = {"thresholds": [0.1, 0.2, 0.3], "shared": [1]}
@@ -414,7 +415,7 @@ def best() -> dict[str, Any]:
         "format_version": 1,
         "model": network.state_dict(),
         "classes": ["a", "b", "c"],
-        "preprocess": model.preprocess_for("efficientnet_b0", 64).to_dict(),
+        "preprocess": networks.preprocess_for("efficientnet_b0", 64).to_dict(),
         "config": {"model": "efficientnet_b0", "data": None, "seed": 3},
         "metrics": {"epoch": 1, "val_macro_auc": float("nan")},
         "calibration": {
@@ -459,7 +460,7 @@ UNSOUND: list[tuple[tuple[str, ...], Any, str]] = [
     (("config", "model"), KeyError, "unknown model None"),
     (("config", "data"), 5, "config's 'data' is a int"),
     (("config", "seed"), True, "config's 'seed' is a bool"),
-    (("metrics", "epoch"), "1", "'metrics' holds what is no number"),
+    (("metrics", "epoch"), "1", "'metrics' holds values that are not numbers"),
     (("preprocess", "std"), [0, 0, 0], "std must be above zero"),
     (("model", "features.0.0.weight"), KeyError, "features.0.0.weight is missing"),
     (("model", "extra"), torch.zeros(1), "extra is unknown"),
@@ -512,7 +513,7 @@ def test_the_reader_takes_what_the_writer_gives_through_a_buffer_too(tmp_path: P
 
 def test_the_longest_run_of_the_largest_model_can_be_loaded(tmp_path: Path) -> None:
     with torch.device("meta"):
-        network = model.build("efficientnet_b7", 100)
+        network = networks.build("efficientnet_b7", 100)
     number = torch.zeros(())
     moments = {"step": number, "exp_avg": number, "exp_avg_sq": number}
     state = {

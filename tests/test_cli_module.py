@@ -37,7 +37,7 @@ def parse(*argv: str, **defaults: object) -> Example:
 def test_defaults_and_values_of_every_type() -> None:
     assert parse() == Example()
     given = parse("--epochs", "3", "--lr", "1e-3", "--check", "--data", "a b", "--amp", "off", "x.png", "y.png")
-    assert given == Example(3, 1e-3, 0, True, Path("a b"), "off", None, ["x.png", "y.png"])  # type: ignore[arg-type]
+    assert given == Example(3, 1e-3, 0, True, Path("a b"), "off", None, ("x.png", "y.png"))
     assert parse("--run").run == Path("latest")
     assert parse("--run", "r").run == Path("r")
 

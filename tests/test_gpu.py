@@ -10,8 +10,8 @@ from typing import Any
 
 from skin.bench import bench_report
 from skin.data.images import Preprocess
-from skin.model.cpu_step import accelerate
-from skin.model.model import Classifier, build, preprocess_for
+from skin.model.cpu_kernels import accelerate
+from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import choose
 from skin.utils import memory
 

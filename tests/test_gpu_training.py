@@ -12,7 +12,7 @@ from pathlib import Path
 
 import train
 from skin.model.checkpoint import load_best
-from skin.model.model import Classifier, build, preprocess_for
+from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import Precision, choose
 from skin.training.parts import read_parts
 from skin.training.settings import Settings

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from skin.model.model import preprocess_for
+from skin.model.network import preprocess_for
 from skin.training.parts import read_parts
 from skin.training.settings import Settings
 from skin.utils.console import Log

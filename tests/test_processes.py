@@ -15,10 +15,10 @@ import pytest
 BEGIN = f"""
 import multiprocessing, signal, sys, threading, time
 sys.path.insert(0, {str(ROOT)!r})
-from skin.utils import cli, processes
+from skin.utils import cli, processes, signals
 from skin.utils.errors import UserError
 
-processes.SECONDS_TO_STOP = processes.SECONDS_TO_END = 1.0
+signals.SECONDS_TO_STOP = processes.SECONDS_TO_END = 1.0
 
 def stubborn():
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -70,7 +70,7 @@ STORE = """
 import datetime
 import torch.distributed as dist
 store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=datetime.timedelta(hours=1))
-print("ready", flush=True)
+threading.Timer(0.5, print, ("ready",), {"flush": True}).start()  # once it waits
 """
 
 
@@ -83,8 +83,8 @@ def test_a_signal_ends_a_process_that_waits_in_c() -> None:
 
 def test_a_process_may_take_its_time_for_its_own_work_but_not_for_another() -> None:
     keep = "signal.signal(signal.SIGTERM, lambda *_: None)\nprint('ready', flush=True)\n"
-    own = "with processes.patience():\n    time.sleep(3)\nreturn 7"
-    wait = "with processes.patience(), processes.waiting('a peer'):\n    time.sleep(1000)\nreturn 7"
+    own = "with signals.patience():\n    time.sleep(3)\nreturn 7"
+    wait = "with signals.patience(), signals.waiting('a peer'):\n    time.sleep(1000)\nreturn 7"
     assert run(keep + own, signal.SIGTERM)[0] == 7
     code, errors = run(keep + wait, signal.SIGTERM)
     assert (code, errors) == (143, "error: stopped, though this process waited for a peer for 1 s after the signal\n")

@@ -10,7 +10,7 @@ from typing import Any
 
 from skin.data.layouts import read_index
 from skin.evaluation.model_card import write_model_card
-from skin.model import model
+from skin.model import network
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -68,7 +68,7 @@ class _Runs:
 def test_weights_that_would_run_are_refused(tmp_path: Path) -> None:
     torch.save({"features.0.0.weight": _Runs(tmp_path / "ran")}, tmp_path / "weights.pth")
     with pytest.raises(UserError, match="no tensor"):
-        model.load_weights(model.build("efficientnet_b0", 2), "efficientnet_b0", str(tmp_path / "weights.pth"))
+        network.load_weights(network.build("efficientnet_b0", 2), "efficientnet_b0", str(tmp_path / "weights.pth"))
     assert not (tmp_path / "ran").exists()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import train
-from skin.model.model import Classifier, build, preprocess_for
+from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import Precision
 from skin.training import batch_norm
 from skin.training.parts import Parts, read_parts

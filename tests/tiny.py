@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from skin.model import checkpoint, model
+from skin.model import checkpoint
+from skin.model import network as networks
 from skin.model.precision import Precision
 
 import numpy as np
@@ -35,12 +36,12 @@ def write_checkpoint(
     name: str = "efficientnet_b0",
 ) -> Path:
     """Write a `best.pt` with random weights to `path`."""
-    preprocess = model.preprocess_for(name, image_size)
+    preprocess = networks.preprocess_for(name, image_size)
     pictures = torch.from_numpy(np.stack([picture(s, image_size, image_size) for s in range(100, 116)]))
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        network = model.build(name, len(classes))
-        classifier = model.Classifier(network, preprocess, Precision("cpu", None)).train()
+        network = networks.build(name, len(classes))
+        classifier = networks.Classifier(network, preprocess, Precision("cpu", None)).train()
         for layer in network.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.momentum = 1.0

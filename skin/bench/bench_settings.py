@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from skin.model.model import MODELS
+from skin.model.choices import MODELS
 from skin.utils import cli
 from skin.utils.cli import option
 from skin.utils.errors import UserError

@@ -19,9 +19,9 @@ from skin.bench import bench_report, measure
 from skin.bench.bench_settings import AMP, PARALLEL, RECIPES, BenchSettings
 from skin.bench.measure import Cell
 from skin.model import precision
-from skin.model.model import preprocess_for
+from skin.model.network import preprocess_for
 from skin.training import runs
-from skin.utils import faults
+from skin.utils import known_errors
 from skin.utils.errors import UserError, printable
 from skin.utils.hardware import usable_cores
 from skin.utils.memory import ask_nvml, nvml_used_mib
@@ -173,9 +173,10 @@ def explain(code: int, stderr: str) -> dict[str, Any]:
         return {"status": "oom", "reason": "killed by the system, most likely for lack of memory"}
     errors = _ERROR.findall(_RANK.sub("", stderr))
     words = [line.strip() for line in stderr.splitlines() if any(map(str.isalnum, line))]  # not torchrun's rules
-    if any(map(faults.is_out_of_memory, [*errors, *words[-1:]])):
+    if any(map(known_errors.is_out_of_memory, [*errors, *words[-1:]])):
         return {"status": "oom", "reason": "out of memory"}
-    causes = [line for line in errors if not faults.is_about_peers(line)] or errors or words or [f"exit code {code}"]
+    own = [line for line in errors if not known_errors.is_about_peers(line)]
+    causes = own or errors or words or [f"exit code {code}"]
     return {"status": "failed", "reason": printable(causes[-1].removeprefix("error: "), limit=300)}
 
 

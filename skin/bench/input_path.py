@@ -24,7 +24,7 @@ from skin.bench.plain import PlainImages
 from skin.data.cache import PixelCache
 from skin.data.dataset import EpochBatches, make_loader
 from skin.data.images import Preprocess
-from skin.model.model import Classifier, build
+from skin.model.network import Classifier, build
 from skin.model.precision import choose
 from skin.training.parts import Parts
 from skin.training.settings import Settings

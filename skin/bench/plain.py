@@ -13,7 +13,7 @@ from typing import Any
 
 from skin.bench.measure import Step
 from skin.model import precision
-from skin.model.model import build, load_weights, preprocess_for
+from skin.model.network import build, load_weights, preprocess_for
 from skin.training import losses
 from skin.training.parts import Parts
 from skin.training.settings import Settings

@@ -151,22 +151,21 @@ class PixelCache:
         Raises:
             UserError: a process was killed; what was done stays done.
         """
+        from skin.utils.console import progress
+
         from rich.console import Console
-        from rich.progress import Progress
 
         processes = processes or usable_cores()
         chunks = [range(i, min(i + 64, len(self._paths))) for i in range(0, len(self._paths), 64)]
-        console = Console(stderr=True)
-        with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
-            task = progress.add_task("decoding images", total=len(self._paths))
+        with progress(Console(stderr=True), "decoding images", len(self._paths)) as advance:
             if processes == 1:
                 for chunk in chunks:
-                    progress.advance(task, self._fill(chunk))
+                    advance(self._fill(chunk))
                 return
             with ProcessPoolExecutor(processes, get_context("spawn"), _start_filling, (self,)) as pool:
                 try:
                     for done in pool.map(_fill_chunk, chunks):
-                        progress.advance(task, done)
+                        advance(done)
                 except BrokenProcessPool as error:
                     raise UserError("a process filling the pixel cache was killed; start again to go on") from error
                 finally:

@@ -19,11 +19,11 @@ from skin.data.cache import PixelCache
 from skin.data.images import ImageError, Preprocess, centre_crop, read_image
 from skin.data.npz import is_npz_image, read_npz_image
 from skin.utils.errors import UserError
-from skin.utils.faults import explain
 from skin.utils.hardware import usable_cores
-from skin.utils.interrupts import LOADER, ignore_in_worker
+from skin.utils.known_errors import explain
 from skin.utils.memory import keep_freed_memory
-from skin.utils.processes import prepare_children, waiting
+from skin.utils.processes import prepare_children
+from skin.utils.signals import LOADER, ignore_in_worker, waiting
 
 import cv2
 import numpy as np

@@ -16,7 +16,7 @@ from skin.evaluation import metrics, subgroups
 from skin.evaluation.bootstrap import LEVEL, Estimate, Figures, Resampler, difference, rates
 from skin.evaluation.metrics import Floats
 from skin.model import calibration
-from skin.model.calibration import Calibrated
+from skin.model.calibration import Calibrated, Calibration
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,7 @@ class Answers:
     logits: Floats
     distance: Floats
     groups: npt.NDArray[Any]
-    calibration: dict[str, Any]
+    calibration: Calibration
 
     @property
     def calibrated(self) -> Calibrated:
@@ -242,7 +242,8 @@ def _prediction_sets(
     answers: Answers, level: str, members: npt.NDArray[np.bool_], estimates: Iterator[Estimate]
 ) -> dict[str, Any]:
     """Coverage and size of the sets bool [N, C], whose estimates come next: coverage, size, coverage by class."""
-    shared = answers.calibration.get("sets", {}).get(level, {}).get("shared", [])
+    sets = answers.calibration.get("sets")
+    shared = sets[level]["shared"] if sets else []
     return {
         "coverage": entry(next(estimates)),
         "mean_size": entry(next(estimates)),

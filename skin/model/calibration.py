@@ -1,28 +1,30 @@
-"""What a probability is worth: temperature, prediction sets, and a flag for images unlike the training set.
+"""Calibration: temperature, prediction sets, and a flag for images unlike the training set.
 
-All three are fitted once, on the validation part at the end of training, and kept in the checkpoint:
+All three are fitted once, on the validation split at the end of training, and kept in the checkpoint:
 
-- one temperature divides the logits, so that "80 %" is right four times in five (Guo et al. 2017);
-- a prediction set holds every class whose probability reaches that class's own threshold, so that the set
-  holds the truth for 90 % (95 %) of the images *of each class*: split conformal prediction, one quantile a
-  class. A class with too few validation images for a quantile of its own takes that of all images (Ding et
-  al. 2023) and is named in `shared`;
-- an image is called unlike the training set when its features lie further from every class than those of
-  98 % of unseen validation images (a Mahalanobis distance on features of unit length).
+- One temperature divides the logits, so that "80 %" is right four times in five (Guo et al. 2017).
+- A prediction set holds every class whose probability reaches the threshold of that class. It holds the true class
+  for 90 % (95 %) of the images *of each class*: split conformal prediction, one quantile per class. A class with too
+  few validation images for its own quantile takes that of all images (Ding et al. 2023), and is named in `shared`.
+- An image is unlike the training set if its features lie further from every class than those of 98 % of unseen
+  validation images (a Mahalanobis distance on features of unit length).
 
-To apply a calibration needs numpy alone.
+Applying a calibration needs numpy alone.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from skin.utils.errors import UserError
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]
@@ -32,35 +34,66 @@ COVERAGES = {"90": 0.90, "95": 0.95}
 DIRECTIONS = 32  # of the features' spread that get a variance of their own; the rest share one
 LIKE_SHARE = 0.98  # of unseen validation images are not flagged
 FOLDS = 5
-MOST_IMAGES = 5000  # as many, evenly taken, tell where the features lie
+MOST_IMAGES = 5000  # evenly taken from a larger set; enough to tell where the features lie
+
+
+class SetThresholds(TypedDict):
+    """The prediction sets of one coverage."""
+
+    thresholds: list[float]  # one per class
+    shared: list[int]  # classes that have the threshold of all images
+
+
+class Gaussians(TypedDict):
+    """One Gaussian per class over features of unit length, all with the same covariance."""
+
+    means: Tensor  # float32 [K, D], K the classes in the validation split
+    directions: Tensor  # float32 [R, D], principal directions of the covariance
+    variances: list[float]  # along each of them
+    rest: float  # the variance in every other direction
+
+
+class Unlike(Gaussians):
+    """Where the features of images lie, and the distance beyond which an image is unlike them."""
+
+    threshold: float
+
+
+class Calibration(TypedDict, total=False):
+    """A calibration as `best.pt` holds it; empty if the run has no validation images, or is not at its end."""
+
+    images: int  # it was fitted on
+    temperature: float
+    sets: dict[str, SetThresholds]  # by coverage: "90" and "95"
+    unlike: Unlike
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What a calibrated model says of N images and C classes."""
+    """The calibrated answers of a model for N images and C classes."""
 
     probabilities: Doubles  # [N, C], rows add up to one
     sets: Bools  # [N, C]: the classes in the 90 % prediction set, never empty
     sets_95: Bools  # [N, C]
     unlike: Bools  # [N]: unlike the training set; the probabilities mean little
-    distance: Doubles  # [N]: how unlike; above 1 is `unlike`
+    distance: Doubles  # [N], from the training set; `unlike` is above 1
 
 
 def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Doubles:
-    """Logits [N, C] to probabilities [N, C], in float64."""
+    """Return the probabilities [N, C], in float64, of logits [N, C]."""
     scaled = np.asarray(logits, np.float64) / temperature
-    exponentials = np.exp(scaled - scaled.max(1, keepdims=True, initial=-np.inf))
+    exponentials: Doubles = np.exp(scaled - scaled.max(1, keepdims=True, initial=-np.inf))
     return exponentials / exponentials.sum(1, keepdims=True)
 
 
-def fit(logits: npt.ArrayLike, labels: npt.ArrayLike, features: npt.ArrayLike) -> dict[str, Any]:
-    """Fit all three on images the network was not trained on.
+def fit(logits: npt.ArrayLike, labels: npt.ArrayLike, features: npt.ArrayLike) -> Calibration:
+    """Fit all three on images that the network was not trained on.
 
     Args:
         logits: float [N, C]. labels: int [N]. features: float [N, D], pooled, before the head.
 
     Returns:
-        What `apply` takes: numbers, lists and tensors, safe for `torch.load(weights_only=True)`; empty when
+        The calibration for `apply`: numbers, lists and tensors, safe for `torch.load(weights_only=True)`. Empty if
         N is 0.
     """
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
@@ -77,31 +110,32 @@ def fit(logits: npt.ArrayLike, labels: npt.ArrayLike, features: npt.ArrayLike) -
     }
 
 
-def apply(calibration: dict[str, Any], logits: npt.ArrayLike, features: npt.ArrayLike) -> Calibrated:
-    """Calibrated probabilities, prediction sets and flags; `calibration` is what `fit` returned.
+def apply(calibration: Calibration, logits: npt.ArrayLike, features: npt.ArrayLike) -> Calibrated:
+    """Return calibrated probabilities, prediction sets and flags.
 
-    An empty calibration (there was no validation part) leaves the probabilities as they are, puts every
-    class into every set and flags nothing.
+    An empty calibration leaves the probabilities as they are, puts every class into every set and flags nothing.
 
     Raises:
-        UserError: the calibration is damaged or of another model.
+        UserError: the calibration is damaged or belongs to another model.
     """
     return calibrated(calibration, logits, distance(calibration, features))
 
 
-def distance(calibration: dict[str, Any], features: npt.ArrayLike) -> Doubles:
-    """How unlike the training images each of `features` [N, D] is, float64 [N]; above 1 is flagged."""
+def distance(calibration: Calibration, features: npt.ArrayLike) -> Doubles:
+    """Return the distance of each of `features` [N, D] from the training images, float64 [N]; above 1 is flagged."""
     features = np.asarray(features, np.float32)
     if not calibration:
         return np.zeros(len(features))
     try:
-        return _distance(calibration["unlike"], features) / calibration["unlike"]["threshold"]
+        unlike = calibration["unlike"]
+        distances: Doubles = _distance(unlike, features) / unlike["threshold"]
+        return distances
     except (KeyError, TypeError, ValueError) as error:
         raise _misfit() from error
 
 
-def calibrated(calibration: dict[str, Any], logits: npt.ArrayLike, distance: Doubles) -> Calibrated:
-    """As `apply`, with the distances at hand: a large set's features need not be kept."""
+def calibrated(calibration: Calibration, logits: npt.ArrayLike, distance: Doubles) -> Calibrated:
+    """Do as `apply`, from distances that are known: the features of a large set need not be kept."""
     logits = np.asarray(logits, np.float64)
     if not calibration:
         everything = np.ones(logits.shape, bool)
@@ -122,10 +156,10 @@ def _misfit() -> UserError:
 
 
 def _fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
-    """The temperature with the least log loss, by golden section over log T in [-3, 3].
+    """Return the temperature with the least log loss, by golden-section search over log T in [-3, 3].
 
-    A weak prior, log T ~ N(0, 1), counts as much as one image: a handful of images that are all right
-    would else ask for a temperature of 0.
+    A weak prior, log T ~ N(0, 1), counts as much as one image. Without it, a handful of images that are all predicted
+    correctly would ask for a temperature of 0.
     """
 
     def cost(log_t: float) -> float:
@@ -151,16 +185,16 @@ def _fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
 
 
 def _conformal_threshold(own: Floats, coverage: float) -> float | None:
-    """The probability that at least `coverage` of new images of this kind reach; None if too few to say.
+    """Return the probability that at least `coverage` of new images like these reach; None if these are too few.
 
-    Of n calibration images the k-th smallest, k = floor((n + 1)(1 - coverage)): exchangeability makes the
-    coverage at least what is asked for, in the mean over calibration sets (Vovk; Angelopoulos & Bates 2023).
+    It is the k-th smallest of n images, k = floor((n + 1)(1 - coverage)). If images are exchangeable, the coverage is
+    at least what is asked for, in the mean over calibration sets (Vovk; Angelopoulos & Bates 2023).
     """
     k = math.floor((len(own) + 1) * (1 - coverage) + 1e-9)
     return float(np.partition(own, k - 1)[k - 1]) if k >= 1 else None
 
 
-def _fit_sets(probabilities: Floats, labels: npt.NDArray[np.int64], coverage: float) -> dict[str, Any]:
+def _fit_sets(probabilities: Floats, labels: npt.NDArray[np.int64], coverage: float) -> SetThresholds:
     own = np.take_along_axis(probabilities, labels[:, None], 1)[:, 0]
     of_all = _conformal_threshold(own, coverage)
     of_class = [_conformal_threshold(own[labels == c], coverage) for c in range(probabilities.shape[1])]
@@ -171,9 +205,9 @@ def _fit_sets(probabilities: Floats, labels: npt.NDArray[np.int64], coverage: fl
 
 
 def _sets(probabilities: Floats, thresholds: list[float]) -> Bools:
-    """bool [N, C]; the most probable class is always a member, which can only raise the coverage."""
+    """Return the sets, bool [N, C]. The most probable class is always a member, which can only raise the coverage."""
     if len(thresholds) != probabilities.shape[1]:
-        raise ValueError("one threshold a class")
+        raise ValueError("not one threshold per class")
     sets: Bools = probabilities >= np.asarray(thresholds, np.float64)
     sets[np.arange(len(sets)), probabilities.argmax(1)] = True
     return sets
@@ -182,10 +216,10 @@ def _sets(probabilities: Floats, thresholds: list[float]) -> Bools:
 # ---- images unlike the training set ---------------------------------------------------------------------
 
 
-def _fit_unlike(features: Floats, labels: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """A Gaussian a class around its mean, one covariance for all, and the distance that 98 % stay within.
+def _fit_unlike(features: Floats, labels: npt.NDArray[np.int64]) -> Unlike:
+    """Fit one Gaussian per class, with one covariance for all, and the distance that 98 % of images stay within.
 
-    The distances that set the threshold are measured out of sample: each fold's by a fit to the others.
+    The distances behind the threshold are measured out of sample: each fold's by a fit to the others.
     """
     step = -(-len(labels) // MOST_IMAGES)
     features, labels = features[::step], labels[::step]
@@ -202,12 +236,13 @@ def _fit_unlike(features: Floats, labels: npt.NDArray[np.int64]) -> dict[str, An
 
 
 def _unit(features: Floats) -> Floats:
-    """Features at length one: the norm follows contrast, and hides what the direction shows (Mueller & Hein 2025)."""
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    """Scale features to length one: the norm follows contrast, and hides the direction (Mueller & Hein 2025)."""
+    units: Floats = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    return units
 
 
-def _fit_gaussians(features: Floats, labels: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Class means [K, D] and a covariance of `DIRECTIONS` own variances and one for the rest (probabilistic PCA)."""
+def _fit_gaussians(features: Floats, labels: npt.NDArray[np.int64]) -> Gaussians:
+    """Fit class means and a covariance with `DIRECTIONS` variances and one for the rest (probabilistic PCA)."""
     import torch  # a checkpoint holds tensors, not arrays
 
     units = _unit(features)
@@ -215,7 +250,7 @@ def _fit_gaussians(features: Floats, labels: npt.NDArray[np.int64]) -> dict[str,
     means, residual = [], units.copy()
     for c in np.unique(labels):
         members = labels == c
-        # One pseudo-image at the centre of all: a class of one image would lie upon itself.
+        # One pseudo-image at the centre of all: otherwise the mean of a class of one image would be that image.
         means.append((units[members].sum(0) + centre) / (members.sum() + 1))
         residual[members] -= means[-1]
     directions, variances = _principal(residual, min(DIRECTIONS, len(units) // 3, units.shape[1] // 2))
@@ -230,7 +265,7 @@ def _fit_gaussians(features: Floats, labels: npt.NDArray[np.int64]) -> dict[str,
 
 
 def _principal(rows: Floats, count: int) -> tuple[Floats, Floats]:
-    """The `count` leading principal directions [count, D] and their variances, by subspace iteration."""
+    """Return the `count` leading principal directions [count, D] and their variances, by subspace iteration."""
     if count == 0:
         return np.zeros((0, rows.shape[1]), np.float32), np.zeros(0)
     basis = np.random.Generator(np.random.Philox(0)).standard_normal((rows.shape[1], count + 8), np.float32)
@@ -240,8 +275,8 @@ def _principal(rows: Floats, count: int) -> tuple[Floats, Floats]:
     return (turned @ basis.T)[:count], (singular**2 / len(rows))[:count]
 
 
-def _distance(gaussians: dict[str, Any], features: Floats) -> Doubles:
-    """[N]: the squared Mahalanobis distance to the nearest class, a dimension."""
+def _distance(gaussians: Gaussians, features: Floats) -> Doubles:
+    """Return the squared Mahalanobis distance to the nearest class, per dimension, [N]."""
     means = np.asarray(gaussians["means"], np.float64)
     directions = np.asarray(gaussians["directions"], np.float64)
     precision = 1 / np.asarray(gaussians["variances"], np.float64)
@@ -252,4 +287,5 @@ def _distance(gaussians: dict[str, Any], features: Floats) -> Doubles:
         own = np.square(along - directions @ mean)
         rest = np.square(units - mean).sum(1) - own.sum(1)
         nearest = np.minimum(nearest, own @ precision + np.maximum(rest, 0) / gaussians["rest"])
-    return nearest / units.shape[1]
+    per_dimension: Doubles = nearest / units.shape[1]
+    return per_dimension

@@ -1,4 +1,4 @@
-"""Checkpoints: written so that a kill never leaves half a file, read so that a stranger's never runs.
+"""Checkpoints: a killed process never leaves half a file, and loading a stranger's file runs no code.
 
 A checkpoint holds tensors, numbers, strings, lists and dicts, nothing else, so `weights_only=True` always
 loads it. `best.pt` is what inference needs; `last.pt` is what `--resume` needs.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from skin.data.images import Preprocess
-from skin.model import model as models
+from skin.model.calibration import COVERAGES, Calibration
+from skin.model.choices import MODELS
+from skin.model.network import build
 from skin.model.tensorfile import load
 from skin.utils.errors import UserError, printable
 from skin.utils.files import atomic
@@ -30,7 +32,7 @@ FORMAT_VERSION = 1
 
 
 def save(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:
-    """Write `state` to `path` atomically: whoever looks sees the old file or the new one, whole.
+    """Write `state` to `path` atomically: a reader sees the whole old file or the whole new one.
 
     Args:
         previous: a name under which the file that was at `path` is kept.
@@ -46,8 +48,10 @@ def save(state: dict[str, Any], path: Path, previous: Path | None = None) -> Non
 
 
 class _Sink:
-    """A file for `torch.save` that keeps its error until the end: torch's writer is C++ and, closing an
-    archive that cannot be written, would take the whole process down."""
+    """A file for `torch.save` that keeps its error until the end.
+
+    Torch's writer is C++. When it closes an archive that cannot be written, it takes the whole process down.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -77,18 +81,18 @@ class Checkpoint:
     model_name: str
     classes: tuple[str, ...]
     preprocess: Preprocess
-    config: dict[str, Any]
-    metrics: dict[str, Any]
-    calibration: dict[str, Any]
+    config: dict[str, Any]  # the run's config.json: every option by its name, and `resolved`
+    metrics: dict[str, float | None]  # the best epoch's row of metrics.csv; None where a metric is not defined
+    calibration: Calibration  # empty until the run has come to its end
 
     def describe(self) -> str:
-        """Return one line on which model this is: its file, what it was trained on, how well it did there."""
+        """Return one line that tells models apart: the file, the training data and the validation score."""
         monitor = str(self.config.get("monitor"))
         value = self.metrics.get(f"val_{monitor}")
         said = [f"{self.path}: {self.model_name}"]
         if self.config.get("data"):
             said.append(f"trained on {self.config['data']}")
-        if _is_number(value):
+        if value is not None:
             said.append(f"validation {monitor.replace('_', ' ')} {value:.4f}")
         if not self.calibration:
             said.append("uncalibrated (its run has not come to its end)")
@@ -97,7 +101,7 @@ class Checkpoint:
 
 _KEYS = {"model": dict, "classes": list, "preprocess": dict, "config": dict, "metrics": dict, "calibration": dict}
 _TEXT_OR_NONE = (str, type(None))
-_CONFIG: dict[str, Any] = {  # what others read from a config; each may be missing
+_CONFIG: dict[str, Any] = {  # the types of the options that others read; each may be missing
     "data": _TEXT_OR_NONE, "labels": _TEXT_OR_NONE, "demo": bool, "split": str, "allow_missing": bool,
     "skip_bad_images": bool, "keep_duplicates": bool, "model": str, "weights": str, "monitor": str,
     "epochs": int, "batch_size": int, "seed": int, "amp": str, "out": _TEXT_OR_NONE, "resolved": dict,
@@ -123,9 +127,9 @@ def load_best(path: Path) -> Checkpoint:
     name, classes = state["config"]["model"], state["classes"]
     _check_classes(classes, path)
     if not all(_is_number(value) or value is None for value in state["metrics"].values()):
-        raise UserError(f"{path}: damaged checkpoint: 'metrics' holds what is no number")
+        raise UserError(f"{path}: damaged checkpoint: 'metrics' holds values that are not numbers")
     with torch.device("meta"):
-        network = models.build(name, len(classes))
+        network = build(name, len(classes))
     check_tensors(state["model"], network.state_dict(), path)
     _check_calibration(state["calibration"], len(classes), network.classifier[1].in_features, path)
     network.load_state_dict(state["model"], assign=True)
@@ -137,17 +141,17 @@ def load_best(path: Path) -> Checkpoint:
         preprocess=Preprocess.from_dict(state["preprocess"]),
         config=state["config"],
         metrics=state["metrics"],
-        calibration=state["calibration"],
+        calibration=cast(Calibration, state["calibration"]),
     )
 
 
 def is_version(value: Any) -> bool:
-    """Whether a file's format version is the one that is written here."""
+    """Return True if a file's format version is the one that is written here."""
     return type(value) is int and value == FORMAT_VERSION
 
 
 def check_tensors(state: Any, expected: dict[str, Tensor], path: Path) -> None:
-    """Whether `state` has the names, shapes and dtypes of `expected`, and finite numbers.
+    """Check that `state` has the names, shapes and dtypes of `expected`, and finite numbers.
 
     Raises:
         UserError: naming the first tensor that does not fit.
@@ -167,7 +171,7 @@ def check_tensors(state: Any, expected: dict[str, Tensor], path: Path) -> None:
 def _check_classes(classes: list[Any], path: Path) -> None:
     try:
         sound = all(isinstance(name, str) and 0 < len(name.encode()) <= 1000 for name in classes)
-    except UnicodeEncodeError:  # halves of characters, which no terminal and no file can take
+    except UnicodeEncodeError:  # half a character, which no terminal and no file can take
         sound = False
     if not sound or not classes or len(set(classes)) < len(classes):
         raise UserError(f"{path}: damaged checkpoint: 'classes' is not a list of different names")
@@ -178,16 +182,16 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
         if key in config and (not isinstance(config[key], kind) or (kind is int and isinstance(config[key], bool))):
             raise UserError(f"{path}: damaged checkpoint: the config's {key!r} is a {type(config[key]).__name__}")
     name = config.get("model")
-    if name not in models.MODELS:
-        raise UserError(f"{path}: unknown model {name!r}; known are {models.MODELS[0]} to {models.MODELS[-1]}")
+    if name not in MODELS:
+        raise UserError(f"{path}: unknown model {name!r}; known are {MODELS[0]} to {MODELS[-1]}")
 
 
 def _check_calibration(calibration: dict[str, Any], classes: int, features: int, path: Path) -> None:
-    """Whether `skin.model.calibration.apply` can use it for `classes` classes; an empty one says there is none."""
+    """Check that `skin.model.calibration.apply` can use it for `classes` classes; an empty one is sound."""
     if not calibration:
         return
     try:
-        for coverage in ("90", "95"):
+        for coverage in COVERAGES:
             thresholds = calibration["sets"][coverage]["thresholds"]
             shared = calibration["sets"][coverage]["shared"]
             sound = len(thresholds) == classes and all(map(_is_finite, thresholds))

@@ -25,8 +25,8 @@ from typing import BinaryIO, Generic, NamedTuple, TypeVar, overload
 from skin.data.images import ImageError, centre_crop, read_image, stored_image
 from skin.model import calibration, tta
 from skin.model.checkpoint import Checkpoint, load_best
-from skin.model.explain import grad_cam, overlay
-from skin.model.fused import for_inference
+from skin.model.fold_batchnorm import for_inference
+from skin.model.grad_cam import grad_cam, overlay
 from skin.model.precision import choose
 from skin.utils.driver import cuda_available, unusable_gpus
 from skin.utils.errors import UserError

@@ -1,8 +1,7 @@
-"""A trained model as one ONNX file, for programs and devices that have no PyTorch.
+"""Export a trained model as one ONNX file, for programs and devices that have no PyTorch.
 
-What stands around the network goes in as well: the graph takes bytes, as an image library gives them,
-normalises them, and gives calibrated probabilities. How to resize, and what the classes are called, is in
-the file's metadata, since a graph cannot hold it.
+The graph holds more than the network: it takes bytes, as an image library gives them, normalises them, and returns
+calibrated probabilities. The file's metadata say how to resize, and name the classes, since a graph cannot.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ TOLERANCE = 1e-4  # the largest difference in a probability between onnxruntime 
 
 
 class Portable(nn.Module):
-    """uint8 [B, S, S, 3] RGB squares to (probabilities, logits), float32 [B, C] each; always in float32."""
+    """A model from uint8 [B, S, S, 3] RGB squares to (probabilities, logits), float32 [B, C] each."""
 
     mean: Tensor
     std: Tensor
@@ -43,17 +42,17 @@ class Portable(nn.Module):
 
 
 def export(checkpoint_path: Path, path: Path) -> str:
-    """Write the model of a `best.pt` to `path` as ONNX, and hold it against torch with onnxruntime.
+    """Write the model of a `best.pt` to `path` as ONNX, and compare onnxruntime's answers with torch's.
 
-    The input `images` is uint8 [batch, S, S, 3], RGB; the outputs `probabilities` (calibrated) and `logits`
-    are float32 [batch, classes]. The metadata has `classes`, `preprocess`, `prediction_set_thresholds` (a
-    class whose probability reaches its own is in the 90 % set) as JSON, `model` and `versions`.
+    The input `images` is uint8 [batch, S, S, 3], RGB. The outputs `probabilities` (calibrated) and `logits` are
+    float32 [batch, classes]. The metadata hold `classes`, `preprocess` and `prediction_set_thresholds` as JSON,
+    `model` and `versions`. A class is in the 90 % set if its probability reaches its threshold.
 
     Returns:
-        One line on what was written.
+        A line for the user on the file that was written.
 
     Raises:
-        UserError: no such checkpoint, a package is missing, the file cannot be written, or the two differ.
+        UserError: there is no such checkpoint, a package is missing, the file cannot be written, or answers differ.
     """
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
@@ -73,11 +72,11 @@ def export(checkpoint_path: Path, path: Path) -> str:
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    sets = checkpoint.calibration.get("sets", {}).get("90", {})
+    sets = checkpoint.calibration.get("sets")
     return {
         "classes": json.dumps(checkpoint.classes),
         "preprocess": json.dumps(checkpoint.preprocess.to_dict()),
-        "prediction_set_thresholds": json.dumps(sets.get("thresholds")),
+        "prediction_set_thresholds": json.dumps(sets["90"]["thresholds"] if sets else None),
         "model": checkpoint.model_name,
         "versions": json.dumps({"torch": str(torch.__version__), "opset": OPSET}),
         "notice": "Research software, not a medical device.",
@@ -102,13 +101,13 @@ def _to_onnx(portable: Portable, images: Tensor, metadata: dict[str, str]) -> by
     model = program.model_proto
     graph = model.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del part.metadata_props[:]  # the exporter's notes for its own debugging, with paths of this machine
+        del part.metadata_props[:]  # the exporter's notes for debugging, with paths of this machine
     onnx.helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
 
 
 def _difference(content: bytes, portable: Portable, images: np.ndarray) -> float:
-    """The largest difference in a probability between onnxruntime and torch."""
+    """Return the largest difference in a probability between onnxruntime and torch."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

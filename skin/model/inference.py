@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from skin.data.dataset import Batch, ahead, checked
-from skin.utils.interrupts import Stopped
 from skin.utils.parallel import Topology
+from skin.utils.signals import Stopped
 
 import numpy as np
 import torch

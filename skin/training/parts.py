@@ -19,7 +19,7 @@ from skin.data.duplicates import join_near_duplicates
 from skin.data.images import ImageError, Preprocess, read_header, read_image
 from skin.data.layouts import Index, read_index
 from skin.data.npz import is_npz_image, unpack_in
-from skin.model.model import preprocess_for
+from skin.model.network import preprocess_for
 from skin.training import runs
 from skin.training.settings import Settings
 from skin.utils import run_folders

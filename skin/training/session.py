@@ -14,6 +14,7 @@ from skin.data import contents, demo
 from skin.data.index import count
 from skin.data.split import write_manifest
 from skin.model import checkpoint
+from skin.model.calibration import Calibration
 from skin.training import attempts, nodes, runs
 from skin.training.parts import Parts, read_parts
 from skin.training.progress import Progress
@@ -115,7 +116,7 @@ class Run:
             contents.write(self.parts.rows, self.folder / contents.NAME)
         files.write_json(self.folder / "config.json", self.config)
 
-    def best_state(self, network: nn.Module, calibration: dict[str, Any]) -> dict[str, Any]:
+    def best_state(self, network: nn.Module, calibration: Calibration) -> dict[str, Any]:
         """All that inference needs: the contents of best.pt."""
         return {
             "format_version": checkpoint.FORMAT_VERSION,

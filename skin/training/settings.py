@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skin.model.model import MODELS
+from skin.model.choices import MODELS
 from skin.training.attempts import restarted_by_torchrun
 from skin.training.recipes import RECIPES
 from skin.utils import cli, run_folders

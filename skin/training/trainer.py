@@ -11,8 +11,8 @@ from typing import Any
 from skin.data.dataset import Batch, EpochBatches, SkinDiseaseDataset, default_workers, make_loader
 from skin.model import precision
 from skin.model.checkpoint import check_tensors
-from skin.model.cpu_step import accelerate
-from skin.model.model import Classifier, build, load_weights, preprocess_for
+from skin.model.cpu_kernels import accelerate
+from skin.model.network import Classifier, build, load_weights, preprocess_for
 from skin.training import batch_norm, losses
 from skin.training.parts import Parts
 from skin.training.recipes import RECIPES

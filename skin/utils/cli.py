@@ -1,18 +1,22 @@
-"""What the scripts share at the command line: settings as a dataclass, and one way to end.
+"""The command line of every script: its options are a dataclass, and there is one way to end.
 
 A script declares its settings once, as a frozen dataclass whose fields are `option(...)`s; `parse`
 makes the command line from it, so an option's name, default and help stand in one line of code:
 
     @dataclass(frozen=True)
     class Settings:
-        epochs: int = option(20, "passes over the training part", group="training")
+        epochs: int = option(20, "passes over the training images", group="training")
 
     settings = parse(Settings, __doc__)
+
+A script that imports torch at its top calls `answer_early` before. Its settings then stand in a module that needs
+no torch.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import os
@@ -26,10 +30,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from skin.utils.errors import UserError, printable
-from skin.utils.faults import explain
 from skin.utils.home import user_path
-from skin.utils.launchers import refuse_bare_launcher
-from skin.utils.processes import STOP_SIGNALS, StopWatch, end_children, leave
+from skin.utils.known_errors import explain
+from skin.utils.launchers import by_torchrun, refuse_bare_launcher
+from skin.utils.processes import end_children, end_now, leave
+from skin.utils.signals import STOP_SIGNALS, StopWatch, end
 
 SettingsT = TypeVar("SettingsT")
 
@@ -45,7 +50,7 @@ def option(default: Any, help: str, *, group: str = "options", **argparse_keywor
 
 
 def options(settings_class: type[Any]) -> list[dataclasses.Field[Any]]:
-    """The fields of a settings class that are options; others are for what a script finds out from them."""
+    """Return the fields of a settings class that are options; a script computes the others from them."""
     return [field for field in dataclasses.fields(settings_class) if "group" in field.metadata]
 
 
@@ -73,12 +78,12 @@ def parse(
     argv: Sequence[str] | None = None,
     defaults: dict[str, Any] | None = None,
 ) -> SettingsT:
-    """The command line (`argv`, or the process's own) as an instance of `settings_class`.
+    """Return the command line (`argv`, or the process's own) as an instance of `settings_class`.
 
-    `defaults` take the place of the class's own; what the command line says goes before both.
+    `defaults` replace those of the class. The command line goes before both.
 
     Raises:
-        UserError: an unknown option, or a value that is not of its type or choices.
+        UserError: an option is unknown, or a value has the wrong type or is none of the choices.
     """
     parser = _Parser(description=description, formatter_class=_Help, allow_abbrev=False)
     groups: dict[str, Any] = {}
@@ -100,7 +105,23 @@ def parse(
                 keywords["type"] = kind
             group.add_argument("--" + field.name.replace("_", "-"), default=field.default, **keywords)
     parser.set_defaults(**(defaults or {}))
-    return settings_class(**vars(parser.parse_args(argv)))
+    values = vars(parser.parse_args(argv))
+    return settings_class(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+def answer_early(settings_class: type[Any], description: str | None) -> None:
+    """Answer `--help` or a mistyped option and leave; do nothing if the command line is sound.
+
+    A script calls this before it imports torch, which takes seconds. Under torchrun it does nothing: all processes
+    have to end together there, and `main` sees to that.
+    """
+    if by_torchrun():
+        return
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            parse(settings_class, description)
+    except (UserError, SystemExit):
+        run(lambda: bool(parse(settings_class, description)))  # the same again, and out loud
 
 
 def _value_type(annotation: Any) -> Any:
@@ -116,7 +137,7 @@ def _value_type(annotation: Any) -> Any:
 
 
 def plain(settings: Any) -> dict[str, Any]:
-    """A settings dataclass as JSON-ready values: numbers, strings, None, lists; a path becomes a string."""
+    """Return a settings dataclass as JSON-ready values: numbers, strings, None, lists; a path becomes a string."""
 
     def convert(value: Any) -> Any:
         if isinstance(value, Path):
@@ -131,18 +152,20 @@ def plain(settings: Any) -> dict[str, Any]:
 def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:
     """Run a script's `main` and leave with its exit code.
 
-    A `UserError`, or a fault that `faults` knows, is one line on stderr and code 2; any other exception is a
-    traceback and code 1; Ctrl-C is 130, SIGTERM 143; a reader that closed our pipe ends us quietly, as it does any
-    Unix filter. Whichever it is, this process and its children are gone within seconds. Without `explaining`, a fault
-    is a traceback, for a process that reads it.
+    A `UserError`, or an error that `known_errors` explains, is one line on stderr and code 2. Any other exception is
+    a traceback and code 1. Ctrl-C is 130, SIGTERM 143. A reader that closes our pipe ends us quietly, as it ends any
+    Unix filter. In each case this process and its children are gone within seconds.
+
+    Args:
+        explaining: False leaves every error but a `UserError` a traceback, for a process that reads it.
     """
     for number in STOP_SIGNALS:
         if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
-            signal.signal(number, _terminate)
+            signal.signal(number, end)
     for stream in (sys.stdout, sys.stderr):  # None where the caller closed it
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # a letter that the output's encoding lacks
-    with StopWatch():
+    with StopWatch(end_now):
         try:
             try:
                 refuse_bare_launcher(os.environ, Path(sys.argv[0]).name)
@@ -170,10 +193,6 @@ def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:
 
 
 def fail(message: str) -> int:
-    """Print `message` as one line on stderr; the exit code to leave with."""
+    """Print `message` as one line on stderr, and return the exit code to leave with."""
     print(f"error: {printable(message, limit=2000)}", file=sys.stderr)
     return 2
-
-
-def _terminate(signum: int, frame: types.FrameType | None) -> NoReturn:
-    raise SystemExit(128 + signum)

@@ -1,4 +1,4 @@
-"""What a run says: lines on stdout and in train.log, a progress bar where there is a terminal."""
+"""The words of a run on stdout and in train.log, and the progress bar of every script."""
 
 from __future__ import annotations
 
@@ -16,11 +16,43 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-class Log:
-    """One voice for a run. Only the main process speaks (`quiet` elsewhere).
+@contextlib.contextmanager
+def progress(console: Console, title: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """Show a bar with images per second and the time left; yield a function to call with the number of images done.
+
+    Nothing is drawn if `console` is quiet or no terminal.
 
     Args:
-        file: also written to, with the time of day before each line; appended to.
+        total: images in total; None if nobody knows.
+        done: images that were done before.
+    """
+    if console.quiet or not console.is_terminal:
+        yield lambda images: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]:.0f} images/s"),
+        TimeRemainingColumn(),
+    )
+    start, seen = time.perf_counter(), 0
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=total, completed=done, speed=0.0)
+
+        def advance(images: int) -> None:
+            nonlocal seen
+            seen += images
+            bar.update(task, advance=images, speed=seen / (time.perf_counter() - start))
+
+        yield advance
+
+
+class Log:
+    """The one voice of a run. Only the main process speaks (`quiet` in the others).
+
+    Args:
+        file: gets every line as well, after the date and time; it is appended to.
     """
 
     def __init__(self, file: Path | None = None, quiet: bool = False) -> None:
@@ -31,9 +63,9 @@ class Log:
         self.console = Console(file=stream, highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
 
     def say(self, text: str = "", style: str | None = None) -> None:
-        """Print a line (or several); foreign text in it is made printable.
+        """Print one or more lines; foreign text in them is made printable.
 
-        A full disk costs the file a line and not the user a run: the checkpoints tell of it.
+        A full disk costs the file a line, and does not end the run: saving a checkpoint will report it.
         """
         lines = [printable(line, limit=1000) for line in text.split("\n")]
         for line in lines:
@@ -48,48 +80,26 @@ class Log:
             file.writelines(f"{now}  {line}\n" for line in lines if line)
 
     def warn(self, text: str) -> None:
-        """Print a line on stderr, where a script's answers do not hide it, and keep it in the file."""
+        """Print a line on stderr, apart from the script's answers on stdout, and keep it in the file."""
         if not self.quiet:
             print(printable(text, limit=1000), file=sys.stderr, flush=True)
         self._keep([printable(text, limit=1000)])
 
     def say_once(self, text: str) -> None:
-        """Say what is worth saying, but not after every epoch."""
+        """Say `text`, unless it was said before."""
         if text not in self._said:
             self._said.add(text)
             self.say(text)
 
-    @contextlib.contextmanager
-    def progress(self, title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-        """A bar with images/s and the time left; the function it gives is called with images done.
-
-        Off a terminal nothing is drawn: the line at the end of an epoch says it all.
-        """
-        if self.quiet or not self.console.is_terminal:
-            yield lambda images: None
-            return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]:.0f} images/s"),
-            TimeRemainingColumn(),
-        )
-        start = time.perf_counter()
-        with Progress(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task(title, total=total, completed=done, speed=0.0)
-            seen = 0
-
-            def advance(images: int) -> None:
-                nonlocal seen
-                seen += images
-                bar.update(task, advance=images, speed=seen / (time.perf_counter() - start))
-
-            yield advance
+    def progress(
+        self, title: str, total: int, done: int = 0
+    ) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+        """Show a bar, as `progress` does, on the console of this log."""
+        return progress(self.console, title, total, done)
 
 
 class _Lasting:
-    """A stream that goes on to nowhere when its reader, or its terminal, has gone away: a run has train.log."""
+    """A stream that discards what it gets once its reader or its terminal is gone: the run still has train.log."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -1,7 +1,8 @@
-"""Processes that something other than torchrun has started: they do not know of one another."""
+"""Who has started this process: torchrun, whose processes know of one another, or a launcher whose do not."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from skin.utils.errors import UserError
@@ -11,6 +12,16 @@ from skin.utils.errors import UserError
 _COUNTS = {"srun": "SLURM_STEP_NUM_TASKS", "mpirun": "OMPI_COMM_WORLD_SIZE", "mpiexec": "PMI_SIZE"}
 
 
+def by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return True if torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in environment
+
+
+def restarted_by_torchrun() -> bool:
+    """Return True if `torchrun --max-restarts` has started this process again."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+
+
 def refuse_bare_launcher(environment: Mapping[str, str], script: str) -> None:
     """Raise `UserError` in one of several processes that each would do all of the work, into the same files.
 
@@ -18,7 +29,7 @@ def refuse_bare_launcher(environment: Mapping[str, str], script: str) -> None:
         environment: of this process.
         script: its name, for the advice.
     """
-    if "TORCHELASTIC_RUN_ID" in environment:
+    if by_torchrun(environment):
         return
     for launcher, name in _COUNTS.items():
         count = environment.get(name, "")

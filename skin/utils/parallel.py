@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from skin.utils.driver import cuda_available, unusable_gpus
 from skin.utils.errors import UserError
-from skin.utils.processes import waiting
+from skin.utils.signals import waiting
 
 import numpy as np
 import torch

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from skin.bench import bench_images
 from skin.data.images import Preprocess
-from skin.model.model import preprocess_for
+from skin.model.network import preprocess_for
 
 import cv2
 import numpy as np

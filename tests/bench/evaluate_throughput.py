@@ -31,7 +31,7 @@ from skin.data.dataset import Batch, PlainBatches, SkinDiseaseDataset, make_load
 from skin.data.layouts import read_index
 from skin.model import calibration, precision
 from skin.model.checkpoint import Checkpoint, load_best
-from skin.model.fused import for_inference
+from skin.model.fold_batchnorm import for_inference
 from skin.utils import cli
 from skin.utils.cli import option
 from skin.utils.parallel import Topology

@@ -34,13 +34,14 @@ with torch.inference_mode():
 
 
 def write_b3(folder: Path) -> Path:
-    from skin.model import checkpoint, model
+    from skin.model import checkpoint
+    from skin.model import network as networks
 
-    network = model.build("efficientnet_b3", 7)
+    network = networks.build("efficientnet_b3", 7)
     state = {
         "model": network.state_dict(),
         "classes": ["akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"],
-        "preprocess": model.preprocess_for("efficientnet_b3").to_dict(),
+        "preprocess": networks.preprocess_for("efficientnet_b3").to_dict(),
         "config": {"model": "efficientnet_b3"},
         "metrics": {},
         "calibration": {},

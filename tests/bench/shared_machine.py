@@ -34,16 +34,17 @@ class Settings:
 
 def compute(steps: int, seconds: float) -> list[float]:
     """Return the seconds of up to `steps` training steps on random images; the first two do not count."""
-    from skin.model import model, precision
-    from skin.model.cpu_step import accelerate
+    from skin.model import network as networks
+    from skin.model import precision
+    from skin.model.cpu_kernels import accelerate
 
     import torch
     from torch.nn import functional as F
 
     device = torch.device("cpu")
-    network = accelerate(model.build("efficientnet_b0", 7), device)
-    preprocess = model.preprocess_for("efficientnet_b0", 128)
-    classifier = model.Classifier(network, preprocess, precision.choose("auto", device)).train()
+    network = accelerate(networks.build("efficientnet_b0", 7), device)
+    preprocess = networks.preprocess_for("efficientnet_b0", 128)
+    classifier = networks.Classifier(network, preprocess, precision.choose("auto", device)).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
     images, labels = torch.randint(0, 256, (32, 128, 128, 3), dtype=torch.uint8), torch.randint(0, 7, (32,))
     found: list[float] = []

@@ -8,8 +8,8 @@ from skin.data.augment import augment
 from skin.data.images import Preprocess, read_image
 from skin.evaluation import metrics
 from skin.model import checkpoint
-from skin.model.cpu_step import accelerate
-from skin.model.model import Classifier, build, preprocess_for
+from skin.model.cpu_kernels import accelerate
+from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import choose
 from skin.training import losses
 

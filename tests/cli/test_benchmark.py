@@ -19,7 +19,7 @@ from skin.bench import bench_report, cells, input_path
 from skin.bench.bench_settings import BenchSettings
 from skin.bench.measure import Cell, Recipe
 from skin.data.split import PARTS
-from skin.model.model import preprocess_for
+from skin.model.network import preprocess_for
 from skin.training.parts import read_parts
 from skin.training.settings import Settings
 from skin.utils.errors import UserError

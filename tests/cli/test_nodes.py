@@ -308,6 +308,6 @@ def test_shares_are_neighbours_and_leave_nobody_out() -> None:
     import predict
 
     names = iter("abcde")
-    assert predict._shares(names, 2) == [["a", "b", "c"], ["d", "e"]]
-    assert predict._shares(names, 2) == []
-    assert predict._shares(iter("a"), 2) == [["a"], []]
+    assert predict.next_shares(names, 2) == [["a", "b", "c"], ["d", "e"]]
+    assert predict.next_shares(names, 2) == []
+    assert predict.next_shares(iter("a"), 2) == [["a"], []]

@@ -14,6 +14,7 @@ from pathlib import Path
 import predict
 from skin import load_classifier
 from skin.data.class_names import readable_name
+from skin.serving.overlays import overlay_name
 from skin.utils import cli
 from tests import tiny
 
@@ -183,7 +184,7 @@ def test_a_huge_image_is_reported_and_the_others_are_predicted(run: Run) -> None
 
 def test_overlays_have_names_that_every_system_takes_and_no_two_the_same() -> None:
     sources = ("in/a:1.png", "in/a_1.png", "in/a*1.png", "nul/aux.png")
-    names = [str(predict.overlay_name(source)) for source in sources]
+    names = [str(overlay_name(source)) for source in sources]
     assert names[1] == "in/a_1.png.cam.png"
     assert names[0].startswith("in/a_1.png.")
     assert names[2].startswith("in/a_1.png.")
@@ -286,17 +287,6 @@ def test_a_prediction_imports_nothing_heavy_and_needs_no_stdin(best_pt: Path, tm
     )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (0, f"model {best_pt}: efficientnet_b0\n")
     assert ended.stdout.startswith("a.png\t")
-
-
-@pytest.mark.parametrize("words", [["--help"], ["--tta", "x"]])
-def test_help_and_a_mistyped_option_do_not_wait_for_torch(words: list[str]) -> None:
-    code = (
-        f"import sys, runpy; sys.argv = ['predict.py', *{words!r}]\n"
-        f"try: runpy.run_path({str(ROOT / 'predict.py')!r}, run_name='__main__')\n"
-        "except SystemExit: assert 'torch' not in sys.modules\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
 
 
 @pytest.mark.real

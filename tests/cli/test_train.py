@@ -22,7 +22,7 @@ from skin.data import demo
 from skin.data.images import centre_crop, read_image
 from skin.model import checkpoint
 from skin.model.checkpoint import load_best
-from skin.model.model import Classifier, build, preprocess_for
+from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import Precision, choose
 from skin.training import session
 from skin.training.runs import COLUMNS

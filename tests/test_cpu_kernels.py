@@ -8,7 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from skin.model.cpu_step import BatchNormSiLU, DepthwiseConv2d, FusedSqueezeExcitation, accelerate
+from skin.model.cpu_kernels import BatchNormSiLU, DepthwiseConv2d, FusedSqueezeExcitation, accelerate
 
 import pytest
 import torch

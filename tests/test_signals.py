@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from skin.data.dataset import PlainBatches, SkinDiseaseDataset, make_loader
-from skin.model.model import preprocess_for
-from skin.utils import interrupts
+from skin.model.network import preprocess_for
+from skin.utils import signals
 from skin.utils.console import Log
-from skin.utils.interrupts import Interrupts
+from skin.utils.signals import Interrupts
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ def test_a_signal_to_save_saves_whenever_it_comes() -> None:
 
 def test_the_ctrl_c_that_torchrun_passes_on_is_not_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now)
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now)
     with Interrupts() as held:
         held.hold()
         send(signal.SIGINT)

@@ -19,8 +19,6 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import EfficientNet, get_model, get_model_weights
 
-MODELS = tuple(f"efficientnet_b{n}" for n in range(8))
-
 
 def preprocess_for(name: str, image_size: int | None = None) -> Preprocess:
     """How images are prepared for a model: as its ImageNet weights were evaluated (B3: 320 pixels cropped to 300).

@@ -1,8 +1,8 @@
 import copy
 
-from skin.model import model
-from skin.model.explain import grad_cam, overlay
-from skin.model.model import Classifier
+from skin.model import network as networks
+from skin.model.grad_cam import grad_cam, overlay
+from skin.model.network import Classifier
 from skin.model.precision import Precision
 from tests import tiny
 
@@ -20,11 +20,11 @@ def classifier(request: pytest.FixtureRequest) -> Classifier:
     """Random weights in channels_last, with BatchNorm statistics of the tests' own pictures."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        network = model.build("efficientnet_b0", 3)
+        network = networks.build("efficientnet_b0", 3)
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0
-    preprocess = model.preprocess_for("efficientnet_b0", SIZE)
+    preprocess = networks.preprocess_for("efficientnet_b0", SIZE)
     classifier = Classifier(network, preprocess, Precision("cpu", request.param)).train()
     pictures = np.stack([tiny.picture(seed, SIZE, SIZE) for seed in range(8)])
     with torch.no_grad():

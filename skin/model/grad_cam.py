@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skin.model.model import Classifier
+from skin.model.network import Classifier
 
 import numpy as np
 import torch

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from skin.data.images import Preprocess
-from skin.model.model import MODELS, Classifier, build, load_weights, preprocess_for
+from skin.model.choices import MODELS
+from skin.model.network import Classifier, build, load_weights, preprocess_for
 from skin.model.precision import Precision
 from skin.utils.errors import UserError
 

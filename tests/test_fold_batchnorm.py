@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 
-from skin.model.fused import ConvolutionSiLU, MatrixSqueezeExcitation, fuse
-from skin.model.model import Classifier, build, preprocess_for
+from skin.model.fold_batchnorm import ConvolutionSiLU, MatrixSqueezeExcitation, fuse
+from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import Precision
 
 import pytest

@@ -7,7 +7,7 @@ import multiprocessing.synchronize
 
 from skin.utils import memory
 from skin.utils.errors import UserError
-from skin.utils.faults import explain, explained, is_out_of_memory
+from skin.utils.known_errors import explain, explained, is_out_of_memory
 from tests import nvml
 
 import pytest

@@ -1,0 +1,148 @@
+"""Where the answers of predict.py go: lines, JSON, a CSV file, a table and a progress bar on a terminal.
+
+An output is a function that takes each answer, and the path of its overlay if there is one. To add an output, write
+such a function here and give it its line in `open_outputs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TextIO
+
+from skin.data.sources import STDIN, image_paths
+from skin.model.classifier import Answer
+from skin.serving.settings import PredictSettings
+from skin.utils.errors import FORMULA_STARTS, UserError, printable, safe_cell
+
+Output = Callable[[Answer[str], str | None], None]
+
+
+@contextlib.contextmanager
+def open_outputs(settings: PredictSettings, classes: Sequence[str]) -> Iterator[Output]:
+    """Open what the command line asks for; yield one output that passes each answer on to all of them.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    on_terminal = is_terminal(sys.stdout)
+    outputs: list[Output] = []
+    with ExitStack() as stack:
+        if settings.csv:
+            table = csv_table(settings.csv, classes, with_overlays=settings.explain is not None)
+            outputs.append(stack.enter_context(table))
+        if settings.json:
+            outputs.append(lambda answer, overlay: print(_json_line(answer, overlay, settings.top_k), flush=True))
+        if not outputs and not on_terminal:
+            outputs.append(lambda answer, overlay: _print_line(answer, settings.top_k))
+        if on_terminal or is_terminal(sys.stderr):
+            from skin.serving import terminal  # rich takes its time to load, and only a terminal needs it
+            from skin.utils.console import progress
+
+            console = terminal.console(sys.stdout if on_terminal else sys.stderr)
+            if not outputs:
+                outputs.append(terminal.Table(console, settings.top_k).show)
+            if (total := _count(settings)) != 1:
+                advance = stack.enter_context(progress(console, "", total))
+                outputs.append(lambda answer, overlay: advance(1))
+
+        def show(answer: Answer[str], overlay: str | None) -> None:
+            for output in outputs:
+                output(answer, overlay)
+
+        yield show
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return True if `stream` is a terminal; False also if it was closed and is None."""
+    return stream is not None and stream.isatty()
+
+
+def _count(settings: PredictSettings) -> int | None:
+    """Return the number of images to come; None if their names come from stdin."""
+    if STDIN in settings.images:
+        return None
+    return sum(1 for _ in image_paths(settings.images, lambda name, reason: None))
+
+
+# ---- lines ----------------------------------------------------------------------------------------------
+
+
+def _print_line(answer: Answer[str], top_k: int) -> None:
+    """Print one line per image, columns separated by tabs; an unreadable image has its line on stderr alone."""
+    if answer.prediction is None:
+        return
+    prediction = answer.prediction
+    cells = [printable(answer.source, limit=4096)]
+    cells += [f"{printable(name)} {probability:.4f}" for name, probability in prediction.top(top_k)]
+    cells.append("90 % set: " + ", ".join(printable(name) for name in prediction.prediction_set))
+    if prediction.unlike:
+        cells.append("unlike the training images")
+    print("\t".join(cells), flush=True)
+
+
+# ---- JSON -----------------------------------------------------------------------------------------------
+
+
+def _json_line(answer: Answer[str], overlay: str | None, top_k: int) -> str:
+    """Return an answer as JSON in ASCII, which survives any pipe: undecodable bytes become `\\udc..` escapes."""
+    row: dict[str, Any] = {"image": answer.source}
+    if answer.prediction is None:
+        row["error"] = answer.error.reason if answer.error else ""
+        return json.dumps(row)
+    prediction = answer.prediction
+    row |= {
+        "class": prediction.label,
+        "probability": round(prediction.probability, 6),
+        "top": {name: round(probability, 6) for name, probability in prediction.top(top_k)},
+        "prediction_set": prediction.prediction_set,
+        "unlike": prediction.unlike,
+    }
+    return json.dumps(row | ({"overlay": overlay} if overlay else {}))
+
+
+# ---- CSV ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def csv_table(path: Path, classes: Sequence[str], with_overlays: bool) -> Iterator[Output]:
+    """Open a CSV file with one row per image; the last columns are the probabilities of all classes.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    columns = ["image", "predicted", "probability", "prediction_set", "unlike", "error"]
+    columns += ["overlay"] if with_overlays else []
+
+    def add(answer: Answer[str], overlay: str | None) -> None:
+        row = {"image": _safe_path(answer.source), "overlay": _safe_path(overlay or "")}
+        probabilities = [""] * len(classes)
+        if answer.prediction is None:
+            row["error"] = safe_cell(answer.error.reason if answer.error else "")
+        else:
+            prediction = answer.prediction
+            row["predicted"] = safe_cell(prediction.label)
+            row["probability"] = f"{prediction.probability:.6f}"
+            row["prediction_set"] = safe_cell(" ".join(prediction.prediction_set))
+            row["unlike"] = str(prediction.unlike).lower()
+            probabilities = [f"{p:.6f}" for p in prediction.probabilities]
+        writer.writerow([*(row.get(column, "") for column in columns), *probabilities])
+
+    try:
+        file = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    with file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*columns, *map(safe_cell, classes)])
+        yield add
+
+
+def _safe_path(path: str) -> str:
+    """Return a path that no spreadsheet takes for a formula and that still names the file: `./=1+1.jpg`."""
+    return f"./{path}" if path.startswith(FORMULA_STARTS) else path

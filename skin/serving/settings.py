@@ -1,0 +1,62 @@
+"""Every option of predict.py and app.py. Needs no torch, so that `--help` need not wait for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from skin.model.choices import AMP
+from skin.utils.cli import option
+from skin.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """The options of predict.py.
+
+    Raises:
+        UserError: there is nothing to predict, or a number is out of its range.
+    """
+
+    images: tuple[str, ...] = option(
+        (), "files, folders, patterns, or - for a list of names on stdin", group="what to predict",
+        positional=True, nargs="*", metavar="IMAGE",
+    )  # fmt: skip
+    null: bool = option(False, "names on stdin end with NUL, as from find -print0", group="what to predict")
+
+    checkpoint: Path | None = option(
+        None, "the trained model (default: the newest run's)", group="model", metavar="FILE"
+    )
+    tta: int = option(1, "average over N of the 8 turned and mirrored views", group="model", metavar="N")
+    amp: str = option("auto", "precision: auto, fp16, bf16 or off", group="model", choices=AMP, metavar="A")
+
+    top_k: int = option(3, "number of classes to show", group="output", metavar="K")
+    json: bool = option(False, "print one JSON object per image", group="output")
+    csv: Path | None = option(None, "write a table with all probabilities", group="output", metavar="FILE")
+    explain: Path | None = option(
+        None, "write a Grad-CAM overlay of each image's most probable class", group="output", metavar="DIR"
+    )
+    export: Path | None = option(None, "write the model as ONNX", group="output", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UserError(f"--top-k {self.top_k}: at least one class must be shown")
+        if not 1 <= self.tta <= 8:
+            raise UserError(f"--tta {self.tta}: there are 8 views of an image; choose 1 to 8")
+        if not self.images and not self.export:
+            raise UserError(
+                "nothing to predict: name an image or a folder, or - for a list on stdin; see predict.py --help"
+            )
+
+
+@dataclass(frozen=True)
+class AppSettings:
+    """The options of app.py."""
+
+    checkpoint: Path | None = option(None, "the trained model (default: the newest run's)", metavar="FILE")
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 lets other machines in", metavar="ADDRESS")
+    port: int = option(7860, "port to listen on; the next free one if it is taken", metavar="N")
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise UserError(f"--port {self.port}: a port is a number from 1 to 65535")

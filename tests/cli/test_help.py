@@ -1,0 +1,47 @@
+"""`--help` and a mistyped option are answered at once: without torch, which takes seconds to import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRIPTS = ["predict.py", "app.py"]
+HEAVY = {"torch", "numpy", "pandas", "PIL", "rich", "gradio", "matplotlib"}
+
+# Run the script as `python SCRIPT WORDS` does, and add what it imported to stderr.
+RUN = f"""
+import atexit, runpy, sys
+atexit.register(lambda: print("imported:", *({HEAVY!r} & sys.modules.keys()), file=sys.stderr))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def answer(script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; sys.argv = {[str(ROOT / script), *words]!r}; sys.path.insert(0, {str(ROOT)!r})\n" + RUN
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_does_not_wait_for_torch(script: str) -> None:
+    done = answer(script, "--help")
+    assert (done.returncode, done.stderr) == (0, "imported:\n")
+    assert done.stdout.startswith(f"usage: {script}")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("words", [("--epoch", "3"), ("--checkpoint",)], ids=" ".join)
+def test_neither_does_a_mistyped_option(script: str, words: tuple[str, ...]) -> None:
+    done = answer(script, *words)
+    error, imported = done.stderr.splitlines()
+    assert (done.returncode, done.stdout, imported) == (2, "", "imported:")
+    assert error.startswith("error: ")
+    assert error.endswith(f"see {script} --help")
+
+
+def test_nor_does_a_number_out_of_its_range() -> None:
+    done = answer("predict.py", "a.png", "--top-k", "0")
+    assert (done.returncode, done.stderr) == (2, "error: --top-k 0: at least one class must be shown\nimported:\n")
