@@ -27,12 +27,12 @@ from skin.evaluation import metrics
 from skin.evaluation.model_card import write_model_card
 from skin.model import calibration, checkpoint
 from skin.model.inference import collect
-from skin.training import attempts, batch_norm, losses, runs
+from skin.training import attempts, batch_norm, losses, run_folder
 from skin.training.curves import draw_curves
-from skin.training.parts import check_data
+from skin.training.options import common_options
+from skin.training.run import Run, finished, open_run
 from skin.training.saver import kept
-from skin.training.session import Run, finished, open_run
-from skin.training.settings import common_settings
+from skin.training.splits import check_data
 from skin.training.trainer import Trainer
 from skin.utils import cli, memory, parallel
 from skin.utils.console import Log
@@ -98,22 +98,22 @@ class StepDone:
 
 def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[StepDone]:
     """The steps of an epoch (counted from 0), from `first_step` on. This is the loop."""
-    settings, device, batches = trainer.settings, trainer.topology.device, trainer.batches
+    options, device, batches = trainer.options, trainer.topology.device, trainer.batches
     batches.epoch, batches.first_step = epoch, first_step
     weights = trainer.class_weights.cpu()[trainer.dataset.labels]
     batch_weights = [float(weights[rows].sum()) for rows in batches.plan(epoch)]
-    steps = settings.epochs * len(batches)
-    alone = settings.freeze_epochs if settings.freeze_epochs < settings.epochs else 0  # else the head is all there is
+    steps = options.epochs * len(batches)
+    alone = options.freeze_epochs if options.freeze_epochs < options.epochs else 0  # else the head is all there is
     frozen = alone * len(batches)
-    warmup = int(min(settings.warmup_epochs * len(batches), 0.3 * (steps - frozen)))
-    trainer.freeze(epoch < settings.freeze_epochs)
+    warmup = int(min(options.warmup_epochs * len(batches), 0.3 * (steps - frozen)))
+    trainer.freeze(epoch < options.freeze_epochs)
     trainer.classifier.train()
     for step, (batch, wait_seconds) in enumerate(timed_ahead(trainer.loader, device), start=first_step):
         if trainer.topology.any([bool(batch.error)])[0]:
             raise UserError(batch.error or "another process could not read an image; see its message")
         done = epoch * len(batches) + step
         for group in trainer.optimizer.param_groups:
-            group["lr"] = learning_rate(done, steps, warmup, settings.lr, frozen)
+            group["lr"] = learning_rate(done, steps, warmup, options.lr, frozen)
         trainer.seed_dropout(done)
         record = train_step(trainer, batch.images, batch.labels, batch_weights[step])
         yield StepDone(step + 1, record, batch.indices, wait_seconds)
@@ -121,11 +121,11 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
 
 def train_epoch(run: Run, interrupts: Interrupts) -> None:
     """Train until the epoch ends or a signal asks to stop; `run.progress` says how far it came."""
-    trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
+    trainer, progress, options = run.trainer, run.progress, run.trainer.options
     topology = trainer.topology
     progress.begin_epoch(len(trainer.batches), topology.device)
     seconds_before, start, saved = progress.seconds, time.perf_counter(), time.monotonic()
-    title = f"epoch {progress.epoch + 1}/{settings.epochs}"
+    title = f"epoch {progress.epoch + 1}/{options.epochs}"
     images_before = progress.step * trainer.batches.batch_size
     with run.log.progress(title, trainer.batches.size, images_before) as advance:
         for done in train_steps(trainer, progress.epoch, progress.step):
@@ -138,7 +138,7 @@ def train_epoch(run: Run, interrupts: Interrupts) -> None:
             if topology.device.type == "cpu" or done.step % 20 == 0 or done.step == len(trainer.batches):
                 refuse_bad_loss(run)
             progress.seconds = seconds_before + time.perf_counter() - start
-            due = time.monotonic() - saved > 60 * settings.save_minutes
+            due = time.monotonic() - saved > 60 * options.save_minutes
             stop, save = topology.any([interrupts.stop is not None, interrupts.save or due])
             if stop or save:
                 refuse_bad_loss(run)  # what is not finite must not get into last.pt
@@ -166,7 +166,7 @@ def refuse_bad_loss(run: Run) -> None:
 
 def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> None:
     """Validate, note the epoch's figures, and save."""
-    trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
+    trainer, progress, options = run.trainer, run.progress, run.trainer.options
     topology = trainer.topology
     loss_sum, weight, correct, images = topology.sum(progress.totals())
     train_seconds, wait_seconds = progress.seconds, progress.wait_seconds
@@ -180,7 +180,7 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
             f"the model's outputs are not finite after epoch {progress.epoch + 1}; {kept(run.folder)}; "
             "try a smaller --lr, or --amp off"
         )
-    labels, probabilities = run.parts.labels("val"), calibration.softmax(logits)
+    labels, probabilities = run.splits.labels("val"), calibration.softmax(logits)
     class_weights = trainer.class_weights.cpu()
     val_loss, _ = losses.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), class_weights)
     usage = memory.read_all(topology)  # all processes ask at once
@@ -198,12 +198,12 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
         "data_wait_seconds": wait_seconds,
         "peak_memory_mib": usage.peak_mib,
     }
-    best = progress.end_epoch(row, row["val_" + settings.monitor])
+    best = progress.end_epoch(row, row["val_" + options.monitor])
     run.save(best)
     skipped = progress.taken - trainer.optimizer_steps()
-    run.log.say(runs.epoch_line(row, settings.epochs, usage, skipped, best))
+    run.log.say(run_folder.epoch_line(row, options.epochs, usage, skipped, best))
     if math.isnan(progress.best_value):
-        run.log.say_once(f"warning: the validation {settings.monitor} is not defined; while it is not, the newest "
+        run.log.say_once(f"warning: the validation {options.monitor} is not defined; while it is not, the newest "
                          "epoch counts as the best")  # fmt: skip
     if trainer.dataset.cache is not None and trainer.dataset.cache.note is not None:
         run.log.say_once(trainer.dataset.cache.note)
@@ -211,15 +211,15 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
 
 def fit(run: Run, interrupts: Interrupts) -> int:
     """Train to the end; 0, or 128 + the signal that stopped it."""
-    trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
+    trainer, progress, options = run.trainer, run.progress, run.trainer.options
     topology = trainer.topology
-    val_set = run.parts.dataset("val", trainer.classifier.preprocess, cache=trainer.dataset.cache)
-    val_size = 2 * settings.batch_size * max(1, len(topology.cuda_devices))
+    val_set = run.splits.dataset("val", trainer.classifier.preprocess, cache=trainer.dataset.cache)
+    val_size = 2 * options.batch_size * max(1, len(topology.cuda_devices))
     val_batches = PlainBatches(len(val_set), val_size, topology.rank, topology.world)
     val_loader = make_loader(val_set, val_batches, trainer.workers, trainer.loader.pin_memory, run.log.say_once)
     interrupts.hold(alone=not topology.distributed)
     try:
-        while progress.epoch < settings.epochs and not progress.out_of_patience(settings.patience):
+        while progress.epoch < options.epochs and not progress.out_of_patience(options.patience):
             memory.reset_peaks(topology.cuda_devices)
             train_epoch(run, interrupts)
             end_epoch(run, val_loader, interrupts)
@@ -246,15 +246,15 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
     logits, features = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
     if not topology.is_main:
         return
-    calibrated = calibration.fit(logits, run.parts.labels("val"), features)
+    calibrated = calibration.fit(logits, run.splits.labels("val"), features)
     checkpoint.save(run.best_state(classifier.network, calibrated), folder / "best.pt")
     best_row = progress.history[progress.best_epoch - 1]
-    write_model_card(folder / "model_card.md", run.config, run.parts.classes, best_row)
-    draw_curves(progress.history, progress.best_epoch, run.trainer.settings.monitor, folder / "curves.png")
+    write_model_card(folder / "model_card.md", run.config, run.splits.classes, best_row)
+    draw_curves(progress.history, progress.best_epoch, run.trainer.options.monitor, folder / "curves.png")
     attempts.forget(folder)
     path = shlex.quote(str(folder / "best.pt"))
     run.log.say(
-        f"\nbest validation {trainer.settings.monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
+        f"\nbest validation {trainer.options.monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
         f"everything is in {folder}: best.pt, metrics.csv, curves.png, model_card.md\n"
         f"next:  python evaluate.py --checkpoint {path}\n"
         f"       python predict.py --checkpoint {path} IMAGE"
@@ -263,15 +263,15 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
 
 def main(argv: Sequence[str] | None = None) -> int:
     with explained(), Interrupts() as interrupts, parallel.processes() as processes:
-        settings = common_settings(__doc__, argv, processes)
-        if settings.check:
-            return check_data(settings, Log()) if processes.is_main else 0
-        topology = parallel.on_devices(processes, settings.gpus)
-        if finished(settings, topology):
-            Log(quiet=not topology.is_main).say(f"{settings.resume} is done: there is nothing to go on with")
+        options = common_options(__doc__, argv, processes)
+        if options.check:
+            return check_data(options, Log()) if processes.is_main else 0
+        topology = parallel.on_devices(processes, options.gpus)
+        if finished(options, topology):
+            Log(quiet=not topology.is_main).say(f"{options.resume} is done: there is nothing to go on with")
             return 0
         with (
-            open_run(settings, topology) as run,
+            open_run(options, topology) as run,
             explained(run.trainer.batches.most_images // topology.replicas, run.how_to_go_on),
         ):
             return fit(run, interrupts)

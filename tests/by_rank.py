@@ -16,13 +16,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
-from skin.training import session
+from skin.training import run as run_module
 from skin.utils import cli
 
-end_epoch, build_trainer = train.end_epoch, session.build_trainer
+end_epoch, build_trainer = train.end_epoch, run_module.build_trainer
 
 
-def keep_weights(run: session.Run, *more: Any) -> None:
+def keep_weights(run: run_module.Run, *more: Any) -> None:
     end_epoch(run, *more)
     state, rank = run.trainer.classifier.network.state_dict(), run.trainer.topology.rank
     torch.save({name: tensor.cpu() for name, tensor in state.items()}, f"rank{rank}-epoch{run.progress.epoch}.pt")
@@ -35,5 +35,5 @@ def without_dropout(*arguments: Any) -> Any:
 
 
 if __name__ == "__main__":
-    train.end_epoch, session.build_trainer = keep_weights, without_dropout
+    train.end_epoch, run_module.build_trainer = keep_weights, without_dropout
     cli.run(train.main)

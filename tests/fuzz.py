@@ -36,7 +36,7 @@ from skin.data.layouts import read_index
 from skin.data.npz import read_npz_image
 from skin.model import calibration, checkpoint, model, tensorfile
 from skin.training.progress import Progress
-from skin.training.runs import COLUMNS
+from skin.training.run_folder import COLUMNS
 from skin.utils import cli, memory
 from skin.utils.cli import option
 from skin.utils.errors import UserError

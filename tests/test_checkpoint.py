@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from skin.model import checkpoint, model, tensorfile
-from skin.training import runs, saver
+from skin.training import run_folder, saver
+from skin.training.options import MOST_EPOCHS
 from skin.training.saver import Saver
-from skin.training.settings import MOST_EPOCHS
 from skin.utils import files
 from skin.utils.errors import UserError
 from skin.utils.files import WriteError
@@ -518,7 +518,7 @@ def test_the_longest_run_of_the_largest_model_can_be_loaded(tmp_path: Path) -> N
     state = {
         "model": dict.fromkeys(network.state_dict(), number),
         "optimizer": {n: dict(moments) for n, _ in enumerate(network.parameters())},
-        "history": [dict.fromkeys(runs.COLUMNS, epoch + 0.1) for epoch in range(MOST_EPOCHS)],
+        "history": [dict.fromkeys(run_folder.COLUMNS, epoch + 0.1) for epoch in range(MOST_EPOCHS)],
     }
     checkpoint.save(state, tmp_path / "last.pt")
     assert checkpoint.load(tmp_path / "last.pt")["history"] == state["history"]

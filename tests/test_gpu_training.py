@@ -14,8 +14,8 @@ import train
 from skin.model.checkpoint import load_best
 from skin.model.model import Classifier, build, preprocess_for
 from skin.model.precision import Precision, choose
-from skin.training.parts import read_parts
-from skin.training.settings import Settings
+from skin.training.options import Options
+from skin.training.splits import read_splits
 from skin.training.trainer import Trainer, build_trainer
 from skin.utils import memory
 from skin.utils.errors import UserError
@@ -45,8 +45,8 @@ def resolved(run: Path) -> dict[str, object]:
 
 def trainer_of(demo_folder: Path, topology: Topology, **changes: object) -> Trainer:
     options = {"weights": "none", "image_size": 64, "workers": 0, "cache": "off", **changes}
-    settings = Settings(data=demo_folder, model="efficientnet_b0", **options)  # type: ignore[arg-type]
-    trainer = build_trainer(settings, topology, read_parts(settings))
+    settings = Options(data=demo_folder, model="efficientnet_b0", **options)  # type: ignore[arg-type]
+    trainer = build_trainer(settings, topology, read_splits(settings))
     trainer.classifier.train()
     return trainer
 

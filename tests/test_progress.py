@@ -6,7 +6,7 @@ import io
 import math
 
 from skin.training.progress import Progress
-from skin.training.runs import COLUMNS
+from skin.training.run_folder import COLUMNS
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
 

@@ -12,8 +12,8 @@ import train
 from skin.model.model import Classifier, build, preprocess_for
 from skin.model.precision import Precision
 from skin.training import batch_norm
-from skin.training.parts import Parts, read_parts
-from skin.training.settings import Settings
+from skin.training.options import Options
+from skin.training.splits import Splits, read_splits
 from skin.training.trainer import Trainer, build_trainer, step_model
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
@@ -27,20 +27,20 @@ CPU = Topology(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def settings(demo_folder: Path) -> Settings:
+def settings(demo_folder: Path) -> Options:
     """The recipe on the demo set, small: B0 from random weights on 48 px, 16 images a step."""
-    return Settings(
+    return Options(
         data=demo_folder, model="efficientnet_b0", weights="none", image_size=48, batch_size=16, epochs=2,
         amp="off", workers=0, cache="off",
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def parts(settings: Settings) -> Parts:
-    return read_parts(settings)
+def parts(settings: Options) -> Splits:
+    return read_splits(settings)
 
 
-def built(settings: Settings, parts: Parts, topology: Topology = CPU, **changes: Any) -> Trainer:
+def built(settings: Options, parts: Splits, topology: Topology = CPU, **changes: Any) -> Trainer:
     trainer = build_trainer(dataclasses.replace(settings, **changes), topology, parts)
     trainer.classifier.train()
     return trainer
@@ -69,7 +69,7 @@ def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 def test_each_process_gets_its_own_statistics_back_and_another_number_of_them_the_mean(
-    settings: Settings, parts: Parts
+    settings: Options, parts: Splits
 ) -> None:
     trainer = built(settings, parts)
     state = trainer.state()
@@ -86,7 +86,7 @@ def test_each_process_gets_its_own_statistics_back_and_another_number_of_them_th
     assert torch.allclose(loaded(Topology(CPU.device, rank=2, world=3)), own + 2)
 
 
-def test_a_state_without_statistics_has_those_of_its_weights(settings: Settings, parts: Parts) -> None:
+def test_a_state_without_statistics_has_those_of_its_weights(settings: Options, parts: Splits) -> None:
     """As files have it that were written before all processes' were kept."""
     trainer = built(settings, parts)
     state = trainer.state()
@@ -98,7 +98,7 @@ def test_a_state_without_statistics_has_those_of_its_weights(settings: Settings,
 
 
 @pytest.mark.parametrize("damaged", [torch.zeros(2, 3), torch.zeros(3), "none", torch.zeros(0, 42016)])
-def test_damaged_statistics_change_nothing(settings: Settings, parts: Parts, damaged: object) -> None:
+def test_damaged_statistics_change_nothing(settings: Options, parts: Splits, damaged: object) -> None:
     trainer = built(settings, parts)
     before = state_of(trainer)
     state = trainer.state() | {"statistics": damaged}
@@ -112,7 +112,7 @@ def test_damaged_statistics_change_nothing(settings: Settings, parts: Parts, dam
 
 @pytest.mark.parametrize("class_weights", ["balanced", "none"])
 def test_a_step_with_amp_off_is_the_one_written_by_hand_to_the_last_bit(
-    settings: Settings, parts: Parts, class_weights: str
+    settings: Options, parts: Splits, class_weights: str
 ) -> None:
     trainer = built(settings, parts, class_weights=class_weights)
     network = copy.deepcopy(trainer.classifier.network)
@@ -131,14 +131,14 @@ def test_a_step_with_amp_off_is_the_one_written_by_hand_to_the_last_bit(
     assert_same_bits(state_of(trainer), network.state_dict())
 
 
-def test_a_second_step_starts_from_clean_gradients(settings: Settings, parts: Parts) -> None:
+def test_a_second_step_starts_from_clean_gradients(settings: Options, parts: Splits) -> None:
     trainer = built(settings, parts)
     images, labels = first_batch(trainer)
     step(trainer, images, labels)
     assert all(p.grad is None for p in trainer.classifier.parameters())
 
 
-def test_a_record_is_what_the_batch_was(settings: Settings, parts: Parts) -> None:
+def test_a_record_is_what_the_batch_was(settings: Options, parts: Splits) -> None:
     trainer = built(settings, parts)
     images, labels = first_batch(trainer)
     network = copy.deepcopy(trainer.classifier.network)
@@ -155,7 +155,7 @@ def test_a_record_is_what_the_batch_was(settings: Settings, parts: Parts) -> Non
 
 
 @pytest.fixture(scope="module")
-def in_float16(settings: Settings, parts: Parts) -> Trainer:
+def in_float16(settings: Options, parts: Splits) -> Trainer:
     return built(settings, parts, amp="fp16", image_size=32, batch_size=8)
 
 
@@ -180,7 +180,7 @@ def test_an_infinite_gradient_skips_the_step_and_halves_the_scale(in_float16: Tr
     assert torch.isfinite(record).all()  # the loss itself is fine
 
 
-def test_the_scale_does_not_change_the_step(settings: Settings, parts: Parts) -> None:
+def test_the_scale_does_not_change_the_step(settings: Options, parts: Splits) -> None:
     """In float32 a power of two is exact, so scaling there and back leaves every bit."""
     plain, scaled = built(settings, parts), built(settings, parts)
     scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
@@ -214,7 +214,7 @@ def test_the_warm_up_is_the_freed_bodys() -> None:
 
 
 def test_the_loop_warms_up_after_the_frozen_epochs(
-    settings: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch
+    settings: Options, parts: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "train_step", lambda *batch: torch.zeros(4))
 
@@ -238,7 +238,7 @@ def test_the_loop_warms_up_after_the_frozen_epochs(
     ],
 )
 def test_the_loop_sets_the_rate_of_each_step(
-    settings: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch, warmup_epochs: float, first: list[float]
+    settings: Options, parts: Splits, monkeypatch: pytest.MonkeyPatch, warmup_epochs: float, first: list[float]
 ) -> None:
     monkeypatch.setattr(train, "train_step", lambda *batch: torch.zeros(4))
     trainer = built(settings, parts, image_size=32, lr=0.01, epochs=4, warmup_epochs=warmup_epochs)
@@ -257,7 +257,7 @@ def test_the_loop_sets_the_rate_of_each_step(
 # ---- what a trainer is made of -------------------------------------------------------------------------
 
 
-def test_the_optimizer_is_the_recipes(settings: Settings, parts: Parts) -> None:
+def test_the_optimizer_is_the_recipes(settings: Options, parts: Splits) -> None:
     adam = built(settings, parts, lr=3e-4, weight_decay=0.01).optimizer
     assert type(adam) is torch.optim.Adam
     (group,) = adam.param_groups
@@ -265,7 +265,7 @@ def test_the_optimizer_is_the_recipes(settings: Settings, parts: Parts) -> None:
 
 
 @pytest.mark.parametrize(("gpus", "images"), [(0, 32), (1, 32), (2, 64), (4, 128)])
-def test_the_recipes_batch_grows_with_the_gpus(settings: Settings, parts: Parts, gpus: int, images: int) -> None:
+def test_the_recipes_batch_grows_with_the_gpus(settings: Options, parts: Splits, gpus: int, images: int) -> None:
     class Pretended(Topology):
         """So many GPUs, none of which is there."""
 
@@ -276,21 +276,21 @@ def test_the_recipes_batch_grows_with_the_gpus(settings: Settings, parts: Parts,
     assert trainer.resolved()["images_per_step"] == images
 
 
-def test_a_run_that_goes_on_keeps_its_images_a_step(settings: Settings, parts: Parts) -> None:
+def test_a_run_that_goes_on_keeps_its_images_a_step(settings: Options, parts: Splits) -> None:
     two = Topology(torch.device("cpu"), gpus=0, rank=0, world=1)
     assert build_trainer(settings, two, parts, images_per_step=40).batches.batch_size == 40
 
 
-def test_the_same_seed_is_the_same_model_and_another_seed_another(settings: Settings, parts: Parts) -> None:
+def test_the_same_seed_is_the_same_model_and_another_seed_another(settings: Options, parts: Splits) -> None:
     one, same, other = (built(settings, parts, seed=seed) for seed in (20240101, 20240101, 1))
     assert_same_bits(state_of(one), state_of(same))
     assert not torch.equal(state_of(one)["classifier.1.weight"], state_of(other)["classifier.1.weight"])
 
 
-def test_dropouts_draws_are_a_function_of_seed_step_and_process(settings: Settings, parts: Parts) -> None:
+def test_dropouts_draws_are_a_function_of_seed_step_and_process(settings: Options, parts: Splits) -> None:
     def draws(seed: int, at: int, rank: int) -> tuple[float, ...]:
         trainer.topology = Topology(torch.device("cpu"), rank=rank, world=2)
-        trainer.settings = dataclasses.replace(settings, seed=seed)
+        trainer.options = dataclasses.replace(settings, seed=seed)
         trainer.seed_dropout(at)
         return tuple(torch.rand(3).tolist())
 
@@ -301,7 +301,7 @@ def test_dropouts_draws_are_a_function_of_seed_step_and_process(settings: Settin
 
 
 def test_dataparallels_replicas_draw_dropout_of_their_own(
-    settings: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch
+    settings: Options, parts: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = built(settings, parts)
     generators = tuple(torch.Generator() for _ in range(3))
@@ -321,7 +321,7 @@ def test_dataparallels_replicas_draw_dropout_of_their_own(
     assert [g.initial_seed() for g in generators] == [first, second, third]
 
 
-def test_what_auto_became_is_said_in_the_header_and_the_config(settings: Settings, parts: Parts) -> None:
+def test_what_auto_became_is_said_in_the_header_and_the_config(settings: Options, parts: Splits) -> None:
     trainer = built(settings, parts)
     resolved = trainer.resolved()
     assert resolved == {
@@ -334,7 +334,7 @@ def test_what_auto_became_is_said_in_the_header_and_the_config(settings: Setting
         assert words in header
 
 
-def test_the_head_alone_learns_while_the_body_is_frozen(settings: Settings, parts: Parts) -> None:
+def test_the_head_alone_learns_while_the_body_is_frozen(settings: Options, parts: Splits) -> None:
     trainer = built(settings, parts, image_size=32, freeze_epochs=1)
     before = state_of(trainer)
     list(train.train_steps(trainer, epoch=0))
@@ -346,7 +346,7 @@ def test_the_head_alone_learns_while_the_body_is_frozen(settings: Settings, part
     assert not torch.equal(frozen["features.0.0.weight"], freed["features.0.0.weight"])
 
 
-def test_compiling_is_for_one_gpu_a_process(settings: Settings, parts: Parts) -> None:
+def test_compiling_is_for_one_gpu_a_process(settings: Options, parts: Splits) -> None:
     with pytest.raises(UserError, match="--compile is for GPUs"):
         built(settings, parts, compile=True)
     wanted, two_gpus = dataclasses.replace(settings, compile=True), Topology(torch.device("cuda", 0), gpus=2)
@@ -380,13 +380,13 @@ def test_a_training_step_is_one_graph_to_compile() -> None:
     ],
 )
 def test_batches_too_small_are_refused(
-    settings: Settings, parts: Parts, topology: Topology, changes: dict[str, int], message: str
+    settings: Options, parts: Splits, topology: Topology, changes: dict[str, int], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         built(settings, parts, topology, **changes)
 
 
-def test_a_batch_of_one_image_is_a_batch(settings: Settings, parts: Parts) -> None:
+def test_a_batch_of_one_image_is_a_batch(settings: Options, parts: Splits) -> None:
     trainer = built(settings, parts, batch_size=1)
     record = step(trainer, *first_batch(trainer))
     assert record[3] == 1
@@ -397,7 +397,7 @@ def test_a_batch_of_one_image_is_a_batch(settings: Settings, parts: Parts) -> No
 # ---- the parts a trainer is given ----------------------------------------------------------------------
 
 
-def test_the_header_counts_every_image_once(settings: Settings, parts: Parts) -> None:
+def test_the_header_counts_every_image_once(settings: Options, parts: Splits) -> None:
     counts = parts.counts().to_numpy()
     assert counts.sum() == len(parts.rows) == 160
     described = parts.describe(np.arange(7) / 4)
@@ -407,6 +407,6 @@ def test_the_header_counts_every_image_once(settings: Settings, parts: Parts) ->
     assert lines[-1].split() == ["all", *(f"{n}" for n in counts.sum(0))]
 
 
-def test_a_part_without_images_is_named(settings: Settings) -> None:
+def test_a_part_without_images_is_named(settings: Options) -> None:
     with pytest.raises(UserError, match="the val part is empty; give it a share of --split 90/0/10"):
-        read_parts(dataclasses.replace(settings, split="90/0/10"))
+        read_splits(dataclasses.replace(settings, split="90/0/10"))

@@ -15,8 +15,8 @@ from skin.bench.measure import Step
 from skin.model import precision
 from skin.model.model import build, load_weights, preprocess_for
 from skin.training import losses
-from skin.training.parts import Parts
-from skin.training.settings import Settings
+from skin.training.options import Options
+from skin.training.splits import Splits
 from skin.utils.parallel import Topology
 
 import numpy as np
@@ -61,7 +61,7 @@ class PlainRecipe:
         channels_last: the one improvement that notebooks know.
     """
 
-    def __init__(self, settings: Settings, topology: Topology, parts: Parts, channels_last: bool = False) -> None:
+    def __init__(self, settings: Options, topology: Topology, parts: Splits, channels_last: bool = False) -> None:
         torch.manual_seed(settings.seed)
         self.topology = topology
         self.precision = precision.choose(settings.amp, topology.device)

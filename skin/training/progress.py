@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from skin.model.checkpoint import FORMAT_VERSION, is_version
-from skin.training.runs import COLUMNS
+from skin.training.run_folder import COLUMNS
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
 

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from skin.model import checkpoint
-from skin.training import runs
+from skin.training import run_folder
 from skin.utils import files
 from skin.utils.errors import UserError
 from skin.utils.files import WriteError
@@ -116,11 +116,11 @@ class Saver:
             _refuse_broken(last["model"], self.folder)
             if best is not None:
                 if not (self.folder / BEST).exists():  # before it is there: a kill in between loses nothing
-                    runs.point_latest(self.folder)
+                    run_folder.point_latest(self.folder)
                 checkpoint.save(best, self.folder / BEST)
             checkpoint.save(last, self.folder / LAST, previous=self.folder / PREVIOUS)
             self.unsaved = False
-            runs.write_metrics(self.folder / "metrics.csv", rows)
+            run_folder.write_metrics(self.folder / "metrics.csv", rows)
         except Exception as error:  # whatever it is, the thread that trains is to hear of it
             self._error = error
 

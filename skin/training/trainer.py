@@ -14,10 +14,10 @@ from skin.model.checkpoint import check_tensors
 from skin.model.cpu_step import accelerate
 from skin.model.model import Classifier, build, load_weights, preprocess_for
 from skin.training import batch_norm, losses
-from skin.training.parts import Parts
+from skin.training.options import Options
 from skin.training.recipes import RECIPES
 from skin.training.saver import bytes_needed
-from skin.training.settings import Settings
+from skin.training.splits import Splits
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
 
@@ -43,7 +43,7 @@ class Trainer:
     batches: EpochBatches
     loader: DataLoader[Batch]
     workers: int  # loader processes that are wanted; `loader` has fewer where shared memory is short
-    settings: Settings
+    options: Options
     origin: str  # of the weights
     notes: tuple[str, ...] = ()  # what the user should know of the machine
 
@@ -51,7 +51,7 @@ class Trainer:
         """Freeze or free the body. DDP looks only once at what needs gradients, so it is wrapped anew."""
         if frozen != self.classifier.frozen:
             self.classifier.freeze(frozen)
-            self.model = step_model(self.classifier, self.settings, self.topology)
+            self.model = step_model(self.classifier, self.options, self.topology)
 
     def seed_dropout(self, step: int) -> None:
         """Dropout's draws, too, are a function of (seed, step, rank, GPU): nothing to save, nothing to restore.
@@ -59,7 +59,7 @@ class Trainer:
         Args:
             step: counted from the beginning of the run.
         """
-        key = (self.settings.seed, step, self.topology.rank)
+        key = (self.options.seed, step, self.topology.rank)
         torch.manual_seed(_draw(key))
         if self.topology.kind == "DataParallel":  # its replicas are seeded alike now, each on a GPU of its own
             for device in self.topology.cuda_devices:
@@ -113,7 +113,7 @@ class Trainer:
         return found[self.topology.rank] if rows == self.topology.world else found.double().mean(0).float()
 
     def _adam_state(self, found: Any, path: Path) -> dict[str, Any]:
-        """Adam's moments from a file and the rate of its last step, with the settings of this run."""
+        """Adam's moments from a file and the rate of its last step, with the options of this run."""
         own = self.optimizer.state_dict()
         try:
             moments, lr = found["state"], found["param_groups"][0]["lr"]
@@ -147,7 +147,7 @@ class Trainer:
         return {
             "device": self.topology.describe(),
             "precision": str(self.classifier.precision),
-            "compiled": self.settings.compile,
+            "compiled": self.options.compile,
             "steps an epoch": len(self.batches),
             "torch": str(torch.__version__),
         }
@@ -169,9 +169,9 @@ class Trainer:
 
     def describe(self) -> str:
         """The header's lines about model and machine."""
-        found, settings = self.resolved(), self.settings
+        found, options = self.resolved(), self.options
         return (
-            f"model   {settings.model}, {found['parameters'] / 1e6:.1f} M parameters, {found['image_size']} px; "
+            f"model   {options.model}, {found['parameters'] / 1e6:.1f} M parameters, {found['image_size']} px; "
             f"weights: {found['weights']}\n"
             f"device  {self.topology.describe()}, {found['precision']}, {found['images_per_step']} images a step, "
             f"{found['workers']} loader workers"
@@ -203,7 +203,7 @@ def cannot_compile(topology: Topology) -> str:
     return ""
 
 
-def step_model(classifier: Classifier, settings: Settings, topology: Topology) -> nn.Module:
+def step_model(classifier: Classifier, options: Options, topology: Topology) -> nn.Module:
     """The model as training steps call it: compiled where that is asked for, made parallel where there are replicas.
 
     Validation calls the classifier itself: its batches have other sizes, each of which would be compiled anew.
@@ -211,7 +211,7 @@ def step_model(classifier: Classifier, settings: Settings, topology: Topology) -
     Raises:
         UserError: `--compile` for the CPU or for DataParallel.
     """
-    if not settings.compile:
+    if not options.compile:
         return topology.wrap(classifier)
     if reason := cannot_compile(topology):
         raise UserError(reason)
@@ -231,9 +231,9 @@ def _refuse_small_pieces(batches: EpochBatches, topology: Topology, least_side: 
 
 
 def build_trainer(
-    settings: Settings,
+    options: Options,
     topology: Topology,
-    parts: Parts,
+    splits: Splits,
     images_per_step: int | None = None,
     origin: str | None = None,
 ) -> Trainer:
@@ -247,43 +247,43 @@ def build_trainer(
     Raises:
         UserError: the weights cannot be had, or the batches are too small for BatchNorm.
     """
-    recipe, preprocess = RECIPES[settings.recipe], preprocess_for(settings.model, settings.image_size)
-    torch.manual_seed(settings.seed)  # of the new head, and of everything with --weights none
-    network = build(settings.model, len(parts.classes))
+    recipe, preprocess = RECIPES[options.recipe], preprocess_for(options.model, options.image_size)
+    torch.manual_seed(options.seed)  # of the new head, and of everything with --weights none
+    network = build(options.model, len(splits.classes))
     if origin is None:  # rank 0's weights become everyone's when the model is made parallel
-        own = load_weights(network, settings.model, settings.weights) if topology.is_main else ""
+        own = load_weights(network, options.model, options.weights) if topology.is_main else ""
         origin = topology.from_main(own)
     on_gpu = topology.device.type == "cuda"
     accelerate(network, topology.device)
-    mode = precision.choose(settings.amp, topology.device)
+    mode = precision.choose(options.amp, topology.device)
     modes = topology.gather(str(mode))
     if len(set(modes)) > 1:
         other = next(name for name in modes if name != modes[0])
-        raise UserError(f"--amp {settings.amp} is {modes[0]} on one machine and {other} on another; try --amp off")
+        raise UserError(f"--amp {options.amp} is {modes[0]} on one machine and {other} on another; try --amp off")
     classifier = Classifier(network, preprocess, mode).to(topology.device)
     # The batches have one size, so cuDNN may search its fastest kernels once. It keeps what it finds for each thread,
     # and DataParallel's forward has new threads at every step.
     torch.backends.cudnn.benchmark = on_gpu and topology.kind != "DataParallel"
 
-    cache = parts.open_cache(preprocess, settings, bytes_needed(network))
-    size_of = functools.partial(recipe.image_size, epochs=settings.epochs, full=preprocess.image_size)
-    dataset = parts.dataset("train", preprocess, settings.seed, cache, size_of)
-    images_per_step = images_per_step or settings.batch_size * topology.replicas
+    cache = splits.open_cache(preprocess, options, bytes_needed(network))
+    size_of = functools.partial(recipe.image_size, epochs=options.epochs, full=preprocess.image_size)
+    dataset = splits.dataset("train", preprocess, options.seed, cache, size_of)
+    images_per_step = images_per_step or options.batch_size * topology.replicas
     shares = (topology.replicas, topology.rank, topology.world)
-    batches = EpochBatches(dataset.labels, images_per_step, settings.seed, *shares)
+    batches = EpochBatches(dataset.labels, images_per_step, options.seed, *shares)
     _refuse_small_pieces(batches, topology, least_side=size_of(0))  # later epochs have larger views, if others
-    workers = settings.workers if settings.workers is not None else default_workers(on_gpu)
-    weights = losses.class_weights(dataset.labels, len(parts.classes), settings.class_weights)
+    workers = options.workers if options.workers is not None else default_workers(on_gpu)
+    weights = losses.class_weights(dataset.labels, len(splits.classes), options.class_weights)
     notes: list[str] = []
     loader = make_loader(dataset, batches, workers, pin_memory=on_gpu, say=notes.append)
     return Trainer(
-        settings=settings,
+        options=options,
         origin=origin,
         topology=topology,
         classifier=classifier,
-        model=step_model(classifier, settings, topology),
+        model=step_model(classifier, options, topology),
         optimizer=torch.optim.Adam(
-            network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+            network.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True
         ),
         scaler=mode.make_scaler(),
         class_weights=weights.to(topology.device),

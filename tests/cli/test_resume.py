@@ -18,9 +18,10 @@ from typing import Any
 import train
 from skin.data import demo
 from skin.model import checkpoint
-from skin.training import runs, saver, session
-from skin.training.session import Run, open_run
-from skin.training.settings import read_settings
+from skin.training import run as run_module
+from skin.training import run_folder, saver
+from skin.training.options import read_options
+from skin.training.run import Run, open_run
 from skin.utils import files, parallel, run_folders
 from skin.utils.errors import UserError
 from tests.cli.runs import at_step, call, left_over
@@ -89,7 +90,7 @@ def prepared(stopped: Path) -> Run:
     """The run that was stopped, restored."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(stopped.parent)
-        settings = read_settings(None, ["--resume", "run"])
+        settings = read_options(None, ["--resume", "run"])
         with parallel.setup(0) as topology, open_run(settings, topology) as run:
             return run
 
@@ -334,13 +335,13 @@ def test_two_processes_do_not_train_in_one_folder(stopped: Path) -> None:
 
 def while_preparing(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Have `act` called when a run has chosen its folder and has not written into it."""
-    build = session.build_trainer
-    monkeypatch.setattr(session, "build_trainer", lambda *a, **k: (act(), build(*a, **k))[1])
+    build = run_module.build_trainer
+    monkeypatch.setattr(run_module, "build_trainer", lambda *a, **k: (act(), build(*a, **k))[1])
 
 
 def test_a_run_that_took_the_folder_meanwhile_keeps_it_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def sooner() -> None:
-        files.write_json(runs.create(Path("run")) / "config.json", {"of": "another run"})
+        files.write_json(run_folder.create(Path("run")) / "config.json", {"of": "another run"})
 
     while_preparing(monkeypatch, sooner)
     with pytest.raises(UserError, match="already holds a run; go on with it by --resume"):
@@ -351,16 +352,16 @@ def test_a_run_that_took_the_folder_meanwhile_keeps_it_as_it_is(monkeypatch: pyt
 
 def test_a_run_that_is_being_written_meanwhile_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.ExitStack() as other:
-        while_preparing(monkeypatch, lambda: other.enter_context(saver.Saver(runs.create(Path("run")), print)))
+        while_preparing(monkeypatch, lambda: other.enter_context(saver.Saver(run_folder.create(Path("run")), print)))
         with pytest.raises(UserError, match="another process is training in run"):
             call(*SHORT)
     assert [file.name for file in Path("run").iterdir()] == [saver.LOCK]
 
 
 def test_two_runs_of_the_same_second_have_each_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs.time, "strftime", lambda form: "20240101-000000")
+    monkeypatch.setattr(run_folder.time, "strftime", lambda form: "20240101-000000")
     first = Path("runs/20240101-000000-efficientnet_b0")
-    while_preparing(monkeypatch, lambda: runs.create(first, own=True))
+    while_preparing(monkeypatch, lambda: run_folder.create(first, own=True))
     at_step(monkeypatch, 1, lambda: send(signal.SIGTERM))
     assert train.main([*RECIPE, "--data", "data", "--workers", "0"]) == 143
     assert list(first.iterdir()) == []

@@ -24,9 +24,9 @@ from skin.model import checkpoint
 from skin.model.checkpoint import load_best
 from skin.model.model import Classifier, build, preprocess_for
 from skin.model.precision import Precision, choose
-from skin.training import session
-from skin.training.runs import COLUMNS
-from skin.training.settings import Settings
+from skin.training import run as run_module
+from skin.training.options import Options
+from skin.training.run_folder import COLUMNS
 from skin.utils.errors import UserError
 from tests import by_rank
 
@@ -114,7 +114,7 @@ def test_every_file_of_the_run_folder_is_written_and_nothing_half(run: Path) -> 
 
 def test_config_json_holds_every_option_and_what_auto_became(run: Path, demo_folder: Path) -> None:
     config = json.loads((run / "config.json").read_text())
-    assert config.keys() == {f.name for f in dataclasses.fields(Settings)} | {"resolved"}
+    assert config.keys() == {f.name for f in dataclasses.fields(Options)} | {"resolved"}
     assert (config["lr"], config["batch_size"], config["seed"], config["amp"]) == (2e-4, 16, 20240101, "off")
     assert config["data"] == str(demo_folder)
     assert config["resolved"]["images_per_step"] == 16
@@ -252,7 +252,7 @@ def test_memory_stays_flat_over_epochs(tmp_path: Path, monkeypatch: pytest.Monke
     tensors: list[int] = []  # bytes of all tensors that live
     traced: list[int] = []  # bytes that Python and numpy hold
 
-    def look(run: session.Run, *more: Any) -> None:
+    def look(run: run_module.Run, *more: Any) -> None:
         end_epoch(run, *more)
         run.saver.wait()
         gc.collect()
@@ -496,7 +496,7 @@ def test_two_processes_take_the_steps_of_one_with_their_images_together(
     by_two: Path, demo_folder: Path, settled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a frozen body, whose BatchNorm looks at no batch, halves of a batch must add up to the whole."""
-    monkeypatch.setattr(session, "build_trainer", by_rank.without_dropout)
+    monkeypatch.setattr(run_module, "build_trainer", by_rank.without_dropout)
     alone = trained(demo_folder, tmp_path / "alone", "--epochs", 2, "--freeze-epochs", 1, "--weights", settled)
     one, two = table(alone / "metrics.csv")[0], table(by_two / "run" / "metrics.csv")[0]
     for name in ("lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy"):

@@ -1,4 +1,4 @@
-"""A training run put together from its settings, saved, and brought back to where it was."""
+"""A training run put together from its options, saved, and brought back to where it was."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from skin.data import contents, demo
 from skin.data.index import count
 from skin.data.split import write_manifest
 from skin.model import checkpoint
-from skin.training import attempts, nodes, runs
-from skin.training.parts import Parts, read_parts
+from skin.training import attempts, nodes, run_folder
+from skin.training.options import MONITORS, Options, mended
 from skin.training.progress import Progress
 from skin.training.saver import Saver, kept, newest
-from skin.training.settings import MONITORS, Settings, mended
+from skin.training.splits import Splits, read_splits
 from skin.training.trainer import Trainer, build_trainer, cannot_compile
 from skin.utils import cli, files, run_folders
 from skin.utils.console import Log
@@ -35,7 +35,7 @@ class Run:
 
     folder: Path
     config: dict[str, Any]
-    parts: Parts
+    splits: Splits
     trainer: Trainer
     progress: Progress
     log: Log
@@ -46,7 +46,7 @@ class Run:
         progress = self.progress.state(self.trainer.topology)  # gathered from all processes
         state = self.trainer.state()  # so is this
         if self.trainer.topology.is_main:
-            last = {**state, "progress": progress, "classes": list(self.parts.classes)}
+            last = {**state, "progress": progress, "classes": list(self.splits.classes)}
             best_state = self.best_state(self.trainer.classifier.network, {}) if best else None
             self.saver.save(last, best_state, self.progress.history)
 
@@ -58,12 +58,12 @@ class Run:
         """Go on from a state that `save` wrote. Raises `UserError` where it is of other data or another model."""
         path = self.folder / "last.pt"
         classes = state.get("classes")
-        if not isinstance(classes, list) or [str(name) for name in classes] != list(self.parts.classes):
+        if not isinstance(classes, list) or [str(name) for name in classes] != list(self.splits.classes):
             raise UserError(f"{path}: the data's classes have changed since; restore the data, or start a new run")
         self.trainer.load_state(state, path)
         self.progress.load_state(state.get("progress"), self.trainer.topology, len(self.trainer.batches))
         if self.trainer.topology.is_main:  # a kill after the last epoch's last.pt may have left it a row short
-            runs.write_metrics(self.folder / "metrics.csv", self.progress.history)
+            run_folder.write_metrics(self.folder / "metrics.csv", self.progress.history)
         self.log.say(f"resumed {source}: {self.progress.epoch} epochs and {self.progress.step} steps are done")
 
     def note_changes(self, state: dict[str, Any] | None) -> None:
@@ -72,18 +72,18 @@ class Run:
         Where the steps of an epoch take other images than in `state`, the epoch under way begins anew: half of it
         by the one plan and half by the other would count some images twice and others never.
         """
-        trainer, parts = self.trainer, self.parts
-        changed = mended(trainer.settings, self.config)
+        trainer, splits = self.trainer, self.splits
+        changed = mended(trainer.options, self.config)
         if "data" in changed:
             compared = "names, labels and contents" if (self.folder / contents.NAME).exists() else "names and labels"
-            same = "" if parts.left_out or parts.changed else f": {compared} are as they were"
+            same = "" if splits.left_out or splits.changed else f": {compared} are as they were"
             self.log.say(f"data moved from {self.config['data']}{same}")
         machine = trainer.changes_since(state.get("machine")) if state else []
         before = {"images a step": self.config["resolved"]["images_per_step"]}
         plan = trainer.changes_of_plan({**before, **((state or {}).get("plan") or {})})
         other = [f"{name} {changed[name]:g} (was {self.config[name]:g})" for name in ("lr",) if name in changed]
         other += plan
-        for what, names in (("left out", parts.left_out), ("another file than before", parts.changed)):
+        for what, names in (("left out", splits.left_out), ("another file than before", splits.changed)):
             other += [f"{count(len(names), 'image')} {what} (first: {names[0]})"] if names else []
         anew = bool(plan) and self.progress.begin_anew()
         if other:
@@ -100,7 +100,7 @@ class Run:
         resolved = self.trainer.resolved()
         now = {
             "epoch": self.progress.epoch, "step": self.progress.step, "changed": changed, "resolved": resolved,
-            "environment": runs.environment(),
+            "environment": run_folder.environment(),
         }  # fmt: skip
         steps = {name: resolved[name] for name in ("images_per_step", "steps_per_epoch")}
         self.config = {
@@ -109,10 +109,10 @@ class Run:
         }  # fmt: skip
         if not self.trainer.topology.is_main:
             return
-        if self.parts.left_out:
-            write_manifest(self.parts.rows, self.folder / "split.csv")
-        if self.parts.changed:
-            contents.write(self.parts.rows, self.folder / contents.NAME)
+        if self.splits.left_out:
+            write_manifest(self.splits.rows, self.folder / "split.csv")
+        if self.splits.changed:
+            contents.write(self.splits.rows, self.folder / contents.NAME)
         files.write_json(self.folder / "config.json", self.config)
 
     def best_state(self, network: nn.Module, calibration: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class Run:
         return {
             "format_version": checkpoint.FORMAT_VERSION,
             "model": network.state_dict(),
-            "classes": list(self.parts.classes),
+            "classes": list(self.splits.classes),
             "preprocess": self.trainer.classifier.preprocess.to_dict(),
             "config": self.config,
             "metrics": self.progress.history[self.progress.best_epoch - 1],
@@ -129,7 +129,7 @@ class Run:
 
 
 @contextmanager
-def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
+def open_run(options: Options, topology: Topology) -> Iterator[Run]:
     """A run put together up to its first step: data, model, run folder; on --resume, back to the last save.
 
     Nothing but the set of --demo is written before the data and the weights are known to be good. The folder is
@@ -137,49 +137,49 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
     The folder and the table of the data are read by rank 0 alone, so that no process can see another split than the
     others; the other machines need the images and nothing else.
     """
-    resuming = settings.resume is not None
+    resuming = options.resume is not None
     log = Log(quiet=not topology.is_main)  # the terminal's alone until there is a folder
-    new = None if resuming or not topology.is_main else runs.new_folder(settings.out, settings.model)
-    folder: Path = topology.from_main(settings.resume or new)
+    new = None if resuming or not topology.is_main else run_folder.new_folder(options.out, options.model)
+    folder: Path = topology.from_main(options.resume or new)
     with ExitStack() as held:
         saver = Saver(folder, log.say)
         if topology.is_main and resuming:
             held.enter_context(saver)
-            attempts.note(folder, by_itself=settings.auto or attempts.restarted_by_torchrun())
-        if settings.demo and topology.is_main:
-            folder = folder if resuming else runs.create(folder, own=settings.out is None)
+            attempts.note(folder, by_itself=options.auto or attempts.restarted_by_torchrun())
+        if options.demo and topology.is_main:
+            folder = folder if resuming else run_folder.create(folder, own=options.out is None)
             demo.write(folder / "demo")
         folder = topology.from_main(folder)
-        if settings.demo:
-            settings = replace(settings, data=(folder / "demo").resolve())
+        if options.demo:
+            options = replace(options, data=(folder / "demo").resolve())
         manifest = folder / "split.csv" if resuming else None
-        parts: Parts = topology.from_main(read_parts(settings, manifest, log) if topology.is_main else None)
-        parts = nodes.on_this_machine(parts, settings, topology)
-        found: Any = (cli.plain(settings), None, "")
+        splits: Splits = topology.from_main(read_splits(options, manifest, log) if topology.is_main else None)
+        splits = nodes.on_this_machine(splits, options, topology)
+        found: Any = (cli.plain(options), None, "")
         if topology.is_main and resuming:
             found = run_folders.read_config(folder), *newest(folder)
         config, state, source = topology.from_main(found)
         origin = config["resolved"]["weights"] if state else None
         if resuming and cannot_compile(topology):  # an option that was said when the run began cannot be unsaid
-            settings = replace(settings, compile=False)
-        trainer = build_trainer(settings, topology, parts, settings.images_per_step, origin)
+            options = replace(options, compile=False)
+        trainer = build_trainer(options, topology, splits, options.images_per_step, origin)
         if topology.is_main and not resuming:
             config["resolved"] = trainer.resolved()
-            folder = runs.create(folder, own=settings.out is None and not settings.demo)
+            folder = run_folder.create(folder, own=options.out is None and not options.demo)
             saver.folder = folder
             held.enter_context(saver)
-            runs.refuse_run(folder)  # one that began at the same time, and was sooner here
-            write_manifest(parts.rows, folder / "split.csv")
-            contents.write(parts.rows, folder / contents.NAME)
-            files.write_json(folder / "environment.json", runs.environment())
+            run_folder.refuse_run(folder)  # one that began at the same time, and was sooner here
+            write_manifest(splits.rows, folder / "split.csv")
+            contents.write(splits.rows, folder / contents.NAME)
+            files.write_json(folder / "environment.json", run_folder.environment())
             files.write_json(folder / "config.json", config)
         folder, config = topology.from_main((folder, config))
         log.file = folder / "train.log"
-        if settings.gpus is None and (warning := unusable_gpus()):
+        if options.gpus is None and (warning := unusable_gpus()):
             log.warn(f"WARNING: {warning}")
-        run = Run(folder, config, parts, trainer, Progress(MONITORS[settings.monitor]), log, saver)
+        run = Run(folder, config, splits, trainer, Progress(MONITORS[options.monitor]), log, saver)
         where = f"run     {folder}" + (f" on {platform.node()}" if topology.nodes > 1 else "")
-        log.say(f"{parts.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\n{where}\n")
+        log.say(f"{splits.describe(trainer.class_weights.cpu().numpy())}\n{trainer.describe()}\n{where}\n")
         if state:
             run.restore(state, source)
         elif resuming:
@@ -189,12 +189,12 @@ def open_run(settings: Settings, topology: Topology) -> Iterator[Run]:
         yield run
 
 
-def finished(settings: Settings, topology: Topology) -> bool:
+def finished(options: Options, topology: Topology) -> bool:
     """Whether `--resume auto` found a run that is done to the last file; all processes hear it of rank 0."""
     done = False
-    if topology.is_main and settings.auto and settings.resume is not None:
-        best = settings.resume / "best.pt"
+    if topology.is_main and options.auto and options.resume is not None:
+        best = options.resume / "best.pt"
         # In this order: curves.png is a run's last file, and best.pt takes longer to read.
-        there = (settings.resume / "curves.png").exists() and best.exists()
+        there = (options.resume / "curves.png").exists() and best.exists()
         done = there and bool(checkpoint.load_best(best).calibration)
     return bool(topology.from_main(done))
