@@ -35,7 +35,6 @@ from skin.data.cache import default_folder
 from skin.model.model import preprocess_for
 from skin.training.options import Options
 from skin.training.splits import Splits, read_splits
-from skin.training.trainer import build_trainer
 from skin.utils import cli, files, parallel
 from skin.utils.driver import unusable_gpus
 from skin.utils.errors import UserError
@@ -55,7 +54,7 @@ class OurRecipe:
 
     def __init__(self, settings: Options, topology: Topology, parts: Splits) -> None:
         self.topology = topology
-        self.trainer = build_trainer(settings, topology, parts)
+        self.trainer = train.build_trainer(settings, topology, parts)
         self.precision = self.trainer.classifier.precision
         self.train_images = self.trainer.batches.size
         self.steps_per_epoch = len(self.trainer.batches)
@@ -83,7 +82,7 @@ class OurRecipe:
             self._ready = self._on_device(0)
             self.trainer.classifier.train()
         record = train.train_step(self.trainer, *self._ready)
-        return Step(len(self._ready[0]), 0.0, record[0] / record[1])
+        return Step(len(self._ready[0]), 0.0, record.loss)
 
     def last_step(self) -> None:
         train.train_step(self.trainer, *self._on_device(-1))
@@ -98,7 +97,7 @@ class OurRecipe:
     def epoch_steps(self, epoch: int) -> Iterator[Step]:
         """`train.train_steps`; a small set has more epochs in a window than a run has in all."""
         for done in train.train_steps(self.trainer, epoch % self.trainer.options.epochs):
-            yield Step(len(done.rows), done.wait_seconds, done.record[0] / done.record[1])
+            yield Step(len(done.rows), done.wait_seconds, done.record.loss)
 
 
 RECIPES: dict[str, Callable[[Options, Topology, Splits], Recipe]] = {

@@ -9,8 +9,8 @@ from skin.data.augment import augment
 from skin.data.dataset import PLAIN
 from skin.training.options import Options, read_options
 from skin.training.recipes import RECIPES, Recipe
+from skin.training.records import StepRecord
 from skin.training.splits import read_splits
-from skin.training.trainer import build_trainer
 from skin.utils.parallel import Topology
 
 import pytest
@@ -54,12 +54,13 @@ def fast(demo_folder: Path) -> Options:
 
 
 def test_the_loop_sees_each_epochs_views(fast: Options) -> None:
-    trainer = build_trainer(fast, CPU, read_splits(fast))
+    trainer = train.build_trainer(fast, CPU, read_splits(fast))
     sides = [RECIPES["fast"].image_size(epoch, 3, 96) for epoch in range(3)]
     assert sides[0] < sides[-1] == 96
     seen: list[torch.Tensor] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "train_step", lambda trainer, images, *rest: (seen.append(images), torch.zeros(4))[1])
+        nothing = StepRecord(*torch.zeros(5))
+        patch.setattr(train, "train_step", lambda trainer, images, *rest: (seen.append(images), nothing)[1])
         for epoch in range(3):
             first = len(seen)
             done = next(train.train_steps(trainer, epoch))

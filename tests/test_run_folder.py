@@ -8,7 +8,7 @@ import math
 import re
 from pathlib import Path
 
-from skin.training import run_folder
+from skin.training import columns, run_folder
 from skin.utils import files, run_folders
 from skin.utils.errors import UserError
 
@@ -82,12 +82,12 @@ def test_a_path_that_is_no_utf_8_comes_back_from_config_json(tmp_path: Path) -> 
 
 
 def test_metrics_are_a_table_of_the_promised_columns(tmp_path: Path) -> None:
-    row = dict.fromkeys(run_folder.COLUMNS, 0.123456789) | {"epoch": 3, "val_macro_auc": math.nan, "lr": 1e-4}
-    run_folder.write_metrics(tmp_path / "metrics.csv", [row, {**row, "epoch": 4}])
+    row = dict.fromkeys(columns.NAMES, 0.123456789) | {"epoch": 3, "val_macro_auc": math.nan, "lr": 1e-4}
+    columns.write_metrics(tmp_path / "metrics.csv", [row, {**row, "epoch": 4}])
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0] == (
         "epoch,lr,train_loss,train_accuracy,val_loss,val_accuracy,val_balanced_accuracy,val_macro_auc,"
-        "seconds,images_per_second,data_wait_seconds,peak_memory_mib"
+        "seconds,images_per_second,data_wait_seconds,peak_memory_mib,grad_norm"
     )
     read = list(csv.DictReader(lines))
     assert [r["epoch"] for r in read] == ["3", "4"]
@@ -95,13 +95,28 @@ def test_metrics_are_a_table_of_the_promised_columns(tmp_path: Path) -> None:
 
 
 def test_an_epoch_is_one_line() -> None:
-    row = dict.fromkeys(run_folder.COLUMNS, 0.25) | {"epoch": 3, "seconds": 61.2, "images_per_second": 123.456}
-    line = run_folder.epoch_line(row, 20, "900 MiB RSS", 0, best=True)
-    assert line == (
-        "epoch  3/20  loss 0.2500 val 0.2500  accuracy 0.2500 val 0.2500  balanced 0.2500  AUC 0.2500"
-        "  61 s  123.5 images/s  wait 0.2 s  900 MiB RSS  best"
+    row = dict.fromkeys(columns.NAMES, 0.25) | {"epoch": 3, "seconds": 61.2, "images_per_second": 123.456}
+    assert columns.epoch_line(row, 20) == (
+        "epoch  3/20  loss 0.2500 accuracy 0.2500  val loss 0.2500 accuracy 0.2500 balanced 0.2500 AUC 0.2500"
+        "  61 s  123.5 images/s  wait 0.2 s"
     )
-    assert "  4 steps skipped so far" in run_folder.epoch_line(row, 20, "", 4, best=False)
+
+
+def test_a_column_that_a_run_lacked_when_it_began_stays_empty_for_its_epochs(tmp_path: Path) -> None:
+    whole = dict.fromkeys(columns.NAMES, 0.5) | {"epoch": 1}
+    old = {name: value for name, value in whole.items() if name != "grad_norm"}
+    rows = columns.checked_rows([old, whole], 2)
+    columns.write_metrics(tmp_path / "metrics.csv", rows)
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert [row["grad_norm"] for row in csv.DictReader(file)] == ["", "0.5"]
+
+
+@pytest.mark.parametrize("change", [{"accuracy_of_whom": 1.0}, {"val_loss": "low"}, {"val_loss": None}])
+def test_a_row_that_is_not_of_metrics_csv_is_refused(change: dict[str, object]) -> None:
+    row: dict[str, object] = {**dict.fromkeys(columns.NAMES, 0.5), **change}
+    del row["train_loss" if change == {"val_loss": None} else "grad_norm"]
+    with pytest.raises(UserError, match="history"):
+        columns.checked_rows([row], 1)
 
 
 @pytest.mark.parametrize(

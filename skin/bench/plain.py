@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -68,7 +69,12 @@ class PlainRecipe:
         self.layout = torch.channels_last if channels_last else torch.preserve_format
         model = build(settings.model, len(parts.classes))
         load_weights(model, settings.model, settings.weights)
-        self.model = topology.wrap(model.to(topology.device, memory_format=self.layout)).train()
+        self.model: nn.Module = model.to(topology.device, memory_format=self.layout).train()
+        if topology.distributed:
+            group = topology.devices
+            self.model = DistributedDataParallel(self.model, process_group=group, forward_sync_buffers=False)
+        elif topology.gpus > 1:
+            self.model = nn.DataParallel(self.model, device_ids=list(range(topology.gpus)))
         labels = parts.labels("train")
         size = preprocess_for(settings.model, settings.image_size).image_size
         self.loader = DataLoader(

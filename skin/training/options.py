@@ -15,19 +15,24 @@ from pathlib import Path
 from typing import Any
 
 from skin.model.model import MODELS
-from skin.training.attempts import restarted_by_torchrun
 from skin.training.recipes import RECIPES
 from skin.utils import cli, run_folders
 from skin.utils.cli import option
 from skin.utils.errors import UserError
 from skin.utils.hardware import check_workers
 from skin.utils.home import user_path
-from skin.utils.parallel import Topology
+from skin.utils.parallel import Topology, restarted_by_torchrun
 
 # A checkpoint keeps a row of metrics.csv per epoch; skin.model.tensorfile takes no more values than of so many.
 MOST_EPOCHS = 10_000
 # Validation figures that can pick the best model, and whether more is better.
 MONITORS = {"accuracy": True, "balanced_accuracy": True, "macro_auc": True, "loss": False}
+
+# Optimizers, each with the tensors that it keeps for a parameter. train.py makes them.
+OPTIMIZERS = {
+    "adam": ("step", "exp_avg", "exp_avg_sq"), "adamw": ("step", "exp_avg", "exp_avg_sq"),
+    "sgd": ("momentum_buffer",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,13 @@ class Options:
     )  # fmt: skip
     epochs: int = option(20, "passes over the training part", group="training", metavar="N")
     batch_size: int = option(32, "images a step on each GPU", group="training", metavar="N")
-    lr: float = option(1e-4, "peak learning rate of Adam", group="training")
-    weight_decay: float = option(0.0, "Adam's L2 penalty", group="training", metavar="W")
+    optimizer: str = option(
+        "adam", "adam, adamw or sgd (with momentum 0.9)", group="training", choices=tuple(OPTIMIZERS), metavar="NAME"
+    )
+    lr: float = option(1e-4, "peak learning rate", group="training")
+    weight_decay: float = option(
+        0.0, "L2 penalty; decoupled from the gradient with adamw", group="training", metavar="W"
+    )
     warmup_epochs: float = option(1.0, "epochs of linear warm-up (at most 0.3 of all)", group="training", metavar="N")
     freeze_epochs: int = option(
         0, "train the head alone at first, at the peak rate; the warm-up comes after", group="training", metavar="N",
@@ -269,11 +279,12 @@ def _check(options: Options) -> None:
 def _check_unchanged(options: Options, config: dict[str, Any]) -> None:
     """Refuse to go on with a run under options that would make it another run."""
     now = cli.plain(options)
-    for name in now.keys() & config.keys() - MACHINE - MENDS:
-        if now[name] != config[name]:
+    before = {**cli.plain(Options()), **config}  # a run of an earlier version lacks options that have come since
+    for name in now.keys() - MACHINE - MENDS:
+        if now[name] != before[name]:
             option = f"--{name.replace('_', '-')}" + ("" if now[name] is True else f" {now[name]}")
             raise UserError(
-                f"{option}: the run {options.resume} has {config[name]}; "
+                f"{option}: the run {options.resume} has {before[name]}; "
                 f"leave the option out to go on with it, or start a new run with {option}"
             )
     if options.demo and now["data"] != config.get("data"):

@@ -147,9 +147,10 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
     return Splits(index, rows, index.classes)
 
 
-def check_data(options: Options, log: Log) -> int:
+def check_data(options: Options) -> int:
     """`--check`: audit the data folder, write check.json and check.png; 1 where something is wrong, else 0."""
     assert options.data is not None
+    log = Log()
     out = run_folder.new_folder(options.out, "check")
     index = read_index(
         options.data, labels=options.labels, allow_missing=options.allow_missing, keep_going=True
