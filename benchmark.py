@@ -33,9 +33,8 @@ from skin.bench.measure import Cell, Recipe, Step
 from skin.bench.plain import PlainRecipe
 from skin.data.cache import default_folder
 from skin.model.network import preprocess_for
-from skin.training.parts import Parts, read_parts
-from skin.training.settings import Settings
-from skin.training.trainer import build_trainer
+from skin.training.options import Options
+from skin.training.splits import Splits, read_splits
 from skin.utils import cli, files, parallel
 from skin.utils.driver import unusable_gpus
 from skin.utils.errors import UserError
@@ -53,9 +52,9 @@ INPUT_BATCH = 32
 class OurRecipe:
     """train.py's own loop and step, as they are."""
 
-    def __init__(self, settings: Settings, topology: Topology, parts: Parts) -> None:
+    def __init__(self, settings: Options, topology: Topology, parts: Splits) -> None:
         self.topology = topology
-        self.trainer = build_trainer(settings, topology, parts)
+        self.trainer = train.build_trainer(settings, topology, parts)
         self.precision = self.trainer.classifier.precision
         self.train_images = self.trainer.batches.size
         self.steps_per_epoch = len(self.trainer.batches)
@@ -83,7 +82,7 @@ class OurRecipe:
             self._ready = self._on_device(0)
             self.trainer.classifier.train()
         record = train.train_step(self.trainer, *self._ready)
-        return Step(len(self._ready[0]), 0.0, record[0] / record[1])
+        return Step(len(self._ready[0]), 0.0, record.loss)
 
     def last_step(self) -> None:
         train.train_step(self.trainer, *self._on_device(-1))
@@ -97,11 +96,11 @@ class OurRecipe:
 
     def epoch_steps(self, epoch: int) -> Iterator[Step]:
         """`train.train_steps`; a small set has more epochs in a window than a run has in all."""
-        for done in train.train_steps(self.trainer, epoch % self.trainer.settings.epochs):
-            yield Step(len(done.rows), done.wait_seconds, done.record[0] / done.record[1])
+        for done in train.train_steps(self.trainer, epoch % self.trainer.options.epochs):
+            yield Step(len(done.rows), done.wait_seconds, done.record.loss)
 
 
-RECIPES: dict[str, Callable[[Settings, Topology, Parts], Recipe]] = {
+RECIPES: dict[str, Callable[[Options, Topology, Splits], Recipe]] = {
     "ours": OurRecipe,
     "ours-compiled": OurRecipe,  # with train.py's --compile
     "plain": PlainRecipe,
@@ -112,13 +111,13 @@ RECIPES: dict[str, Callable[[Settings, Topology, Parts], Recipe]] = {
 def run_cell(task: Path) -> int:
     """The child: measure the cell that the JSON file `task` describes and write `task`.result."""
     cell = Cell(**json.loads(task.read_text(encoding="utf-8")))
-    settings = Settings(
+    settings = Options(
         data=Path(cell.data), labels=None if cell.labels is None else Path(cell.labels), allow_missing=True,
         model=cell.model, weights="none", image_size=cell.image_size, batch_size=cell.batch_size,
         amp="auto" if cell.amp else "off", gpus=cell.gpus, workers=cell.workers, cache=cell.cache,
         keep_duplicates=True, compile=cell.recipe == "ours-compiled",
     )  # fmt: skip
-    parts = read_parts(settings)
+    parts = read_splits(settings)
     with parallel.setup(None if cell.parallel == "ddp" else cell.gpus) as topology:
         found: dict[str, Any] = {"devices": measure.devices(topology)}
         if cell.probe:
@@ -218,7 +217,7 @@ def new_report(kind: str, settings: BenchSettings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def benchmark_training(settings: BenchSettings, parts: Parts, console: Console) -> int:
+def benchmark_training(settings: BenchSettings, parts: Splits, console: Console) -> int:
     """Measure the matrix, show and write it; 0, or 1 where no cell could be measured that should have been."""
     old = bench_report.read(settings.compare) if settings.compare else None
     present = parallel.usable_gpus()
@@ -252,7 +251,7 @@ def benchmark_training(settings: BenchSettings, parts: Parts, console: Console) 
     return int(bool(wanted) and not any(row["status"] in ("ok", "oom") for row in wanted))
 
 
-def benchmark_input(settings: BenchSettings, parts: Parts, console: Console) -> int:
+def benchmark_input(settings: BenchSettings, parts: Splits, console: Console) -> int:
     """Measure the input path alone, show and write it."""
     report = new_report("input", settings)
     preprocess = preprocess_for(settings.model, settings.image_size)
@@ -282,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if folder is None:
             raise UserError("no home folder is known (HOME is not set) to keep drawn images in: name some by --data")
         settings = replace(settings, data=bench_images.write(folder / "benchmark-images", needed))
-    parts = read_parts(Settings(data=settings.data, labels=settings.labels, allow_missing=True, keep_duplicates=True))
+    parts = read_splits(Options(data=settings.data, labels=settings.labels, allow_missing=True, keep_duplicates=True))
     return (benchmark_input if settings.input else benchmark_training)(settings, parts, console)
 
 

@@ -16,34 +16,92 @@ from __future__ import annotations
 
 import copy
 import math
-import shlex
 import signal
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from skin.data.dataset import Batch, PlainBatches, make_loader, timed_ahead
-from skin.evaluation import metrics
-from skin.evaluation.model_card import write_model_card
+from skin.data.dataset import Batch, timed_ahead
 from skin.model import calibration, checkpoint
 from skin.model.inference import collect
-from skin.training import attempts, batch_norm, losses, runs
-from skin.training.curves import draw_curves
-from skin.training.parts import check_data
-from skin.training.saver import kept
-from skin.training.session import Run, finished, open_run
-from skin.training.settings import common_settings
-from skin.training.trainer import Trainer
+from skin.model.network import Classifier, preprocess_for
+from skin.training import batch_norm, losses
+from skin.training.columns import EpochResult, row_of
+from skin.training.loading import training_data, validation_loader
+from skin.training.options import Options, common_options
+from skin.training.progress import Progress
+from skin.training.records import StepDone, StepRecord
+from skin.training.run import Opened, Run, finished, open_run
+from skin.training.saver import bytes_needed
+from skin.training.splits import Splits, check_data
+from skin.training.states import BestPt, LastPt, Restorable, checked_last
+from skin.training.trainer import Trainer, common_precision, compiled, starting_weights, tune_kernels
 from skin.utils import cli, memory, parallel
-from skin.utils.console import Log
-from skin.utils.errors import UserError
 from skin.utils.known_errors import explained
+from skin.utils.parallel import Topology
 from skin.utils.signals import Interrupts, Stopped
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
+from torchvision.models import EfficientNet, get_model
+
+
+def build_trainer(
+    options: Options, topology: Topology, splits: Splits, images_per_step: int | None = None, origin: str = ""
+) -> Trainer:
+    """Build model, optimizer, scaler and loader on their device, ready for the first step.
+
+    A step takes `images_per_step` over all replicas; if None, `--batch-size` on each. `origin` says where the weights
+    come from that last.pt is about to bring, and then none are loaded.
+    """
+    torch.manual_seed(options.seed)  # of the new head, and of everything with --weights none
+    network: EfficientNet = get_model(options.model, weights=None)
+    network.classifier[1] = nn.Linear(network.classifier[1].in_features, len(splits.classes))
+    origin = origin or starting_weights(network, options, topology)
+    tune_kernels(network, topology)
+    preprocess = preprocess_for(options.model, options.image_size)
+    precision = common_precision(options.amp, topology)
+    # `torch.autocast` is entered in `Classifier.forward` (skin/model/network.py), not around the step: the threads of
+    # DataParallel's replicas take over that autocast is on, but not its dtype.
+    classifier = Classifier(network, preprocess, precision).to(topology.device)
+    data = training_data(options, topology, splits, preprocess, images_per_step, bytes_needed(network))
+    weights = losses.class_weights(data.dataset.labels, len(splits.classes), options.class_weights)
+    return Trainer(
+        options=options, topology=topology, classifier=classifier, data=data, origin=origin,
+        make_parallel=make_parallel, model=make_parallel(classifier, options, topology),
+        optimizer=make_optimizer(network.parameters(), options),
+        # Small gradients vanish in float16, which has five bits of exponent; bfloat16 and float32 need no scaling.
+        scaler=torch.amp.GradScaler(topology.device.type, enabled=precision.dtype is torch.float16),
+        class_weights=weights.to(topology.device),
+    )  # fmt: skip
+
+
+def make_optimizer(parameters: Iterable[nn.Parameter], options: Options) -> torch.optim.Optimizer:
+    """Return the optimizer of `--optimizer`; `OPTIMIZERS` in skin/training/options.py lists them all."""
+    common: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay, "fused": True}
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=0.9, **common)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer](parameters, **common)
+
+
+def make_parallel(classifier: Classifier, options: Options, topology: Topology) -> nn.Module:
+    """Return the classifier as training steps call it. Validation calls the classifier itself."""
+    model = compiled(classifier, topology) if options.compile else classifier
+    if topology.distributed:  # BatchNorm's statistics are each process's own until skin.training.batch_norm.average
+        return DistributedDataParallel(model, process_group=topology.devices, forward_sync_buffers=False)
+    if topology.gpus > 1:
+        return nn.DataParallel(model, device_ids=list(range(topology.gpus)))
+    return model
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean of -log p_i[y_i], and the sum of the class weights, which it was divided by.
+
+    The mean of two halves of a batch is not the loss of the whole; the sums of mean * weight and of weight are.
+    """
+    return F.cross_entropy(logits, labels, weight=class_weights), class_weights[labels].sum()
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float, frozen: int = 0) -> float:
@@ -60,60 +118,48 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float, frozen: int =
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def train_step(trainer: Trainer, images: Tensor, labels: Tensor, batch_weight: float) -> Tensor:
-    """One optimizer step on a batch. One path for float16, bfloat16 and float32, on CPU and GPU.
+def train_step(trainer: Trainer, images: Tensor, labels: Tensor, batch_weight: float) -> StepRecord:
+    """Take one optimizer step on a batch. One path for float16, bfloat16 and float32, on CPU and GPU.
 
     Args:
         images: uint8 [B, H, W, 3] on the device: this process's share of the batch.
         labels: int64 [B] on the device.
         batch_weight: sum of the class weights over the whole batch, all processes together.
-
-    Returns:
-        float32 [4] on the device: loss numerator, weight, correct, images. Reading it is a sync point.
     """
-    logits = trainer.model(images)  # autocast is inside, where DataParallel's threads see it
-    mean, weight = losses.cross_entropy(logits, labels, trainer.class_weights)
+    logits = trainer.model(images)  # autocast is inside, see `build_trainer`
+    mean, weight = weighted_cross_entropy(logits, labels, trainer.class_weights)
     loss = mean
     if trainer.topology.distributed:  # DDP averages the gradients of `world` processes: weighed by its share of the
         # batch's weight, each one's mean adds up to the mean of the whole batch.
         loss = mean * (weight / batch_weight * trainer.topology.world)
     trainer.scaler.scale(loss).backward()
-    trainer.scaler.step(trainer.optimizer)  # skipped where a gradient is not finite
+    trainer.scaler.unscale_(trainer.optimizer)
+    gradients = [p.grad for p in trainer.classifier.network.parameters() if p.grad is not None]
+    grad_norm = nn.utils.get_total_norm(gradients)  # stays on the GPU, which nothing waits for here
+    trainer.scaler.step(trainer.optimizer)  # skipped if a gradient is not finite
     trainer.scaler.update()
     trainer.optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         correct = (logits.argmax(1) == labels).sum()
-        return torch.stack([mean * weight, weight, correct, torch.full_like(weight, len(labels))])
-
-
-@dataclass(frozen=True)
-class StepDone:
-    """What `train_steps` tells after each step."""
-
-    step: int  # steps of this epoch that are done
-    record: Tensor  # of `train_step`
-    rows: Tensor  # int64 [B]: which images it was
-    wait_seconds: float  # for the batch
+        return StepRecord(mean * weight, weight, correct, torch.full_like(weight, len(labels)), grad_norm)
 
 
 def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[StepDone]:
-    """The steps of an epoch (counted from 0), from `first_step` on. This is the loop."""
-    settings, device, batches = trainer.settings, trainer.topology.device, trainer.batches
-    batches.epoch, batches.first_step = epoch, first_step
-    weights = trainer.class_weights.cpu()[trainer.dataset.labels]
-    batch_weights = [float(weights[rows].sum()) for rows in batches.plan(epoch)]
-    steps = settings.epochs * len(batches)
-    alone = settings.freeze_epochs if settings.freeze_epochs < settings.epochs else 0  # else the head is all there is
+    """Take the steps of an epoch (counted from 0), from `first_step` on. This is the loop."""
+    options, device, batches = trainer.options, trainer.topology.device, trainer.batches
+    batches.set_epoch(epoch, first_step)
+    batch_weights = trainer.batch_weights(epoch)
+    steps = options.epochs * len(batches)
+    alone = options.freeze_epochs if options.freeze_epochs < options.epochs else 0  # else the head is all there is
     frozen = alone * len(batches)
-    warmup = int(min(settings.warmup_epochs * len(batches), 0.3 * (steps - frozen)))
-    trainer.freeze(epoch < settings.freeze_epochs)
+    warmup = int(min(options.warmup_epochs * len(batches), 0.3 * (steps - frozen)))
+    trainer.freeze(epoch < options.freeze_epochs)
     trainer.classifier.train()
     for step, (batch, wait_seconds) in enumerate(timed_ahead(trainer.loader, device), start=first_step):
-        if trainer.topology.any([bool(batch.error)])[0]:
-            raise UserError(batch.error or "another process could not read an image; see its message")
+        trainer.refuse_unread(batch)
         done = epoch * len(batches) + step
         for group in trainer.optimizer.param_groups:
-            group["lr"] = learning_rate(done, steps, warmup, settings.lr, frozen)
+            group["lr"] = learning_rate(done, steps, warmup, options.lr, frozen)
         trainer.seed_dropout(done)
         record = train_step(trainer, batch.images, batch.labels, batch_weights[step])
         yield StepDone(step + 1, record, batch.indices, wait_seconds)
@@ -121,160 +167,142 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
 
 def train_epoch(run: Run, interrupts: Interrupts) -> None:
     """Train until the epoch ends or a signal asks to stop; `run.progress` says how far it came."""
-    trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
-    topology = trainer.topology
-    progress.begin_epoch(len(trainer.batches), topology.device)
-    seconds_before, start, saved = progress.seconds, time.perf_counter(), time.monotonic()
-    title = f"epoch {progress.epoch + 1}/{settings.epochs}"
-    images_before = progress.step * trainer.batches.batch_size
-    with run.log.progress(title, trainer.batches.size, images_before) as advance:
-        for done in train_steps(trainer, progress.epoch, progress.step):
-            progress.records[done.step - 1] = done.record
-            progress.step = done.step
-            progress.taken += 1
-            progress.wait_seconds += done.wait_seconds
-            advance(len(done.rows) * topology.world)
-            # Looking at the loss waits for the GPU, so there it is done now and then; a CPU has it at hand.
-            if topology.device.type == "cpu" or done.step % 20 == 0 or done.step == len(trainer.batches):
-                refuse_bad_loss(run)
-            progress.seconds = seconds_before + time.perf_counter() - start
-            due = time.monotonic() - saved > 60 * settings.save_minutes
-            stop, save = topology.any([interrupts.stop is not None, interrupts.save or due])
-            if stop or save:
-                refuse_bad_loss(run)  # what is not finite must not get into last.pt
-            if stop:
-                raise Stopped
-            if save:
-                run.save()
-                interrupts.save, saved = False, time.monotonic()
-            run.saver.check()
-
-
-def refuse_bad_loss(run: Run) -> None:
-    """Raise `UserError`, naming the images, where a step of this epoch had a loss that is not finite."""
-    trainer, progress = run.trainer, run.progress
-    own = progress.first_bad_step()
-    if not trainer.topology.any([own is not None])[0]:
-        return
-    step = min(step for step in trainer.topology.gather(own) if step is not None)
-    names = [trainer.dataset.path(row).name for row in trainer.batches.plan(progress.epoch)[step][:8]]
-    raise UserError(
-        f"the loss is not finite in epoch {progress.epoch + 1}, step {step + 1} (images {', '.join(names)}, …); "
-        f"{kept(run.folder)}; try a smaller --lr, or --amp off"
-    )
+    with run.begin_epoch() as advance:
+        for done in train_steps(run.trainer, run.progress.epoch, run.progress.step):
+            run.progress.take(done)
+            advance(len(done.rows) * run.trainer.topology.world)
+            if run.is_time_to_save(interrupts):  # by --save-minutes or SIGUSR1; raises `Stopped` if asked to stop
+                save(run)
 
 
 def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> None:
-    """Validate, note the epoch's figures, and save."""
-    trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
-    topology = trainer.topology
-    loss_sum, weight, correct, images = topology.sum(progress.totals())
-    train_seconds, wait_seconds = progress.seconds, progress.wait_seconds
-    start = time.perf_counter()
+    """Validate, note the row of the epoch in metrics.csv, and save."""
+    trainer, progress, topology = run.trainer, run.progress, run.trainer.topology
+    totals = progress.totals(topology)
     batch_norm.average(trainer.classifier.network, topology)
     model = trainer.model if topology.kind == "DataParallel" else trainer.classifier
     run.saver.wait()  # the loader's processes are forked here for the first time, with no other thread at work
     logits = collect(model, val_loader, topology, stopping=interrupts.stopping).logits
-    if not np.isfinite(logits).all():  # the last step of the epoch broke the weights: no loss has shown it yet
-        raise UserError(
-            f"the model's outputs are not finite after epoch {progress.epoch + 1}; {kept(run.folder)}; "
-            "try a smaller --lr, or --amp off"
-        )
-    labels, probabilities = run.parts.labels("val"), calibration.softmax(logits)
-    class_weights = trainer.class_weights.cpu()
-    val_loss, _ = losses.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), class_weights)
+    run.refuse_bad_outputs(logits)
+    labels = run.splits.labels("val")
+    val_loss, _ = weighted_cross_entropy(
+        torch.from_numpy(logits), torch.from_numpy(labels), trainer.class_weights.cpu()
+    )
     usage = memory.read_all(topology)  # all processes ask at once
-    row = {
-        "epoch": progress.epoch + 1,
-        "lr": trainer.optimizer.param_groups[0]["lr"],
-        "train_loss": float(loss_sum / weight),
-        "train_accuracy": float(correct / images),
-        "val_loss": float(val_loss),
-        "val_accuracy": metrics.accuracy(labels, probabilities),
-        "val_balanced_accuracy": metrics.balanced_accuracy(labels, probabilities),
-        "val_macro_auc": metrics.macro_auc(labels, probabilities),
-        "seconds": train_seconds + time.perf_counter() - start,
-        "images_per_second": float(images / train_seconds),
-        "data_wait_seconds": wait_seconds,
-        "peak_memory_mib": usage.peak_mib,
+    row = row_of(EpochResult(
+        epoch=progress.epoch + 1, lr=trainer.optimizer.param_groups[0]["lr"], train=totals, val_loss=float(val_loss),
+        labels=labels, probabilities=calibration.softmax(logits), train_seconds=progress.seconds,
+        seconds=progress.elapsed(), data_wait_seconds=progress.wait_seconds, peak_memory_mib=usage.peak_mib,
+    ))  # fmt: skip
+    best = progress.end_epoch(row, row["val_" + trainer.options.monitor], totals.skipped)
+    save(run, best)
+    run.say_epoch(row, usage, best)
+
+
+def last_pt(trainer: Trainer, progress: Progress, classes: Sequence[str]) -> LastPt:
+    """Return the contents of last.pt. All processes must call it together, between two steps."""
+    network = trainer.classifier.network
+    return {
+        "model": network.state_dict(),
+        "statistics": torch.stack(trainer.topology.gather(batch_norm.read(network))),
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "progress": progress.state(trainer.topology),
+        "classes": list(classes),
+        "machine": trainer.machine(),
+        "plan": trainer.plan(),
     }
-    best = progress.end_epoch(row, row["val_" + settings.monitor])
-    run.save(best)
-    skipped = progress.taken - trainer.optimizer_steps()
-    run.log.say(runs.epoch_line(row, settings.epochs, usage, skipped, best))
-    if math.isnan(progress.best_value):
-        run.log.say_once(f"warning: the validation {settings.monitor} is not defined; while it is not, the newest "
-                         "epoch counts as the best")  # fmt: skip
-    if trainer.dataset.cache is not None and trainer.dataset.cache.note is not None:
-        run.log.say_once(trainer.dataset.cache.note)
+
+
+def load_last(last: Restorable, trainer: Trainer, progress: Progress) -> None:
+    """Take over the contents of a last.pt that has been checked: the inverse of `last_pt`."""
+    trainer.classifier.network.load_state_dict(last["model"])
+    if last["statistics"] is not None:
+        batch_norm.write(trainer.classifier.network, last["statistics"])
+    trainer.optimizer.load_state_dict(last["optimizer"])
+    if last["scaler"] and trainer.scaler.is_enabled():  # one that was off then, or is off now, starts anew
+        trainer.scaler.load_state_dict(last["scaler"])
+    progress.load_state(last["progress"], trainer.topology, len(trainer.batches))
+
+
+def best_pt(run: Run, network: nn.Module, calibrated: calibration.Calibration) -> BestPt:
+    """Return the contents of best.pt: the unwrapped weights, and all that goes with them at inference."""
+    return {
+        "format_version": checkpoint.FORMAT_VERSION,
+        "model": network.state_dict(),
+        "classes": list(run.splits.classes),
+        "preprocess": run.trainer.classifier.preprocess.to_dict(),
+        "config": run.config,
+        "metrics": run.progress.history[run.progress.best_epoch - 1],
+        "calibration": calibrated,
+    }
+
+
+def save(run: Run, best: bool = False) -> None:
+    """Copy what is to be saved; a thread of the saver writes it with `torch.save` while the training goes on."""
+    last = last_pt(run.trainer, run.progress, run.splits.classes)
+    if run.trainer.topology.is_main:
+        model = best_pt(run, run.trainer.classifier.network, {}) if best else None
+        run.saver.save(last, model, run.progress.history)
+
+
+def begin(opened: Opened) -> Run:
+    """Build what a run needs, and on --resume bring it back to where it was."""
+    options, splits = opened.options, opened.splits
+    trainer = build_trainer(options, opened.topology, splits, options.images_per_step, opened.origin)
+    run = opened.begin(trainer)
+    if opened.last is not None:
+        last = checked_last(opened.last, trainer, splits.classes, run.folder / "last.pt")
+        load_last(last, trainer, run.progress)
+    if options.resume is not None:
+        run.say_resumed(opened.source, opened.last)
+    return run
 
 
 def fit(run: Run, interrupts: Interrupts) -> int:
-    """Train to the end; 0, or 128 + the signal that stopped it."""
-    trainer, progress, settings = run.trainer, run.progress, run.trainer.settings
-    topology = trainer.topology
-    val_set = run.parts.dataset("val", trainer.classifier.preprocess, cache=trainer.dataset.cache)
-    val_size = 2 * settings.batch_size * max(1, len(topology.cuda_devices))
-    val_batches = PlainBatches(len(val_set), val_size, topology.rank, topology.world)
-    val_loader = make_loader(val_set, val_batches, trainer.workers, trainer.loader.pin_memory, run.log.say_once)
-    interrupts.hold(alone=not topology.distributed)
+    """Train to the end; return 0, or 128 + the signal that stopped it."""
+    trainer, progress, options = run.trainer, run.progress, run.trainer.options
+    val_loader = validation_loader(options, trainer.topology, run.splits, trainer.data, run.log)
+    interrupts.hold(alone=not trainer.topology.distributed)
     try:
-        while progress.epoch < settings.epochs and not progress.out_of_patience(settings.patience):
-            memory.reset_peaks(topology.cuda_devices)
+        while progress.epoch < options.epochs and not progress.out_of_patience(options.patience):
             train_epoch(run, interrupts)
             end_epoch(run, val_loader, interrupts)
         finish(run, val_loader, interrupts)
     except Stopped:
-        run.save()
-        run.saver.wait()
-        run.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; "
-                    f"{'NOT saved' if run.saver.unsaved else 'saved'}. "
-                    f"Go on with: python train.py --resume {shlex.quote(str(run.folder))}")  # fmt: skip
+        save(run)
+        run.say_stopped()
         return 128 + (interrupts.stop or signal.SIGTERM)
     return 0
 
 
 def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> None:
-    """Calibrate the best model on the validation part, draw the curves, and say what to do next."""
-    trainer, progress, folder = run.trainer, run.progress, run.folder
-    topology = trainer.topology
+    """Calibrate the best model on the validation split, and write what is read when a run is done."""
+    topology, best = run.trainer.topology, run.folder / "best.pt"
     run.saver.wait()
     topology.barrier()
-    classifier = copy.deepcopy(trainer.classifier)  # what --resume needs stays as it is
-    best = checkpoint.load_best(folder / "best.pt").network.state_dict() if topology.is_main else None
-    classifier.network.load_state_dict(topology.from_main(best))  # the folder may be on rank 0's machine alone
+    classifier = copy.deepcopy(run.trainer.classifier)  # what --resume needs stays as it is
+    weights = checkpoint.load_best(best).network.state_dict() if topology.is_main else None
+    classifier.network.load_state_dict(topology.from_main(weights))  # the folder may be on rank 0's machine alone
     logits, features = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
-    if not topology.is_main:
-        return
-    calibrated = calibration.fit(logits, run.parts.labels("val"), features)
-    checkpoint.save(run.best_state(classifier.network, calibrated), folder / "best.pt")
-    best_row = progress.history[progress.best_epoch - 1]
-    write_model_card(folder / "model_card.md", run.config, run.parts.classes, best_row)
-    draw_curves(progress.history, progress.best_epoch, run.trainer.settings.monitor, folder / "curves.png")
-    attempts.forget(folder)
-    path = shlex.quote(str(folder / "best.pt"))
-    run.log.say(
-        f"\nbest validation {trainer.settings.monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
-        f"everything is in {folder}: best.pt, metrics.csv, curves.png, model_card.md\n"
-        f"next:  python evaluate.py --checkpoint {path}\n"
-        f"       python predict.py --checkpoint {path} IMAGE"
-    )
+    if topology.is_main:
+        calibrated = calibration.fit(logits, run.splits.labels("val"), features)
+        checkpoint.save(best_pt(run, classifier.network, calibrated), best)  # torch.save, whole or not at all
+        run.end()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     with explained(), Interrupts() as interrupts, parallel.processes() as processes:
-        settings = common_settings(__doc__, argv, processes)
-        if settings.check:
-            return check_data(settings, Log()) if processes.is_main else 0
-        topology = parallel.on_devices(processes, settings.gpus)
-        if finished(settings, topology):
-            Log(quiet=not topology.is_main).say(f"{settings.resume} is done: there is nothing to go on with")
+        options = common_options(__doc__, argv, processes)
+        if options.check:
+            return check_data(options) if processes.is_main else 0
+        topology = parallel.on_devices(processes, options.gpus)
+        if finished(options, topology):
             return 0
-        with (
-            open_run(settings, topology) as run,
-            explained(run.trainer.batches.most_images // topology.replicas, run.how_to_go_on),
-        ):
-            return fit(run, interrupts)
+        with open_run(options, topology) as opened:
+            run = begin(opened)
+            with explained(run.trainer.batches.most_images // topology.replicas, run.how_to_go_on):
+                return fit(run, interrupts)
 
 
 if __name__ == "__main__":

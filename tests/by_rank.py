@@ -16,24 +16,25 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import train
-from skin.training import session
+from skin.training.run import Run
+from skin.training.trainer import Trainer
 from skin.utils import cli
 
-end_epoch, build_trainer = train.end_epoch, session.build_trainer
+end_epoch, build_trainer = train.end_epoch, train.build_trainer
 
 
-def keep_weights(run: session.Run, *more: Any) -> None:
+def keep_weights(run: Run, *more: Any) -> None:
     end_epoch(run, *more)
     state, rank = run.trainer.classifier.network.state_dict(), run.trainer.topology.rank
     torch.save({name: tensor.cpu() for name, tensor in state.items()}, f"rank{rank}-epoch{run.progress.epoch}.pt")
 
 
-def without_dropout(*arguments: Any) -> Any:
+def without_dropout(*arguments: Any) -> Trainer:
     trainer = build_trainer(*arguments)
-    trainer.classifier.network.classifier[0].p = 0.0
+    trainer.classifier.network.classifier[0].p = 0.0  # type: ignore[assignment]
     return trainer
 
 
 if __name__ == "__main__":
-    train.end_epoch, session.build_trainer = keep_weights, without_dropout
+    train.end_epoch, train.build_trainer = keep_weights, without_dropout
     cli.run(train.main)

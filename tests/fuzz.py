@@ -36,8 +36,8 @@ from skin.data.layouts import read_index
 from skin.data.npz import read_npz_image
 from skin.model import calibration, checkpoint, tensorfile
 from skin.model import network as networks
+from skin.training.columns import NAMES
 from skin.training.progress import Progress
-from skin.training.runs import COLUMNS
 from skin.utils import cli, memory
 from skin.utils.cli import option
 from skin.utils.errors import UserError
@@ -294,7 +294,7 @@ def states() -> tuple[dict[str, Any], dict[str, Any]]:
     numbers = np.random.Generator(np.random.Philox(0))
     labels = np.arange(60) % 3
     fitted = calibration.fit(numbers.normal(size=(60, 3)), labels, numbers.normal(size=(60, 1280)))
-    row: dict[str, Any] = {name: 1 if name == "epoch" else 0.5 for name in COLUMNS}
+    row: dict[str, Any] = {name: 1 if name == "epoch" else 0.5 for name in NAMES}
     best = {
         "format_version": 1,
         "model": network.state_dict(),

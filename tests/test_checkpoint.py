@@ -19,9 +19,9 @@ from typing import Any
 
 from skin.model import checkpoint, tensorfile
 from skin.model import network as networks
-from skin.training import runs, saver
+from skin.training import columns, run_folder, saver
+from skin.training.options import MOST_EPOCHS
 from skin.training.saver import Saver
-from skin.training.settings import MOST_EPOCHS
 from skin.utils import files
 from skin.utils.errors import UserError
 from skin.utils.files import WriteError
@@ -191,21 +191,19 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path, said: list[str]) 
         Saver(tmp_path, said.append).save({"model": {}, "path": tmp_path}, None, [])
 
 
-def test_a_second_process_does_not_train_in_the_same_folder(tmp_path: Path, said: list[str]) -> None:
-    with Saver(tmp_path, said.append), pytest.raises(UserError, match="another process is training"):
-        Saver(tmp_path, said.append).__enter__()
-    with Saver(tmp_path, said.append):
+def test_a_second_process_does_not_train_in_the_same_folder(tmp_path: Path) -> None:
+    with run_folder.hold(tmp_path), pytest.raises(UserError, match="another process is training"):
+        run_folder.hold(tmp_path).__enter__()
+    with run_folder.hold(tmp_path):
         pass
 
 
-def test_a_loaders_process_that_outlives_a_killed_run_does_not_hold_its_folder(
-    tmp_path: Path, said: list[str]
-) -> None:
+def test_a_loaders_process_that_outlives_a_killed_run_does_not_hold_its_folder(tmp_path: Path) -> None:
     code = """
 import os, signal, sys, time
 from pathlib import Path
-from skin.training.saver import Saver
-with Saver(Path(sys.argv[1]), print):
+from skin.training.run_folder import hold
+with hold(Path(sys.argv[1])):
     if (child := os.fork()) == 0:
         time.sleep(60)
     print(child, flush=True)
@@ -216,7 +214,7 @@ with Saver(Path(sys.argv[1]), print):
     child = int(killed.stdout.readline())
     try:
         assert killed.wait(60) == -signal.SIGKILL
-        with Saver(tmp_path, said.append):
+        with run_folder.hold(tmp_path):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
@@ -225,13 +223,13 @@ with Saver(Path(sys.argv[1]), print):
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError()])
 def test_a_file_system_without_locks_is_trained_on(
-    error: Exception, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: object) -> None:
         raise error
 
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-    with Saver(tmp_path, said.append), Saver(tmp_path, said.append):
+    with run_folder.hold(tmp_path), run_folder.hold(tmp_path):
         pass
 
 
@@ -250,10 +248,10 @@ def test_a_full_disk_and_a_full_share_of_one_are_said(number: int, tmp_path: Pat
     )
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path, said: list[str]) -> None:
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".last.pt.123.tmp").write_bytes(b"half")
-    with Saver(tmp_path, said.append):
-        assert names(tmp_path) == [saver.LOCK]
+    with run_folder.hold(tmp_path):
+        assert names(tmp_path) == [run_folder.LOCK]
 
 
 def test_the_newest_file_that_can_be_read_is_gone_on_from(tmp_path: Path) -> None:
@@ -519,7 +517,7 @@ def test_the_longest_run_of_the_largest_model_can_be_loaded(tmp_path: Path) -> N
     state = {
         "model": dict.fromkeys(network.state_dict(), number),
         "optimizer": {n: dict(moments) for n, _ in enumerate(network.parameters())},
-        "history": [dict.fromkeys(runs.COLUMNS, epoch + 0.1) for epoch in range(MOST_EPOCHS)],
+        "history": [dict.fromkeys(columns.NAMES, epoch + 0.1) for epoch in range(MOST_EPOCHS)],
     }
     checkpoint.save(state, tmp_path / "last.pt")
     assert checkpoint.load(tmp_path / "last.pt")["history"] == state["history"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from skin.training.losses import class_weights, cross_entropy
+from skin.training.losses import class_weights
+from train import weighted_cross_entropy
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_no_weights_are_ones() -> None:
 
 def test_the_weighted_mean_by_hand() -> None:
     logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])  # p of the true class: 1/2, and 1/4
-    mean, weight = cross_entropy(logits, torch.tensor([0, 1]), torch.tensor([2.0, 5.0]))
+    mean, weight = weighted_cross_entropy(logits, torch.tensor([0, 1]), torch.tensor([2.0, 5.0]))
     assert float(mean) == pytest.approx((2 * math.log(2) + 5 * math.log(4)) / 7)
     assert float(weight) == 7
 
@@ -52,15 +53,15 @@ def epoch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_the_mean_is_torchs_to_the_last_bit(epoch: tuple[torch.Tensor, ...]) -> None:
     logits, labels, weights = epoch
-    mean, _ = cross_entropy(logits, labels, weights)
+    mean, _ = weighted_cross_entropy(logits, labels, weights)
     assert torch.equal(mean, nn.CrossEntropyLoss(weights)(logits, labels))
 
 
 def test_two_halves_add_up_where_the_mean_of_their_means_does_not(epoch: tuple[torch.Tensor, ...]) -> None:
     logits, labels, weights = epoch
     order = labels.argsort()  # unlike halves
-    halves = [cross_entropy(logits[half], labels[half], weights) for half in (order[:48], order[48:])]
-    whole, weight = cross_entropy(logits, labels, weights)
+    halves = [weighted_cross_entropy(logits[half], labels[half], weights) for half in (order[:48], order[48:])]
+    whole, weight = weighted_cross_entropy(logits, labels, weights)
     assert float(sum(w for _, w in halves)) == pytest.approx(float(weight))
     assert float(sum(m * w for m, w in halves) / weight) == pytest.approx(float(whole))
 

@@ -15,7 +15,6 @@ from tests.conftest import ROOT
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -93,8 +92,6 @@ def test_kinds_of_topology(topology: Topology, kind: str, replicas: int, devices
 
 def test_one_process_has_nobody_to_ask() -> None:
     topology = Topology(CPU)
-    model = nn.BatchNorm1d(3)
-    assert topology.wrap(model) is model
     assert topology.any([True, False]) == [True, False]
     assert topology.sum(np.array([1.0, 2.0])).tolist() == [1.0, 2.0]
     assert topology.from_main({"a": 1}) == {"a": 1}

@@ -7,10 +7,10 @@ from pathlib import Path
 import train
 from skin.data.augment import augment
 from skin.data.dataset import PLAIN
-from skin.training.parts import read_parts
+from skin.training.options import Options, read_options
 from skin.training.recipes import RECIPES, Recipe
-from skin.training.settings import Settings, read_settings
-from skin.training.trainer import build_trainer
+from skin.training.records import StepRecord
+from skin.training.splits import read_splits
 from skin.utils.parallel import Topology
 
 import pytest
@@ -39,27 +39,28 @@ def test_early_epochs_see_smaller_views(epochs: int, full: int, sides: list[int]
 
 
 def test_what_the_fast_recipe_sets_gives_way_to_the_command_line(tmp_path: Path) -> None:
-    read = lambda *words: read_settings(None, ["--data", str(tmp_path), "--recipe", "fast", *words])  # noqa: E731
+    read = lambda *words: read_options(None, ["--data", str(tmp_path), "--recipe", "fast", *words])  # noqa: E731
     settings = read()
     assert {name: getattr(settings, name) for name in RECIPES["fast"].defaults} == dict(RECIPES["fast"].defaults)
     assert read("--epochs", "7").epochs == 7
 
 
 @pytest.fixture(scope="module")
-def fast(demo_folder: Path) -> Settings:
-    return Settings(
+def fast(demo_folder: Path) -> Options:
+    return Options(
         data=demo_folder, model="efficientnet_b0", weights="none", image_size=96, batch_size=64, epochs=3,
         recipe="fast", amp="off", workers=0, cache="off",
     )  # fmt: skip
 
 
-def test_the_loop_sees_each_epochs_views(fast: Settings) -> None:
-    trainer = build_trainer(fast, CPU, read_parts(fast))
+def test_the_loop_sees_each_epochs_views(fast: Options) -> None:
+    trainer = train.build_trainer(fast, CPU, read_splits(fast))
     sides = [RECIPES["fast"].image_size(epoch, 3, 96) for epoch in range(3)]
     assert sides[0] < sides[-1] == 96
     seen: list[torch.Tensor] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "train_step", lambda trainer, images, *rest: (seen.append(images), torch.zeros(4))[1])
+        nothing = StepRecord(*torch.zeros(5))
+        patch.setattr(train, "train_step", lambda trainer, images, *rest: (seen.append(images), nothing)[1])
         for epoch in range(3):
             first = len(seen)
             done = next(train.train_steps(trainer, epoch))

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from skin.data.layouts import read_index
-from skin.training import runs
+from skin.training import run_folder
 from skin.utils import run_folders
 from skin.utils.run_folders import KIND, is_ours, newest_model, newest_run
 from tests.tiny import picture
@@ -41,14 +41,14 @@ def test_without_any_run_the_name_is_the_links() -> None:
 def test_the_link_says_which_model_is_the_newest() -> None:
     old = run("old", began=1, model=9)
     run("new", began=2, model=3)
-    runs.point_latest(old)
+    run_folder.point_latest(old)
     assert newest_model() == Path("runs/old/best.pt")  # under the run's own name
 
 
 def test_a_link_to_a_run_without_a_model_gives_way_to_the_newest_that_has_one() -> None:
     run("first", began=1, model=2)
     run("second", began=3, model=4)
-    runs.point_latest(run("third", began=5))
+    run_folder.point_latest(run("third", began=5))
     assert newest_model() == Path("runs/second/best.pt")
     assert newest_run() == Path("runs/third")
 
@@ -76,13 +76,13 @@ def test_a_copy_of_a_run_is_called_by_the_runs_own_name() -> None:
 
 
 def test_where_links_cannot_be_made_an_old_one_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs.point_latest(run("old", began=1, model=2))
+    run_folder.point_latest(run("old", began=1, model=2))
 
     def refuse(self: Path, target: str) -> None:
         raise OSError("no links here")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    runs.point_latest(run("new", began=3, model=4))
+    run_folder.point_latest(run("new", began=3, model=4))
     assert sorted(path.name for path in Path("runs").iterdir()) == ["new", "old"]
     assert newest_model() == Path("runs/new/best.pt")
 

@@ -12,9 +12,12 @@ import train
 from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import Precision
 from skin.training import batch_norm
-from skin.training.parts import Parts, read_parts
-from skin.training.settings import Settings
-from skin.training.trainer import Trainer, build_trainer, step_model
+from skin.training.options import Options
+from skin.training.progress import Progress
+from skin.training.records import StepRecord
+from skin.training.splits import Splits, read_splits
+from skin.training.states import checked_last
+from skin.training.trainer import Trainer
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
 
@@ -27,21 +30,21 @@ CPU = Topology(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def settings(demo_folder: Path) -> Settings:
+def settings(demo_folder: Path) -> Options:
     """The recipe on the demo set, small: B0 from random weights on 48 px, 16 images a step."""
-    return Settings(
+    return Options(
         data=demo_folder, model="efficientnet_b0", weights="none", image_size=48, batch_size=16, epochs=2,
         amp="off", workers=0, cache="off",
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def parts(settings: Settings) -> Parts:
-    return read_parts(settings)
+def parts(settings: Options) -> Splits:
+    return read_splits(settings)
 
 
-def built(settings: Settings, parts: Parts, topology: Topology = CPU, **changes: Any) -> Trainer:
-    trainer = build_trainer(dataclasses.replace(settings, **changes), topology, parts)
+def built(settings: Options, parts: Splits, topology: Topology = CPU, **changes: Any) -> Trainer:
+    trainer = train.build_trainer(dataclasses.replace(settings, **changes), topology, parts)
     trainer.classifier.train()
     return trainer
 
@@ -51,13 +54,27 @@ def first_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
     return batch.images, batch.labels
 
 
-def step(trainer: Trainer, images: Tensor, labels: Tensor) -> Tensor:
+def step(trainer: Trainer, images: Tensor, labels: Tensor) -> StepRecord:
     trainer.seed_dropout(0)
     return train.train_step(trainer, images, labels, float(trainer.class_weights[labels].sum()))
 
 
 def state_of(trainer: Trainer) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.classifier.network.state_dict().items()}
+
+
+def contents(trainer: Trainer) -> dict[str, Any]:
+    """What last.pt would hold."""
+    return {**train.last_pt(trainer, Progress(True), ("a", "b"))}
+
+
+def load(trainer: Trainer, state: dict[str, Any]) -> None:
+    train.load_last(checked_last(state, trainer, ("a", "b"), Path("last.pt")), trainer, Progress(True))
+
+
+def steps_taken(trainer: Trainer) -> int:
+    """Steps that Adam has taken."""
+    return int(trainer.optimizer.state.get(trainer.classifier.network.classifier[1].bias, {}).get("step", 0))
 
 
 def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -69,15 +86,15 @@ def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 def test_each_process_gets_its_own_statistics_back_and_another_number_of_them_the_mean(
-    settings: Settings, parts: Parts
+    settings: Options, parts: Splits
 ) -> None:
     trainer = built(settings, parts)
-    state = trainer.state()
+    state = contents(trainer)
     own = state["statistics"][0]
     state["statistics"] = torch.stack([own + 1, own + 3])
 
     def loaded(topology: Topology) -> Tensor:
-        dataclasses.replace(trainer, topology=topology).load_state(state, Path("last.pt"))
+        load(dataclasses.replace(trainer, topology=topology), state)
         return batch_norm.read(trainer.classifier.network)
 
     for rank in (0, 1):
@@ -86,24 +103,24 @@ def test_each_process_gets_its_own_statistics_back_and_another_number_of_them_th
     assert torch.allclose(loaded(Topology(CPU.device, rank=2, world=3)), own + 2)
 
 
-def test_a_state_without_statistics_has_those_of_its_weights(settings: Settings, parts: Parts) -> None:
+def test_a_state_without_statistics_has_those_of_its_weights(settings: Options, parts: Splits) -> None:
     """As files have it that were written before all processes' were kept."""
     trainer = built(settings, parts)
-    state = trainer.state()
+    state = contents(trainer)
     before = state.pop("statistics")[0].clone()
     state = copy.deepcopy(state)
     batch_norm.write(trainer.classifier.network, before + 1)
-    trainer.load_state(state, Path("last.pt"))
+    load(trainer, state)
     assert torch.equal(batch_norm.read(trainer.classifier.network), before)
 
 
 @pytest.mark.parametrize("damaged", [torch.zeros(2, 3), torch.zeros(3), "none", torch.zeros(0, 42016)])
-def test_damaged_statistics_change_nothing(settings: Settings, parts: Parts, damaged: object) -> None:
+def test_damaged_statistics_change_nothing(settings: Options, parts: Splits, damaged: object) -> None:
     trainer = built(settings, parts)
     before = state_of(trainer)
-    state = trainer.state() | {"statistics": damaged}
+    state = contents(trainer) | {"statistics": damaged}
     with pytest.raises(UserError, match=r"last\.pt: damaged checkpoint: tensor statistics is not"):
-        trainer.load_state(state, Path("last.pt"))
+        load(trainer, state)
     assert_same_bits(state_of(trainer), before)
 
 
@@ -112,7 +129,7 @@ def test_damaged_statistics_change_nothing(settings: Settings, parts: Parts, dam
 
 @pytest.mark.parametrize("class_weights", ["balanced", "none"])
 def test_a_step_with_amp_off_is_the_one_written_by_hand_to_the_last_bit(
-    settings: Settings, parts: Parts, class_weights: str
+    settings: Options, parts: Splits, class_weights: str
 ) -> None:
     trainer = built(settings, parts, class_weights=class_weights)
     network = copy.deepcopy(trainer.classifier.network)
@@ -127,18 +144,18 @@ def test_a_step_with_amp_off_is_the_one_written_by_hand_to_the_last_bit(
     optimizer.step()
 
     record = step(trainer, images, labels)
-    assert float(record[0] / record[1]) == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert float(record.loss) == pytest.approx(float(loss.detach()), rel=1e-6)
     assert_same_bits(state_of(trainer), network.state_dict())
 
 
-def test_a_second_step_starts_from_clean_gradients(settings: Settings, parts: Parts) -> None:
+def test_a_second_step_starts_from_clean_gradients(settings: Options, parts: Splits) -> None:
     trainer = built(settings, parts)
     images, labels = first_batch(trainer)
     step(trainer, images, labels)
     assert all(p.grad is None for p in trainer.classifier.parameters())
 
 
-def test_a_record_is_what_the_batch_was(settings: Settings, parts: Parts) -> None:
+def test_a_record_is_what_the_batch_was(settings: Options, parts: Splits) -> None:
     trainer = built(settings, parts)
     images, labels = first_batch(trainer)
     network = copy.deepcopy(trainer.classifier.network)
@@ -148,22 +165,22 @@ def test_a_record_is_what_the_batch_was(settings: Settings, parts: Parts) -> Non
     of_each = nn.functional.cross_entropy(logits, labels, reduction="none") * trainer.class_weights[labels]
     correct = (logits.argmax(1) == labels).sum()
     expected = [float(of_each.sum()), float(trainer.class_weights[labels].sum()), float(correct), len(labels)]
-    assert step(trainer, images, labels).tolist() == pytest.approx(expected, rel=1e-5)
+    assert torch.stack(step(trainer, images, labels))[:4].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 # ---- float16 on the CPU, with a GradScaler --------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def in_float16(settings: Settings, parts: Parts) -> Trainer:
+def in_float16(settings: Options, parts: Splits) -> Trainer:
     return built(settings, parts, amp="fp16", image_size=32, batch_size=8)
 
 
 def test_a_finite_gradient_is_one_step_of_the_optimizer(in_float16: Trainer) -> None:
     in_float16.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
-    before, taken = state_of(in_float16), in_float16.optimizer_steps()
+    before, taken = state_of(in_float16), steps_taken(in_float16)
     step(in_float16, *first_batch(in_float16))
-    assert in_float16.optimizer_steps() == taken + 1
+    assert steps_taken(in_float16) == taken + 1
     assert in_float16.scaler.get_scale() == 64.0
     after = state_of(in_float16)
     assert not torch.equal(before["classifier.1.weight"], after["classifier.1.weight"])
@@ -171,16 +188,16 @@ def test_a_finite_gradient_is_one_step_of_the_optimizer(in_float16: Trainer) -> 
 
 def test_an_infinite_gradient_skips_the_step_and_halves_the_scale(in_float16: Trainer) -> None:
     in_float16.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)  # far beyond what float16 can hold
-    before, taken = dict(in_float16.classifier.network.named_parameters()), in_float16.optimizer_steps()
+    before, taken = dict(in_float16.classifier.network.named_parameters()), steps_taken(in_float16)
     before = {name: p.detach().clone() for name, p in before.items()}
     record = step(in_float16, *first_batch(in_float16))
-    assert in_float16.optimizer_steps() == taken
+    assert steps_taken(in_float16) == taken
     assert in_float16.scaler.get_scale() == 2.0**59
     assert_same_bits(before, {n: p.detach() for n, p in in_float16.classifier.network.named_parameters()})
-    assert torch.isfinite(record).all()  # the loss itself is fine
+    assert torch.isfinite(torch.stack(record)).all()  # the loss itself is fine
 
 
-def test_the_scale_does_not_change_the_step(settings: Settings, parts: Parts) -> None:
+def test_the_scale_does_not_change_the_step(settings: Options, parts: Splits) -> None:
     """In float32 a power of two is exact, so scaling there and back leaves every bit."""
     plain, scaled = built(settings, parts), built(settings, parts)
     scaled.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
@@ -214,9 +231,9 @@ def test_the_warm_up_is_the_freed_bodys() -> None:
 
 
 def test_the_loop_warms_up_after_the_frozen_epochs(
-    settings: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch
+    settings: Options, parts: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "train_step", lambda *batch: torch.zeros(4))
+    monkeypatch.setattr(train, "train_step", lambda *batch: StepRecord(*torch.zeros(5)))
 
     def rates(**changes: Any) -> list[float]:
         trainer = built(settings, parts, image_size=32, lr=0.01, epochs=3, **changes)
@@ -238,9 +255,9 @@ def test_the_loop_warms_up_after_the_frozen_epochs(
     ],
 )
 def test_the_loop_sets_the_rate_of_each_step(
-    settings: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch, warmup_epochs: float, first: list[float]
+    settings: Options, parts: Splits, monkeypatch: pytest.MonkeyPatch, warmup_epochs: float, first: list[float]
 ) -> None:
-    monkeypatch.setattr(train, "train_step", lambda *batch: torch.zeros(4))
+    monkeypatch.setattr(train, "train_step", lambda *batch: StepRecord(*torch.zeros(5)))
     trainer = built(settings, parts, image_size=32, lr=0.01, epochs=4, warmup_epochs=warmup_epochs)
     assert len(trainer.batches) == 7
     rates = []
@@ -257,7 +274,7 @@ def test_the_loop_sets_the_rate_of_each_step(
 # ---- what a trainer is made of -------------------------------------------------------------------------
 
 
-def test_the_optimizer_is_the_recipes(settings: Settings, parts: Parts) -> None:
+def test_the_optimizer_is_the_recipes(settings: Options, parts: Splits) -> None:
     adam = built(settings, parts, lr=3e-4, weight_decay=0.01).optimizer
     assert type(adam) is torch.optim.Adam
     (group,) = adam.param_groups
@@ -265,32 +282,29 @@ def test_the_optimizer_is_the_recipes(settings: Settings, parts: Parts) -> None:
 
 
 @pytest.mark.parametrize(("gpus", "images"), [(0, 32), (1, 32), (2, 64), (4, 128)])
-def test_the_recipes_batch_grows_with_the_gpus(settings: Settings, parts: Parts, gpus: int, images: int) -> None:
-    class Pretended(Topology):
-        """So many GPUs, none of which is there."""
-
-        def wrap(self, model: nn.Module) -> nn.Module:
-            return model
-
-    trainer = built(settings, parts, Pretended(torch.device("cpu"), gpus), batch_size=32)
+def test_the_recipes_batch_grows_with_the_gpus(
+    settings: Options, parts: Splits, monkeypatch: pytest.MonkeyPatch, gpus: int, images: int
+) -> None:
+    monkeypatch.setattr(train, "make_parallel", lambda classifier, *rest: classifier)  # none of them is there
+    trainer = built(settings, parts, Topology(torch.device("cpu"), gpus), batch_size=32)
     assert trainer.resolved()["images_per_step"] == images
 
 
-def test_a_run_that_goes_on_keeps_its_images_a_step(settings: Settings, parts: Parts) -> None:
+def test_a_run_that_goes_on_keeps_its_images_a_step(settings: Options, parts: Splits) -> None:
     two = Topology(torch.device("cpu"), gpus=0, rank=0, world=1)
-    assert build_trainer(settings, two, parts, images_per_step=40).batches.batch_size == 40
+    assert train.build_trainer(settings, two, parts, images_per_step=40).batches.batch_size == 40
 
 
-def test_the_same_seed_is_the_same_model_and_another_seed_another(settings: Settings, parts: Parts) -> None:
+def test_the_same_seed_is_the_same_model_and_another_seed_another(settings: Options, parts: Splits) -> None:
     one, same, other = (built(settings, parts, seed=seed) for seed in (20240101, 20240101, 1))
     assert_same_bits(state_of(one), state_of(same))
     assert not torch.equal(state_of(one)["classifier.1.weight"], state_of(other)["classifier.1.weight"])
 
 
-def test_dropouts_draws_are_a_function_of_seed_step_and_process(settings: Settings, parts: Parts) -> None:
+def test_dropouts_draws_are_a_function_of_seed_step_and_process(settings: Options, parts: Splits) -> None:
     def draws(seed: int, at: int, rank: int) -> tuple[float, ...]:
         trainer.topology = Topology(torch.device("cpu"), rank=rank, world=2)
-        trainer.settings = dataclasses.replace(settings, seed=seed)
+        trainer.options = dataclasses.replace(settings, seed=seed)
         trainer.seed_dropout(at)
         return tuple(torch.rand(3).tolist())
 
@@ -301,7 +315,7 @@ def test_dropouts_draws_are_a_function_of_seed_step_and_process(settings: Settin
 
 
 def test_dataparallels_replicas_draw_dropout_of_their_own(
-    settings: Settings, parts: Parts, monkeypatch: pytest.MonkeyPatch
+    settings: Options, parts: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = built(settings, parts)
     generators = tuple(torch.Generator() for _ in range(3))
@@ -321,7 +335,7 @@ def test_dataparallels_replicas_draw_dropout_of_their_own(
     assert [g.initial_seed() for g in generators] == [first, second, third]
 
 
-def test_what_auto_became_is_said_in_the_header_and_the_config(settings: Settings, parts: Parts) -> None:
+def test_what_auto_became_is_said_in_the_header_and_the_config(settings: Options, parts: Splits) -> None:
     trainer = built(settings, parts)
     resolved = trainer.resolved()
     assert resolved == {
@@ -334,7 +348,7 @@ def test_what_auto_became_is_said_in_the_header_and_the_config(settings: Setting
         assert words in header
 
 
-def test_the_head_alone_learns_while_the_body_is_frozen(settings: Settings, parts: Parts) -> None:
+def test_the_head_alone_learns_while_the_body_is_frozen(settings: Options, parts: Splits) -> None:
     trainer = built(settings, parts, image_size=32, freeze_epochs=1)
     before = state_of(trainer)
     list(train.train_steps(trainer, epoch=0))
@@ -346,14 +360,14 @@ def test_the_head_alone_learns_while_the_body_is_frozen(settings: Settings, part
     assert not torch.equal(frozen["features.0.0.weight"], freed["features.0.0.weight"])
 
 
-def test_compiling_is_for_one_gpu_a_process(settings: Settings, parts: Parts) -> None:
+def test_compiling_is_for_one_gpu_a_process(settings: Options, parts: Splits) -> None:
     with pytest.raises(UserError, match="--compile is for GPUs"):
         built(settings, parts, compile=True)
     wanted, two_gpus = dataclasses.replace(settings, compile=True), Topology(torch.device("cuda", 0), gpus=2)
     classifier = built(settings, parts).classifier
     with pytest.raises(UserError, match="--compile does not reach DataParallel's replicas"):
-        step_model(classifier, wanted, two_gpus)
-    compiled = step_model(classifier, wanted, Topology(torch.device("cuda", 0), gpus=1))
+        train.make_parallel(classifier, wanted, two_gpus)
+    compiled = train.make_parallel(classifier, wanted, Topology(torch.device("cuda", 0), gpus=1))
     assert isinstance(compiled, torch._dynamo.eval_frame.OptimizedModule)
     assert compiled._orig_mod is classifier  # which validates, and whose weights are saved
 
@@ -380,24 +394,24 @@ def test_a_training_step_is_one_graph_to_compile() -> None:
     ],
 )
 def test_batches_too_small_are_refused(
-    settings: Settings, parts: Parts, topology: Topology, changes: dict[str, int], message: str
+    settings: Options, parts: Splits, topology: Topology, changes: dict[str, int], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
         built(settings, parts, topology, **changes)
 
 
-def test_a_batch_of_one_image_is_a_batch(settings: Settings, parts: Parts) -> None:
+def test_a_batch_of_one_image_is_a_batch(settings: Options, parts: Splits) -> None:
     trainer = built(settings, parts, batch_size=1)
     record = step(trainer, *first_batch(trainer))
-    assert record[3] == 1
-    assert torch.isfinite(record).all()
+    assert record.images == 1
+    assert torch.isfinite(torch.stack(record)).all()
     assert all(torch.isfinite(p).all() for p in trainer.classifier.parameters())
 
 
 # ---- the parts a trainer is given ----------------------------------------------------------------------
 
 
-def test_the_header_counts_every_image_once(settings: Settings, parts: Parts) -> None:
+def test_the_header_counts_every_image_once(settings: Options, parts: Splits) -> None:
     counts = parts.counts().to_numpy()
     assert counts.sum() == len(parts.rows) == 160
     described = parts.describe(np.arange(7) / 4)
@@ -407,6 +421,6 @@ def test_the_header_counts_every_image_once(settings: Settings, parts: Parts) ->
     assert lines[-1].split() == ["all", *(f"{n}" for n in counts.sum(0))]
 
 
-def test_a_part_without_images_is_named(settings: Settings) -> None:
+def test_a_part_without_images_is_named(settings: Options) -> None:
     with pytest.raises(UserError, match="the val part is empty; give it a share of --split 90/0/10"):
-        read_parts(dataclasses.replace(settings, split="90/0/10"))
+        read_splits(dataclasses.replace(settings, split="90/0/10"))

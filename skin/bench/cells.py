@@ -20,7 +20,7 @@ from skin.bench.bench_settings import AMP, PARALLEL, RECIPES, BenchSettings
 from skin.bench.measure import Cell
 from skin.model import precision
 from skin.model.network import preprocess_for
-from skin.training import runs
+from skin.training import run_folder
 from skin.utils import known_errors
 from skin.utils.errors import UserError, printable
 from skin.utils.hardware import usable_cores
@@ -211,7 +211,7 @@ def largest_batch(cell: Cell, attempt: Callable[[Cell], dict[str, Any]], most: i
 
 def environment() -> dict[str, Any]:
     """What the benchmark runs on, and who else does. The GPUs' own lines come from the processes that use them."""
-    found = {name: value for name, value in runs.environment().items() if name != "gpus"}
+    found = {name: value for name, value in run_folder.environment().items() if name != "gpus"}
     return {
         **found, "cpu_flags": _cpu_flags(), "usable_cores": usable_cores(), "memory_mib": _memory_mib(),
         "driver": _driver(), "gpus_in_use_by_others": busy_gpus(usable_gpus()),

@@ -26,8 +26,8 @@ from skin.data.dataset import EpochBatches, make_loader
 from skin.data.images import Preprocess
 from skin.model.network import Classifier, build
 from skin.model.precision import choose
-from skin.training.parts import Parts
-from skin.training.settings import Settings
+from skin.training.options import Options
+from skin.training.splits import Splits
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
 from skin.utils.memory import keep_freed_memory
@@ -48,7 +48,7 @@ Stream = Iterator[Tensor]  # of float32 [B, 3, size, size] on the device
 
 
 def measure(
-    parts: Parts, preprocess: Preprocess, batch_size: int, batches: int | None, rounds: int, device: torch.device
+    parts: Splits, preprocess: Preprocess, batch_size: int, batches: int | None, rounds: int, device: torch.device
 ) -> list[dict[str, Any]]:
     """Images per second of each path and number of workers, in turns over the rounds, and how many times the plain
     path's in the same round: of both the median, the lowest and the highest.
@@ -87,7 +87,7 @@ def measure(
 class _Sample:
     """One thing to measure once."""
 
-    parts: Parts
+    parts: Splits
     preprocess: Preprocess
     path: str
     cache: PixelCache | None
@@ -130,15 +130,15 @@ def images_needed(batch_size: int, batches: int) -> int:
     return 3 * batch_size * (batches + WARMUP * max(WORKERS)) // 2
 
 
-def _cache(parts: Parts, preprocess: Preprocess, folder: Path) -> PixelCache:
-    cache = parts.open_cache(preprocess, Settings(cache=str(folder)))
+def _cache(parts: Splits, preprocess: Preprocess, folder: Path) -> PixelCache:
+    cache = parts.open_cache(preprocess, Options(cache=str(folder)))
     if cache is None:
         raise UserError(f"{parts.index.root} holds arrays of pixels, so --input has no JPEG to decode; "
                         "name a folder of images")  # fmt: skip
     return cache
 
 
-def _plain(parts: Parts, size: int, batch_size: int, workers: int, device: torch.device) -> Stream:
+def _plain(parts: Splits, size: int, batch_size: int, workers: int, device: torch.device) -> Stream:
     images = PlainImages(parts.of("train")["path"].tolist(), parts.labels("train"), size)
     loader = DataLoader(
         images, batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
@@ -148,13 +148,14 @@ def _plain(parts: Parts, size: int, batch_size: int, workers: int, device: torch
 
 
 def _ours(
-    parts: Parts, cache: PixelCache | None, classifier: Classifier, batch_size: int, workers: int,
+    parts: Splits, cache: PixelCache | None, classifier: Classifier, batch_size: int, workers: int,
     device: torch.device,
 ) -> Stream:  # fmt: skip
     dataset = parts.dataset("train", classifier.preprocess, cache=cache)
     order = EpochBatches(dataset.labels, batch_size, seed=0)
     loader = make_loader(dataset, order, workers, pin_memory=device.type == "cuda")
-    for order.epoch in itertools.count():
+    for epoch in itertools.count():
+        order.set_epoch(epoch)
         for batch in loader:
             yield classifier.normalise(batch.images.to(device, non_blocking=True))
 

@@ -15,14 +15,15 @@ from skin.bench.measure import Step
 from skin.model import precision
 from skin.model.network import build, load_weights, preprocess_for
 from skin.training import losses
-from skin.training.parts import Parts
-from skin.training.settings import Settings
+from skin.training.options import Options
+from skin.training.splits import Splits
 from skin.utils.parallel import Topology
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -61,14 +62,19 @@ class PlainRecipe:
         channels_last: the one improvement that notebooks know.
     """
 
-    def __init__(self, settings: Settings, topology: Topology, parts: Parts, channels_last: bool = False) -> None:
+    def __init__(self, settings: Options, topology: Topology, parts: Splits, channels_last: bool = False) -> None:
         torch.manual_seed(settings.seed)
         self.topology = topology
         self.precision = precision.choose(settings.amp, topology.device)
         self.layout = torch.channels_last if channels_last else torch.preserve_format
         model = build(settings.model, len(parts.classes))
         load_weights(model, settings.model, settings.weights)
-        self.model = topology.wrap(model.to(topology.device, memory_format=self.layout)).train()
+        self.model: nn.Module = model.to(topology.device, memory_format=self.layout).train()
+        if topology.distributed:
+            group = topology.devices
+            self.model = DistributedDataParallel(self.model, process_group=group, forward_sync_buffers=False)
+        elif topology.gpus > 1:
+            self.model = nn.DataParallel(self.model, device_ids=list(range(topology.gpus)))
         labels = parts.labels("train")
         size = preprocess_for(settings.model, settings.image_size).image_size
         self.loader = DataLoader(

@@ -151,7 +151,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     even spread stood at a balanced accuracy of 0.567, a plain permutation at 0.488; at the end the two met.
 
     A last batch that would leave a replica a single image joins the one before it, since BatchNorm
-    needs more than one value. Set `epoch` and `first_step` before iterating.
+    needs more than one value. Call `set_epoch` before iterating.
 
     Args:
         labels: int [N], the class of each image of the training part.
@@ -167,8 +167,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.labels, self.batch_size, self.seed = labels, batch_size, seed
         self.size = size = len(labels)
         self.rank, self.world = rank, world
-        self.epoch = 0
-        self.first_step = 0
+        self._epoch, self._first_step = 0, 0
         self.bounds = [*range(0, size, batch_size), size]
         if len(self.bounds) > 2 and _least_piece(size - self.bounds[-2], replicas, world) < 2:
             del self.bounds[-2]
@@ -177,6 +176,10 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.most_images = min(batch_size, size)  # of a batch, over all replicas
         # What the least of all replicas ever gets.
         self.least_images = min(_least_piece(length, replicas, world) for length in lengths)
+
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Let the next iteration be that of `epoch`, from `first_step` on."""
+        self._epoch, self._first_step = epoch, first_step
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -200,8 +203,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return [order[a:b] for a, b in zip(self.bounds, self.bounds[1:], strict=False)]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for rows in self.plan(self.epoch)[self.first_step :]:
-            yield [(self.epoch, int(i)) for i in np.array_split(rows, self.world)[self.rank]]
+        for rows in self.plan(self._epoch)[self._first_step :]:
+            yield [(self._epoch, int(i)) for i in np.array_split(rows, self.world)[self.rank]]
 
 
 def _least_piece(images: int, replicas: int, world: int) -> int:

@@ -7,6 +7,7 @@ loads it. `best.pt` is what inference needs; `last.pt` is what `--resume` needs.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -31,7 +32,7 @@ FORMAT_VERSION = 1
 # ---- writing --------------------------------------------------------------------------------------------
 
 
-def save(state: dict[str, Any], path: Path, previous: Path | None = None) -> None:
+def save(state: Mapping[str, Any], path: Path, previous: Path | None = None) -> None:
     """Write `state` to `path` atomically: a reader sees the whole old file or the whole new one.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from pathlib import Path
 
@@ -13,11 +12,6 @@ from skin.utils.errors import UserError
 
 NAME = "attempts.json"
 LIMIT = 10  # starts in a row that may end without a step that was saved
-
-
-def restarted_by_torchrun() -> bool:
-    """Whether `torchrun --max-restarts` has started this process again."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
 
 
 def note(folder: Path, by_itself: bool) -> None:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from skin.data import demo
 from skin.data.cache import default_folder
 from skin.data.npz import archive_of
-from skin.training.parts import Parts
-from skin.training.settings import Settings
+from skin.training.options import Options
+from skin.training.splits import Splits
 from skin.utils.errors import UserError, printable
 from skin.utils.parallel import Topology
 
@@ -34,34 +34,34 @@ class Copy(NamedTuple):
     digests: dict[int, str]  # of some of the files, by row
 
 
-def on_this_machine(parts: Parts, settings: Settings, topology: Topology) -> Parts:
-    """The parts that rank 0 has read, with the paths of this machine's copy of the images.
+def on_this_machine(splits: Splits, options: Options, topology: Topology) -> Splits:
+    """The splits that rank 0 has read, with the paths of this machine's copy of the images.
 
     Args:
-        settings: of this process: `data` is where this machine keeps its copy.
+        options: of this process: `data` is where this machine keeps its copy.
 
     Raises:
         UserError: in all processes: a machine has not the same images.
     """
     if topology.nodes == 1:
-        return parts
+        return splits
     first = topology.local_rank == 0 and not topology.is_main
-    root = topology.together(lambda: _folder(settings, draw=first))[topology.rank]
-    files = _files(parts)
-    expected: Copy = topology.from_main(_look(files, parts.index.root) if topology.is_main else None)
+    root = topology.together(lambda: _folder(options, draw=first))[topology.rank]
+    files = _files(splits)
+    expected: Copy = topology.from_main(_look(files, splits.index.root) if topology.is_main else None)
     topology.together(lambda: _compare(files, root, expected) if first else None)
-    if root == parts.index.root:
-        return parts
-    start = len(f"{parts.index.root}/")
-    rows = parts.rows.assign(path=[f"{root}/{path[start:]}" for path in parts.rows["path"]])
-    return replace(parts, rows=rows.astype({"path": "str"}))
+    if root == splits.index.root:
+        return splits
+    start = len(f"{splits.index.root}/")
+    rows = splits.rows.assign(path=[f"{root}/{path[start:]}" for path in splits.rows["path"]])
+    return replace(splits, rows=rows.astype({"path": "str"}))
 
 
-def _folder(settings: Settings, draw: bool) -> Path:
+def _folder(options: Options, draw: bool) -> Path:
     """The root of this machine's copy; a demo set that is not there is drawn, with `draw`, where the cache is."""
-    folder = settings.data
+    folder = options.data
     assert folder is not None
-    if settings.demo and not folder.is_dir():
+    if options.demo and not folder.is_dir():
         cache = default_folder()
         if cache is None:
             raise UserError("no home folder is known (HOME is not set) to draw the demo set in: set it")
@@ -71,10 +71,10 @@ def _folder(settings: Settings, draw: bool) -> Path:
     return folder.parent if folder.suffix == ".npz" and folder.is_file() else folder
 
 
-def _files(parts: Parts) -> list[str]:
+def _files(splits: Splits) -> list[str]:
     """The files of the images, relative to the root; images in an archive are of one file."""
-    start = len(f"{parts.index.root}/")
-    return list(dict.fromkeys(archive_of(path)[start:] for path in parts.rows["path"]))
+    start = len(f"{splits.index.root}/")
+    return list(dict.fromkeys(archive_of(path)[start:] for path in splits.rows["path"]))
 
 
 def _look(files: list[str], root: Path) -> Copy:

@@ -1,77 +1,126 @@
-"""How far a run has come: what `last.pt` holds, so that a run goes on as if nothing had happened.
+"""Counts of a run: how far it has come, what its steps measured, which epoch was the best.
 
-The order of the images, their augmentation and dropout's draws are functions of the seed and the step, so
-the state of a run is only this: weights, optimizer, scaler, and the counts kept here.
+The order of the images, their augmentation and the draws of dropout are functions of the seed and the step. So
+weights, optimizer, scaler and these counts are all that a run needs to go on as if nothing had happened.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from skin.model.checkpoint import FORMAT_VERSION, is_version
-from skin.training.runs import COLUMNS
+from skin.training.columns import Row, checked_rows
+from skin.training.records import FIELDS, UNKNOWN, StepDone, StepRecord, Totals
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
 
-import numpy as np
 import torch
 from torch import Tensor
 
 
+class ProgressState(TypedDict):
+    """`progress` in last.pt."""
+
+    format_version: int
+    epoch: int
+    step: int
+    steps: int
+    skipped: int
+    records: Tensor  # float32 [processes, step, FIELDS]
+    seconds: float
+    wait_seconds: float
+    best_value: float
+    best_epoch: int
+    history: list[Row]
+
+
 @dataclass
 class Progress:
-    """Counts and figures of a run so far."""
+    """Counts and measurements of a run so far."""
 
     higher_is_better: bool
     epoch: int = 0  # epochs that are done
-    step: int = 0  # steps done in the epoch under way
-    steps: int = 0  # that it has in all
-    taken: int = 0  # steps since the run began, those that the scaler skipped among them
-    records: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float32 [steps, 4], see train_step
-    seconds: float = 0.0  # of the epoch under way, before the last interruption
-    wait_seconds: float = 0.0  # likewise
+    step: int = 0  # steps that are done in the epoch under way
+    steps: int = 0  # steps of that epoch in total
+    skipped: int = 0  # steps that the scaler skipped in the epochs that are done
+    records: Tensor = field(default_factory=lambda: torch.zeros(0, FIELDS))  # float32 [steps, FIELDS], see `fields`
+    seconds: float = 0.0  # spent on the steps of the epoch under way
+    wait_seconds: float = 0.0  # of those, waiting for the loader
     best_value: float = math.nan
     best_epoch: int = 0  # counted from 1; 0 is none yet
-    history: list[dict[str, Any]] = field(default_factory=list)  # a row an epoch, as in metrics.csv
+    history: list[Row] = field(default_factory=list)  # one row of metrics.csv per epoch
+    _start: float = 0.0
 
     def begin_epoch(self, steps: int, device: torch.device) -> None:
-        """Make room for the records of an epoch, keeping those from before an interruption."""
+        """Make room for the records of an epoch, keep those from before an interruption, and start the clock."""
         before, self.steps = self.records, steps
-        self.records = torch.zeros(max(steps, len(before)), 4, device=device)
+        self.records = torch.zeros(max(steps, len(before)), FIELDS, device=device)
         self.records[: len(before)] = before
+        self._start = time.perf_counter() - self.seconds
+
+    def take(self, done: StepDone) -> None:
+        """Take in a step. Waits for no GPU."""
+        self.records[done.step - 1] = torch.stack(done.record)
+        self.step = done.step
+        self.wait_seconds += done.wait_seconds
+
+    def elapsed(self) -> float:
+        """Return the seconds that this epoch has taken until now."""
+        return time.perf_counter() - self._start
+
+    def tick(self) -> None:
+        """Take the time until now as that of the steps."""
+        self.seconds = self.elapsed()
 
     def begin_anew(self) -> bool:
-        """Forget the steps of the epoch under way, whose plan no longer holds; whether there were any.
+        """Forget the steps of the epoch under way, whose plan no longer holds; return True if there were any.
 
-        The images of an epoch whose steps are all done have been counted, each once: there, nothing is to be done.
+        If all steps of the epoch are done, each image has been counted once, and there is nothing to do.
         """
         if self.step in (0, self.steps):
             return False
-        self.step, self.seconds, self.wait_seconds = 0, 0.0, 0.0
-        self.records = torch.zeros(0, 4)
+        self._clear()
         return True
 
+    def _clear(self) -> None:
+        self.step, self.seconds, self.wait_seconds = 0, 0.0, 0.0
+        self.records = torch.zeros(0, FIELDS)
+
+    def fields(self) -> StepRecord:
+        """Return the records of the steps done so far: one tensor, [step], per field."""
+        return StepRecord(*self.records[: self.step].unbind(1))
+
     def first_bad_step(self) -> int | None:
-        """The first step of this epoch whose loss is not finite; a sync point on a GPU."""
-        bad = ~torch.isfinite(self.records[: self.step, 0])
+        """Return the first step of this epoch, counted from 0, whose loss is not finite. Waits for the GPU."""
+        bad = ~torch.isfinite(self.fields().loss_sum)
         return int(bad.nonzero()[0]) if bad.any() else None
 
-    def totals(self) -> np.ndarray:
-        """float64 [4]: loss numerator, weight, correct and images of the epoch so far, in this process."""
-        return self.records.double().sum(0).cpu().numpy()
+    def totals(self, topology: Topology) -> Totals:
+        """Return the measurements of the epoch so far. All processes must call it together."""
+        own = StepRecord(*(column.double().cpu() for column in self.fields()))
+        sums = torch.stack([column.sum() for column in (own.loss_sum, own.weight, own.correct, own.images)])
+        loss_sum, weight, correct, images = topology.sum(sums.numpy())
+        # The gradients are those of the whole batch, so every process has the same norms.
+        norms = own.grad_norm[own.grad_norm != UNKNOWN]
+        taken = norms[torch.isfinite(norms)]
+        return Totals(
+            loss=float(loss_sum / weight), accuracy=float(correct / images), images=int(images),
+            grad_norm=float(taken.mean()), skipped=len(norms) - len(taken),
+        )  # fmt: skip
 
-    def end_epoch(self, row: dict[str, Any], value: float) -> bool:
-        """Take in an epoch's row and its monitored figure; return True if it is the best so far.
+    def end_epoch(self, row: Row, value: float, skipped: int = 0) -> bool:
+        """Take in the row and the monitored metric of an epoch; return True if it is the best so far.
 
         Any number is better than NaN. As long as all are NaN there is nothing to choose by, and the newest epoch,
         which has learnt longest, counts as the best.
         """
         self.history.append(row)
         self.epoch += 1
-        self.step, self.seconds, self.wait_seconds = 0, 0.0, 0.0
-        self.records = torch.zeros(0, 4)
+        self.skipped += skipped
+        self._clear()
         better = value > self.best_value if self.higher_is_better else value < self.best_value
         if better or math.isnan(self.best_value):
             self.best_value, self.best_epoch = value, self.epoch
@@ -79,21 +128,21 @@ class Progress:
         return False
 
     def out_of_patience(self, patience: int) -> bool:
-        """Whether the last `patience` epochs (0: never mind) brought nothing better."""
+        """Return True if the last `patience` epochs brought nothing better; never if it is 0."""
         return 0 < patience <= self.epoch - self.best_epoch
 
-    def state(self, topology: Topology) -> dict[str, Any]:
-        """As plain tensors, numbers, strings, lists and dicts. All processes must call it together."""
-        records = np.zeros((topology.world, self.step, 4))
-        records[topology.rank] = self.records[: self.step].cpu()
+    def state(self, topology: Topology) -> ProgressState:
+        """Return what last.pt keeps of this. All processes must call it together."""
+        records = torch.zeros(topology.world, self.step, FIELDS, dtype=torch.float64)
+        records[topology.rank] = self.records[: self.step]
         return {
             "format_version": FORMAT_VERSION,
             "epoch": self.epoch,
             "step": self.step,
             "steps": self.steps,
-            "taken": self.taken,
-            # Each process's own: a sum would be rounded otherwise than that of an undisturbed run.
-            "records": torch.from_numpy(topology.sum(records)).float(),
+            "skipped": self.skipped,
+            # Each process's own: their sum would be rounded otherwise than that of an undisturbed run.
+            "records": torch.from_numpy(topology.sum(records.numpy())).float(),
             "seconds": self.seconds,
             "wait_seconds": self.wait_seconds,
             "best_value": self.best_value,
@@ -102,44 +151,45 @@ class Progress:
         }
 
     def load_state(self, state: Any, topology: Topology, steps: int) -> None:
-        """The inverse of `state`, for a file's contents, which need not come from the same number of processes.
+        """Take over a `ProgressState` from a file, which need not come from the same number of processes.
 
         Args:
-            steps: in an epoch, now.
+            state: of the file; it may hold anything.
+            steps: of an epoch, now.
 
         Raises:
             UserError: the state is damaged, or of another version of the format.
         """
         if not isinstance(state, dict) or not is_version(state.get("format_version")):
             raise UserError(f"the checkpoint is not of format version {FORMAT_VERSION}; it cannot be gone on with")
-        for name in ("epoch", "step", "steps", "taken", "seconds", "wait_seconds", "best_value", "best_epoch"):
+        state = {"skipped": 0, **state}  # earlier versions did not keep it
+        for name in ("epoch", "step", "steps", "skipped", "seconds", "wait_seconds", "best_value", "best_epoch"):
             value: Any = state.get(name)
             if type(value) is not type(getattr(self, name)) or (value < 0 and name != "best_value"):
                 raise UserError(f"the checkpoint's {name!r} is {value!r}: damaged")
             setattr(self, name, value)
-        self.history = _rows(state.get("history"), self.epoch)
+        self.history = checked_rows(state.get("history"), self.epoch)
         if self.step > self.steps or self.best_epoch > self.epoch or (self.best_epoch == 0) != (self.epoch == 0):
             raise UserError("the checkpoint's counts contradict one another: damaged")
-        records = state.get("records")
-        if not isinstance(records, Tensor) or records.dtype != torch.float32 or records.dim() != 3:
-            raise UserError("the checkpoint's records are no table of numbers: damaged")
-        if records.shape[1:] != (self.step, 4) or not torch.isfinite(records).all():
-            raise UserError("the checkpoint's records are not those of its steps: damaged")
-        if len(records) == topology.world:
-            self.records = records[topology.rank]
-        else:
-            self.records = records.sum(0) if topology.is_main else torch.zeros(self.step, 4)
+        self.records = _own_records(state.get("records"), self.step, topology)
         # With another number of processes the last, short batch may join the one before it, or leave it.
         if self.step == self.steps:
             self.step = self.steps = steps
         self.step = min(self.step, steps)
 
 
-def _rows(history: Any, epochs: int) -> list[dict[str, Any]]:
-    """The rows of metrics.csv, a file's contents, if they are that."""
-    sound = isinstance(history, list) and len(history) == epochs
-    if not sound or not all(isinstance(row, dict) and set(row) == set(COLUMNS) for row in history):
-        raise UserError(f"the checkpoint's history is not that of {epochs} epochs: damaged")
-    if not all(type(value) in (int, float) for row in history for value in row.values()):
-        raise UserError("the checkpoint's history holds what is no number: damaged")
-    return history
+def _own_records(found: Any, step: int, topology: Topology) -> Tensor:
+    """Return this process's records, float32 [step, FIELDS], from those of all processes in a file."""
+    if not isinstance(found, Tensor) or found.dtype != torch.float32 or found.dim() != 3:
+        raise UserError("the checkpoint's records are no table of numbers: damaged")
+    if found.shape[1:] == (step, FIELDS - 1):  # earlier versions did not keep the norm of the gradients
+        found = torch.cat([found, torch.full((len(found), step, 1), UNKNOWN)], dim=2)
+    if found.shape[1:] != (step, FIELDS) or len(found) == 0:
+        raise UserError("the checkpoint's records are not those of its steps: damaged")
+    *sums, norms = StepRecord(*found.unbind(2))
+    if not all(torch.isfinite(column).all() for column in sums):
+        raise UserError("the checkpoint's records are not those of its steps: damaged")
+    if len(found) == topology.world:
+        return found[topology.rank]
+    columns = [column.sum(0) if topology.is_main else torch.zeros(step) for column in sums]
+    return torch.stack([*columns, norms[0]], dim=1)

@@ -13,9 +13,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way of training; all else is in the settings."""
+    """A way of training; all else is in the options."""
 
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # settings, where the command line says nothing
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # options, where the command line says nothing
     small_side: float = 1.0  # of the views of the first epochs, as a share of the full side
     small_epochs: float = 0.0  # how many of the epochs those are, as a share
 

@@ -1,12 +1,12 @@
-"""Saving without holding up the training: a copy in the step's time, the writing in a thread's.
+"""Save without holding up the training: copy the contents between two steps, write the files in a thread.
 
 Two generations are kept, `last.pt` and `last-previous.pt`. The order of the files is what makes a kill
 between any two of them harmless: `best.pt` goes first, since a `last.pt` that stands at the next epoch would
 never write it again; `metrics.csv` goes last, since it is made anew from `last.pt` when the run goes on.
 
-A disk that is full must not cost a run. Where `last.pt` cannot be written it is said, training goes on and
-the next save tries again. Where `best.pt` cannot be written, or the run's folder is gone, training stops:
-the best model would be lost, and the last state that was saved leads to it again.
+A full disk must not cost a run. If `last.pt` cannot be written, it is said, training goes on and the next save
+tries again. If `best.pt` cannot be written, or the run's folder is gone, training stops: otherwise the best model
+would be lost, and the last save leads to it again.
 """
 
 from __future__ import annotations
@@ -15,29 +15,23 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from skin.model import checkpoint
-from skin.training import runs
-from skin.utils import files
+from skin.training import run_folder
+from skin.training.columns import Row, write_metrics
+from skin.training.states import BestPt, LastPt
 from skin.utils.errors import UserError
 from skin.utils.files import WriteError
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
-
 LAST, PREVIOUS, BEST = "last.pt", "last-previous.pt", "best.pt"
-LOCK = ".lock"
 
 
 class Saver:
-    """Writes the checkpoints of a run, one save at a time.
-
-    `with saver:` holds the run's folder against a second process that would train in it, and ends when all
-    is written.
+    """Writes the checkpoints of a run, one save at a time. `with saver:` ends when all is written.
 
     Args:
         folder: of the run.
@@ -46,38 +40,28 @@ class Saver:
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self.folder = folder
-        self.unsaved = False  # whether the newest save has failed
+        self.unsaved = False  # True if the newest save has failed
         self._say = say
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
-        self._held: BaseFileLock | None = None
 
     def __enter__(self) -> Saver:
-        try:
-            self._held = files.lock(self.folder / LOCK)
-        except TimeoutError as error:
-            raise UserError(f"another process is training in {self.folder}: stop it, or wait for its end") from error
-        files.remove_leftovers(self.folder)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is None:
-                self.wait()
-            elif self._thread is not None:
-                self._thread.join()
-        finally:
-            if self._held is not None:
-                self._held.release()
+        if error is None:
+            self.wait()
+        elif self._thread is not None:
+            self._thread.join()
 
-    def save(self, last: dict[str, Any], best: dict[str, Any] | None, rows: list[dict[str, Any]]) -> None:
-        """Copy the states and begin to write them; first wait for the save before.
+    def save(self, last: LastPt, best: BestPt | None, rows: list[Row]) -> None:
+        """Copy the contents and begin to write them with `torch.save`, in a thread; first wait for the save before.
 
         Args:
-            last: of `last.pt`.
-            best: of `best.pt`, where this epoch is the best one.
+            last: contents of last.pt.
+            best: contents of best.pt, if this epoch is the best one so far.
             rows: of metrics.csv.
 
         Raises:
@@ -89,13 +73,13 @@ class Saver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until what was handed over is on the disk. Raises as `check`."""
+        """Wait until what was handed over is on the disk. Raises as `check` does."""
         if self._thread is not None:
             self._thread.join()
         self.check()
 
     def check(self) -> None:
-        """Tell of a save that failed; takes no time where there is nothing to tell.
+        """Tell of a save that failed; take no time if there is nothing to tell.
 
         Raises:
             UserError: training cannot go on: `best.pt` could not be written, the run's folder is gone, or
@@ -110,24 +94,26 @@ class Saver:
             raise error
         self._say(f"warning: {error}; training goes on, the next save tries again")
 
-    def _write(self, last: dict[str, Any], best: dict[str, Any] | None, rows: list[dict[str, Any]]) -> None:
+    def _write(self, last: dict[str, Any], best: dict[str, Any] | None, rows: list[Row]) -> None:
         self.unsaved = True
         try:
             _refuse_broken(last["model"], self.folder)
             if best is not None:
                 if not (self.folder / BEST).exists():  # before it is there: a kill in between loses nothing
-                    runs.point_latest(self.folder)
+                    run_folder.point_latest(self.folder)
                 checkpoint.save(best, self.folder / BEST)
             checkpoint.save(last, self.folder / LAST, previous=self.folder / PREVIOUS)
             self.unsaved = False
-            runs.write_metrics(self.folder / "metrics.csv", rows)
+            write_metrics(self.folder / "metrics.csv", rows)
         except Exception as error:  # whatever it is, the thread that trains is to hear of it
             self._error = error
 
 
 def bytes_needed(network: nn.Module) -> int:
-    """Return the room that a run's checkpoints may take at once: both generations of `last.pt`, `best.pt`, and one of
-    each that is being written. `last.pt` holds the weights and two moments of Adam for each.
+    """Return how much room the checkpoints of a run may take at once.
+
+    These are both generations of `last.pt`, `best.pt`, and one of each that is being written. `last.pt` holds the
+    weights and two moments of Adam for each.
     """
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     return (3 * 3 + 2) * weights
@@ -140,7 +126,7 @@ def kept(folder: Path) -> str:
 
 
 def newest(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """The state to go on from, and a line on what it is; None where nothing was saved yet.
+    """Return the contents to go on from and a line on what they are; None if nothing was saved yet.
 
     Raises:
         UserError: there are files, and none can be read.
@@ -160,7 +146,7 @@ def newest(folder: Path) -> tuple[dict[str, Any] | None, str]:
 
 
 def _copy(value: Any) -> Any:
-    """The nested dicts and lists of `value`, with each tensor copied to the CPU.
+    """Return the nested dicts and lists of `value`, with each tensor copied to the CPU.
 
     Raises:
         TypeError: there is something in it that `checkpoint.load` would not take back.
@@ -177,6 +163,6 @@ def _copy(value: Any) -> Any:
 
 
 def _refuse_broken(model: dict[str, Tensor], folder: Path) -> None:
-    """A gradient that overflowed breaks the weights a step before any loss shows it."""
+    """Raise `UserError` if a weight is not finite: a gradient may break it a step before any loss shows it."""
     if not all(torch.isfinite(tensor).all() for tensor in model.values()):
         raise UserError(f"the weights are no longer finite; {kept(folder)}; try a smaller --lr, or --amp off")

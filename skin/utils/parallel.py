@@ -24,7 +24,6 @@ from skin.utils.signals import waiting
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
@@ -123,18 +122,6 @@ class Topology:
                 raise UserError(error)
         return [value for value, _ in found]
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """`model`, which is on `device`, made parallel. Wrap again after a change of what needs gradients.
-
-        Weights and buffers are rank 0's from here on. BatchNorm's statistics then go their own way in each process,
-        until `skin.training.batch_norm.average` makes them one.
-        """
-        if self.distributed:
-            return nn.parallel.DistributedDataParallel(model, process_group=self.devices, forward_sync_buffers=False)
-        if self.gpus > 1:
-            return nn.DataParallel(model, device_ids=list(range(self.gpus)))
-        return model
-
     def sum(self, array: np.ndarray) -> np.ndarray:
         """The elementwise sum of `array` over all processes, in float64, the same in each."""
         if not self.distributed:
@@ -200,6 +187,11 @@ def processes() -> Iterator[Topology]:
 def by_torchrun() -> bool:
     """Whether torchrun has started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def restarted_by_torchrun() -> bool:
+    """Return True if `torchrun --max-restarts` has started this process again."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
 
 
 def on_devices(processes: Topology, gpus: int | None) -> Topology:

@@ -103,6 +103,10 @@ class Interrupts:
         """Return True if this process was asked to stop."""
         return self.stop is not None
 
+    def saved(self) -> None:
+        """Take note that what SIGUSR1 asked for has been saved."""
+        self.save = False
+
     def _take(self, number: int, frame: FrameType | None) -> None:
         if number in SAVE_SIGNALS:
             self.save = True

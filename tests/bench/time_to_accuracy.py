@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 from skin.bench.plain import PlainImages, PlainRecipe  # noqa: E402
 from skin.evaluation import metrics  # noqa: E402
 from skin.model import calibration  # noqa: E402
-from skin.training.parts import Parts, read_parts  # noqa: E402
-from skin.training.settings import Settings as TrainSettings  # noqa: E402
+from skin.training.options import Options as TrainSettings  # noqa: E402
+from skin.training.splits import Splits, read_splits  # noqa: E402
 from skin.utils import cli  # noqa: E402
 from skin.utils.cli import option  # noqa: E402
 from skin.utils.parallel import Topology  # noqa: E402
@@ -57,7 +57,7 @@ def plain(settings: Settings, seed: int) -> Curve:
         data=settings.data, weights=settings.weights, model=settings.model, image_size=settings.image_size,
         lr=settings.plain_lr, amp="off", gpus=0, seed=seed,
     )  # fmt: skip
-    parts = read_parts(recipe_settings)
+    parts = read_splits(recipe_settings)
     recipe = PlainRecipe(recipe_settings, Topology(torch.device("cpu")), parts)
     curve: Curve = []
     seconds = 0.0
@@ -75,7 +75,7 @@ def plain(settings: Settings, seed: int) -> Curve:
 
 
 @torch.inference_mode()
-def validate(recipe: PlainRecipe, parts: Parts, size: int) -> float:
+def validate(recipe: PlainRecipe, parts: Splits, size: int) -> float:
     """Balanced accuracy on the validation part, on whole pictures made square, as the recipe was trained."""
     images = PlainImages(parts.of("val")["path"].tolist(), parts.labels("val"), size, augmented=False)
     recipe.model.eval()

@@ -16,7 +16,6 @@ from skin.data import demo
 from skin.data.split import read_manifest
 from skin.evaluation import testset
 from skin.model import checkpoint
-from skin.training import losses
 from skin.utils import files, run_folders
 from skin.utils.errors import UserError
 from tests.cli.runs import at_step, call
@@ -85,13 +84,13 @@ def raising(error: Exception) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def broken_loss(patch: pytest.MonkeyPatch) -> None:
-    cross_entropy = losses.cross_entropy
+    cross_entropy = train.weighted_cross_entropy
 
     def broken(*arguments: Any) -> Any:
         loss, *rest = cross_entropy(*arguments)
         return loss * float("nan"), *rest
 
-    patch.setattr(losses, "cross_entropy", broken)
+    patch.setattr(train, "weighted_cross_entropy", broken)
 
 
 GPU_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

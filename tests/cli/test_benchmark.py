@@ -20,8 +20,8 @@ from skin.bench.bench_settings import BenchSettings
 from skin.bench.measure import Cell, Recipe
 from skin.data.split import PARTS
 from skin.model.network import preprocess_for
-from skin.training.parts import read_parts
-from skin.training.settings import Settings
+from skin.training.options import Options
+from skin.training.splits import read_splits
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
 from tests.conftest import ROOT
@@ -106,8 +106,8 @@ def test_a_training_part_smaller_than_a_batch_is_refused(demo_folder: Path) -> N
 
 def test_a_training_part_of_one_batch_and_a_bit_is_enough(demo_folder: Path) -> None:
     """Our loader lets the last image join the batch before it."""
-    settings = Settings(data=demo_folder, keep_duplicates=True)
-    parts = read_parts(settings)
+    settings = Options(data=demo_folder, keep_duplicates=True)
+    parts = read_splits(settings)
     batch_size = len(parts.of("train")) - 1
     rows = input_path.measure(
         parts, preprocess_for("efficientnet_b0", 32), batch_size, batches=1, rounds=1, device=torch.device("cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pty
 import resource
@@ -16,8 +17,6 @@ from typing import Any
 import train
 from skin.data import demo
 from skin.model import checkpoint
-from skin.model.precision import Precision
-from skin.training import losses
 from skin.utils.errors import UserError
 from tests.cli.runs import at_step, call, left_over
 from tests.torture import RECIPE, ROOT
@@ -87,8 +86,8 @@ def test_steps_that_the_scaler_skips_are_counted_over_an_interruption(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """51 images to train on are four steps: of 16, 16, 16 and 3."""
-    far_too_large = lambda precision: torch.amp.GradScaler("cpu", init_scale=2.0**100)  # noqa: E731
-    monkeypatch.setattr(Precision, "make_scaler", far_too_large)
+    far_too_large = functools.partial(torch.amp.GradScaler, init_scale=2.0**100)
+    monkeypatch.setattr(torch.amp, "GradScaler", far_too_large)
     at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert call("--epochs", 1, "--amp", "fp16") == 143
     assert call("--resume", "run", "--amp", "fp16") == 0
@@ -114,13 +113,13 @@ def test_an_image_that_vanishes_between_epochs_is_named(monkeypatch: pytest.Monk
 def test_a_loss_that_is_not_finite_names_the_images_and_keeps_the_last_good_state(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cross_entropy = losses.cross_entropy
+    cross_entropy = train.weighted_cross_entropy
 
     def broken(*arguments: Any) -> Any:
         loss, *rest = cross_entropy(*arguments)
         return loss * float("nan"), *rest
 
-    at_step(monkeypatch, 6, lambda: monkeypatch.setattr(losses, "cross_entropy", broken))
+    at_step(monkeypatch, 6, lambda: monkeypatch.setattr(train, "weighted_cross_entropy", broken))
     message = r"not finite in epoch 2, step 2 \(images ISIC_\d+\.jpg.*; the last good checkpoint is kept; .*--amp off"
     with pytest.raises(UserError, match=message):
         call("--save-minutes", 0)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from skin.data import demo
 from skin.training import nodes
-from skin.training.settings import Settings, common_settings, read_settings
+from skin.training.options import Options, common_options, read_options
 from skin.utils import cli
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
@@ -181,7 +181,7 @@ def test_a_machine_that_does_not_see_the_demo_set_draws_its_own(
     drawn: list[Path] = []
     monkeypatch.setattr(demo, "write", drawn.append)
     (tmp_path / "run" / "demo").mkdir(parents=True)
-    seen, unseen = (Settings(demo=True, data=tmp_path / run / "demo") for run in ("run", "elsewhere"))
+    seen, unseen = (Options(demo=True, data=tmp_path / run / "demo") for run in ("run", "elsewhere"))
     assert nodes._folder(seen, draw=True) == tmp_path / "run" / "demo"
     assert nodes._folder(unseen, draw=False) == tmp_path / "skin" / "demo"
     assert drawn == []
@@ -237,14 +237,14 @@ def test_an_option_that_the_second_machine_alone_has_wrong(data: Path, tmp_path:
     assert not (folders[0] / "run").exists()
 
 
-def common(rank: int, *command_lines: str) -> Settings:
+def common(rank: int, *command_lines: str) -> Options:
     """What the process `rank` goes by, of as many as there are command lines."""
     topology = Topology(torch.device("cpu"), rank=rank, world=len(command_lines))
-    given = [cli.parse(Settings, None, line.split()) for line in command_lines]
+    given = [cli.parse(Options, None, line.split()) for line in command_lines]
     with pytest.MonkeyPatch.context() as patch:
-        found = [(given[0], read_settings(None, command_lines[0].split())), *((one, None) for one in given[1:])]
+        found = [(given[0], read_options(None, command_lines[0].split())), *((one, None) for one in given[1:])]
         patch.setattr(Topology, "together", lambda self, make: found)
-        return common_settings(None, command_lines[rank].split(), topology)
+        return common_options(None, command_lines[rank].split(), topology)
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_machines_that_were_started_with_other_options(first: str, second: str, 
 def test_what_belongs_to_a_machine_is_its_own() -> None:
     """The rest is rank 0's, which has read the run's config.json or the defaults of --demo."""
     lines = "--data a --workers 2 --out one", "--data b --cache off --out two", ""
-    assert common(0, *lines) == read_settings(None, lines[0].split())
+    assert common(0, *lines) == read_options(None, lines[0].split())
     second = common(1, *lines)
     assert (second.data, second.workers, second.cache, second.out) == (Path("b").resolve(), 2, "off", Path("one"))
     assert common(2, *lines) == common(0, *lines)

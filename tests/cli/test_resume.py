@@ -18,9 +18,10 @@ from typing import Any
 import train
 from skin.data import demo
 from skin.model import checkpoint
-from skin.training import runs, saver, session
-from skin.training.session import Run, open_run
-from skin.training.settings import read_settings
+from skin.training import run_folder
+from skin.training.options import read_options
+from skin.training.run import Run, open_run
+from skin.training.states import checked_last
 from skin.utils import files, parallel, run_folders
 from skin.utils.errors import UserError
 from tests.cli.runs import at_step, call, left_over
@@ -89,9 +90,9 @@ def prepared(stopped: Path) -> Run:
     """The run that was stopped, restored."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(stopped.parent)
-        settings = read_settings(None, ["--resume", "run"])
-        with parallel.setup(0) as topology, open_run(settings, topology) as run:
-            return run
+        options = read_options(None, ["--resume", "run"])
+        with parallel.setup(0) as topology, open_run(options, topology) as opened:
+            return train.begin(opened)
 
 
 # ---- to the same bits -----------------------------------------------------------------------------------
@@ -294,13 +295,13 @@ def test_an_image_with_another_label_is_refused(stopped: Path) -> None:
         (lambda state: state["model"].pop("classifier.1.bias"), "classifier.1.bias is missing"),
         (lambda state: state["model"].update({"classifier.1.bias": torch.zeros(9)}), r"not torch.float32 \(7,\)"),
         (lambda state: state["optimizer"]["state"][3].pop("exp_avg"), "exp_avg is missing"),
-        (lambda state: state["optimizer"]["state"].update({9999: {}}), "not this model's Adam state"),
-        (lambda state: state["optimizer"]["param_groups"][0].update(lr="fast"), "not this model's Adam state"),
+        (lambda state: state["optimizer"]["state"].update({9999: {}}), "not this model's adam state"),
+        (lambda state: state["optimizer"]["param_groups"][0].update(lr="fast"), "not this model's adam state"),
         (lambda state: state.update(scaler={"scale": 1.0}), "not the state of a GradScaler"),
         (lambda state: state.pop("progress"), "format version"),
         (lambda state: state["progress"].update(epoch=-1), "'epoch' is -1"),
         (lambda state: state["progress"].update(step=10**6), "contradict"),
-        (lambda state: state["progress"].update(records=torch.zeros(1, 9, 4)), "not those of its steps"),
+        (lambda state: state["progress"].update(records=torch.zeros(1, 9, 5)), "not those of its steps"),
         (lambda state: state["progress"].update(history=[{}]), "history"),
     ],
 )  # fmt: skip
@@ -308,7 +309,10 @@ def test_a_state_that_does_not_fit_the_run_is_refused(change: Any, reason: str, 
     state = checkpoint.load(stopped / "last.pt")
     change(state)
     with pytest.raises(UserError, match=reason):
-        prepared.restore(state, "last.pt")
+        train.load_last(
+            checked_last(state, prepared.trainer, prepared.splits.classes, Path("last.pt")), prepared.trainer,
+            prepared.progress,
+        )  # fmt: skip
 
 
 def test_data_in_a_folder_whose_name_is_no_utf_8(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,42 +329,42 @@ def test_data_in_a_folder_whose_name_is_no_utf_8(monkeypatch: pytest.MonkeyPatch
 
 def test_two_processes_do_not_train_in_one_folder(stopped: Path) -> None:
     shutil.copytree(stopped, "run")
-    Path("run", saver.LOCK).touch()
+    Path("run", run_folder.LOCK).touch()
     before = {file.name: file.read_bytes() for file in Path("run").iterdir() if file.is_file()}
-    with saver.Saver(Path("run"), print), pytest.raises(UserError, match="another process is training in"):
+    with run_folder.hold(Path("run")), pytest.raises(UserError, match="another process is training in"):
         call("--resume", "run")
     assert before == {file.name: file.read_bytes() for file in Path("run").iterdir() if file.is_file()}
 
 
 def while_preparing(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Have `act` called when a run has chosen its folder and has not written into it."""
-    build = session.build_trainer
-    monkeypatch.setattr(session, "build_trainer", lambda *a, **k: (act(), build(*a, **k))[1])
+    build = train.build_trainer
+    monkeypatch.setattr(train, "build_trainer", lambda *a, **k: (act(), build(*a, **k))[1])
 
 
 def test_a_run_that_took_the_folder_meanwhile_keeps_it_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     def sooner() -> None:
-        files.write_json(runs.create(Path("run")) / "config.json", {"of": "another run"})
+        files.write_json(run_folder.create(Path("run")) / "config.json", {"of": "another run"})
 
     while_preparing(monkeypatch, sooner)
     with pytest.raises(UserError, match="already holds a run; go on with it by --resume"):
         call(*SHORT)
     assert json.loads(Path("run/config.json").read_text()) == {"of": "another run"}
-    assert {file.name for file in Path("run").iterdir()} == {"config.json", saver.LOCK}
+    assert {file.name for file in Path("run").iterdir()} == {"config.json", run_folder.LOCK}
 
 
 def test_a_run_that_is_being_written_meanwhile_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with contextlib.ExitStack() as other:
-        while_preparing(monkeypatch, lambda: other.enter_context(saver.Saver(runs.create(Path("run")), print)))
+        while_preparing(monkeypatch, lambda: other.enter_context(run_folder.hold(run_folder.create(Path("run")))))
         with pytest.raises(UserError, match="another process is training in run"):
             call(*SHORT)
-    assert [file.name for file in Path("run").iterdir()] == [saver.LOCK]
+    assert [file.name for file in Path("run").iterdir()] == [run_folder.LOCK]
 
 
 def test_two_runs_of_the_same_second_have_each_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs.time, "strftime", lambda form: "20240101-000000")
+    monkeypatch.setattr(run_folder.time, "strftime", lambda form: "20240101-000000")
     first = Path("runs/20240101-000000-efficientnet_b0")
-    while_preparing(monkeypatch, lambda: runs.create(first, own=True))
+    while_preparing(monkeypatch, lambda: run_folder.create(first, own=True))
     at_step(monkeypatch, 1, lambda: send(signal.SIGTERM))
     assert train.main([*RECIPE, "--data", "data", "--workers", "0"]) == 143
     assert list(first.iterdir()) == []

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from skin.model.network import preprocess_for
-from skin.training.parts import read_parts
-from skin.training.settings import Settings
+from skin.training.options import Options
+from skin.training.splits import read_splits
 from skin.utils.console import Log
 
 import pytest
@@ -31,11 +31,11 @@ class Bars(Log):
 
 @pytest.mark.parametrize("skip_bad_images", [False, True])
 def test_reading_a_data_folder_shows_how_far_it_has_come(demo_folder: Path, skip_bad_images: bool) -> None:
-    settings = Settings(data=demo_folder, cache="off", image_size=64, skip_bad_images=skip_bad_images)
+    settings = Options(data=demo_folder, cache="off", image_size=64, skip_bad_images=skip_bad_images)
     bars = Bars()
-    parts = read_parts(settings, log=bars)
+    parts = read_splits(settings, log=bars)
     assert bars.seen == [("reading images", 160, 160), ("comparing images", 160, 160)]
-    assert read_parts(settings).rows.equals(parts.rows)  # in silence
+    assert read_splits(settings).rows.equals(parts.rows)  # in silence
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_the_cache_leaves_the_room_of_checkpoints_on_a_disk_that_both_are_on(
     run: str, kept: int, demo_folder: Path, small_disk: Path, tmp_path: Path
 ) -> None:
-    settings = Settings(
+    settings = Options(
         data=demo_folder, cache=str(small_disk / "cache"), image_size=64, keep_duplicates=True, out=tmp_path / run
     )
-    parts = read_parts(settings)
+    parts = read_splits(settings)
     cache = parts.open_cache(preprocess_for(settings.model, 64), settings, checkpoint_bytes=8 * 2**20)
     assert cache is not None
     for index in range(24):
@@ -65,8 +65,8 @@ def test_the_cache_leaves_the_room_of_checkpoints_on_a_disk_that_both_are_on(
 
 @pytest.mark.parametrize("limit", [1e300, float("inf")])
 def test_a_limit_beyond_all_measure_is_none(limit: float, demo_folder: Path, tmp_path: Path) -> None:
-    settings = Settings(data=demo_folder, cache=str(tmp_path), image_size=32, keep_duplicates=True, cache_limit=limit)
-    cache = read_parts(settings).open_cache(preprocess_for(settings.model, 32), settings)
+    settings = Options(data=demo_folder, cache=str(tmp_path), image_size=32, keep_duplicates=True, cache_limit=limit)
+    cache = read_splits(settings).open_cache(preprocess_for(settings.model, 32), settings)
     assert cache is not None
     cache.read(0)
     assert len(list(tmp_path.rglob("*.pixels"))) == 1
@@ -74,5 +74,5 @@ def test_a_limit_beyond_all_measure_is_none(limit: float, demo_folder: Path, tmp
 
 def test_images_that_are_not_compared_are_not_waited_for(demo_folder: Path) -> None:
     bars = Bars()
-    read_parts(Settings(data=demo_folder, cache="off", keep_duplicates=True), log=bars)
+    read_splits(Options(data=demo_folder, cache="off", keep_duplicates=True), log=bars)
     assert [title for title, *_ in bars.seen] == ["reading images"]

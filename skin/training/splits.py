@@ -1,4 +1,4 @@
-"""From a data folder to the three parts of a run: read, cut by group, checked, described."""
+"""From a data folder to the three splits of a run: read, cut by group, checked, described."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from skin.data.images import ImageError, Preprocess, read_header, read_image
 from skin.data.layouts import Index, read_index
 from skin.data.npz import is_npz_image, unpack_in
 from skin.model.network import preprocess_for
-from skin.training import runs
-from skin.training.settings import Settings
+from skin.training import run_folder
+from skin.training.options import Options
 from skin.utils import run_folders
 from skin.utils.console import Log
 from skin.utils.errors import UserError, printable
@@ -34,7 +34,7 @@ HEADER_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Parts:
+class Splits:
     """The images of a run, each in one part.
 
     Attributes:
@@ -73,7 +73,7 @@ class Parts:
         return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where, size_of)
 
     def open_cache(
-        self, preprocess: Preprocess, settings: Settings, checkpoint_bytes: int = 0
+        self, preprocess: Preprocess, options: Options, checkpoint_bytes: int = 0
     ) -> PixelCache | None:
         """The pixel cache of all rows, or None: with `--cache off`, and for arrays, which need no decoding.
 
@@ -81,12 +81,12 @@ class Parts:
             checkpoint_bytes: that the run folder is going to need; the cache leaves them free on a disk that both
                 are on.
         """
-        folder = cache_folder(settings)
+        folder = cache_folder(options)
         if folder is None or any(map(is_npz_image, self.rows["path"].head(1))):
             return None
         paths = np.array([os.fsencode(path) for path in self.rows["path"]])
-        limit = None if settings.cache_limit is None else int(min(2**62, settings.cache_limit * 2**30))
-        run = settings.out or settings.resume or run_folders.LATEST.parent
+        limit = None if options.cache_limit is None else int(min(2**62, options.cache_limit * 2**30))
+        run = options.out or options.resume or run_folders.LATEST.parent
         reserve = checkpoint_bytes if _on_one_disk(folder, run) else 0
         return PixelCache.open(paths, preprocess, folder, limit, reserve)
 
@@ -115,7 +115,7 @@ class Parts:
         return "\n".join(lines)
 
 
-def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None = None) -> Parts:
+def read_splits(options: Options, manifest: Path | None = None, log: Log | None = None) -> Splits:
     """Read the data folder of a run and cut it by group, or as `manifest`, a run's split.csv, has it.
 
     Args:
@@ -126,39 +126,40 @@ def read_parts(settings: Settings, manifest: Path | None = None, log: Log | None
             image that cannot be read, as far as headers show; images, labels or groups that are not the
             manifest's; other pictures under their names.
     """
-    assert settings.data is not None
+    assert options.data is not None
     log = log or Log(quiet=True)
-    if settings.cache == "auto" and default_folder() is None:
+    if options.cache == "auto" and default_folder() is None:
         log.say(f"note: {NO_HOME}")
     if manifest is not None:
-        _refuse_gone(settings, manifest.parent)
-    index = read_index(settings.data, labels=settings.labels, allow_missing=settings.allow_missing)
-    _unpack_arrays(settings, index)
+        _refuse_gone(options, manifest.parent)
+    index = read_index(options.data, labels=options.labels, allow_missing=options.allow_missing)
+    _unpack_arrays(options, index)
     if manifest is not None:
-        return _as_before(index, settings, manifest, log)
-    preprocess = preprocess_for(settings.model, settings.image_size)
+        return _as_before(index, options, manifest, log)
+    preprocess = preprocess_for(options.model, options.image_size)
     with log.progress("reading images", len(index.rows)) as advance:
-        index = _without_unreadable(index, preprocess, settings.skip_bad_images, advance)
-    if not settings.keep_duplicates:
+        index = _without_unreadable(index, preprocess, options.skip_bad_images, advance)
+    if not options.keep_duplicates:
         with log.progress("comparing images", len(index.rows)) as advance:
-            index = join_near_duplicates(index, cache_folder(settings), advance)
-    rows = split.split_index(index, split.parse_fractions(settings.split), settings.seed)
-    _refuse_empty(rows, index.root, f"give it a share of --split {settings.split}")
-    return Parts(index, rows, index.classes)
+            index = join_near_duplicates(index, cache_folder(options), advance)
+    rows = split.split_index(index, split.parse_fractions(options.split), options.seed)
+    _refuse_empty(rows, index.root, f"give it a share of --split {options.split}")
+    return Splits(index, rows, index.classes)
 
 
-def check_data(settings: Settings, log: Log) -> int:
+def check_data(options: Options) -> int:
     """`--check`: audit the data folder, write check.json and check.png; 1 where something is wrong, else 0."""
-    assert settings.data is not None
-    out = runs.new_folder(settings.out, "check")
+    assert options.data is not None
+    log = Log()
+    out = run_folder.new_folder(options.out, "check")
     index = read_index(
-        settings.data, labels=settings.labels, allow_missing=settings.allow_missing, keep_going=True
+        options.data, labels=options.labels, allow_missing=options.allow_missing, keep_going=True
     )
-    _unpack_arrays(settings, index)
+    _unpack_arrays(options, index)
     with log.progress("reading images", len(index.rows)) as advance:
         report = check(
-            index, split.parse_fractions(settings.split), settings.seed, out,
-            keep_duplicates=settings.keep_duplicates, cache=cache_folder(settings), progress=advance,
+            index, split.parse_fractions(options.split), options.seed, out,
+            keep_duplicates=options.keep_duplicates, cache=cache_folder(options), progress=advance,
         )  # fmt: skip
     log.say("\n".join([*report.lines(), f"written: {out / 'check.json'}"]))
     return report.exit_code
@@ -175,16 +176,16 @@ def _device(folder: Path) -> int:
     return -1 if existing is None else existing.stat().st_dev
 
 
-def cache_folder(settings: Settings) -> Path | None:
+def cache_folder(options: Options) -> Path | None:
     """Where `--cache` keeps what is known of images; None is nowhere."""
-    if settings.cache == "off":
+    if options.cache == "off":
         return None
-    return default_folder() if settings.cache == "auto" else Path(settings.cache)
+    return default_folder() if options.cache == "auto" else Path(options.cache)
 
 
-def _refuse_gone(settings: Settings, run: Path) -> None:
+def _refuse_gone(options: Options, run: Path) -> None:
     """Raise `UserError` where the data of a run that goes on are not where they were."""
-    for name, path in (("data", settings.data), ("labels", settings.labels)):
+    for name, path in (("data", options.data), ("labels", options.labels)):
         if path is not None and not path.exists():
             what, value = ("data folder", "DIR") if name == "data" else ("labels table", "CSV")
             raise UserError(
@@ -199,16 +200,16 @@ def _refuse_empty(rows: pd.DataFrame, root: Path, remedy: str) -> None:
             raise UserError(f"{root}: the {part} part is empty; {remedy}")
 
 
-def _unpack_arrays(settings: Settings, index: Index) -> None:
+def _unpack_arrays(options: Options, index: Index) -> None:
     """Choose where the arrays of an archive are unpacked. With a limit for decoded images none is kept."""
     if any(map(is_npz_image, index.rows["path"].head(1))):
-        unpack_in(cache_folder(settings) if settings.cache_limit is None else None)
+        unpack_in(cache_folder(options) if options.cache_limit is None else None)
 
 
-def _as_before(index: Index, settings: Settings, manifest: Path, log: Log) -> Parts:
-    """The parts of a run that goes on, from its split.csv: by the names of the images, wherever they lie now."""
+def _as_before(index: Index, options: Options, manifest: Path, log: Log) -> Splits:
+    """The splits of a run that goes on, from its split.csv: by the names of the images, wherever they lie now."""
     before = split.read_manifest(manifest)
-    found = before[before["image"].isin(index.rows["image"])] if settings.allow_missing else before
+    found = before[before["image"].isin(index.rows["image"])] if options.allow_missing else before
     if found.empty:
         raise UserError(f"{index.root} has none of the images of {manifest}: name the run's data with --data DIR")
     remedy = "bring them back, name the folder that holds them (--data DIR), or go on without them: --allow-missing"
@@ -221,8 +222,8 @@ def _as_before(index: Index, settings: Settings, manifest: Path, log: Log) -> Pa
                 f"name the folder that holds them (--data DIR), or start a new run with --data {index.root}"
             )
     index = replace(index, rows=rows)
-    if settings.skip_bad_images:
-        preprocess = preprocess_for(settings.model, settings.image_size)
+    if options.skip_bad_images:
+        preprocess = preprocess_for(options.model, options.image_size)
         with log.progress("reading images", len(rows)) as advance:
             index = _without_unreadable(index, preprocess, True, advance)
         rows = index.rows
@@ -230,10 +231,10 @@ def _as_before(index: Index, settings: Settings, manifest: Path, log: Log) -> Pa
     present = set(rows["label"])
     classes = tuple(name for name in index.classes if name in present)
     left_out = before.loc[~before["image"].isin(rows["image"]), "image"]
-    return Parts(index, rows, classes, tuple(left_out), _other_files(index, settings, manifest.parent))
+    return Splits(index, rows, classes, tuple(left_out), _other_files(index, options, manifest.parent))
 
 
-def _other_files(index: Index, settings: Settings, run: Path) -> tuple[str, ...]:
+def _other_files(index: Index, options: Options, run: Path) -> tuple[str, ...]:
     """The images that are other files than when the run began; some may have been mended where they lie.
 
     Raises:
@@ -246,10 +247,10 @@ def _other_files(index: Index, settings: Settings, run: Path) -> tuple[str, ...]
     if not names:
         return ()
     paths = index.rows.loc[index.rows["image"].isin(names[:64]), "path"].tolist()
-    bad = unreadable(paths, preprocess_for(settings.model, settings.image_size))
+    bad = unreadable(paths, preprocess_for(options.model, options.image_size))
     if bad:
         raise bad[0]
-    moved = run_folders.read_config(run).get("data") != str(settings.data)
+    moved = run_folders.read_config(run).get("data") != str(options.data)
     if moved or len(names) > max(1, len(index.rows) // 100):
         raise UserError(
             f"{index.root} has other files for {len(names):,} images of the run (first: {printable(names[0])}): name "

@@ -15,23 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from skin.model.choices import MODELS
-from skin.training.attempts import restarted_by_torchrun
 from skin.training.recipes import RECIPES
 from skin.utils import cli, run_folders
 from skin.utils.cli import option
 from skin.utils.errors import UserError
 from skin.utils.hardware import check_workers
 from skin.utils.home import user_path
-from skin.utils.parallel import Topology
+from skin.utils.parallel import Topology, restarted_by_torchrun
 
 # A checkpoint keeps a row of metrics.csv per epoch; skin.model.tensorfile takes no more values than of so many.
 MOST_EPOCHS = 10_000
 # Validation figures that can pick the best model, and whether more is better.
 MONITORS = {"accuracy": True, "balanced_accuracy": True, "macro_auc": True, "loss": False}
 
+# Optimizers, each with the tensors that it keeps for a parameter. train.py makes them.
+OPTIMIZERS = {
+    "adam": ("step", "exp_avg", "exp_avg_sq"), "adamw": ("step", "exp_avg", "exp_avg_sq"),
+    "sgd": ("momentum_buffer",),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
-class Settings:
+class Options:
     """Every option of a run. The defaults are the recipe of the project's sources."""
 
     data: Path | None = option(None, "data folder, in any of the known layouts", group="data", metavar="DIR")
@@ -56,8 +61,13 @@ class Settings:
     )  # fmt: skip
     epochs: int = option(20, "passes over the training part", group="training", metavar="N")
     batch_size: int = option(32, "images a step on each GPU", group="training", metavar="N")
-    lr: float = option(1e-4, "peak learning rate of Adam", group="training")
-    weight_decay: float = option(0.0, "Adam's L2 penalty", group="training", metavar="W")
+    optimizer: str = option(
+        "adam", "adam, adamw or sgd (with momentum 0.9)", group="training", choices=tuple(OPTIMIZERS), metavar="NAME"
+    )
+    lr: float = option(1e-4, "peak learning rate", group="training")
+    weight_decay: float = option(
+        0.0, "L2 penalty; decoupled from the gradient with adamw", group="training", metavar="W"
+    )
     warmup_epochs: float = option(1.0, "epochs of linear warm-up (at most 0.3 of all)", group="training", metavar="N")
     freeze_epochs: int = option(
         0, "train the head alone at first, at the peak rate; the warm-up comes after", group="training", metavar="N",
@@ -90,7 +100,7 @@ class Settings:
     )  # fmt: skip
     save_minutes: float = option(10.0, "minutes between saves inside an epoch", group="run", metavar="N")
 
-    # No options: what `read_settings` knows of the run that goes on.
+    # No options: what `read_options` knows of the run that goes on.
     images_per_step: int | None = None  # that it had, over all replicas; None where --batch-size says it anew
     auto: bool = False  # `--resume auto`
 
@@ -113,23 +123,23 @@ _BEGUN = {"demo", "split.csv", "contents.csv", "environment.json", "check.json",
 OWN = {"data", "labels", "workers", "cache", "cache_limit"}
 
 
-def common_settings(description: str | None, argv: Sequence[str] | None, topology: Topology) -> Settings:
-    """The settings that rank 0 has read, in every process, with what is each machine's `OWN` where it says so.
+def common_options(description: str | None, argv: Sequence[str] | None, topology: Topology) -> Options:
+    """The options that rank 0 has read, in every process, with what is each machine's `OWN` where it says so.
 
     The run's folder, and so its config.json, need not be on the other machines.
 
     Raises:
-        UserError: in all processes: as `read_settings`, or processes were started with other options.
+        UserError: in all processes: as `read_options`, or processes were started with other options.
     """
 
-    def read() -> tuple[Settings, Settings | None]:
-        given = cli.parse(Settings, description, argv)
-        return given, read_settings(description, argv) if topology.is_main else None
+    def read() -> tuple[Options, Options | None]:
+        given = cli.parse(Options, description, argv)
+        return given, read_options(description, argv) if topology.is_main else None
 
     found = topology.together(read)
     given, common = [given for given, _ in found], found[0][1]
     assert common is not None
-    for name in (field.name for field in cli.options(Settings) if field.name not in OWN | {"out"}):
+    for name in (field.name for field in cli.options(Options) if field.name not in OWN | {"out"}):
         values = ["left out" if (value := getattr(one, name)) is None else value for one in given]
         if name == "resume":  # where it is, rank 0 alone needs to know
             values = [value if value == "left out" else "given" for value in values]
@@ -139,49 +149,49 @@ def common_settings(description: str | None, argv: Sequence[str] | None, topolog
                                 "0: start all machines with the same options")  # fmt: skip
     if topology.is_main:
         return common
-    own = {name: value for name in OWN if (value := getattr(given[topology.rank], name)) != getattr(Settings, name)}
+    own = {name: value for name in OWN if (value := getattr(given[topology.rank], name)) != getattr(Options, name)}
     if "data" in own:
         own["data"] = own["data"].resolve()
     return dataclasses.replace(common, **own)
 
 
-def read_settings(description: str | None, argv: Sequence[str] | None = None) -> Settings:
-    """The settings of the command line, with the defaults of `--demo` or of the run to `--resume`.
+def read_options(description: str | None, argv: Sequence[str] | None = None) -> Options:
+    """The options of the command line, with the defaults of `--demo` or of the run to `--resume`.
 
     Raises:
         UserError: an option is wrong, or contradicts the run that is to go on.
     """
-    settings = cli.parse(Settings, description, argv)
-    auto = settings.resume == AUTO
-    folder = _run_in(settings.out) if auto else settings.resume
+    options = cli.parse(Options, description, argv)
+    auto = options.resume == AUTO
+    folder = _run_in(options.out) if auto else options.resume
     config: dict[str, Any] = {}
     if folder is not None:
         if folder == run_folders.LATEST:  # a run has a link of that name only once it has a model
             folder = run_folders.newest_run()
         folder = folder.resolve()  # runs/latest may point at another run before this one ends
         config = run_folders.read_config(folder)
-        known = {f.name for f in cli.options(Settings)} - {"out", "resume"}
+        known = {f.name for f in cli.options(Options)} - {"out", "resume"}
         defaults = {name: value for name, value in config.items() if name in known}
-        settings = cli.parse(Settings, description, argv, {**defaults, "batch_size": None})
-        settings = _with_batches(settings, config, auto)
-        settings = dataclasses.replace(settings, resume=folder, out=folder, auto=auto)
+        options = cli.parse(Options, description, argv, {**defaults, "batch_size": None})
+        options = _with_batches(options, config, auto)
+        options = dataclasses.replace(options, resume=folder, out=folder, auto=auto)
     else:
-        _refuse_restart(settings.out, auto)
-        defaults = {**(DEMO if settings.demo else {}), **RECIPES[settings.recipe].defaults}
-        settings = cli.parse(Settings, description, argv, defaults)
-        settings = dataclasses.replace(settings, resume=None, auto=auto)
+        _refuse_restart(options.out, auto)
+        defaults = {**(DEMO if options.demo else {}), **RECIPES[options.recipe].defaults}
+        options = cli.parse(Options, description, argv, defaults)
+        options = dataclasses.replace(options, resume=None, auto=auto)
     for name in ("data", "labels"):
-        if (path := getattr(settings, name)) is not None:
-            settings = dataclasses.replace(settings, **{name: path.resolve()})
-    if settings.weights not in ("imagenet", "none"):
-        settings = dataclasses.replace(settings, weights=str(user_path(settings.weights).resolve()))
-    if settings.cache not in ("auto", "off"):
-        settings = dataclasses.replace(settings, cache=str(user_path(settings.cache)))
-    _check(settings)
-    if settings.resume is not None:
-        settings = _with_labels(settings, config)
-        _check_unchanged(settings, config)
-    return settings
+        if (path := getattr(options, name)) is not None:
+            options = dataclasses.replace(options, **{name: path.resolve()})
+    if options.weights not in ("imagenet", "none"):
+        options = dataclasses.replace(options, weights=str(user_path(options.weights).resolve()))
+    if options.cache not in ("auto", "off"):
+        options = dataclasses.replace(options, cache=str(user_path(options.cache)))
+    _check(options)
+    if options.resume is not None:
+        options = _with_labels(options, config)
+        _check_unchanged(options, config)
+    return options
 
 
 def _run_in(out: Path | None) -> Path | None:
@@ -217,70 +227,71 @@ def _refuse_restart(out: Path | None, auto: bool) -> None:
     )
 
 
-def _with_batches(settings: Settings, config: dict[str, Any], auto: bool) -> Settings:
-    """Settings that were read with no default for `batch_size`: those of the run, where nothing else is said.
+def _with_batches(options: Options, config: dict[str, Any], auto: bool) -> Options:
+    """Options that were read with no default for `batch_size`: those of the run, where nothing else is said.
 
     A step keeps its images when the run goes on with other GPUs. A queue says its --batch-size at every start:
     there, only one that is new means anything.
     """
-    before = config.get("batch_size", Settings.batch_size)
-    if settings.batch_size is not None and not (auto and settings.batch_size == before):
-        return settings
+    before = config.get("batch_size", Options.batch_size)
+    if options.batch_size is not None and not (auto and options.batch_size == before):
+        return options
     kept = config["resolved"].get("images_per_step")
-    return dataclasses.replace(settings, batch_size=before, images_per_step=kept)
+    return dataclasses.replace(options, batch_size=before, images_per_step=kept)
 
 
-def _with_labels(settings: Settings, config: dict[str, Any]) -> Settings:
+def _with_labels(options: Options, config: dict[str, Any]) -> Options:
     """A labels table that lay in the data folder has moved with it, unless the command line names another."""
-    now = cli.plain(settings)
+    now = cli.plain(options)
     if now["labels"] and now["labels"] == config.get("labels") and now["data"] != config.get("data"):
         with contextlib.suppress(TypeError, ValueError):  # it lay elsewhere
             moved = Path(now["data"]) / Path(now["labels"]).relative_to(config["data"])
-            return dataclasses.replace(settings, labels=moved if moved.exists() else settings.labels)
-    return settings
+            return dataclasses.replace(options, labels=moved if moved.exists() else options.labels)
+    return options
 
 
-def _check(settings: Settings) -> None:
-    if settings.data is None and not settings.demo:
+def _check(options: Options) -> None:
+    if options.data is None and not options.demo:
         raise UserError("say where the images are: --data DIR, or --demo for a drawn set")
-    if settings.demo and settings.data is not None and settings.resume is None:
+    if options.demo and options.data is not None and options.resume is None:
         raise UserError("--demo makes its own data; leave out --data")
-    if settings.check and settings.data is None:
+    if options.check and options.data is None:
         raise UserError("--check audits the data of a folder: say which by --data DIR")
     least = {
         "epochs": 1, "batch_size": 1, "freeze_epochs": 0, "patience": 0, "seed": 0,
         "warmup_epochs": 0.0, "cache_limit": 0.0, "weight_decay": 0.0, "save_minutes": 0.0,
     }  # fmt: skip
     for name, low in least.items():
-        value = getattr(settings, name)
+        value = getattr(options, name)
         if value is not None and not low <= value < float("inf"):
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
     most = {"epochs": MOST_EPOCHS, "batch_size": 2**31 - 1, "freeze_epochs": MOST_EPOCHS, "patience": MOST_EPOCHS}
     for name, high in most.items():
-        if getattr(settings, name) > high:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(settings, name)}: must be {high:,} or less")
-    check_workers(settings.workers)
-    if not 0 < settings.lr < float("inf"):
-        raise UserError(f"--lr {settings.lr}: must be above 0")
-    if settings.seed >= 2**63:
-        raise UserError(f"--seed {settings.seed}: must be below 2**63")
+        if getattr(options, name) > high:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be {high:,} or less")
+    check_workers(options.workers)
+    if not 0 < options.lr < float("inf"):
+        raise UserError(f"--lr {options.lr}: must be above 0")
+    if options.seed >= 2**63:
+        raise UserError(f"--seed {options.seed}: must be below 2**63")
 
 
-def _check_unchanged(settings: Settings, config: dict[str, Any]) -> None:
-    """Refuse to go on with a run under settings that would make it another run."""
-    now = cli.plain(settings)
-    for name in now.keys() & config.keys() - MACHINE - MENDS:
-        if now[name] != config[name]:
+def _check_unchanged(options: Options, config: dict[str, Any]) -> None:
+    """Refuse to go on with a run under options that would make it another run."""
+    now = cli.plain(options)
+    before = {**cli.plain(Options()), **config}  # a run of an earlier version lacks options that have come since
+    for name in now.keys() - MACHINE - MENDS:
+        if now[name] != before[name]:
             option = f"--{name.replace('_', '-')}" + ("" if now[name] is True else f" {now[name]}")
             raise UserError(
-                f"{option}: the run {settings.resume} has {config[name]}; "
+                f"{option}: the run {options.resume} has {before[name]}; "
                 f"leave the option out to go on with it, or start a new run with {option}"
             )
-    if settings.demo and now["data"] != config.get("data"):
+    if options.demo and now["data"] != config.get("data"):
         raise UserError("--demo makes its own data, in the run folder; leave out --data")
 
 
-def mended(settings: Settings, config: dict[str, Any]) -> dict[str, Any]:
+def mended(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     """What is not as in `config`, a run's config.json, and may change when the run goes on."""
-    now = cli.plain(settings)
+    now = cli.plain(options)
     return {name: now[name] for name in sorted(MENDS) if now[name] != config.get(name)}

@@ -8,7 +8,7 @@ import math
 import re
 from pathlib import Path
 
-from skin.training import runs
+from skin.training import columns, run_folder
 from skin.utils import files, run_folders
 from skin.utils.errors import UserError
 
@@ -19,7 +19,7 @@ def test_a_new_folder_is_named_by_time_and_model_and_not_made_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = runs.new_folder(None, "efficientnet_b3")
+    folder = run_folder.new_folder(None, "efficientnet_b3")
     assert re.fullmatch(r"runs/\d{8}-\d{6}-efficientnet_b3", str(folder))
     assert list(tmp_path.iterdir()) == []
 
@@ -27,18 +27,18 @@ def test_a_new_folder_is_named_by_time_and_model_and_not_made_yet(
 def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="already holds a run; go on with it by --resume"):
-        runs.new_folder(tmp_path, "efficientnet_b0")
+        run_folder.new_folder(tmp_path, "efficientnet_b0")
 
 
 def test_latest_points_at_the_newest_run(tmp_path: Path) -> None:
     for name in ("first", "second"):
-        runs.point_latest(runs.create(tmp_path / "runs" / name))
+        run_folder.point_latest(run_folder.create(tmp_path / "runs" / name))
         assert (tmp_path / "runs" / "latest").readlink() == Path(name)
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["first", "latest", "second"]
 
 
 def test_a_folder_elsewhere_is_nobodys_latest(tmp_path: Path) -> None:
-    runs.point_latest(runs.create(tmp_path / "elsewhere" / "run"))
+    run_folder.point_latest(run_folder.create(tmp_path / "elsewhere" / "run"))
     assert [p.name for p in (tmp_path / "elsewhere").iterdir()] == ["run"]
     assert list((tmp_path / "elsewhere" / "run").iterdir()) == []  # the probe is gone
 
@@ -46,22 +46,22 @@ def test_a_folder_elsewhere_is_nobodys_latest(tmp_path: Path) -> None:
 def test_a_folder_named_latest_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "runs" / "latest").mkdir(parents=True)
     (tmp_path / "runs" / "latest" / "mine.txt").write_text("kept")
-    runs.point_latest(runs.create(tmp_path / "runs" / "new"))
+    run_folder.point_latest(run_folder.create(tmp_path / "runs" / "new"))
     assert (tmp_path / "runs" / "latest" / "mine.txt").read_text() == "kept"
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["latest", "new"]
 
 
 def test_a_name_that_was_taken_meanwhile_is_left_to_the_run_that_has_it(tmp_path: Path) -> None:
-    folders = [runs.create(tmp_path / "runs" / "now", own=True) for _ in range(3)]
+    folders = [run_folder.create(tmp_path / "runs" / "now", own=True) for _ in range(3)]
     assert [folder.name for folder in folders] == ["now", "now-2", "now-2-2"]
-    assert runs.create(folders[0]) == folders[0]  # what the user names may be there already
+    assert run_folder.create(folders[0]) == folders[0]  # what the user names may be there already
 
 
 @pytest.mark.parametrize("where", ["taken", "taken/below"])
 def test_a_file_in_the_way_of_the_run_folder(tmp_path: Path, where: str) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(UserError, match=r"cannot write the run folder .*; choose another --out"):
-        runs.create(tmp_path / where)
+        run_folder.create(tmp_path / where)
     assert (tmp_path / "taken").read_text() == "a file"
 
 
@@ -82,12 +82,12 @@ def test_a_path_that_is_no_utf_8_comes_back_from_config_json(tmp_path: Path) -> 
 
 
 def test_metrics_are_a_table_of_the_promised_columns(tmp_path: Path) -> None:
-    row = dict.fromkeys(runs.COLUMNS, 0.123456789) | {"epoch": 3, "val_macro_auc": math.nan, "lr": 1e-4}
-    runs.write_metrics(tmp_path / "metrics.csv", [row, {**row, "epoch": 4}])
+    row = dict.fromkeys(columns.NAMES, 0.123456789) | {"epoch": 3, "val_macro_auc": math.nan, "lr": 1e-4}
+    columns.write_metrics(tmp_path / "metrics.csv", [row, {**row, "epoch": 4}])
     lines = (tmp_path / "metrics.csv").read_text().splitlines()
     assert lines[0] == (
         "epoch,lr,train_loss,train_accuracy,val_loss,val_accuracy,val_balanced_accuracy,val_macro_auc,"
-        "seconds,images_per_second,data_wait_seconds,peak_memory_mib"
+        "seconds,images_per_second,data_wait_seconds,peak_memory_mib,grad_norm"
     )
     read = list(csv.DictReader(lines))
     assert [r["epoch"] for r in read] == ["3", "4"]
@@ -95,13 +95,28 @@ def test_metrics_are_a_table_of_the_promised_columns(tmp_path: Path) -> None:
 
 
 def test_an_epoch_is_one_line() -> None:
-    row = dict.fromkeys(runs.COLUMNS, 0.25) | {"epoch": 3, "seconds": 61.2, "images_per_second": 123.456}
-    line = runs.epoch_line(row, 20, "900 MiB RSS", 0, best=True)
-    assert line == (
-        "epoch  3/20  loss 0.2500 val 0.2500  accuracy 0.2500 val 0.2500  balanced 0.2500  AUC 0.2500"
-        "  61 s  123.5 images/s  wait 0.2 s  900 MiB RSS  best"
+    row = dict.fromkeys(columns.NAMES, 0.25) | {"epoch": 3, "seconds": 61.2, "images_per_second": 123.456}
+    assert columns.epoch_line(row, 20) == (
+        "epoch  3/20  loss 0.2500 accuracy 0.2500  val loss 0.2500 accuracy 0.2500 balanced 0.2500 AUC 0.2500"
+        "  61 s  123.5 images/s  wait 0.2 s"
     )
-    assert "  4 steps skipped so far" in runs.epoch_line(row, 20, "", 4, best=False)
+
+
+def test_a_column_that_a_run_lacked_when_it_began_stays_empty_for_its_epochs(tmp_path: Path) -> None:
+    whole = dict.fromkeys(columns.NAMES, 0.5) | {"epoch": 1}
+    old = {name: value for name, value in whole.items() if name != "grad_norm"}
+    rows = columns.checked_rows([old, whole], 2)
+    columns.write_metrics(tmp_path / "metrics.csv", rows)
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert [row["grad_norm"] for row in csv.DictReader(file)] == ["", "0.5"]
+
+
+@pytest.mark.parametrize("change", [{"accuracy_of_whom": 1.0}, {"val_loss": "low"}, {"val_loss": None}])
+def test_a_row_that_is_not_of_metrics_csv_is_refused(change: dict[str, object]) -> None:
+    row: dict[str, object] = {**dict.fromkeys(columns.NAMES, 0.5), **change}
+    del row["train_loss" if change == {"val_loss": None} else "grad_norm"]
+    with pytest.raises(UserError, match="history"):
+        columns.checked_rows([row], 1)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +136,7 @@ def test_a_run_that_is_none(tmp_path: Path, content: str | None, message: str) -
 
 
 def test_the_environment_is_written_as_json_with_versions_and_machine(tmp_path: Path) -> None:
-    files.write_json(tmp_path / "environment.json", runs.environment())
+    files.write_json(tmp_path / "environment.json", run_folder.environment())
     found = json.loads((tmp_path / "environment.json").read_text())
     for name in ("python", "torch", "torchvision", "numpy", "opencv", "pillow", "cpu", "cores", "platform"):
         assert found[name], name
@@ -131,4 +146,4 @@ def test_the_environment_is_written_as_json_with_versions_and_machine(tmp_path: 
 
 def test_outside_git_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert runs.git_commit() is None
+    assert run_folder.git_commit() is None

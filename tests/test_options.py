@@ -9,15 +9,15 @@ import re
 from pathlib import Path
 
 import train
-from skin.training.settings import MACHINE, Settings, read_settings
+from skin.training.options import MACHINE, Options, read_options
 from skin.utils import cli
 from skin.utils.errors import UserError
 
 import pytest
 
 
-def settings(*argv: object) -> Settings:
-    return read_settings("A test.", [str(word) for word in argv])
+def settings(*argv: object) -> Options:
+    return read_options("A test.", [str(word) for word in argv])
 
 
 def test_a_command_line_without_options_is_the_recipe_of_the_sources(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_command_line_without_options_is_the_recipe_of_the_sources(tmp_path: P
 
 def test_nothing_that_is_not_asked_for_is_on(tmp_path: Path) -> None:
     found = settings("--data", tmp_path)
-    switches = [f.name for f in dataclasses.fields(Settings) if isinstance(getattr(found, f.name), bool)]
+    switches = [f.name for f in dataclasses.fields(Options) if isinstance(getattr(found, f.name), bool)]
     assert {"demo", "skip_bad_images", "allow_missing"} <= set(switches)
     assert not any(getattr(found, name) for name in switches)
 
@@ -268,5 +268,5 @@ def test_the_help_fits_80_columns_and_groups_the_options(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert all(f"{group}:" in lines for group in ("data", "model", "training", "machine", "run"))
-    for field in cli.options(Settings):
+    for field in cli.options(Options):
         assert any("--" + field.name.replace("_", "-") in line for line in lines), field.name

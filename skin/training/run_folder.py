@@ -1,32 +1,28 @@
-"""The run folder: where everything about one training run stands, under names that other scripts rely on."""
+"""The run folder: chosen, made, and held against a second process that would train in it."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from skin.utils import files
 from skin.utils.errors import UserError
-from skin.utils.files import write_atomically
 from skin.utils.parallel import usable_gpus
 from skin.utils.run_folders import CONFIG, LATEST
 
 import torch
 
-COLUMNS = (
-    "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_balanced_accuracy",
-    "val_macro_auc", "seconds", "images_per_second", "data_wait_seconds", "peak_memory_mib",
-)  # fmt: skip
+LOCK = ".lock"
 
 
 def new_folder(out: Path | None, model: str) -> Path:
-    """The folder that a new run asks for, `runs/<time>-<model>` where `out` is None; `create` makes it.
+    """Return the folder that a new run asks for, `runs/<time>-<model>` if `out` is None; `create` makes it.
 
     Raises:
         UserError: it already holds a run.
@@ -39,17 +35,17 @@ def new_folder(out: Path | None, model: str) -> Path:
 
 
 def refuse_run(folder: Path) -> None:
-    """Raise `UserError` where `folder` already holds a run."""
+    """Raise `UserError` if `folder` already holds a run."""
     if (folder / CONFIG).exists():
         raise UserError(f"{folder} already holds a run; go on with it by --resume {folder}, or choose another --out")
 
 
 def create(folder: Path, own: bool = False) -> Path:
-    """Make the run folder; it is given back.
+    """Make the run folder and return it.
 
     Args:
-        own: it must be this run's alone: where the name has been taken meanwhile, by a run that began in the
-            same second, `-2` is added to it. Else a folder that is there already will do.
+        own: it must be this run's alone: `-2` is added to a name that a run of the same second has taken.
+            Otherwise a folder that is there already will do.
 
     Raises:
         UserError: the folder cannot be written.
@@ -76,6 +72,25 @@ def _made(folder: Path, own: bool) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a run folder against other processes, and remove what a killed one left half-written.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    try:
+        held = files.lock(folder / LOCK)
+    except TimeoutError as error:
+        raise UserError(f"another process is training in {folder}: stop it, or wait for its end") from error
+    try:
+        files.remove_leftovers(folder)
+        yield
+    finally:
+        if held is not None:
+            held.release()
+
+
 def point_latest(folder: Path) -> None:
     """Point `runs/latest` at a run folder that stands in `runs`."""
     if folder.parent.name == LATEST.parent.name:
@@ -94,31 +109,8 @@ def _point(link: Path, target: str) -> None:
                     path.unlink()
 
 
-def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
-    """metrics.csv: a row an epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, **{k: f"{v:.6g}" for k, v in row.items() if isinstance(v, float)}} for row in rows)
-    write_atomically(text.getvalue().encode(), path)
-
-
-def epoch_line(row: dict[str, Any], epochs: int, memory: object, skipped_steps: int, best: bool) -> str:
-    """A row of metrics.csv as the one line that a person reads."""
-    return (
-        f"epoch {row['epoch']:2}/{epochs}"
-        f"  loss {row['train_loss']:.4f} val {row['val_loss']:.4f}"
-        f"  accuracy {row['train_accuracy']:.4f} val {row['val_accuracy']:.4f}"
-        f"  balanced {row['val_balanced_accuracy']:.4f}  AUC {row['val_macro_auc']:.4f}"
-        f"  {row['seconds']:.0f} s  {row['images_per_second']:.1f} images/s"
-        f"  wait {row['data_wait_seconds']:.1f} s  {memory}"
-        + (f"  {skipped_steps} steps skipped so far" if skipped_steps else "")
-        + ("  best" if best else "")
-    )
-
-
 def environment() -> dict[str, Any]:
-    """What this run runs on: versions, device names, the project's git commit."""
+    """Return what this run runs on: versions, device names, the project's git commit."""
     import cv2
     import numpy
     import PIL
@@ -143,14 +135,14 @@ def environment() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name, as far as the system tells it."""
+    """Return the processor's name, as far as the system tells it."""
     with contextlib.suppress(OSError, IndexError):
         return Path("/proc/cpuinfo").read_text().split("model name")[1].split(":")[1].split("\n")[0].strip()
     return platform.processor() or platform.machine()
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, with "+changes" where files differ from it; None outside git."""
+    """Return the commit of the code that runs, "+changes" added if files differ from it; None outside git."""
     here = Path(__file__).resolve().parent
     try:
         run = lambda *words: subprocess.run(  # noqa: E731

@@ -1,0 +1,83 @@
+"""The images of a run on their way to the steps: data sets, batches, loaders."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from skin.data.dataset import Batch, EpochBatches, PlainBatches, SkinDiseaseDataset, default_workers, make_loader
+from skin.data.images import Preprocess
+from skin.training.options import Options
+from skin.training.recipes import RECIPES
+from skin.training.splits import Splits
+from skin.utils.console import Log
+from skin.utils.errors import UserError
+from skin.utils.parallel import Topology
+
+from torch.utils.data import DataLoader
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training split, cut into the batches of an epoch and loaded."""
+
+    dataset: SkinDiseaseDataset
+    batches: EpochBatches
+    loader: DataLoader[Batch]
+    workers: int  # loader processes that are wanted; `loader` has fewer if shared memory is short
+    notes: tuple[str, ...]  # lines that the user should see
+
+
+def training_data(
+    options: Options,
+    topology: Topology,
+    splits: Splits,
+    preprocess: Preprocess,
+    images_per_step: int | None,
+    checkpoint_bytes: int,
+) -> TrainingData:
+    """Prepare the training split.
+
+    Args:
+        images_per_step: over all replicas; `--batch-size` per replica if None.
+        checkpoint_bytes: that the pixel cache leaves free for the run folder on the same disk.
+
+    Raises:
+        UserError: a replica would get too little for BatchNorm.
+    """
+    cache = splits.open_cache(preprocess, options, checkpoint_bytes)
+    size_of = functools.partial(
+        RECIPES[options.recipe].image_size, epochs=options.epochs, full=preprocess.image_size
+    )
+    dataset = splits.dataset("train", preprocess, options.seed, cache, size_of)
+    batches = EpochBatches(
+        dataset.labels, images_per_step or options.batch_size * topology.replicas, options.seed,
+        topology.replicas, topology.rank, topology.world,
+    )  # fmt: skip
+    _refuse_small_pieces(batches, topology, least_side=size_of(0))  # later epochs have larger views, if others
+    on_gpu = topology.device.type == "cuda"
+    workers = options.workers if options.workers is not None else default_workers(on_gpu)
+    notes: list[str] = []
+    loader = make_loader(dataset, batches, workers, pin_memory=on_gpu, say=notes.append)
+    return TrainingData(dataset, batches, loader, workers, tuple(notes))
+
+
+def validation_loader(
+    options: Options, topology: Topology, splits: Splits, training: TrainingData, log: Log
+) -> DataLoader[Batch]:
+    """Return the loader of the validation split: plain views, each image once, each process its share."""
+    dataset = splits.dataset("val", training.dataset.preprocess, cache=training.dataset.cache)
+    size = 2 * options.batch_size * max(1, len(topology.cuda_devices))
+    batches = PlainBatches(len(dataset), size, topology.rank, topology.world)
+    return make_loader(dataset, batches, training.workers, training.loader.pin_memory, log.say_once)
+
+
+def _refuse_small_pieces(batches: EpochBatches, topology: Topology, least_side: int) -> None:
+    """Raise `UserError` if a replica would get no image of a batch, or too few pixels for BatchNorm."""
+    if batches.least_images < 1:
+        raise UserError(
+            f"{min(batches.batch_size, batches.size)} images a step are too few for {topology.replicas} "
+            f"{'processes' if topology.distributed else 'GPUs'}; use fewer of them"
+        )
+    if batches.least_images < 2 and least_side <= 32:
+        raise UserError("a batch of one 32-pixel image gives BatchNorm a single value; use a larger --batch-size")

@@ -1,0 +1,305 @@
+"""A training run around its steps: the folder, what is said and saved, and what changed when it goes on."""
+
+from __future__ import annotations
+
+import math
+import platform
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from skin.data import contents, demo
+from skin.data.index import count
+from skin.data.split import write_manifest
+from skin.evaluation.model_card import write_model_card
+from skin.model import checkpoint
+from skin.training import attempts, nodes, run_folder
+from skin.training.columns import Row, epoch_line, write_metrics
+from skin.training.curves import draw_curves
+from skin.training.options import MONITORS, Options, mended
+from skin.training.progress import Progress
+from skin.training.saver import Saver, kept, newest
+from skin.training.splits import Splits, read_splits
+from skin.training.trainer import Trainer, cannot_compile
+from skin.utils import cli, files, memory, run_folders
+from skin.utils.console import Log
+from skin.utils.driver import unusable_gpus
+from skin.utils.errors import UserError
+from skin.utils.memory import Memory
+from skin.utils.parallel import Topology, restarted_by_torchrun
+from skin.utils.signals import Interrupts, Stopped
+
+import numpy as np
+
+
+@dataclass
+class Run:
+    """A training run: its folder, its data, its trainer, and how far it has come."""
+
+    folder: Path
+    config: dict[str, Any]  # config.json
+    splits: Splits
+    trainer: Trainer
+    progress: Progress
+    log: Log
+    saver: Saver
+    _saved: float = 0.0  # when, by the monotonic clock
+
+    def begin_epoch(self) -> AbstractContextManager[Callable[[int], None]]:
+        """Begin an epoch or what is left of it; return its progress bar."""
+        options, progress, batches = self.trainer.options, self.progress, self.trainer.batches
+        progress.begin_epoch(len(batches), self.trainer.topology.device)
+        memory.reset_peaks(self.trainer.topology.cuda_devices)
+        self._saved = time.monotonic()
+        title = f"epoch {progress.epoch + 1}/{options.epochs}"
+        return self.log.progress(title, batches.size, progress.step * batches.batch_size)
+
+    def is_time_to_save(self, interrupts: Interrupts) -> bool:
+        """Look at loss, clock and signals after a step; return True if last.pt is to be saved before the next one.
+
+        Raises:
+            Stopped: a signal has asked one of the processes to stop.
+            UserError: a loss is not finite, or a save before has failed.
+        """
+        topology, step = self.trainer.topology, self.progress.step
+        # Looking at the loss waits for the GPU, so there it is done now and then; a CPU has it at hand.
+        if topology.device.type == "cpu" or step % 20 == 0 or step == self.progress.steps:
+            self.refuse_bad_loss()
+        self.progress.tick()
+        self.saver.check()
+        due = time.monotonic() - self._saved > 60 * self.trainer.options.save_minutes
+        stop, save = topology.any([interrupts.stopping(), interrupts.save or due])
+        if stop or save:
+            self.refuse_bad_loss()  # what is not finite must not get into last.pt
+        if stop:
+            raise Stopped
+        if save:
+            interrupts.saved()
+            self._saved = time.monotonic()
+        return save
+
+    def how_to_go_on(self) -> str:
+        """Say after a fault what is left, and the command that goes on."""
+        return f"{kept(self.folder)}; go on with: python train.py --resume {shlex.quote(str(self.folder))}"
+
+    def refuse_bad_loss(self) -> None:
+        """Raise `UserError`, naming the images, if a step of this epoch had a loss that is not finite."""
+        topology, own = self.trainer.topology, self.progress.first_bad_step()
+        if not topology.any([own is not None])[0]:
+            return
+        step = min(step for step in topology.gather(own) if step is not None)
+        rows = self.trainer.batches.plan(self.progress.epoch)[step][:8]
+        names = ", ".join(self.trainer.dataset.path(row).name for row in rows)
+        where = f"epoch {self.progress.epoch + 1}, step {step + 1}"
+        self._refuse(f"the loss is not finite in {where} (images {names}, …)")
+
+    def refuse_bad_outputs(self, logits: np.ndarray) -> None:
+        """Raise `UserError` if the last step of an epoch broke the weights, which no loss has shown yet."""
+        if not np.isfinite(logits).all():
+            self._refuse(f"the model's outputs are not finite after epoch {self.progress.epoch + 1}")
+
+    def _refuse(self, what: str) -> None:
+        raise UserError(f"{what}; {kept(self.folder)}; try a smaller --lr, or --amp off")
+
+    def say_epoch(self, row: Row, usage: Memory, best: bool) -> None:
+        """Say the line of an epoch, and what is worth saying once."""
+        options, progress, cache = self.trainer.options, self.progress, self.trainer.dataset.cache
+        skipped = f"  {progress.skipped} steps skipped so far" if progress.skipped else ""
+        self.log.say(f"{epoch_line(row, options.epochs)}  {usage}{skipped}{'  best' if best else ''}")
+        if math.isnan(progress.best_value):
+            self.log.say_once(f"warning: the validation {options.monitor} is not defined; while it is not, the "
+                              "newest epoch counts as the best")  # fmt: skip
+        if cache is not None and cache.note is not None:
+            self.log.say_once(cache.note)
+
+    def say_stopped(self) -> None:
+        """Say where a run was stopped and how it goes on."""
+        self.saver.wait()
+        progress, saved = self.progress, "NOT saved" if self.saver.unsaved else "saved"
+        self.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; {saved}. "
+                     f"Go on with: python train.py --resume {shlex.quote(str(self.folder))}")  # fmt: skip
+
+    def end(self) -> None:
+        """Write the model card and the curves of a run whose best.pt is done, and say what to do next."""
+        progress, folder, monitor = self.progress, self.folder, self.trainer.options.monitor
+        write_model_card(
+            folder / "model_card.md", self.config, self.splits.classes, progress.history[progress.best_epoch - 1]
+        )
+        draw_curves(progress.history, progress.best_epoch, monitor, folder / "curves.png")
+        attempts.forget(folder)
+        path = shlex.quote(str(folder / "best.pt"))
+        self.log.say(
+            f"\nbest validation {monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
+            f"everything is in {folder}: best.pt, metrics.csv, curves.png, model_card.md\n"
+            f"next:  python evaluate.py --checkpoint {path}\n"
+            f"       python predict.py --checkpoint {path} IMAGE"
+        )
+
+    def say_resumed(self, source: str, last: dict[str, Any] | None) -> None:
+        """Say what the run goes on from and what has changed since.
+
+        Args:
+            source: a line on the save that it goes on from.
+            last: contents of that save; None if there is none.
+        """
+        progress = self.progress
+        if last is None:
+            self.log.say(source)
+        else:
+            if self.trainer.topology.is_main:  # a kill may have kept the last row from it
+                write_metrics(self.folder / "metrics.csv", progress.history)
+            self.log.say(f"resumed {source}: {progress.epoch} epochs and {progress.step} steps are done")
+        self._note_changes(last)
+
+    def _note_changes(self, last: dict[str, Any] | None) -> None:
+        """Say what is not as it was and what that means, and note it in config.json, and so in best.pt.
+
+        If the steps of an epoch take other images than before, the epoch under way begins anew: half of it by the
+        one plan and half by the other would count some images twice and others never.
+        """
+        trainer, splits = self.trainer, self.splits
+        changed = mended(trainer.options, self.config)
+        if "data" in changed:
+            compared = "names, labels and contents" if (self.folder / contents.NAME).exists() else "names and labels"
+            same = "" if splits.left_out or splits.changed else f": {compared} are as they were"
+            self.log.say(f"data moved from {self.config['data']}{same}")
+        machine = _changes(trainer.machine(), _dict(last.get("machine"))) if last else []
+        before = {**trainer.plan(), "images a step": self.config["resolved"]["images_per_step"]}
+        plan = _changes(trainer.plan(), {**before, **_dict((last or {}).get("plan"))})
+        other = [f"{name} {changed[name]:g} (was {self.config[name]:g})" for name in ("lr",) if name in changed]
+        other += plan
+        for what, names in (("left out", splits.left_out), ("another file than before", splits.changed)):
+            other += [f"{count(len(names), 'image')} {what} (first: {names[0]})"] if names else []
+        anew = bool(plan) and self.progress.begin_anew()
+        if other:
+            end = f"; epoch {self.progress.epoch + 1} begins anew" if anew else ""
+            changes = ", ".join([*other, *machine])
+            self.log.say(f"note: {changes}: the results will not be those of the undisturbed run{end}")
+        elif machine:
+            self.log.say(f"note: {', '.join(machine)}: the results will not be the same to the last bit")
+        if other or machine or changed:
+            self._renew(changed)
+
+    def _renew(self, changed: dict[str, Any]) -> None:
+        """Write anew what the run folder says of data and options, as the run goes on with them from here."""
+        resolved = self.trainer.resolved()
+        now = {
+            "epoch": self.progress.epoch, "step": self.progress.step, "changed": changed, "resolved": resolved,
+            "environment": run_folder.environment(),
+        }  # fmt: skip
+        steps = {name: resolved[name] for name in ("images_per_step", "steps_per_epoch")}
+        self.config = {
+            **self.config, **changed, "resolved": {**self.config["resolved"], **steps},
+            "resumed": [*self.config.get("resumed", []), now],
+        }  # fmt: skip
+        if not self.trainer.topology.is_main:
+            return
+        if self.splits.left_out:
+            write_manifest(self.splits.rows, self.folder / "split.csv")
+        if self.splits.changed:
+            contents.write(self.splits.rows, self.folder / contents.NAME)
+        files.write_json(self.folder / "config.json", self.config)
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    """Return `value`, which comes from a file, if it is a dict; otherwise an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def _changes(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    changed = [name for name in now if str(now[name]) != str(before.get(name))]
+    return [f"{name} {now[name]} (was {before.get(name)})" for name in changed]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run up to its model: its data have been read, its folder is chosen."""
+
+    options: Options
+    topology: Topology
+    splits: Splits
+    folder: Path
+    config: dict[str, Any]  # config.json; without "resolved" for a new run
+    last: dict[str, Any] | None  # contents of the last.pt to go on from, unchecked
+    source: str  # a line on what that is
+    held: ExitStack
+
+    @property
+    def origin(self) -> str:
+        """Where the weights come from that last.pt is about to bring; `""` if there is none."""
+        return str(self.config["resolved"]["weights"]) if self.last else ""
+
+    def begin(self, trainer: Trainer) -> Run:
+        """Write the folder of a new run, say the header, and return the run, whose steps may begin."""
+        topology, folder, config = self.topology, self.folder, self.config
+        if topology.is_main and self.options.resume is None:
+            config = {**config, "resolved": trainer.resolved()}
+            folder = run_folder.create(folder, own=self.options.out is None and not self.options.demo)
+            self.held.enter_context(run_folder.hold(folder))
+            run_folder.refuse_run(folder)  # one that began at the same time, and was sooner here
+            write_manifest(self.splits.rows, folder / "split.csv")
+            contents.write(self.splits.rows, folder / contents.NAME)
+            files.write_json(folder / "environment.json", run_folder.environment())
+            files.write_json(folder / "config.json", config)
+        folder, config = topology.from_main((folder, config))
+        log = Log(folder / "train.log", quiet=not topology.is_main)
+        saver = self.held.enter_context(Saver(folder, log.say))
+        if self.options.gpus is None and (warning := unusable_gpus()):
+            log.warn(f"WARNING: {warning}")
+        where = f"run     {folder}" + (f" on {platform.node()}" if topology.nodes > 1 else "")
+        header = self.splits.describe(trainer.class_weights.cpu().numpy()), trainer.describe(), where
+        log.say("\n".join(header) + "\n")
+        progress = Progress(MONITORS[self.options.monitor])
+        return Run(folder, config, self.splits, trainer, progress, log, saver)
+
+
+@contextmanager
+def open_run(options: Options, topology: Topology) -> Iterator[Opened]:
+    """Yield a run up to its model: read the data and choose the folder, or on --resume read what was saved.
+
+    Nothing but the set of --demo is written before the data and the weights are known to be good. The folder is
+    held against other processes that would train in it until the run is left, when all is written.
+    The folder and the table of the data are read by rank 0 alone, so that no process can see another split than the
+    others; the other machines need the images and nothing else.
+    """
+    resuming = options.resume is not None
+    log = Log(quiet=not topology.is_main)
+    new = None if resuming or not topology.is_main else run_folder.new_folder(options.out, options.model)
+    folder: Path = topology.from_main(options.resume or new)
+    with ExitStack() as held:
+        if topology.is_main and resuming:
+            held.enter_context(run_folder.hold(folder))
+            attempts.note(folder, by_itself=options.auto or restarted_by_torchrun())
+        if options.demo and topology.is_main:
+            folder = folder if resuming else run_folder.create(folder, own=options.out is None)
+            demo.write(folder / "demo")
+        folder = topology.from_main(folder)
+        if options.demo:
+            options = replace(options, data=(folder / "demo").resolve())
+        manifest = folder / "split.csv" if resuming else None
+        splits: Splits = topology.from_main(read_splits(options, manifest, log) if topology.is_main else None)
+        splits = nodes.on_this_machine(splits, options, topology)
+        found: Any = (cli.plain(options), None, "")
+        if topology.is_main and resuming:
+            found = run_folders.read_config(folder), *newest(folder)
+        config, last, source = topology.from_main(found)
+        if resuming and cannot_compile(topology):  # an option that was said when the run began cannot be unsaid
+            options = replace(options, compile=False)
+        yield Opened(options, topology, splits, folder, config, last, source, held)
+
+
+def finished(options: Options, topology: Topology) -> bool:
+    """Return True, and say so, if `--resume auto` found a run that is done to the last file. Rank 0 looks for all."""
+    done = False
+    if topology.is_main and options.auto and options.resume is not None:
+        best = options.resume / "best.pt"
+        # In this order: curves.png is a run's last file, and best.pt takes longer to read.
+        there = (options.resume / "curves.png").exists() and best.exists()
+        done = there and bool(checkpoint.load_best(best).calibration)
+        if done:
+            Log().say(f"{options.resume} is done: there is nothing to go on with")
+    return bool(topology.from_main(done))
