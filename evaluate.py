@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from skin.data.dataset import Batch, PlainBatches, SkinDiseaseDataset, ahead, checked, default_workers, make_loader
-from skin.evaluation import pages, report, report_files, subgroups, testset
+from skin.evaluation import pages, report, report_files, subgroups, test_set
 from skin.evaluation.model_card import check_model_card, write_model_card
 from skin.evaluation.report import Answers
-from skin.evaluation.testset import SPLITS, TestSet
+from skin.evaluation.test_set import SPLITS, TestSet
 from skin.model import calibration, precision, tta
 from skin.model.checkpoint import Checkpoint, load_best
 from skin.model.fused import for_inference
@@ -162,7 +162,7 @@ def evaluate(settings: Settings, topology: Topology) -> None:
         if settings.gpus is None and (warning := unusable_gpus()):
             print(f"WARNING: {warning}", file=sys.stderr)
         print(f"model {checkpoint.describe()}", file=sys.stderr, flush=True)
-    test = testset.read(checkpoint, settings.data, settings.labels, settings.split, settings.allow_missing)
+    test = test_set.read(checkpoint, settings.data, settings.labels, settings.split, settings.allow_missing)
     by = {}
     for name in filter(None, (word.strip() for word in settings.by.split(","))):
         found = subgroups.column(test.rows, name, test.attributes)

@@ -13,7 +13,7 @@ from typing import Any
 
 from skin.data.class_names import match_classes, readable_name
 from skin.evaluation import metrics, subgroups
-from skin.evaluation.bootstrap import LEVEL, Estimate, Figures, Resampler, difference, rates
+from skin.evaluation.intervals import LEVEL, Estimate, Figures, Resampler, difference, rates
 from skin.evaluation.metrics import Floats
 from skin.model import calibration
 from skin.model.calibration import Calibrated

@@ -1,5 +1,5 @@
-from skin.evaluation import bootstrap, metrics, report
-from skin.evaluation.bootstrap import Estimate, Figures, Resampler, Size, difference, interval, rates
+from skin.evaluation import intervals, metrics, report
+from skin.evaluation.intervals import Estimate, Figures, Resampler, Size, difference, interval, rates
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_a_round_draws_as_many_groups_as_there_are() -> None:
 def test_rounds_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, probabilities, groups = random_set(seed=0, groups=20)
     whole = Figures(labels, probabilities, Resampler(groups, rounds=30, seed=5)).rounds
-    monkeypatch.setattr(bootstrap, "BATCH_ELEMENTS", 7 * len(labels))
+    monkeypatch.setattr(intervals, "BATCH_ELEMENTS", 7 * len(labels))
     in_batches = Figures(labels, probabilities, Resampler(groups, rounds=30, seed=5)).rounds
     other = Figures(labels, probabilities, Resampler(groups, rounds=30, seed=6)).rounds
     for name in whole:
