@@ -1,3 +1,4 @@
+import base64
 import csv
 import json
 import re
@@ -232,12 +233,12 @@ def test_html_stands_alone_and_runs_nothing() -> None:
     name = "<script>alert(1)</script> & \"co\" | `x` \x1b[31m"
     made = report.build(answers_of(("mel", name, "nv")), rounds=5)
     made = replace(made, warnings=["seen <b>before</b>"], about=About(data_name="<img src=x>"))
-    pictures = {"roc.png": b"\x89PNG"}
+    pictures = {"roc.png": b"\x89PNG" * 3000}  # as long as a picture
     page = _Page()
     page.feed(pages.html(made, pictures))
     assert "script" not in page.tags
     assert page.tags.count("img") == 1
-    assert page.sources == ["data:image/png;base64,iVBORw=="]
+    assert page.sources == ["data:image/png;base64," + base64.b64encode(pictures["roc.png"]).decode()]
     assert "<script>alert(1)</script>" in page.text
     assert "\x1b" not in page.text
     assert "seen <b>before</b>" in page.text
@@ -324,7 +325,9 @@ def test_a_set_of_one_class_has_no_roc_curve_and_nothing_warns(monkeypatch: pyte
     made = report.build(one, rounds=5)
     pictures = report_files.draw(made, one, Stored(), [f"image {i}" for i in range(30)])  # type: ignore[arg-type]
     assert set(report_files.PICTURES) - set(pictures) == {"roc.png", "subgroups.png"}
-    assert "roc.png" not in pages.markdown(made, pictures)
+    text = pages.markdown(made, pictures)
+    assert "roc.png" not in text
+    assert all(f"]({name})" in text for name in pictures)
 
 
 @pytest.mark.parametrize("classes", [("mel", "nv", "bkl"), tuple(f"class {i} with a long name" for i in range(20))])

@@ -38,7 +38,7 @@ _LONGEST = 2000  # characters of a text from the data
 
 def html(report: Report, pictures: Mapping[str, bytes]) -> str:
     """Return the report as one HTML file that needs nothing else: pictures (PNG, by file name) inside, no scripts."""
-    data = {name: base64.b64encode(content).decode("ascii") for name, content in pictures.items()}
+    data = {name: Markup(base64.b64encode(content).decode("ascii")) for name, content in pictures.items()}
     return render("report.html", _context(report) | {"pictures": data, "top_level": 1, "level": 2}, _in_html)
 
 
