@@ -1,41 +1,38 @@
 """Evaluate a trained model on labelled images, and write the report that a paper is asked for.
 
-    python evaluate.py                                  # the newest run, on its own test part
+    python evaluate.py                                  # the newest run, on its own test split
     python evaluate.py --by sex,age,localization        # does it serve everyone alike?
     python evaluate.py --data PAD-UFES-20               # another set, matched by class name
     python evaluate.py --checkpoint runs/NAME/best.pt --tta 8
     torchrun --standalone --nproc-per-node 4 evaluate.py    # the images shared over processes
 
-Every figure has a 95 % interval from a bootstrap over lesions or patients. The report (report.json, .md,
+Every metric has a 95 % interval from a bootstrap over lesions or patients. The report (report.json, .md,
 .html), the pictures and the tables go into a folder of the run; model_card.md gets the results.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from skin.data.dataset import Batch, PlainBatches, SkinDiseaseDataset, ahead, checked, default_workers, make_loader
-from skin.evaluation import pages, report, report_files, subgroups, testset
+from skin.data.dataset import SkinDiseaseDataset
+from skin.evaluation import pages, report, report_files, subgroups, test_set
 from skin.evaluation.model_card import check_model_card, write_model_card
-from skin.evaluation.report import Answers
-from skin.evaluation.testset import SPLITS, TestSet
-from skin.model import calibration, precision, tta
-from skin.model.calibration import Calibration
+from skin.evaluation.report import Predictions
+from skin.evaluation.report_types import About
+from skin.evaluation.test_set import SPLITS, TestSet
+from skin.model import calibration, inference, precision, tta
 from skin.model.checkpoint import Checkpoint, load_best
 from skin.model.fold_batchnorm import for_inference
-from skin.model.network import Classifier
 from skin.utils import cli, parallel
 from skin.utils.cli import option
 from skin.utils.console import Log
 from skin.utils.driver import unusable_gpus
 from skin.utils.errors import UserError
-from skin.utils.files import safe_name, write_atomically, write_json
 from skin.utils.hardware import check_workers
 from skin.utils.known_errors import explained
 from skin.utils.memory import keep_freed_memory
@@ -43,12 +40,8 @@ from skin.utils.parallel import Topology
 from skin.utils.run_folders import newest_model
 
 import numpy as np
-import pandas as pd
-import torch
-from torch.utils.data import DataLoader
 
-MOST_ROUNDS = 100_000  # each keeps a number per figure and class
-BATCH_PIXELS = 64 * 224 * 224  # on a CPU more are no faster; a GPU takes eight times as many
+MOST_ROUNDS = 100_000  # each keeps a number per metric and class
 
 
 @dataclass(frozen=True)
@@ -59,19 +52,19 @@ class Settings:
     data: Path | None = option(None, "another set, any layout (default: the run's own)", group="what", metavar="DIR")
     labels: Path | None = option(None, "table image,label[,group][,split] for --data", group="what", metavar="CSV")
     split: str = option(
-        "test", "part to evaluate: " + ", ".join(SPLITS), group="what", choices=SPLITS, metavar="PART"
+        "test", "split to evaluate: " + ", ".join(SPLITS), group="what", choices=SPLITS, metavar="SPLIT"
     )
     allow_missing: bool = option(False, "go on without images that are not there or have no class", group="what")
 
-    by: str = option("", "subgroups to look at: columns of the data, by commas", group="figures", metavar="COLUMNS")
+    by: str = option("", "subgroups to look at: columns of the data, by commas", group="metrics", metavar="COLUMNS")
     tta: int = option(
-        1, "average over N of the 8 turned and mirrored views, at N times the cost", group="figures", metavar="N"
+        1, "average over N of the 8 turned and mirrored views, at N times the cost", group="metrics", metavar="N"
     )
     threshold: float | None = option(
-        None, "also ask each class where its probability is above P", group="figures", metavar="P"
+        None, "also call each class whose probability is above P", group="metrics", metavar="P"
     )
-    rounds: int = option(1000, "rounds of the bootstrap", group="figures", metavar="N")
-    seed: int = option(0, "of the bootstrap", group="figures")
+    rounds: int = option(1000, "rounds of the bootstrap", group="metrics", metavar="N")
+    seed: int = option(0, "of the bootstrap", group="metrics")
 
     amp: str = option(
         "auto", "precision: auto, fp16, bf16 or off", group="machine",
@@ -82,48 +75,6 @@ class Settings:
     workers: int | None = option(None, "loader processes (default: chosen)", group="machine", metavar="N")
 
     out: Path | None = option(None, "folder of the report (default: in the run's)", group="output", metavar="DIR")
-
-
-@torch.inference_mode()
-def ask(
-    classifier: Classifier, loader: DataLoader[Batch], topology: Topology, calibrated: Calibration, views: int,
-    on_batch: Callable[[int], Any],
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Ask the model about every image of `loader`, in all processes; features are used at once and not kept.
-
-    Args:
-        loader: over `PlainBatches` of a data set.
-        calibrated: the checkpoint's calibration.
-        views: how many of the eight views to average logits and features over.
-
-    Returns:
-        Logits float32 [N, C] and distances from the training images float64 [N], the same in every process.
-
-    Raises:
-        UserError: an image cannot be read, or the model answers with what is no number.
-    """
-    if topology.device.type == "cpu":
-        keep_freed_memory()  # half of the time would go into handing pages out anew for each large activation
-    size = len(loader.dataset)  # type: ignore[arg-type]
-    head: Any = classifier.network.classifier[1]
-    logits, distance = np.zeros((size, head.out_features), np.float32), np.zeros(size)
-    for batch in ahead(loader, topology.device):
-        images = checked(batch).images
-        rows = batch.indices.numpy()
-        features = torch.zeros(len(rows), head.in_features, device=topology.device)
-        answers = torch.zeros(len(rows), head.out_features, device=topology.device)
-        for k in range(views):
-            pooled = classifier.features(tta.dihedral(images, k) if k else images)
-            features += pooled
-            answers += classifier.head(pooled)
-        logits[rows] = (answers / views).cpu().numpy()
-        distance[rows] = calibration.distance(calibrated, (features / views).cpu().numpy())
-        on_batch(len(rows))
-    # A row is zero but in the process that had its image, so the sum over the processes gathers them.
-    logits, distance = topology.sum(logits).astype(np.float32), topology.sum(distance)
-    if not np.isfinite(logits).all():
-        raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
-    return logits, distance
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,20 +108,17 @@ def check(settings: Settings) -> None:
 
 
 def evaluate(settings: Settings, topology: Topology) -> None:
-    """From a checkpoint and a set to the files of the report."""
+    """Evaluate a checkpoint on a set, and write the report."""
     checkpoint = load_best(settings.checkpoint or newest_model())
     if topology.is_main:
         if settings.gpus is None and (warning := unusable_gpus()):
             print(f"WARNING: {warning}", file=sys.stderr)
         print(f"model {checkpoint.describe()}", file=sys.stderr, flush=True)
-    test = testset.read(checkpoint, settings.data, settings.labels, settings.split, settings.allow_missing)
-    by = {}
-    for name in filter(None, (word.strip() for word in settings.by.split(","))):
-        found = subgroups.column(test.rows, name, test.attributes)
-        by[found] = subgroups.bins(test.rows[found])
-    out = settings.out or default_folder(settings.tta, checkpoint, test)
-    plain = test.own and test.split == "test" and settings.tta == 1  # as predict.py answers
-    card = checkpoint.path.parent / "model_card.md" if plain else None
+    test = test_set.read(checkpoint, settings.data, settings.labels, settings.split, settings.allow_missing)
+    by = subgroups.chosen(settings.by, test.rows, test.attributes)
+    out = settings.out or report_files.default_folder(settings.tta, checkpoint, test)
+    as_predicted = test.own and test.split == "test" and settings.tta == 1  # as predict.py answers
+    card = checkpoint.path.parent / "model_card.md" if as_predicted else None
     if topology.is_main:  # what would keep the report from being written is found before the work, not after
         report_files.claim(out)
         if card is not None:
@@ -181,126 +129,60 @@ def evaluate(settings: Settings, topology: Topology) -> None:
     for note in test.notes:
         log.say(f"note: {note}", style="dim")
 
+    predictions, about = predict(settings, topology, checkpoint, test, log)
+    if not topology.is_main:
+        return
+    made = report.build(predictions, by, settings.rounds, settings.seed, settings.threshold)
+    notes = [*test.notes, *report_files.submission_notes(test.rows["image"].tolist(), checkpoint.classes)]
+    made = replace(made, about=about, warnings=list(test.warnings), notes=notes)
+    report_files.write(out, made, predictions, test, checkpoint.preprocess)
+    if card is not None:
+        write_model_card(card, checkpoint.config, checkpoint.classes, checkpoint.metrics, made)
+    log.say(pages.summary(made, out))
+
+
+def predict(
+    settings: Settings, topology: Topology, checkpoint: Checkpoint, test: TestSet, log: Log
+) -> tuple[Predictions, About]:
+    """Run the model over the set, in all processes."""
+    if topology.device.type == "cpu":
+        keep_freed_memory()  # half of the time would go into handing pages out anew for each large activation
     mode = precision.choose(settings.amp, topology.device)
     dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess)
-    batch_size = settings.batch_size or fitting_batch_size(checkpoint.preprocess.image_size, topology)
-    loader = make_test_loader(dataset, batch_size, settings.workers, topology, log.say)
+    batch_size = settings.batch_size or inference.fitting_batch_size(checkpoint.preprocess.image_size, topology)
+    loader = inference.loader_of(dataset, batch_size, settings.workers, topology, log.say)
     log.say(
         f"evaluate {checkpoint.model_name} ({checkpoint.path}) on {len(dataset):,} images of {test.root}"
-        f"{'' if test.split == 'all' else f', {test.split} part'}; {topology.describe()}, {mode}"
+        f"{'' if test.split == 'all' else f', {test.split} split'}; {topology.describe()}, {mode}"
     )
     with explained(batch_size), log.progress("evaluate", -(-len(dataset) // topology.world)) as advance:
         classifier = for_inference(checkpoint, mode).to(topology.device)
         start = time.perf_counter()
-        logits, distance = ask(classifier, loader, topology, checkpoint.calibration, settings.tta, advance)
+        # A large set's features would fill the memory, so only their distances are kept.
+        distance_of = partial(calibration.distance, checkpoint.calibration)
+        logits, distance = inference.collect(
+            classifier, loader, topology, True, advance, views=settings.tta, of_features=distance_of
+        )
         seconds = time.perf_counter() - start
-    if not topology.is_main:
-        return
+    if not np.isfinite(logits).all():
+        raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
     groups = test.rows["group"].to_numpy(dtype=object)
-    answers = Answers(checkpoint.classes, test.labels, logits, distance, groups, checkpoint.calibration)
-    made = report.build(answers, by, settings.rounds, settings.seed, settings.threshold)
-    made |= {
-        "kind": report_files.KIND,
-        "about": about(settings, checkpoint, test, topology.describe(), str(mode), seconds),
-        "warnings": list(test.warnings),
-        "notes": [*test.notes, *report_files.submission_notes(test.rows["image"].tolist(), checkpoint.classes)],
-    }
-    write(out, made, answers, dataset, test)
-    if card is not None:
-        write_model_card(card, checkpoint.config, checkpoint.classes, checkpoint.metrics, made)
-    log.say(summary(made, out))
-
-
-def default_folder(views: int, checkpoint: Checkpoint, test: TestSet) -> Path:
-    """`evaluation` in the run's folder for its own test part; in others the set, the part and the views are named.
-
-    A set that merely has another's name does not take the place of its report.
-    """
-    words = ["evaluation"] if test.own else ["evaluation", safe_name(test.root.name)]
-    words += [test.split] if test.split != ("test" if test.own else "all") else []
-    words += [f"tta{views}"] if views > 1 else []
-    folder = checkpoint.path.parent / "-".join(words)
-    if test.own:
-        return folder
-    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    free = (None, str(test.root))
-    return next(path for path in itertools.chain([folder], numbered) if report_files.data_of(path) in free)
-
-
-def fitting_batch_size(image_size: int, topology: Topology) -> int:
-    """Images of `image_size` pixels a side that a device takes at once with profit."""
-    pixels = BATCH_PIXELS * (8 if topology.device.type == "cuda" else 1)
-    return max(1, pixels // image_size**2)
-
-
-def make_test_loader(
-    dataset: SkinDiseaseDataset, batch_size: int, workers: int | None, topology: Topology, say: Callable[[str], Any]
-) -> DataLoader[Batch]:
-    """This process's share of the set, every image once, in order."""
-    on_gpu = topology.device.type == "cuda"
-    batches = PlainBatches(len(dataset), batch_size, topology.rank, topology.world)
-    return make_loader(dataset, batches, default_workers(on_gpu) if workers is None else workers, on_gpu, say)
-
-
-def about(
-    settings: Settings, checkpoint: Checkpoint, test: TestSet, device: str, mode: str, seconds: float
-) -> dict[str, Any]:
-    """What was evaluated, on what, and how."""
-    return {
-        "created": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "checkpoint": str(checkpoint.path),
-        "model": checkpoint.model_name,
-        "image_size": checkpoint.preprocess.image_size,
-        "data": str(test.root),
-        "data_name": test.root.name,
-        "layout": test.layout,
-        "split": test.split,
-        "tta": settings.tta,
-        "device": device,
-        "precision": mode,
-        "seconds": seconds,
-        "images_per_second": len(test.labels) / seconds,
-    }
-
-
-def write(
-    out: Path, made: dict[str, Any], answers: Answers, dataset: SkinDiseaseDataset, test: TestSet
-) -> None:
-    """Write every file of the report; report.json first, by which the folder is known to be ours."""
-    write_json(out / report_files.REPORT, made)
-    images, probabilities = test.rows["image"].tolist(), answers.calibrated.probabilities
-    names = np.array([*answers.classes, ""], dtype=object)[test.labels]  # -1 is the last
-    labels = pd.Series(names).where(test.labels >= 0, test.rows["label"]).tolist()
-    pictures = report_files.draw(made, answers, dataset, images)
-    for name, content in pictures.items():
-        write_atomically(content, out / name)
-    blocks = pages.document(made, list(pictures))
-    write_atomically(pages.markdown(blocks).encode(), out / "report.md")
-    write_atomically(pages.html(blocks, pictures).encode(), out / "report.html")
-    written = [report_files.REPORT, "report.md", "report.html", "predictions.csv", *pictures]
-    report_files.write_predictions(out / "predictions.csv", images, labels, answers.classes, probabilities)
-    if report_files.write_isic_submission(out / "isic_submission.csv", images, answers.classes, probabilities):
-        written.append("isic_submission.csv")
-    report_files.remove_stale(out, written)
-
-
-def summary(made: dict[str, Any], out: Path) -> str:
-    """The few lines that end the script."""
-    speed = made["about"]["images_per_second"]
-    lines = [f"{made['images']:,} images, {len(made['per_class'])} classes, {speed:.1f} images/s", ""]
-    for name in report.OVERALL:
-        lines.append(f"  {pages.NAMES[name]:46}{pages.figure_text(made[name])}")
-    lines += ["", f"  {'class':46}{'images':>7}  sensitivity"]
-    for of_class in made["per_class"].values():
-        sensitivity = pages.figure_text(of_class["sensitivity"])
-        lines.append(f"  {of_class['name'][:44]:46}{of_class['support']:7,}  {sensitivity}")
-    gaps = [
-        f"  largest gap by {attribute}: {pages.gap_text(name, gap)}"
-        for attribute, result in made["subgroups"].items()
-        for name, gap in result["largest_gap"].items()
-        if gap and name == "balanced_accuracy"
-    ]
-    return "\n".join([*lines, *([""] if gaps else []), *gaps, "", f"the report is in {out}: open report.html"])
+    about = About(
+        created=time.strftime("%Y-%m-%d %H:%M:%S"),
+        checkpoint=str(checkpoint.path),
+        model=checkpoint.model_name,
+        image_size=checkpoint.preprocess.image_size,
+        data=str(test.root),
+        data_name=test.root.name,
+        layout=test.layout,
+        split=test.split,
+        tta=settings.tta,
+        device=topology.describe(),
+        precision=str(mode),
+        seconds=seconds,
+        images_per_second=len(test.labels) / seconds,
+    )
+    return Predictions(checkpoint.classes, test.labels, logits, distance, groups, checkpoint.calibration), about
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
+import base64
 import csv
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
-from skin.evaluation import model_card, pages, plots, report, report_files, subgroups
-from skin.evaluation.report import Answers
+from skin.evaluation import metrics, model_card, pages, plots, report, report_files, subgroups
+from skin.evaluation.report import Predictions
+from skin.evaluation.report_types import About, Report, to_json
 from skin.model import calibration
 from skin.utils.errors import UserError
 
@@ -17,7 +20,7 @@ import pytest
 HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
 
-def answers_of(classes: tuple[str, ...] = HAM, size: int = 150, seed: int = 0) -> Answers:
+def answers_of(classes: tuple[str, ...] = HAM, size: int = 150, seed: int = 0) -> Predictions:
     """What a fair model would say of `size` images of two a lesion."""
     generator = np.random.Generator(np.random.Philox(seed))
     count = len(classes)
@@ -27,11 +30,16 @@ def answers_of(classes: tuple[str, ...] = HAM, size: int = 150, seed: int = 0) -
     features = generator.standard_normal((len(labels), 16)).astype(np.float32) + np.eye(16)[labels % 16]
     made = calibration.fit(logits, labels, features)
     groups = np.array([f"lesion {i // 2}" for i in range(len(labels))], dtype=object)
-    return Answers(classes, labels, logits, calibration.distance(made, features), groups, made)
+    return Predictions(classes, labels, logits, calibration.distance(made, features), groups, made)
+
+
+def build(*arguments: Any, **options: Any) -> dict:
+    """The report as report.json has it."""
+    return to_json(report.build(*arguments, **options))
 
 
 @pytest.fixture(scope="module")
-def made() -> dict:
+def whole() -> Report:
     answers = answers_of()
     by = {
         "sex": subgroups.bins(pd.Series(["male", "female", ""] * 50, name="sex")),
@@ -40,10 +48,15 @@ def made() -> dict:
     return report.build(answers, by, rounds=50, threshold=0.5)
 
 
+@pytest.fixture(scope="module")
+def made(whole: Report) -> dict:
+    return to_json(whole)
+
+
 def test_every_figure_has_a_value_between_its_ends(made: dict) -> None:
-    figures = [made[name] for name in report.OVERALL]
-    figures += [of_class[name] for of_class in made["per_class"].values() for name in report.PER_CLASS]
-    figures += [made["malignant"][name] for name in report.BINARY]
+    figures = [made[metric.name] for metric in metrics.OVERALL]
+    figures += [of_class[metric.name] for of_class in made["per_class"].values() for metric in metrics.PER_CLASS]
+    figures += [made["malignant"][metric.name] for metric in metrics.OF_TWO_CLASSES]
     assert made["format_version"] == 1
     for figure in figures:
         assert list(figure) == ["value", "low", "high"]
@@ -62,7 +75,7 @@ def test_counts_and_groups_are_those_of_the_set(made: dict) -> None:
 
 def test_figures_are_of_the_calibrated_probabilities() -> None:
     answers = answers_of()
-    made = report.build(answers, rounds=5)
+    made = build(answers, rounds=5)
     own = answers.calibrated.probabilities[np.arange(150), answers.labels]
     assert made["log_loss"]["value"] == pytest.approx(-np.log(own).mean())
     raw = calibration.softmax(answers.logits)[np.arange(150), answers.labels]
@@ -72,7 +85,7 @@ def test_figures_are_of_the_calibrated_probabilities() -> None:
 
 def test_a_threshold_asks_each_class_by_itself() -> None:
     answers = answers_of()
-    figures = report.build(answers, rounds=5, threshold=0.5)["per_class"]["nv"]["at_threshold"]
+    figures = build(answers, rounds=5, threshold=0.5)["per_class"]["nv"]["at_threshold"]
     called, true = answers.calibrated.probabilities[:, 5] > 0.5, answers.labels == 5
     assert figures["threshold"] == 0.5
     assert figures["sensitivity"]["value"] == (called & true).sum() / true.sum()
@@ -84,10 +97,10 @@ def test_a_threshold_is_exceeded_not_met() -> None:
     # Of the two "mel" 0.6 is called and 0.5 is not; of the two "nv" 0.7 is, and 0.5 is not.
     risk = np.array([0.5, 0.6, 0.5, 0.7])
     logits = np.log(np.stack([risk, 1 - risk], 1))
-    answers = Answers(("mel", "nv"), np.array([0, 0, 1, 1]), logits, np.zeros(4), np.arange(4), {})
+    answers = Predictions(("mel", "nv"), np.array([0, 0, 1, 1]), logits, np.zeros(4), np.arange(4), {})
     assert answers.calibrated.probabilities[0, 0] == 0.5
-    figures = report.build(answers, rounds=5, threshold=0.5)["per_class"]["mel"]["at_threshold"]
-    assert [figures[name]["value"] for name in report.AT_THRESHOLD] == [0.5, 0.5, 0.5, 0.5]
+    figures = build(answers, rounds=5, threshold=0.5)["per_class"]["mel"]["at_threshold"]
+    assert [figures[name]["value"] for name in ("sensitivity", "specificity", "ppv", "npv")] == [0.5, 0.5, 0.5, 0.5]
 
 
 def test_subgroups_draw_by_the_seed_and_independently() -> None:
@@ -98,7 +111,7 @@ def test_subgroups_draw_by_the_seed_and_independently() -> None:
     sides = subgroups.bins(pd.Series(["a"] * 60 + ["b"] * 60, name="side"))
 
     def ends(seed: int) -> tuple[list[float], dict]:
-        made = report.build(answers, {"side": sides}, rounds=30, seed=seed)["subgroups"]["side"]
+        made = build(answers, {"side": sides}, rounds=30, seed=seed)["subgroups"]["side"]
         return [made["groups"][name]["macro_auc"]["low"] for name in "ab"], made["largest_gap"]["macro_auc"]
 
     (first, second), gap = ends(0)
@@ -127,8 +140,8 @@ def test_risk_is_the_sum_of_the_malignant_classes() -> None:
     labels = np.array([0, 1, 2, 2])
     probabilities = np.array([[0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.2, 0.2, 0.6], [0.5, 0.15, 0.35]])
     classes = ("mel", "bcc", "nv")
-    answers = Answers(classes, labels, np.log(probabilities), np.zeros(4), np.arange(4), {})
-    two = report.build(answers, rounds=5)["malignant"]
+    answers = Predictions(classes, labels, np.log(probabilities), np.zeros(4), np.arange(4), {})
+    two = build(answers, rounds=5)["malignant"]
     # Risks 0.6 and 0.3 of the malignant, 0.4 and 0.65 of the benign.
     assert two["sensitivity"]["value"] == 0.5
     assert two["specificity"]["value"] == 0.5
@@ -140,8 +153,8 @@ def test_images_of_classes_the_model_lacks_count_in_no_figure() -> None:
     answers = answers_of()
     labels = np.where(answers.labels == 3, -1, answers.labels)
     distance = np.where(labels == -1, 2.0, 0.5)
-    other = Answers(answers.classes, labels, answers.logits, distance, answers.groups, answers.calibration)
-    made = report.build(other, {"sex": subgroups.bins(pd.Series(["f"] * 150, name="sex"))}, rounds=5)
+    other = Predictions(answers.classes, labels, answers.logits, distance, answers.groups, answers.calibration)
+    made = build(other, {"sex": subgroups.bins(pd.Series(["f"] * 150, name="sex"))}, rounds=5)
     assert made["images"] == (labels >= 0).sum()
     assert made["per_class"]["df"]["support"] == 0
     nothing = {"value": None, "low": None, "high": None}
@@ -195,10 +208,9 @@ def test_rare_texts_are_put_together() -> None:
 
 
 def test_an_unknown_column_is_named_with_those_that_there_are() -> None:
-    rows = pd.DataFrame({"sex": ["f"], "age_approx": [3]})
-    assert subgroups.column(rows, "Age-Approx".replace("-", "_"), ["sex", "age_approx"]) == "age_approx"
+    assert subgroups.column("Age-Approx".replace("-", "_"), ["sex", "age_approx"]) == "age_approx"
     with pytest.raises(UserError, match=r"--by skin: .* there are: sex, age_approx"):
-        subgroups.column(rows, "skin", ["sex", "age_approx"])
+        subgroups.column("skin", ["sex", "age_approx"])
 
 
 class _Page(HTMLParser):
@@ -220,13 +232,13 @@ class _Page(HTMLParser):
 def test_html_stands_alone_and_runs_nothing() -> None:
     name = "<script>alert(1)</script> & \"co\" | `x` \x1b[31m"
     made = report.build(answers_of(("mel", name, "nv")), rounds=5)
-    made |= {"warnings": ["seen <b>before</b>"], "notes": [], "about": {"data_name": "<img src=x>"}}
-    pictures = {"roc.png": b"\x89PNG"}
+    made = replace(made, warnings=["seen <b>before</b>"], about=About(data_name="<img src=x>"))
+    pictures = {"roc.png": b"\x89PNG" * 3000}  # as long as a picture
     page = _Page()
-    page.feed(pages.html(pages.document(made, list(pictures)), pictures))
+    page.feed(pages.html(made, pictures))
     assert "script" not in page.tags
     assert page.tags.count("img") == 1
-    assert page.sources == ["data:image/png;base64,iVBORw=="]
+    assert page.sources == ["data:image/png;base64," + base64.b64encode(pictures["roc.png"]).decode()]
     assert "<script>alert(1)</script>" in page.text
     assert "\x1b" not in page.text
     assert "seen <b>before</b>" in page.text
@@ -234,7 +246,7 @@ def test_html_stands_alone_and_runs_nothing() -> None:
 
 def test_markdown_tables_keep_their_columns_whatever_a_class_is_called() -> None:
     made = report.build(answers_of(("mel", "a|b *c*", "nv")), rounds=5)
-    text = pages.markdown(pages.document(made))
+    text = pages.markdown(made)
     rows = [line for line in text.splitlines() if line.startswith("| a")]
     assert rows
     assert all(row.startswith(r"| a\|b \*c\* |") for row in rows)
@@ -285,16 +297,16 @@ def test_each_level_names_the_classes_without_a_threshold_of_their_own() -> None
     sets = {level: values | {"shared": shared} for (level, values), shared in zip(
         answers.calibration["sets"].items(), ([], [1]), strict=True)}  # fmt: skip
     shared = replace(answers, calibration=answers.calibration | {"sets": sets})
-    text = pages.markdown(pages.document(report.build(shared, rounds=5)))
+    text = pages.markdown(report.build(shared, rounds=5))
     assert "too few validation images for a 95 % threshold of their own: nv." in text
     assert "90 % threshold" not in text
 
 
-def test_averaging_over_views_is_said_as_it_is_done(made: dict) -> None:
-    text = pages.markdown(pages.document(made | {"about": {"tta": 8}}))
+def test_averaging_over_views_is_said_as_it_is_done(whole: Report) -> None:
+    text = pages.markdown(replace(whole, about=About(tta=8)))
     assert "Logits are averaged over 8 turned and mirrored views" in text
     assert "fitted on one view" in text
-    assert "fitted on one view" not in pages.markdown(pages.document(made))
+    assert "fitted on one view" not in pages.markdown(whole)
 
 
 class Stored:
@@ -312,8 +324,10 @@ def test_a_set_of_one_class_has_no_roc_curve_and_nothing_warns(monkeypatch: pyte
     one = replace(answers, labels=np.zeros_like(answers.labels))
     made = report.build(one, rounds=5)
     pictures = report_files.draw(made, one, Stored(), [f"image {i}" for i in range(30)])  # type: ignore[arg-type]
-    assert set(pages.PICTURES) - set(pictures) == {"roc.png", "subgroups.png"}
-    assert "roc.png" not in pages.markdown(pages.document(made, list(pictures)))
+    assert set(report_files.PICTURES) - set(pictures) == {"roc.png", "subgroups.png"}
+    text = pages.markdown(made, pictures)
+    assert "roc.png" not in text
+    assert all(f"]({name})" in text for name in pictures)
 
 
 @pytest.mark.parametrize("classes", [("mel", "nv", "bkl"), tuple(f"class {i} with a long name" for i in range(20))])
@@ -323,16 +337,16 @@ def test_pictures_are_drawn_for_few_and_many_classes(
     monkeypatch.setattr(plots, "DPI", 40)  # small is quick
     answers = answers_of(classes, size=2 * len(classes) * 4)
     labels = np.where(answers.labels == 1, -1, answers.labels)  # a class without images
-    answers = Answers(classes, labels, answers.logits, answers.distance, answers.groups, answers.calibration)
+    answers = Predictions(classes, labels, answers.logits, answers.distance, answers.groups, answers.calibration)
     by = {"sex": subgroups.bins(pd.Series(["f", "m"] * (len(labels) // 2), name="sex"))}
     made = report.build(answers, by, rounds=5)
 
     pictures = report_files.draw(made, answers, Stored(), [f"image {i}" for i in range(len(labels))])  # type: ignore[arg-type]
-    assert set(pictures) == set(pages.PICTURES)
+    assert set(pictures) == set(report_files.PICTURES)
     assert all(content.startswith(b"\x89PNG") for content in pictures.values())
 
 
-def test_card_keeps_what_people_wrote_and_takes_new_results(made: dict, tmp_path: Path) -> None:
+def test_card_keeps_what_people_wrote_and_takes_new_results(whole: Report, tmp_path: Path) -> None:
     path = tmp_path / "model_card.md"
     config = {"model": "efficientnet_b3", "data": "/private/place/HAM", "lr": 1e-4}
     model_card.write_model_card(path, config, HAM, {"epoch": 7, "val_accuracy": 0.81})
@@ -342,12 +356,12 @@ def test_card_keeps_what_people_wrote_and_takes_new_results(made: dict, tmp_path
     assert "/private" not in first
     path.write_text(first + "\nWritten by hand.\n")
     for _ in range(2):
-        model_card.write_model_card(path, config, HAM, {}, made)
+        model_card.write_model_card(path, config, HAM, {}, whole)
     text = path.read_text()
     assert "Not evaluated yet" not in text
     assert text.count("All images, with 95 % intervals") == 1
     assert text.endswith("Written by hand.\n")
     path.write_text("my own card")
     with pytest.raises(UserError, match="no place for results"):
-        model_card.write_model_card(path, config, HAM, {}, made)
+        model_card.write_model_card(path, config, HAM, {}, whole)
     assert path.read_text() == "my own card"

@@ -1,23 +1,30 @@
-"""The figures: pure functions of labels and probabilities, or of a confusion matrix.
+"""Metrics: pure functions of labels and probabilities, or of a confusion matrix, and the one list of all of them.
+
+`METRICS` at the end is what report.json, the pages, the terminal and the intervals read: a new metric is one
+more entry there.
 
 Everywhere below, `labels` is int [N] (0 .. C-1, the true class) and `probabilities` float [N, C] (rows
 add up to one). The predicted class is the one with the largest probability, the first of equals.
 
-A figure that a set cannot give is nan, never 0 and never a warning: the sensitivity of a class the set
-lacks, an AUROC without a negative, anything of an empty set. Macro figures average over the classes
+A metric that a set cannot give is nan, never 0 and never a warning: the sensitivity of a class the set
+lacks, an AUROC without a negative, anything of an empty set. Macro metrics average over the classes
 that the set has. scikit-learn ranks (AUROC, average precision); what follows from the confusion matrix
-is written for any leading axes, [..., C, C], because the bootstrap asks for a thousand at once.
+is written for any leading axes, [..., C, C], because the bootstrap computes a thousand at once.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 Array = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -106,48 +113,23 @@ def cohen_kappa_of(confusion: Array) -> Floats:
     return ratio(accuracy_of(counts) - by_chance, 1.0 - by_chance)
 
 
-# ---- figures of labels and probabilities --------------------------------------------------------------
+def matthews_of(confusion: Array) -> Floats:
+    """[...], -1 .. 1: correlation of the true and the predicted class (Gorodkin 2004); nan if one never varies."""
+    counts = np.asarray(confusion, float)
+    total, right = counts.sum((-2, -1)), np.trace(counts, axis1=-2, axis2=-1)
+    true, predicted = counts.sum(-1), counts.sum(-2)
+    spread = (total**2 - (true**2).sum(-1)) * (total**2 - (predicted**2).sum(-1))
+    return ratio(right * total - (true * predicted).sum(-1), np.sqrt(spread))
 
 
-def _confusion(labels: Array, probabilities: Array) -> Ints:
-    return confusion_matrix(labels, probabilities.argmax(1), probabilities.shape[1])
+# ---- one number per image -----------------------------------------------------------------------------
 
 
-def accuracy(labels: Array, probabilities: Array) -> float:
-    """The share of images whose class is predicted."""
-    return float(accuracy_of(_confusion(labels, probabilities)))
-
-
-def balanced_accuracy(labels: Array, probabilities: Array) -> float:
-    """The mean sensitivity of the classes that the set has."""
-    return float(mean_of_available(sensitivity(_confusion(labels, probabilities))))
-
-
-def macro_f1(labels: Array, probabilities: Array) -> float:
-    """The mean F1 of the classes that the set has."""
-    return float(mean_of_available(f1(_confusion(labels, probabilities))))
-
-
-def weighted_f1(labels: Array, probabilities: Array) -> float:
-    """The mean F1 of the classes, weighted by their images."""
-    return float(weighted_f1_of(_confusion(labels, probabilities)))
-
-
-def cohen_kappa(labels: Array, probabilities: Array) -> float:
-    """Agreement of predicted and true class beyond chance, at most 1."""
-    return float(cohen_kappa_of(_confusion(labels, probabilities)))
-
-
-def top_k_hits(labels: Array, probabilities: Array, k: int) -> npt.NDArray[np.bool_]:
-    """bool [N]: is the true class among the k most probable (of equals, the first in class order)?"""
+def top_k_hits(labels: Array, probabilities: Array, k: int) -> Bools:
+    """bool [N]: the true class is among the k most probable (of equals, the first in class order)."""
     own = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], axis=1)
     earlier = np.arange(probabilities.shape[1]) < labels[:, None]
     return ((probabilities > own) | ((probabilities == own) & earlier)).sum(1) < k
-
-
-def top_k_accuracy(labels: Array, probabilities: Array, k: int) -> float:
-    """The share of images whose class is among the k most probable."""
-    return float(ratio(top_k_hits(labels, probabilities, k).sum(), len(labels)))
 
 
 def negative_log_likelihood(labels: Array, probabilities: Array) -> Floats:
@@ -156,35 +138,27 @@ def negative_log_likelihood(labels: Array, probabilities: Array) -> Floats:
     return -np.log(np.clip(own.astype(np.float64), SMALLEST_PROBABILITY, 1.0))
 
 
-def log_loss(labels: Array, probabilities: Array) -> float:
-    """The mean negative log-likelihood, in nats: what the network was trained to make small."""
-    return float(ratio(negative_log_likelihood(labels, probabilities).sum(), len(labels)))
-
-
 def squared_error(labels: Array, probabilities: Array) -> Floats:
-    """[N], 0 .. 2: the squared distance of the probabilities from the one-hot truth."""
+    """[N], 0 .. 2: the squared distance of the probabilities from the one-hot truth (Brier 1950)."""
     values = probabilities.astype(np.float64)
     own = np.take_along_axis(values, labels.astype(np.int64)[:, None], axis=1)[:, 0]
     return np.einsum("nc,nc->n", values, values) - 2 * own + 1
 
 
-def brier_score(labels: Array, probabilities: Array) -> float:
-    """The mean squared error over all classes, 0 .. 2 (Brier 1950)."""
-    return float(ratio(squared_error(labels, probabilities).sum(), len(labels)))
-
-
 def confidence_bin(confidence: Array, bins: int = CALIBRATION_BINS) -> Ints:
-    """int [N]: which of `bins` equally wide bins (k/bins, (k+1)/bins] holds a confidence."""
+    """int [N]: the one of `bins` equally wide bins (k/bins, (k+1)/bins] that holds a confidence."""
     return np.clip(np.ceil(confidence.astype(np.float64) * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
-def expected_calibration_error(labels: Array, probabilities: Array, bins: int = CALIBRATION_BINS) -> float:
-    """The mean over images of |accuracy - confidence| of their confidence bin (Naeini 2015, Guo 2017)."""
-    confidence = probabilities.max(1).astype(np.float64) if len(labels) else np.zeros(0)
-    hit = probabilities.argmax(1) == labels
-    bin_of = confidence_bin(confidence, bins)
-    gap = np.bincount(bin_of, weights=hit - confidence, minlength=bins)
-    return float(ratio(np.abs(gap).sum(), len(labels)))
+def confidence_gap(labels: Array, probabilities: Array, bins: int = CALIBRATION_BINS) -> tuple[Ints, Floats]:
+    """[N] and [N]: each image's confidence bin, and by how much it is better than its confidence."""
+    confidence = probabilities.max(1, initial=0).astype(np.float64)
+    return confidence_bin(confidence, bins), (probabilities.argmax(1) == labels) - confidence
+
+
+def mean_gap(sums: Array, images: Array) -> Floats:
+    """[...]: the mean over images of |accuracy - confidence| of their bin, from the bins' gaps [..., bins]."""
+    return ratio(np.abs(sums).sum(-1), images)
 
 
 # ---- one class against the rest: positives bool [N], scores float [N] -----------------------------------
@@ -208,73 +182,344 @@ def sensitivity_at_specificity(positives: Array, scores: Array, specificity: flo
     return float(true_positive_rate[false_positive_rate <= 1 - specificity + 1e-12].max())
 
 
-def class_auc(labels: Array, probabilities: Array) -> Floats:
-    """[C]: the AUROC of each class against the rest."""
-    return np.array([auc(labels == c, probabilities[:, c]) for c in range(probabilities.shape[1])])
+class Ranks(NamedTuple):
+    """One class's images by falling score, in B weighted draws; of the levels of score the K that hold positives.
+
+    Attributes:
+        own: [B, K], the positives on a level.
+        hits: int [B, K], the positives on it or above.
+        above, passed: int [B, K], the negatives above a level; those above or on it.
+        positives, negatives: int [B], all of them.
+    """
+
+    own: Floats
+    hits: Array
+    above: Array
+    passed: Array
+    positives: Array
+    negatives: Array
 
 
-def class_average_precision(labels: Array, probabilities: Array) -> Floats:
-    """[C]: the average precision of each class against the rest."""
-    return np.array([average_precision(labels == c, probabilities[:, c]) for c in range(probabilities.shape[1])])
+def auc_of(ranks: Ranks) -> Floats:
+    """[B]: as `auc`."""
+    pairs = ranks.positives * ranks.negatives
+    return ratio(pairs - (ranks.own * (ranks.above + ranks.passed)).sum(1) / 2, pairs)
 
 
-def class_sensitivity_at_specificity(labels: Array, probabilities: Array, specificity: float) -> Floats:
-    """[C]: the sensitivity of each class against the rest at this specificity."""
-    classes = range(probabilities.shape[1])
-    return np.array([sensitivity_at_specificity(labels == c, probabilities[:, c], specificity) for c in classes])
+def average_precision_of(ranks: Ranks) -> Floats:
+    """[B]: as `average_precision`."""
+    precision = ranks.hits / np.maximum(ranks.hits + ranks.passed, 1)
+    return ratio((ranks.own * precision).sum(1), ranks.positives)
+
+
+def sensitivity_at_specificity_of(ranks: Ranks, specificity: float) -> Floats:
+    """[B]: as `sensitivity_at_specificity`."""
+    # False positives only grow along the order, so the thresholds that are allowed come first.
+    most = (1 - specificity + 1e-12) * ranks.negatives
+    allowed = [int(np.searchsorted(row, limit, "right")) for row, limit in zip(ranks.passed, most, strict=True)]
+    found = [row[last - 1] if last else 0 for row, last in zip(ranks.hits, allowed, strict=True)]
+    return np.where(ranks.negatives > 0, ratio(found, ranks.positives), np.nan)
+
+
+# ---- what an entry of the list says ---------------------------------------------------------------------
+#
+# First, how a metric is computed: one of these four.
+
+
+@dataclass(frozen=True)
+class OfConfusion:
+    """A metric that follows from a confusion matrix [..., C, C]: [...], or [..., C] for a metric of each class."""
+
+    compute: Callable[[Array], Floats]
+
+
+@dataclass(frozen=True)
+class OfSums:
+    """A metric of sums over images.
+
+    Attributes:
+        terms: from labels and probabilities to a place (0 .. size-1, int [N] or one for all) and a value [N]
+            of each image; the values are added up by place.
+        of_sums: from the sums [..., size] and the number of images [...] to the metric [...].
+    """
+
+    terms: Callable[[Array, Array], tuple[Array | int, Array]]
+    of_sums: Callable[[Array, Array], Floats]
+    size: int = 1
+
+
+@dataclass(frozen=True)
+class OfRanking:
+    """A metric of each class against the rest.
+
+    Attributes:
+        compute: from positives bool [N] and scores [N].
+        of_ranks: the same of weighted draws, [B].
+    """
+
+    compute: Callable[[Array, Array], float]
+    of_ranks: Callable[[Ranks], Floats]
+
+
+@dataclass(frozen=True)
+class MeanOverClasses:
+    """The mean of a metric of each class over the classes that have it."""
+
+    of: str
+
+
+Source = OfConfusion | OfSums | OfRanking | MeanOverClasses
+
+
+def mean_over_images(of_image: Callable[[Array, Array], Array]) -> OfSums:
+    """Return the metric that is the mean of `of_image`, [N] from labels and probabilities."""
+    return OfSums(lambda labels, p: (0, of_image(labels, p)), lambda sums, images: ratio(sums[..., 0], images))
+
+
+# Second, how `skin.evaluation.intervals` makes its interval. That of a mean over classes comes from the classes'.
+
+
+@dataclass(frozen=True)
+class Percentiles:
+    """An interval of the bootstrap's bias-corrected percentiles: for a metric that is none of the following."""
+
+
+@dataclass(frozen=True)
+class BiasedUpwards:
+    """An interval for a mean of absolute gaps, too large on a sample and larger again on a resample.
+
+    It reaches down as far as the rounds reach up (the basic bootstrap), and up as far as they do without what
+    resampling added.
+    """
+
+
+@dataclass(frozen=True)
+class Share:
+    """Wilson's interval of a share of images.
+
+    Percentiles of the rounds are too short near 0 or 1, or for a handful of images (for 3 of 3 they are one point).
+    """
+
+
+@dataclass(frozen=True)
+class ShareOfClass:
+    """Wilson's interval of a share of some of the images, for a metric of one class.
+
+    Attributes:
+        basis: from bool [N] and bool [N], the images of the class and those called so, to the images of which it
+            is a share.
+        hit: from the same to the images that count, if they are in `basis`.
+    """
+
+    basis: Callable[[Bools, Bools], Bools]
+    hit: Callable[[Bools, Bools], Bools]
+
+
+Groups = Callable[[int, int], float]
+"""From the number of groups with positives, and of those with negatives, to the number that matters."""
+
+
+def _positives(positives: int, negatives: int) -> float:
+    return positives
+
+
+def _negatives(positives: int, negatives: int) -> float:
+    return negatives
+
+
+def _both(positives: int, negatives: int) -> float:
+    return 1 / (1 / positives + 1 / negatives)
+
+
+@dataclass(frozen=True)
+class LikeShare:
+    """Wilson's interval for a mean over a class's groups of numbers between 0 and 1.
+
+    The few values of a scarce class say little of their variance. The most that such numbers vary is as a share
+    does, one image per group.
+
+    Attributes:
+        worth: the images that a group is worth at least.
+        fewest: the groups whose scarcity matters.
+        counted: the groups that are worth something.
+        needed: the groups of which there must be two.
+        unsure: the degrees of freedom of a t interval, if few groups tell where a threshold lies, or how precise
+            the top of a class is.
+        of_positives: it is a share of the class's images.
+        biased: it is too large for a few positives, and larger again on a resample.
+    """
+
+    worth: float = 1.0
+    fewest: Groups = min
+    counted: Groups = min
+    needed: Groups = min
+    unsure: Groups | None = None
+    of_positives: bool = False
+    biased: bool = False
+
+
+Interval = Percentiles | BiasedUpwards | Share | ShareOfClass | LikeShare
+
+
+# ---- the list -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+        name: its key in report.json.
+        title: its name for people.
+        source: how it is computed.
+        interval: how its interval is made.
+        larger_is_better: False for a loss or an error.
+        digits: decimals for people; a wide table has one fewer.
+        of_class: each class has one; otherwise the whole set has.
+    """
+
+    name: str
+    title: str
+    source: Source
+    interval: Interval = Percentiles()
+    larger_is_better: bool = True
+    digits: int = 3
+    of_class: bool = False
+
+    @property
+    def label(self) -> str:
+        """The title, with a word for those who would take more for better."""
+        return self.title if self.larger_is_better else f"{self.title} (less is better)"
+
+
+def _sensitivity_at(specificity: float, name: str, title: str) -> Metric:
+    return Metric(
+        name, title,
+        OfRanking(
+            partial(sensitivity_at_specificity, specificity=specificity),
+            partial(sensitivity_at_specificity_of, specificity=specificity),
+        ),
+        LikeShare(needed=_negatives, unsure=_negatives, of_positives=True), of_class=True,
+    )  # fmt: skip
+
+
+METRICS = (
+    Metric("accuracy", "Accuracy", OfConfusion(accuracy_of), Share()),
+    Metric("balanced_accuracy", "Balanced accuracy", MeanOverClasses("sensitivity")),
+    Metric("macro_f1", "Macro F1", MeanOverClasses("f1")),
+    Metric("weighted_f1", "Weighted F1", OfConfusion(weighted_f1_of)),
+    Metric("macro_auc", "Macro AUROC", MeanOverClasses("auc")),
+    Metric("macro_average_precision", "Macro average precision", MeanOverClasses("average_precision")),
+    Metric("cohen_kappa", "Cohen's kappa", OfConfusion(cohen_kappa_of)),
+    Metric("matthews", "Matthews correlation", OfConfusion(matthews_of)),
+    Metric("log_loss", "Log loss", mean_over_images(negative_log_likelihood), larger_is_better=False),
+    Metric("brier_score", "Brier score, 0 to 2", mean_over_images(squared_error), larger_is_better=False),
+    Metric(
+        "expected_calibration_error", "Expected calibration error",  # Naeini 2015, Guo 2017
+        OfSums(confidence_gap, mean_gap, CALIBRATION_BINS), BiasedUpwards(), larger_is_better=False,
+    ),
+    Metric("top_2_accuracy", "Top-2 accuracy", mean_over_images(partial(top_k_hits, k=2)), Share()),
+    Metric("top_3_accuracy", "Top-3 accuracy", mean_over_images(partial(top_k_hits, k=3)), Share()),
+    Metric(
+        "sensitivity", "Sensitivity", OfConfusion(sensitivity),
+        ShareOfClass(lambda true, called: true, lambda true, called: called), of_class=True,
+    ),
+    Metric(
+        "specificity", "Specificity", OfConfusion(specificity),
+        ShareOfClass(lambda true, called: ~true, lambda true, called: ~called), of_class=True,
+    ),
+    Metric(
+        "ppv", "PPV", OfConfusion(positive_predictive_value),
+        ShareOfClass(lambda true, called: called, lambda true, called: true), of_class=True,
+    ),
+    Metric(
+        "npv", "NPV", OfConfusion(negative_predictive_value),
+        ShareOfClass(lambda true, called: ~called, lambda true, called: ~true), of_class=True,
+    ),
+    Metric(
+        "f1", "F1", OfConfusion(f1), LikeShare(fewest=_positives, counted=_positives, needed=_positives),
+        of_class=True,
+    ),
+    # An AUROC varies half as much as a share: its variance over the positives is A (1 - A) times A / (1 + A)
+    # (Hanley and McNeil 1982).
+    Metric("auc", "AUROC", OfRanking(auc, auc_of), LikeShare(worth=2.0, counted=_both), of_class=True),
+    Metric(
+        "average_precision", "Average precision", OfRanking(average_precision, average_precision_of),
+        LikeShare(unsure=min, biased=True), of_class=True,
+    ),
+    _sensitivity_at(0.90, "sensitivity_at_90_specificity", "Sensitivity at 90 % specificity"),
+    _sensitivity_at(0.95, "sensitivity_at_95_specificity", "Sensitivity at 95 % specificity"),
+)  # fmt: skip
+BY_NAME = {metric.name: metric for metric in METRICS}
+OVERALL = tuple(metric for metric in METRICS if not metric.of_class)
+PER_CLASS = tuple(metric for metric in METRICS if metric.of_class)
+OF_CALLED = tuple(metric for metric in PER_CLASS if isinstance(metric.interval, ShareOfClass))
+"""The metrics of a class that ask which images are called by its name, and nothing else."""
+
+# What some tables show, in their order.
+OF_PROBABILITIES = tuple(BY_NAME[name] for name in ("log_loss", "brier_score", "expected_calibration_error"))
+OF_TWO_CLASSES = tuple(BY_NAME[name] for name in (
+    "auc", "average_precision", "sensitivity", "specificity", "ppv", "npv", "sensitivity_at_90_specificity",
+    "sensitivity_at_95_specificity",
+))  # fmt: skip
+
+
+def values(labels: Array, probabilities: Array, ranked: bool = True) -> dict[str, Floats]:
+    """Return every metric of a set by name: [] for the set, [C] for its classes.
+
+    Args:
+        ranked: False leaves out the metrics that rank images, which are most of the work.
+    """
+    left_out = (MeanOverClasses,) if ranked else (MeanOverClasses, OfRanking)
+    confusion = confusion_matrix(labels, probabilities.argmax(1), probabilities.shape[1])
+    computed = [metric for metric in METRICS if not isinstance(metric.source, left_out)]
+    return with_means({m.name: _value(m.source, labels, probabilities, confusion) for m in computed})
+
+
+def with_means(found: dict[str, Floats]) -> dict[str, Floats]:
+    """Return `found`, metrics by name, with the means over classes [...] of those of each class [..., C]."""
+    means = {
+        metric.name: mean_of_available(found[metric.source.of])
+        for metric in METRICS
+        if isinstance(metric.source, MeanOverClasses) and metric.source.of in found
+    }
+    return {**found, **means}
+
+
+def value(name: str, labels: Array, probabilities: Array) -> Floats:
+    """Return one metric of a set: [], or [C] for a metric of each class."""
+    source = BY_NAME[name].source
+    if isinstance(source, MeanOverClasses):
+        return mean_of_available(value(source.of, labels, probabilities))
+    confusion = confusion_matrix(labels, probabilities.argmax(1), probabilities.shape[1])
+    return _value(source, labels, probabilities, confusion)
+
+
+def _value(source: Source, labels: Array, probabilities: Array, confusion: Array) -> Floats:
+    assert not isinstance(source, MeanOverClasses)
+    if isinstance(source, OfConfusion):
+        return source.compute(confusion)
+    if isinstance(source, OfRanking):
+        columns = enumerate(probabilities.T)
+        return np.array([source.compute(labels == c, scores) for c, scores in columns])
+    places, numbers = source.terms(labels, probabilities)
+    if source.size == 1:
+        sums = np.asarray(numbers, float).sum(keepdims=True)
+    else:
+        sums = np.bincount(np.broadcast_to(places, labels.shape), weights=numbers, minlength=source.size)
+    return source.of_sums(sums, np.asarray(len(labels)))
+
+
+def accuracy(labels: Array, probabilities: Array) -> float:
+    """Return the share of images whose class is predicted."""
+    return float(value("accuracy", labels, probabilities))
+
+
+def balanced_accuracy(labels: Array, probabilities: Array) -> float:
+    """Return the mean sensitivity of the classes that the set has."""
+    return float(value("balanced_accuracy", labels, probabilities))
 
 
 def macro_auc(labels: Array, probabilities: Array) -> float:
-    """The mean AUROC of the classes, each against the rest."""
-    return float(mean_of_available(class_auc(labels, probabilities)))
-
-
-def macro_average_precision(labels: Array, probabilities: Array) -> float:
-    """The mean average precision of the classes, each against the rest."""
-    return float(mean_of_available(class_average_precision(labels, probabilities)))
-
-
-# ---- all of them, by name ---------------------------------------------------------------------------------
-
-TOP_K = (2, 3)
-SPECIFICITIES = {"sensitivity_at_90_specificity": 0.90, "sensitivity_at_95_specificity": 0.95}
-
-
-def of_confusion(confusion: Array) -> dict[str, Floats]:
-    """The figures that follow from a confusion matrix [..., C, C], by name: [...] or, a class, [..., C]."""
-    class_sensitivity, class_f1 = sensitivity(confusion), f1(confusion)
-    return {
-        "accuracy": accuracy_of(confusion),
-        "balanced_accuracy": mean_of_available(class_sensitivity),
-        "macro_f1": mean_of_available(class_f1),
-        "weighted_f1": weighted_f1_of(confusion),
-        "cohen_kappa": cohen_kappa_of(confusion),
-        "sensitivity": class_sensitivity,
-        "specificity": specificity(confusion),
-        "ppv": positive_predictive_value(confusion),
-        "npv": negative_predictive_value(confusion),
-        "f1": class_f1,
-    }
-
-
-def additive_figures(labels: Array, probabilities: Array) -> dict[str, Floats]:
-    """The figures that are sums over images, by name: [] for the set, [C] for its classes."""
-    return {
-        **of_confusion(_confusion(labels, probabilities)),
-        "log_loss": np.asarray(log_loss(labels, probabilities)),
-        "brier_score": np.asarray(brier_score(labels, probabilities)),
-        "expected_calibration_error": np.asarray(expected_calibration_error(labels, probabilities)),
-        **{f"top_{k}_accuracy": np.asarray(top_k_accuracy(labels, probabilities, k)) for k in TOP_K},
-    }
-
-
-def ranking_figures(labels: Array, probabilities: Array) -> dict[str, Floats]:
-    """The figures that rank images, by name: [] for the set, [C] for its classes."""
-    class_aucs, class_aps = class_auc(labels, probabilities), class_average_precision(labels, probabilities)
-    return {
-        "macro_auc": mean_of_available(class_aucs),
-        "macro_average_precision": mean_of_available(class_aps),
-        "auc": class_aucs,
-        "average_precision": class_aps,
-        **{n: class_sensitivity_at_specificity(labels, probabilities, s) for n, s in SPECIFICITIES.items()},
-    }
+    """Return the mean AUROC of the classes, each against the rest."""
+    return float(value("macro_auc", labels, probabilities))

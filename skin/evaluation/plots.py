@@ -1,7 +1,7 @@
-"""The pictures of a report, as a journal would print them.
+"""Draw the pictures of a report, as a journal would print them.
 
-Each function draws one picture from a report (`skin.evaluation.report.build`) and what the model said, and returns a
-matplotlib figure of its own; nothing global is touched, so they may be drawn in any order and place.
+Each function draws one picture from a report and the model's predictions, and returns a new matplotlib figure.
+Nothing global changes, so the pictures may be drawn in any order and place.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from skin.evaluation import metrics
+from skin.evaluation.intervals import Estimate
 from skin.evaluation.metrics import Array
+from skin.evaluation.report_types import Report, Subgroup
+from skin.evaluation.subgroups import METRICS, SubgroupMetric
 from skin.utils.errors import printable
 
 import matplotlib
@@ -55,24 +58,17 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _label(name: str, length: int = 22) -> str:
-    """A class name that fits beside an axis, in letters that the font has."""
+    """Return a class name that fits beside an axis, in letters that the font has."""
     safe = printable(name, limit=length)
     return "".join(c if ord(c) < 0x2500 else "\N{REPLACEMENT CHARACTER}" for c in safe)
-
-
-def _figure_text(figure: dict[str, float | None], digits: int = 2) -> str:
-    value, low, high = figure["value"], figure["low"], figure["high"]
-    if value is None:
-        return "not available"
-    return f"{value:.{digits}f}" + ("" if low is None else f" ({low:.{digits}f}–{high:.{digits}f})")
 
 
 # ---- the confusion matrix -------------------------------------------------------------------------------------
 
 
-def confusion_matrix(report: dict[str, Any]) -> Figure:
-    """Counts, and the share of each true class (row), which is also the colour."""
-    classes, counts = report["confusion_matrix"]["classes"], np.array(report["confusion_matrix"]["counts"])
+def confusion_matrix(report: Report) -> Figure:
+    """Draw counts, and the share of each true class (row), which is also the colour."""
+    classes, counts = report.confusion_matrix.classes, np.array(report.confusion_matrix.counts)
     size = len(classes)
     shares = metrics.ratio(counts, counts.sum(1, keepdims=True))
     with _styled():
@@ -121,7 +117,7 @@ def _percent(share: float) -> str:
 class _Curve:
     """A kind of curve of one class against all others, and how it is drawn."""
 
-    figure: str  # of `report["per_class"]`, the area under it
+    area: str  # the metric of a class that is the area under it
     title: str
     x_label: str
     y_label: str
@@ -149,20 +145,20 @@ _PRECISION_RECALL = _Curve(
 )  # fmt: skip
 
 
-def roc(report: dict[str, Any], labels: Array, probabilities: Array) -> Figure | None:
-    """One ROC curve a class, against all others; a panel a class where there are more than ten; None without any."""
+def roc(report: Report, labels: Array, probabilities: Array) -> Figure | None:
+    """Draw one ROC curve per class, in a panel per class if there are more than ten; None without any curve."""
     return _curves(_ROC, report, labels, probabilities)
 
 
-def precision_recall(report: dict[str, Any], labels: Array, probabilities: Array) -> Figure | None:
-    """One precision-recall curve a class; the dotted line of a panel is the class's share of the images."""
+def precision_recall(report: Report, labels: Array, probabilities: Array) -> Figure | None:
+    """Draw one precision-recall curve per class; the dotted line of a panel is the class's share of the images."""
     return _curves(_PRECISION_RECALL, report, labels, probabilities)
 
 
-def _curves(kind: _Curve, report: dict[str, Any], labels: Array, probabilities: Array) -> Figure | None:
-    classes = report["confusion_matrix"]["classes"]
-    areas = {c: report["per_class"][name][kind.figure] for c, name in enumerate(classes)}
-    there = sorted((c for c in areas if areas[c]["value"] is not None), key=lambda c: -areas[c]["value"])
+def _curves(kind: _Curve, report: Report, labels: Array, probabilities: Array) -> Figure | None:
+    classes = report.confusion_matrix.classes
+    areas = {c: report.per_class[name].metrics[kind.area] for c, name in enumerate(classes)}
+    there = sorted((c for c in areas if not math.isnan(areas[c].value)), key=lambda c: -areas[c].value)
     curves = [
         (classes[c], areas[c], float((labels == c).mean()), *kind.points(labels == c, probabilities[:, c]))
         for c in there
@@ -177,7 +173,7 @@ def _curves_together(kind: _Curve, curves: list[tuple[str, Any, float, Array, Ar
     figure = _figure(7.6, 4.6)
     axes = figure.add_subplot()
     for colour, (name, area, _, x, y) in zip(COLOURS, curves, strict=False):
-        text = f"{_label(name)}  {_figure_text(area)}"
+        text = f"{_label(name)}  {area.text(2)}"
         axes.plot(x, y, color=colour, linewidth=1.6, drawstyle=kind.drawstyle, label=text, clip_on=False)
     if kind is _ROC:  # chance is the same for all classes
         axes.plot([0, 1], kind.chance(0), color=FAINT, linewidth=0.8, linestyle=":")
@@ -198,7 +194,7 @@ def _curves_apart(kind: _Curve, curves: list[tuple[str, Any, float, Array, Array
     for axes, (name, area, share, x, y) in zip(panels, curves, strict=False):
         axes.plot(x, y, color=ACCENT, linewidth=1.6, drawstyle=kind.drawstyle, clip_on=False)
         axes.plot([0, 1], kind.chance(share), color=FAINT, linewidth=0.8, linestyle=":")
-        axes.set_title(f"{_label(name, 24)}\n{_figure_text(area)}", fontsize=7.5)
+        axes.set_title(f"{_label(name, 24)}\n{area.text(2)}", fontsize=7.5)
     for axes in panels:
         _unit_square(axes)
     for axes in panels[len(curves) :]:
@@ -219,19 +215,19 @@ def _unit_square(axes: Axes) -> None:
 # ---- reliability ----------------------------------------------------------------------------------------------
 
 
-def reliability(report: dict[str, Any], labels: Array, before: Array, after: Array) -> Figure:
-    """Accuracy against confidence, bin by bin, of raw (`before`) and calibrated probabilities [N, C]."""
+def reliability(report: Report, labels: Array, before: Array, after: Array) -> Figure:
+    """Draw accuracy against confidence, bin by bin, of raw and of calibrated probabilities [N, C]."""
     with _styled():
         figure = _figure(7.6, 4.7)
         panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=[4, 1])
-        calibration = report["calibration"]
-        temperature = calibration["temperature"]
+        calibration = report.calibration
+        temperature = calibration.temperature
         after_title = "After" if temperature is None else f"After, temperature {temperature:.2f}"
-        for column, (title, probabilities, figures) in enumerate(
-            [("Before calibration", before, calibration["before"]), (after_title, after, calibration["after"])]
+        for column, (title, probabilities, estimates) in enumerate(
+            [("Before calibration", before, calibration.before), (after_title, after, calibration.after)]
         ):
             _reliability_panel(panels[0, column], panels[1, column], labels, probabilities)
-            error = _figure_text(figures["expected_calibration_error"], 3)
+            error = estimates["expected_calibration_error"].text()
             panels[0, column].set_title(title)
             panels[0, column].text(0.03, 0.94, f"ECE {error}", fontsize=8.5, va="top")
             panels[1, column].set_xlabel("confidence: probability of the predicted class")
@@ -266,30 +262,29 @@ def _reliability_panel(above: Axes, below: Axes, labels: Array, probabilities: A
 # ---- classes and subgroups with their intervals ---------------------------------------------------------------
 
 
-def per_class(report: dict[str, Any]) -> Figure:
-    """Sensitivity, PPV, F1 and AUROC of each class as bars with their intervals."""
-    columns = {"sensitivity": "Sensitivity", "ppv": "PPV", "f1": "F1", "auc": "AUROC"}
-    names = list(report["per_class"])
-    rows = [f"{_label(name)}  (n = {report['per_class'][name]['support']:,})" for name in names]
+def per_class(report: Report) -> Figure:
+    """Draw sensitivity, PPV, F1 and AUROC of each class as bars with their intervals."""
+    shown = [metrics.BY_NAME[name] for name in ("sensitivity", "ppv", "f1", "auc")]
+    rows = [f"{_label(name)}  (n = {of_class.support:,})" for name, of_class in report.per_class.items()]
     with _styled():
-        figure = _figure(8.6, 1.3 + 0.34 * len(names))
-        panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        for axes, (key, title) in zip(panels, columns.items(), strict=True):
-            _bars(axes, [report["per_class"][name][key] for name in names])
-            axes.set_title(title)
-        panels[0].set_yticks(range(len(names)), rows)
-        panels[0].set_ylim(len(names) - 0.4, -0.6)
+        figure = _figure(8.6, 1.3 + 0.34 * len(rows))
+        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axes, metric in zip(panels, shown, strict=True):
+            _bars(axes, [of_class.metrics[metric.name] for of_class in report.per_class.values()])
+            axes.set_title(metric.title)
+        panels[0].set_yticks(range(len(rows)), rows)
+        panels[0].set_ylim(len(rows) - 0.4, -0.6)
     return figure
 
 
-def _bars(axes: Axes, figures: list[dict[str, float | None]]) -> None:
-    for row, figure in enumerate(figures):
-        value, low, high = figure["value"], figure["low"], figure["high"]
-        if value is None:
+def _bars(axes: Axes, estimates: list[Estimate]) -> None:
+    for row, estimate in enumerate(estimates):
+        value, low, high = estimate.value, estimate.low, estimate.high
+        if math.isnan(value):
             axes.text(0.02, row, "not available", va="center", fontsize=7.5, color=FAINT)
             continue
         axes.barh(row, value, height=0.62, color=matplotlib.colors.to_rgba(ACCENT, 0.45))
-        if low is not None and high is not None:
+        if not math.isnan(low):
             axes.plot([low, high], [row, row], color=INK, linewidth=1.4, solid_capstyle="butt", clip_on=False)
         axes.plot(value, row, marker="o", markersize=3.6, color=INK, clip_on=False)
     axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
@@ -299,28 +294,20 @@ def _bars(axes: Axes, figures: list[dict[str, float | None]]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def subgroups(report: dict[str, Any]) -> Figure:
-    """Each subgroup's figures beside those of all images (the dotted line); small groups are hollow."""
-    columns = {"accuracy": "Accuracy", "balanced_accuracy": "Balanced accuracy", "macro_auc": "Macro AUROC"}
-    rows: list[tuple[str, dict[str, Any] | None]] = []
-    for attribute, result in report["subgroups"].items():
+def subgroups(report: Report) -> Figure:
+    """Draw each subgroup's metrics beside those of all images (the dotted line); small groups are hollow."""
+    shown = [entry for entry in METRICS if entry.compared]
+    rows: list[tuple[str, Subgroup | None]] = []
+    for attribute, result in report.subgroups.items():
         rows.append((_label(attribute, 30), None))
-        rows += [(f"{_label(name)}  (n = {g['images']:,})", g) for name, g in result["groups"].items()]
+        rows += [(f"{_label(name)}  (n = {group.images:,})", group) for name, group in result.groups.items()]
     with _styled():
         figure = _figure(8.2, 1.3 + 0.27 * len(rows))
-        panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        for axes, (key, title) in zip(panels, columns.items(), strict=True):
-            axes.set_title(title)
-            if report[key]["value"] is not None:
-                axes.axvline(report[key]["value"], color=FAINT, linewidth=0.8, linestyle=":")
-            for place, (_, group) in enumerate(rows):
-                if group is not None and group[key]["value"] is not None:
-                    _interval(axes, place, group[key], hollow=group["small"])
-            axes.set_xlim(*_range([group[key] for _, group in rows if group is not None]))
-            axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-            axes.grid(axis="x", color=GRID, linewidth=0.8)
-            axes.tick_params(axis="y", length=0)
-            axes.spines["left"].set_visible(False)
+        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for axes, entry in zip(panels, shown, strict=True):
+            axes.set_title(entry.title)
+            of_groups = [(place, group) for place, (_, group) in enumerate(rows) if group is not None]
+            _subgroup_panel(axes, entry, report, of_groups)
         panels[0].set_yticks(range(len(rows)), [text for text, _ in rows])
         panels[0].set_ylim(len(rows) - 0.4, -0.6)
         for tick, (_, group) in zip(panels[0].get_yticklabels(), rows, strict=True):
@@ -328,18 +315,33 @@ def subgroups(report: dict[str, Any]) -> Figure:
     return figure
 
 
-def _range(figures: list[dict[str, float | None]]) -> tuple[float, float]:
-    """From below the lowest interval, in tenths, to 1."""
-    lowest = min([f["low"] for f in figures if f["low"] is not None], default=0.0)
+def _subgroup_panel(axes: Axes, entry: SubgroupMetric, report: Report, groups: list[tuple[int, Subgroup]]) -> None:
+    """Draw one metric of `groups`, each at its place."""
+    of_all = report.metrics[entry.name].value
+    if not math.isnan(of_all):
+        axes.axvline(of_all, color=FAINT, linewidth=0.8, linestyle=":")
+    for place, group in groups:
+        if not math.isnan(group.metrics[entry.name].value):
+            _interval(axes, place, group.metrics[entry.name], hollow=group.small)
+    axes.set_xlim(*_range([group.metrics[entry.name] for _, group in groups]))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _range(estimates: list[Estimate]) -> tuple[float, float]:
+    """Return an axis from below the lowest interval, in tenths, to 1."""
+    lowest = min([e.low for e in estimates if not math.isnan(e.low)], default=0.0)
     return max(0.0, math.floor(10 * lowest - 0.1) / 10), 1.0
 
 
-def _interval(axes: Axes, row: int, figure: dict[str, float | None], hollow: bool) -> None:
-    if figure["low"] is not None and figure["high"] is not None:
+def _interval(axes: Axes, row: int, estimate: Estimate, hollow: bool) -> None:
+    if not math.isnan(estimate.low):
         colour = FAINT if hollow else ACCENT
-        axes.plot([figure["low"], figure["high"]], [row, row], color=colour, linewidth=1.6, solid_capstyle="butt")
+        axes.plot([estimate.low, estimate.high], [row, row], color=colour, linewidth=1.6, solid_capstyle="butt")
     axes.plot(
-        figure["value"] or 0.0, row, marker="o", markersize=4.5, color=FAINT if hollow else ACCENT,
+        estimate.value, row, marker="o", markersize=4.5, color=FAINT if hollow else ACCENT,
         markerfacecolor="white" if hollow else ACCENT, clip_on=False,
     )  # fmt: skip
 
@@ -348,7 +350,7 @@ def _interval(axes: Axes, row: int, figure: dict[str, float | None], hollow: boo
 
 
 def mistakes(pictures: list[Array], captions: list[tuple[str, str, str]]) -> Figure:
-    """A contact sheet: pictures uint8 [S, S, 3], each with its name, its class, and what was said of it."""
+    """Draw a contact sheet of pictures uint8 [S, S, 3]; a caption is name, true class and prediction."""
     columns = min(5, max(1, len(pictures)))
     rows = math.ceil(len(pictures) / columns)
     with _styled():

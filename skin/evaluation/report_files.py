@@ -1,9 +1,9 @@
-"""The files of an evaluation: which they are, whose they are, and how the tables are written."""
+"""Write the files of an evaluation: report, tables and pictures, in a folder that is known to be ours."""
 
 from __future__ import annotations
 
-import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -12,20 +12,27 @@ from typing import Any
 
 from skin.data.class_names import ISIC_2018, ISIC_2019, match_classes, readable_name
 from skin.data.dataset import SkinDiseaseDataset
-from skin.data.images import centre_crop
-from skin.evaluation import plots
+from skin.data.images import Preprocess, centre_crop
+from skin.evaluation import pages, plots
 from skin.evaluation.metrics import Array
-from skin.evaluation.pages import PICTURES
-from skin.evaluation.report import Answers
+from skin.evaluation.report import Predictions
+from skin.evaluation.report_types import Report, to_json
+from skin.evaluation.test_set import TestSet
 from skin.model import calibration
-from skin.utils.errors import UserError, safe_cell
-from skin.utils.files import write_atomically
+from skin.model.checkpoint import Checkpoint
+from skin.utils.errors import UserError
+from skin.utils.files import safe_name, write_atomically, write_csv, write_json
 from skin.utils.run_folders import KIND, REPORT
 
 import cv2
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
+PICTURES = (
+    "confusion_matrix.png", "per_class.png", "roc.png", "precision_recall.png", "reliability.png", "subgroups.png",
+    "mistakes.png",
+)  # fmt: skip
 FILES = (REPORT, "report.md", "report.html", "predictions.csv", "isic_submission.csv", *PICTURES)
 MISTAKES = 20
 _THUMBNAIL = 224  # px
@@ -33,10 +40,10 @@ _ENDING = re.compile(r"\.[A-Za-z]{3,4}$")
 
 
 def claim(folder: Path) -> None:
-    """Make the folder, and see that what would be replaced in it is an earlier evaluation.
+    """Make the folder, and check that the files to be replaced in it are an earlier evaluation.
 
     Raises:
-        UserError: it cannot be written, or files there have our names and are not ours.
+        UserError: it cannot be written, or it holds files with our names that are not ours.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,13 +58,13 @@ def claim(folder: Path) -> None:
 
 
 def data_of(folder: Path) -> str | None:
-    """The data folder that the evaluation in `folder` was of; None where there is none."""
+    """Return the data folder that the report in `folder` is about; None if there is no report."""
     about = _report(folder).get("about")
     return str(about.get("data")) if isinstance(about, dict) else None
 
 
 def _report(folder: Path) -> dict[str, Any]:
-    """The earlier report in a folder, {} where there is none of ours."""
+    """Return the earlier report in a folder, {} if there is none of ours."""
     try:
         report = json.loads((folder / REPORT).read_bytes())
     except (OSError, ValueError):
@@ -66,9 +73,53 @@ def _report(folder: Path) -> dict[str, Any]:
 
 
 def remove_stale(folder: Path, written: Iterable[str]) -> None:
-    """Remove what an earlier evaluation left in the folder and this one did not write."""
+    """Remove the files of an earlier evaluation that this one did not write."""
     for name in set(FILES) - set(written):
         (folder / name).unlink(missing_ok=True)
+
+
+def default_folder(views: int, checkpoint: Checkpoint, test: TestSet) -> Path:
+    """Return the folder of a report in the run's folder: `evaluation` for its own test split.
+
+    Other folders name the set, the split and the views. A set that only has another's name does not replace its
+    report.
+    """
+    words = ["evaluation"] if test.own else ["evaluation", safe_name(test.root.name)]
+    words += [test.split] if test.split != ("test" if test.own else "all") else []
+    words += [f"tta{views}"] if views > 1 else []
+    folder = checkpoint.path.parent / "-".join(words)
+    if test.own:
+        return folder
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    free = (None, str(test.root))
+    return next(path for path in itertools.chain([folder], numbered) if data_of(path) in free)
+
+
+def write(
+    folder: Path, report: Report, predictions: Predictions, test: TestSet, preprocess: Preprocess
+) -> None:
+    """Write every file of a report. report.json comes first: by it the folder is known to be ours."""
+    write_json(folder / REPORT, to_json(report))
+    dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, preprocess)
+    images, probabilities = test.rows["image"].tolist(), predictions.calibrated.probabilities
+    pictures = draw(report, predictions, dataset, images)
+    for name, content in pictures.items():
+        write_atomically(content, folder / name)
+    write_atomically(pages.markdown(report, pictures).encode(), folder / "report.md")
+    write_atomically(pages.html(report, pictures).encode(), folder / "report.html")
+    written = [REPORT, "report.md", "report.html", "predictions.csv", *pictures]
+    labels = _labels(predictions, test)
+    write_predictions(folder / "predictions.csv", images, labels, predictions.classes, probabilities)
+    if write_isic_submission(folder / "isic_submission.csv", images, predictions.classes, probabilities):
+        written.append("isic_submission.csv")
+    remove_stale(folder, written)
+
+
+def _labels(predictions: Predictions, test: TestSet) -> list[str]:
+    """Return the true class of each image: the model's name for it, or the data's if the model lacks it."""
+    names = np.array([*predictions.classes, ""], dtype=object)[test.labels]  # -1 is the last
+    labels: list[str] = pd.Series(names).where(test.labels >= 0, test.rows["label"]).tolist()
+    return labels
 
 
 # ---- tables -------------------------------------------------------------------------------------------------
@@ -77,36 +128,32 @@ def remove_stale(folder: Path, written: Iterable[str]) -> None:
 def write_predictions(
     path: Path, images: Sequence[str], labels: Sequence[str], classes: Sequence[str], probabilities: Array
 ) -> None:
-    """`image,label,predicted`, then the calibrated probability of each class."""
-    predicted = probabilities.argmax(1)
-    rows = (
-        [safe_cell(image), safe_cell(label), safe_cell(classes[p]), *map(repr, row)]
-        for image, label, p, row in zip(images, labels, predicted, probabilities.tolist(), strict=True)
-    )
-    _write_csv(path, ["image", "label", "predicted", *map(safe_cell, classes)], rows)
+    """Write `image,label,predicted`, then the calibrated probability of each class."""
+    predicted = [classes[p] for p in probabilities.argmax(1)]
+    rows = zip(images, labels, predicted, probabilities.tolist(), strict=True)
+    cells = ([image, label, called, *row] for image, label, called, row in rows)
+    write_csv(path, ["image", "label", "predicted", *classes], cells, for_people=True)
 
 
 def write_isic_submission(path: Path, images: Sequence[str], classes: Sequence[str], probabilities: Array) -> bool:
-    """The table that the ISIC challenges of 2018 (task 3) and 2019 take; False where the classes are others.
+    """Write the table that the ISIC challenges of 2018 (task 3) and 2019 take, and return True.
 
-    Their scorer knows an image by its bare name (`ISIC_0024306`); full names stay where bare ones are alike.
+    For other classes than theirs write nothing and return False. Their scorer knows an image by its bare name
+    (`ISIC_0024306`). If two bare names are alike, the full names stay.
     """
     columns = _isic_columns(classes)
     if columns is None:
         return False
     ordered = probabilities[:, [list(classes).index(cls) for cls in columns.values()]]
-    more = ["UNK"] if tuple(columns) == ISIC_2019 else []  # that challenge's ninth class, which none is trained on
+    more = ["UNK"] if tuple(columns) == ISIC_2019 else []  # the challenge's ninth class, without training images
     names = images if _alike(images) else list(map(_bare, images))
-    rows = (
-        [safe_cell(name), *map(repr, row), *(["0.0"] * len(more))]
-        for name, row in zip(names, ordered.tolist(), strict=True)
-    )
-    _write_csv(path, ["image", *columns, *more], rows)
+    rows = ([name, *row, *([0.0] * len(more))] for name, row in zip(names, ordered.tolist(), strict=True))
+    write_csv(path, ["image", *columns, *more], rows, for_people=True)
     return True
 
 
 def submission_notes(images: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """What is to be said of the names in isic_submission.csv."""
+    """Return notes on the names in isic_submission.csv, if they need any."""
     if _isic_columns(classes) is None or not _alike(images):
         return []
     return [
@@ -116,7 +163,7 @@ def submission_notes(images: Sequence[str], classes: Sequence[str]) -> list[str]
 
 
 def _isic_columns(classes: Sequence[str]) -> dict[str, str] | None:
-    """The challenge's columns in its order, each with the model's class; None where the classes are others."""
+    """Return the challenge's columns in its order, each with the model's class; None for other classes."""
     for names in (ISIC_2018, ISIC_2019):
         match = match_classes(classes, names)
         if not match.unmatched_data and not match.unmatched_model:
@@ -125,7 +172,7 @@ def _isic_columns(classes: Sequence[str]) -> dict[str, str] | None:
 
 
 def _alike(images: Sequence[str]) -> bool:
-    """Whether two images have the same bare name."""
+    """Return True if two images have the same bare name."""
     return len(set(map(_bare, images))) < len(images)
 
 
@@ -133,37 +180,27 @@ def _bare(image: str) -> str:
     return _ENDING.sub("", image.rpartition("/")[2])
 
 
-def _write_csv(path: Path, header: list[str], rows: Iterable[list[str]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomically(text.getvalue().encode("utf-8", "backslashreplace"), path)
-
-
 # ---- pictures -----------------------------------------------------------------------------------------------
 
 
 def draw(
-    report: dict[str, Any], answers: Answers, dataset: SkinDiseaseDataset, images: Sequence[str]
+    report: Report, predictions: Predictions, dataset: SkinDiseaseDataset, images: Sequence[str]
 ) -> dict[str, bytes]:
-    """Every picture that the report's figures give, as PNG, by file name; `images` are the N names."""
-    known = answers.known
-    labels, probabilities = answers.labels[known], answers.calibrated.probabilities[known]
+    """Return every picture that the report gives, as PNG, by file name; `images` are the N names."""
+    known = predictions.known
+    labels, probabilities = predictions.labels[known], predictions.calibrated.probabilities[known]
+    before = calibration.softmax(predictions.logits[known])
     figures: dict[str, Figure | None] = {
         "confusion_matrix.png": plots.confusion_matrix(report),
         "per_class.png": plots.per_class(report),
         "roc.png": plots.roc(report, labels, probabilities),
         "precision_recall.png": plots.precision_recall(report, labels, probabilities),
-        "reliability.png": plots.reliability(
-            report, labels, calibration.softmax(answers.logits[known]), probabilities
-        ),
+        "reliability.png": plots.reliability(report, labels, before, probabilities),
+        "subgroups.png": plots.subgroups(report) if report.subgroups else None,
     }
-    if report["subgroups"]:
-        figures["subgroups.png"] = plots.subgroups(report)
     rows = np.flatnonzero(known)[_surest_mistakes(labels, probabilities)]
     if len(rows):
-        figures["mistakes.png"] = _contact_sheet(rows, answers, dataset, images)
+        figures["mistakes.png"] = _contact_sheet(rows, predictions, dataset, images)
     return {name: _png(figure) for name, figure in figures.items() if figure is not None}
 
 
@@ -172,14 +209,16 @@ def _surest_mistakes(labels: Array, probabilities: Array) -> Array:
     return wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:MISTAKES]
 
 
-def _contact_sheet(rows: Array, answers: Answers, dataset: SkinDiseaseDataset, images: Sequence[str]) -> Figure:
+def _contact_sheet(
+    rows: Array, predictions: Predictions, dataset: SkinDiseaseDataset, images: Sequence[str]
+) -> Figure:
     pictures, captions = [], []
-    probabilities = answers.calibrated.probabilities[rows]
+    probabilities = predictions.calibrated.probabilities[rows]
     for row, of_classes in zip(rows.tolist(), probabilities, strict=True):
         view = centre_crop(dataset.stored(row), dataset.preprocess.image_size)
         pictures.append(cv2.resize(view, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA))
-        said = answers.classes[int(of_classes.argmax())]
-        truth = answers.classes[int(answers.labels[row])]
+        said = predictions.classes[int(of_classes.argmax())]
+        truth = predictions.classes[int(predictions.labels[row])]
         captions.append((images[row], readable_name(truth), f"{said}, {of_classes.max():.1%}"))
     return plots.mistakes(pictures, captions)
 

@@ -1,11 +1,16 @@
-"""Does the model serve everyone alike? Images by sex, age, skin type or any other column of the table."""
+"""Subgroups of images, by sex, age, skin type or any other column of the table, and the metrics that they get.
+
+They show if the model serves everyone alike. `METRICS` is the one list of a subgroup's metrics.
+"""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+from skin.evaluation.metrics import BY_NAME, Metric
 from skin.utils.errors import UserError
 
 import numpy as np
@@ -20,11 +25,60 @@ _AGE = re.compile(r"(^|_)age(_|$)", re.IGNORECASE)
 _AGE_STEP, _OLDEST = 20, 130  # years; a column of larger numbers holds days, or years of birth
 
 
-def column(rows: pd.DataFrame, name: str, attributes: list[str]) -> str:
-    """The attribute that `--by` means by `name`, case and `_` aside.
+@dataclass(frozen=True)
+class SubgroupMetric:
+    """A metric of each subgroup.
+
+    Attributes:
+        metric: of the whole set, or, of malignant against benign, of a class.
+        of_malignant: the metric of malignant against benign; only sets with both have it.
+        compared: the subgroups' picture and the largest gap show it, too.
+    """
+
+    metric: Metric
+    of_malignant: bool = False
+    compared: bool = True
+
+    @property
+    def name(self) -> str:
+        """Its key in report.json."""
+        return f"malignant_{self.metric.name}" if self.of_malignant else self.metric.name
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return f"{self.metric.title} for malignant" if self.of_malignant else self.metric.title
+
+    @property
+    def label(self) -> str:
+        """The title, with a word for those who would take more for better."""
+        return self.metric.label.replace(self.metric.title, self.title)
+
+
+METRICS = (
+    SubgroupMetric(BY_NAME["accuracy"]),
+    SubgroupMetric(BY_NAME["balanced_accuracy"]),
+    SubgroupMetric(BY_NAME["macro_auc"]),
+    SubgroupMetric(BY_NAME["sensitivity"], of_malignant=True, compared=False),
+    SubgroupMetric(BY_NAME["specificity"], of_malignant=True, compared=False),
+)
+
+
+def chosen(names: str, rows: pd.DataFrame, attributes: list[str]) -> dict[str, pd.Series]:
+    """Return the subgroup of each row by the attributes that `--by` names, with commas between them.
 
     Raises:
-        UserError: there is none; it says which there are.
+        UserError: there is no such attribute.
+    """
+    found = [column(name.strip(), attributes) for name in names.split(",") if name.strip()]
+    return {attribute: bins(rows[attribute]) for attribute in found}
+
+
+def column(name: str, attributes: list[str]) -> str:
+    """Return the attribute that `--by` means by `name`, case and `_` aside.
+
+    Raises:
+        UserError: there is none; the message lists those that there are.
     """
     plain = {attribute.lower().replace("_", ""): attribute for attribute in attributes}
     found = plain.get(name.lower().replace("_", ""))
@@ -35,10 +89,10 @@ def column(rows: pd.DataFrame, name: str, attributes: list[str]) -> str:
 
 
 def bins(values: pd.Series) -> pd.Series:
-    """The subgroup that each value falls into, as text: ordered categories, the unrecorded last.
+    """Return the subgroup of each value, as text: ordered categories, the unrecorded last.
 
-    Ages in years go by twenty, other numbers of more than ten values by quartiles; texts stay, the rarest of
-    many together as "other".
+    Ages in years go by twenty, other numbers of more than ten values by quartiles. Texts stay as they are; the
+    rarest of many become "other" together.
     """
     if pd.api.types.is_numeric_dtype(values):
         groups = _number_bins(values.astype(float))
@@ -67,7 +121,7 @@ def _number_bins(values: pd.Series) -> pd.Series:
 
 
 def _apart(numbers: Iterable[float], digits: int) -> list[str]:
-    """Different numbers as different texts of `digits` significant digits, or of more: no two alike, no 1e+06."""
+    """Return different numbers as different texts, of `digits` significant digits or more, without 1e+06."""
     texts: list[str] = []
     for enough in range(digits, 18):  # 17 tell any two float64 apart
         texts = [f"{number:.{enough}g}" for number in numbers]

@@ -1,25 +1,62 @@
-"""A model over a whole set: logits and features of every row, over any number of processes."""
+"""Run a model over a whole set, on one device or shared by any number of processes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from skin.data.dataset import Batch, ahead, checked
+from skin.data.dataset import (
+    Batch,
+    PlainBatches,
+    SkinDiseaseDataset,
+    ahead,
+    checked,
+    default_workers,
+    make_loader,
+)  # fmt: skip
+from skin.model import tta
 from skin.utils.parallel import Topology
 from skin.utils.signals import Stopped
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
+BATCH_PIXELS = 64 * 224 * 224  # on a CPU more are no faster; a GPU takes eight times as many
+
+
+def fitting_batch_size(image_size: int, topology: Topology) -> int:
+    """Return how many images of `image_size` pixels a side a device takes at once with profit."""
+    pixels = BATCH_PIXELS * (8 if topology.device.type == "cuda" else 1)
+    return max(1, pixels // image_size**2)
+
+
+def loader_of(
+    dataset: SkinDiseaseDataset, batch_size: int, workers: int | None, topology: Topology, say: Callable[[str], Any]
+) -> DataLoader[Batch]:
+    """Return the loader of this process's share of a set: every image once, in order.
+
+    Args:
+        workers: loader processes; None chooses.
+        say: is told if there are fewer.
+    """
+    on_gpu = topology.device.type == "cuda"
+    batches = PlainBatches(len(dataset), batch_size, topology.rank, topology.world)
+    return make_loader(dataset, batches, default_workers(on_gpu) if workers is None else workers, on_gpu, say)
 
 
 class Outputs(NamedTuple):
-    """What the model says of a set, rows in the set's order, the same in every process."""
+    """A model's answers for a set, rows in the set's order, the same in every process.
 
-    logits: np.ndarray  # float32 [N, C]
-    features: np.ndarray  # float32 [N, D], or [N, 0] where they were not asked for
+    Attributes:
+        logits: float32 [N, C], averaged over the views.
+        features: float32 [N, D], averaged over the views; [N, 0] if they were not asked for; [N, ...] of
+            `of_features` if that was given.
+    """
+
+    logits: np.ndarray
+    features: np.ndarray
 
 
 @torch.no_grad()
@@ -30,41 +67,66 @@ def collect(
     with_features: bool = False,
     on_batch: Callable[[int], Any] = lambda images: None,
     stopping: Callable[[], bool] = lambda: False,
+    views: int = 1,
+    of_features: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Outputs:
     """Run a model, in eval mode, over this process's share of a set and gather all shares.
 
     Args:
         model: a `Classifier`, or one that `nn.DataParallel` spreads over its GPUs (for logits alone).
-        loader: over `PlainBatches` of a data set; its rows over all processes are the set's, each once.
+        loader: over `PlainBatches` of a data set; the shares of all processes hold each row of the set once.
+        with_features: return features, too.
         on_batch: called with the number of images after each batch.
-        stopping: asked before each batch whether this process is to stop.
+        stopping: asked before each batch if this process is to stop.
+        views: average over the first so many of the eight views of an image (`tta.dihedral`).
+        of_features: called with the features of each batch, float32 [B, D]; its answer, [B, ...], is kept in
+            their place, so that memory does not grow with D. It must take a batch of no rows.
 
     Raises:
         UserError: an image cannot be read.
-        Stopped: `stopping` said so in one of the processes.
+        Stopped: `stopping` returned True in one of the processes.
     """
     size = len(loader.dataset)  # type: ignore[arg-type]
     model.eval()
     classifier: Any = model.module if isinstance(model, nn.DataParallel) else model
     head: Any = classifier.network.classifier[1]
+    keep = of_features or (lambda pooled: pooled)
     logits = np.zeros((size, head.out_features), np.float32)
-    features = np.zeros((size, head.in_features if with_features else 0), np.float32)
+    kept = _rows_like(keep(np.zeros((0, head.in_features if with_features else 0), np.float32)), size)
     stopped = False
     for batch in ahead(loader, topology.device):
         if stopped := stopping():
             break
-        checked(batch)
-        images = batch.images
-        rows = batch.indices.numpy()
+        images, rows = checked(batch).images, batch.indices.numpy()
         if with_features:
-            pooled = classifier.features(images)
-            features[rows] = pooled.cpu().numpy()
-            logits[rows] = classifier.head(pooled).cpu().numpy()
+            answers, pooled = _mean_of_views(lambda view: _with_features(classifier, view), images, views)
+            kept[rows] = keep(pooled.cpu().numpy())
         else:
-            logits[rows] = model(images).cpu().numpy()
+            (answers,) = _mean_of_views(lambda view: (model(view),), images, views)
+        logits[rows] = answers.cpu().numpy()
         on_batch(len(rows))
     if topology.any([stopped])[0]:
         raise Stopped
-    # Every row is zero but in the process that computed it, so the sum is the gathering.
+    # A row is zero in every process but the one that had its image, so the sum over the processes gathers them.
     gathered = topology.sum(logits).astype(np.float32)
-    return Outputs(gathered, topology.sum(features).astype(np.float32) if with_features else features)
+    return Outputs(gathered, topology.sum(kept).astype(kept.dtype) if with_features else kept)
+
+
+def _rows_like(sample: np.ndarray, size: int) -> np.ndarray:
+    """Return `size` rows of zeros, each of the shape and type of those of `sample` [0, ...]."""
+    return np.zeros((size, *sample.shape[1:]), sample.dtype)
+
+
+def _with_features(classifier: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    pooled = classifier.features(images)
+    return classifier.head(pooled), pooled
+
+
+def _mean_of_views(
+    ask: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor, views: int
+) -> tuple[Tensor, ...]:
+    """Return each tensor that `ask` gives, averaged over the first `views` views of `images`."""
+    sums = ask(images)
+    for k in range(1, views):
+        sums = tuple(total + more for total, more in zip(sums, ask(tta.dihedral(images, k)), strict=True))
+    return tuple(total / views for total in sums) if views > 1 else sums

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import io
+import itertools
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from skin.utils.errors import UserError
+from skin.utils.errors import UserError, safe_cell
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -108,6 +111,26 @@ def write_json(path: Path, content: Any) -> None:
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     # The bytes of a path that is no UTF-8 become escapes, which JSON's readers take back to what they were.
     write_atomically((text + "\n").encode("utf-8", "backslashreplace"), path)
+
+
+def write_csv(
+    path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], for_people: bool = False
+) -> None:
+    """Write a CSV table, as `write_atomically` does. Numbers are written so that they are read back exactly.
+
+    Args:
+        for_people: change a text that a spreadsheet would take for a formula (`safe_cell`).
+    """
+
+    def cells(row: Sequence[object]) -> list[object]:
+        return [safe_cell(cell) if isinstance(cell, str) else cell for cell in row]
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in itertools.chain([columns], rows):
+        writer.writerow(cells(row) if for_people else row)
+    # A name that is no UTF-8 becomes escapes, as in `write_json`.
+    write_atomically(text.getvalue().encode("utf-8", "backslashreplace"), path)
 
 
 def _finite(value: Any) -> Any:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import evaluate
 from skin.data.dataset import Batch, PlainBatches, SkinDiseaseDataset, make_loader
 from skin.data.layouts import read_index
-from skin.model import calibration, precision
+from skin.model import calibration, inference, precision
 from skin.model.checkpoint import Checkpoint, load_best
 from skin.model.fold_batchnorm import for_inference
 from skin.utils import cli
 from skin.utils.cli import option
+from skin.utils.memory import keep_freed_memory
 from skin.utils.parallel import Topology
 from tests import tiny
 
@@ -77,9 +78,11 @@ def turn(name: str, path: Path, images: list[str]) -> tuple[np.ndarray, float]:
         logits = plain_loop(checkpoint, batches, on_batch)
     else:
         classifier = for_inference(checkpoint, precision.choose(name, topology.device))
-        fitting = evaluate.fitting_batch_size(checkpoint.preprocess.image_size, topology)
-        batches = evaluate.make_test_loader(dataset, fitting, None, topology)
-        logits = evaluate.ask(classifier, batches, topology, checkpoint.calibration, 1, on_batch)[0]
+        keep_freed_memory()
+        fitting = inference.fitting_batch_size(checkpoint.preprocess.image_size, topology)
+        batches = inference.loader_of(dataset, fitting, None, topology, print)
+        distance_of = partial(calibration.distance, checkpoint.calibration)
+        logits = inference.collect(classifier, batches, topology, True, on_batch, of_features=distance_of).logits
     timed = sum(count for count, _ in done[1:])
     return logits, timed / (done[-1][1] - done[0][1]) if timed else float("nan")  # one batch alone is not timed
 

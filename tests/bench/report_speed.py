@@ -37,12 +37,12 @@ def main() -> None:
     logits = 2 * generator.standard_normal((settings.images, len(classes)), np.float32)
     logits[np.arange(settings.images), labels] += 3
     groups = generator.integers(0, settings.images * 3 // 4, settings.images)
-    answers = report.Answers(classes, labels, logits, np.zeros(settings.images), groups, {})
+    predictions = report.Predictions(classes, labels, logits, np.zeros(settings.images), groups, {})
     start, worked = time.perf_counter(), time.process_time()
-    made = report.build(answers, rounds=settings.rounds)
+    made = report.build(predictions, rounds=settings.rounds)
     seconds, worked = time.perf_counter() - start, time.process_time() - worked
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{settings.images:,} images, {len(classes)} classes, {made['groups']:,} groups, {settings.rounds} rounds")
+    print(f"{settings.images:,} images, {len(classes)} classes, {made.groups:,} groups, {settings.rounds} rounds")
     print(f"{seconds:.1f} s ({worked:.1f} s of processor time), at most {peak_mib:,.0f} MiB")
 
 

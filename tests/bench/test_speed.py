@@ -82,7 +82,7 @@ def test_the_figures_of_a_validation_pass(benchmark: BenchmarkFixture, rng: np.r
             metrics.accuracy(labels, probabilities),
             metrics.balanced_accuracy(labels, probabilities),
             metrics.macro_auc(labels, probabilities),
-            metrics.log_loss(labels, probabilities),
+            metrics.value("log_loss", labels, probabilities),
         )
 
     assert np.isfinite(benchmark(figures)).all()

@@ -14,7 +14,7 @@ from typing import Any
 import train
 from skin.data import demo
 from skin.data.split import read_manifest
-from skin.evaluation import testset
+from skin.evaluation import test_set
 from skin.model import checkpoint
 from skin.utils import files, run_folders
 from skin.utils.errors import UserError
@@ -167,11 +167,11 @@ def test_data_that_moved(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert config()["data"] == str(Path("moved").resolve())
     best = checkpoint.load_best(Path("run/best.pt"))
     assert best.config["data"] == str(Path("moved").resolve())
-    assert testset.read(best, None, None, "test").root == Path("moved").resolve()
+    assert test_set.read(best, None, None, "test").root == Path("moved").resolve()
     Path("moved").rename("again")
     with pytest.raises(UserError, match=r"moved is gone; say where it is now: --data DIR$"):
-        testset.read(best, None, None, "test")
-    assert testset.read(best, Path("again"), None, "test").own
+        test_set.read(best, None, None, "test")
+    assert test_set.read(best, Path("again"), None, "test").own
 
 
 @pytest.mark.parametrize("part", ["train", "val"])

@@ -15,7 +15,7 @@ from skin.data.dataset import Batch
 from skin.data.images import centre_crop, read_image
 from skin.data.layouts import read_index
 from skin.evaluation import metrics, plots, report_files
-from skin.model import calibration, checkpoint
+from skin.model import calibration, checkpoint, inference
 from skin.model.checkpoint import load_best
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
@@ -250,7 +250,7 @@ def test_each_evaluation_has_a_folder_of_its_own(run_folder: Path, tmp_path: Pat
 
     def folder(own: bool, split: str, root: str = "/a/PAD.v1", views: int = 1) -> str:
         test = SimpleNamespace(own=own, split=split, root=Path(root))
-        return evaluate.default_folder(views, best, test).name  # type: ignore[arg-type]
+        return report_files.default_folder(views, best, test).name  # type: ignore[arg-type]
 
     assert folder(True, "test") == "evaluation"
     assert folder(True, "val") == "evaluation-val"
@@ -319,7 +319,7 @@ def test_wrong_options_are_one_line(run: Run, words: list[object], message: str)
 def test_a_card_without_room_for_results_stops_before_the_work(
     run: Run, run_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "ask", lambda *inputs: pytest.fail("the model was asked"))
+    monkeypatch.setattr(inference, "collect", lambda *inputs, **options: pytest.fail("the model was asked"))
     card = run_folder / "model_card.md"
     before = card.read_text() if card.exists() else None
     card.write_text("my own card")
@@ -344,10 +344,10 @@ def test_a_card_without_room_for_results_stops_before_the_work(
 def test_a_fault_of_the_machine_is_one_line(
     run: Run, monkeypatch: pytest.MonkeyPatch, fault: Exception, line: str
 ) -> None:
-    def ask(*inputs: object) -> None:
+    def collect(*inputs: object, **options: object) -> None:
         raise fault
 
-    monkeypatch.setattr(evaluate, "ask", ask)
+    monkeypatch.setattr(inference, "collect", collect)
     with pytest.raises(UserError, match=line):
         run("--batch-size", 8)
 
@@ -421,12 +421,15 @@ def flat(report: object, path: tuple[object, ...] = ()) -> dict[tuple[object, ..
     return {k: v for key, value in items for k, v in flat(value, (*path, key)).items()}
 
 
-def test_features_are_used_at_once_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_used_at_once_and_let_go() -> None:
     """Memory must not grow with the set beyond its logits and distances: 2,560 numbers an image would be as much."""
     kept: list[weakref.ref] = []
 
-    class Classifier:
-        network = torch.nn.Module()
+    class Classifier(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = torch.nn.Module()
+            self.network.classifier = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(3, 2))
 
         def features(self, images: torch.Tensor) -> torch.Tensor:
             pooled = images.float().mean((1, 2))
@@ -439,12 +442,11 @@ def test_features_are_used_at_once_and_let_go(monkeypatch: pytest.MonkeyPatch) -
     class Loader(list):
         dataset = range(40)
 
-    def distance(made: object, features: np.ndarray) -> np.ndarray:
-        kept.append(weakref.ref(features))
+    def distance(features: np.ndarray) -> np.ndarray:
+        if len(features):
+            kept.append(weakref.ref(features))
         return features.sum(1)
 
-    monkeypatch.setattr(calibration, "distance", distance)
-    Classifier.network.classifier = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(3, 2))
     pixels = torch.arange(40, dtype=torch.uint8)[:, None, None, None].expand(40, 4, 4, 3)
     loader = Loader(Batch(pixels[i : i + 4], torch.zeros(4), torch.arange(i, i + 4)) for i in range(0, 40, 4))
     alive: list[int] = []
@@ -452,7 +454,8 @@ def test_features_are_used_at_once_and_let_go(monkeypatch: pytest.MonkeyPatch) -
     def count(images: int) -> None:
         alive.append(sum(reference() is not None for reference in kept))
 
-    logits, distances = evaluate.ask(Classifier(), loader, Topology(torch.device("cpu")), {}, 2, count)  # type: ignore[arg-type]
+    device = Topology(torch.device("cpu"))
+    logits, distances = inference.collect(Classifier(), loader, device, True, count, views=2, of_features=distance)  # type: ignore[arg-type]
     assert logits.shape == (40, 2)
     np.testing.assert_allclose(distances, 3 * np.arange(40))
     assert len(kept) == 30  # of ten batches the features of two views, and their mean

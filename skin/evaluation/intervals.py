@@ -1,32 +1,50 @@
-"""How far a figure can be trusted: 95 % intervals from a bootstrap that resamples lesions or patients.
+"""95 % intervals of metrics, from a bootstrap that resamples lesions or patients.
 
 Two pictures of one lesion say less than pictures of two lesions, so a round of the bootstrap draws whole
-groups with replacement. A round is then no copy of the rows but a whole number of times that each group
-was drawn, and every figure is a function of those weights:
+groups with replacement. A round does not copy rows. It is the number of times that each group was drawn,
+and every metric is a function of those weights:
 
-- what adds up over images (the confusion matrix, log loss, Brier score, top-k hits, the gap of each
-  confidence bin) was added up over each group beforehand: one sparse matrix product gives a batch of rounds;
-- what ranks images (AUROC, average precision, sensitivity at a specificity) sorts each class's scores once;
-  a round is a running sum, along the class's own images, of how many others were drawn between them.
+- What adds up over images (the confusion matrix, log loss, Brier score, top-k hits, the gap of each
+  confidence bin) is added up over each group beforehand. One sparse matrix product then gives a batch of rounds.
+- What ranks images (AUROC, average precision, sensitivity at a specificity) sorts each class's scores once.
+  A round is a running sum, along the class's own images, of how many others were drawn between them.
 
-A class of three lesions is drawn from these three, so its rounds alone say too little of what others would be. What
-is a mean over a class's groups takes Wilson's interval, with the variance of the rounds and some of a share's
-(`_worth`); what is a mean over classes, the intervals of the classes (`Figures._macro`).
+The rounds of a class of three lesions draw from these three, so they say too little about other lesions. A mean
+over a class's groups therefore takes Wilson's interval, with the variance of the rounds and some of a share's
+(`_worth`). A mean over classes takes the intervals of the classes (`Estimates._mean_over_classes`).
 
 So 1,000 rounds over 400,000 images take seconds, and memory for a few rounds at a time. Drawing is a good part
 of the work, so a `Resampler` draws once for everything that it was asked before the first answer is read.
+
+`skin.evaluation.metrics.METRICS` says which metric takes which interval.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from skin.evaluation import metrics
-from skin.evaluation.metrics import Array, Floats
+from skin.evaluation.metrics import (
+    BY_NAME,
+    METRICS,
+    Array,
+    BiasedUpwards,
+    Floats,
+    Interval,
+    LikeShare,
+    MeanOverClasses,
+    Metric,
+    OfConfusion,
+    OfRanking,
+    OfSums,
+    Percentiles,
+    Share,
+    ShareOfClass,
+)  # fmt: skip
 from skin.utils.hardware import usable_cores
 
 import numpy as np
@@ -34,49 +52,36 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.special import ndtr, ndtri, stdtrit
 
+Key = TypeVar("Key", bound=Hashable)
+
 ROUNDS = 1000
 LEVEL = 0.95
 BATCH_ELEMENTS = 2**19  # rounds x images in one batch: what stays in a core's cache
 LEAST_BATCH = 8  # rounds; the weights of a group lie side by side, and as many come in one cache line
 Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
-# Shares of images or of groups of images. Near 0 or 1, or of a handful of images, percentiles of the rounds
-# make too short an interval (of 3 of 3 they make none), so these take Wilson's.
-PROPORTIONS = {
-    "accuracy", "top_2_accuracy", "top_3_accuracy", "sensitivity", "specificity", "ppv", "npv", "rate",
-}  # fmt: skip
-# What ranks images, and F1, of one class: a mean over its groups of numbers between 0 and 1, whose few values say
-# little of their variance. The most that such numbers vary is as a share does, one image a group. An AUROC's vary
-# half as much: its variance over the positives is A (1 - A) times A / (1 + A) (Hanley and McNeil 1982).
-GROUPS_WORTH = {"auc": 2.0, "average_precision": 1.0, "f1": 1.0, **dict.fromkeys(metrics.SPECIFICITIES, 1.0)}
-# Means over the classes that the set has, and of what.
-MACRO = {
-    "balanced_accuracy": "sensitivity", "macro_f1": "f1", "macro_auc": "auc",
-    "macro_average_precision": "average_precision",
-}  # fmt: skip
-# A mean of absolute gaps is too large on a sample, and larger again on a resample. Its interval reaches down
-# as far as the rounds reach up (the basic bootstrap), and up as far as they do without what resampling added.
-BIASED_UPWARDS = {"expected_calibration_error"}
-
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval; nan where the set cannot give it."""
+    """A metric and its 95 % interval; nan for what the set cannot give."""
 
     value: float
     low: float
     high: float
 
-    def __str__(self) -> str:
-        if np.isnan(self.value):
+    def text(self, digits: int = 3) -> str:
+        """Return it for people, such as `0.873 (0.851–0.894)`."""
+        if not math.isfinite(self.value):
             return "not available"
-        if np.isnan(self.low) or np.isnan(self.high):
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
+        interval = f" ({self.low:.{digits}f}–{self.high:.{digits}f})" if math.isfinite(self.low) else ""
+        return f"{self.value:.{digits}f}{interval}".replace("-", "\N{MINUS SIGN}")
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 class Size(NamedTuple):
-    """What a share rests on."""
+    """The images and groups that a metric rests on."""
 
     images: int
     groups: int
@@ -193,8 +198,8 @@ class _Ranking:
         self.level = drawn(tied, place - 1, count)  # [K, G]
         self.between = drawn(between, place, count + 1)  # [K + 1, G], the last below all
 
-    def figures(self, weights: Array) -> dict[str, Floats]:
-        """AUROC, average precision and sensitivities, each [B], for group weights [G, B]."""
+    def ranks(self, weights: Array) -> metrics.Ranks:
+        """Return the class's images in order, drawn by the group weights [G, B]."""
         own, tied = (self.positives @ weights).T, (self.level @ weights).T
         hits, reached = _running(own), _running((self.between @ weights).T)
         positives, negatives = own.sum(1), reached[:, -1] + tied.sum(1)
@@ -203,20 +208,12 @@ class _Ranking:
         if self.level.nnz:
             passed = above + _running(tied)
             above = passed - tied
-        own = np.ascontiguousarray(own, np.float64)
-        outranked = positives * negatives - (own * (above + passed)).sum(1) / 2
-        precision = (own * (hits / np.maximum(hits + passed, 1))).sum(1)
-        figures = {
-            "auc": metrics.ratio(outranked, positives * negatives),
-            "average_precision": metrics.ratio(precision, positives),
-        }
-        for name, specificity in metrics.SPECIFICITIES.items():
-            # False positives only grow along the order, so the thresholds that are allowed come first.
-            most = (1 - specificity + 1e-12) * negatives
-            allowed = [int(np.searchsorted(row, limit, "right")) for row, limit in zip(passed, most, strict=True)]
-            found = [row[last - 1] if last else 0 for row, last in zip(hits, allowed, strict=True)]
-            figures[name] = np.where(negatives > 0, metrics.ratio(found, positives), np.nan)
-        return figures
+        return metrics.Ranks(np.ascontiguousarray(own, np.float64), hits, above, passed, positives, negatives)
+
+    def metrics(self, weights: Array) -> dict[str, Floats]:
+        """Return the metrics that rank images, each [B], for group weights [G, B]."""
+        ranks = self.ranks(weights)
+        return {m.name: m.source.of_ranks(ranks) for m in METRICS if isinstance(m.source, OfRanking)}
 
 
 def _running(drawn: Array) -> npt.NDArray[np.int32]:
@@ -224,170 +221,144 @@ def _running(drawn: Array) -> npt.NDArray[np.int32]:
     return np.cumsum(drawn, axis=1, dtype=np.int32, out=np.empty(drawn.shape, np.int32))
 
 
-class Figures:
-    """Every figure of one set, with the bootstrap's rounds of each.
+class Estimates:
+    """Every metric of one set, with the bootstrap's rounds of each.
 
     Attributes:
-        values: name -> [] or [C], as `metrics.additive_figures` and `metrics.ranking_figures` give them.
+        values: name -> [] or [C], as `metrics.values` gives them.
         rounds: name -> [rounds] or [rounds, C]; they are drawn when first asked for.
         confusion: int [C, C].
     """
 
     def __init__(self, labels: Array, probabilities: Array, resampler: Resampler, ranked: bool = True) -> None:
-        """`labels` int [N], `probabilities` float [N, C]; the resampler's groups are of the same N rows.
+        """Compute the values, and ask for the rounds.
 
-        What ranks images is most of the work; `ranked=False` leaves it out.
+        Args:
+            labels: int [N]. probabilities: float [N, C].
+            resampler: of the same N rows.
+            ranked: False leaves out the metrics that rank images, which are most of the work.
         """
         self.num_classes = probabilities.shape[1]
         self.predicted = probabilities.argmax(1) if len(labels) else np.zeros(0, np.int64)
         self.labels, self.resampler = labels, resampler
         self._known_sides: dict[int, tuple[Size, Size]] = {}
         self.confusion = metrics.confusion_matrix(labels, self.predicted, self.num_classes)
-        self.values = metrics.additive_figures(labels, probabilities)
+        self.values = metrics.values(labels, probabilities, ranked)
         additive = _Additive(labels, probabilities, resampler)
-        rankings: list[_Ranking] = []
-        if ranked:
-            self.values |= metrics.ranking_figures(labels, probabilities)
-            columns = enumerate(probabilities.T)
-            rankings = [_Ranking(labels == c, scores, resampler) for c, scores in columns]
+        columns = enumerate(probabilities.T) if ranked else ()
+        rankings = [_Ranking(labels == c, scores, resampler) for c, scores in columns]
 
-        def figures(weights: Array) -> dict[str, Floats]:
-            return {**additive.figures(weights), **_of_classes([r.figures(weights) for r in rankings])}
+        def all_metrics(weights: Array) -> dict[str, Floats]:
+            of_classes = [ranking.metrics(weights) for ranking in rankings]
+            names = of_classes[0] if of_classes else ()
+            stacked = {name: np.stack([found[name] for found in of_classes], axis=-1) for name in names}
+            return metrics.with_means({**additive.metrics(weights), **stacked})
 
-        self._rounds = resampler.ask(figures)
+        self._rounds = resampler.ask(all_metrics)
 
     @property
     def rounds(self) -> dict[str, Floats]:
         return self._rounds()
 
     def estimate(self, name: str, of_class: int | None = None) -> Estimate:
-        """A figure of the set, or of one of its classes, with its interval."""
+        """Return a metric of the set, or of one of its classes, with its interval."""
+        metric = BY_NAME[name]
+        if isinstance(metric.source, MeanOverClasses):
+            return self._mean_over_classes(metric.name, metric.source.of)
         if of_class is None:
-            if name in MACRO:
-                return self._macro(name)
-            return interval(name, float(self.values[name]), self.rounds[name], self._size(name))
-        estimate = self._of_class(name, of_class)
-        if name in GROUPS_WORTH and self._least(name, of_class) < 2:
-            return Estimate(estimate.value, np.nan, np.nan)
+            everything = self.resampler.size(np.ones(len(self.labels), bool))
+            return interval(metric.interval, float(self.values[name]), self.rounds[name], everything)
+        estimate = self._of_class(metric, of_class)
+        if isinstance(metric.interval, LikeShare):
+            own, others = self._sides(of_class)
+            if metric.interval.needed(own.groups, others.groups) < 2:
+                return Estimate(estimate.value, np.nan, np.nan)
         return estimate
 
-    def _of_class(self, name: str, c: int) -> Estimate:
-        """A figure of a class with an interval of however few groups, as the macro figures need it."""
-        value, rounds = float(self.values[name][c]), self.rounds[name][:, c]
-        if name not in GROUPS_WORTH:
-            return interval(name, value, rounds, self._size(name, c))
+    def _of_class(self, metric: Metric, c: int) -> Estimate:
+        """Return a metric of a class with an interval of however few groups, as the means over classes need it."""
+        value, rounds = float(self.values[metric.name][c]), self.rounds[metric.name][:, c]
+        if not isinstance(metric.interval, LikeShare):
+            return interval(metric.interval, value, rounds, self._basis(metric, c))
         rounds = rounds[~np.isnan(rounds)]
         if np.isnan(value) or len(rounds) == 0:
             return Estimate(value, np.nan, np.nan)
-        own, others = self._sides(c)
-        low, high = _score(value, _worth(name, value, float(rounds.var()), own, others), _reach(name, own, others))
-        if name == "average_precision":  # of a few positives it is too large, and of a resample larger again
-            low = max(low - max(float(rounds.mean()) - value, 0.0), 0.0)
-        return Estimate(value, low, high)
+        return _like_share(metric.interval, value, rounds, *self._sides(c))
 
-    def _least(self, name: str, c: int) -> int:
-        """The groups that an interval of one class must not have fewer than two of."""
-        own, others = self._sides(c)
-        if name in metrics.SPECIFICITIES:  # a share of the positives, of which one says something
-            return others.groups
-        return own.groups if name == "f1" else min(own.groups, others.groups)
+    def _basis(self, metric: Metric, c: int) -> Size:
+        """Return the size of what a class's metric rests on."""
+        if isinstance(metric.interval, ShareOfClass):
+            return self.resampler.size(metric.interval.basis(self.labels == c, self.predicted == c))
+        return self.resampler.size(np.ones(len(self.labels), bool))
 
     def _sides(self, c: int) -> tuple[Size, Size]:
-        """What stands behind a class, and behind all others."""
+        """Return the size of a class, and of all others together."""
         if c not in self._known_sides:
             self._known_sides[c] = self.resampler.size(self.labels == c), self.resampler.size(self.labels != c)
         return self._known_sides[c]
 
-    def _macro(self, name: str) -> Estimate:
-        """The mean over the classes, which is as uncertain as they are: the scarcest class counts with its interval.
+    def _mean_over_classes(self, name: str, of: str) -> Estimate:
+        """Return a mean over the classes, which is as uncertain as they are: the scarcest counts with its interval.
 
         The ends lie as far from the value as the classes' own do together (Zou and Donner 2008, "MOVER"), each
         class's distances weighted with how the rounds of any two classes go together. Percentiles of the
         rounds' means would know no more of a class of three images than these three.
         """
-        value, of_class = float(self.values[name]), MACRO[name]
-        there = np.flatnonzero(~np.isnan(self.values[of_class]))
-        classes = [self._of_class(of_class, int(c)) for c in there]
+        value = float(self.values[name])
+        there = np.flatnonzero(~np.isnan(self.values[of]))
+        classes = [self._of_class(BY_NAME[of], int(c)) for c in there]
         if self.resampler.num_groups < 2 or np.isnan([value, *(e.low for e in classes)]).any():
             return Estimate(value, np.nan, np.nan)
-        together = _correlations(self.rounds[of_class][:, there])
+        together = _correlations(self.rounds[of][:, there])
         below = np.array([e.value - e.low for e in classes])
         above = np.array([e.high - e.value for e in classes])
         down, up = (math.sqrt(max(float(d @ together @ d), 0.0)) / len(classes) for d in (below, above))
         return Estimate(value, max(value - down, 0.0), min(value + up, 1.0))
 
-    def _size(self, name: str, of_class: int | None = None) -> Size:
-        return self.resampler.size(self._basis(name, of_class))
-
-    def _basis(self, name: str, of_class: int | None) -> Array:
-        """The images that a figure rests on, a mask [N]."""
-        masks: dict[str, Callable[[], Any]] = {
-            "sensitivity": lambda: self.labels == of_class,
-            "specificity": lambda: self.labels != of_class,
-            "ppv": lambda: self.predicted == of_class,
-            "npv": lambda: self.predicted != of_class,
-        }
-        return masks.get(name, lambda: np.ones(len(self.labels), bool))()
-
-
-def _of_classes(ranked: list[dict[str, Floats]]) -> dict[str, Floats]:
-    """The ranking figures of each class [B], side by side [B, C], and their means over the classes [B]."""
-    if not ranked:
-        return {}
-    figures = {name: np.stack([of_class[name] for of_class in ranked], axis=-1) for name in ranked[0]}
-    figures["macro_auc"] = metrics.mean_of_available(figures["auc"])
-    figures["macro_average_precision"] = metrics.mean_of_available(figures["average_precision"])
-    return figures
-
 
 class _Additive:
-    """What adds up over images, summed over each group: the confusion matrix first, then the rest."""
+    """The sums over each group of what adds up over images: the confusion matrix first, then the `OfSums` metrics."""
 
     def __init__(self, labels: Array, probabilities: Array, resampler: Resampler) -> None:
         self.classes = probabilities.shape[1]
-        confidence, predicted = probabilities.max(1, initial=0), probabilities.argmax(1)
-        cells, bins = self.classes**2, metrics.CALIBRATION_BINS
-        hits = [metrics.top_k_hits(labels, probabilities, k) for k in metrics.TOP_K]
-        self.sums = resampler.sums(
-            [
-                (labels * self.classes + predicted, 1.0),
-                (cells, metrics.negative_log_likelihood(labels, probabilities)),
-                (cells + 1, metrics.squared_error(labels, probabilities)),
-                *((cells + 2 + i, hit) for i, hit in enumerate(hits)),
-                (cells + 2 + len(hits) + metrics.confidence_bin(confidence), (predicted == labels) - confidence),
-            ],
-            cells + 2 + len(hits) + bins,
-        )
+        predicted = probabilities.argmax(1)
+        terms: list[tuple[Array | int, Array | float]] = [(labels * self.classes + predicted, 1.0)]
+        self.places: dict[str, tuple[OfSums, slice]] = {}
+        end = self.classes**2
+        for metric in METRICS:
+            if isinstance(metric.source, OfSums):
+                place, numbers = metric.source.terms(labels, probabilities)
+                terms.append((end + place, numbers))
+                self.places[metric.name] = metric.source, slice(end, end + metric.source.size)
+                end += metric.source.size
+        self.sums = resampler.sums(terms, end)
 
-    def figures(self, weights: Array) -> dict[str, Floats]:
+    def metrics(self, weights: Array) -> dict[str, Floats]:
+        """Return the metrics of sums, each [B] or [B, C], for group weights [G, B]."""
         sums = (self.sums @ weights).T
-        cells = self.classes**2
-        confusion = sums[:, :cells].reshape(-1, self.classes, self.classes)
+        confusion = sums[:, : self.classes**2].reshape(-1, self.classes, self.classes)
         images = confusion.sum((1, 2))
-        loss, error, *hits = sums[:, cells : cells + 2 + len(metrics.TOP_K)].T
-        gaps = sums[:, cells + 2 + len(metrics.TOP_K) :]
         return {
-            **metrics.of_confusion(confusion),
-            "log_loss": metrics.ratio(loss, images),
-            "brier_score": metrics.ratio(error, images),
-            "expected_calibration_error": metrics.ratio(np.abs(gaps).sum(1), images),
-            **{f"top_{k}_accuracy": metrics.ratio(hit, images) for k, hit in zip(metrics.TOP_K, hits, strict=True)},
+            **{m.name: m.source.compute(confusion) for m in METRICS if isinstance(m.source, OfConfusion)},
+            **{name: source.of_sums(sums[:, place], images) for name, (source, place) in self.places.items()},
         }
 
 
-def interval(name: str, value: float, rounds: Floats, size: Size) -> Estimate:
-    """The 95 % interval of a figure from its rounds [R]; rounds that could not give it do not count.
+def interval(kind: Interval, value: float, rounds: Floats, size: Size) -> Estimate:
+    """Return `value` with the 95 % interval that its rounds [R] give; rounds that are nan do not count.
 
-    `size` is what the figure rests on.
+    Args:
+        kind: of the interval; `LikeShare` asks for a class, so it is not made here.
+        size: of what the metric rests on.
     """
     rounds = rounds[~np.isnan(rounds)]
     if np.isnan(value) or len(rounds) == 0:
         return Estimate(value, np.nan, np.nan)
-    if name in PROPORTIONS:
+    if isinstance(kind, Share | ShareOfClass):
         return Estimate(value, *_wilson(value, float(rounds.var()), size))
     if size.groups < 2:
         return Estimate(value, np.nan, np.nan)
-    if name in BIASED_UPWARDS:
+    if isinstance(kind, BiasedUpwards):
         high = float(np.quantile(rounds, 0.975))
         return Estimate(value, min(max(2 * value - high, 0.0), value), high - float(rounds.mean()) + value)
     return Estimate(value, *_percentiles(value, rounds, size.groups))
@@ -420,29 +391,30 @@ def _wilson(share: float, variance: float, size: Size) -> tuple[float, float]:
     return _score(share, worth, Z)
 
 
-def _worth(name: str, value: float, variance: float, own: Size, others: Size) -> float:
-    """Of how many images a share with the uncertainty of a class's figure would be.
+def _like_share(kind: LikeShare, value: float, rounds: Floats, own: Size, others: Size) -> Estimate:
+    """Return a class's metric with the interval of a share; `own` and `others` are the class and the rest."""
+    positives, negatives = max(own.groups, 1), max(others.groups, 1)
+    reach = Z if kind.unsure is None else float(stdtrit(kind.unsure(positives, negatives), 0.975))
+    low, high = _score(value, _worth(kind, value, float(rounds.var()), own, others), reach)
+    if kind.biased:
+        low = max(low - max(float(rounds.mean()) - value, 0.0), 0.0)
+    return Estimate(value, low, high)
 
-    The rounds draw from few groups what few groups have shown, and where two agree, nothing varies. So to the
-    variance of G groups comes what one group in G adds to it at most (`GROUPS_WORTH`): at two groups this is
-    most of it, at fifty it is nothing. G counts the rarer of positives and negatives; of F1, the positives.
+
+def _worth(kind: LikeShare, value: float, variance: float, own: Size, others: Size) -> float:
+    """Return the effective sample size of a class's metric: the images of a share that is as uncertain.
+
+    The rounds draw from few groups what few groups have shown, and if two agree, nothing varies. So the
+    variance of G groups grows by what one group in G adds to it at most (`LikeShare.worth`): at two groups this is
+    most of it, at fifty it is nothing.
     """
     positives, negatives = max(own.groups, 1), max(others.groups, 1)
-    fewest = positives if name == "f1" else min(positives, negatives)
-    groups = 1 / (1 / positives + 1 / negatives) if name == "auc" else fewest
-    least = GROUPS_WORTH[name] * groups
+    least = kind.worth * kind.counted(positives, negatives)
     spread = value * (1 - value)
     if spread < 1e-12:
         return least
-    worth = spread / (variance + spread / (least * fewest))
-    return min(worth, float(own.images)) if name in metrics.SPECIFICITIES else worth
-
-
-def _reach(name: str, own: Size, others: Size) -> float:
-    """In standard deviations: more where few groups say where a threshold lies, or how precise a class's top is."""
-    if name in metrics.SPECIFICITIES:
-        return float(stdtrit(max(others.groups, 1), 0.975))
-    return float(stdtrit(max(min(own.groups, others.groups), 1), 0.975)) if name == "average_precision" else Z
+    worth = spread / (variance + spread / (least * kind.fewest(positives, negatives)))
+    return min(worth, float(own.images)) if kind.of_positives else worth
 
 
 def _score(share: float, worth: float, reach: float) -> tuple[float, float]:
@@ -471,33 +443,40 @@ def _correlations(rounds: Floats) -> Floats:
     return correlations
 
 
-def rates(hits: Array, resampler: Resampler, names: Sequence[str] | None = None) -> Iterator[Estimate]:
-    """The mean of each column of `hits`, float [N, K], nan for a row that does not count.
+@dataclass(frozen=True)
+class Column:
+    """One number per image: 0 or 1 for a share, or any number for a mean; nan for an image that does not count."""
 
-    Where `names` has "rate" (or is None) a column is of hits that are 0 or 1, a share; "mean" is of any numbers.
-    The rounds are drawn with the first estimate that is taken.
+    values: Array  # [N]
+    interval: Percentiles | Share = field(default_factory=Share)
+
+
+def means_of(columns: Mapping[Key, Column], resampler: Resampler) -> Callable[[], dict[Key, Estimate]]:
+    """Ask for the mean of each column: a function that gives them under the columns' keys.
+
+    The rounds are drawn when it is called, once for everything that was asked of the resampler before.
     """
+    hits = np.stack([column.values for column in columns.values()], 1)
     counted = ~np.isnan(hits)
-    columns = range(hits.shape[1])
+    numbers = range(len(columns))
     # Many columns count the same rows (all of them, or those of a class), which are then summed up once.
     masks: dict[bytes, int] = {}
-    mask_of = [masks.setdefault(counted[:, k].tobytes(), len(masks)) for k in columns]
+    mask_of = [masks.setdefault(counted[:, k].tobytes(), len(masks)) for k in numbers]
     totals = resampler.sums(
-        [(k, np.where(counted[:, k], hits[:, k], 0.0)) for k in columns]
+        [(k, np.where(counted[:, k], hits[:, k], 0.0)) for k in numbers]
         + [(len(columns) + m, counted[:, mask_of.index(m)].astype(float)) for m in range(len(masks))],
         len(columns) + len(masks),
     )
 
-    def figures(weights: Array) -> dict[str, Floats]:
+    def means(weights: Array) -> dict[str, Floats]:
         sums = (totals @ weights).T
-        numbers = sums[:, len(columns) :]
-        return {"means": metrics.ratio(sums[:, : len(columns)], numbers[:, mask_of])}
+        return {"means": metrics.ratio(sums[:, : len(columns)], sums[:, len(columns) :][:, mask_of])}
 
-    answer = resampler.ask(figures)
+    rounds = resampler.ask(means)
 
-    def estimate(k: int) -> Estimate:
-        value = float(metrics.ratio(hits[counted[:, k], k].sum(), counted[:, k].sum()))
-        size = resampler.size(counted[:, k])
-        return interval(names[k] if names else "rate", value, answer()["means"][:, k], size)
+    def estimate(k: int, kind: Percentiles | Share) -> Estimate:
+        there = counted[:, k]
+        value = float(metrics.ratio(hits[there, k].sum(), there.sum()))
+        return interval(kind, value, rounds()["means"][:, k], resampler.size(there))
 
-    return map(estimate, columns)
+    return lambda: {key: estimate(k, column.interval) for k, (key, column) in enumerate(columns.items())}

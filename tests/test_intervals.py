@@ -1,5 +1,6 @@
-from skin.evaluation import bootstrap, metrics, report
-from skin.evaluation.bootstrap import Estimate, Figures, Resampler, Size, difference, interval, rates
+from skin.evaluation import intervals, metrics
+from skin.evaluation.intervals import Column, Estimate, Estimates, Resampler, Size, difference, interval, means_of
+from skin.evaluation.metrics import Percentiles, Share
 
 import numpy as np
 import pytest
@@ -20,25 +21,21 @@ def random_set(
     return labels, (probabilities / probabilities.sum(1, keepdims=True)).round(digits), group
 
 
-def all_figures(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    return {**metrics.additive_figures(labels, probabilities), **metrics.ranking_figures(labels, probabilities)}
-
-
 @pytest.mark.parametrize("digits", [17, 1], ids=["distinct", "ties"])
 def test_a_round_is_the_figure_of_the_rows_it_drew(digits: int) -> None:
     labels, probabilities, groups = random_set(seed=1, groups=40, classes=5, digits=digits)
     resampler = Resampler(groups, rounds=25, seed=3)
-    figures = Figures(labels, probabilities, resampler)
+    figures = Estimates(labels, probabilities, resampler)
     for number, weights in enumerate(resampler.weights(0, 25).T):
         rows = np.repeat(np.arange(len(labels)), weights[resampler.group_of_row])
-        for name, expected in all_figures(labels[rows], probabilities[rows]).items():
+        for name, expected in metrics.values(labels[rows], probabilities[rows]).items():
             np.testing.assert_allclose(figures.rounds[name][number], expected, rtol=1e-10, atol=1e-12, err_msg=name)
 
 
 def test_values_are_those_of_the_set() -> None:
     labels, probabilities, groups = random_set(seed=2, groups=30)
-    figures = Figures(labels, probabilities, Resampler(groups, rounds=2))
-    for name, expected in all_figures(labels, probabilities).items():
+    figures = Estimates(labels, probabilities, Resampler(groups, rounds=2))
+    for name, expected in metrics.values(labels, probabilities).items():
         np.testing.assert_array_equal(figures.values[name], expected, err_msg=name)
     assert figures.values.keys() == figures.rounds.keys()
 
@@ -52,10 +49,10 @@ def test_a_round_draws_as_many_groups_as_there_are() -> None:
 
 def test_rounds_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, probabilities, groups = random_set(seed=0, groups=20)
-    whole = Figures(labels, probabilities, Resampler(groups, rounds=30, seed=5)).rounds
-    monkeypatch.setattr(bootstrap, "BATCH_ELEMENTS", 7 * len(labels))
-    in_batches = Figures(labels, probabilities, Resampler(groups, rounds=30, seed=5)).rounds
-    other = Figures(labels, probabilities, Resampler(groups, rounds=30, seed=6)).rounds
+    whole = Estimates(labels, probabilities, Resampler(groups, rounds=30, seed=5)).rounds
+    monkeypatch.setattr(intervals, "BATCH_ELEMENTS", 7 * len(labels))
+    in_batches = Estimates(labels, probabilities, Resampler(groups, rounds=30, seed=5)).rounds
+    other = Estimates(labels, probabilities, Resampler(groups, rounds=30, seed=6)).rounds
     for name in whole:
         np.testing.assert_array_equal(whole[name], in_batches[name], err_msg=name)
     assert not np.array_equal(whole["accuracy"], other["accuracy"])
@@ -63,15 +60,15 @@ def test_rounds_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_is_asked_before_the_first_answer_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, probabilities, groups = random_set(seed=0, groups=20)
-    alone = Figures(labels, probabilities, Resampler(groups, rounds=10)).rounds["accuracy"]
+    alone = Estimates(labels, probabilities, Resampler(groups, rounds=10)).rounds["accuracy"]
     resampler = Resampler(groups, rounds=10)
     drawn: list[int] = []
     weights = resampler.weights
     monkeypatch.setattr(resampler, "weights", lambda first, last: (drawn.append(first), weights(first, last))[1])
-    figures = Figures(labels, probabilities, resampler)
-    (share,) = rates((probabilities.argmax(1) == labels)[:, None].astype(float), resampler)
+    figures = Estimates(labels, probabilities, resampler)
+    asked = means_of({"share": Column((probabilities.argmax(1) == labels).astype(float))}, resampler)
     np.testing.assert_array_equal(figures.rounds["accuracy"], alone)
-    assert share == figures.estimate("accuracy")
+    assert asked()["share"] == figures.estimate("accuracy")
     assert drawn == [0]
 
 
@@ -79,8 +76,8 @@ def test_images_of_one_lesion_count_for_less() -> None:
     labels, probabilities, _ = random_set(seed=4, groups=150)
     copies = [np.repeat(array, 4, axis=0) for array in (labels, probabilities)]
     lesions = np.repeat(np.arange(len(labels)), 4)
-    honest = Figures(*copies, Resampler(lesions, 400)).estimate("macro_auc")
-    naive = Figures(*copies, Resampler(np.arange(len(lesions)), 400)).estimate("macro_auc")
+    honest = Estimates(*copies, Resampler(lesions, 400)).estimate("macro_auc")
+    naive = Estimates(*copies, Resampler(np.arange(len(lesions)), 400)).estimate("macro_auc")
     # Four copies of everything say no more than one: twice the width of what they would say as new images.
     assert (honest.high - honest.low) / (naive.high - naive.low) == pytest.approx(2, rel=0.2)
 
@@ -88,16 +85,16 @@ def test_images_of_one_lesion_count_for_less() -> None:
 def test_share_of_one_is_not_certain_of_a_few_images() -> None:
     rounds = np.ones(100)
     # Wilson's interval of 3 of 3: 1 / (1 + z²/3) to 1.
-    estimate = interval("sensitivity", 1.0, rounds, Size(images=3, groups=3))
+    estimate = interval(Share(), 1.0, rounds, Size(images=3, groups=3))
     assert (estimate.low, estimate.high) == (pytest.approx(1 / (1 + 1.959964**2 / 3), rel=1e-6), 1.0)
-    estimate = interval("sensitivity", 0.0, rounds * 0, Size(images=3, groups=3))
+    estimate = interval(Share(), 0.0, rounds * 0, Size(images=3, groups=3))
     assert (estimate.low, estimate.high) == (0.0, pytest.approx(1.959964**2 / 3 / (1 + 1.959964**2 / 3), rel=1e-6))
 
 
 def test_interval_of_a_share_is_wilsons_of_as_many_images_as_it_is_worth() -> None:
     generator = np.random.Generator(np.random.Philox(0))
     rounds = generator.binomial(100, 0.2, 200_000) / 100  # as the bootstrap of 20 of 100 lone images
-    estimate = interval("accuracy", 0.2, rounds, Size(images=100, groups=100))
+    estimate = interval(Share(), 0.2, rounds, Size(images=100, groups=100))
     # Wilson 1927, of 20 of 100: 0.1334 to 0.2888. The variance of 100 images is enlarged by 100/99.
     assert estimate.low == pytest.approx(0.1334, abs=0.001)
     assert estimate.high == pytest.approx(0.2888, abs=0.001)
@@ -105,23 +102,23 @@ def test_interval_of_a_share_is_wilsons_of_as_many_images_as_it_is_worth() -> No
 
 def test_other_figures_take_percentiles_without_the_rounds_that_have_none() -> None:
     even = np.array([*np.linspace(0, 1, 20_001), np.nan, np.nan])  # about the value, so there is no bias
-    estimate = interval("log_loss", 0.5, even, Size(images=10**6, groups=10**6))
+    estimate = interval(Percentiles(), 0.5, even, Size(images=10**6, groups=10**6))
     assert (estimate.low, estimate.high) == (pytest.approx(0.025, abs=1e-3), pytest.approx(0.975, abs=1e-3))
     # t(4) = 2.776, times sqrt(5/4) = 3.104: the normal distribution's 0.00095 quantile.
-    estimate = interval("log_loss", 0.5, even, Size(images=5, groups=5))
+    estimate = interval(Percentiles(), 0.5, even, Size(images=5, groups=5))
     assert (estimate.low, estimate.high) == (pytest.approx(0.00095, abs=2e-4), pytest.approx(0.99905, abs=2e-4))
 
 
 def test_percentiles_move_against_the_bias_of_the_rounds() -> None:
     # 84.13 % of the rounds lie above the value, z0 = -1: the ends are the quantiles at -2 ± 1.96.
     rounds = np.linspace(0, 1, 100_001)
-    estimate = interval("log_loss", 1 - 0.841345, rounds, Size(images=10**6, groups=10**6))
+    estimate = interval(Percentiles(), 1 - 0.841345, rounds, Size(images=10**6, groups=10**6))
     assert estimate.low == pytest.approx(3.75e-5, abs=2e-5)
     assert estimate.high == pytest.approx(0.48405, abs=1e-3)
 
 
 def test_one_lesion_has_no_interval() -> None:
-    estimate = interval("log_loss", 0.7, np.full(10, 0.7), Size(images=8, groups=1))
+    estimate = interval(Percentiles(), 0.7, np.full(10, 0.7), Size(images=8, groups=1))
     assert np.isnan([estimate.low, estimate.high]).all()
     assert str(estimate) == "0.700"
 
@@ -134,18 +131,18 @@ def scarce_set(seed: int, positives: int, negatives: int = 200) -> tuple[np.ndar
     return labels, np.stack([1 - risk, risk], 1)
 
 
-def scarce_figures(seed: int, positives: int, negatives: int = 200, rounds: int = 200) -> Figures:
+def scarce_figures(seed: int, positives: int, negatives: int = 200, rounds: int = 200) -> Estimates:
     labels, probabilities = scarce_set(seed, positives, negatives)
-    return Figures(labels, probabilities, Resampler(np.arange(len(labels)), rounds, seed))
+    return Estimates(labels, probabilities, Resampler(np.arange(len(labels)), rounds, seed))
 
 
-RANKED = ("auc", "average_precision", "f1", *metrics.SPECIFICITIES)
+RANKED = ("auc", "average_precision", "f1", "sensitivity_at_90_specificity", "sensitivity_at_95_specificity")
 MACRO = ("balanced_accuracy", "macro_f1", "macro_auc", "macro_average_precision")
 
 
 @pytest.mark.parametrize("positives", [2, 3, 5, 10])
 def test_intervals_of_a_scarce_class_hold_the_truth(positives: int) -> None:
-    truth = all_figures(*scarce_set(10**6, positives * 1000, 200_000))
+    truth = metrics.values(*scarce_set(10**6, positives * 1000, 200_000))
     figures = [scarce_figures(seed, positives) for seed in range(100)]
     for name in (*RANKED, *MACRO):
         c = None if name in MACRO else 1
@@ -173,7 +170,7 @@ def test_one_positive_or_one_negative_lesion_ranks_without_an_interval() -> None
 def test_a_class_that_is_ranked_faultlessly_is_not_certain() -> None:
     labels = np.repeat([0, 1], [200, 3])
     probabilities = np.stack([1 - 0.9 * labels, 0.9 * labels], 1)
-    figures = Figures(labels, probabilities, Resampler(np.arange(203), 50))
+    figures = Estimates(labels, probabilities, Resampler(np.arange(203), 50))
     for name in RANKED:
         estimate = figures.estimate(name, 1)
         assert estimate.low < 0.7 < estimate.value == estimate.high == 1, name
@@ -184,8 +181,8 @@ def test_a_mean_over_classes_is_as_uncertain_as_these_together() -> None:
     labels, probabilities, groups = random_set(seed=0, groups=300)
     scarce = np.flatnonzero(labels == 2)[2:]
     kept = np.setdiff1d(np.arange(len(labels)), scarce)
-    ordinary = Figures(labels, probabilities, Resampler(groups, 200))
-    with_scarce = Figures(labels[kept], probabilities[kept], Resampler(groups[kept], 200))
+    ordinary = Estimates(labels, probabilities, Resampler(groups, 200))
+    with_scarce = Estimates(labels[kept], probabilities[kept], Resampler(groups[kept], 200))
     for name in MACRO:
         wide, usual = (f.estimate(name) for f in (with_scarce, ordinary))
         assert wide.high - wide.low > 1.2 * (usual.high - usual.low), name
@@ -203,7 +200,7 @@ def test_a_difference_is_as_uncertain_as_both_sides() -> None:
 def test_a_class_that_is_not_there_has_no_interval() -> None:
     labels, probabilities, groups = random_set(seed=0, groups=20)
     labels[labels == 2] = 0
-    figures = Figures(labels, probabilities, Resampler(groups, rounds=20))
+    figures = Estimates(labels, probabilities, Resampler(groups, rounds=20))
     for name in ("sensitivity", "auc", "f1", "average_precision"):
         estimate = figures.estimate(name, 2)
         assert np.isnan([estimate.value, estimate.low, estimate.high]).all(), name
@@ -211,9 +208,10 @@ def test_a_class_that_is_not_there_has_no_interval() -> None:
     assert not np.isnan(figures.estimate("macro_auc").value)
 
 
-def test_rates_leave_out_rows_that_do_not_count() -> None:
+def test_means_leave_out_rows_that_do_not_count() -> None:
     hits = np.array([[1, np.nan], [0, 1], [1, np.nan], [1, np.nan]])
-    first, second = rates(hits, Resampler(np.arange(4), rounds=200))
+    asked = means_of({k: Column(hits[:, k]) for k in (0, 1)}, Resampler(np.arange(4), rounds=200))
+    first, second = asked()[0], asked()[1]
     assert (first.value, second.value) == (0.75, 1.0)
     assert second.low == pytest.approx(1 / (1 + 1.959964**2), rel=1e-6)  # one image
 
@@ -224,11 +222,11 @@ SETS, RANKED_SETS = 1000, 500  # what ranks images costs the most, and needs no 
 @pytest.fixture(scope="module")
 def coverage() -> dict[str, float]:
     """How often the 95 % intervals of simulated sets of about 400 images hold the truth."""
-    truth = all_figures(*random_set(seed=10**6, groups=200_000)[:2])
+    truth = metrics.values(*random_set(seed=10**6, groups=200_000)[:2])
     covered: dict[str, list[bool]] = {}
     for seed in range(SETS):
         labels, probabilities, groups = random_set(seed, groups=200)
-        figures = Figures(labels, probabilities, Resampler(groups, 200, seed), ranked=seed < RANKED_SETS)
+        figures = Estimates(labels, probabilities, Resampler(groups, 200, seed), ranked=seed < RANKED_SETS)
         for name in figures.values:
             for c in [None] if truth[name].ndim == 0 else [0, 2]:
                 estimate = figures.estimate(name, c)
@@ -239,8 +237,8 @@ def coverage() -> dict[str, float]:
 
 
 # Of three classes the truth is always among the first three: that interval holds it always.
-SIMULATED = [name for name in report.OVERALL if name != "top_3_accuracy"]
-SIMULATED += [f"{name} of class {c}" for name in report.PER_CLASS for c in (0, 2)]  # the commonest and the rarest
+SIMULATED = [metric.name for metric in metrics.OVERALL if metric.name != "top_3_accuracy"]
+SIMULATED += [f"{metric.name} of class {c}" for metric in metrics.PER_CLASS for c in (0, 2)]  # most and fewest
 
 
 @pytest.mark.parametrize("name", SIMULATED)

@@ -1,0 +1,200 @@
+"""The types of a report: what `report.build` makes, and pages, plots and the model card show.
+
+`to_json` turns a report into the plain data of report.json, field by field. There each estimate is
+`{"value", "low", "high"}`, with None for what the set cannot give.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from skin.evaluation.intervals import Estimate
+from skin.utils.run_folders import KIND
+
+FORMAT_VERSION = 1
+
+ByMetric = dict[str, Estimate]  # each under the metric's name
+
+_INLINE: dict[str, str] = {"json": "inline"}  # the field's entries stand among the fields
+_OPTIONAL: dict[str, str] = {"json": "optional"}  # a field that is None is left out
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How the intervals were made; `resampled` says what a round draws: images, or lesions or patients."""
+
+    level: float
+    rounds: int
+    seed: int
+    resampled: str
+
+
+@dataclass(frozen=True)
+class AtThreshold:
+    """The metrics of a class that is called if its probability is above `threshold`."""
+
+    threshold: float
+    metrics: ByMetric = field(metadata=_INLINE)
+
+
+@dataclass(frozen=True)
+class ClassReport:
+    """One class: `name` for people, its images and groups, how often it was predicted, its metrics."""
+
+    name: str
+    support: int
+    groups: int
+    predicted: int
+    metrics: ByMetric = field(metadata=_INLINE)
+    at_threshold: AtThreshold | None = field(default=None, metadata=_OPTIONAL)
+
+
+@dataclass(frozen=True)
+class ConfusionMatrix:
+    """Counts of images by true class (row) and predicted class (column)."""
+
+    classes: list[str]
+    counts: list[list[int]]
+
+
+@dataclass(frozen=True)
+class MalignantReport:
+    """Malignant against benign: the classes taken for either, the malignant images, the metrics."""
+
+    malignant: list[str]
+    benign: list[str]
+    support: int
+    metrics: ByMetric = field(metadata=_INLINE)
+
+
+@dataclass(frozen=True)
+class UnlikeReport:
+    """Images flagged as unlike the training images: their share, and that among images of unknown classes."""
+
+    flagged: Estimate
+    unknown_class_images: int
+    unknown_class_flagged: float | None
+
+
+@dataclass(frozen=True)
+class SetsReport:
+    """Prediction sets of one level.
+
+    Attributes:
+        single_class: the share of sets of one class.
+        shared_threshold: the classes with too few validation images for a threshold of their own.
+    """
+
+    coverage: Estimate
+    mean_size: Estimate
+    coverage_by_class: ByMetric
+    single_class: float
+    shared_threshold: list[str]
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """The probabilities `before` and `after` calibration; no temperature without a calibration."""
+
+    temperature: float | None
+    validation_images: int
+    before: ByMetric
+    after: ByMetric
+    unlike_training: UnlikeReport
+    prediction_sets: dict[str, SetsReport]  # by the level in percent
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """One subgroup; `small` if it has too few images to be compared with others."""
+
+    images: int
+    groups: int
+    small: bool
+    metrics: ByMetric = field(metadata=_INLINE)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The difference between the best and the worst subgroup."""
+
+    best: str
+    worst: str
+    difference: Estimate = field(metadata=_INLINE)
+
+
+@dataclass(frozen=True)
+class AttributeReport:
+    """The subgroups of one attribute, and the largest gap by each metric that compares them."""
+
+    groups: dict[str, Subgroup]
+    largest_gap: dict[str, Gap | None]
+
+
+@dataclass(frozen=True)
+class About:
+    """The model, the set, and how it was evaluated; `split` is "all" for a set without one."""
+
+    created: str = "?"
+    checkpoint: str = "?"
+    model: str = "the model"
+    image_size: int = 0
+    data: str = "?"
+    data_name: str = "a set"
+    layout: str = "?"
+    split: str = "all"
+    tta: int = 1
+    device: str = "?"
+    precision: str = "?"
+    seconds: float = math.nan
+    images_per_second: float = math.nan
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that an evaluation found.
+
+    Attributes:
+        images: whose class the model has; only these count.
+        groups: lesions or patients.
+        subgroups: by attribute.
+        warnings: what a reader must know. notes: what a reader should know.
+    """
+
+    images: int
+    groups: int
+    intervals: Intervals
+    metrics: ByMetric = field(metadata=_INLINE)
+    per_class: dict[str, ClassReport]
+    confusion_matrix: ConfusionMatrix
+    malignant: MalignantReport | None
+    calibration: CalibrationReport
+    subgroups: dict[str, AttributeReport]
+    about: About = About()
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    kind: str = KIND
+    format_version: int = FORMAT_VERSION
+
+
+def to_json(value: Any) -> Any:
+    """Return a report, or a part of one, as dicts, lists, texts and numbers; a number that is not finite is None."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [to_json(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    plain: dict[str, Any] = {}
+    for spec in dataclasses.fields(value):
+        kind, content = spec.metadata.get("json"), getattr(value, spec.name)
+        if kind == "inline":
+            plain |= to_json(content)
+        elif kind != "optional" or content is not None:
+            plain[spec.name] = to_json(content)
+    return plain
