@@ -27,9 +27,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import train
-from skin.bench import bench_images, bench_plot, bench_report, cells, input_path, measure
-from skin.bench.bench_settings import BenchSettings, read_bench_settings
-from skin.bench.measure import Cell, Recipe, Step
+from skin.bench import cases as cells
+from skin.bench import images as bench_images
+from skin.bench import input_path
+from skin.bench import measurement as measure
+from skin.bench import plot as bench_plot
+from skin.bench import report as bench_report
+from skin.bench.measurement import Cell, Recipe, Step
+from skin.bench.options import BenchSettings, read_bench_settings
 from skin.bench.plain import PlainRecipe
 from skin.data.cache import default_folder
 from skin.model.model import preprocess_for

@@ -9,8 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from skin.bench import bench_plot, bench_report, cells
-from skin.bench.bench_settings import RECIPES
+from skin.bench import cases as cells
+from skin.bench import plot as bench_plot
+from skin.bench import report as bench_report
+from skin.bench.options import RECIPES
 from skin.utils.errors import UserError
 
 import pytest

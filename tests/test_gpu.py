@@ -8,7 +8,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-from skin.bench import bench_report
+from skin.bench import report as bench_report
 from skin.data.images import Preprocess
 from skin.model.cpu_step import accelerate
 from skin.model.model import Classifier, build, preprocess_for

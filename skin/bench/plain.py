@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from skin.bench.measure import Step
+from skin.bench.measurement import Step
 from skin.model import precision
 from skin.model.model import build, load_weights, preprocess_for
 from skin.training import losses

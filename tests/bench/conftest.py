@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skin.bench import bench_images
+from skin.bench import images as bench_images
 from skin.data.images import Preprocess
 from skin.model.model import preprocess_for
 

@@ -15,9 +15,11 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import benchmark
-from skin.bench import bench_report, cells, input_path
-from skin.bench.bench_settings import BenchSettings
-from skin.bench.measure import Cell, Recipe
+from skin.bench import cases as cells
+from skin.bench import input_path
+from skin.bench import report as bench_report
+from skin.bench.measurement import Cell, Recipe
+from skin.bench.options import BenchSettings
 from skin.data.split import PARTS
 from skin.model.model import preprocess_for
 from skin.training.parts import read_parts

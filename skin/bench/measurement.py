@@ -200,7 +200,7 @@ def measure(cell: Cell, recipe: Recipe) -> dict[str, Any]:
     """Measure a recipe that has been built and has not taken a step yet.
 
     Returns:
-        The figures of one round, under the names that INTERFACE and `skin.bench.bench_report` use.
+        The figures of one round, under the names that INTERFACE and `skin.bench.report` use.
     """
     topology = recipe.topology
     memory.reset_peaks(topology.cuda_devices)

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from skin.bench import bench_report, measure
-from skin.bench.bench_settings import AMP, PARALLEL, RECIPES, BenchSettings
-from skin.bench.measure import Cell
+from skin.bench import measurement as measure
+from skin.bench import report as bench_report
+from skin.bench.measurement import Cell
+from skin.bench.options import AMP, PARALLEL, RECIPES, BenchSettings
 from skin.model import precision
 from skin.model.model import preprocess_for
 from skin.training import runs

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from skin.bench.bench_report import device_name, peak_mib, three_digits
+from skin.bench.report import device_name, peak_mib, three_digits
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
 

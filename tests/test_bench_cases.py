@@ -14,9 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from skin.bench import cells, measure
-from skin.bench.bench_settings import BenchSettings, read_bench_settings
-from skin.bench.measure import Cell
+from skin.bench import cases as cells
+from skin.bench import measurement as measure
+from skin.bench.measurement import Cell
+from skin.bench.options import BenchSettings, read_bench_settings
 from skin.model.precision import Precision
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
