@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import io
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -108,6 +110,15 @@ def write_json(path: Path, content: Any) -> None:
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
     # The bytes of a path that is no UTF-8 become escapes, which JSON's readers take back to what they were.
     write_atomically((text + "\n").encode("utf-8", "backslashreplace"), path)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV of these columns, as `write_atomically` does. What else a row holds is left out."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(text.getvalue().encode(), path)
 
 
 def _finite(value: Any) -> Any:
