@@ -1,14 +1,12 @@
-"""The input path alone: from JPEG files to augmented, normalised float batches on the device.
+"""Measure the input path alone: from JPEG files to augmented, normalised float batches on the device.
 
-Four ways to the same batch size: the plain transforms, ours without a cache, ours while the cache is being
-filled (a first epoch), and ours from the cache (every later one). On one core, with the loader in the
-training process, and with two loader processes. The plain path and ours run in processes of their own.
+There are four ways: the plain transforms, ours without a cache, ours while the cache is being filled (a first epoch),
+and ours from the cache (every later one). Each is measured on one core with the loader in the training process, and
+with two loader processes. The plain path and ours run in processes of their own.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import statistics
 import tempfile
@@ -18,51 +16,117 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from skin.bench.options import BenchmarkOptions
 from skin.bench.plain import PlainImages
+from skin.bench.report import new_heading
 from skin.data.cache import PixelCache
 from skin.data.dataset import EpochBatches, make_loader
 from skin.data.images import Preprocess
-from skin.model.network import Classifier, build
+from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import choose
 from skin.training.options import Options
 from skin.training.splits import Splits
+from skin.utils import files
 from skin.utils.errors import UserError
-from skin.utils.files import write_atomically
 from skin.utils.memory import keep_freed_memory
+from skin.utils.parallel import usable_gpus
 
 import cv2
 import torch
+from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 PATHS = ("plain", "ours", "ours, filling the cache", "ours, cached")
 WORKERS = (0, 2)
+BATCH_SIZE = 32
 BATCHES = 24  # timed in a round: many more than the loader's processes have ready when the clock starts
 SECONDS = 3.0  # timed in a round, at least
-WARMUP = 4  # batches for each process before the clock starts: a forked one copies its parent's pages first
+WARMUP = 4  # batches per process before the clock starts: a forked one copies its parent's pages first
 
 Stream = Iterator[Tensor]  # of float32 [B, 3, size, size] on the device
 
 
+@dataclass(frozen=True)
+class Row:
+    """The speed of a path, in each round; the fields and properties in `COLUMNS` are what is written.
+
+    A path is compared with the plain one of the same round: slow minutes of the machine are unkind to both.
+    """
+
+    path: str
+    workers: int
+    samples: list[float]  # images per second
+    plain: list[float]
+
+    @property
+    def gains(self) -> list[float]:
+        return [speed / plain for speed, plain in zip(self.samples, self.plain, strict=True)]
+
+    def to_json(self) -> dict[str, str | int | float | list[float]]:
+        """Return the row as an entry of the JSON's `cells`."""
+        return {**{name: of(self) for name, of, _, _ in COLUMNS}, "samples": self.samples}
+
+    def to_csv(self) -> dict[str, str]:
+        """Return the row as a line for a spreadsheet, without the single rounds."""
+        values = {name: of(self) for name, of, _, _ in COLUMNS}
+        return {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+
+
+class Column(NamedTuple):
+    """A column of the JSON, the CSV and the table."""
+
+    name: str
+    of: Callable[[Row], str | int | float]
+    heading: str
+    show: Callable[[Any], str]
+
+
+COLUMNS = (
+    Column("path", lambda row: row.path, "input path", str),
+    Column("workers", lambda row: row.workers, "workers", lambda workers: str(workers or "none")),
+    Column("images_per_second", lambda row: statistics.median(row.samples), "images/s", "{:,.0f}".format),
+    Column("low", lambda row: min(row.samples), "lowest", "{:,.0f}".format),
+    Column("high", lambda row: max(row.samples), "highest", "{:,.0f}".format),
+    Column("speedup_over_plain", lambda row: statistics.median(row.gains), "×plain", "{:.2f}".format),
+    Column("speedup_low", lambda row: min(row.gains), "lowest", "{:.2f}".format),
+    Column("speedup_high", lambda row: max(row.gains), "highest", "{:.2f}".format),
+)
+
+
+def benchmark(options: BenchmarkOptions, parts: Splits, console: Console) -> int:
+    """Measure the input path, show and write it; return the exit code."""
+    heading = new_heading("input", options)
+    preprocess = preprocess_for(options.model, options.image_size)
+    device = torch.device("cuda" if usable_gpus() else "cpu")
+    rows = measure(parts, preprocess, options.batch_size or BATCH_SIZE, options.steps, options.rounds, device)
+    console.print(table(rows))
+    if options.json:
+        content = {**heading.to_json(complete=True), "cells": [row.to_json() for row in rows]}
+        files.write_json(options.json, content)
+    if options.csv:
+        files.write_csv(options.csv, [column.name for column in COLUMNS], [list(row.to_csv().values()) for row in rows])
+    return 0
+
+
 def measure(
     parts: Splits, preprocess: Preprocess, batch_size: int, batches: int | None, rounds: int, device: torch.device
-) -> list[dict[str, Any]]:
-    """Images per second of each path and number of workers, in turns over the rounds, and how many times the plain
-    path's in the same round: of both the median, the lowest and the highest.
+) -> list[Row]:
+    """Measure the images per second of each path and number of workers, in turns over the rounds.
 
     Args:
-        batches: how many are timed in a round; None is `BATCHES` and as many more as fill `SECONDS` where images
-            may come again. The training part should hold as many images and those to warm up with
-            (`images_needed`): a cache that is being filled meets each of them once.
+        batches: how many are timed in a round. None is `BATCHES`, and as many more as fill `SECONDS` if images may
+            come again. The training split should hold as many images and those to warm up with (`images_needed`): a
+            cache that is being filled meets each of them once.
 
     Raises:
-        UserError: the training part does not fill a batch, or its images are arrays, which nobody decodes.
+        UserError: the training split does not fill a batch, or its images are arrays, which nobody decodes.
     """
     if len(parts.of("train")) < batch_size:
-        raise UserError(f"{parts.index.root}: {len(parts.of('train')):,} images in the training part do not fill a "
+        raise UserError(f"{parts.index.root}: {len(parts.of('train')):,} images in the training split do not fill a "
                         f"batch of {batch_size}; use a smaller --batch-size")  # fmt: skip
     least_seconds = SECONDS if batches is None else 0.0
     samples: dict[tuple[str, int], list[float]] = {(p, w): [] for p in PATHS for w in WORKERS}
@@ -80,7 +144,7 @@ def measure(
                 cache, seconds = _cache(parts, preprocess, Path(name) / f"{number}-{workers}"), 0.0
             sample = _Sample(parts, preprocess, path, cache, batch_size, batches or BATCHES, seconds, workers, device)
             samples[path, workers].append((plain if path == "plain" else ours).submit(_speed, sample).result())
-    return [_row(path, workers, values, samples["plain", workers]) for (path, workers), values in samples.items()]
+    return [Row(path, workers, values, samples["plain", workers]) for (path, workers), values in samples.items()]
 
 
 @dataclass(frozen=True)
@@ -98,7 +162,7 @@ class _Sample:
     device: torch.device
 
     def stream(self) -> Stream:
-        """The batches, without end."""
+        """Yield batches without end."""
         if self.path == "plain":
             return _plain(self.parts, self.preprocess.image_size, self.batch_size, self.workers, self.device)
         model = build("efficientnet_b0", 2)  # for its normalisation alone
@@ -107,26 +171,16 @@ class _Sample:
 
 
 def _start(keep: bool) -> None:
-    """In a process of measurements: one core computes. Ours keep freed memory, as training does; notebooks do not."""
+    """Let one core compute in a process of measurements; `keep` freed memory there, as our training does."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     if keep:
         keep_freed_memory()
 
 
-def _row(path: str, workers: int, speeds: list[float], plain: list[float]) -> dict[str, Any]:
-    """A path's figures over the rounds. Neighbours in time are compared: slow minutes are unkind to both."""
-    gains = [speed / yardstick for speed, yardstick in zip(speeds, plain, strict=True)]
-    return {
-        "path": path, "workers": workers,
-        "images_per_second": statistics.median(speeds), "low": min(speeds), "high": max(speeds),
-        "speedup_over_plain": statistics.median(gains), "speedup_low": min(gains), "speedup_high": max(gains),
-        "samples": speeds,
-    }  # fmt: skip
-
-
-def images_needed(batch_size: int, batches: int) -> int:
-    """How many images to generate so that their training part, 70 %, fills each batch with images not met before."""
+def images_needed(options: BenchmarkOptions) -> int:
+    """Return how many images to generate: 70 % of them, the training split, fill each batch with new images."""
+    batch_size, batches = options.batch_size or BATCH_SIZE, options.steps or BATCHES
     return 3 * batch_size * (batches + WARMUP * max(WORKERS)) // 2
 
 
@@ -161,7 +215,7 @@ def _ours(
 
 
 def _speed(sample: _Sample) -> float:
-    """Images per second of a sample, after a warm-up."""
+    """Return the images per second of a sample, after a warm-up."""
     wait: Callable[[], None] = torch.cuda.synchronize if sample.device.type == "cuda" else lambda: None
     stream = sample.stream()
     for _ in itertools.islice(stream, WARMUP * max(1, sample.workers)):
@@ -176,24 +230,11 @@ def _speed(sample: _Sample) -> float:
     return images / (time.perf_counter() - start)
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
-    """The rows for a terminal."""
+def table(rows: list[Row]) -> Table:
+    """Return the rows for a terminal."""
     view = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    view.add_column("input path")
-    for name in ("workers", "images/s", "lowest", "highest", "×plain", "lowest", "highest"):
-        view.add_column(name, justify="right")
+    for column in COLUMNS:
+        view.add_column(column.heading, justify="left" if column.name == "path" else "right")
     for row in rows:
-        speeds = [f"{row[name]:,.0f}" for name in ("images_per_second", "low", "high")]
-        gains = [f"{row[name]:.2f}" for name in ("speedup_over_plain", "speedup_low", "speedup_high")]
-        view.add_row(row["path"], "none" if row["workers"] == 0 else str(row["workers"]), *speeds, *gains)
+        view.add_row(*(column.show(column.of(row)) for column in COLUMNS))
     return view
-
-
-def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    """The rows as a table for a spreadsheet, without the single rounds."""
-    text = io.StringIO()
-    columns = [name for name in rows[0] if name != "samples"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    write_atomically(text.getvalue().encode(), path)

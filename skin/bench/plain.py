@@ -1,17 +1,16 @@
-"""The plain recipe: training as a notebook would write it, the yardstick that benchmark.py measures against.
+"""Train as a notebook would: the baseline that benchmark.py compares ours with.
 
-Pillow and torchvision transforms one image at a time, float32 batches, the default memory layout, a loss
-that is read after every step; with AMP, autocast around the forward pass. It is written as it is found
-everywhere and must not be improved, but for the memory layout of `plain-channels-last`.
+Pillow and torchvision transforms one image at a time, float32 batches, the default memory layout, a loss that is read
+after every step, and with AMP autocast around the forward pass. It is written as it is found everywhere and must not
+be improved, except for the memory layout of `plain-channels-last`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
-from skin.bench.measure import Step
+from skin.bench.measurement import Step
 from skin.model import precision
 from skin.model.network import build, load_weights, preprocess_for
 from skin.training import losses
@@ -31,7 +30,7 @@ WORKERS = 2
 
 
 class PlainImages(Dataset[tuple[Tensor, int]]):
-    """float32 [3, size, size] normalised images and their labels, decoded and transformed each time."""
+    """Normalised images, float32 [3, size, size], and their labels, decoded and transformed each time."""
 
     def __init__(self, paths: list[str], labels: np.ndarray, size: int, augmented: bool = True) -> None:
         self.paths, self.labels = paths, labels
@@ -54,13 +53,15 @@ class PlainImages(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.open(self.paths[index]).convert("RGB")), int(self.labels[index])
 
 
-class PlainRecipe:
-    """The plain training loop over the training part of `parts`; the same images as ours.
+class PlainLoop:
+    """The plain training loop, a `TrainingLoop`, over the training split of `parts`: the same images as ours.
 
     Args:
-        settings: model, weights, image_size, batch_size (for each GPU), lr, amp and seed are used.
+        settings: model, weights, image_size, batch_size (per GPU), lr, amp, workers and seed are used.
         channels_last: the one improvement that notebooks know.
     """
+
+    cached = False
 
     def __init__(self, settings: Options, topology: Topology, parts: Splits, channels_last: bool = False) -> None:
         torch.manual_seed(settings.seed)
@@ -91,22 +92,15 @@ class PlainRecipe:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
         self.scaler = self.precision.make_scaler()
         self.ready: tuple[Tensor, Tensor] | None = None
+        self.workers = self.loader.num_workers
+        self.steps_per_epoch = len(self.loader)
+        self.train_images = len(self.loader) * (self.loader.batch_size or 0)
 
-    @property
-    def train_images(self) -> int:
-        """Images of an epoch."""
-        return len(self.loader) * (self.loader.batch_size or 0)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self.loader)
-
-    @property
-    def feeding(self) -> dict[str, Any]:
-        return {"workers": self.loader.num_workers, "cached": False}
+    def prepare(self, steps: int) -> None:
+        """Do nothing: it decodes each image anew."""
 
     def train_step(self, images: Tensor, labels: Tensor) -> Step:
-        """One optimizer step on a batch of any device."""
+        """Take one optimizer step on a batch of any device."""
         images, labels = images.to(self.topology.device), labels.to(self.topology.device)
         images = images.contiguous(memory_format=self.layout)
         self.optimizer.zero_grad()
@@ -118,7 +112,7 @@ class PlainRecipe:
         return Step(len(images), 0.0, loss.item())
 
     def ready_step(self) -> Step:
-        """A step on a batch that is on the device already."""
+        """Take a step on a batch that is on the device already, always the same."""
         if self.ready is None:
             dataset: Dataset = self.loader.dataset
             batch = [dataset[i] for i in range(self.loader.batch_size or 0)]
@@ -127,10 +121,10 @@ class PlainRecipe:
         return self.train_step(*self.ready)
 
     def last_step(self) -> None:
-        """Nothing: what is left of an epoch is dropped."""
+        """Do nothing: what is left of an epoch is dropped."""
 
     def epoch_steps(self, epoch: int) -> Iterator[Step]:
-        """The steps of an epoch. A notebook's order has no memory, so `epoch` does not matter."""
+        """Take the steps of an epoch. A notebook draws its order anew each time, so `epoch` does not matter."""
         mark = time.perf_counter()
         for images, labels in self.loader:
             wait_seconds = time.perf_counter() - mark

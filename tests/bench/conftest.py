@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skin.bench import bench_images
+from skin.bench import images
 from skin.data.images import Preprocess
 from skin.model.network import preprocess_for
 
@@ -29,7 +29,7 @@ def preprocess() -> Preprocess:
 @pytest.fixture(scope="session")
 def jpegs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Thirty-two 600x450 JPEGs."""
-    return sorted(bench_images.write(tmp_path_factory.mktemp("jpegs"), 32).rglob("*.jpg"))
+    return sorted(images.write(tmp_path_factory.mktemp("jpegs"), 32).rglob("*.jpg"))
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from skin.bench.plain import PlainImages, PlainRecipe  # noqa: E402
+from skin.bench.plain import PlainImages, PlainLoop  # noqa: E402
 from skin.evaluation import metrics  # noqa: E402
 from skin.model import calibration  # noqa: E402
 from skin.training.options import Options as TrainSettings  # noqa: E402
@@ -58,7 +58,7 @@ def plain(settings: Settings, seed: int) -> Curve:
         lr=settings.plain_lr, amp="off", gpus=0, seed=seed,
     )  # fmt: skip
     parts = read_splits(recipe_settings)
-    recipe = PlainRecipe(recipe_settings, Topology(torch.device("cpu")), parts)
+    recipe = PlainLoop(recipe_settings, Topology(torch.device("cpu")), parts)
     curve: Curve = []
     seconds = 0.0
     for epoch in range(settings.plain_epochs):
@@ -75,7 +75,7 @@ def plain(settings: Settings, seed: int) -> Curve:
 
 
 @torch.inference_mode()
-def validate(recipe: PlainRecipe, parts: Splits, size: int) -> float:
+def validate(recipe: PlainLoop, parts: Splits, size: int) -> float:
     """Balanced accuracy on the validation part, on whole pictures made square, as the recipe was trained."""
     images = PlainImages(parts.of("val")["path"].tolist(), parts.labels("val"), size, augmented=False)
     recipe.model.eval()

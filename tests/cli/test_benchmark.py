@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
-from typing import Any
 
 import benchmark
-from skin.bench import bench_report, cells, input_path
-from skin.bench.bench_settings import BenchSettings
-from skin.bench.measure import Cell, Recipe
+from skin.bench import cases, columns, input_path, process, report
+from skin.bench.cases import Case, Key
+from skin.bench.columns import Row
+from skin.bench.matrix import Matrix
+from skin.bench.options import BenchmarkOptions
+from skin.bench.process import Result
 from skin.data.split import PARTS
 from skin.model.network import preprocess_for
 from skin.training.options import Options
 from skin.training.splits import read_splits
 from skin.utils.errors import UserError
-from skin.utils.parallel import Topology
 from tests.conftest import ROOT
 
 import numpy as np
@@ -37,16 +37,19 @@ SMALL = (
 )  # fmt: skip
 
 
-KEY = {"gpus": 0, "parallel": "single", "amp": "off", "recipe": "ours", "model": "efficientnet_b0", "image_size": 32,
-       "batch_size": 4}  # fmt: skip
-REST = {
-    "memory": {"gpus": [], "rss_mib": 1.0}, "precision": "float32", "whole_epoch": False, "workers": 0,
-    "cached": False,
-}  # fmt: skip
+KEY = Key(
+    gpus=0, parallel="single", amp="off", recipe="ours", model="efficientnet_b0", image_size=32, batch_size=4
+)  # fmt: skip
+
+
+def measured(speed: float) -> Result:
+    values: dict[str, columns.Value] = {column.name: speed for column in columns.COLUMNS if column.metric}
+    values |= {"precision": "float32", "whole_epoch": False, "workers": 0, "cached": False}
+    return Result("ok", None, columns.Round(values, {"gpus": [], "rss_mib": 1.0}))
 
 
 @pytest.fixture(autouse=True)
-def one_thread_in_the_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+def one_thread_in_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -55,20 +58,19 @@ def test_the_matrix_is_measured_shown_written_and_compared(
 ) -> None:
     files = {name: tmp_path / f"bench.{name}" for name in ("json", "csv", "png")}
     options = [*SMALL, "--data", str(demo_folder), "--amp", "off"]
-    old = {**benchmark.new_report("training", BenchSettings()), "train_images": 1}
-    here = {**KEY, "device": old["environment"]["cpu"]}
-    old["cells"] = [bench_report.row_of(here, [{**dict.fromkeys(bench_report.FIGURES, 0.001), **REST}])]
-    (tmp_path / "old.json").write_text(json.dumps(old))
+    heading, found = report.new_heading("training", BenchmarkOptions()), measured(0.001).round
+    assert found is not None
+    old = report.Report(heading, 1, [Row(KEY, heading.environment["cpu"], "ok", rounds=[found])], True)
+    (tmp_path / "old.json").write_text(json.dumps(old.to_json()))
     options += ["--compare", str(tmp_path / "old.json")]
     outputs = ["--json", str(files["json"]), "--csv", str(files["csv"]), "--plot", str(files["png"])]
     assert benchmark.main([*options, "--gpus", "0,64", "--parallel", "ddp", *outputs]) == 0
-    report = json.loads(files["json"].read_text())
-    assert bench_report.problems(report) == []
-    assert report["complete"]
-    assert [(c["gpus"], c["recipe"], c["status"]) for c in report["cells"]] == [
+    content = json.loads(files["json"].read_text())
+    assert content["complete"]
+    assert [(c["gpus"], c["recipe"], c["status"]) for c in content["cells"]] == [
         (0, "ours", "ok"), (0, "plain", "ok"), (64, "ours", "skipped"), (64, "plain", "skipped"),
     ]  # fmt: skip
-    ours, plain = report["cells"][:2]
+    ours, plain = content["cells"][:2]
     assert ours["images_per_second"] > 0
     assert ours["memory"]["rss_mib"] > 100
     assert ours["speedup_over_plain"] == pytest.approx(ours["images_per_second"] / plain["images_per_second"])
@@ -93,14 +95,14 @@ def test_the_input_path_is_measured(demo_folder: Path, tmp_path: Path, capsys: p
 
 def test_input_paths_are_compared_round_by_round() -> None:
     """The third round's machine was ten times slower, for both: no gain comes of it."""
-    row = input_path._row("ours", 0, [30.0, 20.0, 4.0], [10.0, 10.0, 1.0])
+    row = input_path.Row("ours", 0, [30.0, 20.0, 4.0], [10.0, 10.0, 1.0]).to_json()
     assert (row["images_per_second"], row["low"], row["high"]) == (20.0, 4.0, 30.0)
     assert (row["speedup_over_plain"], row["speedup_low"], row["speedup_high"]) == (3.0, 2.0, 4.0)
 
 
 def test_a_training_part_smaller_than_a_batch_is_refused(demo_folder: Path) -> None:
     """112 of the 160 images are its share."""
-    with pytest.raises(UserError, match=r"images in the training part do not fill a batch of 128; use a smaller"):
+    with pytest.raises(UserError, match=r"images in the training split do not fill a batch of 128; use a smaller"):
         benchmark.main(["--input", "--data", str(demo_folder), "--batch-size", "128"])
 
 
@@ -123,54 +125,63 @@ def test_arrays_have_no_input_path(tmp_path: Path) -> None:
         benchmark.main(["--input", "--data", str(tmp_path), "--batch-size", "4"])
 
 
-def test_the_largest_batch_is_looked_for_among_each_replicas_share_of_the_images(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_largest_batch_is_looked_for_among_each_replicas_share_of_the_images() -> None:
     """Of 100 images two GPUs can have 50 each."""
     tried: list[int] = []
 
-    def run(cell: Cell, script: Path) -> dict[str, Any]:
-        tried.append(cell.batch_size)
-        return {"status": "oom", "reason": ""} if not cell.probe else {"status": "ok"}
+    def run(case: Case) -> Result:
+        tried.append(case.key.batch_size)
+        return Result("ok") if case.probe else Result("oom", "")
 
-    monkeypatch.setattr(cells, "run", run)
-    settings = BenchSettings(gpus="2", amp="off", recipes="ours", parallel="dp", find_batch=True, rounds=1)
-    matrix, said = matrix_of(settings), []
-    matrix.measure(said.append)
+    said: list[str] = []
+    options = BenchmarkOptions(gpus="2", amp="off", recipes="ours", parallel="dp", find_batch=True, rounds=1)
+    (row,) = rows_of(options, run, said)
     assert tried == [32, 50, 50]  # the last is the measurement
-    assert said[1] == "2 GPUs dp, ours, amp off: 50 images a step, all that there are"
-    (row,) = matrix.report["cells"]
-    assert (row["batch_size"], row["largest_batch_size"], row["status"]) == (50, 50, "oom")
+    assert said[1] == "2 GPUs dp ours amp off: 50 images a step, all that there are"
+    assert (row.key.batch_size, row.largest_batch_size, row.status) == (50, 50, "oom")
 
 
-def matrix_of(settings: BenchSettings) -> benchmark.Matrix:
-    """The matrix on a machine of two GPUs with 100 images."""
-    planned = cells.plan(settings, present=2)
-    rows = [bench_report.empty_row(cells.key_of(cell, "GPU"), "skipped", "not reached") for cell, _ in planned]
-    environment: dict[str, Any] = {"gpu_devices": []}
-    return benchmark.Matrix(settings, planned, {"train_images": 100, "cells": rows, "environment": environment})
+def rows_of(options: BenchmarkOptions, run: Callable[[Case], Result], said: list[str] | None = None) -> list[Row]:
+    """Measure the matrix on a machine of two GPUs with 100 images, by a stand-in for the processes."""
+    heading = report.Heading("training", "", "", {}, {"cpu": "CPU", "gpu_devices": []})
+    say = [].append if said is None else said.append
+    matrix = Matrix(options, cases.plan(options, present=2), heading, 100, run, say)
+    matrix.measure()
+    return matrix.report.rows
 
 
-def test_a_search_that_fails_is_a_row_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(cell: Cell, script: Path) -> dict[str, Any]:
-        return {"status": "ok" if cell.amp and cell.probe else "failed", "reason": "no luck"}
+def test_a_search_that_fails_is_a_row_and_the_others_go_on() -> None:
+    def run(case: Case) -> Result:
+        return Result("ok") if case.key.amp == "on" and case.probe else Result("failed", "no luck")
 
-    monkeypatch.setattr(cells, "run", run)
-    matrix = matrix_of(BenchSettings(gpus="1", recipes="ours", find_batch=True, rounds=1))
-    matrix.measure(lambda line: None)
-    on, off = matrix.report["cells"]
-    assert (on["largest_batch_size"], on["reason"]) == (100, "no luck")
-    assert off["reason"] == "--find-batch: 1 GPU, ours, amp off fails at 32 images a step: no luck"
+    on, off = rows_of(BenchmarkOptions(gpus="1", recipes="ours", find_batch=True, rounds=1), run)
+    assert (on.largest_batch_size, on.reason) == (100, "no luck")
+    assert off.reason == "--find-batch: 1 GPU ours amp off fails at 32 images a step: no luck"
 
 
-def test_a_round_that_fails_leaves_its_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    figures = {"status": "ok", **dict.fromkeys(bench_report.FIGURES, 1.0), **REST}
-    rounds = iter([figures, {"status": "oom", "reason": "out of memory"}])
-    monkeypatch.setattr(cells, "run", lambda cell, script: next(rounds))
-    matrix = matrix_of(BenchSettings(gpus="1", amp="off", recipes="ours", rounds=2))
-    matrix.measure(lambda line: None)
-    (row,) = matrix.report["cells"]
-    assert (row["status"], row["rounds"], row["reason"]) == ("ok", 1, "failed rounds: 1 (out of memory)")
+def test_a_round_that_fails_leaves_its_trace() -> None:
+    rounds = iter([measured(1.0), Result("oom", "out of memory")])
+    options = BenchmarkOptions(gpus="1", amp="off", recipes="ours", rounds=2)
+    (row,) = rows_of(options, lambda case: next(rounds))
+    assert (row.status, len(row.rounds), row.reason) == ("ok", 1, "failed rounds: 1 (out of memory)")
+
+
+def test_what_was_not_reached_says_so(tmp_path: Path) -> None:
+    """The first case is measured; Ctrl-C comes in the second."""
+    results = iter([measured(1.0)])
+
+    def run(case: Case) -> Result:
+        for result in results:
+            return result
+        raise KeyboardInterrupt
+
+    options = BenchmarkOptions(gpus="1", recipes="ours", json=tmp_path / "b.json")
+    with pytest.raises(KeyboardInterrupt):
+        rows_of(options, run)
+    content = json.loads((tmp_path / "b.json").read_text())
+    assert not content["complete"]
+    reasons = [(cell["status"], cell["reason"]) for cell in content["cells"]]
+    assert reasons == [("ok", None), ("skipped", "not reached: interrupted")]
 
 
 @pytest.mark.parametrize(
@@ -204,67 +215,55 @@ def test_a_wrong_list_of_gpus_is_one_line_and_code_2(run_script: RunScript) -> N
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="its two processes would take two GPUs")
-def test_a_ddp_cell_is_measured_by_two_processes(demo_folder: Path) -> None:
+def test_a_ddp_case_is_measured_by_two_processes(demo_folder: Path) -> None:
     """Without GPUs they train on the CPU together, by the way that GPUs would take."""
-    settings = BenchSettings(
-        data=demo_folder, model="efficientnet_b0", image_size=32, batch_size=4, workers=0, cache="off",
-        recipes="ours", amp="off", gpus="2", parallel="ddp", steps=2, warmup=0,
+    found = process.run(ddp_case(demo_folder), ROOT / "benchmark.py")
+    assert (found.status, found.reason) == ("ok", None)
+    assert found.round is not None
+    speed = found.round.values["images_per_second"]
+    assert isinstance(speed, float)
+    assert speed > 0
+    assert found.round.memory["gpus"] == []
+
+
+def ddp_case(data: Path) -> Case:
+    options = BenchmarkOptions(
+        data=data, model="efficientnet_b0", image_size=32, batch_size=4, workers=0, cache="off", recipes="ours",
+        amp="off", gpus="2", parallel="ddp", steps=2, warmup=0,
     )  # fmt: skip
-    cell = next(cell for cell, _ in cells.plan(settings, present=0) if cell.gpus == 2)
-    found = cells.run(cell, ROOT / "benchmark.py")
-    assert found["status"] == "ok", found
-    assert found["images_per_second"] > 0
-    assert found["memory"]["gpus"] == found["devices"] == []
-
-
-def cell_without_memory(folder: Path, data: Path, world: int, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The task of a cell whose recipe finds no memory, in the first of `world` processes."""
-
-    def no_memory(*arguments: object) -> Recipe:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    @contextlib.contextmanager
-    def setup(gpus: int | None) -> Iterator[Topology]:
-        yield Topology(torch.device("cpu"), world=world)
-
-    monkeypatch.setattr(Topology, "gather", lambda self, value: [value] * world)
-    monkeypatch.setattr("skin.utils.parallel.setup", setup)
-    monkeypatch.setitem(benchmark.RECIPES, "ours", no_memory)
-    settings = BenchSettings(data=data, model="efficientnet_b0", image_size=32, batch_size=4, recipes="ours")
-    cell, _ = cells.plan(settings, present=0)[0]
-    task = folder / "cell.json"
-    task.write_text(json.dumps(dataclasses.asdict(cell)))
-    return task
-
-
-def test_a_process_that_runs_out_of_memory_alone_is_a_row(
-    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert benchmark.run_cell(cell_without_memory(tmp_path, demo_folder, 1, monkeypatch)) == 0
-    found = json.loads((tmp_path / "cell.result").read_text())
-    assert found == {"devices": [], "status": "oom", "reason": "out of memory at 4 images a replica"}
-
-
-def test_a_process_of_several_that_runs_out_of_memory_does_not_go_quietly(
-    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The others would wait for it; torchrun ends them when it fails."""
-    with pytest.raises(torch.OutOfMemoryError):
-        benchmark.run_cell(cell_without_memory(tmp_path, demo_folder, 2, monkeypatch))
+    return next(case for case, _ in cases.plan(options, present=0) if case.key.gpus == 2)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="its two processes would take two GPUs")
-def test_two_processes_that_run_out_of_memory_are_a_row(demo_folder: Path, tmp_path: Path) -> None:
-    """As they are started, and by what they really write."""
+@pytest.mark.parametrize("failing", ["0, 1", "0", "1"])
+def test_processes_that_run_out_of_memory_are_a_row(demo_folder: Path, tmp_path: Path, failing: str) -> None:
+    """As they are started, and by what they really report; a peer's lost connection is not the reason."""
     script = tmp_path / "script.py"
     script.write_text(
-        f"import sys, torch\nsys.path.insert(0, {str(ROOT)!r})\nimport benchmark\n"
-        "def no_memory(*arguments):\n    raise torch.OutOfMemoryError('CUDA out of memory.')\n"
-        "benchmark.RECIPES['ours'] = no_memory\nbenchmark.start()\n"
+        f"import os, sys, torch\nsys.path.insert(0, {str(ROOT)!r})\nimport benchmark\n"
+        "class Loop(benchmark.OurLoop):\n"
+        "    def ready_step(self):\n"
+        f"        if self.topology.rank in [{failing}]:\n"
+        "            raise torch.OutOfMemoryError('CUDA out of memory.')\n"
+        "        return super().ready_step()\n"
+        "benchmark.LOOPS['ours'] = Loop\nbenchmark.start()\n"
     )
-    settings = BenchSettings(data=demo_folder, model="efficientnet_b0", recipes="ours", gpus="2", parallel="ddp")
-    cell = next(cell for cell, _ in cells.plan(settings, present=0) if cell.gpus == 2)
-    assert cells.run(cell, script) == {"status": "oom", "reason": "out of memory"}
+    assert process.run(ddp_case(demo_folder), script) == Result("oom", "out of memory at 4 images a replica")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its two processes would take two GPUs")
+def test_one_process_of_several_that_is_killed_is_a_row(demo_folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(ROOT)!r})\nimport benchmark\n"
+        "def make(settings, topology, parts):\n"
+        "    if topology.rank == 1:\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return benchmark.OurLoop(settings, topology, parts)\n"
+        "benchmark.LOOPS['ours'] = make\nbenchmark.start()\n"
+    )
+    reason = "killed by the system, most likely for lack of memory"
+    assert process.run(ddp_case(demo_folder), script) == Result("oom", reason)
 
 
 def test_help_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,13 +287,12 @@ def test_ctrl_c_keeps_the_rows_so_far_and_leaves_no_process(demo_folder: Path, t
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         assert process.wait() == 130
-    report = json.loads(out.read_text())
-    assert not report["complete"]
-    assert bench_report.problems(report) == []
-    assert report["cells"][0]["status"] == "ok"
+    content = json.loads(out.read_text())
+    assert not content["complete"]
+    assert report.Report.from_json(content).rows[0].status == "ok"
     assert "CPU" in rest
     mark = str(tmp_path).encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            alone = b"--cell" not in (entry / "cmdline").read_bytes().split(b"\0")
+            alone = b"--case" not in (entry / "cmdline").read_bytes().split(b"\0")
             assert alone or mark not in (entry / "environ").read_bytes()

@@ -1,7 +1,7 @@
-"""One cell of the benchmark, measured in a process of its own: how fast, how much memory, how steady.
+"""Measure one case: how fast it trains, how steadily, and how much memory it takes.
 
-First the bare step on a batch that is ready, the ceiling of what training can reach; then training itself,
-loader and all. Each is warmed up and then timed over a window with the GPUs synchronised at its edges only.
+First the bare step on a batch that is ready, the ceiling of what training can reach; then training itself, with its
+loader. Each is warmed up and then timed over a window. GPUs are synchronised only at the window's edges.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict
 
+from skin.bench.cases import Case
 from skin.model.precision import Precision, convolutions_use_tf32
 from skin.utils import memory
 from skin.utils.memory import ask_nvml
@@ -25,34 +26,6 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Cell:
-    """What to measure."""
-
-    gpus: int  # 0 is the CPU
-    parallel: str  # "single", "dp" or "ddp"
-    amp: bool
-    recipe: str  # a key of benchmark.RECIPES
-    data: str
-    labels: str | None
-    model: str
-    image_size: int
-    batch_size: int  # for each GPU
-    workers: int | None
-    cache: str  # of decoded images: "auto", "off" or a folder
-    steps: int  # in a timed window
-    warmup: int
-    whole_epoch: bool = False  # time the loader's window over an epoch from its first step to its last
-    probe: bool = False  # only see whether a batch of this size fits
-
-    @property
-    def title(self) -> str:
-        """For a line of text: "2 GPUs ddp, ours, amp on"."""
-        where = "CPU" if self.gpus == 0 else f"{self.gpus} GPU{'s' if self.gpus > 1 else ''}"
-        mode = f" {self.parallel}" if self.parallel != "single" else ""
-        return f"{where}{mode}, {self.recipe}, amp {'on' if self.amp else 'off'}"
-
-
 class Step(NamedTuple):
     """One training step."""
 
@@ -61,31 +34,30 @@ class Step(NamedTuple):
     loss: Tensor | float
 
 
-class Recipe(Protocol):
+class TrainingLoop(Protocol):
     """A way of training that can be measured."""
 
     topology: Topology
     precision: Precision
+    train_images: int  # of an epoch, over all processes
+    steps_per_epoch: int
+    workers: int  # loader processes
 
     @property
-    def train_images(self) -> int:
-        """Images of an epoch, over all processes."""
+    def cached(self) -> bool:
+        """True if the loader finds images decoded."""
 
-    @property
-    def steps_per_epoch(self) -> int: ...
-
-    @property
-    def feeding(self) -> dict[str, Any]:
-        """How the loader works: `workers`, its processes, and `cached`, whether it finds images decoded."""
+    def prepare(self, steps: int) -> None:
+        """Do once what is no part of training's speed, for the loader's first `steps`: fill a cache."""
 
     def ready_step(self) -> Step:
-        """A step on a batch that is on the device already, always the same."""
+        """Take a step on a batch that is on the device already, always the same."""
 
     def last_step(self) -> None:
-        """A step on the last batch of an epoch, where that is smaller than the others and is trained on."""
+        """Take a step on the last batch of an epoch, if that is smaller than the others and is trained on."""
 
     def epoch_steps(self, epoch: int) -> Iterator[Step]:
-        """The steps of an epoch, fed by the loader."""
+        """Take the steps of an epoch, fed by the loader."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +73,38 @@ class Window:
     @property
     def images_per_second(self) -> float:
         return self.images / self.seconds
+
+
+GpuReading = dict[str, float | None]  # by the names of columns.GPU_COLUMNS
+
+
+class MemoryReading(TypedDict):
+    """Peaks of memory, and the mean activity of each GPU."""
+
+    gpus: list[GpuReading]
+    rss_mib: float  # of the process, or the largest one's
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One round of a case, from which `columns.COLUMNS` computes what is reported."""
+
+    case: Case
+    train_images: int  # of an epoch
+    precision: str
+    workers: int
+    cached: bool
+    first_step_seconds: float
+    bare: Window  # the step on a batch that is ready
+    fed: Window  # training with its loader
+    memory: MemoryReading
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds per epoch: timed, or computed from the images per second of a part of it."""
+        if self.case.whole_epoch:
+            return self.fed.seconds
+        return self.train_images / self.fed.images_per_second
 
 
 class StepClock:
@@ -123,7 +127,7 @@ class StepClock:
             self.marks.append(time.perf_counter())
 
     def step_ms(self) -> tuple[float, ...]:
-        """Milliseconds between marks. Call it after `synchronise`."""
+        """Return the milliseconds between marks. Call it after `synchronise`."""
         pairs = itertools.pairwise(self.marks)
         if self.devices:
             return tuple(a.elapsed_time(b) for a, b in pairs)
@@ -151,7 +155,7 @@ def time_steps(steps: Iterator[Step], count: int, topology: Topology) -> Window:
 
 
 class GpuSampler:
-    """Asks NVML now and then how busy this process's GPUs are and what power they draw, None where it is silent."""
+    """Asks NVML five times a second how busy this process's GPUs are and what power they draw."""
 
     PERIOD_SECONDS = 0.2
 
@@ -177,8 +181,8 @@ class GpuSampler:
             if self._stop.wait(self.PERIOD_SECONDS):
                 return
 
-    def means(self) -> list[dict[str, float | None]]:
-        """For each GPU: utilisation_percent and power_watts."""
+    def means(self) -> list[GpuReading]:
+        """Return the utilisation_percent and power_watts of each GPU; None if NVML does not say."""
         columns = list(zip(*self._samples, strict=True)) or [()] * len(self.devices)
         return [
             {"utilisation_percent": _mean([u for u, _ in column]), "power_watts": _mean([w for _, w in column])}
@@ -196,91 +200,68 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def measure(cell: Cell, recipe: Recipe) -> dict[str, Any]:
-    """Measure a recipe that has been built and has not taken a step yet.
+def fits(case: Case, loop: TrainingLoop) -> None:
+    """Take a few steps: they raise if there is too little memory for the batch."""
+    limit_host_memory()
+    _take(iter(loop.ready_step, None), 1 + case.warmup)
 
-    Returns:
-        The figures of one round, under the names that INTERFACE and `skin.bench.bench_report` use.
-    """
-    topology = recipe.topology
+
+def measure(case: Case, loop: TrainingLoop) -> Measurement:
+    """Measure a loop that has been built and has not taken a step yet. All processes must call it together."""
+    topology = loop.topology
+    loop.prepare(2 * loop.steps_per_epoch if case.whole_epoch else case.warmup + case.steps + 8)
     memory.reset_peaks(topology.cuda_devices)
-    ready = iter(recipe.ready_step, None)
+    ready = iter(loop.ready_step, None)
     first_step_seconds = time_steps(ready, 1, topology).seconds  # builds kernels, Adam's state, the batch itself
-    _take(ready, cell.warmup)
-    if cell.probe:
-        return {"memory": _memory(topology, [])}
-    if cell.warmup:
-        recipe.last_step()  # what is searched or compiled for its size is none of a window's business
-    if cell.warmup and topology.cuda_devices:  # nor is the memory in which cuDNN has tried its kernels
-        torch.cuda.empty_cache()
-        memory.reset_peaks(topology.cuda_devices)
-        _take(ready, 1)
-    bare = time_steps(ready, cell.steps, topology)
+    _take(ready, case.warmup)
+    if case.warmup:
+        loop.last_step()  # a window must not pay for the kernels of its size
+        if topology.cuda_devices:  # nor is the memory in which cuDNN has tried its kernels counted
+            torch.cuda.empty_cache()
+            memory.reset_peaks(topology.cuda_devices)
+            _take(ready, 1)
+    bare = time_steps(ready, case.steps, topology)
 
-    stream: Iterator[Step] = itertools.chain.from_iterable(map(recipe.epoch_steps, itertools.count()))
-    count = cell.steps
-    if cell.whole_epoch:
-        if cell.warmup:
+    stream: Iterator[Step] = itertools.chain.from_iterable(map(loop.epoch_steps, itertools.count()))
+    count = case.steps
+    if case.whole_epoch:
+        if case.warmup:
             # To its end: what the loader has ready when an epoch is left halfway, the next one has to clear away.
-            _take(recipe.epoch_steps(0), recipe.steps_per_epoch)
-        stream, count = recipe.epoch_steps(1), recipe.steps_per_epoch
+            _take(loop.epoch_steps(0), loop.steps_per_epoch)
+        stream, count = loop.epoch_steps(1), loop.steps_per_epoch
     else:
-        _take(stream, cell.warmup)
+        _take(stream, case.warmup)
     with GpuSampler(topology.cuda_devices) as sampler:
-        window = time_steps(stream, count, topology)
-    return {
-        "epoch_seconds": window.seconds if cell.whole_epoch else recipe.train_images / window.images_per_second,
-        "whole_epoch": cell.whole_epoch,
-        "images_per_second": window.images_per_second,
-        "step_images_per_second": bare.images_per_second,
-        "end_to_end_share": window.images_per_second / bare.images_per_second,
-        "data_wait_share": window.wait_seconds / window.seconds,
-        "step_ms_median": float(np.median(window.step_ms)),
-        "step_ms_p95": float(np.percentile(window.step_ms, 95)),
-        "first_step_seconds": first_step_seconds,
-        "loss": window.loss,
-        **recipe.feeding,
-        "memory": _memory(topology, sampler.means()),
-    }
+        fed = time_steps(stream, count, topology)
+    return Measurement(
+        case, loop.train_images, arithmetic(loop.precision), loop.workers, loop.cached, first_step_seconds,
+        bare, fed, _memory(topology, sampler.means()),
+    )  # fmt: skip
 
 
 def _take(steps: Iterator[Step], count: int) -> None:
-    """Take `count` steps to warm up, untimed."""
+    """Take `count` steps untimed, to warm up."""
     deque(itertools.islice(steps, count), maxlen=0)
 
 
-def _memory(topology: Topology, activity: list[dict[str, float | None]]) -> dict[str, Any]:
-    """Memory and activity of every GPU of the cell, whichever process uses it."""
+def _memory(topology: Topology, activity: list[GpuReading]) -> MemoryReading:
+    """Return memory and activity of every GPU of the case, whichever process uses it."""
     reading = memory.read_all(topology)
-    gpus = [asdict(gpu) for gpu in reading.gpus]
-    for gpu, figures in zip(gpus, itertools.chain.from_iterable(topology.gather(activity)), strict=False):
-        gpu.update(figures)
+    gpus: list[GpuReading] = [asdict(gpu) for gpu in reading.gpus]
+    for gpu, means in zip(gpus, itertools.chain.from_iterable(topology.gather(activity)), strict=False):
+        gpu.update(means)
     return {"gpus": gpus, "rss_mib": reading.peak_rss_mib}
 
 
-def devices(topology: Topology) -> list[dict[str, Any]]:
-    """What the GPUs of the cell are: name, UUID, memory, compute capability. All processes must call it."""
-    found = []
-    for device in topology.cuda_devices:
-        properties = torch.cuda.get_device_properties(device)
-        found.append({
-            "name": properties.name,
-            "uuid": str(getattr(properties, "uuid", "")) or None,
-            "memory_mib": round(properties.total_memory / memory.MIB),
-            "compute_capability": f"{properties.major}.{properties.minor}",
-        })  # fmt: skip
-    return list(itertools.chain.from_iterable(topology.gather(found)))
-
-
 def arithmetic(policy: Precision) -> str:
-    """What the convolutions are computed in. On CUDA "AMP off" is TF32 unless someone has switched that off."""
+    """Return the number format of the convolutions. On CUDA, "AMP off" is TF32 unless it has been switched off."""
     if policy.dtype is not None:
         return str(policy.dtype).removeprefix("torch.")
     return "tf32" if policy.device_type == "cuda" and convolutions_use_tf32() else "float32"
 
 
 def limit_host_memory() -> None:
-    """From now on let this process fail to allocate what is not free, before the system swaps or kills (Linux)."""
+    """Let allocations of this process fail from now on before the system swaps or kills it (Linux only)."""
     try:
         import resource
 

@@ -1,4 +1,4 @@
-"""JPEGs to measure on where the user has none at hand: as large, and as hard to decode, as HAM10000's."""
+"""Generated JPEGs to measure on if the user names no data: as large, and as slow to decode, as HAM10000's."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ QUALITY = 97  # with the grain below: about 230 kB each, HAM10000's are 270
 
 
 def write(folder: Path, images: int) -> Path:
-    """`images` pictures of coloured blotches with grain, in class folders under `folder/<images>`; found there if
-    they have been made before.
+    """Write `images` pictures into class folders under `folder/<images>`, and return that folder.
+
+    Pictures that an earlier call has written are used again.
 
     Raises:
-        UserError: the folder cannot be written, or they are too many.
+        UserError: the folder cannot be written, or there are too many images.
     """
     whole = folder / str(images)
     if whole.is_dir():
@@ -37,7 +38,7 @@ def write(folder: Path, images: int) -> Path:
             name.write_bytes(coded.tobytes())
         partial.replace(whole)
     except OSError as error:
-        if not whole.is_dir():  # else another process was first
+        if not whole.is_dir():  # otherwise another process was first
             raise UserError(f"cannot write images to measure on to {folder}: {error.strerror}; use --data") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -45,7 +46,7 @@ def write(folder: Path, images: int) -> Path:
 
 
 def picture(number: int) -> np.ndarray:
-    """uint8 [450, 600, 3]: always the same for a number."""
+    """Return coloured blotches with grain, uint8 [450, 600, 3]: always the same for a number."""
     draw = np.random.Generator(np.random.Philox(key=np.array([1, number], dtype=np.uint64)))
     blotches = cv2.resize(draw.random((6, 8, 3), dtype=np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     grain = cv2.GaussianBlur(draw.standard_normal((HEIGHT, WIDTH, 3), dtype=np.float32), (0, 0), 0.7)

@@ -1,0 +1,95 @@
+"""The machine that is measured: its processor and GPUs, its software, and who else uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any, TypedDict
+
+from skin.training import run_folder
+from skin.utils import memory
+from skin.utils.hardware import usable_cores
+from skin.utils.memory import ask_nvml, nvml_used_mib
+from skin.utils.parallel import usable_gpus
+
+import torch
+
+_FLAGS = ("avx", "amx", "fma", "sse4", "f16c", "vnni", "asimd", "sve", "bf16", "i8mm")
+
+
+class Gpu(TypedDict):
+    """A GPU that torch can use."""
+
+    name: str
+    uuid: str | None
+    memory_mib: int
+    compute_capability: str  # "9.0"
+
+
+def environment() -> dict[str, Any]:
+    """Return the `environment` of the JSON: what the benchmark runs on, and the GPUs that others use."""
+    found = {name: value for name, value in run_folder.environment().items() if name != "gpus"}
+    return {
+        **found, "cpu_flags": _cpu_flags(), "usable_cores": usable_cores(), "memory_mib": _memory_mib(),
+        "driver": _driver(), "gpus_in_use_by_others": busy_gpus(usable_gpus()), "gpu_devices": gpus(usable_gpus()),
+    }  # fmt: skip
+
+
+def gpus(count: int) -> list[Gpu]:
+    """Return the first `count` GPUs."""
+    found: list[Gpu] = []
+    for i in range(count):
+        properties = torch.cuda.get_device_properties(i)
+        found.append({
+            "name": properties.name,
+            "uuid": str(getattr(properties, "uuid", "")) or None,
+            "memory_mib": round(properties.total_memory / memory.MIB),
+            "compute_capability": f"{properties.major}.{properties.minor}",
+        })  # fmt: skip
+    return found
+
+
+def device_name(environment: dict[str, Any], count: int) -> str:
+    """Return the name of what a case with `count` GPUs runs on."""
+    if count == 0:
+        return str(environment["cpu"])
+    return " / ".join(sorted({gpu["name"] for gpu in environment["gpu_devices"][:count]})) or "GPU"
+
+
+def busy_gpus(present: int) -> list[str]:
+    """Return a line for each visible GPU that is in use before we have touched it."""
+    lines = []
+    for device in (torch.device("cuda", i) for i in range(present)):
+        used_mib, rates = nvml_used_mib(device) or 0.0, ask_nvml("nvmlDeviceGetUtilizationRates", device)
+        percent = 0 if rates is None else rates.gpu
+        if used_mib > 1024 or percent > 10:
+            lines.append(f"GPU {device.index} is in use by others ({used_mib:,.0f} MiB, {percent} % busy): "
+                         "speed and memory will suffer")  # fmt: skip
+    return lines
+
+
+def _cpu_flags() -> list[str]:
+    """Return the vector instructions of the processor, as Linux names them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+    flags = next((line.split(":")[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return sorted(flag for flag in flags if flag.startswith(_FLAGS))
+
+
+def _memory_mib() -> float | None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+    return None
+
+
+def _driver() -> str | None:
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except Exception:  # no driver, no library, or NVML has failed in one of its many ways
+        return None

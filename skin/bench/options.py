@@ -1,0 +1,144 @@
+"""The options of benchmark.py, read and checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from skin.model.choices import MODELS
+from skin.utils import cli
+from skin.utils.cli import option
+from skin.utils.errors import UserError
+from skin.utils.hardware import check_workers
+from skin.utils.home import user_path
+
+AMP = ("on", "off")
+RECIPES = {  # name, and a short one for tables
+    "ours": "ours", "ours-compiled": "compiled", "plain": "plain", "plain-channels-last": "plain-cl",
+}  # fmt: skip
+PARALLEL = ("dp", "ddp")
+LEAST = {"batch_size": 1, "steps": 1, "warmup": 0, "rounds": 1, "image_size": 32}
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """The matrix of cases and how to measure it."""
+
+    gpus: str | None = option(
+        None, "numbers of GPUs; 0 is the CPU (default: 1, 2, 4, … as far as there are, otherwise the CPU)",
+        group="matrix", metavar="1,2,4",
+    )  # fmt: skip
+    amp: str = option("on,off", "mixed precision: on, off", group="matrix", metavar="on,off")
+    recipes: str = option("ours,plain", "loops: " + ", ".join(RECIPES), group="matrix", metavar="ours,plain")
+    parallel: str = option("dp,ddp", "for several GPUs: DataParallel, DDP", group="matrix", metavar="dp,ddp")
+
+    model: str = option("efficientnet_b3", "efficientnet_b0 to _b7", group="work", choices=MODELS, metavar="NAME")
+    image_size: int | None = option(None, "side in pixels (default: the model's own)", group="work", metavar="N")
+    batch_size: int | None = option(
+        None, "images per step and GPU (default: 32; 16 on the CPU)", group="work", metavar="N"
+    )
+    data: Path | None = option(
+        None, "data folder, as for train.py (default: generated 600x450 JPEGs)", group="work", metavar="DIR"
+    )
+    labels: Path | None = option(None, "table of labels, as for train.py", group="work", metavar="CSV")
+    workers: int | None = option(
+        None, "loader processes (default: each recipe's own choice)", group="work", metavar="N"
+    )
+    cache: str = option(
+        "auto", "ours: cache of decoded images, filled before timing: auto, off, or a folder", group="work",
+        metavar="DIR",
+    )  # fmt: skip
+
+    rounds: int = option(2, "times that each case is measured, in turns", group="measuring", metavar="N")
+    steps: int | None = option(
+        None, "timed steps per round (default: 50; 4 on the CPU)", group="measuring", metavar="N"
+    )
+    warmup: int | None = option(
+        None, "untimed steps before them (default: 10; 1 on the CPU)", group="measuring", metavar="N"
+    )
+    whole_epoch: bool = option(False, "time the loader over a whole epoch, not over --steps", group="measuring")
+    find_batch: bool = option(
+        False, "search for the largest batch that fits and measure that", group="measuring"
+    )
+    input: bool = option(False, "measure the input path alone: JPEG to augmented batch", group="measuring")
+
+    json: Path | None = option(None, "write everything to this file", group="output", metavar="FILE")
+    csv: Path | None = option(None, "write the rows to this file", group="output", metavar="FILE")
+    plot: Path | None = option(None, "draw the rows to this file (png, svg or pdf)", group="output", metavar="FILE")
+    compare: Path | None = option(
+        None, "an earlier JSON: say what got slower or faster", group="output", metavar="FILE"
+    )
+
+    def chosen(self, name: str, known: Iterable[str]) -> list[str]:
+        """Return a comma-separated option as a list without repetitions.
+
+        Raises:
+            UserError: a word is not in `known`.
+        """
+        words = [word.strip() for word in getattr(self, name).split(",")]
+        for word in words:
+            if word not in known:
+                raise UserError(f"--{name} {getattr(self, name)}: {word!r} is none of {', '.join(known)}")
+        return list(dict.fromkeys(words))
+
+    def gpu_counts(self, present: int) -> list[int]:
+        """Return the numbers of GPUs to measure with; 0 is the CPU.
+
+        On a machine without GPUs the CPU comes first, asked for or not.
+
+        Args:
+            present: usable GPUs of this machine.
+
+        Raises:
+            UserError: `--gpus` is not a list of numbers.
+        """
+        if self.gpus is None:
+            return [n for n in (1, 2, 4, 8, 16) if n <= present] or [0]
+        words = [word.strip() for word in self.gpus.split(",")]
+        if not all(word.isascii() and word.isdecimal() and len(word) < 4 for word in words):
+            raise UserError(f"--gpus {self.gpus}: write numbers with commas, such as 1,2,4; 0 is the CPU")
+        asked = list(dict.fromkeys(int(word) for word in words))
+        return asked if present or 0 in asked else [0, *asked]
+
+
+def read_options(description: str | None, argv: Sequence[str] | None = None) -> BenchmarkOptions:
+    """Return the options of the command line, with absolute paths to the data.
+
+    Raises:
+        UserError: an option is wrong; nothing has been measured then.
+    """
+    options = cli.parse(BenchmarkOptions, description, argv)
+    for name, least in LEAST.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
+    check_workers(options.workers)
+    options.gpu_counts(present=0)
+    for name, known in (("amp", AMP), ("recipes", RECIPES), ("parallel", PARALLEL)):
+        options.chosen(name, known)
+    _check_outputs(options)
+    absolute = {name: path.resolve() for name in ("data", "labels") if (path := getattr(options, name)) is not None}
+    if options.cache not in ("auto", "off"):
+        absolute["cache"] = str(user_path(options.cache).resolve())
+    return dataclasses.replace(options, **absolute)
+
+
+def _check_outputs(options: BenchmarkOptions) -> None:
+    """Raise `UserError` if a file that is asked for could not be written after hours of measuring."""
+    for name in ("json", "csv", "plot"):
+        path: Path | None = getattr(options, name)
+        if path is None:
+            continue
+        folder = path.resolve().parent
+        if not folder.is_dir():
+            raise UserError(f"--{name} {path}: there is no folder {folder}")
+        if path.is_dir() or not os.access(folder, os.W_OK):
+            raise UserError(f"--{name} {path}: cannot be written; name a file in a folder of yours")
+    if options.plot is not None and options.plot.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--plot {options.plot}: end the name in .png, .svg or .pdf")
+    for name in ("plot", "compare"):
+        if options.input and getattr(options, name) is not None:
+            raise UserError(f"--{name} is for training, not for --input, which --json and --csv write down")

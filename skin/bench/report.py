@@ -1,0 +1,175 @@
+"""The benchmark's report: the JSON and CSV files, the table and the lines below it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from skin.bench import machine
+from skin.bench.columns import COLUMNS, Row, flat, three_digits
+from skin.bench.options import RECIPES, BenchmarkOptions
+from skin.utils import cli, files
+from skin.utils.errors import UserError, printable
+
+from rich.table import Table
+from rich.text import Text
+
+SCHEMA = 3
+CAPTION = (
+    "×plain: times the plain recipe without AMP · ceiling: images/s of the bare step on ready batches · "
+    "reached: training's share of it · wait: share of the time spent waiting for data · "
+    "epoch s: {} · GiB: peak allocated on the fullest GPU, RSS on the CPU"
+)
+
+
+@dataclass(frozen=True)
+class Heading:
+    """When, where and how a benchmark was run."""
+
+    kind: str  # "training" or "input"
+    time: str
+    command: str
+    settings: dict[str, Any]  # the options, as JSON has them
+    environment: dict[str, Any]  # see machine.environment
+
+    def to_json(self, complete: bool) -> dict[str, Any]:
+        return {"schema": SCHEMA, "complete": complete, **asdict(self)}
+
+
+def new_heading(kind: str, options: BenchmarkOptions) -> Heading:
+    """Return the heading of the benchmark that begins now, by this command line on this machine."""
+    command = shlex.join(["python", "benchmark.py", *sys.argv[1:]])
+    return Heading(kind, time.strftime("%Y-%m-%dT%H:%M:%S%z"), command, cli.plain(options), machine.environment())
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a benchmark of training has found."""
+
+    heading: Heading
+    train_images: int
+    rows: list[Row]
+    complete: bool
+
+    def to_json(self) -> dict[str, Any]:
+        cells = [row.to_json(self.rows) for row in self.rows]
+        return {**self.heading.to_json(self.complete), "train_images": self.train_images, "cells": cells}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Report:
+        heading = Heading(**{name: content[name] for name in Heading.__dataclass_fields__})
+        rows = [Row.from_json(cell) for cell in content["cells"]]
+        return cls(heading, content["train_images"], rows, content["complete"])
+
+    def write(self, options: BenchmarkOptions) -> None:
+        """Write the files that are asked for."""
+        if options.json:
+            files.write_json(options.json, self.to_json())
+        if options.csv:
+            names, rows = [column.name for column in COLUMNS], [flat(row, self.rows) for row in self.rows]
+            files.write_csv(options.csv, names, [[row[name] for name in names] for row in rows])
+
+
+
+def read(path: Path) -> Report | str:
+    """Return an earlier report, or a line that says why it cannot be compared with one of this program.
+
+    Raises:
+        UserError: the file is not a benchmark's report.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{printable(path)} is not JSON ({error}); name a file that --json wrote") from error
+    if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
+        raise UserError(f"{printable(path)} is no benchmark report; name a file that --json wrote")
+    schema, kind = content["schema"], content.get("kind")
+    if schema != SCHEMA or kind == "input":
+        theirs = f"schema {schema} ({kind})"
+        return f"not compared: that report has {theirs}, this program writes {SCHEMA} (training)"
+    try:
+        return Report.from_json(content)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{printable(path)} is damaged ({reason}); name a file that --json wrote") from error
+
+
+# ---- shown ------------------------------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Return the rows for a terminal, at most 100 columns wide; what was skipped for one reason is one line."""
+    whole = any(found.values["whole_epoch"] for row in rows for found in row.rounds)
+    caption = CAPTION.format("of an epoch timed whole" if whole else "computed from images/s")
+    view = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", caption=caption)
+    view.caption_justify = "left"
+    for name in ("device", "recipe", "amp"):
+        view.add_column(name, no_wrap=True)
+    for column in COLUMNS:
+        if column.heading:
+            view.add_column(column.heading, justify="right", no_wrap=True)
+    skipped: dict[tuple[str, str | None], list[Row]] = {}
+    for row in rows:
+        title = row.key.place, RECIPES[row.key.recipe], row.key.amp
+        if row.status == "skipped":
+            skipped.setdefault((row.key.place, row.reason), []).append(row)
+        elif row.status == "ok":
+            view.add_row(*title, *_values(row, rows))
+        else:
+            view.add_row(*title, Text(row.status, style="yellow"))
+    for (place, _), alike in skipped.items():
+        recipes = ",".join(dict.fromkeys(RECIPES[row.key.recipe] for row in alike))
+        amps = ",".join(dict.fromkeys(row.key.amp for row in alike))
+        view.add_row(place, recipes, amps, Text("skipped", style="yellow"))
+    return view
+
+
+def _values(row: Row, rows: Sequence[Row]) -> list[str]:
+    """Return a row's values in the columns of the table."""
+    texts = []
+    for column in COLUMNS:
+        if not column.heading:
+            continue
+        value = column.value(row, rows)
+        text = "" if value is None else column.show(value)
+        if column.show_spread and len(row.rounds) > 1:
+            samples = [sample for sample in row.samples(column.name) if sample is not None]
+            text += f" ±{three_digits((max(samples) - min(samples)) / 2)}"
+        texts.append(text)
+    return texts
+
+
+def notes(rows: Sequence[Row]) -> list[str]:
+    """Return lines of what the table has no room for: reasons, how it was measured, scaling, the gain of AMP."""
+    grouped: dict[str, list[str]] = {}
+    for row in rows:
+        if row.status != "ok":
+            name = row.key.place if row.status == "skipped" else row.key.title
+            grouped.setdefault(f"{row.status}: {row.reason}", []).append(name)
+            continue
+        if row.reason:
+            grouped.setdefault(row.reason, []).append(row.key.title)
+        if row.largest_batch_size:
+            grouped.setdefault(f"largest batch that fits: {row.largest_batch_size}", []).append(row.key.title)
+    lines = [f"{', '.join(dict.fromkeys(names))} {reason}" for reason, names in grouped.items()]
+    for row in rows:
+        if row.status == "ok":
+            values = [(column, column.value(row, rows)) for column in COLUMNS if column.note]
+            said = [column.note.format(value) for column, value in values if value is not None]
+            lines.append(f"{row.key.title}: {', '.join([*_how(row), *said])}")
+    return lines
+
+
+def _how(row: Row) -> list[str]:
+    """Return how a row was computed, and how its images came to the steps."""
+    how = row.rounds[0].values
+    processes = f"{how['workers']} loader process" + ("es" if how["workers"] != 1 else "")
+    return [str(how["precision"]), processes, "images decoded before" if how["cached"] else "decoding"]
