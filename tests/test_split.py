@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skin.data.layouts import Index, read_index
+from skin.data.index import Index
+from skin.data.layouts import read_index
 from skin.data.split import (
     apply_manifest,
     assign,

@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from skin.data.class_names import readable_name
 from skin.data.duplicates import Known, in_threads, joined, near_pairs, perceptual_hash
 from skin.data.images import ImageError, Preprocess, read_header, read_image
-from skin.data.layouts import Index, readable_name
+from skin.data.index import Index
 from skin.data.split import PARTS, Leak, leaks, split_index
 from skin.utils.errors import UserError, printable
 

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from skin.data.groups import join_pairs
 from skin.data.images import PIXELS_VERSION, ImageError, Preprocess, read_image
-from skin.data.layouts import Index
+from skin.data.index import Index
 from skin.data.npz import is_npz_image
 from skin.utils.errors import printable
 from skin.utils.files import written_aside

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from skin.data.layouts import Index
+from skin.data.index import Index
 from skin.utils.errors import UserError, printable
 from skin.utils.files import write_atomically
 
