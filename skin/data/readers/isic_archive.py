@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import posixpath
-from functools import partial
 
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.readers.common import Layout, listed, metadata, present_columns, rows_of
-from skin.data.readers.tree import base_of, class_paths, parts, split_paths
+from skin.data.readers.folder_tree import base_of, in_class_folders, in_split_folders, place
 from skin.data.tables import find_column, need_column, read_table
 from skin.utils.errors import UserError
 
@@ -20,7 +19,7 @@ import pandas as pd
 # `diagnosis` is the disease in older downloads.
 _DIAGNOSES = ("diagnosis", *(f"diagnosis_{level}" for level in (5, 4, 3, 2, 1)))
 _PEOPLE = ("patient_id", "lesion_id")
-_ARCHIVE_ATTRIBUTES = (
+_ATTRIBUTES = (
     "age_approx", "sex", "anatom_site_general", "anatom_site_1", "fitzpatrick_skin_type", "image_type",
     "dermoscopic_type", "diagnosis_confirm_type", "attribution",
 )  # fmt: skip
@@ -43,19 +42,19 @@ def read(folder: Folder) -> Draft | None:
         raise UserError(f"{path}: the column diagnosis is empty in every row: there is nothing to learn from")
     image = table[need_column(table, path, "isic_id")]
     people = [table[name] for known in _PEOPLE if (name := find_column(columns, known))]
-    attributes = present_columns(table, *_ARCHIVE_ATTRIBUTES)
+    attributes = present_columns(table, *_ATTRIBUTES)
     rows = rows_of(image, table[label], group=join_groups(*people) if people else "", attributes=attributes)
     note = f"labels are the column {label} of {source}"
     if others := ", ".join(f"{name} ({number:,})" for name, number in filled.items() if name != label):
         note += f", filled in {count(filled[label], 'row')}; others: {others}; to take another, call it label in a "
         note += "table for --labels"
-    return Draft(rows, source, notes=[note])
+    return Draft(rows, source, notes=(note,))
 
 
 def _diagnosis(table: pd.DataFrame) -> tuple[str | None, dict[str, int]]:
-    """The column of the classes, and how many rows fill each column that has a diagnosis.
+    """Return the column of the classes, and how many rows fill each column that has a diagnosis.
 
-    It is the deepest level that nearly all rows with a diagnosis fill, else the one that most do.
+    It is the deepest level that nearly all rows with a diagnosis fill, otherwise the one that most do.
     """
     names = (find_column(list(table.columns), name) for name in _DIAGNOSES)
     filled = {name: table[name] != "" for name in names if name and (table[name] != "").any()}
@@ -67,18 +66,18 @@ def _diagnosis(table: pd.DataFrame) -> tuple[str | None, dict[str, int]]:
 
 
 def _stacked(folder: Folder, paths: list[str]) -> pd.DataFrame:
-    """Several tables of the Archive, one below the other: the columns we use, under one spelling."""
-    parts = []
+    """Return several tables of the Archive as one: the columns we use, under one spelling."""
+    tables = []
     for path in paths:
         table = read_table(folder.root / path)
-        names = ("isic_id", *_DIAGNOSES, *_PEOPLE, *_ARCHIVE_ATTRIBUTES)
+        names = ("isic_id", *_DIAGNOSES, *_PEOPLE, *_ATTRIBUTES)
         used = {found: name for name in names if (found := find_column(list(table.columns), name))}
-        parts.append(table[list(used)].rename(columns=used))
-    return pd.concat(parts, ignore_index=True).fillna("")
+        tables.append(table[list(used)].rename(columns=used))
+    return pd.concat(tables, ignore_index=True).fillna("")
 
 
 def _complete(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """One row an image: two tables may each know a part of what is known of it.
+    """Return one row per image: two tables may each know a part of what is known of it.
 
     Raises:
         UserError: they contradict each other.
@@ -98,18 +97,20 @@ def _complete(table: pd.DataFrame, source: str) -> pd.DataFrame:
 
 
 def tables_of_classes(folder: Folder) -> list[str]:
-    """The Archive's tables that lie each in a class folder, where the set was downloaded class by class.
+    """List the Archive's tables if each lies in a class folder, since the set was downloaded class by class.
 
-    Then the folders say the classes, whatever the tables call them. It is so where no diagnosis stands in the
-    tables of two classes: folders that are mere parts of a download share theirs.
+    Then the folders say the classes, whatever the tables call them. It is so if no diagnosis stands in the
+    tables of two classes: folders that are mere pieces of a download share theirs.
     """
     paths = metadata(folder, "isic_id")
     if len(paths) < 2:
         return []
     base = base_of(folder)
-    images, label = (found, 2) if (found := split_paths(folder, base)) else (class_paths(folder, base), 1)
-    class_of = {image[1 : label + 1]: image[label] for image in images}
-    classes = [class_of.get(parts[1 : label + 1]) for parts in map(partial(parts, base=base), paths)]
+    in_splits = in_split_folders(folder, base)
+    depth = 1 if in_splits else 0  # of the class among the folders of an image
+    images = in_splits or in_class_folders(folder, base)
+    class_of = {image.folders[: depth + 1]: image.folders[depth] for image in images}
+    classes = [class_of.get(place(path, base).folders[: depth + 1]) for path in paths]
     if None in classes or len(set(classes)) < 2:
         return []
     table = pd.concat([_stacked(folder, [path]).assign(folder=cls) for path, cls in zip(paths, classes, strict=True)])
@@ -119,7 +120,7 @@ def tables_of_classes(folder: Folder) -> list[str]:
 
 
 def groups_of_tables(folder: Folder, paths: list[str], names: pd.Series) -> pd.Series | str:
-    """The lesion or patient that the Archive's tables `paths` give each file of `names`, `""` where they do not."""
+    """Return the lesion or patient that the Archive's tables `paths` give each file of `names`; otherwise `""`."""
     table = _stacked(folder, paths)
     people = [table[name] for name in _PEOPLE if name in table]
     if not people:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from skin.data.index import Draft, count
-from skin.data.readers.common import SPLITS, leave_unmarked, present_columns, rows_of
+from skin.data.readers.common import SPLITS, present_columns, rows_of, without_unmarked
 from skin.data.tables import find_column, from_one_hot, need_column, read_table, spelling
 from skin.utils.errors import UserError
 
@@ -13,7 +14,13 @@ import pandas as pd
 
 
 def read_challenge(truths: dict[str, Path], classes: tuple[str, ...], metadata: dict[str, Path]) -> Draft | None:
-    """The tables of an ISIC challenge: one-hot labels of one or several parts, and what is known of the images."""
+    """Read the tables of an ISIC challenge.
+
+    Args:
+        truths: one-hot labels of each split, by the challenge's word for it.
+        classes: the columns of the labels.
+        metadata: what is known of the images, by the same words.
+    """
     draft = None
     for word, path in truths.items():
         table = read_table(path)
@@ -28,14 +35,20 @@ def read_challenge(truths: dict[str, Path], classes: tuple[str, ...], metadata: 
             group = known[lesion] if (lesion := find_column(list(known.columns), "lesion_id")) else ""
             attributes = present_columns(known, "age_approx", "anatom_site_general", "sex")
         rows = rows_of(image, labels, group=group, split=SPLITS[word.lower()], attributes=attributes)
-        part = Draft(rows, path.name, classes)
-        leave_unmarked(part, marked)
-        if unknown and (part.rows["label"] == unknown).any():
-            none = (part.rows["label"] == unknown).sum()
-            part.notes.append(f"{path.name} marks {count(none, 'image')} {unknown} (none of the classes): left out")
-            part.rows = part.rows[part.rows["label"] != unknown]
-        draft = part if draft is None else _together(draft, part)
+        of_split = without_unmarked(Draft(rows, path.name, classes), marked)
+        if unknown:
+            of_split = _without_unknown(of_split, unknown)
+        draft = of_split if draft is None else _together(draft, of_split)
     return draft
+
+
+def _without_unknown(draft: Draft, unknown: str) -> Draft:
+    """Leave out the images that are marked as of none of the classes, and say so."""
+    marked = draft.rows["label"] == unknown
+    if not marked.any():
+        return draft
+    note = f"{draft.source} marks {count(marked.sum(), 'image')} {unknown} (none of the classes): left out"
+    return replace(draft, rows=draft.rows[~marked], notes=(*draft.notes, note))
 
 
 def _together(one: Draft, other: Draft) -> Draft:
@@ -45,7 +58,7 @@ def _together(one: Draft, other: Draft) -> Draft:
 
 
 def _look_up(path: Path, images: pd.Series) -> pd.DataFrame:
-    """The rows of the table at `path` for each of `images`, `""` where it has none.
+    """Return the row of the table at `path` for each of `images`, `""` where it has none.
 
     Raises:
         UserError: the table has two different rows for one of `images`.

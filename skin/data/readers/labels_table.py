@@ -7,7 +7,7 @@ from pathlib import Path
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft
-from skin.data.readers.common import SPLITS, leave_unmarked, rows_of
+from skin.data.readers.common import SPLITS, rows_of, without_unmarked
 from skin.data.tables import find_column, from_one_hot, is_one_hot, need_column, read_table, without_words
 from skin.utils.errors import UserError
 
@@ -16,7 +16,11 @@ import pandas as pd
 
 
 def labels_table(folder: Folder, path: Path) -> Draft:
-    """The layout that the user names: a table `image,label[,group][,split][,...]` for any folder."""
+    """Read the table that the user names, `image,label[,group][,split][,...]`; it does for any folder.
+
+    Raises:
+        UserError: it does not exist, or lacks a column.
+    """
     if not path.is_file():
         raise UserError(f"the table {path} does not exist: check --labels")
     table = read_table(path)
@@ -47,9 +51,7 @@ def labels_table(folder: Folder, path: Path) -> Draft:
         split=_split_words(table[split], path) if split else "",
         attributes=table[rest],
     )
-    draft = Draft(rows, path.name, classes)
-    leave_unmarked(draft, marked)
-    return draft
+    return without_unmarked(Draft(rows, path.name, classes), marked)
 
 
 def _split_words(values: pd.Series, path: Path) -> pd.Series:

@@ -23,7 +23,7 @@ def read(folder: Folder) -> Draft | None:
         raise UserError(f"{folder.root} holds {' and '.join(found)}: name one, --data {folder.root / found[0]}")
     folder.refuse_link(found[0])
     archive = NpzFile(folder.root / found[0])
-    parts = []
+    splits = []
     for split in ("train", "val", "test"):
         if f"{split}_images" not in archive.arrays and split != "train":
             continue
@@ -31,8 +31,8 @@ def read(folder: Folder) -> Draft | None:
         labels = archive.labels(f"{split}_labels", images, len(DERMAMNIST))
         names = pd.Series([f"{split}_images/{row}" for row in range(images)])
         label = pd.Series(np.array(DERMAMNIST, dtype=object)[labels])
-        parts.append(rows_of(names, label, split=split).assign(file=f"{found[0]}::" + names))
-    return Draft(pd.concat(parts, ignore_index=True), posixpath.basename(found[0]), DERMAMNIST)
+        splits.append(rows_of(names, label, split=split).assign(file=f"{found[0]}::" + names))
+    return Draft(pd.concat(splits, ignore_index=True), posixpath.basename(found[0]), DERMAMNIST)
 
 
 LAYOUT = Layout("MedMNIST", "dermamnist*.npz", read)
