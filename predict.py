@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from skin.data.sources import STDIN, image_paths
+from skin.data.image_files import STDIN, image_paths
 from skin.utils import cli
 from skin.utils.cli import option
 from skin.utils.errors import FORMULA_STARTS, UserError, printable, safe_cell

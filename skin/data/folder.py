@@ -13,7 +13,7 @@ import re
 import unicodedata
 from pathlib import Path, PureWindowsPath
 
-from skin.data.sources import IMAGE_SUFFIXES
+from skin.data.image_files import IMAGE_SUFFIXES
 from skin.utils.errors import UserError
 from skin.utils.run_folders import is_ours
 
