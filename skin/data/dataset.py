@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from skin.data.augment import augment
+from skin.data.augment import STANDARD, augment
 from skin.data.cache import PixelCache
 from skin.data.images import ImageError, Preprocess, centre_crop, read_image
 from skin.data.npz import is_npz_image, read_npz_image
@@ -57,7 +57,8 @@ class SkinDiseaseDataset(Dataset[Batch]):
         seed: of the augmentation.
         cache: keeps stored images once decoded; its rows are those of the whole data folder.
         cache_rows: int [N], the row in the cache of each image.
-        size_of: the side of the views of an epoch; the network's throughout where None.
+        size_of: returns the side of the views of an epoch; None is the network's throughout.
+        strength: of the augmentation; 1 is the recipe's, 0 is none.
 
     A key is (epoch, index): the augmented view of that epoch, or the plain centre view for epoch `PLAIN`.
     """
@@ -71,6 +72,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         cache: PixelCache | None = None,
         cache_rows: np.ndarray | None = None,
         size_of: Callable[[int], int] | None = None,
+        strength: float = 1.0,
     ) -> None:
         # One array of bytes, not a list of str: a million objects would be copied into every forked
         # worker, page by page, as their reference counts are touched.
@@ -81,6 +83,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         self.cache = cache
         self.cache_rows = np.arange(len(paths)) if cache_rows is None else cache_rows
         self.size_of = size_of
+        self.ranges = STANDARD.scaled(strength)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,7 +120,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
                 if epoch == PLAIN:
                     view[:] = centre_crop(stored, size)
                 else:
-                    augment(stored, size, (self.seed, epoch, index), view, span=span)
+                    augment(stored, size, (self.seed, epoch, index), view, self.ranges, span)
         except ImageError as problem:
             error = str(problem)
         return Batch(images, numbers[0], numbers[1], error)
