@@ -99,7 +99,7 @@ class StepDone:
 def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[StepDone]:
     """The steps of an epoch (counted from 0), from `first_step` on. This is the loop."""
     settings, device, batches = trainer.settings, trainer.topology.device, trainer.batches
-    batches.epoch, batches.first_step = epoch, first_step
+    batches.set_epoch(epoch, first_step)
     weights = trainer.class_weights.cpu()[trainer.dataset.labels]
     batch_weights = [float(weights[rows].sum()) for rows in batches.plan(epoch)]
     steps = settings.epochs * len(batches)

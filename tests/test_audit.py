@@ -93,7 +93,7 @@ def test_a_lesion_on_two_sides(planted: Planted) -> None:
     assert planted.json()["leaks"] == [
         {"kind": "group", "group": "lesion20", "splits": ["test", "train"], "images": ["p20.jpg", "p03.jpg"]}
     ]
-    assert any("lesion20 stands on 2 sides: p20.jpg in test, p03.jpg in train" in line for line in report.lines())
+    assert any("lesion20 stands in 2 splits: p20.jpg in test, p03.jpg in train" in line for line in report.lines())
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_an_epoch_is_every_row_once_in_an_order_of_its_own() -> None:
 def test_the_order_is_a_function_of_seed_and_epoch_alone() -> None:
     used = EpochBatches(classes(100), 16, seed=3)
     for epoch in (0, 7, 2):
-        used.epoch = epoch
+        used.set_epoch(epoch)
         list(used)
     fresh = EpochBatches(classes(100), 16, seed=3)
     assert all(map(np.array_equal, used.plan(7), fresh.plan(7)))
@@ -158,7 +158,7 @@ def test_data_parallel_is_foreseen_as_torch_cuts_a_batch(replicas: int) -> None:
 def test_the_shares_of_all_processes_are_the_batch(world: int) -> None:
     ranks = [EpochBatches(classes(50), 12, 1, replicas=world, rank=rank, world=world) for rank in range(world)]
     for batches in ranks:
-        batches.epoch = 4
+        batches.set_epoch(4)
     for rows, *shares in zip(ranks[0].plan(4), *ranks, strict=True):
         keys = [key for share in shares for key in share]
         assert keys == [(4, row) for row in rows]
@@ -167,11 +167,11 @@ def test_the_shares_of_all_processes_are_the_batch(world: int) -> None:
 
 def test_going_on_within_an_epoch_gives_the_rest_of_it() -> None:
     batches = EpochBatches(classes(50), 12, 1)
-    batches.epoch = 2
+    batches.set_epoch(2)
     whole = list(batches)
-    batches.first_step = 3
+    batches.set_epoch(2, 3)
     assert list(batches) == whole[3:]
-    batches.first_step = len(batches)
+    batches.set_epoch(2, len(batches))
     assert list(batches) == []
 
 
@@ -226,7 +226,7 @@ def epochs(dataset: SkinDiseaseDataset, workers: int, start: str | None = None) 
         loader.multiprocessing_context = start
     seen = []
     for epoch in range(2):
-        batches.epoch = epoch
+        batches.set_epoch(epoch)
         seen += list(loader)
     return seen
 

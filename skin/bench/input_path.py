@@ -154,7 +154,8 @@ def _ours(
     dataset = parts.dataset("train", classifier.preprocess, cache=cache)
     order = EpochBatches(dataset.labels, batch_size, seed=0)
     loader = make_loader(dataset, order, workers, pin_memory=device.type == "cuda")
-    for order.epoch in itertools.count():
+    for epoch in itertools.count():
+        order.set_epoch(epoch)
         for batch in loader:
             yield classifier.normalise(batch.images.to(device, non_blocking=True))
 

@@ -19,7 +19,7 @@ from skin.data.class_names import readable_name
 from skin.data.duplicates import Known, in_threads, joined, near_pairs, perceptual_hash
 from skin.data.images import ImageError, Preprocess, read_header, read_image
 from skin.data.index import Index
-from skin.data.split import PARTS, Leak, leaks, split_index
+from skin.data.split import SPLITS, Leak, leaks, split_index
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -95,7 +95,7 @@ class CheckReport:
     def counts(self) -> pd.DataFrame:
         """Images of each class (rows) in each part (columns `train`, `val`, `test`)."""
         table = pd.crosstab(self.rows["label"], self.rows["split"])
-        return table.reindex(index=list(self.index.classes), columns=list(PARTS), fill_value=0)
+        return table.reindex(index=list(self.index.classes), columns=list(SPLITS), fill_value=0)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as check.json has it."""
@@ -109,7 +109,7 @@ class CheckReport:
             "images": len(index.rows),
             "groups": int(index.rows["group"].nunique()),
             "classes": {
-                cls: {"images": int(totals[cls]), **dict(zip(PARTS, row, strict=True))}
+                cls: {"images": int(totals[cls]), **dict(zip(SPLITS, row, strict=True))}
                 for cls, row in zip(index.classes, counts.to_numpy().tolist(), strict=True)
             },
             "sizes": self.sizes,

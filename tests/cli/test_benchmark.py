@@ -18,7 +18,7 @@ import benchmark
 from skin.bench import bench_report, cells, input_path
 from skin.bench.bench_settings import BenchSettings
 from skin.bench.measure import Cell, Recipe
-from skin.data.split import PARTS
+from skin.data.split import SPLITS
 from skin.model.model import preprocess_for
 from skin.training.parts import read_parts
 from skin.training.settings import Settings
@@ -117,7 +117,7 @@ def test_a_training_part_of_one_batch_and_a_bit_is_enough(demo_folder: Path) -> 
 
 def test_arrays_have_no_input_path(tmp_path: Path) -> None:
     images, labels = np.zeros((20, 28, 28, 3), np.uint8), np.arange(20).reshape(-1, 1) % 2
-    arrays = {f"{part}_{name}": a for part in PARTS for name, a in (("images", images), ("labels", labels))}
+    arrays = {f"{part}_{name}": a for part in SPLITS for name, a in (("images", images), ("labels", labels))}
     np.savez(tmp_path / "dermamnist.npz", **arrays)
     with pytest.raises(UserError, match="holds arrays of pixels, so --input has no JPEG to decode"):
         benchmark.main(["--input", "--data", str(tmp_path), "--batch-size", "4"])
