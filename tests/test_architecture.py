@@ -58,3 +58,4 @@ def test_the_wings_are_those_of_the_rule_and_their_packages_are_empty() -> None:
 def test_the_rule_sees_an_arrow_that_is_turned_round() -> None:
     assert imports("from skin.model import network, checkpoint\nimport os") >= {"skin.model.checkpoint"}
     assert imports("def f():\n    from skin.training.session import Run") == {"skin.training.session"}
+    assert imports("from skin.data.readers import ham10000") >= {"skin.data.readers.ham10000"}

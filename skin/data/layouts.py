@@ -41,13 +41,13 @@ LAYOUTS = [
 def read_index(
     root: Path, *, labels: Path | None = None, allow_missing: bool = False, keep_going: bool = False
 ) -> Index:
-    """Read the data folder `root`, in whichever layout it is, or with the table `labels`.
+    """Read the data folder `root` in the layout that it has, or with the table `labels`.
 
     Args:
         root: the folder that `--data` names.
         labels: a table `image,label[,group][,split][,...]`; paths in it are relative to `root`.
-        allow_missing: go on where more than 1 % of the rows have no image or no class.
-        keep_going: for the audit: keep what else would stop here as `Index.faults`, and leave its rows out.
+        allow_missing: go on if more than 1 % of the rows have no image or no class.
+        keep_going: (for the audit) keep what would otherwise stop here as `Index.faults`, and leave its rows out.
 
     Raises:
         UserError: the folder has no layout or two, a table is unusable or contradicts itself, a path
