@@ -28,7 +28,7 @@ from skin.utils import cli
 if __name__ == "__main__":  # before torch, which takes seconds to import
     cli.answer_early(PredictSettings, __doc__)
 
-from skin.data.sources import image_paths
+from skin.data.image_files import image_paths
 from skin.model.classifier import Answer, SkinClassifier, load_classifier
 from skin.serving.outputs import is_terminal, open_outputs
 from skin.serving.overlays import save_overlay

@@ -12,7 +12,7 @@ MAY_IMPORT = {
     "utils": "", "data": "utils", "model": "utils data", "evaluation": "utils data model",
     "training": "utils data model evaluation", "serving": "utils data model", "bench": "utils data model training",
 }  # fmt: skip
-MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.glob("skin/*/*.py")}
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.glob("skin/*/**/*.py")}
 
 
 def imports(source: str) -> set[str]:
@@ -52,9 +52,10 @@ def test_no_module_comes_back_to_itself() -> None:
 def test_the_wings_are_those_of_the_rule_and_their_packages_are_empty() -> None:
     assert {name.split(".")[1] for name in MODULES} == set(MAY_IMPORT)
     assert {path.name for path in ROOT.glob("skin/*.py")} == {"__init__.py"}
-    assert all(path.read_text() == "" for path in ROOT.glob("skin/*/__init__.py"))
+    assert all(path.read_text() == "" for path in ROOT.glob("skin/*/**/__init__.py"))
 
 
 def test_the_rule_sees_an_arrow_that_is_turned_round() -> None:
     assert imports("from skin.model import network, checkpoint\nimport os") >= {"skin.model.checkpoint"}
     assert imports("def f():\n    from skin.training.run import Run") == {"skin.training.run"}
+    assert imports("from skin.data.readers import ham10000") >= {"skin.data.readers.ham10000"}

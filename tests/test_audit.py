@@ -13,7 +13,7 @@ from pathlib import Path
 
 from skin.data import duplicates
 from skin.data.audit import CheckReport, check, draw_pairs
-from skin.data.duplicates import Known, join_near_duplicates, near_pairs, perceptual_hash, perceptual_hashes
+from skin.data.duplicates import HashCache, join_near_duplicates, near_pairs, perceptual_hash, perceptual_hashes
 from skin.data.layouts import read_index
 from skin.data.split import split_index
 from skin.utils.errors import UserError
@@ -93,7 +93,7 @@ def test_a_lesion_on_two_sides(planted: Planted) -> None:
     assert planted.json()["leaks"] == [
         {"kind": "group", "group": "lesion20", "splits": ["test", "train"], "images": ["p20.jpg", "p03.jpg"]}
     ]
-    assert any("lesion20 stands on 2 sides: p20.jpg in test, p03.jpg in train" in line for line in report.lines())
+    assert any("lesion20 stands in 2 splits: p20.jpg in test, p03.jpg in train" in line for line in report.lines())
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_hashes_are_kept_until_a_file_changes(
     planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = sorted(map(str, planted.folder.glob("*.jpg")))
-    first = perceptual_hashes(paths, Known(tmp_path / "cache", planted.folder))
+    first = perceptual_hashes(paths, HashCache(tmp_path / "cache", planted.folder))
     read: list[str] = []
 
     def counted(path: str) -> np.ndarray:
@@ -288,11 +288,11 @@ def test_hashes_are_kept_until_a_file_changes(
         return perceptual_hash(path)
 
     monkeypatch.setattr(duplicates, "perceptual_hash", counted)
-    assert (perceptual_hashes(paths, Known(tmp_path / "cache", planted.folder)) == first).all()
+    assert (perceptual_hashes(paths, HashCache(tmp_path / "cache", planted.folder)) == first).all()
     assert read == []
     shutil.copy(paths[1], paths[0])
     Path(paths[5]).write_bytes(b"")
-    again = perceptual_hashes(paths, Known(tmp_path / "cache", planted.folder))
+    again = perceptual_hashes(paths, HashCache(tmp_path / "cache", planted.folder))
     assert sorted(read) == [paths[0], paths[5]]
     assert (again[0] == first[1]).all()
     assert again.mask[5].all()
@@ -308,18 +308,18 @@ def test_hashes_are_kept_only_for_the_very_file_and_what_reads_it(
         file.write_bytes(file.read_bytes().ljust(size, b"\0"))  # a decoder stops where the image ends
         os.utime(file, ns=(0, 10**18))
     paths = [*map(str, files)]
-    first = perceptual_hashes(paths, Known(tmp_path / "cache", planted.folder))
-    assert Known(tmp_path / "cache", planted.folder).get(paths[0]) is not None
+    first = perceptual_hashes(paths, HashCache(tmp_path / "cache", planted.folder))
+    assert HashCache(tmp_path / "cache", planted.folder).get(paths[0]) is not None
     for versions, name in ((duplicates, "PIXELS_VERSION"), (PIL, "__version__"), (cv2, "__version__")):
         with monkeypatch.context() as patch:
             patch.setattr(versions, name, "0")
-            assert Known(tmp_path / "cache", planted.folder).get(paths[0]) is None
+            assert HashCache(tmp_path / "cache", planted.folder).get(paths[0]) is None
 
     time.sleep(0.02)  # some ticks of the kernel's clock
     files[0].rename(tmp_path / "a.jpg")
     files[1].rename(files[0])
     (tmp_path / "a.jpg").rename(files[1])
-    again = perceptual_hashes(paths, Known(tmp_path / "cache", planted.folder))
+    again = perceptual_hashes(paths, HashCache(tmp_path / "cache", planted.folder))
     assert (first[0] != first[1]).any()
     assert (again == first[::-1]).all()
 
@@ -328,17 +328,17 @@ def test_hashes_are_kept_only_for_the_very_file_and_what_reads_it(
 def test_a_damaged_store_of_hashes_is_made_anew(planted: Planted, tmp_path: Path, content: bytes) -> None:
     paths = sorted(map(str, planted.folder.glob("*.jpg")))[:4]
     cache = tmp_path / "cache"
-    first = perceptual_hashes(paths, Known(cache, planted.folder))
+    first = perceptual_hashes(paths, HashCache(cache, planted.folder))
     (file,) = cache.iterdir()
     file.write_bytes(content)
-    assert (perceptual_hashes(paths, Known(cache, planted.folder)) == first).all()
+    assert (perceptual_hashes(paths, HashCache(cache, planted.folder)) == first).all()
     assert [kept.name for kept in cache.iterdir()] == [file.name]
 
 
 def test_a_cache_folder_that_cannot_be_is_no_matter(planted: Planted, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     paths = sorted(map(str, planted.folder.glob("*.jpg")))[:2]
-    assert not perceptual_hashes(paths, Known(tmp_path / "file" / "cache", planted.folder)).mask.any()
+    assert not perceptual_hashes(paths, HashCache(tmp_path / "file" / "cache", planted.folder)).mask.any()
 
 
 def test_large_sets_are_joined_only_by_hashes_that_are_kept_already(planted: Planted, tmp_path: Path) -> None:

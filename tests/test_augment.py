@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import skin.data.augment as chapter
-from skin.data.augment import GREY, Augmentation, affine, augment, by_quarters, colour, generator
+from skin.data.augment import GREY, STANDARD, Augmentation, affine, augment, by_quarters, colour, generator
 from skin.data.images import centre_crop
 
 import numpy as np
@@ -32,17 +32,17 @@ class Drawn:
         return self.draw
 
 
-# The strengths that the expected values below were worked out for; the recipe's own may change.
+# The ranges that the expected values below were worked out for; the recipe's own may change.
 WORKED = Augmentation(exact=0.5, zoom=1.2, shift=0.08, brightness=0.15, contrast=0.2, saturation=0.2)
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, image: np.ndarray, strength: Augmentation = WORKED, **draws: float):
+def drawn(monkeypatch: pytest.MonkeyPatch, image: np.ndarray, ranges: Augmentation = WORKED, **draws: float):
     """The view of an image whose draws are `STILL` but for those named by their place (`_2=0.25`)."""
     draw = list(STILL)
     for place, value in draws.items():
         draw[int(place[1:])] = value
     monkeypatch.setattr(chapter, "generator", lambda *key: Drawn(tuple(draw)))
-    return augment(image, SIZE, (0, 0, 0), strength=strength)
+    return augment(image, SIZE, (0, 0, 0), ranges=ranges)
 
 
 def test_the_same_key_gives_the_same_bytes_and_any_other_key_others(stored: np.ndarray) -> None:
@@ -138,10 +138,10 @@ def test_a_smaller_view_shows_the_same_piece_of_the_image(exact: float) -> None:
     """Of smooth waves: what noise would lose by fewer pixels is not what is asked here."""
     y, x = np.mgrid[0:120, 0:160] / 25
     waves = (127 + 60 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=2)).astype(np.uint8)
-    strength = replace(WORKED, exact=exact)
+    ranges = replace(WORKED, exact=exact)
     for index in range(20):
-        large = augment(waves, 96, (0, 0, index), strength=strength)
-        small = augment(waves, 48, (0, 0, index), strength=strength, span=96)
+        large = augment(waves, 96, (0, 0, index), ranges=ranges)
+        small = augment(waves, 48, (0, 0, index), ranges=ranges, span=96)
         halved = large.reshape(48, 2, 48, 2, 3).mean((1, 3))
         assert np.abs(small - halved).max() < 8
         assert np.abs(small - halved).mean() < 1.5
@@ -164,7 +164,7 @@ def test_a_ramp_stays_a_ramp_of_the_zooms_slope(monkeypatch: pytest.MonkeyPatch)
 def test_what_comes_in_from_beyond_the_edge_is_the_picture() -> None:
     plain = np.full((20, 20, 3), 200, np.uint8)
     for index in range(20):
-        view = augment(plain, SIZE, (0, 0, index), strength=Augmentation(brightness=0, contrast=0, saturation=0))
+        view = augment(plain, SIZE, (0, 0, index), ranges=Augmentation(brightness=0, contrast=0, saturation=0))
         assert (view == 200).all()  # no black corners
 
 
@@ -216,6 +216,28 @@ def test_no_saturation_left_is_luma(monkeypatch: pytest.MonkeyPatch) -> None:
     view = drawn(monkeypatch, red, replace(WORKED, saturation=1.0), _8=0.0)
     assert (view == 76).all()  # 0.299 * 255 = 76.2
     assert GREY.sum() == pytest.approx(1)
+
+
+def test_strength_one_changes_no_bit_of_the_ranges_and_zero_leaves_no_range() -> None:
+    assert STANDARD.scaled(1.0) == STANDARD
+    assert STANDARD.scaled(0.0) == Augmentation(0, 0, 1, 1, 0, 0, 0, 0)
+    twice = STANDARD.scaled(2.0)
+    assert (twice.flip, twice.rotation, twice.exact) == (0.5, 1, 0.5)  # more than that there is not
+    assert (twice.zoom, twice.shift, twice.contrast) == pytest.approx((1.15**2, 0.1, 0.2))
+
+
+def test_at_strength_zero_every_view_is_the_centre_crop(stored: np.ndarray) -> None:
+    crop = centre_crop(stored, SIZE)
+    for index in range(50):
+        assert np.array_equal(augment(stored, SIZE, (0, 0, index), ranges=STANDARD.scaled(0.0)), crop)
+
+
+@pytest.mark.parametrize(("draw", "turned"), [(0.0, 0.0), (0.4, 0.1), (0.6, 0.9), (0.999, 0.99975)])
+def test_at_a_quarter_of_the_strength_a_view_turns_by_a_quarter_of_the_angle(draw: float, turned: float) -> None:
+    matrix = affine(np.array([0, 0, draw, 0.5, 0.5, 0.5]), 24, 30, SIZE, STANDARD.scaled(0.25), SIZE)
+    angle = 2 * np.pi * turned
+    by_hand = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    assert matrix[:, :2] == pytest.approx(np.array(by_hand))
 
 
 def test_every_draw_uses_its_whole_range() -> None:

@@ -243,5 +243,5 @@ def test_a_gpu_gives_the_same_answers(best_pt: Path, model: SkinClassifier, pngs
 
 
 def test_importing_the_package_does_not_load_torch() -> None:
-    code = "import sys, skin, skin.utils.cli, skin.data.sources; assert not {'torch', 'numpy'} & set(sys.modules)"
+    code = "import sys, skin, skin.utils.cli, skin.data.image_files; assert not {'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)

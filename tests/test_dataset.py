@@ -68,7 +68,7 @@ def test_an_epoch_is_every_row_once_in_an_order_of_its_own() -> None:
 def test_the_order_is_a_function_of_seed_and_epoch_alone() -> None:
     used = EpochBatches(classes(100), 16, seed=3)
     for epoch in (0, 7, 2):
-        used.epoch = epoch
+        used.set_epoch(epoch)
         list(used)
     fresh = EpochBatches(classes(100), 16, seed=3)
     assert all(map(np.array_equal, used.plan(7), fresh.plan(7)))

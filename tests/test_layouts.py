@@ -7,7 +7,9 @@ from pathlib import Path
 
 from skin.data.class_names import match_classes, readable_name
 from skin.data.groups import join_groups, join_pairs
-from skin.data.layouts import IMAGE_SUFFIXES, Index, read_index
+from skin.data.image_files import IMAGE_SUFFIXES
+from skin.data.index import Index
+from skin.data.layouts import read_index
 from skin.data.npz import is_npz_image, npz_image_size, read_npz_image
 from skin.data.tables import read_table
 from skin.utils.errors import UserError

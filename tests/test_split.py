@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skin.data.layouts import Index, read_index
+from skin.data.index import Index
+from skin.data.layouts import read_index
 from skin.data.split import (
     apply_manifest,
     assign,
@@ -121,7 +122,7 @@ def test_a_lesion_with_two_labels_stays_whole() -> None:
 
 def test_a_class_with_too_few_lesions_is_named() -> None:
     rows = [(f"i{n}", "nv", f"g{n}", "") for n in range(20)] + [(f"m{n}", "mel", f"h{n % 2}", "") for n in range(9)]
-    with pytest.raises(UserError, match=r"class 'mel' has images of 2 lesions.* each of 3 parts .*--split"):
+    with pytest.raises(UserError, match=r"class 'mel' has images of 2 lesions.* each of 3 splits .*--split"):
         split_index(index_of(rows), RECIPE, 0)
     two = split_index(index_of(rows), (0.8, 0.2, 0.0), 0)
     assert set(two["split"]) == {"train", "val"}
@@ -176,7 +177,7 @@ def test_rows_without_a_split_follow_their_lesion_else_are_dealt() -> None:
 
 
 def test_a_split_without_a_training_part_is_refused() -> None:
-    with pytest.raises(UserError, match=r"without a training part \(only test, val\)"):
+    with pytest.raises(UserError, match=r"without a training split \(only test, val\)"):
         split_index(brought("val", "test"), RECIPE, 0)
 
 
@@ -189,7 +190,7 @@ def test_leaks_name_what_stands_on_two_sides() -> None:
     index = index_of(list(rows))
     found = leaks(index.rows)
     assert [(leak.group, leak.splits, leak.images) for leak in found] == [("g", ("test", "train"), ("b", "a"))]
-    assert str(found[0]) == "group g stands on 2 sides: b in test, a in train"
+    assert str(found[0]) == "group g stands in 2 splits: b in test, a in train"
 
 
 def test_the_manifest_comes_back_as_it_went(tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_the_manifest_is_a_labels_table_whatever_its_classes_are_called(tmp_path
         ("image,label\na,b\n", "has no column 'group'"),
         ("image,label,group,split\na,b,c,train\nd,b,c,val\na,b,c,train\n", "names the image 'a' twice"),
         ('image,label,group,split\n"a\nb",b,c,train\n"a\nb",b,c,val\n', "twice"),
-        ("image,label,group,split\na,b,c,else\n", "puts 'a' in no part"),
+        ("image,label,group,split\na,b,c,else\n", "puts 'a' in none of the splits"),
         ("", "cannot be read as the split.csv"),
         ("\x00", "split.csv"),
     ],

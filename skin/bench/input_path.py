@@ -108,7 +108,8 @@ def benchmark(options: BenchmarkOptions, parts: Splits, console: Console) -> int
         content = {**heading.to_json(complete=True), "cells": [row.to_json() for row in rows]}
         files.write_json(options.json, content)
     if options.csv:
-        files.write_csv(options.csv, [column.name for column in COLUMNS], [list(row.to_csv().values()) for row in rows])
+        names = [column.name for column in COLUMNS]
+        files.write_csv(options.csv, names, [list(row.to_csv().values()) for row in rows])
     return 0
 
 

@@ -1,7 +1,7 @@
-"""What is in a data folder and what is wrong with it: the work behind `train.py --check`.
+"""The audit behind `train.py --check`: what is in a data folder and what is wrong with it.
 
 Every image is decoded once. Copies are found by their pixels (exact) and by a perceptual hash (near);
-then the set is cut exactly as training cuts it, and whatever stands on two sides is named.
+then the set is split exactly as training splits it, and whatever stands in two splits is named.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from skin.data.duplicates import Known, in_threads, joined, near_pairs, perceptual_hash
+from skin.data.class_names import readable_name
+from skin.data.duplicates import HashCache, in_threads, joined, near_pairs, perceptual_hash
 from skin.data.images import ImageError, Preprocess, read_header, read_image
-from skin.data.layouts import Index, readable_name
-from skin.data.split import PARTS, Leak, leaks, split_index
+from skin.data.index import Index
+from skin.data.split import SPLITS, Leak, leaks, split_index
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -31,7 +31,7 @@ _CAPTION = 30  # characters of a name under a picture
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images that show the same picture: `bits` is 0 for equal pixels, else the distance of their hashes."""
+    """Two images that show the same picture: `bits` is 0 for equal pixels, otherwise the distance of their hashes."""
 
     exact: bool
     bits: int
@@ -51,7 +51,7 @@ class Pair:
 
     @property
     def within(self) -> bool:
-        """Whether both are of one group, as the data have it."""
+        """Tell if both are of one group, as the data have it."""
         return self.groups[0] == self.groups[1]
 
     @property
@@ -68,7 +68,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the check found. `exit_code` is 1 where there is a leak, a conflict, an unreadable file or a fault."""
+    """The findings of a check. `exit_code` is 1 if there is a leak, a conflict, an unreadable file or a fault."""
 
     index: Index
     rows: pd.DataFrame
@@ -92,12 +92,12 @@ class CheckReport:
         return int(bool(self.group_leaks or self.pair_leaks or self.conflicts or self.unreadable or self.faults))
 
     def counts(self) -> pd.DataFrame:
-        """Images of each class (rows) in each part (columns `train`, `val`, `test`)."""
+        """Count the images of each class (rows) in each split (columns `train`, `val`, `test`)."""
         table = pd.crosstab(self.rows["label"], self.rows["split"])
-        return table.reindex(index=list(self.index.classes), columns=list(PARTS), fill_value=0)
+        return table.reindex(index=list(self.index.classes), columns=list(SPLITS), fill_value=0)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as check.json has it."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the report as check.json has it."""
         index = self.index
         counts = self.counts()
         totals = index.rows["label"].value_counts()
@@ -108,7 +108,7 @@ class CheckReport:
             "images": len(index.rows),
             "groups": int(index.rows["group"].nunique()),
             "classes": {
-                cls: {"images": int(totals[cls]), **dict(zip(PARTS, row, strict=True))}
+                cls: {"images": int(totals[cls]), **dict(zip(SPLITS, row, strict=True))}
                 for cls, row in zip(index.classes, counts.to_numpy().tolist(), strict=True)
             },
             "sizes": self.sizes,
@@ -129,7 +129,7 @@ class CheckReport:
         }
 
     def lines(self) -> list[str]:
-        """The report as people read it on a terminal."""
+        """Return the report as people read it on a terminal."""
         index = self.index
         groups = index.rows["group"].nunique()
         lines = [f"{index.root}: {index.layout}, {len(index.rows):,} images, {groups:,} groups"]
@@ -176,11 +176,11 @@ def check(
     cache: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> CheckReport:
-    """Look at every image of `index` (best read with `keep_going=True`), cut it as training does, compare.
+    """Look at every image of `index` (best read with `keep_going=True`), split it as training does, compare.
 
     Args:
         fractions, seed: of the split, as for `split_index`.
-        out: the folder to write `check.json` and, where there are suspicious pairs, `check.png` into.
+        out: the folder to write `check.json` and, if there are suspicious pairs, `check.png` into.
         keep_duplicates: do not join groups that share a near duplicate; what then leaks is reported.
         cache: where the perceptual hashes are kept for training (see `join_near_duplicates`).
         progress: called with the number of images just looked at.
@@ -188,30 +188,30 @@ def check(
     Raises:
         UserError: no image can be read at all, or `out` cannot be written.
     """
-    looks, unreadable = _look_at(index, cache, progress)
-    readable = index.rows["path"].isin(looks)
+    fingerprints, unreadable = _fingerprints(index, cache, progress)
+    readable = index.rows["path"].isin(fingerprints)
     if not readable.any():
         raise UserError(f"{index.root}: none of {len(index.rows):,} images can be read; {'; '.join(unreadable[0])}")
     rows = index.rows[readable].reset_index(drop=True)
     present = set(rows["label"])
     kept = replace(index, rows=rows, classes=tuple(cls for cls in index.classes if cls in present))
-    pairs, bits = _same_pictures([looks[path] for path in rows["path"]])
+    pairs, bits = _same_pictures([fingerprints[path] for path in rows["path"]])
     faults = list(index.faults)
     together = kept if keep_duplicates else joined(kept, pairs)
     try:
-        cut = split_index(together, fractions, seed)
+        split = split_index(together, fractions, seed)
     except UserError as error:
         faults.append(f"cannot be split: {error}")
-        cut = together.rows
-    parts = rows.assign(split=cut["split"])  # with the groups as the data have them
+        split = together.rows
+    own = rows.assign(split=split["split"])  # with the groups as the data have them
     report = CheckReport(
         index=together,
-        rows=cut,
-        sizes=_tally(f"{look.width}x{look.height}" for look in looks.values()),
-        formats=_tally(look.format for look in looks.values()),
+        rows=split,
+        sizes=_tally(f"{one.width}x{one.height}" for one in fingerprints.values()),
+        formats=_tally(one.format for one in fingerprints.values()),
         unreadable=unreadable,
-        pairs=[_pair(parts, *numbers) for numbers in zip(bits.tolist(), *pairs.T.tolist(), strict=True)],
-        group_leaks=leaks(parts),
+        pairs=[_pair(own, *numbers) for numbers in zip(bits.tolist(), *pairs.T.tolist(), strict=True)],
+        group_leaks=leaks(own),
         faults=faults,
     )
     if out is not None:
@@ -220,8 +220,8 @@ def check(
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What one image is: its size, format, a digest of its pixels (16 bytes), its perceptual hash (uint64 [4])."""
+class _Fingerprint:
+    """One image's size, format, digest of its pixels (16 bytes) and perceptual hash (uint64 [4])."""
 
     width: int
     height: int
@@ -230,46 +230,46 @@ class _Look:
     hash: np.ndarray
 
 
-def _look_at(
+def _fingerprints(
     index: Index, cache: Path | None, progress: Callable[[int], None] | None
-) -> tuple[dict[str, _Look], list[tuple[str, str]]]:
-    """Each image that can be read, by path, and the others as (path, reason)."""
-    known = Known(cache, index.root)
+) -> tuple[dict[str, _Fingerprint], list[tuple[str, str]]]:
+    """Return a fingerprint of each image that can be read, by path, and the others as (path, reason)."""
+    kept = HashCache(cache, index.root)
     paths = index.rows["path"].tolist()
 
-    def look(path: str) -> _Look | str:
+    def fingerprint(path: str) -> _Fingerprint | str:
         try:
             width, height, kind = read_header(path)
             # Asked for at its own size, an image is decoded whole and not resized.
             whole = Preprocess(1, min(width, height), "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
             pixels = read_image(path, whole)
             digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%dx%d" % pixels.shape[1::-1]).digest()
-            found = known.get(path)
+            found = kept.get(path)
             # Not of `pixels`: reduced decoding, transparency and turns cost a few bits, and the split must not
             # depend on whether a check or a training run has hashed an image first.
-            found = known.add(path, perceptual_hash(path)) if found is None else found
-            return _Look(width, height, kind, digest, found)
+            found = kept.add(path, perceptual_hash(path)) if found is None else found
+            return _Fingerprint(width, height, kind, digest, found)
         except ImageError as error:
             return error.reason
 
-    looks: dict[str, _Look] = {}
+    fingerprints: dict[str, _Fingerprint] = {}
     unreadable = []
-    for path, found in zip(paths, in_threads(look, paths, progress), strict=True):
+    for path, found in zip(paths, in_threads(fingerprint, paths, progress), strict=True):
         if isinstance(found, str):
             unreadable.append((path, found))
         else:
-            looks[path] = found
-    known.save()
-    return looks, unreadable
+            fingerprints[path] = found
+    kept.save()
+    return fingerprints, unreadable
 
 
-def _same_pictures(looks: list[_Look]) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of images (int64 [M, 2]) that show the same, and how many bits apart they are (int64 [M]).
+def _same_pictures(fingerprints: list[_Fingerprint]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of images (int64 [M, 2]) that show the same, and how many bits apart they are (int64 [M]).
 
     Images of equal pixels come first, -1 bits apart, each paired with the next alone.
     """
-    digests = pd.factorize(np.array([look.digest for look in looks], dtype="V16"))[0]
-    near, bits = near_pairs(np.ma.array([look.hash for look in looks]))
+    digests = pd.factorize(np.array([one.digest for one in fingerprints], dtype="V16"))[0]
+    near, bits = near_pairs(np.ma.array([one.hash for one in fingerprints]))
     apart = digests[near[:, 0]] != digests[near[:, 1]]
     order = np.argsort(digests, kind="stable")
     equal = np.flatnonzero(np.diff(digests[order]) == 0)
@@ -283,7 +283,7 @@ def _pair(rows: pd.DataFrame, bits: int, one: int, other: int) -> Pair:
     return Pair(bits < 0, max(0, bits), image, path, label, group, split)
 
 
-def _as_dict(pair: Pair) -> dict[str, Any]:
+def _as_dict(pair: Pair) -> dict[str, object]:
     return {name: value for name, value in asdict(pair).items() if name not in ("paths", "exact")}
 
 
@@ -298,7 +298,7 @@ def _most(tally: dict[str, int]) -> str:
 
 
 def _section(what: str, found: Sequence[object], shown: int = _SHOWN) -> list[str]:
-    """A line that counts what was found and a line for each of the first; nothing where there is none."""
+    """Return a line that counts what was found and a line for each of the first; no line if there is none."""
     if not found:
         return []
     lines = [_plural(len(found), what), *(f"  {printable(item, 300)}" for item in found[:shown])]
@@ -325,10 +325,10 @@ def _write(report: CheckReport, out: Path) -> None:
 
 
 def draw_pairs(pairs: Sequence[Pair], path: Path) -> None:
-    """A contact sheet of the first 24 pairs, leaks and conflicts before copies within one group."""
+    """Draw a contact sheet of the first 24 pairs, leaks and conflicts before copies within one group."""
     from matplotlib.figure import Figure
 
-    def rank(pair: Pair) -> tuple[Any, ...]:
+    def rank(pair: Pair) -> tuple[bool, bool, bool, bool, int]:
         return not pair.leak, not pair.conflict, pair.within, not pair.exact, pair.bits
 
     shown = sorted(pairs, key=rank)[:_SHEET_PAIRS]
@@ -344,8 +344,8 @@ def draw_pairs(pairs: Sequence[Pair], path: Path) -> None:
         marks = [mark for mark, is_so in (("LEAK", pair.leak), ("TWO LABELS", pair.conflict)) if is_so]
         title = ", ".join([*marks, pair.kind])
         axes.set_title(title, fontsize=9, loc="left", color="#b3261e" if marks else "#333333")
-        for side, x in enumerate((0.25, 0.75)):
-            text = f"{_short(pair.images[side])}\n{', '.join(filter(None, (pair.labels[side], pair.splits[side])))}"
+        for image, label, split, x in zip(pair.images, pair.labels, pair.splits, (0.25, 0.75), strict=True):
+            text = f"{_short(image)}\n{', '.join(filter(None, (label, split)))}"
             axes.text(
                 x, -0.03, text, fontsize=8, ha="center", va="top", transform=axes.transAxes, parse_math=False,
                 color="#333333",
@@ -356,7 +356,7 @@ def draw_pairs(pairs: Sequence[Pair], path: Path) -> None:
 
 
 def _fitted(path: str, width: int = 240, height: int = 180) -> np.ndarray:
-    """The picture as large as fits into a white box, uint8 [height, width, 3], with a margin at both sides."""
+    """Return the picture as large as fits into a white box, uint8 [height, width, 3], with margins left and right."""
     import cv2
 
     pixels = read_image(path, Preprocess(height, height, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))

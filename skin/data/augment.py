@@ -1,4 +1,4 @@
-"""Augmentation: one warp and one colour map an image, bytes in and bytes out.
+"""Augmentation: one warp and one colour map per image, bytes in and bytes out.
 
 What happens to an image is a pure function of (seed, epoch, index): the draw comes from a counter-based
 generator keyed by those three numbers, never from a worker's running state. So it does not depend on the
@@ -11,7 +11,9 @@ straight to the network's size. Brightness, contrast and saturation are one affi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,23 +23,56 @@ GREY = np.array([0.299, 0.587, 0.114])  # luma of RGB, ITU-R BT.601
 _Rows = tuple[tuple[float, float], tuple[float, float]]
 
 
+def _at_most(value: float, strength: float) -> float:
+    return value * min(strength, 1)
+
+
+def _times(value: float, strength: float) -> float:
+    return value * strength
+
+
+def _to_the_power(value: float, strength: float) -> float:
+    return value**strength
+
+
+def _rest(value: float, strength: float) -> float:
+    return 1 - (1 - value) * min(strength, 1)
+
+
+def _range(value: float, scale: Callable[[float, float], float]) -> Any:
+    return field(default=value, metadata={"scale": scale})
+
+
 @dataclass(frozen=True)
 class Augmentation:
-    """How far each property may move. Skin has no up and down, so rotation is by any angle."""
+    """How far each property of an image may move: one entry per augmentation, with its scaling by a strength.
 
-    exact: float = 0.5  # share of views that only turn by quarters, see `by_quarters`
-    zoom: float = 1.15  # times larger or smaller, at most
-    shift: float = 0.05  # of the picture's side, either way
-    brightness: float = 0.1  # of mid grey, either way
-    contrast: float = 0.1  # factor 1 ± this, about mid grey
-    saturation: float = 0.1  # factor 1 ± this
+    Skin has no up and down, so rotation is by any angle.
+    """
+
+    flip: float = _range(0.5, _at_most)  # probability, for each axis
+    rotation: float = _range(1.0, _at_most)  # of half a turn, either way
+    exact: float = _range(0.5, _rest)  # share of views that only turn by quarters, see `by_quarters`
+    zoom: float = _range(1.15, _to_the_power)  # times larger or smaller, at most
+    shift: float = _range(0.05, _times)  # of the picture's side, either way
+    brightness: float = _range(0.1, _times)  # of mid grey, either way
+    contrast: float = _range(0.1, _times)  # factor 1 ± this, about mid grey
+    saturation: float = _range(0.1, _times)  # factor 1 ± this
+
+    def scaled(self, strength: float) -> Augmentation:
+        """Return these ranges times `strength`: 1 changes none, and with 0 a view is the crop of the middle.
+
+        That crop is evaluation's to the pixel, or half a pixel beside it where that would cut pixels in two.
+        """
+        scaled = {entry.name: entry.metadata["scale"](getattr(self, entry.name), strength) for entry in fields(self)}
+        return Augmentation(**scaled)
 
 
 STANDARD = Augmentation()
 
 
 def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random numbers of one image in one epoch.
+    """Return the random numbers of one image in one epoch.
 
     Philox is a counter-based generator (Salmon et al. 2011): another key is another independent stream.
     """
@@ -46,37 +81,41 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 
 
 def affine(
-    draw: np.ndarray, height: int, width: int, size: int, strength: Augmentation, span: int
+    draw: np.ndarray, height: int, width: int, size: int, ranges: Augmentation, span: int
 ) -> np.ndarray:
-    """float64 [2, 3]: maps a pixel (x, y) of the output to where it is read in a [height, width] image.
+    """Return the map from a pixel (x, y) of the output to where it is read in a [height, width] image.
 
     Args:
         draw: six uniform numbers in [0, 1): horizontal flip, vertical flip, angle, zoom, shift in x and y.
         size: side of the output.
         span: side of the square of the image that it shows.
+
+    Returns:
+        float64 [2, 3].
     """
     flip_x, flip_y, turn, zoom, shift_x, shift_y = draw.tolist()
-    flip_x, flip_y = 1.0 if flip_x < 0.5 else -1.0, 1.0 if flip_y < 0.5 else -1.0
+    flip_x, flip_y = (1.0 if flip < 1 - ranges.flip else -1.0 for flip in (flip_x, flip_y))
+    turn = ranges.rotation * turn if turn < 0.5 else (1 - ranges.rotation * (1 - turn)) % 1  # either way from 0
     angle = 2 * math.pi * turn
-    pace = span / size * strength.zoom ** (2 * zoom - 1)  # source pixels per output pixel
+    pace = span / size * ranges.zoom ** (2 * zoom - 1)  # source pixels per output pixel
     cos, sin = math.cos(angle) * pace, math.sin(angle) * pace
     matrix = ((cos * flip_x, -sin * flip_y), (sin * flip_x, cos * flip_y))
-    centre_x = (width - 1) / 2 + (2 * shift_x - 1) * strength.shift * span
-    centre_y = (height - 1) / 2 + (2 * shift_y - 1) * strength.shift * span
+    centre_x = (width - 1) / 2 + (2 * shift_x - 1) * ranges.shift * span
+    centre_y = (height - 1) / 2 + (2 * shift_y - 1) * ranges.shift * span
     return _map_about(matrix, (centre_x, centre_y), (size - 1) / 2)
 
 
 def _map_about(matrix: _Rows, centre: tuple[float, float], middle: float) -> np.ndarray:
-    """float64 [2, 3]: the map that applies `matrix` and takes the point (middle, middle) to `centre`."""
+    """Return the map (float64 [2, 3]) that applies `matrix` and takes the point (middle, middle) to `centre`."""
     return np.array([(a, b, to - (a + b) * middle) for (a, b), to in zip(matrix, centre, strict=True)])
 
 
 def by_quarters(to_source: np.ndarray, size: int, span: int) -> np.ndarray:
-    """The nearest of the maps (as `affine` gives them) that only turn by quarters, flip and shift.
+    """Return the nearest of the maps (as `affine` gives them) that only turn by quarters, flip and shift.
 
     A picture turned by any other angle is softened by its resampling, and evaluation shows none that is.
-    With half of the views as sharp as those, the network learns fine structure that it will see again. Where
-    `span` is `size` such a map takes pixels to pixels.
+    With half of the views as sharp as those, the network learns fine structure that it will see again. If
+    `span` is `size`, such a map takes pixels to pixels.
     """
     (a, b, x), (c, d, y) = to_source.tolist()
     pace, middle = span / size, (size - 1) / 2
@@ -88,15 +127,15 @@ def by_quarters(to_source: np.ndarray, size: int, span: int) -> np.ndarray:
     return turned.round() if span == size else turned
 
 
-def colour(draw: np.ndarray, strength: Augmentation) -> np.ndarray:
-    """float32 [3, 4]: the affine map of a pixel's colour.
+def colour(draw: np.ndarray, ranges: Augmentation) -> np.ndarray:
+    """Return the affine map of a pixel's colour, float32 [3, 4].
 
     Args:
         draw: three uniform numbers in [0, 1): brightness, contrast, saturation.
     """
     brightness, contrast, saturation = (2 * draw - 1).tolist()
-    brightness, contrast = 128 * strength.brightness * brightness, 1 + strength.contrast * contrast
-    saturation = 1 + strength.saturation * saturation
+    brightness, contrast = 128 * ranges.brightness * brightness, 1 + ranges.contrast * contrast
+    saturation = 1 + ranges.saturation * saturation
     affine_map = np.empty((3, 4), np.float32)
     affine_map[:, :3] = contrast * (1 - saturation) * GREY  # its rows add up alike: grey stays grey
     affine_map[(0, 1, 2), (0, 1, 2)] += contrast * saturation
@@ -109,26 +148,27 @@ def augment(
     size: int,
     key: tuple[int, int, int],
     out: np.ndarray | None = None,
-    strength: Augmentation = STANDARD,
+    ranges: Augmentation = STANDARD,
     span: int | None = None,
 ) -> np.ndarray:
-    """One augmented view of a stored image.
+    """Return one augmented view of a stored image.
 
     Args:
         stored: uint8 [H, W, 3], the stored image (its shorter side is the resize size).
         size: side of the view in pixels.
         key: (seed, epoch, index).
-        out: uint8 [size, size, 3] to write into; a new array where None.
-        span: side in pixels of the square of the stored image that a view shows when it is not zoomed; `size`
-            where None. The same key shows the same piece of the image at every `size`.
+        out: uint8 [size, size, 3] to write into; None makes a new array.
+        ranges: how far each property may move.
+        span: side in pixels of the square of the stored image that a view shows when it is not zoomed; None
+            is `size`. The same key shows the same piece of the image at every `size`.
 
     Returns:
         uint8 [size, size, 3]. What a rotation brings in from beyond the edge is the picture mirrored.
     """
     span = span or size
     draw = generator(*key).random(10)
-    to_source = affine(draw[:6], stored.shape[0], stored.shape[1], size, strength, span)
-    if exact := bool(draw[9] < strength.exact):
+    to_source = affine(draw[:6], stored.shape[0], stored.shape[1], size, ranges, span)
+    if exact := bool(draw[9] < ranges.exact):
         to_source = by_quarters(to_source, size, span)
     border = cv2.BORDER_REFLECT_101
     if exact and span == size:
@@ -139,4 +179,4 @@ def augment(
         padded = cv2.cvtColor(stored, cv2.COLOR_RGB2RGBA)  # OpenCV interpolates four channels sooner than three
         padded = cv2.warpAffine(padded, to_source, (size, size), flags=flags, borderMode=border)
         view = cv2.cvtColor(padded, cv2.COLOR_RGBA2RGB, dst=out)
-    return cv2.transform(view, colour(draw[6:9], strength), dst=view)
+    return cv2.transform(view, colour(draw[6:9], ranges), dst=view)

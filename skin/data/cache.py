@@ -1,6 +1,6 @@
 """The pixel cache: each image is decoded once, and read back in a fraction of a millisecond from then on.
 
-    python -m skin.data.cache              what is kept, and where
+    python -m skin.data.cache              show what is kept, and where
     python -m skin.data.cache --clear      remove it
 
 Decoding is what a training run waits for: 2 ms or more for a 600x450 JPEG, against 0.05 ms to read its stored
@@ -120,14 +120,14 @@ class PixelCache:
 
     @property
     def note(self) -> str | None:
-        """One line about what the cache does not do, in any of its processes; None if all is well."""
+        """Return one line about what the cache does not do, in any of its processes; None if all is well."""
         reason = self._store.why_stopped() if self._store else None
         if reason is None:
             return self._said
         return f"pixel cache: {reason}; images that it has not kept are decoded every time"
 
     def read(self, index: int) -> np.ndarray:
-        """The stored image of `paths[index]`, uint8 [H, W, 3], the caller's own to change.
+        """Return the stored image of `paths[index]`, uint8 [H, W, 3], the caller's own to change.
 
         Raises:
             ImageError: the file cannot be read or decoded.
@@ -144,7 +144,7 @@ class PixelCache:
         return stored
 
     def build(self, processes: int | None = None) -> None:
-        """Decode ahead what is missing, in `processes` (None: one a core).
+        """Decode ahead what is missing, in `processes` (None: one per core).
 
         Images that cannot be read are left for the run to report.
 
@@ -236,7 +236,7 @@ class _Store:
 
     @property
     def growing(self) -> bool:
-        """Whether this process still adds images."""
+        """Tell if this process still adds images."""
         return self._stopped is None
 
     def prepare(self) -> str | None:
@@ -306,7 +306,7 @@ class _Store:
             self._stop(reason)
 
     def _place(self, path: str) -> tuple[bytes, str]:
-        """The digest of an image's path, and the file that its pixels are kept in."""
+        """Return the digest of an image's path, and the file that its pixels are kept in."""
         digest = hashlib.blake2b(os.fsencode(path), digest_size=16)
         name = digest.hexdigest()
         return digest.digest(), f"{self._folder}/{name[:2]}/{name[2:]}{_SUFFIX}"
@@ -321,7 +321,7 @@ class _Store:
         return self._folder / f"stopped-{reason}"
 
     def _marked(self, reason: str) -> int:
-        """When a process has last stopped for a reason, in ns; 0 if none has."""
+        """Return when a process has last stopped for a reason, in ns; 0 if none has."""
         try:
             return self._mark(reason).stat().st_mtime_ns
         except OSError:
@@ -345,12 +345,12 @@ def _write(file: str, header: bytes, pixels: np.ndarray) -> None:
 
 
 def _seal(header: bytes, digest: bytes) -> bytes:
-    """8 bytes that a header has only if it is sound and in the file of the path with that digest."""
+    """Return 8 bytes that a header has only if it is sound and in the file of the path with that digest."""
     return hashlib.blake2b(header, digest_size=_SEAL_SIZE, key=digest).digest()
 
 
 def _stamp(path: str) -> bytes:
-    """16 bytes that change when a file does; of a file that is not there none, which no header has.
+    """Return 16 bytes that change when a file does; if it is not there none, which no header has.
 
     The times are of the contents and of the entry: two files of one size and one mtime may swap their names,
     or be written over each other by `cp -p`, and only the second time tells.
@@ -364,7 +364,7 @@ def _stamp(path: str) -> bytes:
 
 
 def _checksum(pixels: np.ndarray) -> int:
-    """Sum of the pixels as 64-bit words: 0.006 ms for 427x320 (CRC-32 takes 0.1), and sees lost pages."""
+    """Sum the pixels as 64-bit words: 0.006 ms for 427x320 (CRC-32 takes 0.1), and sees lost pages."""
     flat = pixels.reshape(-1)
     words = flat[: flat.size // 8 * 8].view(np.uint64)
     return (int(words.sum(dtype=np.uint64)) + int(flat[words.nbytes :].sum())) % 2**64
@@ -416,7 +416,7 @@ def list_caches(folder: Path, sample: int | None = None) -> list[CacheEntry]:
 
 
 def _measure(kind: Path, sample: int | None) -> tuple[int, int]:
-    """Number and bytes of the files in a folder of stored images."""
+    """Count the files in a folder of stored images, and their bytes."""
     files = size = 0
     for looked_at, name in enumerate(_FOLDERS):
         if sample is not None and files >= sample:

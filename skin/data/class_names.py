@@ -1,4 +1,4 @@
-"""What the public sets call the same diseases: names that people read, and names that mean the same.
+"""Names of diseases in the public sets: those that people read, and those that mean the same.
 
 Only spellings and codes of one disease count as the same; a part of a disease (seborrhoeic keratosis
 within benign keratosis) is another class. Nothing is guessed from likeness of words.
@@ -41,7 +41,7 @@ def _key(name: str) -> str:
 
 
 def readable_name(cls: str) -> str:
-    """A class as people read it: `melanoma (mel)`; a name that is no known code stays as it is."""
+    """Return a class as people read it, `melanoma (mel)`; a name that is no known code stays as it is."""
     key = _key(cls)
     name = _NAMES.get(key)
     return cls if name is None or name == key or len(key) > 5 else f"{name} ({cls})"
@@ -49,7 +49,7 @@ def readable_name(cls: str) -> str:
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """How the classes of a data set stand to those of a model.
+    """The pairs of classes of a data set and a model.
 
     `to_model` takes a data class to its model class. `unmatched_data` and `unmatched_model` are the
     classes that have no partner, in their own order.
@@ -63,8 +63,8 @@ class ClassMatch:
 def match_classes(model_classes: Sequence[str], data_classes: Iterable[str]) -> ClassMatch:
     """Match the classes of a data set to those of a model by name.
 
-    The same name first, then the same name but for case, `_` and spaces, then another name of the same
-    disease. Where two model classes would do, neither is taken.
+    The same name counts first, then the same name but for case, `_` and spaces, then another name of the
+    same disease. If two model classes would do, neither is taken.
     """
     to_model: dict[str, str] = {}
     data = tuple(dict.fromkeys(data_classes))

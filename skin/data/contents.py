@@ -1,7 +1,7 @@
-"""What the images of a run were when it began, in `contents.csv`: enough to know them again in another place.
+"""The record of what a run's images were when it began, `contents.csv`: enough to know them again elsewhere.
 
-The length of every file, and of 64 images spread over the set a digest: other pictures under the same names
-have other lengths, and where a format gives all the same length, the digests tell.
+It has the length of every file, and a digest of 64 images spread over the set. Other pictures under the same
+names have other lengths; if a format gives all the same length, the digests tell.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _READ_LIMIT = 2**20  # bytes of a file that its digest looks at
 
 
 def write(rows: pd.DataFrame, path: Path) -> None:
-    """Write `image,bytes,blake2b` of the rows of an index; what is not known is left empty.
+    """Write `image,bytes,blake2b` for the rows of an index; what is not known is left empty.
 
     Args:
         rows: with the columns image, path and split.
@@ -33,12 +33,14 @@ def write(rows: pd.DataFrame, path: Path) -> None:
     # Arrays are read whole: of those, only what training reads anyway.
     readable = np.flatnonzero((rows["split"] != "test") | ~rows["path"].map(is_npz_image))
     sampled = set(readable[np.linspace(0, len(readable) - 1, SAMPLED).astype(int)].tolist())
-    table["blake2b"] = [_digest(path) if i in sampled else "" for i, path in enumerate(rows["path"])]
+    table["blake2b"] = [digest(path) if i in sampled else "" for i, path in enumerate(rows["path"])]
     write_atomically(table.to_csv(index=False, lineterminator="\n").encode("utf-8", "surrogateescape"), path)
 
 
 def changed(rows: pd.DataFrame, path: Path) -> list[str]:
-    """The names of the images that are not what the record at `path` says; what it does not know has not changed.
+    """Return the names of the images that are not what the record at `path` says.
+
+    What it does not know counts as unchanged.
 
     Raises:
         UserError: the record is damaged.
@@ -51,16 +53,17 @@ def changed(rows: pd.DataFrame, path: Path) -> list[str]:
         raise UserError(f"{path} cannot be read ({error}): remove it to go on without comparing images") from error
     other = ~np.isnan(sizes) & (sizes != _sizes(rows["path"]))
     for i in np.flatnonzero(known["blake2b"] != ""):
-        other[i] = other[i] or _digest(rows["path"].iloc[i]) != known["blake2b"].iloc[i]
+        other[i] = other[i] or digest(rows["path"].iloc[i]) != known["blake2b"].iloc[i]
     return rows["image"][other].tolist()
 
 
 def _sizes(paths: pd.Series) -> np.ndarray:
-    """Bytes of each file, int64 [N]; -1 where that is not known, and for a row of an archive."""
-    return np.array([_size(path) for path in paths], dtype=np.int64)
+    """Return the bytes of each file, int64 [N]; -1 if unknown, and for a row of an archive."""
+    return np.array([file_bytes(path) for path in paths], dtype=np.int64)
 
 
-def _size(path: str) -> int:
+def file_bytes(path: str) -> int:
+    """Return the length of a file; -1 if there is none, and for an image in an archive."""
     if is_npz_image(path):
         return -1
     try:
@@ -69,8 +72,8 @@ def _size(path: str) -> int:
         return -1
 
 
-def _digest(path: str) -> str:
-    """Of a file's beginning, or of the pixels of a row of an archive; `""` where it cannot be read."""
+def digest(path: str) -> str:
+    """Return the digest of a file's first MiB, or of an archived image's pixels; `""` if it cannot be read."""
     try:
         if is_npz_image(path):
             content = read_npz_image(path).tobytes()

@@ -1,4 +1,4 @@
-"""From rows of an index to batches of bytes: the data set, the order of an epoch, the loader.
+"""The data set, the order of an epoch and the loader: from the rows of an index to batches of bytes.
 
 The sampler sends workers keys, not bare indices: (epoch, index). A worker therefore holds no state that an
 epoch changes, and persistent workers, killed workers and no workers at all give the same batches.
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from skin.data.augment import augment
+from skin.data.augment import STANDARD, augment
 from skin.data.cache import PixelCache
 from skin.data.images import ImageError, Preprocess, centre_crop, read_image
 from skin.data.npz import is_npz_image, read_npz_image
@@ -39,7 +39,7 @@ PLAIN = -1
 
 
 class Batch(NamedTuple):
-    """What a loader yields. `error` is one line where an image could not be read, and then nothing else counts."""
+    """What a loader yields. `error` is one line if an image could not be read; then nothing else counts."""
 
     images: Tensor  # uint8 [B, size, size, 3]
     labels: Tensor  # int64 [B]
@@ -57,7 +57,8 @@ class SkinDiseaseDataset(Dataset[Batch]):
         seed: of the augmentation.
         cache: keeps stored images once decoded; its rows are those of the whole data folder.
         cache_rows: int [N], the row in the cache of each image.
-        size_of: the side of the views of an epoch; the network's throughout where None.
+        size_of: returns the side of the views of an epoch; None is the network's throughout.
+        strength: of the augmentation; 1 is the recipe's, 0 is none.
 
     A key is (epoch, index): the augmented view of that epoch, or the plain centre view for epoch `PLAIN`.
     """
@@ -71,6 +72,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         cache: PixelCache | None = None,
         cache_rows: np.ndarray | None = None,
         size_of: Callable[[int], int] | None = None,
+        strength: float = 1.0,
     ) -> None:
         # One array of bytes, not a list of str: a million objects would be copied into every forked
         # worker, page by page, as their reference counts are touched.
@@ -81,6 +83,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         self.cache = cache
         self.cache_rows = np.arange(len(paths)) if cache_rows is None else cache_rows
         self.size_of = size_of
+        self.ranges = STANDARD.scaled(strength)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,7 +92,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         return Path(os.fsdecode(self.paths[index]))
 
     def stored(self, index: int) -> np.ndarray:
-        """The stored image of a row, uint8 [H, W, 3]. Raises `ImageError`."""
+        """Return the stored image of a row, uint8 [H, W, 3]; raises `ImageError`."""
         if self.cache is not None:
             return self.cache.read(int(self.cache_rows[index]))
         return read_image(os.fsdecode(self.paths[index]), self.preprocess)
@@ -98,7 +101,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
-        """A whole batch of one epoch at once, each view written straight into its place in it."""
+        """Make a whole batch of one epoch at once, each view written straight into its place in it."""
         span = self.preprocess.image_size
         size = span if self.size_of is None or keys[0][0] == PLAIN else self.size_of(keys[0][0])
         # Errors go as text: an exception of a worker reaches the loop as a traceback, and other processes wait.
@@ -117,7 +120,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
                 if epoch == PLAIN:
                     view[:] = centre_crop(stored, size)
                 else:
-                    augment(stored, size, (self.seed, epoch, index), view, span=span)
+                    augment(stored, size, (self.seed, epoch, index), view, self.ranges, span)
         except ImageError as problem:
             error = str(problem)
         return Batch(images, numbers[0], numbers[1], error)
@@ -130,7 +133,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
 def _to_be_sent(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return an empty tensor; in a loader's process in memory that is shared with the main process.
 
-    Otherwise torch copies it there in a thread of its queue's. Where there is no room then, that thread prints a
+    Otherwise torch copies it there in a thread of its queue's. If there is no room then, that thread prints a
     traceback, the batch is lost, and the main process waits for it for ever. Here it is an exception.
 
     Raises:
@@ -146,17 +149,17 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """The batches of a training epoch: a permutation that is a function of (seed, epoch) alone.
 
     It is random within each class and spreads every class evenly over the epoch. A rare class weighs as much as
-    a common one; where chance puts three of its images in one batch and none in the next nine, as a plain
+    a common one; if chance puts three of its images in one batch and none in the next nine, as a plain
     permutation does, the gradient follows it to and fro. After the first epoch of a B0 on HAM10000 (rate 1e-3) the
     even spread stood at a balanced accuracy of 0.567, a plain permutation at 0.488; at the end the two met.
 
     A last batch that would leave a replica a single image joins the one before it, since BatchNorm
-    needs more than one value. Call `set_epoch` before iterating.
+    needs more than one value. `set_epoch` says which epoch comes next.
 
     Args:
-        labels: int [N], the class of each image of the training part.
-        batch_size: images a step, over all replicas.
-        replicas: pieces a batch is cut into (GPUs or processes).
+        labels: int [N], the class of each image of the training split.
+        batch_size: images per step, over all replicas.
+        replicas: pieces that a batch is cut into (GPUs or processes).
         rank, world: this process takes its share of each batch, one of `world`; of a process that is alone,
             DataParallel cuts the pieces.
     """
@@ -167,7 +170,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.labels, self.batch_size, self.seed = labels, batch_size, seed
         self.size = size = len(labels)
         self.rank, self.world = rank, world
-        self._epoch, self._first_step = 0, 0
+        self.set_epoch(0)
         self.bounds = [*range(0, size, batch_size), size]
         if len(self.bounds) > 2 and _least_piece(size - self.bounds[-2], replicas, world) < 2:
             del self.bounds[-2]
@@ -178,20 +181,20 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.least_images = min(_least_piece(length, replicas, world) for length in lengths)
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Let the next iteration be that of `epoch`, from `first_step` on."""
+        """Iterate over this epoch next, from this step on."""
         self._epoch, self._first_step = epoch, first_step
 
     def __len__(self) -> int:
-        """Steps in an epoch."""
+        """Return the number of steps in an epoch."""
         return len(self.bounds) - 1
 
     @property
     def largest(self) -> int:
-        """The most images that this process gets in a batch."""
+        """Return the most images that this process gets in a batch."""
         return -(-max(b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False)) // self.world)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
-        """The rows of each batch of an epoch, over all processes, int64."""
+        """Return the rows of each batch of an epoch, over all processes, int64."""
         # Counted from the top, since augmentation's keys count from the bottom: no stream is used twice.
         key = np.array([self.seed, 2**64 - 1 - epoch], dtype=np.uint64)
         draw = np.random.Generator(np.random.Philox(key=key))
@@ -208,7 +211,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
 
 def _least_piece(images: int, replicas: int, world: int) -> int:
-    """The fewest images that a replica gets of a batch; 0 where there are more replicas than images.
+    """Return the fewest images that a replica gets of a batch; 0 if there are more replicas than images.
 
     Processes share a batch evenly. DataParallel cuts it as `torch.chunk` does, in equal pieces and what is left:
     13 images on four GPUs are 4, 4, 4, 1, and nine are 3, 3, 3, with which the fourth GPU has nothing to do.
@@ -222,7 +225,7 @@ def _least_piece(images: int, replicas: int, world: int) -> int:
 class PlainBatches(Sampler[list[tuple[int, int]]]):
     """Every row once, in order, as evaluation views; process `rank` of `world` takes every `world`-th row.
 
-    No row is padded or dropped, so figures over all processes are those of the set itself.
+    No row is padded or dropped, so metrics over all processes are those of the set itself.
     """
 
     def __init__(self, size: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
@@ -234,7 +237,7 @@ class PlainBatches(Sampler[list[tuple[int, int]]]):
 
     @property
     def largest(self) -> int:
-        """The most images of a batch."""
+        """Return the most images of a batch."""
         return min(self.batch_size, len(self.rows))
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -243,7 +246,7 @@ class PlainBatches(Sampler[list[tuple[int, int]]]):
 
 
 def default_workers(on_gpu: bool) -> int:
-    """How many worker processes feed one training process on this machine, shared with others by torchrun or not.
+    """Return how many worker processes feed one training process on this machine, which torchrun may share.
 
     A CPU that trains has no core to spare: one worker keeps decoding out of the step's way and its
     threads busy. A GPU is fed by the cores that there are, up to eight.
@@ -253,7 +256,7 @@ def default_workers(on_gpu: bool) -> int:
 
 
 class Feeding(NamedTuple):
-    """How a loader's processes are to work; `note` is one line where there are fewer than were asked for."""
+    """The processes of a loader and their lead; `note` is one line if there are fewer than were asked for."""
 
     workers: int
     ahead: int  # batches that each makes before they are needed
@@ -305,7 +308,7 @@ def make_loader(
     """Return the loader of a data set: batches come ready-made, in the sampler's order, ahead of their use.
 
     Args:
-        workers: loader processes; there are fewer, which `say` is told, where shared memory has no room for them.
+        workers: loader processes; there are fewer if shared memory has no room for them, which `say` is told.
     """
     workers, ahead, note = feeding(workers, dataset.batch_bytes(batches.largest), shared_memory_room(), pin_memory)
     if note:
@@ -327,13 +330,13 @@ def make_loader(
 
 
 def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches, on `device`: copied to a GPU in a stream of its own, each while the step before it runs."""
+    """Yield the batches on `device`: copied to a GPU in a stream of its own, each while the step before it runs."""
     for batch, _ in timed_ahead(batches, device):
         yield batch
 
 
 def timed_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[Batch, float]]:
-    """As `ahead`, each batch with the seconds for which the device has waited for the loader.
+    """Yield as `ahead` does, each batch with the seconds for which the device has waited for the loader.
 
     What a GPU still has to do is not waited for: then the loader's time counts as none.
     """
@@ -365,7 +368,7 @@ def timed_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[tupl
 
 
 def _timed(batches: Iterable[Batch], idle: Callable[[], bool]) -> Iterator[tuple[Batch, float]]:
-    """Each batch and the seconds until it was there; 0 for a device that was not `idle` by then."""
+    """Yield each batch and the seconds until it was there; 0 for a device that was not `idle` by then."""
     source = iter(batches)
     while True:
         mark = time.perf_counter()
@@ -377,7 +380,7 @@ def _timed(batches: Iterable[Batch], idle: Callable[[], bool]) -> Iterator[tuple
 
 
 def checked(batch: Batch) -> Batch:
-    """The batch, or the error of the image in it that could not be read.
+    """Return the batch, or raise the error of the image in it that could not be read.
 
     Raises:
         UserError: naming the image.

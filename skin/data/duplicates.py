@@ -1,4 +1,4 @@
-"""Copies of a picture under other names: found by a perceptual hash, and kept on one side of the split.
+"""Copies of a picture under other names: found by a perceptual hash, and kept in one split.
 
 The hash is imagehash's `phash` with 16x16 bits: the signs, against their median, of the lowest 256
 frequencies of the picture at 64 x 64. Of 171 pictures (HAM10000 at 200 x 150 and the demo set) every copy
@@ -23,7 +23,7 @@ from typing import TypeVar
 
 from skin.data.groups import join_pairs
 from skin.data.images import PIXELS_VERSION, ImageError, Preprocess, read_image
-from skin.data.layouts import Index
+from skin.data.index import Index
 from skin.data.npz import is_npz_image
 from skin.utils.errors import printable
 from skin.utils.files import written_aside
@@ -48,8 +48,9 @@ ResultT = TypeVar("ResultT")
 def join_near_duplicates(
     index: Index, cache: Path | None = None, progress: Callable[[int], None] | None = None, limit: int = JOIN_LIMIT
 ) -> Index:
-    """The index, with the groups joined between which near duplicates were found, and a note that says so; another
-    names those that bear two labels, of which one must be wrong.
+    """Return the index with those groups joined between which near duplicates are found.
+
+    A note says so; another names pairs with two labels, of which one must be wrong.
 
     A set of more than `limit` images is not read for this; it is joined by the hashes that an earlier
     `--check` has left in the cache, if it has.
@@ -58,12 +59,12 @@ def join_near_duplicates(
         cache: the folder where hashes are kept, so that each file is read once; None keeps nothing.
         progress: called with the number of images just done.
     """
-    known = Known(cache, index.root)
+    kept = HashCache(cache, index.root)
     paths = index.rows["path"].tolist()
-    if len(paths) > limit and any(known.get(path) is None for path in paths):
+    if len(paths) > limit and any(kept.get(path) is None for path in paths):
         note = f"near duplicates were not looked for among {len(paths):,} images; --check does so once and for all"
         return replace(index, notes=(*index.notes, note))
-    pairs, _ = near_pairs(perceptual_hashes(paths, known, progress))
+    pairs, _ = near_pairs(perceptual_hashes(paths, kept, progress))
     index = joined(index, pairs)
     labels, images = index.rows["label"].to_numpy(), index.rows["image"].to_numpy()
     conflicts = pairs[labels[pairs[:, 0]] != labels[pairs[:, 1]]]
@@ -75,7 +76,7 @@ def join_near_duplicates(
 
 
 def joined(index: Index, pairs: np.ndarray) -> Index:
-    """The index with the groups joined that a pair of rows (int [M, 2]) links, and a note if there are any."""
+    """Return the index with the groups joined that a pair of rows (int [M, 2]) links, and a note if there are any."""
     groups = index.rows["group"].to_numpy()
     apart = int((groups[pairs[:, 0]] != groups[pairs[:, 1]]).sum())
     if not apart:
@@ -86,38 +87,38 @@ def joined(index: Index, pairs: np.ndarray) -> Index:
 
 
 def perceptual_hash(path: str) -> np.ndarray:
-    """The hash of an image, uint64 [4]; raises `ImageError`."""
+    """Return the hash of an image, uint64 [4]; raises `ImageError`."""
     small = Image.fromarray(read_image(path, _THUMBNAIL))
     return np.packbits(imagehash.phash(small, hash_size=_SIDE).hash).view(np.uint64)
 
 
 def perceptual_hashes(
-    paths: Sequence[str], known: Known | None = None, progress: Callable[[int], None] | None = None
+    paths: Sequence[str], kept: HashCache | None = None, progress: Callable[[int], None] | None = None
 ) -> np.ma.MaskedArray:
-    """The hashes of images, uint64 [N, 4], masked where an image cannot be read.
+    """Return the hashes of images, uint64 [N, 4], masked if an image cannot be read.
 
-    What `known` has is taken from there; what it has not is read, by threads, and kept in it.
+    What `kept` has is taken from there. The others are read, by threads, and added to it.
     """
-    known = known or Known(None, Path())
+    kept = kept or HashCache(None, Path())
 
     def hash_of(path: str) -> np.ndarray | None:
         with suppress(ImageError):
-            found = known.get(path)
-            return known.add(path, perceptual_hash(path)) if found is None else found
+            found = kept.get(path)
+            return kept.add(path, perceptual_hash(path)) if found is None else found
         return None
 
     hashes = np.ma.masked_all((len(paths), 4), dtype=np.uint64)
     for row, found in enumerate(in_threads(hash_of, paths, progress)):
         if found is not None:
             hashes[row] = found
-    known.save()
+    kept.save()
     return hashes
 
 
 def in_threads(
     function: Callable[[str], ResultT], paths: Sequence[str], progress: Callable[[int], None] | None = None
 ) -> Iterator[ResultT]:
-    """`function` of each path, in order. Threads do: decoders let go of Python's lock, and nothing is copied."""
+    """Yield `function` of each path, in order. Threads will do: decoders release Python's lock."""
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), 1024):  # so that Ctrl-C need not wait for a million images
             part = paths[start : start + 1024]
@@ -128,9 +129,9 @@ def in_threads(
 
 
 def same_files(paths: Sequence[str], others: Sequence[str]) -> list[int]:
-    """For each of `paths` the first of `others` with the very same bytes, -1 where there is none.
+    """Return for each of `paths` the first of `others` with the very same bytes, -1 if there is none.
 
-    Only files of a size that both sides have are read. An image within an .npz has no file of its own, and
+    Only files of a size that both lists have are read. An image within an .npz has no file of its own, and
     what cannot be read is like nothing.
     """
     size_of = {path: _size(path) for path in {*paths, *others} if not is_npz_image(path)}
@@ -160,7 +161,7 @@ def _digest(path: str) -> bytes | None:
 
 
 def near_pairs(hashes: np.ma.MaskedArray, bits: int = NEAR_BITS) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of rows whose hashes differ in at most `bits` bits.
+    """Find the pairs of rows whose hashes differ in at most `bits` bits.
 
     Each hash is cut into 16 pieces of 16 bits. Two that differ in fewer than 32 bits have a piece in which
     they differ in one bit at most, so only rows that share a piece, or all but a bit of it, are compared:
@@ -196,7 +197,7 @@ def near_pairs(hashes: np.ma.MaskedArray, bits: int = NEAR_BITS) -> tuple[np.nda
 
 
 def _near(hashes: np.ndarray, bits: int) -> np.ndarray:
-    """The pairs of different hashes (uint64 [N, 4]) at most `bits` apart: int64 [M, 2], each once, sorted.
+    """Find the pairs of different hashes (uint64 [N, 4]) at most `bits` apart: int64 [M, 2], each once, sorted.
 
     Each is taken at the first piece that finds it: many pictures alike find one another by nearly every piece,
     and 10,000 of them are 50 million pairs.
@@ -226,7 +227,7 @@ def _near(hashes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _expand(starts: np.ndarray, ends: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Row `i` with each of `starts[i]` to `ends[i] - 1`, as two arrays, some millions at a time."""
+    """Yield row `i` with each of `starts[i]` to `ends[i] - 1`, as two arrays, some millions at a time."""
     lengths = ends - starts
     totals = np.cumsum(lengths)
     row = 0
@@ -240,7 +241,7 @@ def _expand(starts: np.ndarray, ends: np.ndarray) -> Iterator[tuple[np.ndarray, 
         row = stop
 
 
-class Known:
+class HashCache:
     """Hashes of the files of a data folder, kept in a cache folder between runs.
 
     A hash is kept under the file's path, size and times of change (see `skin.data.cache._stamp`), and the versions of
@@ -255,17 +256,17 @@ class Known:
         if self._file is None:
             return
         with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            with self._file.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-                keys, hashes = kept["keys"], kept["hashes"]
+            with self._file.open("rb") as file, np.load(file, allow_pickle=False) as file_of_hashes:
+                keys, hashes = file_of_hashes["keys"], file_of_hashes["hashes"]
             if keys.dtype == np.uint64 and hashes.dtype == np.uint64 and keys.shape[1:] == (2,):
                 self._hashes = dict(zip(map(bytes, keys), hashes.reshape(len(keys), 4), strict=True))
 
     def get(self, path: str) -> np.ndarray | None:
-        """The hash of the image at `path`, uint64 [4], if it is known."""
+        """Return the hash of the image at `path`, uint64 [4], if it is known."""
         return self._hashes.get(self._key(path))
 
     def add(self, path: str, found: np.ndarray) -> np.ndarray:
-        """Keep a hash; it is given back."""
+        """Keep a hash, and return it."""
         self._hashes[self._key(path)] = found
         self._changed = True
         return found

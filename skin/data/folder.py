@@ -1,4 +1,4 @@
-"""One walk over a data folder: what images and tables lie in it, and which file a table means by a name.
+"""One walk over a data folder: its images and tables, and the file that a table means by a name.
 
 Nothing outside the folder is ever read: a name with `..`, an absolute path or a link that leads out is
 refused by name.
@@ -13,7 +13,7 @@ import re
 import unicodedata
 from pathlib import Path, PureWindowsPath
 
-from skin.data.sources import IMAGE_SUFFIXES
+from skin.data.image_files import IMAGE_SUFFIXES
 from skin.utils.errors import UserError
 from skin.utils.run_folders import is_ours
 
@@ -49,8 +49,8 @@ class Folder:
             raise UserError(f"{root} is not a folder: --data takes the folder that holds the images")
         self._walk()
         self._drop_emptied()
-        for part in (self.tables, self.archives, self.folders, self.ours):
-            part.sort()
+        for paths in (self.tables, self.archives, self.folders, self.ours):
+            paths.sort()
         for path in self.images:
             name = _stem(path.rpartition("/")[2])
             known = self._names.setdefault(name, path)  # a tuple only where it must be: sets are large
@@ -114,7 +114,7 @@ class Folder:
             )
 
     def table(self, *names: str) -> Path | None:
-        """The table with one of these file names, wherever it lies in the folder.
+        """Return the table with one of these file names, wherever it lies in the folder.
 
         Raises:
             UserError: there are several, and they differ, or it is a link that leads out of the folder.
@@ -129,7 +129,7 @@ class Folder:
         return self.root / found[0] if found else None
 
     def distinct(self, paths: list[str]) -> list[str]:
-        """`paths` (relative to the root) without those that hold the same bytes as one before.
+        """Return `paths` (relative to the root) without those that hold the same bytes as one before.
 
         Raises:
             UserError: one is a link that leads out of the folder.
@@ -142,9 +142,9 @@ class Folder:
         return kept
 
     def find(self, name: str, *, converted: bool = False) -> str | None:
-        """The image that a table calls `name` (with or without extension or folders), relative to the root.
+        """Find the image that a table calls `name` (with or without extension or folders), relative to the root.
 
-        None where the folder has no such image. A name with an extension means a file of that extension,
+        None if the folder has no such image. A name with an extension means a file of that extension,
         large or small letters: `masks/i4.png` is no `i4.jpg`. With `converted` it may have any other.
 
         Raises:
@@ -179,7 +179,7 @@ class Folder:
         return found[0]
 
     def _same(self, one: str, other: str) -> bool:
-        """Whether two files of the folder have the same bytes; those of two sizes are not read."""
+        """Tell if two files of the folder have the same bytes; those of two sizes are not read."""
         try:
             return filecmp.cmp(self.root / one, self.root / other, shallow=False)
         except OSError as error:
@@ -204,7 +204,7 @@ def _composed(name: str) -> str:
 
 
 def image_suffix(name: str) -> str:
-    """The extension of an image's name, in small letters; `""` where it has none that images have."""
+    """Return the extension of an image's name, in small letters; `""` if it has none that images have."""
     suffix = posixpath.splitext(name)[1].lower()
     return suffix if suffix in IMAGE_SUFFIXES else ""
 

@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 
 
 def join_groups(*columns: pd.Series) -> pd.Series:
-    """One group name a row, such that rows which share a value (not `""`) of any of the columns share the group.
+    """Return one group name per row, the same for rows which share a value (not `""`) of any of the columns.
 
     A group is called after the least value of its first column that has one; `""` stands for rows without
     any value.
@@ -35,7 +35,7 @@ def join_groups(*columns: pd.Series) -> pd.Series:
 
 
 def join_pairs(groups: pd.Series, pairs: np.ndarray) -> pd.Series:
-    """`groups` (a name a row) with the groups joined that a pair of rows links.
+    """Return `groups` (one name per row) with the groups joined that a pair of rows links.
 
     Args:
         groups: [N] names.
@@ -52,7 +52,7 @@ def join_pairs(groups: pd.Series, pairs: np.ndarray) -> pd.Series:
 
 
 def _components(edges: np.ndarray, nodes: int) -> np.ndarray:
-    """The number of the connected component of each node, int [nodes]; `edges` is int [2, M]."""
+    """Return the number of each node's connected component, int [nodes]; `edges` is int [2, M]."""
     graph = coo_matrix((np.ones(edges.shape[1], dtype=np.int8), (edges[0], edges[1])), shape=(nodes, nodes))
     component: np.ndarray = connected_components(graph, directed=False)[1]
     return component

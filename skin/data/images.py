@@ -1,4 +1,4 @@
-"""One file to one picture: decode, turn, and bring to the stored size. The only place that opens images.
+"""The only place that opens images: it decodes, turns, and brings to the stored size.
 
 Whatever an image file holds (or only claims to hold), what comes out is either a uint8 RGB array whose
 shorter side is `resize_size`, or an `ImageError` that names the file and the reason. That array is *the*
@@ -15,10 +15,10 @@ import stat
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 from skin.data.npz import PIXEL_LIMIT, is_npz_image, npz_image_size, read_npz_image
 from skin.utils.errors import UserError, printable
@@ -43,6 +43,16 @@ _TILE_SIDES = (322, 323)  # TIFF tags
 _PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
+class PreprocessDict(TypedDict):
+    """A `Preprocess` as plain values, in checkpoints and JSON files."""
+
+    image_size: int
+    resize_size: int
+    interpolation: str
+    mean: list[float]
+    std: list[float]
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How an image becomes the network's input; travels in the checkpoint, so nobody states it twice.
@@ -60,13 +70,19 @@ class Preprocess:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists: fit for JSON and for `torch.load(weights_only=True)`."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+    def to_dict(self) -> PreprocessDict:
+        """Return plain numbers, strings and lists: fit for JSON and for `torch.load(weights_only=True)`."""
+        return {
+            "image_size": self.image_size,
+            "resize_size": self.resize_size,
+            "interpolation": self.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocess:
-        """The inverse of `to_dict`, for values that came from a file.
+        """Build it from what `to_dict` gave, as read from a file.
 
         Raises:
             UserError: a field is missing, unknown, of the wrong type, or out of range.
@@ -148,7 +164,7 @@ def read_image(source: str | Path | BinaryIO, preprocess: Preprocess) -> np.ndar
 def stored_image(
     image: Image.Image | np.ndarray, preprocess: Preprocess, name: str = "(in memory)"
 ) -> np.ndarray:
-    """The stored image of a picture that is open already; `name` stands for it in an error.
+    """Return the stored image of a picture that is open already; `name` stands for it in an error.
 
     Args:
         image: a Pillow image, or an array of uint8 or uint16: [H, W] or [H, W, 1] grey, [H, W, 3] RGB,
@@ -164,7 +180,7 @@ def stored_image(
 
 
 def centre_crop(stored: np.ndarray, size: int) -> np.ndarray:
-    """The middle square of a stored image, uint8 [size, size, 3], as a copy: what evaluation looks at."""
+    """Return a copy of the middle square of a stored image, uint8 [size, size, 3]: what evaluation looks at."""
     height, width = stored.shape[:2]
     if min(height, width) < size:
         raise ValueError(f"cannot crop {size} pixels from an image of {width}x{height}")
@@ -173,7 +189,7 @@ def centre_crop(stored: np.ndarray, size: int) -> np.ndarray:
 
 
 def read_header(path: str | Path) -> tuple[int, int, str]:
-    """Width, height (as stored, before any EXIF turn) and format of an image file, without decoding it.
+    """Return width, height (as stored, before any EXIF turn) and format of an image file, without decoding it.
 
     Raises:
         ImageError: missing, empty, too large, or not an image of a known format.
@@ -188,7 +204,7 @@ def read_header(path: str | Path) -> tuple[int, int, str]:
 
 
 def _name(source: str | Path | BinaryIO) -> str:
-    """What an error calls the source: its path, or the name that an open file carries."""
+    """Return what an error calls the source: its path, or the name that an open file carries."""
     if isinstance(source, (str, Path)):
         return os.fspath(source)
     name = getattr(source, "name", None)
@@ -246,7 +262,7 @@ def _only_image_errors(name: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """A decoder's exception as a phrase for the user."""
+    """Return a decoder's exception as a phrase for the user."""
     if isinstance(error, UnidentifiedImageError):
         return f"not an image of a format that is read here ({', '.join(FORMATS)})"
     if isinstance(error, Image.DecompressionBombError):
@@ -277,13 +293,13 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
 
 
 def _scans_at_most(data: bytes) -> int:
-    """How many scans a JPEG may have, told in a sixth of the time of `_scans`."""
+    """Count the scans that a JPEG has at most, in a sixth of the time of `_scans`."""
     marks = np.frombuffer(data, np.uint8)
     return int(np.count_nonzero((marks[:-1] == 0xFF) & (marks[1:] == 0xDA)))
 
 
 def _scans(data: bytes) -> int:
-    """How many scans a JPEG has. Segments (an EXIF thumbnail's too) are passed over, and what follows its end, such
+    """Count the scans of a JPEG. Segments (an EXIF thumbnail's too) are passed over, and what follows its end, such
     as a phone's film, is not looked at."""
     scans, at = 0, 2
     for _ in range(_SEGMENT_LIMIT):
@@ -305,16 +321,16 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 
 
 def _decode_rgb(data: bytes, image: Image.Image) -> np.ndarray | None:
-    """A JPEG's pixels, uint8 [H, W, 3], or None where OpenCV refuses it: Pillow then decodes it, or says why not.
+    """Decode a JPEG to uint8 [H, W, 3], or None if OpenCV refuses it: Pillow then decodes it, or says why not.
 
-    The bits are Pillow's (both are libjpeg-turbo), a tenth sooner: Pillow holds four bytes a pixel and copies twice.
+    The bits are Pillow's (both are libjpeg-turbo), a tenth sooner: Pillow has four bytes per pixel and copies twice.
     """
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     return pixels if pixels is not None and pixels.shape == (image.height, image.width, 3) else None
 
 
 def _finish(pixels: np.ndarray, image: Image.Image, preprocess: Preprocess) -> np.ndarray:
-    """From decoded pixels, RGB or premultiplied RGBA, to the stored image; `image` knows how they are turned."""
+    """Make decoded pixels, RGB or premultiplied RGBA, the stored image; `image` knows how they are turned."""
     pixels = _resize(pixels, preprocess)
     if pixels.shape[2] == 4:  # premultiplied, so resizing and laying on white may change places
         alpha = pixels[:, :, 3:]

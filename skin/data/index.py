@@ -1,4 +1,4 @@
-"""The `Index`: what a data folder comes to, one row an image, whatever layout it was in.
+"""The `Index`: the table of the images of a data folder, one row per image, whatever layout it was in.
 
 A layout makes a `Draft` of its tables or folders; `build_index` finds its images, leaves out and counts
 what cannot be used, and stops where that is more than the user would shrug at.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from skin.data.folder import Folder, image_suffix
@@ -24,7 +24,7 @@ _SHRUG = 0.01  # the share of rows that may be unusable before it is an error
 
 @dataclass(frozen=True)
 class Index:
-    """A data set, one row an image.
+    """A data set, one row per image.
 
     Attributes:
         root: the data folder, absolute.
@@ -33,8 +33,8 @@ class Index:
             lesion or patient; the image's own name where none is known), split (`train`, `val`, `test`
             or `""`), then the attributes: numbers (NaN where missing) or text (`""` where missing).
         classes: the labels that have images, sorted.
-        notes: what was counted and should be said, a line each.
-        faults: what would have stopped `read_index`, where it was told to keep going; a line each.
+        notes: lines about what was counted and should be said.
+        faults: lines about what would have stopped `read_index`, if it was told to keep going.
         missing: images that a table names and the folder lacks.
         unnamed: images in the folder, relative to it, that no row names.
     """
@@ -49,9 +49,9 @@ class Index:
     unnamed: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Draft:
-    """What a layout makes of its tables or folders, before the images are looked for.
+    """The rows that a layout's tables or folders give, before the images are looked for.
 
     Attributes:
         rows: the columns of `Index.rows` but for `path`; `image` is as the table names it, and a column
@@ -60,27 +60,28 @@ class Draft:
         classes: the classes that the source declares, where it does.
         notes: what was counted and should be said.
         unusable: the notes on rows without image or class, with their numbers: too many are an error.
-        missing, unnamed: as in `Index`.
+        missing, unnamed: as in `Index`; found when the images are, if not by the layout.
     """
 
     rows: pd.DataFrame
     source: str
     classes: tuple[str, ...] = ()
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
     unusable: dict[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()
 
 
 def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, keep_going: bool) -> Index:
-    """The index of a draft; `allow_missing` and `keep_going` as in `read_index`.
+    """Return the index of a draft; `allow_missing` and `keep_going` as in `read_index`.
 
     Raises:
         UserError: rows contradict each other, too many are unusable, or none is left.
     """
     named = len(draft.rows) + sum(draft.unusable.values())
-    rows = _with_files(draft, folder)
-    rows, faults = _one_row_an_image(draft, rows)
+    draft = _with_files(_with_classes(draft), folder)
+    draft, faults = _one_row_per_image(draft)
+    rows = draft.rows.copy()
     unusable = sum(draft.unusable.values())
     what = "; ".join(draft.unusable)
     if rows.empty:
@@ -98,10 +99,9 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
     for column in attributes:
         rows[column] = _as_numbers(rows[column])
     classes = tuple(sorted(rows["label"].unique()))
-    empty = [cls for cls in draft.classes if cls not in classes]
-    if empty:
-        draft.notes.append(f"{draft.source} has no image of {', '.join(empty)}")
-    notes = (*draft.unusable, *draft.notes, *_passed_over(folder))
+    empty = ", ".join(cls for cls in draft.classes if cls not in classes)
+    of_none = [f"{draft.source} has no image of {empty}"] if empty else []
+    notes = (*draft.unusable, *draft.notes, *of_none, *_passed_over(folder))
     return Index(folder.root, layout, rows, classes, notes, tuple(faults), draft.missing, draft.unnamed)
 
 
@@ -112,43 +112,57 @@ def _passed_over(folder: Folder) -> list[str]:
     return [f"passed over {made} that runs, reports or checks were written to (first: {printable(folder.ours[0])})"]
 
 
-def _with_files(draft: Draft, folder: Folder) -> pd.DataFrame:
-    """The rows that have a class and an image, with the column `file`; counts the others."""
+def _without(draft: Draft, rows: pd.Series, note: str) -> Draft:
+    """Leave out `rows` (bool [N]), and count them as unusable under `note` and the first one's name."""
+    number = int(rows.sum())
+    if not number:
+        return draft
+    note += f" (first: {printable(draft.rows.loc[rows, 'image'].iloc[0])})"
+    return replace(draft, rows=draft.rows[~rows], unusable={**draft.unusable, note: number})
+
+
+def _with_classes(draft: Draft) -> Draft:
+    """Leave out the rows without a class."""
+    without = draft.rows["label"] == ""
+    return _without(draft, without, f"{draft.source} has {count(without.sum(), 'row')} without a class")
+
+
+def _with_files(draft: Draft, folder: Folder) -> Draft:
+    """Add the column `file`, leave out the rows without an image, and say what images no row names."""
     rows = draft.rows
-    without = rows["label"] == ""
-    if without.any():
-        note = f"{draft.source} has {count(without.sum(), 'row')} without a class"
-        draft.unusable[f"{note} (first: {printable(rows.loc[without, 'image'].iloc[0])})"] = int(without.sum())
-        rows = rows[~without]
     if "file" in rows:
         for file in rows["file"]:
             folder.refuse_link(file)
-        return rows
+        return draft
     names = rows["image"]
     if (names == "").any():
         raise UserError(f"{draft.source} has a row without an image name: correct the table")
-    draft.notes += _words(rows, draft.source)
-    files = _find(names, folder, draft)
+    notes = _words(rows, draft.source)
+    files, extensions = _find(names, folder, draft.source)
+    notes += extensions
     missing = files.isna()
-    draft.unnamed = tuple(sorted(folder.images - set(files) - set(folder.copies)))
-    draft.missing = tuple(names[missing])
+    unnamed = tuple(sorted(folder.images - set(files) - set(folder.copies)))
     if folder.copies:
-        draft.notes.append(f"the folder holds {count(len(folder.copies), 'image')} twice: one copy of each is used")
-    if draft.unnamed:
-        unnamed = count(len(draft.unnamed), "image")
-        draft.notes.append(f"the folder holds {unnamed} that {draft.source} does not name: left out")
-    if missing.any():
-        note = f"{draft.source} names {count(missing.sum(), 'image')} that the folder lacks"
-        draft.unusable[f"{note} (first: {printable(names[missing].iloc[0])})"] = int(missing.sum())
-    return rows.assign(file=files)[~missing]
+        notes.append(f"the folder holds {count(len(folder.copies), 'image')} twice: one copy of each is used")
+    if unnamed:
+        notes.append(f"the folder holds {count(len(unnamed), 'image')} that {draft.source} does not name: left out")
+    found = replace(
+        draft,
+        rows=rows.assign(file=files),
+        notes=(*draft.notes, *notes),
+        missing=tuple(names[missing]),
+        unnamed=unnamed,
+    )
+    return _without(found, missing, f"{draft.source} names {count(missing.sum(), 'image')} that the folder lacks")
 
 
-def _find(names: pd.Series, folder: Folder, draft: Draft) -> pd.Series:
-    """The file of each name, None where there is none; says where files have other extensions than is plain.
+def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, list[str]]:
+    """Return the file of each name, None where there is none, and notes if files have other extensions than is plain.
 
-    A name's extension is binding as long as one row's is found: else the picture that is missing would be
-    its mask or thumbnail of the same name. Where none is, the whole set was converted.
+    A name's extension is binding as long as one row's is found: otherwise the picture that is missing would be
+    its mask or thumbnail of the same name. If none is found, the whole set was converted.
     """
+    notes = []
     files = pd.Series([folder.find(name) for name in names], index=names.index, dtype=object)
     named = names.map(image_suffix).astype(bool)
     converted = bool(named.any()) and bool(files[named].isna().all())
@@ -156,14 +170,14 @@ def _find(names: pd.Series, folder: Folder, draft: Draft) -> pd.Series:
         files[named] = [folder.find(name, converted=True) for name in names[named]]
         if files[named].notna().any():
             taken = _kinds(files[named])
-            draft.notes.append(f"no image has the extension that {draft.source} gives it; taken instead: {taken}")
+            notes.append(f"no image has the extension that {source} gives it; taken instead: {taken}")
     if files[~named].dropna().map(image_suffix).nunique() > 1:
-        draft.notes.append(f"{draft.source} names images without extension; found: {_kinds(files[~named])}")
-    return files
+        notes.append(f"{source} names images without extension; found: {_kinds(files[~named])}")
+    return files, notes
 
 
 def _kinds(files: pd.Series) -> str:
-    """How many files have which extension, and the first of each."""
+    """Say how many files have which extension, and the first of each."""
     found = files.dropna()
     kinds = found.map(image_suffix)
     first = found.groupby(kinds).first()
@@ -173,7 +187,7 @@ def _kinds(files: pd.Series) -> str:
 
 
 def _words(rows: pd.DataFrame, source: str) -> list[str]:
-    """Notes on classes and groups with the name of a gap: they are taken at their word, which may not be meant."""
+    """Return notes on classes and groups with the name of a gap: taken at their word, which may not be meant."""
     notes = []
     for column, what in (("label", "class"), ("group", "group")):
         values = rows[column]
@@ -184,11 +198,12 @@ def _words(rows: pd.DataFrame, source: str) -> list[str]:
     return notes
 
 
-def _one_row_an_image(draft: Draft, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def _one_row_per_image(draft: Draft) -> tuple[Draft, list[str]]:
     """Drop repeated rows; rows that repeat an image with another label, group or split are faults."""
+    rows = draft.rows
     again = rows.duplicated("file")
     if not again.any():
-        return rows.copy(), []
+        return draft, []
     faults = []
     repeated = rows[rows["file"].isin(rows.loc[again, "file"])]
     for column in ("label", "group", "split"):
@@ -198,8 +213,8 @@ def _one_row_an_image(draft: Draft, rows: pd.DataFrame) -> tuple[pd.DataFrame, l
                 f"{draft.source} gives the image {file} two values of {column}, "
                 f"'{found[0]}' and '{found[1]}': correct the table"
             )
-    draft.notes.append(f"{draft.source} repeats {count(again.sum(), 'row')}: counted once")
-    return rows[~again].copy(), faults
+    note = f"{draft.source} repeats {count(again.sum(), 'row')}: counted once"
+    return replace(draft, rows=rows[~again], notes=(*draft.notes, note)), faults
 
 
 def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
@@ -213,7 +228,7 @@ def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
 
 
 def _as_numbers(values: pd.Series) -> pd.Series:
-    """Numbers, NaN where missing, if every value that is there is one; else the text as it is."""
+    """Return numbers, NaN where missing, if every value that is there is one; otherwise the text as it is."""
     known = values[values != ""]
     numbers = pd.to_numeric(known, errors="coerce")
     if known.empty or numbers.isna().any():
@@ -222,4 +237,5 @@ def _as_numbers(values: pd.Series) -> pd.Series:
 
 
 def count(number: float, noun: str) -> str:
+    """Return a number of things: `1 image`, `1,234 images`."""
     return f"{int(number):,} {noun}" if number == 1 else f"{int(number):,} {noun}s"

@@ -46,7 +46,7 @@ UNPACKED = re.compile(r"\.?[0-9a-f]{16}-[0-9a-f]{16}\.npy(\.lock|\.[0-9a-f]+\.tm
 
 
 class NpzFile:
-    """What an archive says of its arrays: `arrays` holds shape and dtype by name, read from the headers.
+    """An archive's list of its arrays: `arrays` holds shape and dtype by name, read from the headers.
 
     Raises:
         UserError: it is no such archive, or an array in it is pickled.
@@ -70,9 +70,10 @@ class NpzFile:
             raise UserError(f"{path} cannot be read as an .npz archive: {error}; download it again") from error
 
     def image_count(self, name: str) -> int:
-        """The number of images in the array `name`, uint8 [N, H, W] or [N, H, W, 3]; else a `UserError`.
+        """Return the number of images in the array `name`, uint8 [N, H, W] or [N, H, W, 3].
 
-        So are images of more than 50 million pixels.
+        Raises:
+            UserError: it is no such array, or has images of more than 50 million pixels.
         """
         shape, dtype = self._find(name)
         if dtype != np.uint8 or not (len(shape) == 3 or (len(shape) == 4 and shape[3] == 3)) or 0 in shape[1:]:
@@ -82,7 +83,7 @@ class NpzFile:
         return shape[0]
 
     def labels(self, name: str, count: int, classes: int) -> np.ndarray:
-        """The class numbers in the array `name`, int64 [count]; a `UserError` where they are not that."""
+        """Return the class numbers in the array `name`, int64 [count]; a `UserError` if they are not that."""
         shape, dtype = self._find(name)
         if shape not in ((count,), (count, 1)) or dtype.kind not in "iu":
             raise UserError(f"{self.path}: {name} is {dtype} {list(shape)}, not {count} class numbers")
@@ -102,7 +103,7 @@ class NpzFile:
 
 
 def is_npz_image(path: str | os.PathLike[str]) -> bool:
-    """Whether `path` names an image inside an archive rather than a file."""
+    """Tell if `path` names an image inside an archive rather than a file."""
     return _MARK in os.fspath(path)
 
 
@@ -118,12 +119,12 @@ def unpack_in(folder: Path | None) -> None:
 
 
 def archive_of(path: str) -> str:
-    """The file that holds an image: the archive of one that is in an archive, else `path` itself."""
+    """Return the file that holds an image: the archive of one that is in an archive, otherwise `path` itself."""
     return path[: path.index(_MARK) + len(".npz")] if _MARK in path else path
 
 
 def read_npz_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """The image that `path` (`<archive>.npz::<array>/<row>`) names: uint8 [H, W, 3], RGB; grey is repeated.
+    """Return the image that `path` (`<archive>.npz::<array>/<row>`) names: uint8 [H, W, 3], RGB; grey is repeated.
 
     Raises:
         UserError: there is no such archive, array or row, it is damaged, a row has more than 50 million pixels,
@@ -141,7 +142,7 @@ def read_npz_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def npz_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height of the image that `path` names, from the array's header. Raises as `read_npz_image`."""
+    """Return width and height of the image that `path` names, from the array's header. Raises as `read_npz_image`."""
     archive, array, row = _parts(os.fspath(path))
     with _naming(path):
         shape = _shape(archive, array, _stamp(archive))
@@ -160,7 +161,7 @@ def _parts(path: str) -> tuple[str, str, int]:
 
 @contextmanager
 def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """What a missing or damaged archive raises, as a `UserError` that names the image."""
+    """Turn what a missing or damaged archive raises into a `UserError` that names the image."""
     try:
         yield
     except (*_BROKEN, KeyError, IndexError) as error:
@@ -174,7 +175,7 @@ def _stamp(archive: str) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=6)
 def _load(archive: str, array: str, stamp: tuple[int, int]) -> np.ndarray | str:
-    """The rows, or the reason why there are none: a minute's work is not done anew for each of 10,000 images."""
+    """Return the rows, or why there are none: a minute's work is not done anew for each of 10,000 images."""
     try:
         return _unpacked(archive, array, stamp)
     except (*_BROKEN, KeyError, UserError) as error:
@@ -231,7 +232,7 @@ def _unpacked_in(
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array in a `.npy` file, read as it is used; None if there is none of that shape."""
+    """Map the array in a `.npy` file, read as it is used; None if there is none of that shape."""
     try:
         rows: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -270,7 +271,7 @@ def _cannot_unpack(shape: tuple[int, ...], folder: Path) -> Iterator[None]:
 
 
 def _temporary_folder() -> Path:
-    """A folder that this process and those that it starts unpack to; it goes when the process that made it ends."""
+    """Return the folder that this process and those it starts unpack to; it goes when the one that made it ends."""
     folder = os.environ.get(_TEMPORARY)
     if folder is None or not Path(folder).is_dir():
         try:
@@ -294,7 +295,7 @@ def _shape(archive: str, array: str, stamp: tuple[int, int]) -> tuple[int, ...]:
 
 @contextmanager
 def _opened(archive: str, array: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-    """An array of images, opened behind its header, and its shape; nothing is inflated that is no such array."""
+    """Open an array of images behind its header, and give its shape; nothing is inflated that is no such array."""
     member = array + ".npy"
     with zipfile.ZipFile(archive) as whole, _open_member(whole, member) as file:
         shape, dtype = _array_header(file)
@@ -308,7 +309,7 @@ def _opened(archive: str, array: str) -> Iterator[tuple[IO[bytes], tuple[int, ..
 
 
 def _too_large(shape: tuple[int, ...]) -> str:
-    """Why images of an array of this shape are not read, or nothing."""
+    """Return why images of an array of this shape are not read, or nothing."""
     height, width = shape[1:3]
     if max(3 * height * width, math.prod(shape[1:])) <= 3 * PIXEL_LIMIT:
         return ""
@@ -323,7 +324,7 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """A file in the archive. Only what numpy writes: bzip2 and LZMA give a thousandfold of what was asked for."""
+    """Open a file in the archive, as numpy writes it: bzip2 and LZMA give a thousandfold of what was asked for."""
     if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed in a way that numpy does not write")
     return archive.open(name)

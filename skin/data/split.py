@@ -1,7 +1,7 @@
-"""Train, validation and test parts: stratified by class, no lesion or patient on two sides.
+"""Train, validation and test splits: stratified by class, no lesion or patient in two of them.
 
 `assign` is the algorithm on plain arrays, `split_index` applies it to a data set and keeps the splits
-that the data bring, `leaks` looks for groups on two sides, and the manifest (`split.csv`) is the record
+that the data bring, `leaks` looks for groups in two splits, and the manifest (`split.csv`) is the record
 of a run's split, itself a labels table.
 """
 
@@ -11,33 +11,33 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from skin.data.layouts import Index
+from skin.data.index import Index
 from skin.utils.errors import UserError, printable
 from skin.utils.files import write_atomically
 
 import numpy as np
 import pandas as pd
 
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 MANIFEST_COLUMNS = ["image", "label", "group", "split"]
 
 
 class TooFewGroups(UserError):
-    """A class cannot stand in every part. `label` is its number."""
+    """A class cannot stand in every split. `label` is its number."""
 
-    def __init__(self, label: int, groups: int, parts: int) -> None:
-        super().__init__(f"class {label} has too few groups for the split: {groups}, and {parts} are needed")
-        self.label, self.groups, self.parts = label, groups, parts
+    def __init__(self, label: int, groups: int, splits: int) -> None:
+        super().__init__(f"class {label} has too few groups for the split: {groups}, and {splits} are needed")
+        self.label, self.groups, self.splits = label, groups, splits
 
 
 def parse_fractions(text: str) -> tuple[float, float, float]:
-    """`'70/20/10'` (any positive scale; val or test may be 0) as three fractions that add up to 1.
+    """Return `'70/20/10'` (any positive scale; val or test may be 0) as three fractions that add up to 1.
 
     Raises:
-        UserError: it is not three numbers, one is negative, or the training part is 0.
+        UserError: it is not three numbers, one is negative, or that of training is 0.
     """
     try:
-        numbers = [float(part) for part in text.split("/")]
+        numbers = [float(number) for number in text.split("/")]
     except ValueError:
         numbers = []
     if len(numbers) != 3 or not math.isfinite(sum(numbers)) or min(numbers) < 0 or numbers[0] == 0:
@@ -49,7 +49,7 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
 def assign(
     labels: np.ndarray, groups: np.ndarray, fractions: tuple[float, float, float], seed: int
 ) -> np.ndarray:
-    """Give each row a part such that no group stands in two and each class is near its fractions.
+    """Give each row a split such that no group stands in two and each class is near its fractions.
 
     Groups are taken in an order drawn from (`seed`, the set of groups), those of several classes first,
     then the larger ones. Each goes where the classes it holds lack most of what their fractions promise
@@ -59,24 +59,24 @@ def assign(
     Args:
         labels: int [N], from 0.
         groups: [N], names.
-        fractions: of train, val, test; they add up to 1, and a part of fraction 0 stays empty.
+        fractions: of train, val, test; they add up to 1, and a split of fraction 0 stays empty.
         seed: of the draw.
 
     Returns:
         `'train'`, `'val'` or `'test'`, [N] of `<U5`.
 
     Raises:
-        TooFewGroups: a class cannot have a group in every part.
+        TooFewGroups: a class cannot have a group in every split.
     """
     deal = _Deal(np.asarray(labels), np.asarray(groups), fractions)
     for group in deal.order(seed):
         deal.put(group, deal.neediest(group))
-    deal.fill_empty_parts()
-    return np.asarray(PARTS)[np.asarray(deal.part_of)[deal.group_of_row]]
+    deal.fill_empty_splits()
+    return np.asarray(SPLITS)[np.asarray(deal.split_of)[deal.group_of_row]]
 
 
 class _Deal:
-    """The groups (as `[(label, images), ...]`), and what each part holds of each class while they are dealt."""
+    """The groups (as `[(label, images), ...]`), and what each split holds of each class while they are dealt."""
 
     def __init__(self, labels: np.ndarray, groups: np.ndarray, fractions: tuple[float, float, float]) -> None:
         self.group_of_row, names = pd.factorize(groups, sort=True)
@@ -85,12 +85,12 @@ class _Deal:
         self.contents: list[list[tuple[int, int]]] = [[] for _ in range(len(names))]
         for pair, count in zip(pairs.tolist(), images.tolist(), strict=True):
             self.contents[pair // classes].append((pair % classes, count))
-        self.parts = [part for part in range(len(PARTS)) if fractions[part] > 0]
+        self.splits = [split for split in range(len(SPLITS)) if fractions[split] > 0]
         self.fractions = fractions
         self.class_size = np.bincount(labels, minlength=classes).tolist()
         self.dealt = [0] * classes
-        self.held = [[0] * classes for _ in PARTS]
-        self.part_of = [0] * len(names)
+        self.held = [[0] * classes for _ in SPLITS]
+        self.split_of = [0] * len(names)
 
     def order(self, seed: int) -> list[int]:
         shuffled = np.random.Generator(np.random.Philox(key=seed)).permutation(len(self.contents))
@@ -99,55 +99,55 @@ class _Deal:
         return shuffled[np.lexsort((-sizes, -kinds))].tolist()
 
     def neediest(self, group: int) -> int:
-        best, most = self.parts[0], -np.inf
-        for part in self.parts:
-            held, fraction = self.held[part], self.fractions[part]
+        best, most = self.splits[0], -np.inf
+        for split in self.splits:
+            held, fraction = self.held[split], self.fractions[split]
             need = 0.0
             for label, count in self.contents[group]:
                 need += (fraction * (self.dealt[label] + count) - held[label]) * count / self.class_size[label]
             if need > most + 1e-12:
-                best, most = part, need
+                best, most = split, need
         return best
 
-    def put(self, group: int, part: int) -> None:
-        self.part_of[group] = part
+    def put(self, group: int, split: int) -> None:
+        self.split_of[group] = split
         for label, count in self.contents[group]:
             self.dealt[label] += count
-            self.held[part][label] += count
+            self.held[split][label] += count
 
-    def fill_empty_parts(self) -> None:
-        """Move the smallest group that can be spared into each part that lacks a class."""
+    def fill_empty_splits(self) -> None:
+        """Move the smallest group that can be spared into each split that lacks a class."""
         lacking = [(size, label) for label, size in enumerate(self.class_size) if size and self._empty(label)]
         for _, label in sorted(lacking):
             groups = [g for g, content in enumerate(self.contents) if any(known == label for known, _ in content)]
-            for part in self._empty(label):
+            for split in self._empty(label):
                 spare = [g for g in groups if self._can_leave(g)]
                 if not spare:
-                    raise TooFewGroups(label, len(groups), len(self.parts))
-                self._move(min(spare, key=self._size), part)
+                    raise TooFewGroups(label, len(groups), len(self.splits))
+                self._move(min(spare, key=self._size), split)
 
     def _size(self, group: int) -> tuple[int, int]:
         return len(self.contents[group]), sum(count for _, count in self.contents[group])
 
     def _empty(self, label: int) -> list[int]:
-        return [part for part in self.parts if not self.held[part][label]]
+        return [split for split in self.splits if not self.held[split][label]]
 
     def _can_leave(self, group: int) -> bool:
-        held = self.held[self.part_of[group]]
+        held = self.held[self.split_of[group]]
         return all(held[label] > count for label, count in self.contents[group])
 
-    def _move(self, group: int, part: int) -> None:
+    def _move(self, group: int, split: int) -> None:
         for label, count in self.contents[group]:
-            self.held[self.part_of[group]][label] -= count
+            self.held[self.split_of[group]][label] -= count
             self.dealt[label] -= count
-        self.put(group, part)
+        self.put(group, split)
 
 
 def split_index(index: Index, fractions: tuple[float, float, float], seed: int) -> pd.DataFrame:
-    """`index.rows` with `split` filled in.
+    """Return `index.rows` with `split` filled in.
 
-    A split that the data bring stays. A part that they lack is cut from the training part, by group, in
-    proportion to `fractions`. Rows without a split go where their group already stands, else are dealt.
+    A split that the data bring stays. One that they lack is cut from the training split, by group, in
+    proportion to `fractions`. Rows without a split go where their group already stands; others are dealt.
 
     Raises:
         UserError: there is one class only, or a class has too few groups; it names the class.
@@ -158,44 +158,44 @@ def split_index(index: Index, fractions: tuple[float, float, float], seed: int) 
     brought = set(rows["split"]) - {""}
     if brought and "train" not in brought and not (rows["split"] == "").any():
         raise UserError(
-            f"{index.root} brings a split without a training part (only {', '.join(sorted(brought))}): "
+            f"{index.root} brings splits without a training split (only {', '.join(sorted(brought))}): "
             "add one, or name a table with --labels"
         )
     _follow_group(rows)
-    lacking = [part for part in ("val", "test") if part not in brought]
+    lacking = [split for split in ("val", "test") if split not in brought]
     pool = (rows["split"] == "") | ((rows["split"] == "train") if lacking else False)
-    dealt = {"train", *lacking} if lacking else set(PARTS)
-    share = [fraction if part in dealt else 0.0 for part, fraction in zip(PARTS, fractions, strict=True)]
+    dealt = {"train", *lacking} if lacking else set(SPLITS)
+    share = [fraction if split in dealt else 0.0 for split, fraction in zip(SPLITS, fractions, strict=True)]
     if not pool.any():
         return rows
     whole = sum(share)
     labels = pd.Categorical(rows.loc[pool, "label"], categories=index.classes).codes.astype(np.int64)
     groups = rows.loc[pool, "group"].to_numpy()
     try:
-        parts = assign(labels, groups, (share[0] / whole, share[1] / whole, share[2] / whole), seed)
+        splits = assign(labels, groups, (share[0] / whole, share[1] / whole, share[2] / whole), seed)
     except TooFewGroups as error:
         raise UserError(
             f"{index.root}: class '{index.classes[error.label]}' has images of {error.groups} lesions, patients or "
-            f"single images to be split, and each of {error.parts} parts needs one of its own: add images, leave "
-            "the class out, or ask for fewer parts (--split 80/20/0)"
+            f"single images to be split, and each of {error.splits} splits needs one of its own: add images, leave "
+            "the class out, or ask for fewer splits (--split 80/20/0)"
         ) from error
-    rows.loc[pool, "split"] = parts
+    rows.loc[pool, "split"] = splits
     return rows
 
 
 def _follow_group(rows: pd.DataFrame) -> None:
-    """Rows without a split whose group stands on one side go to that side, in place."""
+    """Put rows without a split into the one that their group stands in, in place."""
     placed = rows[rows["split"] != ""]
     if placed.empty or len(placed) == len(rows):
         return
-    side = placed.groupby("group")["split"].first()
+    known = placed.groupby("group")["split"].first()
     open_rows = rows["split"] == ""
-    rows.loc[open_rows, "split"] = rows.loc[open_rows, "group"].map(side).fillna("")
+    rows.loc[open_rows, "split"] = rows.loc[open_rows, "group"].map(known).fillna("")
 
 
 @dataclass(frozen=True)
 class Leak:
-    """One group that stands in several parts: its name, the parts, and an image of it in each."""
+    """One group that stands in several splits: its name, the splits, and an image of it in each."""
 
     group: str
     splits: tuple[str, ...]
@@ -203,17 +203,17 @@ class Leak:
 
     def __str__(self) -> str:
         where = ", ".join(f"{image} in {split}" for image, split in zip(self.images, self.splits, strict=True))
-        return f"group {self.group} stands on {len(self.splits)} sides: {where}"
+        return f"group {self.group} stands in {len(self.splits)} splits: {where}"
 
 
 def leaks(rows: pd.DataFrame) -> list[Leak]:
-    """Every group that stands in more than one part, by name. Rows without a split do not count."""
+    """List the groups that stand in more than one split, by name. Rows without a split do not count."""
     placed = rows.loc[rows["split"] != "", ["image", "group", "split"]]
-    sides = placed.drop_duplicates(["group", "split"])
-    both = sides[sides.duplicated("group", keep=False)].sort_values(["group", "split"])
+    once = placed.drop_duplicates(["group", "split"])
+    both = once[once.duplicated("group", keep=False)].sort_values(["group", "split"])
     return [
-        Leak(str(group), tuple(part["split"]), tuple(part["image"]))
-        for group, part in both.groupby("group", sort=True)
+        Leak(str(group), tuple(found["split"]), tuple(found["image"]))
+        for group, found in both.groupby("group", sort=True)
     ]
 
 
@@ -224,10 +224,10 @@ def write_manifest(rows: pd.DataFrame, path: Path) -> None:
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """The manifest at `path`: the columns image, label, group, split, as text.
+    """Return the manifest at `path`: the columns image, label, group, split, as text.
 
     Raises:
-        UserError: it cannot be read, lacks a column, names an image twice, or names a part that is none.
+        UserError: it cannot be read, lacks a column, names an image twice, or names a split that is none.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
@@ -240,16 +240,16 @@ def read_manifest(path: Path) -> pd.DataFrame:
     if twice.any():
         name = printable(table.loc[twice, "image"].iloc[0])
         raise UserError(f"{path} names the image '{name}' twice: keep one of the rows, the one that the run wrote")
-    wrong = ~table["split"].isin(PARTS)
+    wrong = ~table["split"].isin(SPLITS)
     if wrong.any():
-        raise UserError(f"{path} puts '{table.loc[wrong, 'image'].iloc[0]}' in no part of train, val, test")
+        raise UserError(f"{path} puts '{table.loc[wrong, 'image'].iloc[0]}' in none of the splits train, val, test")
     return table[MANIFEST_COLUMNS]
 
 
 def apply_manifest(
     rows: pd.DataFrame, manifest: pd.DataFrame, source: Path, remedy: str = "bring them back"
 ) -> pd.DataFrame:
-    """The rows of an index that a run's manifest names, with label, group and split as the run had them.
+    """Return the rows of an index that a run's manifest names, with label, group and split as the run had them.
 
     Raises:
         UserError: an image of the manifest is no longer in the data; `remedy` is what to do.

@@ -26,7 +26,7 @@ _HEADER_BYTES = 1 << 16
 
 
 def header(path: Path) -> list[str]:
-    """The column names of the table at `path`, stripped. No columns where it cannot be a table."""
+    """Return the column names of the table at `path`, stripped; none if it cannot be a table."""
     try:
         with path.open("rb") as file:
             start = file.read(_HEADER_BYTES)
@@ -40,9 +40,9 @@ def header(path: Path) -> list[str]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """The table at `path`: columns of stripped text, `""` where a value is missing or `nan`.
+    """Read the table at `path`: columns of stripped text, `""` if a value is missing or `nan`.
 
-    UTF-8 with or without a byte order mark, UTF-16 with one, else Windows-1252; commas, semicolons or
+    UTF-8 with or without a byte order mark, UTF-16 with one, otherwise Windows-1252; commas, semicolons or
     tabs; LF, CRLF or CR.
 
     Raises:
@@ -78,12 +78,12 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def is_word(values: pd.Series) -> pd.Series:
-    """Where a value is a word that often stands for a missing one: `NA`, `none`, `null`."""
+    """Tell, per value, if it is a word that often stands for a missing one: `NA`, `none`, `null`."""
     return values.str.lower().isin(_WORDS)
 
 
 def without_words(values: pd.Series) -> pd.Series:
-    """`values` with `""` for the words that stand for a missing one."""
+    """Return `values` with `""` for the words that stand for a missing one."""
     return values.mask(is_word(values), "")
 
 
@@ -105,18 +105,18 @@ def _delimiter(text: str) -> str:
 
 
 def spelling(name: str) -> str:
-    """A column name without what differs between downloads: case, spaces, hyphens."""
+    """Return a column name without what differs between downloads: case, spaces, hyphens."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def find_column(columns: Sequence[str], *wanted: str) -> str | None:
-    """The first of `wanted` that is among `columns`, under the table's own spelling of it."""
+    """Return the first of `wanted` that is among `columns`, under the table's own spelling of it."""
     known = {spelling(name): name for name in reversed(list(columns))}
     return next((known[name] for name in wanted if name in known), None)
 
 
 def need_column(table: pd.DataFrame, path: Path, *wanted: str) -> str:
-    """Like `find_column`, for a column that must be there.
+    """Return what `find_column` does, for a column that must be there.
 
     Raises:
         UserError: none of `wanted` is a column; it names the table and the columns it has.
@@ -129,11 +129,11 @@ def need_column(table: pd.DataFrame, path: Path, *wanted: str) -> str:
 
 
 def from_one_hot(table: pd.DataFrame, columns: Sequence[str], path: Path) -> tuple[pd.Series, np.ndarray]:
-    """Labels from one-hot columns (`1`, `1.0` or `True` in the column of the class).
+    """Read labels from one-hot columns (`1`, `1.0` or `True` in the column of the class).
 
     Returns:
-        labels: the marked column's name, a text a row, `""` where none or several are marked.
-        marked: int64 [N], how many columns each row marks.
+        labels: the marked column's name per row, `""` if none or several are marked.
+        marked: int64 [N], the number of columns that each row marks.
 
     Raises:
         UserError: a value is neither a one nor a zero.
@@ -153,7 +153,7 @@ def from_one_hot(table: pd.DataFrame, columns: Sequence[str], path: Path) -> tup
 
 
 def is_one_hot(table: pd.DataFrame, columns: Sequence[str]) -> bool:
-    """Whether every value of every one of `columns` (two at least) is a one-hot mark."""
+    """Tell if every value of every one of `columns` (two at least) is a one-hot mark."""
     marks = list(_TRUE | _FALSE)
     return len(columns) >= 2 and all(
         without_words(table[name]).str.lower().isin(marks).all() for name in columns

@@ -16,8 +16,8 @@ from skin.data import contents
 from skin.data import split as splits
 from skin.data.class_names import match_classes
 from skin.data.duplicates import same_files
-from skin.data.index import count
-from skin.data.layouts import Index, read_index
+from skin.data.index import Index, count
+from skin.data.layouts import read_index
 from skin.model.checkpoint import Checkpoint
 from skin.utils import run_folders
 from skin.utils.errors import UserError

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
-from skin.data.sources import STDIN, image_paths
+from skin.data.image_files import STDIN, image_paths
 from skin.model.classifier import Answer
 from skin.serving.settings import PredictSettings
 from skin.utils.errors import FORMULA_STARTS, UserError, printable, safe_cell

@@ -6,8 +6,6 @@ The first process reads the table of the images and shares it. Where another mac
 
 from __future__ import annotations
 
-import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import NamedTuple
 
 from skin.data import demo
 from skin.data.cache import default_folder
+from skin.data.contents import digest, file_bytes
 from skin.data.npz import archive_of
 from skin.training.options import Options
 from skin.training.splits import Splits
@@ -24,7 +23,6 @@ from skin.utils.parallel import Topology
 import numpy as np
 
 DIGESTS = 16
-DIGEST_BYTES = 2**20  # of a file, at most: one may be an archive of gigabytes
 
 
 class Copy(NamedTuple):
@@ -78,24 +76,10 @@ def _files(splits: Splits) -> list[str]:
 
 
 def _look(files: list[str], root: Path) -> Copy:
-    def size(file: str) -> int:
-        try:
-            return os.stat(f"{root}/{file}").st_size  # noqa: PTH116  a Path for each of a million takes its time
-        except OSError:
-            return -1
-
     with ThreadPoolExecutor(16) as pool:  # a network's file system answers many at once
-        sizes = np.array(list(pool.map(size, files, chunksize=256)), np.int64)
+        sizes = np.array(list(pool.map(lambda file: file_bytes(f"{root}/{file}"), files, chunksize=256)), np.int64)
     rows = np.unique(np.linspace(0, len(files) - 1, DIGESTS, dtype=np.int64)).tolist()
-    return Copy(sizes, {row: _digest(Path(root, files[row])) for row in rows if sizes[row] >= 0})
-
-
-def _digest(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.sha256(file.read(DIGEST_BYTES)).hexdigest()
-    except OSError as error:
-        return error.strerror or "unreadable"
+    return Copy(sizes, {row: digest(f"{root}/{files[row]}") for row in rows if sizes[row] >= 0})
 
 
 def _compare(files: list[str], root: Path, expected: Copy) -> None:

@@ -17,7 +17,8 @@ from skin.data.class_names import readable_name
 from skin.data.dataset import SkinDiseaseDataset
 from skin.data.duplicates import join_near_duplicates
 from skin.data.images import ImageError, Preprocess, read_header, read_image
-from skin.data.layouts import Index, read_index
+from skin.data.index import Index
+from skin.data.layouts import read_index
 from skin.data.npz import is_npz_image, unpack_in
 from skin.model.network import preprocess_for
 from skin.training import run_folder

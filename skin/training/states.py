@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any, TypedDict
 
+from skin.data.images import PreprocessDict
 from skin.model.calibration import Calibration
 from skin.model.checkpoint import check_tensors
 from skin.training import batch_norm
@@ -27,7 +28,7 @@ class BestPt(TypedDict):
     format_version: int
     model: dict[str, Tensor]  # state_dict of the unwrapped network
     classes: list[str]  # in the order of the model's outputs
-    preprocess: dict[str, Any]
+    preprocess: PreprocessDict
     config: dict[str, Any]  # config.json
     metrics: dict[str, int | float]  # row of metrics.csv
     calibration: Calibration  # empty until the run has come to its end

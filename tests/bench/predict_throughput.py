@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from skin import load_classifier  # noqa: E402
-from skin.data.sources import image_paths  # noqa: E402
+from skin.data.image_files import image_paths  # noqa: E402
 from skin.model.classifier import SkinClassifier  # noqa: E402
 
 import numpy as np  # noqa: E402

@@ -19,7 +19,7 @@ from skin.bench.columns import Row
 from skin.bench.matrix import Matrix
 from skin.bench.options import BenchmarkOptions
 from skin.bench.process import Result
-from skin.data.split import PARTS
+from skin.data.split import SPLITS
 from skin.model.network import preprocess_for
 from skin.training.options import Options
 from skin.training.splits import read_splits
@@ -119,7 +119,7 @@ def test_a_training_part_of_one_batch_and_a_bit_is_enough(demo_folder: Path) -> 
 
 def test_arrays_have_no_input_path(tmp_path: Path) -> None:
     images, labels = np.zeros((20, 28, 28, 3), np.uint8), np.arange(20).reshape(-1, 1) % 2
-    arrays = {f"{part}_{name}": a for part in PARTS for name, a in (("images", images), ("labels", labels))}
+    arrays = {f"{part}_{name}": a for part in SPLITS for name, a in (("images", images), ("labels", labels))}
     np.savez(tmp_path / "dermamnist.npz", **arrays)
     with pytest.raises(UserError, match="holds arrays of pixels, so --input has no JPEG to decode"):
         benchmark.main(["--input", "--data", str(tmp_path), "--batch-size", "4"])

@@ -1,7 +1,7 @@
-"""From what a user names (files, folders, patterns, a list on stdin) to the paths of images, one at a time.
+"""List the image files that a user names as files, folders, patterns or a list on stdin, one at a time.
 
-Nothing here holds more than a block of names, so a folder of a million files costs no more memory than a
-folder of a hundred thousand.
+Nothing here holds more than a block of names: a folder of a million files takes no more memory than one of a
+hundred thousand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OnProblem = Callable[[str, str], None]
 
 
 def image_paths(names: Sequence[str], on_problem: OnProblem, null_separated: bool = False) -> Iterator[str]:
-    """The images that `names` stand for, in the order of `names`; within a folder sorted by name.
+    """Yield the images that `names` stand for, in the order of `names`; within a folder sorted by name.
 
     A folder gives the files in it and below it whose names end as images' do; hidden ones are passed over. A
     name that does not exist and holds `*`, `?` or `[` is a pattern (`**` for any folders). `-` reads names
@@ -60,7 +60,7 @@ def _file_or_folder(name: str, on_problem: OnProblem) -> Iterator[str]:
 
 
 def _walk(folder: str, above: tuple[tuple[int, int], ...], on_problem: OnProblem) -> Iterator[str]:
-    """Files first, then subfolders, each sorted. Links are followed, but never back up (`above`)."""
+    """Yield files first, then those of subfolders, each sorted. Links are followed, but never back up (`above`)."""
     subfolders: list[str] = []
 
     def files(entries: Iterable[os.DirEntry[str]]) -> Iterator[str]:
@@ -91,7 +91,7 @@ def _sorted_blocks(names: Iterator[str]) -> Iterator[str]:
 
 
 def _names_on_stdin(separator: bytes) -> Iterator[str]:
-    """Names as they arrive; bytes that are no text survive as surrogates, as everywhere in `os`."""
+    """Yield names as they arrive; bytes that are no text survive as surrogates, as everywhere in `os`."""
     if sys.stdin is None:
         raise UserError("standard input is closed: '-' reads a list of images from it")
     line_end = b"\r" if separator == b"\n" else b""

@@ -3,8 +3,8 @@ import os
 import sys
 from pathlib import Path
 
-from skin.data import sources
-from skin.data.sources import image_paths
+from skin.data import image_files
+from skin.data.image_files import image_paths
 from skin.utils.errors import UserError
 
 import pytest
@@ -70,7 +70,7 @@ def test_a_pattern_without_a_match_and_a_locked_folder_are_reported(folder: Path
 
 
 def test_a_folder_larger_than_a_block_is_sorted_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "SORTED_BLOCK", 3)
+    monkeypatch.setattr(image_files, "SORTED_BLOCK", 3)
     for number in range(8):
         (tmp_path / f"{number}.jpg").touch()
     found = names(tmp_path)

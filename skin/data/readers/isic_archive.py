@@ -1,0 +1,135 @@
+"""The ISIC Archive: a download of its gallery, whole, in parts or class by class."""
+
+from __future__ import annotations
+
+import posixpath
+
+from skin.data.folder import Folder
+from skin.data.groups import join_groups
+from skin.data.index import Draft, count
+from skin.data.readers.common import Layout, listed, metadata, present_columns, rows_of
+from skin.data.readers.folder_tree import base_of, in_class_folders, in_split_folders, place
+from skin.data.tables import find_column, need_column, read_table
+from skin.utils.errors import UserError
+
+import numpy as np
+import pandas as pd
+
+# From the deepest on: diagnosis_1 is benign or malignant, _2 the family, _3 the disease, _4 and _5 its forms;
+# `diagnosis` is the disease in older downloads.
+_DIAGNOSES = ("diagnosis", *(f"diagnosis_{level}" for level in (5, 4, 3, 2, 1)))
+_PEOPLE = ("patient_id", "lesion_id")
+_ATTRIBUTES = (
+    "age_approx", "sex", "anatom_site_general", "anatom_site_1", "fitzpatrick_skin_type", "image_type",
+    "dermoscopic_type", "diagnosis_confirm_type", "attribution",
+)  # fmt: skip
+_NEARLY_ALL = 0.99  # of the rows with a diagnosis: a level that fewer fill would cost whole classes
+
+
+def read(folder: Folder) -> Draft | None:
+    paths = metadata(folder, "isic_id")
+    if not paths or tables_of_classes(folder):
+        return None
+    if len({posixpath.basename(path) for path in paths}) > 1:
+        raise UserError(f"{folder.root} holds {' and '.join(paths)}: name the right one with --labels")
+    path = folder.root / paths[0]
+    source = path.name if len(paths) == 1 else listed(paths)
+    table = read_table(path) if len(paths) == 1 else _complete(_stacked(folder, paths), source)
+    columns = list(table.columns)
+    label, filled = _diagnosis(table)
+    if label is None:
+        need_column(table, path, "diagnosis")
+        raise UserError(f"{path}: the column diagnosis is empty in every row: there is nothing to learn from")
+    image = table[need_column(table, path, "isic_id")]
+    people = [table[name] for known in _PEOPLE if (name := find_column(columns, known))]
+    attributes = present_columns(table, *_ATTRIBUTES)
+    rows = rows_of(image, table[label], group=join_groups(*people) if people else "", attributes=attributes)
+    note = f"labels are the column {label} of {source}"
+    if others := ", ".join(f"{name} ({number:,})" for name, number in filled.items() if name != label):
+        note += f", filled in {count(filled[label], 'row')}; others: {others}; to take another, call it label in a "
+        note += "table for --labels"
+    return Draft(rows, source, notes=(note,))
+
+
+def _diagnosis(table: pd.DataFrame) -> tuple[str | None, dict[str, int]]:
+    """Return the column of the classes, and how many rows fill each column that has a diagnosis.
+
+    It is the deepest level that nearly all rows with a diagnosis fill, otherwise the one that most do.
+    """
+    names = (find_column(list(table.columns), name) for name in _DIAGNOSES)
+    filled = {name: table[name] != "" for name in names if name and (table[name] != "").any()}
+    rows = {name: int(there.sum()) for name, there in filled.items()}
+    if not filled:
+        return None, rows
+    enough = _NEARLY_ALL * np.logical_or.reduce(list(filled.values())).sum()
+    return next((name for name in rows if rows[name] >= enough), max(rows, key=lambda name: rows[name])), rows
+
+
+def _stacked(folder: Folder, paths: list[str]) -> pd.DataFrame:
+    """Return several tables of the Archive as one: the columns we use, under one spelling."""
+    tables = []
+    for path in paths:
+        table = read_table(folder.root / path)
+        names = ("isic_id", *_DIAGNOSES, *_PEOPLE, *_ATTRIBUTES)
+        used = {found: name for name in names if (found := find_column(list(table.columns), name))}
+        tables.append(table[list(used)].rename(columns=used))
+    return pd.concat(tables, ignore_index=True).fillna("")
+
+
+def _complete(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return one row per image: two tables may each know a part of what is known of it.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    again = table["isic_id"].duplicated(keep=False) & (table["isic_id"] != "")
+    if not again.any():
+        return table
+    rows = table[again].mask(table[again] == "").groupby("isic_id", sort=False)
+    values = rows.nunique()
+    for column in values.columns[(values > 1).any()]:
+        image = values.index[values[column] > 1][0]
+        raise UserError(
+            f"{source} disagree on {column} of the image '{image}': correct one, "
+            "or name a table image,label,group with --labels"
+        )
+    return pd.concat([table[~again], rows.first().reset_index()], ignore_index=True).fillna("")
+
+
+def tables_of_classes(folder: Folder) -> list[str]:
+    """List the Archive's tables if each lies in a class folder, since the set was downloaded class by class.
+
+    Then the folders say the classes, whatever the tables call them. It is so if no diagnosis stands in the
+    tables of two classes: folders that are mere pieces of a download share theirs.
+    """
+    paths = metadata(folder, "isic_id")
+    if len(paths) < 2:
+        return []
+    base = base_of(folder)
+    in_splits = in_split_folders(folder, base)
+    depth = 1 if in_splits else 0  # of the class among the folders of an image
+    images = in_splits or in_class_folders(folder, base)
+    class_of = {image.folders[: depth + 1]: image.folders[depth] for image in images}
+    classes = [class_of.get(place(path, base).folders[: depth + 1]) for path in paths]
+    if None in classes or len(set(classes)) < 2:
+        return []
+    table = pd.concat([_stacked(folder, [path]).assign(folder=cls) for path, cls in zip(paths, classes, strict=True)])
+    diagnosis, _ = _diagnosis(table.fillna(""))
+    shared = diagnosis and table[table[diagnosis].fillna("") != ""].groupby(diagnosis)["folder"].nunique().gt(1).any()
+    return [] if shared else paths
+
+
+def groups_of_tables(folder: Folder, paths: list[str], names: pd.Series) -> pd.Series | str:
+    """Return the lesion or patient that the Archive's tables `paths` give each file of `names`; otherwise `""`."""
+    table = _stacked(folder, paths)
+    people = [table[name] for name in _PEOPLE if name in table]
+    if not people:
+        return ""
+    # An image in two tables links what either says of it; its own name is no lesion.
+    group = join_groups(*people, table["isic_id"])
+    known = group.mask(group.isin(table["isic_id"]), "").groupby(table["isic_id"]).first()
+    stems = names.map(lambda name: posixpath.splitext(posixpath.basename(name))[0])
+    return stems.map(known).fillna("")
+
+
+LAYOUT = Layout("ISIC Archive", "metadata.csv with isic_id and diagnosis", read)

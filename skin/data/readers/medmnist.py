@@ -1,0 +1,38 @@
+"""DermaMNIST of MedMNIST (Yang et al. 2023): arrays in an .npz archive."""
+
+from __future__ import annotations
+
+import posixpath
+
+from skin.data.class_names import DERMAMNIST
+from skin.data.folder import Folder
+from skin.data.index import Draft
+from skin.data.npz import NpzFile
+from skin.data.readers.common import Layout, rows_of
+from skin.utils.errors import UserError
+
+import numpy as np
+import pandas as pd
+
+
+def read(folder: Folder) -> Draft | None:
+    found = [path for path in folder.archives if posixpath.basename(path).startswith("dermamnist")]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise UserError(f"{folder.root} holds {' and '.join(found)}: name one, --data {folder.root / found[0]}")
+    folder.refuse_link(found[0])
+    archive = NpzFile(folder.root / found[0])
+    splits = []
+    for split in ("train", "val", "test"):
+        if f"{split}_images" not in archive.arrays and split != "train":
+            continue
+        images = archive.image_count(f"{split}_images")
+        labels = archive.labels(f"{split}_labels", images, len(DERMAMNIST))
+        names = pd.Series([f"{split}_images/{row}" for row in range(images)])
+        label = pd.Series(np.array(DERMAMNIST, dtype=object)[labels])
+        splits.append(rows_of(names, label, split=split).assign(file=f"{found[0]}::" + names))
+    return Draft(pd.concat(splits, ignore_index=True), posixpath.basename(found[0]), DERMAMNIST)
+
+
+LAYOUT = Layout("MedMNIST", "dermamnist*.npz", read)
