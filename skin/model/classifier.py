@@ -1,14 +1,14 @@
-"""A trained model for other programs: images in, names and probabilities out.
+"""A trained model for other programs: images in, class names and probabilities out.
 
     from skin import load_classifier
 
-    model = load_classifier()  # of the newest run
+    model = load_classifier()  # the model of the newest run
     prediction = model.predict("lesion.jpg")
     print(prediction.label, prediction.probability, prediction.prediction_set)
     model.explain("lesion.jpg", "mel").save("why_melanoma.png")
 
-`predict.py` and `app.py` are made of this. It imports what a prediction needs and no more: the time from
-typing a command to reading its answer is mostly imports.
+`predict.py` and `app.py` use this. It imports only what a prediction needs, since most of the time from a command
+to its answer is spent on imports.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ _MOST_WORKERS = 8
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the model says of one image.
+    """The prediction for one image.
 
     Attributes:
         classes: the class names, in the model's order.
         probabilities: float64 [C], calibrated, adding up to one; read-only.
-        prediction_set: the classes that the 90 % prediction set holds, most probable first: for nine
-            images in ten of the kind the model was trained on, the truth is among them.
+        prediction_set: the classes in the 90 % prediction set, most probable first. They hold the true class for
+            nine in ten images like those of the training set.
         prediction_set_95: the same for 95 %.
         unlike: the image is unlike the training images; the probabilities mean little.
     """
@@ -80,19 +80,19 @@ class Prediction:
         return float(self.probabilities.max())
 
     def top(self, k: int = 3) -> list[tuple[str, float]]:
-        """The `k` most probable classes (all, where there are fewer) and their probabilities."""
+        """Return the `k` most probable classes, or all if there are fewer, and their probabilities."""
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where the evidence for one class lies.
+    """The evidence for one class, as a heat map.
 
     Attributes:
         class_name: the class that was asked about.
         image: uint8 [S, S, 3], RGB: the part of the picture that the model looked at.
-        heat: float32 [S, S], 0 to 1; all 0 where nothing speaks for the class.
+        heat: float32 [S, S], 0 to 1; all 0 if there is no evidence for the class.
     """
 
     class_name: str
@@ -105,7 +105,7 @@ class Explanation:
         return overlay(self.image, self.heat)
 
     def save(self, path: str | Path) -> None:
-        """Write the overlay as an image, in the format that the file's name asks for.
+        """Write the overlay as an image; the file name's ending gives the format.
 
         Raises:
             UserError: it cannot be written there.
@@ -119,7 +119,7 @@ class Explanation:
 
 
 class Answer(NamedTuple, Generic[SourceT]):
-    """One image's outcome in a stream: a prediction, or the reason why there is none."""
+    """The outcome for one image of a stream: a prediction, or the reason why there is none."""
 
     source: SourceT
     prediction: Prediction | None
@@ -137,7 +137,7 @@ class SkinClassifier:
         model_name: such as `efficientnet_b3`.
         description: one line: the file, the data it was trained on, its validation score.
         preprocess: how images are prepared; kept in the checkpoint.
-        device: where the model runs.
+        device: the device of the model.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, amp: str = "auto") -> None:
@@ -178,7 +178,7 @@ class SkinClassifier:
         return results
 
     def explain(self, image: Source, class_name: str | None = None) -> Explanation:
-        """Grad-CAM: which parts of the image spoke for `class_name`, or for the most probable class.
+        """Return the evidence for `class_name`, or for the most probable class, by Grad-CAM.
 
         Raises:
             ImageError: the image cannot be read.
@@ -193,17 +193,17 @@ class SkinClassifier:
     ) -> Iterator[Answer[SourceT]]:
         """Classify any number of images, in constant memory, in their order.
 
-        Each worker thread decodes a batch and runs the model on it by itself, so that decoding and computing
-        overlap and no core waits for another.
+        Each worker thread decodes a batch and runs the model on it by itself. So decoding and computing overlap,
+        and no core waits for another.
 
         Args:
-            sources: taken as they are needed, a few batches ahead; may be endless.
+            sources: taken a few batches ahead; may be endless.
             views: as in `predict`.
             explain: also explain each image's most probable class.
-            workers: threads; by default one a core, at most 8, and two for a GPU.
+            workers: threads; by default one per core, at most 8, and two for a GPU.
 
         Yields:
-            An `Answer` a source. What cannot be read has its `error` and holds up nothing.
+            One `Answer` per source. A source that cannot be read has its `error`, and does not hold up the others.
         """
 
         def work(batch: list[SourceT]) -> list[Answer[SourceT]]:
@@ -227,7 +227,7 @@ class SkinClassifier:
             torch.set_num_threads(threads)  # the workers set it for threads that are still to come, too
 
     def pixels(self, image: Source) -> np.ndarray:
-        """The square that the model looks at: uint8 [S, S, 3], RGB. Raises `ImageError`."""
+        """Return the square that the model looks at, uint8 [S, S, 3], RGB. Raises `ImageError`."""
         if isinstance(image, (np.ndarray, Image.Image)):
             stored = stored_image(image, self.preprocess)
         else:
@@ -317,15 +317,15 @@ class SkinClassifier:
 def load_classifier(
     path: str | Path | None = None, *, device: str | None = None, amp: str = "auto"
 ) -> SkinClassifier:
-    """The model in a `best.pt`, ready to predict.
+    """Load the model in a `best.pt`, ready to predict.
 
     Args:
-        path: of the file; by default that of the newest run in `runs` that has one.
+        path: the file; by default that of the newest run in `runs` that has one.
         device: such as `"cpu"` or `"cuda:1"`; by default a GPU where there is one.
         amp: `"auto"`, `"fp16"`, `"bf16"` or `"off"` (float32).
 
     Raises:
-        UserError: there is no such file, it is not one of ours, or the device is not there.
+        UserError: there is no such file, train.py did not write it, or the device does not exist.
     """
     checkpoint = load_best(newest_model() if path is None else Path(path))
     if device is None and (warning := unusable_gpus()):
@@ -347,7 +347,7 @@ def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def _in_order(
     pool: ThreadPoolExecutor, work: Callable[[list[T]], list[R]], batches: Iterable[list[T]], ahead: int
 ) -> Iterator[R]:
-    """The results of `work`, in order, with no more than `ahead` batches begun and not yet given out."""
+    """Yield the results of `work` in order, with at most `ahead` batches begun and not yet given out."""
     waiting: deque[Future[list[R]]] = deque()
     for batch in batches:
         waiting.append(pool.submit(work, batch))

@@ -1,4 +1,4 @@
-"""What makes a training step fast on the CPU, in plain PyTorch.
+"""Layers that make a training step fast on the CPU, in plain PyTorch.
 
 A step of EfficientNet on a CPU waits for four things that are not matrix products: oneDNN's backward of
 depthwise convolutions, passes over memory between BatchNorm, SiLU and squeeze-and-excitation, pages that
@@ -59,7 +59,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     @staticmethod
     def fits(conv: nn.Conv2d) -> bool:
-        """Whether `conv` is a convolution that this class computes."""
+        """Return True if this class can compute the convolution `conv`."""
         k, s = conv.kernel_size[0], conv.stride[0]
         same = conv.kernel_size == (k, k) and conv.stride == (s, s) and conv.padding == (k // 2, k // 2)
         depthwise = conv.groups == conv.in_channels == conv.out_channels and conv.bias is None
@@ -100,7 +100,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 def _input_gradient(g: Tensor, w: Tensor, stride: int, shape: torch.Size) -> Tensor:
-    """The gradient for x as a forward convolution of `g`, zeros between its values, with `w` turned round.
+    """Return the gradient for x: a forward convolution of `g`, with zeros between its values, by the flipped `w`.
 
     oneDNN has fast bfloat16 kernels for the forward direction at stride 1, but none for stride 2 backward.
     """
@@ -112,7 +112,7 @@ def _input_gradient(g: Tensor, w: Tensor, stride: int, shape: torch.Size) -> Ten
 
 
 def _weight_gradient_5x5(x: Tensor, g: Tensor, stride: int) -> Tensor:
-    """The gradient for a 5x5 depthwise w, [C, 1, 5, 5] in float32: columns 0-2 and 2-4 on their own.
+    """Return the gradient for a 5x5 depthwise w, [C, 1, 5, 5], in float32: columns 0-2 and 2-4 by themselves.
 
     oneDNN's depthwise kernel takes any height but no width above three; a 5x5 one falls to code that is
     ten times slower. Rows of x are laid out with two zero columns between them, so that one buffer is,

@@ -1,4 +1,4 @@
-"""The network as inference calls it: what it computes stays, with fewer passes over its activations.
+"""Make a network faster for inference: the same function, with fewer passes over its activations.
 
 Evaluation and prediction wait for memory more than for arithmetic: of a bfloat16 forward pass of B3 at 300
 pixels on the CPU, BatchNorm takes a fifth, SiLU another, and the means of squeeze-and-excitation a seventh.
@@ -23,12 +23,12 @@ from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
 
 def for_inference(checkpoint: Checkpoint, precision: Precision) -> Classifier:
-    """A checkpoint's model in eval mode, fused; its network is used up. On the CPU until moved."""
+    """Return the model of a checkpoint, fused, in eval mode, on the CPU. The checkpoint's own network is changed."""
     return Classifier(fuse(checkpoint.network, precision), checkpoint.preprocess, precision).eval()
 
 
 def fuse(network: EfficientNet, precision: Precision) -> EfficientNet:
-    """For inference only, in place: `network` as `precision` computes it soonest. Returns `network`.
+    """Change `network` in place to what `precision` computes fastest, for inference only; return it.
 
     Args:
         network: trained, with its weights in float32; its state_dict has other names afterwards.
@@ -50,7 +50,7 @@ def fuse(network: EfficientNet, precision: Precision) -> EfficientNet:
 
 
 def _has_kernels(precision: Precision) -> bool:
-    """Whether oneDNN computes in this precision here."""
+    """Return True if oneDNN computes in this precision here."""
     if precision.device_type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if precision.dtype is torch.bfloat16:
@@ -59,7 +59,7 @@ def _has_kernels(precision: Precision) -> bool:
 
 
 class ConvolutionSiLU(nn.Module):
-    """A convolution with bias on the CPU and, where `active`, the SiLU behind it, in one kernel.
+    """A convolution with bias on the CPU and, if `active`, the SiLU behind it, in one kernel.
 
     The bias stays in float32, as the sums are: rounded to bfloat16, it alone would double the error.
     """
@@ -76,7 +76,7 @@ class ConvolutionSiLU(nn.Module):
         self.activation = "swish" if active else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, C, H, W] of any floating type to `weight`'s."""
+        """Return the output in the dtype of `weight`; x is [N, C, H, W] of any floating dtype."""
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x.to(self.weight.dtype), self.weight, self.bias, *self.layout, self.activation, [], ""
         )

@@ -1,4 +1,4 @@
-"""Grad-CAM: which parts of a picture spoke for a class.
+"""Grad-CAM: the parts of a picture that are evidence for a class.
 
 Grad-CAM (Selvaraju et al. 2017) weighs each feature map of the last block by the mean gradient of the
 class's logit with respect to that map, adds the maps up, and keeps what is above zero. EfficientNet's
@@ -29,7 +29,7 @@ _OPACITY = 0.65  # of the strongest evidence; the picture stays visible beneath
 
 @torch.no_grad()
 def grad_cam(classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
-    """Heat maps of the evidence for one class an image, by Grad-CAM on the last feature block.
+    """Return heat maps of the evidence for one class per image, by Grad-CAM on the last feature block.
 
     Args:
         classifier: in eval mode.
@@ -37,8 +37,8 @@ def grad_cam(classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
         classes: int64 [B], the class to explain for each image.
 
     Returns:
-        float32 [B, H, W], 0 to 1: each map is divided by its own maximum. All 0 where nothing in the
-        picture speaks for the class.
+        float32 [B, H, W], 0 to 1: each map is divided by its own maximum. All 0 if the
+        picture holds no evidence for the class.
     """
     with classifier.precision.autocast():
         maps = classifier.network.features(classifier.normalise(images)).float()
@@ -63,7 +63,7 @@ def _over_pixels(cells: Tensor, height: int, width: int) -> Tensor:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """A heat map laid over its picture: where there is no evidence, the picture as it is.
+    """Lay a heat map over its picture, which stays as it is where there is no evidence.
 
     Args:
         image: uint8 [H, W, 3], RGB.

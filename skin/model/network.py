@@ -21,7 +21,7 @@ from torchvision.models import EfficientNet, get_model, get_model_weights
 
 
 def preprocess_for(name: str, image_size: int | None = None) -> Preprocess:
-    """How images are prepared for a model: as its ImageNet weights were evaluated (B3: 320 pixels cropped to 300).
+    """Return how a model's images are prepared: as for its ImageNet weights (B3: 320 pixels cropped to 300).
 
     Another `image_size` is the shorter side's as well, with nothing cropped from it: small pictures are for speed,
     and a lesion that fills its picture should still be seen with its border. The interpolation stays.
@@ -44,7 +44,7 @@ def preprocess_for(name: str, image_size: int | None = None) -> Preprocess:
 
 
 def build(name: str, num_classes: int) -> EfficientNet:
-    """A torchvision EfficientNet with a new `num_classes` head, randomly initialised.
+    """Build a torchvision EfficientNet with a new head for `num_classes`, randomly initialised.
 
     Under `with torch.device("meta")` it costs nothing: shapes without memory.
     """
@@ -126,7 +126,7 @@ class Classifier(nn.Module):
         self.register_buffer("offset", -mean / std, persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] to float32 [B, 3, H, W], by rows: three channels at a time would fill no vector.
+        """Turn uint8 [B, H, W, 3] into float32 [B, 3, H, W], by rows: three channels alone would fill no vector.
 
         The bytes already lie in channels_last order.
         """
@@ -136,18 +136,18 @@ class Classifier(nn.Module):
         return pixels.view(b, h, w, c).permute(0, 3, 1, 2)
 
     def features(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] to pooled features, float32 [B, D] (D is 1280 for B0, 1536 for B3)."""
+        """Return pooled features, float32 [B, D], of uint8 [B, H, W, 3] (D is 1280 for B0, 1536 for B3)."""
         with self.precision.autocast():
             maps = self.network.features(self.normalise(images))
             return torch.flatten(self.network.avgpool(maps), 1).float()
 
     def head(self, features: Tensor) -> Tensor:
-        """Pooled features, float32 [B, D], to logits, float32 [B, C]."""
+        """Return logits, float32 [B, C], of pooled features, float32 [B, D]."""
         with self.precision.autocast():
             return self.network.classifier(features).float()
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] on the model's device to logits, float32 [B, C]."""
+        """Return logits, float32 [B, C], of uint8 [B, H, W, 3] on the model's device."""
         return self.head(self.features(images))
 
     def freeze(self, frozen: bool) -> None:

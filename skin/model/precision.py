@@ -23,7 +23,7 @@ class Precision:
     dtype: torch.dtype | None
 
     def autocast(self) -> torch.autocast:
-        """The autocast context for one forward pass.
+        """Return the autocast context for one forward pass.
 
         Enter it inside the module's `forward`: `nn.DataParallel` runs its replicas in threads of their
         own, which inherit that autocast is on but not its dtype.
@@ -32,7 +32,7 @@ class Precision:
         return torch.autocast(self.device_type, dtype=self.dtype or torch.bfloat16, enabled=enabled)
 
     def make_scaler(self) -> torch.amp.GradScaler:
-        """A `GradScaler` that scales for float16 and passes everything through otherwise."""
+        """Return a `GradScaler` that scales for float16 and passes everything through otherwise."""
         return torch.amp.GradScaler(self.device_type, enabled=self.dtype is torch.float16)
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ def convolutions_use_tf32() -> bool:
 
 
 def choose(amp: str, device: torch.device) -> Precision:
-    """The precision that `--amp` asks for: "auto", "fp16", "bf16" or "off".
+    """Return the precision that `--amp` asks for: "auto", "fp16", "bf16" or "off".
 
     "auto" is float16 with a GradScaler on CUDA, bfloat16 on a CPU with bfloat16 units, else float32.
     """

@@ -34,11 +34,11 @@ _END_RECORD = 22  # bytes, at the very end of an archive without a comment
 
 
 class NotLoadable(Exception):
-    """Why a file is not taken, as a phrase."""
+    """A file is refused; the text is the reason, as a phrase."""
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The dict in a file that `torch.save` wrote: plain dicts (keys str or int), lists, tuples, numbers,
+    """Return the dict in a file that `torch.save` wrote: plain dicts (keys str or int), lists, tuples, numbers,
     strings, None, and tensors on the CPU. Never runs code from the file.
 
     Raises:
@@ -128,7 +128,7 @@ class _Rebuilder:
 
 
 def _sound(tensor: Tensor) -> Tensor:
-    """The tensor, without a gradient, if its storage has an element for each of its own."""
+    """Return the tensor, without a gradient, if its storage holds all of its elements."""
     needed = tensor.numel() * tensor.element_size()
     if tensor.layout != torch.strided or tensor.device.type != "cpu" or needed > tensor.untyped_storage().nbytes():
         raise NotLoadable("a tensor in it is larger than its data")

@@ -13,7 +13,7 @@ VIEWS = 8
 
 
 def dihedral(images: Tensor, k: int) -> Tensor:
-    """View `k` of a batch of square pictures: `k % 4` quarter turns anticlockwise, mirrored first from 4 on.
+    """Return view `k` of a batch of square pictures: `k % 4` quarter turns anticlockwise, mirrored first from 4 on.
 
     Args:
         images: [B, H, W, C], any dtype, H equal to W so that the views can be stacked.

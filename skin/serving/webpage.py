@@ -1,4 +1,4 @@
-"""The web page: what is on it, and how an answer reads.
+"""The web page: its parts, its server, and the HTML of an answer.
 
 Gradio brings the upload widget, the queue and the server; the answer is HTML of our own, with the pictures
 inside it, so that nothing an answer shows is ever written to disk.
@@ -66,7 +66,7 @@ class SecurityHeaders:
 
 
 def make_page(model: SkinClassifier, examples: list[Path], keep_seconds: int) -> gr.Blocks:
-    """The page for `model`.
+    """Build the page of `model`.
 
     Args:
         examples: pictures to try it with.
@@ -111,9 +111,9 @@ def make_page(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
 
 
 def _as_it_came(payload: ImageData | None) -> str | None:
-    """The path of the uploaded file. Gradio would open it; here, `skin.data.images` alone opens images.
+    """Return the path of the uploaded file. Gradio would open it; here, `skin.data.images` alone opens images.
 
-    Gradio looks where a path leads only if the request says that it is a file's, so here it is looked at for all.
+    Gradio checks a path only if the request says that it is a file's. Here every path is checked.
     """
     if payload is None:
         return None
@@ -124,7 +124,7 @@ def _as_it_came(payload: ImageData | None) -> str | None:
 
 
 def _of_files(move: _Move) -> _Move:
-    """Gradio's way of taking a file in, without its fetching of an address that a request has in a path's place."""
+    """Return Gradio's own `move` of an upload, for files alone: it would fetch a URL in the place of a path."""
 
     async def move_file(path: str | Path | None) -> str | None:
         if str(path).lower().startswith(("http:", "https:")):
@@ -135,7 +135,7 @@ def _of_files(move: _Move) -> _Move:
 
 
 def start(page: gr.Blocks, host: str, port: int, upload_limit: str, queue_limit: int) -> str:
-    """Serve the page in a thread of its own; its address.
+    """Serve the page in a thread of its own, and return its address.
 
     On this machine alone it answers only to this machine's names: a page of another site, whose name is made to lead
     here, could else ask through the reader's browser.
@@ -170,7 +170,7 @@ def start(page: gr.Blocks, host: str, port: int, upload_limit: str, queue_limit:
 
 
 def _theme() -> gr.themes.Base:
-    """Gradio's plain theme with the fonts that the reader's system has."""
+    """Return Gradio's plain theme with the fonts of the reader's system."""
     return gr.themes.Base(
         primary_hue="teal",
         neutral_hue="stone",
@@ -181,7 +181,7 @@ def _theme() -> gr.themes.Base:
 
 
 def answer_html(model: SkinClassifier, path: str | None) -> str:
-    """What the page says of the picture at `path`; a sentence where it cannot be read."""
+    """Return the HTML for the picture at `path`, or a sentence if it cannot be read."""
     if path is None:
         return _waiting()
     try:
@@ -253,7 +253,7 @@ def _bars(prediction: Prediction) -> str:
 
 
 def _set_in_words(prediction: Prediction) -> str:
-    """The 90 % prediction set as a sentence."""
+    """Return the 90 % prediction set as a sentence."""
     names = [f"<strong>{escape(readable_name(name))}</strong>" for name in prediction.prediction_set]
     if len(names) == len(prediction.classes):
         return "The model cannot rule out any of its classes for this picture."
@@ -278,7 +278,7 @@ def _pictures(image: np.ndarray, overlay: np.ndarray, label: str, evidence: bool
 
 
 def _percent(probability: float) -> str:
-    """`92.1 %`; never a 0 or a 100 that is not one."""
+    """Return a share as `92.1 %`; only an exact 0 or 1 becomes `0.0 %` or `100.0 %`."""
     if 0 < probability < 0.001:
         return "&lt; 0.1 %"
     return "&gt; 99.9 %" if 0.999 < probability < 1 else f"{100 * probability:.1f} %"

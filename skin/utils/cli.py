@@ -40,7 +40,7 @@ SettingsT = TypeVar("SettingsT")
 
 
 def option(default: Any, help: str, *, group: str = "options", **argparse_keywords: Any) -> Any:
-    """A dataclass field that is also a command line option.
+    """Return a dataclass field that is also a command line option.
 
     The field's name gives the flag (`batch_size` -> `--batch-size`) and its annotation the type:
     `bool` is a switch, `X | None` takes an X. `argparse_keywords` (choices, metavar, nargs, const,

@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 def printable(text: object, limit: int = 200) -> str:
-    """Text from files and tables, safe on a terminal and in a log: one line, no control characters.
+    """Return text from files and tables, safe on a terminal and in a log: one line, no control characters.
 
     Characters that cannot be printed (newlines, escape sequences, bidirectional marks, lone surrogates
     from undecodable file names) become `\\x..`-style escapes; more than `limit` characters are cut with
@@ -31,5 +31,5 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def safe_cell(text: str) -> str:
-    """Text that no spreadsheet takes for a formula."""
+    """Return text that no spreadsheet takes for a formula."""
     return "'" + text if text.startswith(FORMULA_STARTS) else text

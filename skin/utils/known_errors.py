@@ -1,4 +1,4 @@
-"""What goes wrong without being the user's fault, as one clear line: memory, killed processes, lost peers.
+"""Errors that are not the user's fault, each as one clear line: memory, killed processes, lost peers.
 
 torch tells of these by a dozen exceptions whose texts run over pages. Here, and only here, they become a
 `UserError` that says what happened and how to go on.
@@ -23,7 +23,7 @@ _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (exited une
 
 @contextlib.contextmanager
 def explained(batch_size: int | None = None, go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Let what is known here out as a `UserError`, and everything else as it is.
+    """Turn what is known here into a `UserError`; let every other exception pass.
 
     Args:
         batch_size: images a step on each device, where another could be tried.
@@ -39,7 +39,7 @@ def explained(batch_size: int | None = None, go_on: Callable[[], str] = lambda: 
 
 
 def explain(error: BaseException, batch_size: int | None = None) -> str | None:
-    """An exception as one line that says what happened and what to do; None where it is not known here."""
+    """Return one line on what happened and what to do; None if the exception is not known here."""
     text = str(error)
     if _GPU_IS_FULL.search(_line(error)):
         return "the GPU has too little memory" + _smaller(batch_size)
@@ -63,13 +63,13 @@ def explain(error: BaseException, batch_size: int | None = None) -> str | None:
 
 
 def is_out_of_memory(line: str | BaseException) -> bool:
-    """Whether an exception, or the last line of one's traceback, says that memory ran out, on a GPU or the host."""
+    """Return True if an exception, or the last line of a traceback, says that memory ran out, on a GPU or host."""
     text = line if isinstance(line, str) else _line(line)
     return bool(_GPU_IS_FULL.search(text) or _HOST_IS_FULL.search(text))
 
 
 def is_about_peers(line: str) -> bool:
-    """Whether the last line of a traceback tells of another process's end, whose own message says more."""
+    """Return True if the last line of a traceback tells of the end of another process, whose message says more."""
     return bool(_FROM_PEERS.search(line))
 
 
@@ -80,7 +80,7 @@ def _is_of_a_semaphore(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    """An exception as the end of its traceback shows it."""
+    """Return an exception as the last line of its traceback shows it."""
     return f"{type(error).__name__}: {error}"
 
 

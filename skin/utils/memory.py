@@ -34,7 +34,7 @@ class Memory:
 
     @property
     def peak_mib(self) -> float:
-        """The figure that runs are compared by: the fullest GPU's peak allocation, or the RSS on a CPU."""
+        """The number that runs are compared by: the fullest GPU's peak allocation, or the RSS on a CPU."""
         return max((g.allocated_mib for g in self.gpus), default=self.peak_rss_mib)
 
     def to_dict(self) -> dict[str, object]:
@@ -61,7 +61,7 @@ def reset_peaks(devices: list[torch.device]) -> None:
 
 
 def read(devices: list[torch.device]) -> Memory:
-    """Peaks since `reset_peaks`. `devices` are the CUDA devices in use; none is the CPU."""
+    """Return the peaks since `reset_peaks`. `devices` are the CUDA devices in use; none is the CPU."""
     gpus = tuple(
         GpuMemory(
             allocated_mib=torch.cuda.max_memory_allocated(device) / MIB,
@@ -74,13 +74,13 @@ def read(devices: list[torch.device]) -> Memory:
 
 
 def read_all(topology: Topology) -> Memory:
-    """`read` for every GPU of the run, whichever process uses it. All processes must call it and get the same."""
+    """Return the reading over all processes and their GPUs. All processes must call it, and get the same."""
     readings = topology.gather(read(topology.cuda_devices))
     return Memory(tuple(gpu for r in readings for gpu in r.gpus), max(r.peak_rss_mib for r in readings))
 
 
 def peak_rss_mib() -> float:
-    """The largest resident set of this process since `reset_peaks` (Linux) or since it began; 0 on Windows."""
+    """Return the largest RSS of this process since `reset_peaks` (Linux) or since its start; 0 on Windows."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1024
@@ -94,13 +94,13 @@ def peak_rss_mib() -> float:
 
 
 def nvml_used_mib(device: torch.device) -> float | None:
-    """What is in use on a GPU, by anyone; None where NVML is missing or does not say."""
+    """Return the memory in use on a GPU, by anyone; None if NVML is missing or does not answer."""
     info = ask_nvml("nvmlDeviceGetMemoryInfo", device)
     return None if info is None else info.used / MIB
 
 
 def ask_nvml(question: str, device: torch.device) -> Any:
-    """What NVML's function `question` answers about a CUDA device; None where NVML is missing or does not answer.
+    """Ask NVML's function `question` about a CUDA device; None if NVML is missing or does not answer.
 
     NVML counts GPUs in the order of their slots, CUDA (and so torch, which asks NVML by CUDA's numbers) the fastest
     first: only by its UUID do both mean the same one.
@@ -115,7 +115,7 @@ def ask_nvml(question: str, device: torch.device) -> Any:
         except pynvml.NVMLError:  # a slice of a GPU has a prefix of its own
             handle = pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
         return getattr(pynvml, question)(handle)
-    except Exception:  # no library, no driver, or NVML has failed in one of its many ways: a figure less, no more
+    except Exception:  # no library, no driver, or NVML has failed in one of its many ways: one number less, no more
         return None
 
 
