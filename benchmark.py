@@ -1,4 +1,4 @@
-"""Measure training: epoch time, throughput and memory by number of GPUs, AMP on and off, ours and plain.
+"""Measure training: epoch time, throughput, memory; by number of GPUs, AMP on and off, ours and plain.
 
     python benchmark.py                          # what this machine has
     python benchmark.py --gpus 1,2,4 --json bench.json --plot bench.png

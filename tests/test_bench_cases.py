@@ -117,6 +117,7 @@ def task(folder: Path, *results: Result | None) -> Path:
 
 
 OK = Result("ok", None, columns.Round({"images_per_second": 1.0}, {"gpus": [], "rss_mib": 1.0}))
+LOST_PEER = Result("failed", "RuntimeError: [/pytorch/gloo/transport/tcp/pair.cc:561] Connection closed by peer")
 NO_MEMORY = Result("oom", "out of memory at 8 images a replica")
 
 
@@ -126,7 +127,9 @@ NO_MEMORY = Result("oom", "out of memory at 8 images a replica")
         (0, [OK], OK),
         (1, [NO_MEMORY], NO_MEMORY),
         (1, [OK, NO_MEMORY], NO_MEMORY),
-        (1, [None, NO_MEMORY], NO_MEMORY),  # the first has only lost its peer
+        (1, [None, NO_MEMORY], NO_MEMORY),
+        (1, [LOST_PEER, NO_MEMORY], NO_MEMORY),
+        (1, [LOST_PEER, LOST_PEER], LOST_PEER),
         (1, [OK, None], Result("failed", "ended with code 1")),
     ],
 )
@@ -181,13 +184,12 @@ def test_a_case_reports_its_own_error(
     code, file = run_case(tmp_path, error, monkeypatch)
     assert code == 1
     assert json.loads(file.read_text()) == {"status": status, "reason": reason, "round": None}
-    assert "Traceback" in capsys.readouterr().err
+    assert ("Traceback" in capsys.readouterr().err) != isinstance(error, UserError)
 
 
-def test_the_end_of_a_peer_is_no_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    error = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:561] Connection closed by peer")
-    code, file = run_case(tmp_path, error, monkeypatch)
-    assert (code, file.exists()) == (1, False)
+def test_a_killed_process_is_the_reason_for_the_end_of_its_peers(tmp_path: Path) -> None:
+    found = process.result_of(task(tmp_path, LOST_PEER, None), 1, "Signal 9 (SIGKILL)", ranks=2)
+    assert found.reason == "killed by the system, most likely for lack of memory"
 
 
 def script(folder: Path, body: str) -> Path:

@@ -48,7 +48,7 @@ class TrainingLoop(Protocol):
         """True if the loader finds images decoded."""
 
     def prepare(self, steps: int) -> None:
-        """Do once what is no part of training's speed, for the loader's first `steps`: fill a cache."""
+        """Do once what is no part of the speed of training, for the loader's first `steps`: fill a cache."""
 
     def ready_step(self) -> Step:
         """Take a step on a batch that is on the device already, always the same."""
@@ -101,7 +101,7 @@ class Measurement:
 
     @property
     def epoch_seconds(self) -> float:
-        """Seconds per epoch: timed, or computed from the images per second of a part of it."""
+        """Seconds per epoch: timed, or computed from the images per second of some steps."""
         if self.case.whole_epoch:
             return self.fed.seconds
         return self.train_images / self.fed.images_per_second

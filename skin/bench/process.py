@@ -55,7 +55,6 @@ def run_case(task: Path, loops: Mapping[str, MakeLoop]) -> int:
     """Measure the case in the JSON file `task` and write its result beside it; return the exit code.
 
     Rank 0 writes what was measured. A rank that fails writes why, and ends: its peers would wait for it otherwise.
-    One that fails only because a peer has ended writes nothing.
     """
     case = Case.from_json(json.loads(task.read_text(encoding="utf-8")))
     rank = int(os.environ.get("RANK", "0"))
@@ -63,9 +62,8 @@ def run_case(task: Path, loops: Mapping[str, MakeLoop]) -> int:
     try:
         result = Result("ok", round=_measured(case, loops))
     except Exception as error:
-        traceback.print_exc()
-        if known_errors.is_about_peers(_last_line(error)):
-            return 1
+        if not isinstance(error, UserError):
+            traceback.print_exc()
         result, code = _failed(case, error), 1
     if rank == 0 or code:
         _result_file(task, rank).write_text(json.dumps(result.to_json()), encoding="utf-8")
@@ -135,6 +133,8 @@ def run(case: Case, script: Path) -> Result:
 def result_of(task: Path, code: int, said: str, ranks: int) -> Result:
     """Return what the processes of a case have reported: why it failed, otherwise what rank 0 has measured.
 
+    A rank that has only lost a peer is the last to be believed.
+
     Args:
         code: with which the process ended.
         said: on stderr; read only if a process could not report itself.
@@ -142,14 +142,15 @@ def result_of(task: Path, code: int, said: str, ranks: int) -> Result:
     """
     files = [file for file in (_result_file(task, rank) for rank in range(ranks)) if file.exists()]
     results = [Result.from_json(json.loads(file.read_text(encoding="utf-8"))) for file in files]
-    for result in results:
-        if result.status != "ok" or code == 0:
-            return result
+    failures = [result for result in results if result.status != "ok"]
+    causes = [result for result in failures if not known_errors.is_about_peers(result.reason or "")]
+    if causes or (code == 0 and results):
+        return (causes or results)[0]
     if code == -_SIGKILL or "(SIGKILL)" in said:  # the latter is how torchrun tells of its processes
         return Result("oom", "killed by the system, most likely for lack of memory")
     if known_errors.is_out_of_memory(said):  # a C++ library has ended the process
         return Result("oom", "out of memory")
-    return Result("failed", f"ended with code {code}")
+    return failures[0] if failures else Result("failed", f"ended with code {code}")
 
 
 @contextlib.contextmanager
