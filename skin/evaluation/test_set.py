@@ -1,7 +1,7 @@
-"""Which images a checkpoint is evaluated on, and what must be said about them first.
+"""Choose the images that a checkpoint is evaluated on, and collect notes and warnings about them.
 
-The run's own test part by default; any other set with `--data`, its classes matched to the model's by
-name. What does not match is said, never guessed, and images that were trained on are said loudly.
+The default is the run's own test split. `--data` takes any other set, and matches its classes to the model's by
+name. A class that does not match is reported, never guessed. Images that were trained on lead to a warning.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class TestSet:
     Attributes:
         rows: of the index: image, path, label, group, split, then the attributes.
         labels: int64 [N], a class of the model, or `UNKNOWN`.
-        root: the data folder. layout: how it was read. split: the part, "all" where there is none.
+        root: the data folder. layout: how it was read. split: "all" if the set has none.
         notes: what a reader of the figures should know. warnings: what they must know.
-        own: this is (a part of) the data that the run was made from.
+        own: the images are among the data of the run.
     """
 
     __test__ = False  # the name is no promise to pytest
@@ -62,14 +62,14 @@ class TestSet:
 
     @property
     def grouped(self) -> bool:
-        """Whether lesions or patients are known, beyond each image's own name."""
+        """Return True if lesions or patients are known, beyond each image's own name."""
         return bool((self.rows["group"] != self.rows["image"]).any())
 
 
 def read(
     checkpoint: Checkpoint, data: Path | None, labels: Path | None, split: str, allow_missing: bool = False
 ) -> TestSet:
-    """The images to evaluate `checkpoint` on.
+    """Return the images to evaluate `checkpoint` on.
 
     Args:
         data: any data folder; None is the run's own.
@@ -78,7 +78,7 @@ def read(
         allow_missing: go on without the images that a table or the run's split.csv names and the folder lacks.
 
     Raises:
-        UserError: no data, no such part, no class that the model knows.
+        UserError: no data, no such split, no class that the model knows.
     """
     manifest_path = checkpoint.path.parent / "split.csv"
     manifest = splits.read_manifest(manifest_path) if manifest_path.exists() else None
@@ -158,7 +158,7 @@ def _read_other(data: Path, labels: Path | None, allow_missing: bool) -> Index:
 def _is_own(
     checkpoint: Checkpoint, index: Index, manifest_path: Path, manifest: pd.DataFrame, notes: list[str]
 ) -> bool:
-    """Whether `--data` names the run's own data: the same folder, or another one with just the same images.
+    """Return True if `--data` names the run's own data: the same folder, or another one with the same images.
 
     A set that holds them and others (HAM10000 within ISIC 2019) is another set: else most of it would be
     left out unseen. So is one that has their names (000.jpg, 001.jpg, …) for other pictures, or other labels for
@@ -184,13 +184,13 @@ def _is_own(
 
 
 def _labels_agree(index: Index, manifest: pd.DataFrame) -> bool:
-    """Whether the set labels each image that it shares with the run as the run's split.csv does."""
+    """Return True if the set has the labels of the run's split.csv for the images that both have."""
     label = index.rows.set_index("image")["label"].reindex(manifest["image"]).to_numpy()
     return bool(((label == manifest["label"].to_numpy()) | pd.isna(label)).all())
 
 
 def _files_agree(index: Index, checkpoint: Checkpoint, manifest_path: Path) -> bool:
-    """Whether files of one name are the same, as far as a look at some tells and the run's are still there."""
+    """Return True if files of one name are the same, judged by some of them, if the run's are still there."""
     try:
         of_run = _read_own(checkpoint, manifest_path, allow_missing=True).rows
     except UserError:
@@ -206,7 +206,7 @@ def _files_agree(index: Index, checkpoint: Checkpoint, manifest_path: Path) -> b
 def _as_in_the_run(
     index: Index, manifest: pd.DataFrame, manifest_path: Path, allow_missing: bool, notes: list[str]
 ) -> pd.DataFrame:
-    """The rows that the run had, with its labels, groups and parts."""
+    """Return the rows that the run had, with its labels, groups and splits."""
     there = manifest["image"].isin(index.rows["image"])
     if allow_missing and there.any() and not there.all():
         notes.append(f"left out: {count((~there).sum(), 'image')} of the run's split.csv, no longer in the data")
@@ -219,7 +219,7 @@ def _as_in_the_run(
 
 
 def _copies(checkpoint: Checkpoint, manifest_path: Path, paths: pd.Series, notes: list[str]) -> pd.Series:
-    """For each of `paths` the name of the run's image whose file is the very same, "" where there is none."""
+    """Return, for each of `paths`, the name of the run's image whose file is the same; "" if there is none."""
     gaps = "a copy that was renamed and also resized or encoded anew is not found"
     try:
         of_run = _read_own(checkpoint, manifest_path, allow_missing=True).rows
@@ -248,7 +248,7 @@ def _part(rows: pd.DataFrame, split: str, root: Path, notes: list[str]) -> pd.Da
 def _seen_in_training(
     part: pd.DataFrame, manifest: pd.DataFrame | None, own: bool, copies: pd.Series
 ) -> list[str]:
-    """Warnings for images that the model was trained on, or that helped to choose and calibrate it.
+    """Return warnings for images that the model was trained on, or that helped to choose and calibrate it.
 
     `copies` names, for each row, the run's image that is the same file; "" is none.
     """
@@ -274,6 +274,6 @@ def _seen_in_training(
 
 
 def _stem(names: pd.Series) -> pd.Series:
-    """File names without folder and ending; "" where one is too plain ("12") to say that two are the same."""
+    """Return file names without folder and ending; "" for one too plain ("12") to show that two are the same."""
     stems = names.str.replace(r"^.*/", "", regex=True).str.replace(r"\.[A-Za-z]{3,4}$", "", regex=True)
     return stems.where(stems.str.len() >= 8, "")
