@@ -23,17 +23,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from skin.bench.options import BenchmarkOptions, read_options
+from skin.utils import cli
+
+if __name__ == "__main__" and sys.argv[1:2] != ["--case"]:  # before torch, which takes seconds to import
+    cli.answer_early(BenchmarkOptions, __doc__)
+
 import train
 from skin.bench import cases, images, input_path, plot, process, report
 from skin.bench.compare import compare
 from skin.bench.matrix import Matrix
 from skin.bench.measurement import Step
-from skin.bench.options import BenchmarkOptions, read_options
 from skin.bench.plain import PlainLoop
 from skin.data.cache import default_folder
 from skin.training.options import Options
 from skin.training.splits import Splits, read_splits
-from skin.utils import cli
 from skin.utils.driver import unusable_gpus
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology, usable_gpus

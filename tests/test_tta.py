@@ -1,4 +1,5 @@
-from skin.model.tta import VIEWS, dihedral
+from skin.model.choices import VIEWS
+from skin.model.tta import dihedral
 
 import pytest
 import torch

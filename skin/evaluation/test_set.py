@@ -26,7 +26,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-SPLITS = ("train", "val", "test", "all")
 LOOKED_AT = 20  # files, to tell the run's own data from others of the same names
 UNKNOWN = -1  # the label of an image whose class the model lacks
 _NOT_ATTRIBUTES = {"image", "path", "label", "group", "split"}

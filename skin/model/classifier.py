@@ -25,6 +25,7 @@ from typing import BinaryIO, Generic, NamedTuple, TypeVar, overload
 from skin.data.images import ImageError, centre_crop, read_image, stored_image
 from skin.model import calibration, tta
 from skin.model.checkpoint import Checkpoint, load_best
+from skin.model.choices import VIEWS
 from skin.model.fold_batchnorm import for_inference
 from skin.model.grad_cam import grad_cam, overlay
 from skin.model.precision import choose
@@ -239,8 +240,8 @@ class SkinClassifier:
 
         Logits and features are averaged over the views, then calibrated.
         """
-        if not 1 <= views <= tta.VIEWS:
-            raise UserError(f"cannot average over {views} views; choose 1 to {tta.VIEWS}")
+        if not 1 <= views <= VIEWS:
+            raise UserError(f"cannot average over {views} views; choose 1 to {VIEWS}")
         images = torch.from_numpy(pixels).to(self.device)
         logits, features = self._forward(images)
         for k in range(1, views):

@@ -6,10 +6,9 @@ it as the one that was taken. Averaging over such views is test-time augmentatio
 
 from __future__ import annotations
 
-from torch import Tensor
+from skin.model.choices import VIEWS
 
-VIEWS = 8
-"""How many views there are: four quarter turns, of the picture and of its mirror image."""
+from torch import Tensor
 
 
 def dihedral(images: Tensor, k: int) -> Tensor:

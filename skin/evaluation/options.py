@@ -1,0 +1,70 @@
+"""The options of evaluate.py. Needs no torch: `--help` is answered before that is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from skin.model.choices import AMP, VIEWS
+from skin.utils.cli import option
+from skin.utils.errors import UserError
+from skin.utils.hardware import check_workers
+
+SPLITS = ("train", "val", "test", "all")
+MOST_ROUNDS = 100_000  # each keeps a number per metric and class
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What to evaluate, and how."""
+
+    checkpoint: Path | None = option(
+        None, "the trained model (default: the newest run's)", group="what", metavar="FILE"
+    )
+    data: Path | None = option(None, "another set, any layout (default: the run's own)", group="what", metavar="DIR")
+    labels: Path | None = option(None, "table image,label[,group][,split] for --data", group="what", metavar="CSV")
+    split: str = option(
+        "test", "split to evaluate: " + ", ".join(SPLITS), group="what", choices=SPLITS, metavar="SPLIT"
+    )
+    allow_missing: bool = option(False, "go on without images that are not there or have no class", group="what")
+
+    by: str = option("", "subgroups to look at: columns of the data, by commas", group="metrics", metavar="COLUMNS")
+    tta: int = option(
+        1, "average over N of the 8 turned and mirrored views, at N times the cost", group="metrics", metavar="N"
+    )
+    threshold: float | None = option(
+        None, "also call each class whose probability is above P", group="metrics", metavar="P"
+    )
+    rounds: int = option(1000, "rounds of the bootstrap", group="metrics", metavar="N")
+    seed: int = option(0, "of the bootstrap", group="metrics")
+
+    amp: str = option(
+        "auto", "precision: auto, fp16, bf16 or off", group="machine",
+        choices=AMP, metavar="A",
+    )  # fmt: skip
+    gpus: int | None = option(None, "0 is the CPU, 1 a GPU (default: 1 if there is)", group="machine", metavar="N")
+    batch_size: int | None = option(None, "images at a time (default: chosen by size)", group="machine", metavar="N")
+    workers: int | None = option(None, "loader processes (default: chosen)", group="machine", metavar="N")
+
+    out: Path | None = option(None, "folder of the report (default: in the run's)", group="output", metavar="DIR")
+
+
+def check(options: EvaluateOptions) -> None:
+    """Raise `UserError` for an option out of range, before anything is read."""
+    if not 1 <= options.tta <= VIEWS:
+        raise UserError(f"--tta {options.tta}: there are {VIEWS} views of an image; choose 1 to {VIEWS}")
+    if not 1 <= options.rounds <= MOST_ROUNDS:
+        raise UserError(f"--rounds {options.rounds}: the bootstrap takes 1 to {MOST_ROUNDS}; 1000 is usual")
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise UserError(f"--threshold {options.threshold}: a probability is between 0 and 1")
+    if options.gpus is not None and options.gpus not in (0, 1):
+        raise UserError(f"--gpus {options.gpus}: one process uses one GPU; for more: torchrun --nproc-per-node N")
+    if options.labels is not None and options.data is None:
+        raise UserError("--labels is a table for --data: name the folder, too")
+    check_workers(options.workers)
+    for name in ("batch_size", "seed"):
+        value, least = getattr(options, name), 1 if name == "batch_size" else 0
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
+    if options.seed >= 2**63:
+        raise UserError(f"--seed {options.seed}: must be below 2**63")
