@@ -53,8 +53,7 @@ def build_trainer(
 ) -> Trainer:
     """Build model, optimizer, scaler and loader on their device, ready for the first step.
 
-    A step takes `images_per_step` over all replicas; if None, `--batch-size` on each. `origin` says where the weights
-    come from that last.pt is about to bring, and then none are loaded.
+    A step takes `images_per_step` in total, or `--batch-size` per replica. With `origin`, last.pt brings the weights.
     """
     torch.manual_seed(options.seed)  # of the new head, and of everything with --weights none
     network: EfficientNet = get_model(options.model, weights=None)
@@ -97,18 +96,14 @@ def make_parallel(classifier: Classifier, options: Options, topology: Topology) 
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted mean of -log p_i[y_i], and the sum of the class weights, which it was divided by.
-
-    The mean of two halves of a batch is not the loss of the whole; the sums of mean * weight and of weight are.
-    """
+    """Return the weighted mean of -log p_i[y_i] and the sum of weights in it: mean * weight adds up over batches."""
     return F.cross_entropy(logits, labels, weight=class_weights), class_weights[labels].sum()
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float, frozen: int = 0) -> float:
     """Return the rate of optimizer step `step` of `steps`: linear up over `warmup` steps, then half a cosine down.
 
-    Before that, `frozen` of the steps train the head alone, at the peak rate: a new head has nothing that large steps
-    could break. The warm-up is for the body, which has.
+    Before that, `frozen` steps train the head alone at the peak rate: the warm-up is for the body, which can break.
     """
     if step < frozen:
         return peak
@@ -150,8 +145,7 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
     batches.set_epoch(epoch, first_step)
     batch_weights = trainer.batch_weights(epoch)
     steps = options.epochs * len(batches)
-    alone = options.freeze_epochs if options.freeze_epochs < options.epochs else 0  # else the head is all there is
-    frozen = alone * len(batches)
+    frozen = options.freeze_epochs * len(batches) if options.freeze_epochs < options.epochs else 0
     warmup = int(min(options.warmup_epochs * len(batches), 0.3 * (steps - frozen)))
     trainer.freeze(epoch < options.freeze_epochs)
     trainer.classifier.train()
@@ -184,10 +178,8 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     run.saver.wait()  # the loader's processes are forked here for the first time, with no other thread at work
     logits = collect(model, val_loader, topology, stopping=interrupts.stopping).logits
     run.refuse_bad_outputs(logits)
-    labels = run.splits.labels("val")
-    val_loss, _ = weighted_cross_entropy(
-        torch.from_numpy(logits), torch.from_numpy(labels), trainer.class_weights.cpu()
-    )
+    labels, weights = run.splits.labels("val"), trainer.class_weights.cpu()
+    val_loss, _ = weighted_cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), weights)
     usage = memory.read_all(topology)  # all processes ask at once
     row = row_of(EpochResult(
         epoch=progress.epoch + 1, lr=trainer.optimizer.param_groups[0]["lr"], train=totals, val_loss=float(val_loss),
@@ -242,8 +234,8 @@ def save(run: Run, best: bool = False) -> None:
     """Copy what is to be saved; a thread of the saver writes it with `torch.save` while the training goes on."""
     last = last_pt(run.trainer, run.progress, run.splits.classes)
     if run.trainer.topology.is_main:
-        model = best_pt(run, run.trainer.classifier.network, {}) if best else None
-        run.saver.save(last, model, run.progress.history)
+        network, rows = run.trainer.classifier.network, run.progress.history
+        run.saver.save(last, best_pt(run, network, {}) if best else None, rows)
 
 
 def begin(opened: Opened) -> Run:
@@ -252,8 +244,7 @@ def begin(opened: Opened) -> Run:
     trainer = build_trainer(options, opened.topology, splits, options.images_per_step, opened.origin)
     run = opened.begin(trainer)
     if opened.last is not None:
-        last = checked_last(opened.last, trainer, splits.classes, run.folder / "last.pt")
-        load_last(last, trainer, run.progress)
+        load_last(checked_last(opened.last, trainer, splits.classes, run.folder / "last.pt"), trainer, run.progress)
     if options.resume is not None:
         run.say_resumed(opened.source, opened.last)
     return run
