@@ -20,6 +20,12 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from skin.training.options import Options, common_options
+from skin.utils import cli
+
+if __name__ == "__main__":  # before torch, which takes seconds to import
+    cli.answer_early(Options, __doc__)
+
 from skin.data.dataset import Batch, timed_ahead
 from skin.model import calibration, checkpoint
 from skin.model.inference import collect
@@ -27,7 +33,6 @@ from skin.model.network import Classifier, preprocess_for
 from skin.training import batch_norm, losses
 from skin.training.columns import EpochResult, row_of
 from skin.training.loading import training_data, validation_loader
-from skin.training.options import Options, common_options
 from skin.training.progress import Progress
 from skin.training.records import StepDone, StepRecord
 from skin.training.run import Opened, Run, finished, open_run
@@ -35,7 +40,7 @@ from skin.training.saver import bytes_needed
 from skin.training.splits import Splits, check_data
 from skin.training.states import BestPt, LastPt, Restorable, checked_last
 from skin.training.trainer import Trainer, common_precision, compiled, starting_weights, tune_kernels
-from skin.utils import cli, memory, parallel
+from skin.utils import memory, parallel
 from skin.utils.known_errors import explained
 from skin.utils.parallel import Topology
 from skin.utils.signals import Interrupts, Stopped

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skin.model.choices import MODELS
 from skin.training.recipes import RECIPES
@@ -21,7 +21,10 @@ from skin.utils.cli import option
 from skin.utils.errors import UserError
 from skin.utils.hardware import check_workers
 from skin.utils.home import user_path
-from skin.utils.parallel import Topology, restarted_by_torchrun
+from skin.utils.launchers import restarted_by_torchrun
+
+if TYPE_CHECKING:
+    from skin.utils.parallel import Topology
 
 # A checkpoint keeps a row of metrics.csv per epoch; skin.model.tensorfile takes no more values than of so many.
 MOST_EPOCHS = 10_000

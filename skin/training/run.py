@@ -29,8 +29,9 @@ from skin.utils import cli, files, memory, run_folders
 from skin.utils.console import Log
 from skin.utils.driver import unusable_gpus
 from skin.utils.errors import UserError
+from skin.utils.launchers import restarted_by_torchrun
 from skin.utils.memory import Memory
-from skin.utils.parallel import Topology, restarted_by_torchrun
+from skin.utils.parallel import Topology
 from skin.utils.signals import Interrupts, Stopped
 
 import numpy as np

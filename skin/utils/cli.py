@@ -149,15 +149,12 @@ def plain(settings: Any) -> dict[str, Any]:
     return {f.name: convert(getattr(settings, f.name)) for f in options(type(settings))}
 
 
-def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:
+def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` and leave with its exit code.
 
     A `UserError`, or an error that `known_errors` explains, is one line on stderr and code 2. Any other exception is
     a traceback and code 1. Ctrl-C is 130, SIGTERM 143. A reader that closes our pipe ends us quietly, as it ends any
     Unix filter. In each case this process and its children are gone within seconds.
-
-    Args:
-        explaining: False leaves every error but a `UserError` a traceback, for a process that reads it.
     """
     for number in STOP_SIGNALS:
         if number != signal.SIGINT and signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
@@ -184,7 +181,7 @@ def run(main: Callable[[], int | None], explaining: bool = True) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 141
         except Exception as error:
-            known = explaining and isinstance(error, (RuntimeError, MemoryError, OSError))
+            known = isinstance(error, (RuntimeError, MemoryError, OSError))
             line = explain(error) if known else None
             if line is None:
                 traceback.print_exc()

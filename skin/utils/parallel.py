@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from skin.utils.driver import cuda_available, unusable_gpus
 from skin.utils.errors import UserError
+from skin.utils.launchers import by_torchrun
 from skin.utils.signals import waiting
 
 import numpy as np
@@ -182,16 +183,6 @@ def processes() -> Iterator[Topology]:
         patient=dist.new_group(timeout=datetime.timedelta(days=1), backend="gloo"),
     )
     dist.destroy_process_group()  # not after an error: it would wait for peers that may be gone
-
-
-def by_torchrun() -> bool:
-    """Whether torchrun has started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def restarted_by_torchrun() -> bool:
-    """Return True if `torchrun --max-restarts` has started this process again."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
 
 
 def on_devices(processes: Topology, gpus: int | None) -> Topology:

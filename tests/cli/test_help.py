@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SCRIPTS = ["predict.py", "app.py"]
+SCRIPTS = ["train.py", "evaluate.py", "predict.py", "benchmark.py", "app.py"]
 HEAVY = {"torch", "numpy", "pandas", "PIL", "rich", "gradio", "matplotlib"}
 
 # Run the script as `python SCRIPT WORDS` does, and add what it imported to stderr.
@@ -33,7 +33,7 @@ def test_help_does_not_wait_for_torch(script: str) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("words", [("--epoch", "3"), ("--checkpoint",)], ids=" ".join)
+@pytest.mark.parametrize("words", [("--epoch", "3"), ("--no-such",)], ids=" ".join)
 def test_neither_does_a_mistyped_option(script: str, words: tuple[str, ...]) -> None:
     done = answer(script, *words)
     error, imported = done.stderr.splitlines()
