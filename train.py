@@ -1,15 +1,11 @@
 """Fine-tune EfficientNet on images of skin disease, by transfer learning.
 
     python train.py --data ./data      # B3, ImageNet weights, 20 epochs
-    python train.py --data HAM10000 --model efficientnet_b0 --epochs 5
     python train.py --demo             # no data yet? two minutes on two cores
     python train.py --resume           # go on with the newest run
-    python train.py --demo --out run --resume auto    # begin, or go on
     torchrun --standalone --nproc-per-node 4 train.py --data ./data    # DDP
 
-The data folder may be class folders, split folders, HAM10000 as downloaded, and
-more (see README.md), or any folder of images with --labels. All that a run
-makes goes into its run folder.
+README.md lists the layouts of a data folder. A run writes one folder, runs/<time>-<model>.
 """
 
 from __future__ import annotations
@@ -129,8 +125,7 @@ def train_step(trainer: Trainer, images: Tensor, labels: Tensor, batch_weight: f
     logits = trainer.model(images)  # autocast is inside, see `build_trainer`
     mean, weight = weighted_cross_entropy(logits, labels, trainer.class_weights)
     loss = mean
-    if trainer.topology.distributed:  # DDP averages the gradients of `world` processes: weighed by its share of the
-        # batch's weight, each one's mean adds up to the mean of the whole batch.
+    if trainer.topology.distributed:  # DDP averages gradients: each mean counts by its share of the batch's weight
         loss = mean * (weight / batch_weight * trainer.topology.world)
     trainer.scaler.scale(loss).backward()
     trainer.scaler.unscale_(trainer.optimizer)

@@ -78,6 +78,8 @@ def test_paths_are_absolute_so_that_a_run_goes_on_anywhere(tmp_path: Path, monke
         (["--data", "d", "--epochs", "0"], "--epochs 0: must be 1 or more"),
         (["--data", "d", "--batch-size", "0"], "--batch-size 0: must be 1 or more"),
         (["--data", "d", "--batch-size", "1.5"], "argument --batch-size: invalid int value"),
+        (["--data", "d", "--augment", "-1"], r"--augment -1.0: must be 0 \(none\) to 3"),
+        (["--data", "d", "--augment", "nan"], r"--augment nan: must be 0 \(none\) to 3"),
         (["--data", "d", "--lr", "0"], "--lr 0.0: must be above 0"),
         (["--data", "d", "--lr", "nan"], "--lr nan: must be above 0"),
         (["--data", "d", "--lr", "inf"], "--lr inf: must be above 0"),

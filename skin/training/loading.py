@@ -49,7 +49,7 @@ def training_data(
     size_of = functools.partial(
         RECIPES[options.recipe].image_size, epochs=options.epochs, full=preprocess.image_size
     )
-    dataset = splits.dataset("train", preprocess, options.seed, cache, size_of)
+    dataset = splits.dataset("train", preprocess, options.seed, cache, size_of, options.augment)
     batches = EpochBatches(
         dataset.labels, images_per_step or options.batch_size * topology.replicas, options.seed,
         topology.replicas, topology.rank, topology.world,

@@ -44,10 +44,11 @@ class Options:
 
     data: Path | None = option(None, "data folder, in any of the known layouts", group="data", metavar="DIR")
     labels: Path | None = option(
-        None, "table image,label[,group][,split] for a folder that is none", group="data", metavar="CSV"
-    )
+        None, "CSV with columns image,label[,group][,split], for folders in no known layout", group="data",
+        metavar="CSV",
+    )  # fmt: skip
     demo: bool = option(False, "make a small set of drawn lesions and train on it", group="data")
-    split: str = option("70/20/10", "train/val/test, where the data bring no split", group="data")
+    split: str = option("70/20/10", "train/val/test, used if the data bring no split", group="data")
     check: bool = option(False, "read and audit the data, train nothing", group="data")
     keep_duplicates: bool = option(False, "do not join lesions that share a near copy", group="data")
     skip_bad_images: bool = option(False, "leave out images that cannot be read", group="data")
@@ -62,8 +63,8 @@ class Options:
         + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in RECIPES["fast"].defaults.items()),
         group="training", choices=tuple(RECIPES), metavar="NAME",
     )  # fmt: skip
-    epochs: int = option(20, "passes over the training part", group="training", metavar="N")
-    batch_size: int = option(32, "images a step on each GPU", group="training", metavar="N")
+    epochs: int = option(20, "passes over the training split", group="training", metavar="N")
+    batch_size: int = option(32, "images per step and GPU", group="training", metavar="N")
     optimizer: str = option(
         "adam", "adam, adamw or sgd (with momentum 0.9)", group="training", choices=tuple(OPTIMIZERS), metavar="NAME"
     )
@@ -75,15 +76,18 @@ class Options:
     freeze_epochs: int = option(
         0, "train the head alone at first, at the peak rate; the warm-up comes after", group="training", metavar="N",
     )  # fmt: skip
+    augment: float = option(
+        1.0, "strength of the augmentation: 1 is the recipe's, 0 is none", group="training", metavar="X"
+    )
     class_weights: str = option(
         "balanced", "against imbalance: balanced or none", group="training", choices=("balanced", "none"), metavar="W"
     )
     monitor: str = option(
-        "accuracy", "validation figure that picks the best model: " + ", ".join(MONITORS), group="training",
-        choices=tuple(MONITORS), metavar="FIGURE",
+        "accuracy", "validation metric that picks the best model: " + ", ".join(MONITORS), group="training",
+        choices=tuple(MONITORS), metavar="METRIC",
     )  # fmt: skip
     patience: int = option(0, "stop after N epochs without a better one; 0 is never", group="training", metavar="N")
-    seed: int = option(0, "of the split, the weights, the order and the augmentation", group="training")
+    seed: int = option(0, "seed of the split, the weights, the order and the augmentation", group="training")
 
     amp: str = option(
         "auto", "auto, fp16, bf16 or off", group="machine", choices=("auto", "fp16", "bf16", "off"), metavar="A"
@@ -273,6 +277,8 @@ def _check(options: Options) -> None:
         if getattr(options, name) > high:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be {high:,} or less")
     check_workers(options.workers)
+    if not 0 <= options.augment <= 3:
+        raise UserError(f"--augment {options.augment}: must be 0 (none) to 3; 1 is the recipe's")
     if not 0 < options.lr < float("inf"):
         raise UserError(f"--lr {options.lr}: must be above 0")
     if options.seed >= 2**63:

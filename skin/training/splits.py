@@ -67,11 +67,18 @@ class Splits:
         seed: int = 0,
         cache: PixelCache | None = None,
         size_of: Callable[[int], int] | None = None,
+        strength: float = 1.0,
     ) -> SkinDiseaseDataset:
-        """The images and labels of a part; `cache` is one that `open_cache` gave, `size_of` as the data set's."""
+        """Return the data set of a split.
+
+        Args:
+            part: "train", "val" or "test".
+            cache: from `open_cache`.
+            size_of, strength: as for `SkinDiseaseDataset`.
+        """
         where = np.flatnonzero(self.rows["split"] == part)
         paths = self.rows["path"].iloc[where].tolist()
-        return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where, size_of)
+        return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where, size_of, strength)
 
     def open_cache(
         self, preprocess: Preprocess, options: Options, checkpoint_bytes: int = 0
