@@ -5,7 +5,7 @@
     python train.py --resume           # go on with the newest run
     torchrun --standalone --nproc-per-node 4 train.py --data ./data    # DDP
 
-README.md lists the layouts of a data folder. A run writes one folder, runs/<time>-<model>.
+README.md lists the layouts of a data folder. A run writes into a folder of runs/.
 """
 
 from __future__ import annotations
