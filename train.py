@@ -5,7 +5,7 @@
     python train.py --resume           # go on with the newest run
     torchrun --standalone --nproc-per-node 4 train.py --data ./data    # DDP
 
-README.md lists the layouts of a data folder. A run writes into a folder of runs/.
+README.md lists the layouts of a data folder. A run has one folder, in runs/.
 """
 
 from __future__ import annotations

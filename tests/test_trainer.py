@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import train
+from skin.data.augment import STANDARD
+from skin.data.dataset import PLAIN
 from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import Precision
 from skin.training import batch_norm
@@ -450,3 +452,14 @@ def test_the_header_counts_every_image_once(settings: Options, parts: Splits) ->
 def test_a_part_without_images_is_named(settings: Options) -> None:
     with pytest.raises(UserError, match="the val part is empty; give it a share of --split 90/0/10"):
         read_splits(dataclasses.replace(settings, split="90/0/10"))
+
+
+def test_the_strength_of_the_augmentation_reaches_the_images(settings: Options, parts: Splits) -> None:
+    """At 0 a view of training is the centre of its image, as validation sees it."""
+    recipe, none = (built(settings, parts, augment=strength) for strength in (1.0, 0.0))
+    assert recipe.dataset.ranges == STANDARD
+    (plain,) = none.dataset[(PLAIN, 3)].images.int()
+    (without,) = none.dataset[(0, 3)].images.int()
+    (augmented,) = recipe.dataset[(0, 3)].images.int()
+    assert (without - plain).abs().float().mean() < 2  # half a pixel may be resampled
+    assert (augmented - plain).abs().float().mean() > 5
