@@ -461,5 +461,5 @@ def test_the_strength_of_the_augmentation_reaches_the_images(settings: Options, 
     (plain,) = none.dataset[(PLAIN, 3)].images.int()
     (without,) = none.dataset[(0, 3)].images.int()
     (augmented,) = recipe.dataset[(0, 3)].images.int()
-    assert (without - plain).abs().float().mean() < 2  # half a pixel may be resampled
-    assert (augmented - plain).abs().float().mean() > 5
+    off, far = ((view - plain).abs().float().mean() for view in (without, augmented))
+    assert 3 * off < far  # a shift of half a pixel remains
