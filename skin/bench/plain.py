@@ -114,7 +114,7 @@ class PlainLoop:
     def ready_step(self) -> Step:
         """Take a step on a batch that is on the device already, always the same."""
         if self.ready is None:
-            dataset: Dataset = self.loader.dataset
+            dataset: Dataset[tuple[Tensor, int]] = self.loader.dataset
             batch = [dataset[i] for i in range(self.loader.batch_size or 0)]
             images = torch.stack([image for image, _ in batch]).to(self.topology.device)
             self.ready = images, torch.tensor([label for _, label in batch]).to(self.topology.device)
