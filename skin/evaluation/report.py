@@ -74,7 +74,7 @@ class Predictions:
 
     @property
     def known(self) -> Bools:
-        """bool [N]: the images whose class the model has."""
+        """The images whose class the model has, bool [N]."""
         return self.labels >= 0
 
 

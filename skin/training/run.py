@@ -231,7 +231,7 @@ class Opened:
 
     @property
     def origin(self) -> str:
-        """Where the weights come from that last.pt is about to bring; `""` if there is none."""
+        """The source of the weights that last.pt is about to bring; `""` if there is none."""
         return str(self.config["resolved"]["weights"]) if self.last else ""
 
     def begin(self, trainer: Trainer) -> Run:
