@@ -174,7 +174,7 @@ class Comparison:
 class Column:
     """A column of the CSV and a key of each of the JSON's `cells`; with a heading, a column of the table, too.
 
-    Just one of the first four functions says where its value comes from.
+    Exactly one of the first four functions gives its value.
     """
 
     name: str

@@ -22,7 +22,7 @@ _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead an
 
 
 class Folder:
-    """One walk over a data folder: its images, its tables, and where a named image lies.
+    """One walk over a data folder: its images, its tables, and the place of a named image.
 
     Hidden files and `__MACOSX` are passed over, and so are the folders of runs, reports and checks (`ours`): their
     pictures must not be learnt. Links inside the folder are files like any other. A link that leads out of it is

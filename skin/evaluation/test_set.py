@@ -121,7 +121,7 @@ def read(
 
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the run's options; config.json knows where the data are that moved after `best.pt` was written."""
+    """Return the run's options; config.json has the place of data that moved after `best.pt` was written."""
     config = dict(checkpoint.config)
     with contextlib.suppress(UserError):
         now = run_folders.read_config(checkpoint.path.parent)

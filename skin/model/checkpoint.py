@@ -83,7 +83,7 @@ class Checkpoint:
     classes: tuple[str, ...]
     preprocess: Preprocess
     config: dict[str, Any]  # the run's config.json: every option by its name, and `resolved`
-    metrics: dict[str, float | None]  # the best epoch's row of metrics.csv; None where a metric is not defined
+    metrics: dict[str, float | None]  # the best epoch's row of metrics.csv; None if a metric is not defined
     calibration: Calibration  # empty until the run has come to its end
 
     def describe(self) -> str:

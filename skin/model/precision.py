@@ -46,7 +46,7 @@ class Precision:
 def convolutions_use_tf32() -> bool:
     """Return True if float32 convolutions may round their inputs to TF32 on this GPU (Ampere and later have it).
 
-    Torch does so by default. `conv.fp32_precision` also answers where `allow_tf32`, its older name, would raise.
+    Torch does so by default. `conv.fp32_precision` also answers if `allow_tf32`, its older name, would raise.
     """
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
         return False

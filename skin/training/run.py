@@ -118,7 +118,7 @@ class Run:
             self.log.say_once(cache.note)
 
     def say_stopped(self) -> None:
-        """Say where a run was stopped and how it goes on."""
+        """Print the step at which a run was stopped, and the command that goes on."""
         self.saver.wait()
         progress, saved = self.progress, "NOT saved" if self.saver.unsaved else "saved"
         self.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; {saved}. "

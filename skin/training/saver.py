@@ -120,7 +120,7 @@ def bytes_needed(network: nn.Module) -> int:
 
 
 def kept(folder: Path) -> str:
-    """Say whether a run that fails has something to go on from."""
+    """Return a phrase that says if a run that fails has a save to go on from."""
     saved = any((folder / name).exists() for name in (LAST, PREVIOUS))
     return "the last good checkpoint is kept" if saved else "nothing was saved yet"
 
