@@ -66,7 +66,7 @@ class OurLoop:
         return cache is not None and cache.note is None
 
     def prepare(self, steps: int) -> None:
-        """Decode what the first `steps` will read, so that they find it as in every epoch but a run's first."""
+        """Decode the images of the first `steps`, so that they find them as in every epoch except a run's first."""
         trainer, topology = self.trainer, self.topology
         if trainer.dataset.cache is None:
             return
@@ -123,7 +123,7 @@ def benchmark_training(options: BenchmarkOptions, train_images: int, console: Co
     matrix = Matrix(options, planned, heading, train_images, run, say)
     try:
         matrix.measure()
-    finally:  # Ctrl-C, too: what has been measured is shown and kept
+    finally:  # also after Ctrl-C: the results so far are shown and kept
         found = matrix.report
         console.print(report.table(found.rows))
         for line in report.notes(found.rows):

@@ -66,7 +66,7 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     out = options.out or report_files.default_folder(options.tta, checkpoint, test)
     as_predicted = test.own and test.split == "test" and options.tta == 1  # as predict.py answers
     card = checkpoint.path.parent / "model_card.md" if as_predicted else None
-    if topology.is_main:  # what would keep the report from being written is found before the work, not after
+    if topology.is_main:  # a report that could not be written is refused before the work, not after
         report_files.claim(out)
         if card is not None:
             check_model_card(card)
@@ -93,7 +93,7 @@ def predict(
 ) -> tuple[Predictions, About]:
     """Run the model over the set, in all processes."""
     if topology.device.type == "cpu":
-        keep_freed_memory()  # half of the time would go into handing pages out anew for each large activation
+        keep_freed_memory()  # otherwise half of the time goes into new pages for each large activation
     mode = precision.choose(options.amp, topology.device)
     dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess)
     batch_size = options.batch_size or inference.fitting_batch_size(checkpoint.preprocess.image_size, topology)

@@ -97,7 +97,7 @@ def predict_all(model: SkinClassifier, settings: PredictSettings, topology: Topo
 
 
 def _nowhere(answer: Answer[str], overlay: str | None) -> None:
-    """Drop an answer: rank 0 has it, too."""
+    """Drop an answer, which rank 0 has, too."""
 
 
 def answers(

@@ -207,7 +207,7 @@ def last_pt(trainer: Trainer, progress: Progress, classes: Sequence[str]) -> Las
 
 
 def load_last(last: Restorable, trainer: Trainer, progress: Progress) -> None:
-    """Take over the contents of a last.pt that has been checked: the inverse of `last_pt`."""
+    """Take over the contents of a last.pt that has been checked. `last_pt` made them."""
     trainer.classifier.network.load_state_dict(last["model"])
     if last["statistics"] is not None:
         batch_norm.write(trainer.classifier.network, last["statistics"])
@@ -231,7 +231,7 @@ def best_pt(run: Run, network: nn.Module, calibrated: calibration.Calibration) -
 
 
 def save(run: Run, best: bool = False) -> None:
-    """Copy what is to be saved; a thread of the saver writes it with `torch.save` while the training goes on."""
+    """Copy the run's state; a thread of the saver writes it with `torch.save` while the training goes on."""
     last = last_pt(run.trainer, run.progress, run.splits.classes)
     if run.trainer.topology.is_main:
         network, rows = run.trainer.classifier.network, run.progress.history
@@ -268,7 +268,7 @@ def fit(run: Run, interrupts: Interrupts) -> int:
 
 
 def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> None:
-    """Calibrate the best model on the validation split, and write what is read when a run is done."""
+    """Calibrate the best model on the validation split, and write the last files of a run."""
     topology, best = run.trainer.topology, run.folder / "best.pt"
     run.saver.wait()
     topology.barrier()

@@ -1,4 +1,4 @@
-"""The cases of the benchmark: which there are, and why this machine skips one."""
+"""The cases of the benchmark, and the reasons why this machine skips one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LARGEST_BATCH = 4096  # that --find-batch tries
 
 @dataclass(frozen=True)
 class Key:
-    """What makes a case that case: two reports are compared by it."""
+    """The identity of a case: two reports are compared by it."""
 
     gpus: int  # 0 is the CPU
     parallel: str  # "single", "dp" or "ddp"
@@ -34,7 +34,7 @@ class Key:
 
     @property
     def place(self) -> str:
-        """Where it runs: "CPU", "2 GPUs ddp"."""
+        """The devices it runs on: "CPU", "2 GPUs ddp"."""
         if self.gpus == 0:
             return "CPU"
         return f"{self.gpus} GPU{'s' if self.gpus > 1 else ''}" + (
@@ -43,13 +43,13 @@ class Key:
 
     @property
     def title(self) -> str:
-        """For a line of text: "2 GPUs ddp ours amp on"."""
+        """The case in a line of text: "2 GPUs ddp ours amp on"."""
         return f"{self.place} {self.recipe} amp {self.amp}"
 
 
 @dataclass(frozen=True)
 class Case:
-    """What to measure, and how."""
+    """A case to measure, and how to measure it."""
 
     key: Key
     data: str

@@ -19,7 +19,7 @@ Status = Literal["ok", "skipped", "oom", "failed"]
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of a case has found: the metrics and conditions of `COLUMNS` by name, and memory."""
+    """The results of one round of a case: the metrics and conditions of `COLUMNS` by name, and memory."""
 
     values: dict[str, Value]
     memory: MemoryReading
@@ -51,7 +51,7 @@ def _known(values: Sequence[float | None]) -> list[float]:
 
 @dataclass(frozen=True)
 class Row:
-    """One case and what its rounds have found."""
+    """One case and the results of its rounds."""
 
     key: Key
     device: str
@@ -139,7 +139,7 @@ def find(rows: Sequence[Row], key: Key, any_batch: bool) -> Row | None:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How a row compares with another one of the same report."""
+    """The comparison of a row with another one of the same report."""
 
     of: str  # the column that is compared
     base: Callable[[Key], Key | None]  # the other row's key; None if there is nothing to compare with
@@ -160,7 +160,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How --compare speaks of a column's change."""
+    """The words of --compare for the change of a column."""
 
     unit: str
     more: str  # the verdict on a change beyond the spread
@@ -174,7 +174,7 @@ class Comparison:
 class Column:
     """A column of the CSV and a key of each of the JSON's `cells`; with a heading, a column of the table, too.
 
-    Just one of the first four functions says where its value comes from.
+    Exactly one of the first four functions gives its value.
     """
 
     name: str
@@ -224,7 +224,7 @@ def _amp_off(key: Key) -> Key | None:
 
 
 def _plain(key: Key) -> Key | None:
-    """Return the plain loop's case to compare with: float32, and on several GPUs DataParallel, all that it knows."""
+    """Return the case of the plain loop to compare with: float32, and DataParallel on several GPUs."""
     parallel = "dp" if key.gpus > 1 else "single"
     return None if key.recipe == "plain" else replace(key, recipe="plain", amp="off", parallel=parallel)
 

@@ -1,4 +1,4 @@
-"""Compare two reports: what got slower or faster, beyond the spread of both."""
+"""Compare two reports: find the cases that got slower or faster, beyond the spread of both."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from skin.bench.columns import COLUMNS, Column, Row, find, number
 from skin.bench.report import Report
 
-SPREAD_OF_ONE = 0.05  # what is taken for the spread where a single round cannot tell
+SPREAD_OF_ONE = 0.05  # relative spread to assume if there is a single round
 
 
 def compare(report: Report, old: Report) -> list[str]:
-    """Return lines on what has changed since an earlier report.
+    """Return lines on the changes since an earlier report.
 
     A row that was measured on another CPU or GPU is compared by its speed over that machine's plain recipe.
     """

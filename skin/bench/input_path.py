@@ -54,7 +54,7 @@ Stream = Iterator[Tensor]  # of float32 [B, 3, size, size] on the device
 class Row:
     """The speed of a path, in each round; the fields and properties in `COLUMNS` are what is written.
 
-    A path is compared with the plain one of the same round: slow minutes of the machine are unkind to both.
+    A path is compared with the plain one of the same round, since slow minutes of the machine slow down both.
     """
 
     path: str
@@ -120,8 +120,8 @@ def measure(
 
     Args:
         batches: how many are timed in a round. None is `BATCHES`, and as many more as fill `SECONDS` if images may
-            come again. The training split should hold as many images and those to warm up with (`images_needed`): a
-            cache that is being filled meets each of them once.
+            come again. The training split should hold as many images, and those of the warm-up (`images_needed`): a
+            cache that is being filled meets each image once.
 
     Raises:
         UserError: the training split does not fill a batch, or its images are arrays, which nobody decodes.

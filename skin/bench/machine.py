@@ -28,7 +28,7 @@ class Gpu(TypedDict):
 
 
 def environment() -> dict[str, Any]:
-    """Return the `environment` of the JSON: what the benchmark runs on, and the GPUs that others use."""
+    """Return the `environment` of the JSON: this machine, its software, and the GPUs that others use."""
     found = {name: value for name, value in run_folder.environment().items() if name != "gpus"}
     return {
         **found, "cpu_flags": _cpu_flags(), "usable_cores": usable_cores(), "memory_mib": _memory_mib(),
@@ -51,7 +51,7 @@ def gpus(count: int) -> list[Gpu]:
 
 
 def device_name(environment: dict[str, Any], count: int) -> str:
-    """Return the name of what a case with `count` GPUs runs on."""
+    """Return the name of the device that a case with `count` GPUs runs on."""
     if count == 0:
         return str(environment["cpu"])
     return " / ".join(sorted({gpu["name"] for gpu in environment["gpu_devices"][:count]})) or "GPU"

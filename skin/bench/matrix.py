@@ -18,7 +18,7 @@ RunCase = Callable[[Case], Result]
 
 @dataclass
 class Entry:
-    """A case of the matrix, and what its rounds have found so far."""
+    """A case of the matrix, and the results of its rounds so far."""
 
     case: Case
     device: str
@@ -75,7 +75,7 @@ class Matrix:
     def measure(self) -> None:
         """Measure every case in turns, as often as --rounds says.
 
-        The files are written anew after each: an interrupted benchmark leaves what it has.
+        The files are written anew after each, so an interrupted benchmark keeps its results so far.
         """
         here = [entry for entry in self.entries if entry.skipped is None]
         if self.options.find_batch:

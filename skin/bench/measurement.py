@@ -1,6 +1,6 @@
 """Measure one case: how fast it trains, how steadily, and how much memory it takes.
 
-First the bare step on a batch that is ready, the ceiling of what training can reach; then training itself, with its
+First comes the bare step on a batch that is ready: training cannot be faster. Then comes training itself, with its
 loader. Each is warmed up and then timed over a window. GPUs are synchronised only at the window's edges.
 """
 
@@ -48,7 +48,7 @@ class TrainingLoop(Protocol):
         """True if the loader finds images decoded."""
 
     def prepare(self, steps: int) -> None:
-        """Do once what is no part of the speed of training, for the loader's first `steps`: fill a cache."""
+        """Do the work that is no part of the speed of training, for the loader's first `steps`: fill a cache."""
 
     def ready_step(self) -> Step:
         """Take a step on a batch that is on the device already, always the same."""
@@ -87,7 +87,7 @@ class MemoryReading(TypedDict):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One round of a case, from which `columns.COLUMNS` computes what is reported."""
+    """One round of a case, from which `columns.COLUMNS` computes the reported values."""
 
     case: Case
     train_images: int  # of an epoch
@@ -226,7 +226,7 @@ def measure(case: Case, loop: TrainingLoop) -> Measurement:
     count = case.steps
     if case.whole_epoch:
         if case.warmup:
-            # To its end: what the loader has ready when an epoch is left halfway, the next one has to clear away.
+            # To its end: if an epoch is left halfway, the next one has to clear away the loader's ready batches.
             _take(loop.epoch_steps(0), loop.steps_per_epoch)
         stream, count = loop.epoch_steps(1), loop.steps_per_epoch
     else:

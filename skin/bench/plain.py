@@ -1,8 +1,8 @@
 """Train as a notebook would: the baseline that benchmark.py compares ours with.
 
-Pillow and torchvision transforms one image at a time, float32 batches, the default memory layout, a loss that is read
-after every step, and with AMP autocast around the forward pass. It is written as it is found everywhere and must not
-be improved, except for the memory layout of `plain-channels-last`.
+It has Pillow and torchvision transforms, one image at a time, float32 batches and the default memory layout. The loss
+is read after every step. With AMP, autocast is around the forward pass. It is written as it is found everywhere and
+must not be improved, except for the memory layout of `plain-channels-last`.
 """
 
 from __future__ import annotations

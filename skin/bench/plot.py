@@ -76,7 +76,7 @@ def _draw_speeds(axes: Axes, x: list[float], rows: list[Row], look: dict[str, An
 
 
 def _subtitle(rows: list[Row]) -> str:
-    """Return what was trained where: "efficientnet_b3, 300 px, 32 images a replica; NVIDIA A100"."""
+    """Return the model and the device: "efficientnet_b3, 300 px, 32 images a replica; NVIDIA A100"."""
     keys = [row.key for row in rows]
     models, sides, batches, devices = (
         ", ".join(dict.fromkeys(map(str, values)))

@@ -1,4 +1,4 @@
-"""Run a case in a process of its own, or under torchrun in several, which report by a file each."""
+"""Run a case in a process of its own, or under torchrun in several. Each process reports by a file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SIGKILL = 9  # `signal` of Windows does not have it
 
 @dataclass(frozen=True)
 class Result:
-    """How one round of a case ended. A probe that fits is "ok" and has no round."""
+    """The end of one round of a case. A probe that fits is "ok" and has no round."""
 
     status: Status
     reason: str | None = None
@@ -54,7 +54,8 @@ class Result:
 def run_case(task: Path, loops: Mapping[str, MakeLoop]) -> int:
     """Measure the case in the JSON file `task` and write its result beside it; return the exit code.
 
-    Rank 0 writes what was measured. A rank that fails writes why, and ends: its peers would wait for it otherwise.
+    Rank 0 writes the measurement. A rank that fails writes the reason and ends: otherwise its peers would wait for
+    it.
     """
     case = Case.from_json(json.loads(task.read_text(encoding="utf-8")))
     rank = int(os.environ.get("RANK", "0"))
@@ -106,7 +107,7 @@ def _result_file(task: Path, rank: int) -> Path:
 def run(case: Case, script: Path) -> Result:
     """Measure a case once by `script --case`. No process is left behind, however it ends.
 
-    What a failed case has written on stderr goes to ours.
+    The text of a failed case on stderr goes to ours.
     """
     with tempfile.TemporaryDirectory(prefix="skin-benchmark-") as name:
         task, errors = Path(name) / "case.json", Path(name) / "stderr"
@@ -131,13 +132,13 @@ def run(case: Case, script: Path) -> Result:
 
 
 def result_of(task: Path, code: int, said: str, ranks: int) -> Result:
-    """Return what the processes of a case have reported: why it failed, otherwise what rank 0 has measured.
+    """Return the result that the processes of a case have reported: its failure, or the measurement of rank 0.
 
-    A rank that has only lost a peer is the last to be believed.
+    If several ranks failed, the reason of one that has only lost a peer comes last.
 
     Args:
         code: with which the process ended.
-        said: on stderr; read only if a process could not report itself.
+        said: its text on stderr; read only if a process could not report itself.
         ranks: processes of the case.
     """
     files = [file for file in (_result_file(task, rank) for rank in range(ranks)) if file.exists()]
@@ -155,7 +156,7 @@ def result_of(task: Path, code: int, said: str, ranks: int) -> Result:
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Let signals to stop wait until the end: a process that is just being started would be lost by them."""
+    """Let signals to stop wait until the block ends: otherwise a process that is just starting would be lost."""
     caught: list[int] = []
     before = [signal.signal(number, lambda n, frame: caught.append(n)) for number in STOP_SIGNALS]
     try:

@@ -30,7 +30,7 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Heading:
-    """When, where and how a benchmark was run."""
+    """The time, machine and settings of a benchmark."""
 
     kind: str  # "training" or "input"
     time: str
@@ -148,7 +148,7 @@ def _values(row: Row, rows: Sequence[Row]) -> list[str]:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Return lines of what the table has no room for: reasons, how it was measured, scaling, the gain of AMP."""
+    """Return lines for which the table has no room: reasons, settings of the rows, scaling, the gain of AMP."""
     grouped: dict[str, list[str]] = {}
     for row in rows:
         if row.status != "ok":
@@ -169,7 +169,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
 
 
 def _how(row: Row) -> list[str]:
-    """Return how a row was computed, and how its images came to the steps."""
+    """Return lines on the computation of a row, and on the way of its images to the steps."""
     how = row.rounds[0].values
     processes = f"{how['workers']} loader process" + ("es" if how["workers"] != 1 else "")
     return [str(how["precision"]), processes, "images decoded before" if how["cached"] else "decoding"]

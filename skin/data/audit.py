@@ -1,7 +1,7 @@
-"""The audit behind `train.py --check`: what is in a data folder and what is wrong with it.
+"""The audit behind `train.py --check`: the contents of a data folder, and its faults.
 
-Every image is decoded once. Copies are found by their pixels (exact) and by a perceptual hash (near);
-then the set is split exactly as training splits it, and whatever stands in two splits is named.
+Every image is decoded once. Copies are found by their pixels (exact) and by a perceptual hash (near).
+Then the set is split exactly as training splits it, and every lesion, patient or copy in two splits is named.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Pair:
 
     @property
     def within(self) -> bool:
-        """Tell if both are of one group, as the data have it."""
+        """Return True if both are of one group, as the data have it."""
         return self.groups[0] == self.groups[1]
 
     @property
@@ -176,13 +176,13 @@ def check(
     cache: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> CheckReport:
-    """Look at every image of `index` (best read with `keep_going=True`), split it as training does, compare.
+    """Look at every image of `index` (best read with `keep_going=True`), split them as training does, and compare.
 
     Args:
         fractions, seed: of the split, as for `split_index`.
         out: the folder to write `check.json` and, if there are suspicious pairs, `check.png` into.
-        keep_duplicates: do not join groups that share a near duplicate; what then leaks is reported.
-        cache: where the perceptual hashes are kept for training (see `join_near_duplicates`).
+        keep_duplicates: do not join groups that share a near duplicate; the leaks are reported.
+        cache: the folder that keeps the perceptual hashes for training (see `join_near_duplicates`).
         progress: called with the number of images just looked at.
 
     Raises:
@@ -233,20 +233,20 @@ class _Fingerprint:
 def _fingerprints(
     index: Index, cache: Path | None, progress: Callable[[int], None] | None
 ) -> tuple[dict[str, _Fingerprint], list[tuple[str, str]]]:
-    """Return a fingerprint of each image that can be read, by path, and the others as (path, reason)."""
+    """Return the fingerprints of the images that can be read, by path, and the others as (path, reason)."""
     kept = HashCache(cache, index.root)
     paths = index.rows["path"].tolist()
 
     def fingerprint(path: str) -> _Fingerprint | str:
         try:
             width, height, kind = read_header(path)
-            # Asked for at its own size, an image is decoded whole and not resized.
+            # If its own size is asked for, an image is decoded whole and not resized.
             whole = Preprocess(1, min(width, height), "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
             pixels = read_image(path, whole)
             digest = hashlib.blake2b(pixels.tobytes(), digest_size=16, salt=b"%dx%d" % pixels.shape[1::-1]).digest()
             found = kept.get(path)
-            # Not of `pixels`: reduced decoding, transparency and turns cost a few bits, and the split must not
-            # depend on whether a check or a training run has hashed an image first.
+            # Not of `pixels`: reduced decoding, transparency and turns change a few bits. The split must be the
+            # same if a check or a training run has hashed an image first.
             found = kept.add(path, perceptual_hash(path)) if found is None else found
             return _Fingerprint(width, height, kind, digest, found)
         except ImageError as error:
@@ -264,7 +264,7 @@ def _fingerprints(
 
 
 def _same_pictures(fingerprints: list[_Fingerprint]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs of images (int64 [M, 2]) that show the same, and how many bits apart they are (int64 [M]).
+    """Return the pairs of images (int64 [M, 2]) that show the same picture, and their distances in bits (int64 [M]).
 
     Images of equal pixels come first, -1 bits apart, each paired with the next alone.
     """
@@ -298,7 +298,7 @@ def _most(tally: dict[str, int]) -> str:
 
 
 def _section(what: str, found: Sequence[object], shown: int = _SHOWN) -> list[str]:
-    """Return a line that counts what was found and a line for each of the first; no line if there is none."""
+    """Return a line with the number of findings and a line for each of the first; no line if there are none."""
     if not found:
         return []
     lines = [_plural(len(found), what), *(f"  {printable(item, 300)}" for item in found[:shown])]

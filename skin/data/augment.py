@@ -1,8 +1,8 @@
 """Augmentation: one warp and one colour map per image, bytes in and bytes out.
 
-What happens to an image is a pure function of (seed, epoch, index): the draw comes from a counter-based
-generator keyed by those three numbers, never from a worker's running state. So it does not depend on the
-number of workers, processes or GPUs, and a run that was killed goes on to the very same images.
+The augmented image is a pure function of (seed, epoch, index). The draw comes from a counter-based generator
+keyed by those three numbers, never from a worker's running state. So it does not depend on the number of
+workers, processes or GPUs, and a run that was killed goes on to the very same images.
 
 Flips, rotation, zoom and shift are composed into one affine map, and the stored image is resampled once,
 straight to the network's size. Brightness, contrast and saturation are one affine map of the colours.
@@ -45,7 +45,7 @@ def _range(value: float, scale: Callable[[float, float], float]) -> Any:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far each property of an image may move: one entry per augmentation, with its scaling by a strength.
+    """The range of each property of an image: one entry per augmentation, with its scaling by a strength.
 
     Skin has no up and down, so rotation is by any angle.
     """
@@ -62,7 +62,7 @@ class Augmentation:
     def scaled(self, strength: float) -> Augmentation:
         """Return these ranges times `strength`: 1 changes none, and with 0 a view is the crop of the middle.
 
-        That crop is evaluation's to the pixel, or half a pixel beside it where that would cut pixels in two.
+        That crop is the same as in evaluation, or half a pixel beside it if that would cut pixels in two.
         """
         scaled = {entry.name: entry.metadata["scale"](getattr(self, entry.name), strength) for entry in fields(self)}
         return Augmentation(**scaled)
@@ -83,7 +83,7 @@ def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
 def affine(
     draw: np.ndarray, height: int, width: int, size: int, ranges: Augmentation, span: int
 ) -> np.ndarray:
-    """Return the map from a pixel (x, y) of the output to where it is read in a [height, width] image.
+    """Return the map from a pixel (x, y) of the output to its place in a [height, width] image.
 
     Args:
         draw: six uniform numbers in [0, 1): horizontal flip, vertical flip, angle, zoom, shift in x and y.
@@ -113,9 +113,9 @@ def _map_about(matrix: _Rows, centre: tuple[float, float], middle: float) -> np.
 def by_quarters(to_source: np.ndarray, size: int, span: int) -> np.ndarray:
     """Return the nearest of the maps (as `affine` gives them) that only turn by quarters, flip and shift.
 
-    A picture turned by any other angle is softened by its resampling, and evaluation shows none that is.
-    With half of the views as sharp as those, the network learns fine structure that it will see again. If
-    `span` is `size`, such a map takes pixels to pixels.
+    A turn by any other angle softens a picture by its resampling, and evaluation has no such pictures. If half of
+    the views are as sharp as in evaluation, the network learns fine structure that it will see again. If `span` is
+    `size`, such a map takes pixels to pixels.
     """
     (a, b, x), (c, d, y) = to_source.tolist()
     pace, middle = span / size, (size - 1) / 2
@@ -123,7 +123,7 @@ def by_quarters(to_source: np.ndarray, size: int, span: int) -> np.ndarray:
         matrix = (math.copysign(pace, a), 0.0), (0.0, math.copysign(pace, d))
     else:
         matrix = (0.0, math.copysign(pace, b)), (math.copysign(pace, c), 0.0)
-    turned = _map_about(matrix, (x + (a + b) * middle, y + (c + d) * middle), middle)  # what was in the middle stays
+    turned = _map_about(matrix, (x + (a + b) * middle, y + (c + d) * middle), middle)  # the middle stays
     return turned.round() if span == size else turned
 
 
@@ -137,7 +137,7 @@ def colour(draw: np.ndarray, ranges: Augmentation) -> np.ndarray:
     brightness, contrast = 128 * ranges.brightness * brightness, 1 + ranges.contrast * contrast
     saturation = 1 + ranges.saturation * saturation
     affine_map = np.empty((3, 4), np.float32)
-    affine_map[:, :3] = contrast * (1 - saturation) * GREY  # its rows add up alike: grey stays grey
+    affine_map[:, :3] = contrast * (1 - saturation) * GREY  # its rows have equal sums: grey stays grey
     affine_map[(0, 1, 2), (0, 1, 2)] += contrast * saturation
     affine_map[:, 3] = 127.5 * (1 - contrast) + brightness
     return affine_map
@@ -163,7 +163,7 @@ def augment(
             is `size`. The same key shows the same piece of the image at every `size`.
 
     Returns:
-        uint8 [size, size, 3]. What a rotation brings in from beyond the edge is the picture mirrored.
+        uint8 [size, size, 3]. A rotation that looks beyond the edge shows the picture mirrored there.
     """
     span = span or size
     draw = generator(*key).random(10)
@@ -176,7 +176,7 @@ def augment(
         view = cv2.warpAffine(stored, to_source, (size, size), dst=out, flags=flags, borderMode=border)
     else:
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        padded = cv2.cvtColor(stored, cv2.COLOR_RGB2RGBA)  # OpenCV interpolates four channels sooner than three
+        padded = cv2.cvtColor(stored, cv2.COLOR_RGB2RGBA)  # OpenCV interpolates four channels faster than three
         padded = cv2.warpAffine(padded, to_source, (size, size), flags=flags, borderMode=border)
         view = cv2.cvtColor(padded, cv2.COLOR_RGBA2RGB, dst=out)
     return cv2.transform(view, colour(draw[6:9], ranges), dst=view)

@@ -3,9 +3,9 @@
     python -m skin.data.cache              show what is kept, and where
     python -m skin.data.cache --clear      remove it
 
-Decoding is what a training run waits for: 2 ms or more for a 600x450 JPEG, against 0.05 ms to read its stored
-image back. There is no pause to build the cache. The loader's workers fill it as they go through the first
-epoch, each image written where it has just been decoded; `build` does the same ahead of a run.
+A training run waits for decoding: 2 ms or more for a 600x450 JPEG, against 0.05 ms to read its stored image
+back. There is no pause to build the cache. The loader's workers fill it as they go through the first epoch: a
+worker that has decoded an image writes it. `build` does the same ahead of a run.
 
 Each stored image is a file of its own:
 
@@ -15,7 +15,7 @@ Versions are those of the decoders and of the code around them, since the pixels
 header (magic, stamp of the image file, height, width, sum of the pixels, seal) and the pixels, uint8 [H, W, 3].
 
 A file is written aside and renamed, so processes need not take turns, and a kill leaves at most a `*.tmp` that
-nobody reads. The stamp tells an image that was changed since; seal and sum tell a file that was cut off, lost pages
+nobody reads. The stamp shows that an image has changed since. Seal and sum show that a file was cut off, lost pages
 in a power cut, or was copied to another's name. All of these are misses: the image is decoded and stored again.
 """
 
@@ -69,13 +69,13 @@ _STOPPED = {
 class PixelCache:
     """The stored images of a list of files: from the cache if it has them, otherwise decoded and kept.
 
-    One object serves any number of threads and, by fork or pickle, any number of processes. Nothing that
-    goes wrong with the cache reaches the caller: what cannot be read from it or written to it is decoded,
-    and `note` says so in one line.
+    One object serves any number of threads and, by fork or pickle, any number of processes. No failure of the
+    cache reaches the caller: an image that cannot be read from it or written to it is decoded, and `note` says so
+    in one line.
     """
 
     def __init__(self, paths: Sequence[str] | np.ndarray, preprocess: Preprocess, store: _Store | None) -> None:
-        """Use `PixelCache.open`; this alone, without a store, decodes every time."""
+        """Use `PixelCache.open` instead; this alone, without a store, decodes every time."""
         self._paths = paths
         self._preprocess = preprocess
         self._store = store
@@ -95,13 +95,13 @@ class PixelCache:
 
         Args:
             paths: absolute paths of image files, as str or as `os.fsencode`d bytes.
-            folder: where caches are kept; None is `default_folder()`.
-            limit_bytes: for all caches of `folder` together; None is as much as the disk has to spare. What is there
-                is measured now and then, by a sample if it is more than 4,000 files (to about 2 %). Between two
-                measurements each process counts what it adds itself, at most a sixteenth of the room that is left,
-                so that all of them together may exceed the limit by about an image each.
-            reserve_bytes: of the disk that the caller is going to need for other files; they are left free beside
-                what always is (a twentieth of the disk, 2 GiB at most).
+            folder: the folder of all caches; None is `default_folder()`.
+            limit_bytes: for all caches of `folder` together; None is as much as the disk has to spare. The folder
+                is measured now and then, by a sample if it has more than 4,000 files (to about 2 %). Between two
+                measurements each process counts its own additions, at most a sixteenth of the room that is left.
+                So all of them together may exceed the limit by about an image each.
+            reserve_bytes: bytes of the disk that the caller is going to need for other files. They are left free
+                beside the usual reserve (a twentieth of the disk, 2 GiB at most).
         """
         folder = folder or default_folder()
         if folder is None:
@@ -120,7 +120,7 @@ class PixelCache:
 
     @property
     def note(self) -> str | None:
-        """Return one line about what the cache does not do, in any of its processes; None if all is well."""
+        """Return one line if the cache does not keep all images, in any of its processes; None if all is well."""
         reason = self._store.why_stopped() if self._store else None
         if reason is None:
             return self._said
@@ -144,12 +144,12 @@ class PixelCache:
         return stored
 
     def build(self, processes: int | None = None) -> None:
-        """Decode ahead what is missing, in `processes` (None: one per core).
+        """Decode the missing images ahead, in `processes` (None: one per core).
 
-        Images that cannot be read are left for the run to report.
+        The run will report images that cannot be read.
 
         Raises:
-            UserError: a process was killed; what was done stays done.
+            UserError: a process was killed; the images that it has stored stay.
         """
         from skin.utils.console import progress
 
@@ -200,7 +200,7 @@ def _fill_chunk(chunk: range) -> int:
 
 
 class _Room:
-    """How much may still be added to a cache folder. The arguments are those of `PixelCache.open`."""
+    """The room that is left in a cache folder. The arguments are those of `PixelCache.open`."""
 
     def __init__(self, folder: Path, limit_bytes: int | None, reserve_bytes: int) -> None:
         self._folder = folder
@@ -236,11 +236,11 @@ class _Store:
 
     @property
     def growing(self) -> bool:
-        """Tell if this process still adds images."""
+        """Return True if this process still adds images."""
         return self._stopped is None
 
     def prepare(self) -> str | None:
-        """Make the folder; return what there is to say.
+        """Make the folder; return a line for the user, or None.
 
         Raises:
             OSError: there can be no cache here.
@@ -255,7 +255,7 @@ class _Store:
         except OSError as error:
             if not self._folder.is_dir():
                 raise
-            if is_full(error):  # what is there can still be read
+            if is_full(error):  # stored images can still be read
                 self._stop("disk")
                 return None
             self._stopped = ""
@@ -270,7 +270,7 @@ class _Store:
         return None
 
     def load(self, path: str, stamp: bytes | None) -> np.ndarray | None:
-        """Return the pixels kept for `path` if they are whole and (unless None) of the file with that stamp."""
+        """Return the pixels kept for `path` if they are whole and from the file with `stamp` (None: any)."""
         digest, file = self._place(path)
         try:
             with open(file, "rb", buffering=0) as stored:
@@ -300,7 +300,7 @@ class _Store:
                 _write(file, header, pixels)
         except OSError as error:
             if os.name == "nt" and isinstance(error, PermissionError) and Path(file).exists():
-                return  # somebody reads the file just now, and Windows keeps it until then
+                return  # another process reads the file just now, and Windows keeps it until then
             reason = "disk" if is_full(error) else "error"
         if reason:
             self._stop(reason)
@@ -312,7 +312,7 @@ class _Store:
         return digest.digest(), f"{self._folder}/{name[:2]}/{name[2:]}{_SUFFIX}"
 
     def _stop(self, reason: str) -> None:
-        """Add no more; an empty file tells the process that talks to the user, even on a disk that is full."""
+        """Add no more images. An empty file tells the process that talks to the user, even if the disk is full."""
         self._stopped = reason
         with suppress(OSError):
             self._mark(reason).touch()
@@ -321,7 +321,7 @@ class _Store:
         return self._folder / f"stopped-{reason}"
 
     def _marked(self, reason: str) -> int:
-        """Return when a process has last stopped for a reason, in ns; 0 if none has."""
+        """Return the time in ns when a process has last stopped for a reason; 0 if none has."""
         try:
             return self._mark(reason).stat().st_mtime_ns
         except OSError:
@@ -345,15 +345,15 @@ def _write(file: str, header: bytes, pixels: np.ndarray) -> None:
 
 
 def _seal(header: bytes, digest: bytes) -> bytes:
-    """Return 8 bytes that a header has only if it is sound and in the file of the path with that digest."""
+    """Return the 8 bytes that end a sound header in the file of the path with that digest."""
     return hashlib.blake2b(header, digest_size=_SEAL_SIZE, key=digest).digest()
 
 
 def _stamp(path: str) -> bytes:
-    """Return 16 bytes that change when a file does; if it is not there none, which no header has.
+    """Return 16 bytes that change when a file does; no bytes if it is not there, which no header has.
 
-    The times are of the contents and of the entry: two files of one size and one mtime may swap their names,
-    or be written over each other by `cp -p`, and only the second time tells.
+    The times are of the contents and of the entry. Two files of one size and one mtime may swap their names, or be
+    written over each other by `cp -p`: only the second time shows that.
     """
     try:
         status = os.stat(path)  # noqa: PTH116 (a Path costs more than the call)
@@ -364,13 +364,13 @@ def _stamp(path: str) -> bytes:
 
 
 def _checksum(pixels: np.ndarray) -> int:
-    """Sum the pixels as 64-bit words: 0.006 ms for 427x320 (CRC-32 takes 0.1), and sees lost pages."""
+    """Return the sum of the pixels as 64-bit words: 0.006 ms for 427x320 (CRC-32: 0.1). It sees lost pages."""
     flat = pixels.reshape(-1)
     words = flat[: flat.size // 8 * 8].view(np.uint64)
     return (int(words.sum(dtype=np.uint64)) + int(flat[words.nbytes :].sum())) % 2**64
 
 
-# --- what is kept, and removing it ------------------------------------------------------------------
+# --- the list of the caches, and their removal ------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -387,7 +387,7 @@ class CacheEntry:
 
 
 def default_folder() -> Path | None:
-    """Return `$XDG_CACHE_HOME/skin`, or `~/.cache/skin`; None where no home folder is known."""
+    """Return `$XDG_CACHE_HOME/skin`, or `~/.cache/skin`; None if no home folder is known."""
     base, known = os.environ.get("XDG_CACHE_HOME", ""), home()
     if base.startswith("/"):
         return Path(base) / "skin"
@@ -395,11 +395,11 @@ def default_folder() -> Path | None:
 
 
 def list_caches(folder: Path, sample: int | None = None) -> list[CacheEntry]:
-    """List what is kept in `folder`, by name; files that are not ours are passed over.
+    """List the caches in `folder`, by name; files that are not ours are passed over.
 
     Args:
-        sample: files of a folder of stored images after which the rest is estimated: their names are digests, so
-            each sub-folder has about as many as another. None looks at all.
+        sample: number of files in a folder of stored images after which the rest is estimated. Their names are
+            digests, so all sub-folders have about the same number. None looks at all files.
     """
     found = []
     for path in sorted(folder.glob("*")):
@@ -430,7 +430,7 @@ def _measure(kind: Path, sample: int | None) -> tuple[int, int]:
 
 
 def clear(folder: Path) -> None:
-    """Remove what `list_caches` lists, and the perceptual hashes that `skin.data.duplicates` keeps beside it.
+    """Remove the caches that `list_caches` lists, and the perceptual hashes of `skin.data.duplicates` beside them.
 
     Raises:
         UserError: something cannot be removed.

@@ -1,7 +1,7 @@
 """Names of diseases in the public sets: those that people read, and those that mean the same.
 
-Only spellings and codes of one disease count as the same; a part of a disease (seborrhoeic keratosis
-within benign keratosis) is another class. Nothing is guessed from likeness of words.
+Only spellings and codes of one disease count as the same. A part of a disease (seborrhoeic keratosis
+within benign keratosis) is another class. Nothing is guessed from similar words.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ClassMatch:
 def match_classes(model_classes: Sequence[str], data_classes: Iterable[str]) -> ClassMatch:
     """Match the classes of a data set to those of a model by name.
 
-    The same name counts first, then the same name but for case, `_` and spaces, then another name of the
+    The same name counts first, then the same name apart from case, `_` and spaces, then another name of the
     same disease. If two model classes would do, neither is taken.
     """
     to_model: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""The record of what a run's images were when it began, `contents.csv`: enough to know them again elsewhere.
+"""The record of a run's images when it began, `contents.csv`, by which they are known again elsewhere.
 
-It has the length of every file, and a digest of 64 images spread over the set. Other pictures under the same
-names have other lengths; if a format gives all the same length, the digests tell.
+It has the length of every file, and the digests of 64 images spread over the set. Other pictures under the same
+names have other lengths; if a format gives all the same length, the digests differ.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _READ_LIMIT = 2**20  # bytes of a file that its digest looks at
 
 
 def write(rows: pd.DataFrame, path: Path) -> None:
-    """Write `image,bytes,blake2b` for the rows of an index; what is not known is left empty.
+    """Write `image,bytes,blake2b` for the rows of an index; unknown values are left empty.
 
     Args:
         rows: with the columns image, path and split.
     """
     table = pd.DataFrame({"image": rows["image"], "bytes": _sizes(rows["path"])})
     table["bytes"] = table["bytes"].where(table["bytes"] >= 0).astype("Int64")
-    # Arrays are read whole: of those, only what training reads anyway.
+    # Arrays are read whole, so only those that training reads anyway.
     readable = np.flatnonzero((rows["split"] != "test") | ~rows["path"].map(is_npz_image))
     sampled = set(readable[np.linspace(0, len(readable) - 1, SAMPLED).astype(int)].tolist())
     table["blake2b"] = [digest(path) if i in sampled else "" for i, path in enumerate(rows["path"])]
@@ -38,9 +38,9 @@ def write(rows: pd.DataFrame, path: Path) -> None:
 
 
 def changed(rows: pd.DataFrame, path: Path) -> list[str]:
-    """Return the names of the images that are not what the record at `path` says.
+    """Return the names of the images that differ from the record at `path`.
 
-    What it does not know counts as unchanged.
+    Images of which it knows nothing count as unchanged.
 
     Raises:
         UserError: the record is damaged.

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-AHEAD = 4  # batches that a loader's process makes before they are needed, where there is room
+AHEAD = 4  # batches that a loader's process makes before they are needed, if there is room
 SHARED_MEMORY = "/dev/shm"
 PAGE = 4096
 PLAIN = -1
@@ -39,7 +39,7 @@ PLAIN = -1
 
 
 class Batch(NamedTuple):
-    """What a loader yields. `error` is one line if an image could not be read; then nothing else counts."""
+    """A batch of a loader. `error` is one line if an image could not be read; then nothing else counts."""
 
     images: Tensor  # uint8 [B, size, size, 3]
     labels: Tensor  # int64 [B]
@@ -51,7 +51,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
     """Images of skin and their labels, read a batch at a time.
 
     Args:
-        paths: where each image is.
+        paths: of the images.
         labels: int [N], the class of each.
         preprocess: the size and interpolation of the stored image and of the view.
         seed: of the augmentation.
@@ -75,7 +75,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         strength: float = 1.0,
     ) -> None:
         # One array of bytes, not a list of str: a million objects would be copied into every forked
-        # worker, page by page, as their reference counts are touched.
+        # worker, page by page, since their reference counts change.
         self.paths = np.array([os.fsencode(path) for path in paths])
         self.labels = np.asarray(labels, dtype=np.int64)
         self.preprocess = preprocess
@@ -101,14 +101,14 @@ class SkinDiseaseDataset(Dataset[Batch]):
         return self.__getitems__([key])
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
-        """Make a whole batch of one epoch at once, each view written straight into its place in it."""
+        """Return a whole batch of one epoch. Each view is written straight into its place in it."""
         span = self.preprocess.image_size
         size = span if self.size_of is None or keys[0][0] == PLAIN else self.size_of(keys[0][0])
-        # Errors go as text: an exception of a worker reaches the loop as a traceback, and other processes wait.
+        # Errors are sent as text: a worker's exception would reach the loop as a traceback, and its peers would wait.
         try:
             images = _to_be_sent((len(keys), size, size, 3), torch.uint8)
             numbers = _to_be_sent((2, len(keys)), torch.int64)
-        except RuntimeError as problem:  # the room for shared memory has been taken meanwhile
+        except RuntimeError as problem:  # another process has taken the room in shared memory meanwhile
             none = torch.empty(0)
             return Batch(none, none, none, explain(problem) or str(problem))
         indices = [index for _, index in keys]
@@ -126,14 +126,14 @@ class SkinDiseaseDataset(Dataset[Batch]):
         return Batch(images, numbers[0], numbers[1], error)
 
     def batch_bytes(self, images: int) -> int:
-        """Return how much shared memory a batch takes at most, in whole pages: images, and two numbers for each."""
+        """Return the most bytes of shared memory that a batch takes, in whole pages: images and two numbers each."""
         return sum(-(-size // PAGE) * PAGE for size in (images * self.preprocess.image_size**2 * 3, images * 16))
 
 
 def _to_be_sent(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return an empty tensor; in a loader's process in memory that is shared with the main process.
 
-    Otherwise torch copies it there in a thread of its queue's. If there is no room then, that thread prints a
+    Otherwise torch copies it there in the thread of its queue. If there is no room then, that thread prints a
     traceback, the batch is lost, and the main process waits for it for ever. Here it is an exception.
 
     Raises:
@@ -148,10 +148,10 @@ def _to_be_sent(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """The batches of a training epoch: a permutation that is a function of (seed, epoch) alone.
 
-    It is random within each class and spreads every class evenly over the epoch. A rare class weighs as much as
-    a common one; if chance puts three of its images in one batch and none in the next nine, as a plain
-    permutation does, the gradient follows it to and fro. After the first epoch of a B0 on HAM10000 (rate 1e-3) the
-    even spread stood at a balanced accuracy of 0.567, a plain permutation at 0.488; at the end the two met.
+    It is random within each class and spreads every class evenly over the epoch. A rare class weighs as much as a
+    common one. A plain permutation may put three of its images in one batch and none in the next nine, and the
+    gradient follows this to and fro. After the first epoch of a B0 on HAM10000 (rate 1e-3) the balanced accuracy was
+    0.567 with the even spread and 0.488 with a plain permutation; at the end the two were equal.
 
     A last batch that would leave a replica a single image joins the one before it, since BatchNorm
     needs more than one value. `set_epoch` says which epoch comes next.
@@ -160,8 +160,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         labels: int [N], the class of each image of the training split.
         batch_size: images per step, over all replicas.
         replicas: pieces that a batch is cut into (GPUs or processes).
-        rank, world: this process takes its share of each batch, one of `world`; of a process that is alone,
-            DataParallel cuts the pieces.
+        rank, world: this process takes its share of each batch, one of `world`. If it is alone, DataParallel cuts
+            the pieces.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
         lengths = [b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False)]
         self.most_images = min(batch_size, size)  # of a batch, over all replicas
-        # What the least of all replicas ever gets.
+        # The fewest images that a replica ever gets.
         self.least_images = min(_least_piece(length, replicas, world) for length in lengths)
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
@@ -195,7 +195,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Return the rows of each batch of an epoch, over all processes, int64."""
-        # Counted from the top, since augmentation's keys count from the bottom: no stream is used twice.
+        # Counted from the top, since the keys of the augmentation count from the bottom: no stream is used twice.
         key = np.array([self.seed, 2**64 - 1 - epoch], dtype=np.uint64)
         draw = np.random.Generator(np.random.Philox(key=key))
         order = draw.permutation(self.size)
@@ -213,8 +213,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
 def _least_piece(images: int, replicas: int, world: int) -> int:
     """Return the fewest images that a replica gets of a batch; 0 if there are more replicas than images.
 
-    Processes share a batch evenly. DataParallel cuts it as `torch.chunk` does, in equal pieces and what is left:
-    13 images on four GPUs are 4, 4, 4, 1, and nine are 3, 3, 3, with which the fourth GPU has nothing to do.
+    Processes share a batch evenly. DataParallel cuts it as `torch.chunk` does, into equal pieces and a rest: 13
+    images on four GPUs are 4, 4, 4, 1. Nine images are 3, 3, 3, and the fourth GPU has nothing to do.
     """
     if world > 1 or images < replicas:
         return images // replicas
@@ -248,8 +248,8 @@ class PlainBatches(Sampler[list[tuple[int, int]]]):
 def default_workers(on_gpu: bool) -> int:
     """Return how many worker processes feed one training process on this machine, which torchrun may share.
 
-    A CPU that trains has no core to spare: one worker keeps decoding out of the step's way and its
-    threads busy. A GPU is fed by the cores that there are, up to eight.
+    A CPU that trains has no core to spare: one worker keeps decoding out of the way of the step and keeps the
+    threads busy. A GPU has one worker per core, up to eight.
     """
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return max(1, min(8, usable_cores() // processes)) if on_gpu else 1
@@ -266,17 +266,17 @@ class Feeding(NamedTuple):
 def feeding(workers: int, batch_bytes: int, room: int | None, pin_memory: bool = False) -> Feeding:
     """Return how many processes may make how many batches ahead, so that all of them find room in shared memory.
 
-    A container gives 64 MB to shared memory unless it is told otherwise: seven batches of 32 images at 300 pixels.
+    By default a container gives 64 MB to shared memory: seven batches of 32 images at 300 pixels.
 
     Args:
-        workers: that are wanted.
+        workers: number of processes that are wanted.
         batch_bytes: of the largest batch.
         room: bytes of shared memory for this process's loaders; None if there is no limit.
         pin_memory: as for the loader.
     """
     if not workers or room is None:
         return Feeding(workers, AHEAD)
-    # In use meanwhile: the batch of the last step, until this step's is there, and one on its way to a GPU.
+    # Two more batches are in use: that of the last step, until this step's is there, and one on its way to a GPU.
     batches = int(0.9 * room) // batch_bytes - (3 if pin_memory else 2)
     fitting = min(workers, batches)
     if fitting < 1:
@@ -305,10 +305,10 @@ def make_loader(
     pin_memory: bool = False,
     say: Callable[[str], object] = lambda line: None,
 ) -> DataLoader[Batch]:
-    """Return the loader of a data set: batches come ready-made, in the sampler's order, ahead of their use.
+    """Return the loader of a data set: it makes batches ahead of their use, in the sampler's order.
 
     Args:
-        workers: loader processes; there are fewer if shared memory has no room for them, which `say` is told.
+        workers: loader processes. There are fewer if shared memory has no room for them; `say` gets a line on it.
     """
     workers, ahead, note = feeding(workers, dataset.batch_bytes(batches.largest), shared_memory_room(), pin_memory)
     if note:
@@ -330,7 +330,7 @@ def make_loader(
 
 
 def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield the batches on `device`: copied to a GPU in a stream of its own, each while the step before it runs."""
+    """Yield the batches on `device`. A GPU copies each in a stream of its own, while the step before it runs."""
     for batch, _ in timed_ahead(batches, device):
         yield batch
 
@@ -338,7 +338,7 @@ def ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
 def timed_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[Batch, float]]:
     """Yield as `ahead` does, each batch with the seconds for which the device has waited for the loader.
 
-    What a GPU still has to do is not waited for: then the loader's time counts as none.
+    If a GPU still has work to do, it does not wait, and the time of the loader counts as none.
     """
     if device.type == "cpu":
         yield from _timed(batches, lambda: True)
@@ -348,7 +348,7 @@ def timed_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[tupl
     def arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
         current.wait_event(copied)
         for tensor in (batch.images, batch.labels):
-            tensor.record_stream(current)  # its memory belongs to the other stream, which must not take it back yet
+            tensor.record_stream(current)  # the other stream owns its memory, and must not take it back yet
         return batch
 
     coming: tuple[Batch, torch.cuda.Event] | None = None

@@ -27,7 +27,7 @@ WIDTH, HEIGHT = 300, 225
 FEWEST_LESIONS = 6  # of a class, so that 70/20/10 finds one for each split
 FEWEST_IMAGES = 70
 VERSION = 2  # of the pictures: a folder of another version is painted anew
-LOCK_SECONDS = 600.0  # for which a process waits while another paints the same set
+LOCK_SECONDS = 600.0  # that a process waits while another paints the same set
 MARKER = "demo.json"  # written last: a folder that has it is whole
 
 _FOLDERS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
@@ -52,8 +52,8 @@ class Kind:
     traits: tuple[float, ...]
 
 
-# Radius as a share of half the image's height; how ragged and how soft the border is; the light that the main colour
-# lets through; then structures, from 0 (absent) to 1 (what is seen first).
+# Radius as a share of half the image's height; raggedness and softness of the border; the light that the main colour
+# lets through; then structures, from 0 (absent) to 1 (seen first).
 _TRAITS = ("size", "ragged", "soft", "red", "green", "blue", "patches", "network", "veil", "vessels", "dots", "scar")
 _HISTO, _OTHER = ("histo",), ("histo", "consensus", "confocal")
 #                                                    size ragg soft  red  gree blue patc netw veil vess dots scar
@@ -99,7 +99,7 @@ def write(folder: Path, images: int = 700, seed: int = 0) -> Path:
         held = lock(lock_file, LOCK_SECONDS)
         try:
             if _marker(folder) != marker:
-                shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
+                shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
                 _paint_all(partial, images, seed)
                 (partial / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
                 _replace(folder, partial)
@@ -116,7 +116,7 @@ def write(folder: Path, images: int = 700, seed: int = 0) -> Path:
 
 
 def _marker(folder: Path) -> object:
-    """Return what a folder's marker says; None if there is no whole demo set."""
+    """Return the contents of a folder's marker; None if there is no whole demo set."""
     try:
         return json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -200,7 +200,7 @@ def _step(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _blend(picture: np.ndarray, colour: tuple[float, float, float], amount: np.ndarray) -> None:
-    """Change `picture` [H, W, 3] in place towards `colour`, by `amount` [H, W] (0 to 1) of the way."""
+    """Move `picture` [H, W, 3] in place towards `colour`, by `amount` [H, W] (0 to 1) of the way."""
     picture += amount[:, :, None] * (np.array(colour, np.float32) - picture)
 
 

@@ -1,10 +1,10 @@
 """Copies of a picture under other names: found by a perceptual hash, and kept in one split.
 
 The hash is imagehash's `phash` with 16x16 bits: the signs, against their median, of the lowest 256
-frequencies of the picture at 64 x 64. Of 171 pictures (HAM10000 at 200 x 150 and the demo set) every copy
-as a JPEG of quality 20, at half the size, squeezed to 224 x 224 or to 28 x 28, three times as large, or 15 %
-brighter differs from its picture in 30 bits or fewer (half of them in 10 or fewer); copies cut by 5 % mostly
-differ in more. Of the 50 million pairs of different lesions of HAM10000 just one differs in so few:
+frequencies of the picture at 64 x 64. It was tried on copies of 171 pictures (HAM10000 at 200 x 150 and the demo
+set): as a JPEG of quality 20, at half the size, squeezed to 224 x 224 or to 28 x 28, three times as large, or 15 %
+brighter. Every copy differs from its picture in 30 bits or fewer, half of them in 10 or fewer. Copies cut by 5 %
+mostly differ in more. Of the 50 million pairs of different lesions of HAM10000 just one differs in so few:
 ISIC_0025226 and ISIC_0030074, the same spot under two lesion_ids. (64 bits, imagehash's default, join 40
 pairs already at a distance of 2.)
 """
@@ -35,7 +35,7 @@ import PIL
 from PIL import Image
 
 NEAR_BITS = 30  # of 256, at most so many differ between near duplicates; below 32, see `near_pairs`
-JOIN_LIMIT = 30_000  # images that training reads for this by itself; a minute on two cores
+JOIN_LIMIT = 30_000  # images that training reads only for this; a minute on two cores
 
 _SIDE = 16
 _THUMBNAIL = Preprocess(64, 64, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -48,15 +48,15 @@ ResultT = TypeVar("ResultT")
 def join_near_duplicates(
     index: Index, cache: Path | None = None, progress: Callable[[int], None] | None = None, limit: int = JOIN_LIMIT
 ) -> Index:
-    """Return the index with those groups joined between which near duplicates are found.
+    """Return the index with groups joined if near duplicates are found between them.
 
-    A note says so; another names pairs with two labels, of which one must be wrong.
+    A note says so. Another names pairs with two labels, of which one must be wrong.
 
-    A set of more than `limit` images is not read for this; it is joined by the hashes that an earlier
-    `--check` has left in the cache, if it has.
+    A set of more than `limit` images is not read for this. It is joined by the hashes that an earlier `--check`
+    has left in the cache, if there are any.
 
     Args:
-        cache: the folder where hashes are kept, so that each file is read once; None keeps nothing.
+        cache: the folder that keeps the hashes, so that each file is read once; None keeps nothing.
         progress: called with the number of images just done.
     """
     kept = HashCache(cache, index.root)
@@ -97,7 +97,7 @@ def perceptual_hashes(
 ) -> np.ma.MaskedArray:
     """Return the hashes of images, uint64 [N, 4], masked if an image cannot be read.
 
-    What `kept` has is taken from there. The others are read, by threads, and added to it.
+    Hashes in `kept` are taken from there. The other images are read, by threads, and their hashes added to it.
     """
     kept = kept or HashCache(None, Path())
 
@@ -131,8 +131,8 @@ def in_threads(
 def same_files(paths: Sequence[str], others: Sequence[str]) -> list[int]:
     """Return for each of `paths` the first of `others` with the very same bytes, -1 if there is none.
 
-    Only files of a size that both lists have are read. An image within an .npz has no file of its own, and
-    what cannot be read is like nothing.
+    Only files of a size that both lists have are read. An image within an .npz has no file of its own and no match,
+    and neither has a file that cannot be read.
     """
     size_of = {path: _size(path) for path in {*paths, *others} if not is_npz_image(path)}
     sizes = {size_of.get(path) for path in paths} & {size_of.get(path) for path in others} - {None}
@@ -163,10 +163,10 @@ def _digest(path: str) -> bytes | None:
 def near_pairs(hashes: np.ma.MaskedArray, bits: int = NEAR_BITS) -> tuple[np.ndarray, np.ndarray]:
     """Find the pairs of rows whose hashes differ in at most `bits` bits.
 
-    Each hash is cut into 16 pieces of 16 bits. Two that differ in fewer than 32 bits have a piece in which
-    they differ in one bit at most, so only rows that share a piece, or all but a bit of it, are compared:
-    a five-hundredth of all pairs, where pieces are evenly spread. Of rows with the very same hash each is
-    paired with the next alone.
+    Each hash is cut into 16 pieces of 16 bits. Two hashes that differ in fewer than 32 bits have a piece in which
+    they differ in at most one bit. So only rows that share a piece, or all but a bit of it, are compared: a
+    five-hundredth of all pairs, if pieces are evenly spread. Of rows with the very same hash, each is paired only
+    with the next.
 
     Args:
         hashes: uint64 [N, 4]; masked rows are passed over.
@@ -190,7 +190,7 @@ def near_pairs(hashes: np.ma.MaskedArray, bits: int = NEAR_BITS) -> tuple[np.nda
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     values = np.asarray(hashes)
     distances = np.empty(len(pairs), dtype=np.int64)
-    for start in range(0, len(pairs), _BLOCK):  # all at once their hashes would take 64 bytes a pair, twice
+    for start in range(0, len(pairs), _BLOCK):  # in blocks: the hashes take twice 64 bytes per pair
         one, other = pairs[start : start + _BLOCK].T
         distances[start : start + _BLOCK] = np.bitwise_count(values[one] ^ values[other]).sum(axis=1, dtype=np.int64)
     return pairs, distances
@@ -199,8 +199,8 @@ def near_pairs(hashes: np.ma.MaskedArray, bits: int = NEAR_BITS) -> tuple[np.nda
 def _near(hashes: np.ndarray, bits: int) -> np.ndarray:
     """Find the pairs of different hashes (uint64 [N, 4]) at most `bits` apart: int64 [M, 2], each once, sorted.
 
-    Each is taken at the first piece that finds it: many pictures alike find one another by nearly every piece,
-    and 10,000 of them are 50 million pairs.
+    Each pair is taken at the first piece that finds it. Pictures that are alike find one another by nearly every
+    piece, and 10,000 of them are 50 million pairs.
     """
     pieces = np.ascontiguousarray(hashes).view(np.uint16)
     flips = np.array([0, *(1 << bit for bit in range(16))], dtype=np.uint16)
@@ -245,7 +245,7 @@ class HashCache:
     """Hashes of the files of a data folder, kept in a cache folder between runs.
 
     A hash is kept under the file's path, size and times of change (see `skin.data.cache._stamp`), and the versions of
-    what made it. What cannot be read or written is as if it were not there: the hashes are then made again.
+    the code that made it. If the file of hashes cannot be read or written, the hashes are made again.
     """
 
     def __init__(self, cache: Path | None, root: Path) -> None:
@@ -272,7 +272,7 @@ class HashCache:
         return found
 
     def save(self) -> None:
-        """Write what was added, whole or not at all."""
+        """Write the added hashes, whole or not at all."""
         if self._file is None or not self._changed:
             return
         keys = np.frombuffer(b"".join(self._hashes), dtype=np.uint64).reshape(-1, 2)

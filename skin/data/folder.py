@@ -22,11 +22,11 @@ _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead an
 
 
 class Folder:
-    """One walk over a data folder: its images, its tables, and where a named image lies.
+    """One walk over a data folder: its images, its tables, and the place of a named image.
 
     Hidden files and `__MACOSX` are passed over, and so are the folders of runs, reports and checks (`ours`): their
-    pictures are not to be learnt. Links inside the folder are files like any other; what leads out of it is refused
-    when it is a folder, or when a row needs it.
+    pictures must not be learnt. Links inside the folder are files like any other. A link that leads out of it is
+    refused if it is a folder, or if a row needs it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -53,7 +53,7 @@ class Folder:
             paths.sort()
         for path in self.images:
             name = _stem(path.rpartition("/")[2])
-            known = self._names.setdefault(name, path)  # a tuple only where it must be: sets are large
+            known = self._names.setdefault(name, path)  # a tuple only if there are several: data sets are large
             if known is not path:
                 self._names[name] = (*((known,) if isinstance(known, str) else known), path)
 
@@ -79,7 +79,7 @@ class Folder:
                         self._links_out.add(path)
                     if Path(entry.path).is_dir():
                         self.refuse_link(path)
-                        continue  # it leads to what is walked anyway
+                        continue  # it leads to a folder that is walked anyway
                 if entry.is_dir():
                     self.folders.append(path)
                     pending.append(path)
@@ -144,8 +144,8 @@ class Folder:
     def find(self, name: str, *, converted: bool = False) -> str | None:
         """Find the image that a table calls `name` (with or without extension or folders), relative to the root.
 
-        None if the folder has no such image. A name with an extension means a file of that extension,
-        large or small letters: `masks/i4.png` is no `i4.jpg`. With `converted` it may have any other.
+        Return None if the folder has no such image. A name with an extension means a file of that extension, in
+        large or small letters: `masks/i4.png` is no `i4.jpg`. With `converted`, any other extension will do.
 
         Raises:
             UserError: the name leaves the folder, or several different files could be meant.
@@ -169,7 +169,7 @@ class Folder:
             self.refuse_link(path)
         for other in found[1:]:
             # Downloads hold whole folders twice, under two spellings. The size alone would not do: two
-            # uncompressed pictures have the same whenever they are equally wide and high.
+            # uncompressed pictures have the same size if they are equally wide and high.
             if not self._same(found[0], other):
                 raise UserError(
                     f"{self.root}: '{name}' could be {found[0]} or {other}, which differ: "
@@ -179,7 +179,7 @@ class Folder:
         return found[0]
 
     def _same(self, one: str, other: str) -> bool:
-        """Tell if two files of the folder have the same bytes; those of two sizes are not read."""
+        """Return True if two files of the folder have the same bytes; files of different sizes are not read."""
         try:
             return filecmp.cmp(self.root / one, self.root / other, shallow=False)
         except OSError as error:

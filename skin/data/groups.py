@@ -1,4 +1,4 @@
-"""Groups of images that belong together (a lesion, a patient, near copies): whatever is linked is one group."""
+"""Groups of images that belong together (a lesion, a patient, near copies): linked images are one group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 def join_groups(*columns: pd.Series) -> pd.Series:
     """Return one group name per row, the same for rows which share a value (not `""`) of any of the columns.
 
-    A group is called after the least value of its first column that has one; `""` stands for rows without
+    A group has the least value of its first column that has one as its name; `""` stands for rows without
     any value.
     """
     if len(columns) == 1:

@@ -20,7 +20,7 @@ from skin.utils.errors import UserError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 STDIN = "-"
 LONGEST_NAME = 65_536  # bytes
-SORTED_BLOCK = 65_536  # names: a folder of no more is given sorted, a larger one in sorted blocks of so many
+SORTED_BLOCK = 65_536  # names: a larger folder is given in sorted blocks of so many
 
 OnProblem = Callable[[str, str], None]
 
@@ -30,7 +30,7 @@ def image_paths(names: Sequence[str], on_problem: OnProblem, null_separated: boo
 
     A folder gives the files in it and below it whose names end as images' do; hidden ones are passed over. A
     name that does not exist and holds `*`, `?` or `[` is a pattern (`**` for any folders). `-` reads names
-    from stdin. Any other name is given as it is: reading it will tell whether it is an image.
+    from stdin. Any other name is given as it is: reading it will show if it is an image.
 
     Args:
         on_problem: called with a folder that cannot be listed, or a pattern with no match, and the reason.
@@ -91,7 +91,7 @@ def _sorted_blocks(names: Iterator[str]) -> Iterator[str]:
 
 
 def _names_on_stdin(separator: bytes) -> Iterator[str]:
-    """Yield names as they arrive; bytes that are no text survive as surrogates, as everywhere in `os`."""
+    """Yield names as they arrive. Bytes that are no text become surrogates, as everywhere in `os`."""
     if sys.stdin is None:
         raise UserError("standard input is closed: '-' reads a list of images from it")
     line_end = b"\r" if separator == b"\n" else b""

@@ -1,7 +1,7 @@
 """The `Index`: the table of the images of a data folder, one row per image, whatever layout it was in.
 
-A layout makes a `Draft` of its tables or folders; `build_index` finds its images, leaves out and counts
-what cannot be used, and stops where that is more than the user would shrug at.
+A layout makes a `Draft` of its tables or folders. `build_index` finds its images, leaves out and counts the rows
+that cannot be used, and stops if they are more than the user would shrug at.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Index:
 
     Attributes:
         root: the data folder, absolute.
-        layout: the name of the layout it was found to be.
+        layout: the name of its layout.
         rows: sorted by `image`; the columns image (a unique name), path (absolute), label, group (a
-            lesion or patient; the image's own name where none is known), split (`train`, `val`, `test`
-            or `""`), then the attributes: numbers (NaN where missing) or text (`""` where missing).
+            lesion or patient; the image's own name if none is known), split (`train`, `val`, `test`
+            or `""`), then the attributes: numbers (NaN if missing) or text (`""` if missing).
         classes: the labels that have images, sorted.
-        notes: lines about what was counted and should be said.
-        faults: lines about what would have stopped `read_index`, if it was told to keep going.
+        notes: lines that the user should see.
+        faults: lines on errors that would have stopped `read_index`, if it was told to keep going.
         missing: images that a table names and the folder lacks.
         unnamed: images in the folder, relative to it, that no row names.
     """
@@ -54,13 +54,13 @@ class Draft:
     """The rows that a layout's tables or folders give, before the images are looked for.
 
     Attributes:
-        rows: the columns of `Index.rows` but for `path`; `image` is as the table names it, and a column
-            `file` (relative to the data folder) stands beside it where the layout knows the file already.
-        source: what the rows come from, for messages.
-        classes: the classes that the source declares, where it does.
-        notes: what was counted and should be said.
+        rows: the columns of `Index.rows` without `path`; `image` is as the table names it. If the layout knows the
+            files already, a column `file` (relative to the data folder) is beside it.
+        source: the origin of the rows, for messages.
+        classes: the classes that the source declares, if it does.
+        notes: lines that the user should see.
         unusable: the notes on rows without image or class, with their numbers: too many are an error.
-        missing, unnamed: as in `Index`; found when the images are, if not by the layout.
+        missing, unnamed: as in `Index`; found with the images, if not by the layout.
     """
 
     rows: pd.DataFrame
@@ -128,7 +128,7 @@ def _with_classes(draft: Draft) -> Draft:
 
 
 def _with_files(draft: Draft, folder: Folder) -> Draft:
-    """Add the column `file`, leave out the rows without an image, and say what images no row names."""
+    """Add the column `file`, leave out the rows without an image, and note the images that no row names."""
     rows = draft.rows
     if "file" in rows:
         for file in rows["file"]:
@@ -157,10 +157,10 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
 
 
 def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, list[str]]:
-    """Return the file of each name, None where there is none, and notes if files have other extensions than is plain.
+    """Return the file of each name, None if there is none, and notes if files have other extensions than the names.
 
-    A name's extension is binding as long as one row's is found: otherwise the picture that is missing would be
-    its mask or thumbnail of the same name. If none is found, the whole set was converted.
+    If one file is found under a name's own extension, the extensions of all names are binding: otherwise a missing
+    picture would be replaced by its mask or thumbnail of the same name. If none is, the whole set was converted.
     """
     notes = []
     files = pd.Series([folder.find(name) for name in names], index=names.index, dtype=object)
@@ -177,7 +177,7 @@ def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, lis
 
 
 def _kinds(files: pd.Series) -> str:
-    """Say how many files have which extension, and the first of each."""
+    """Return the number of files per extension, and the first of each, in words."""
     found = files.dropna()
     kinds = found.map(image_suffix)
     first = found.groupby(kinds).first()
@@ -187,7 +187,7 @@ def _kinds(files: pd.Series) -> str:
 
 
 def _words(rows: pd.DataFrame, source: str) -> list[str]:
-    """Return notes on classes and groups with the name of a gap: taken at their word, which may not be meant."""
+    """Return notes on classes and groups that are named like a missing value: they count, which may not be meant."""
     notes = []
     for column, what in (("label", "class"), ("group", "group")):
         values = rows[column]
@@ -228,7 +228,7 @@ def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
 
 
 def _as_numbers(values: pd.Series) -> pd.Series:
-    """Return numbers, NaN where missing, if every value that is there is one; otherwise the text as it is."""
+    """Return numbers, NaN if missing, if every other value is a number; otherwise the text as it is."""
     known = values[values != ""]
     numbers = pd.to_numeric(known, errors="coerce")
     if known.empty or numbers.isna().any():

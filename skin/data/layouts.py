@@ -1,8 +1,8 @@
-"""A data folder as users have it, to an `Index`: one row per image, with path, label, group, split, attributes.
+"""Read a data folder as users have it into an `Index`: one row per image, with path, label, group, split, attributes.
 
 Each layout is one entry of `LAYOUTS`, read by a module of its own in `skin/data/readers`. To add one, write such a
-module and name it in the list. Finding the images, counting what is amiss and refusing what is unsafe is done for
-all layouts alike by `build_index`.
+module and name it in the list. `build_index` finds the images, counts faults and refuses unsafe names for all layouts
+alike.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def read_index(
         root: the folder that `--data` names.
         labels: a table `image,label[,group][,split][,...]`; paths in it are relative to `root`.
         allow_missing: go on if more than 1 % of the rows have no image or no class.
-        keep_going: (for the audit) keep what would otherwise stop here as `Index.faults`, and leave its rows out.
+        keep_going: (for the audit) do not stop at an error: put it into `Index.faults` and leave its rows out.
 
     Raises:
         UserError: the folder has no layout or two, a table is unusable or contradicts itself, a path
@@ -63,7 +63,7 @@ def _only_layout(folder: Folder) -> tuple[str, Draft]:
     of_folders = [layout.name for layout in LAYOUTS if layout.by_folders]
     tables = {name: draft for name, draft in found.items() if name not in of_folders}
     if len(tables) == 1:
-        # Folders beside a table count only where they are named like classes of it or like splits;
+        # Folders beside a table count only if they are named like its classes or like splits;
         # otherwise they merely hold the images.
         known = {label.lower() for draft in tables.values() for label in draft.rows["label"].unique()}
         for name in of_folders:

@@ -1,10 +1,10 @@
-"""Images inside a MedMNIST archive (`.npz`): a row of an array stands where other sets have a file.
+"""Images inside a MedMNIST archive (`.npz`): a row of an array takes the place of a file.
 
 Such an image is named `<archive>.npz::<array>/<row>`, as in `/data/dermamnist.npz::train_images/123`.
 Pickled objects in an archive are never opened.
 
-An array is unpacked once, to a `.npy` file that is mapped into memory from then on: a row in any order costs a copy
-of its bytes, and all processes share what the system has read. `unpack_in` says where such files are kept.
+An array is unpacked once, to a `.npy` file that is mapped into memory from then on. A row in any order costs a copy
+of its bytes, and all processes share the pages that the system has read. `unpack_in` sets the folder of such files.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from skin.utils.files import lock, spare_bytes, write_all, written_aside
 
 import numpy as np
 
-PIXEL_LIMIT = 50_000_000  # of an image, in an archive or a file of its own: what the largest cameras give
+PIXEL_LIMIT = 50_000_000  # of an image, in an archive or a file of its own: as large as the largest cameras make
 
 _MARK = ".npz::"
-# RuntimeError is what zipfile raises for an encrypted member, and for a compression that it does not know.
+# zipfile raises RuntimeError for an encrypted member, and for a compression that it does not know.
 _BROKEN = (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _HEADER_LIMIT = 10_000  # bytes, as numpy has it
 _BLOCK_BYTES = 4 * 2**20  # of an array, inflated in one go
-_LOCK_SECONDS = 600.0  # for which a process waits while another unpacks the same array
+_LOCK_SECONDS = 600.0  # that a process waits while another unpacks the same array
 _FOLDER, _TEMPORARY = "SKIN_UNPACKED", "SKIN_UNPACKED_TEMPORARY"  # in the environment, so that a process's children
 # unpack to the same folders
 
 UNPACKED = re.compile(r"\.?[0-9a-f]{16}-[0-9a-f]{16}\.npy(\.lock|\.[0-9a-f]+\.tmp)?")
-"""Names of the files of unpacked arrays, their locks, and what a killed process has left of one."""
+"""Names of the files of unpacked arrays, of their locks, and of the rest that a killed process leaves."""
 
 
 class NpzFile:
@@ -83,7 +83,7 @@ class NpzFile:
         return shape[0]
 
     def labels(self, name: str, count: int, classes: int) -> np.ndarray:
-        """Return the class numbers in the array `name`, int64 [count]; a `UserError` if they are not that."""
+        """Return the class numbers in the array `name`, int64 [count]. Raises `UserError` if they are not that."""
         shape, dtype = self._find(name)
         if shape not in ((count,), (count, 1)) or dtype.kind not in "iu":
             raise UserError(f"{self.path}: {name} is {dtype} {list(shape)}, not {count} class numbers")
@@ -103,14 +103,14 @@ class NpzFile:
 
 
 def is_npz_image(path: str | os.PathLike[str]) -> bool:
-    """Tell if `path` names an image inside an archive rather than a file."""
+    """Return True if `path` names an image inside an archive rather than a file."""
     return _MARK in os.fspath(path)
 
 
 def unpack_in(folder: Path | None) -> None:
-    """Set where this process and those that it starts keep unpacked arrays; None is a temporary folder.
+    """Set the folder in which this process and those that it starts keep unpacked arrays; None is a temporary one.
 
-    The temporary folder is made when it is needed first, and removed when the process that made it ends.
+    The temporary folder is made at its first use, and removed when the process that made it ends.
     """
     if folder is not None:
         os.environ[_FOLDER] = os.fspath(folder.absolute())
@@ -119,7 +119,7 @@ def unpack_in(folder: Path | None) -> None:
 
 
 def archive_of(path: str) -> str:
-    """Return the file that holds an image: the archive of one that is in an archive, otherwise `path` itself."""
+    """Return the file that holds an image: its archive if it is in one, otherwise `path` itself."""
     return path[: path.index(_MARK) + len(".npz")] if _MARK in path else path
 
 
@@ -161,7 +161,7 @@ def _parts(path: str) -> tuple[str, str, int]:
 
 @contextmanager
 def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what a missing or damaged archive raises into a `UserError` that names the image."""
+    """Turn the errors of a missing or damaged archive into a `UserError` that names the image."""
     try:
         yield
     except (*_BROKEN, KeyError, IndexError) as error:
@@ -175,7 +175,7 @@ def _stamp(archive: str) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=6)
 def _load(archive: str, array: str, stamp: tuple[int, int]) -> np.ndarray | str:
-    """Return the rows, or why there are none: a minute's work is not done anew for each of 10,000 images."""
+    """Return the rows, or the reason why there are none: so a minute's work is not repeated for each image."""
     try:
         return _unpacked(archive, array, stamp)
     except (*_BROKEN, KeyError, UserError) as error:
@@ -183,7 +183,7 @@ def _load(archive: str, array: str, stamp: tuple[int, int]) -> np.ndarray | str:
 
 
 def _unpacked(archive: str, array: str, stamp: tuple[int, int]) -> np.ndarray:
-    """Map the rows of an array, uint8 [N, H, W] or [N, H, W, 3], from its unpacked file, which is made if need be."""
+    """Map the rows of an array, uint8 [N, H, W] or [N, H, W, 3], from its unpacked file. It is made if missing."""
     shape = _shape(archive, array, stamp)
     if 0 in shape:
         return np.empty(shape, np.uint8)
@@ -202,13 +202,13 @@ def _digest(*words: str | int) -> str:
 
 
 class _CannotUnpack(Exception):
-    """A file that could not be written; says where and why."""
+    """A file that could not be written; the text has its place and the reason."""
 
 
 def _unpacked_in(
     folder: Path, name: str, archive: str, array: str, shape: tuple[int, ...], reserve: bool
 ) -> np.ndarray:
-    """Map an array that is in `folder`, or is unpacked there now: by one process, for which others wait."""
+    """Map an array in `folder`. If it is not there, one process unpacks it while others wait."""
     target = folder / name
     if (rows := _mapped(target, shape)) is not None:
         return rows
@@ -216,7 +216,7 @@ def _unpacked_in(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         held = lock(folder / f"{name}.lock", _LOCK_SECONDS)
-    except TimeoutError:  # whoever holds it is stopped; each writes aside, so that two may do it
+    except TimeoutError:  # the holder is stopped; each writes aside, so two may unpack it
         held = None
     try:
         if (rows := _mapped(target, shape)) is not None:
@@ -232,7 +232,7 @@ def _unpacked_in(
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Map the array in a `.npy` file, read as it is used; None if there is none of that shape."""
+    """Map the array in a `.npy` file, which is read on use; None if there is none of that shape."""
     try:
         rows: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -241,10 +241,10 @@ def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _unpack(archive: str, array: str, target: Path, reserve: bool) -> None:
-    """Inflate an array into a file of its own, in place of one of the same array of the archive as it was before.
+    """Unpack an array into a file of its own, which replaces that of an earlier version of the archive.
 
     Args:
-        reserve: leave the room that a cache leaves free.
+        reserve: leave free the room that a cache leaves free.
     """
     folder = target.parent
     with _opened(archive, array) as (file, shape), _cannot_unpack(shape, folder):
@@ -257,7 +257,7 @@ def _unpack(archive: str, array: str, target: Path, reserve: bool) -> None:
                 write_all(unpacked, _exactly(file, min(_BLOCK_BYTES, size - start)))
     for other in folder.glob(f"{target.name.partition('-')[0]}-*.npy"):
         if other != target:
-            with suppress(OSError):  # Windows keeps what is in use
+            with suppress(OSError):  # Windows keeps a file that is in use
                 other.unlink()
 
 
@@ -271,7 +271,7 @@ def _cannot_unpack(shape: tuple[int, ...], folder: Path) -> Iterator[None]:
 
 
 def _temporary_folder() -> Path:
-    """Return the folder that this process and those it starts unpack to; it goes when the one that made it ends."""
+    """Return the folder that this process and its children unpack to. It is removed when its maker ends."""
     folder = os.environ.get(_TEMPORARY)
     if folder is None or not Path(folder).is_dir():
         try:
@@ -295,7 +295,7 @@ def _shape(archive: str, array: str, stamp: tuple[int, int]) -> tuple[int, ...]:
 
 @contextmanager
 def _opened(archive: str, array: str) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
-    """Open an array of images behind its header, and give its shape; nothing is inflated that is no such array."""
+    """Open an array of images behind its header, and yield its shape, too. Nothing else is unpacked."""
     member = array + ".npy"
     with zipfile.ZipFile(archive) as whole, _open_member(whole, member) as file:
         shape, dtype = _array_header(file)
@@ -309,7 +309,7 @@ def _opened(archive: str, array: str) -> Iterator[tuple[IO[bytes], tuple[int, ..
 
 
 def _too_large(shape: tuple[int, ...]) -> str:
-    """Return why images of an array of this shape are not read, or nothing."""
+    """Return why images of an array of this shape are not read; `""` if they are."""
     height, width = shape[1:3]
     if max(3 * height * width, math.prod(shape[1:])) <= 3 * PIXEL_LIMIT:
         return ""
@@ -324,7 +324,7 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def _open_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """Open a file in the archive, as numpy writes it: bzip2 and LZMA give a thousandfold of what was asked for."""
+    """Open a file in the archive, as numpy writes it. bzip2 and LZMA may give 1,000 times the bytes asked for."""
     if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{name} is compressed in a way that numpy does not write")
     return archive.open(name)
@@ -339,7 +339,7 @@ def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, fortran, dtype = read(file)
-    except Exception as error:  # it is a Python literal, and numpy's parser raises whatever that leads it to
+    except Exception as error:  # it is a Python literal, which can make numpy's parser raise anything
         raise ValueError("the description of an array is damaged") from error
     if min(shape, default=0) < 0:
         raise ValueError(f"an array of {list(shape)}")

@@ -1,8 +1,8 @@
 """Train, validation and test splits: stratified by class, no lesion or patient in two of them.
 
-`assign` is the algorithm on plain arrays, `split_index` applies it to a data set and keeps the splits
-that the data bring, `leaks` looks for groups in two splits, and the manifest (`split.csv`) is the record
-of a run's split, itself a labels table.
+`assign` is the algorithm on plain arrays. `split_index` applies it to a data set and keeps the splits that the data
+bring. `leaks` looks for groups in two splits. The manifest (`split.csv`) is the record of a run's split; it is a
+labels table itself.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
 def assign(
     labels: np.ndarray, groups: np.ndarray, fractions: tuple[float, float, float], seed: int
 ) -> np.ndarray:
-    """Give each row a split such that no group stands in two and each class is near its fractions.
+    """Return a split for each row, such that no group is in two and each class is near its fractions.
 
-    Groups are taken in an order drawn from (`seed`, the set of groups), those of several classes first,
-    then the larger ones. Each goes where the classes it holds lack most of what their fractions promise
-    of the images dealt so far, so that large and small groups alike are spread by the fractions. The
-    result depends on the set of rows and the seed, not on the order of the rows.
+    Groups are taken in an order drawn from (`seed`, the set of groups), those of several classes first, then the
+    larger ones. Each goes to the split that lacks most images of its classes, by the fractions of the images dealt
+    so far. So large and small groups alike are spread by the fractions. The result depends on the set of rows and
+    the seed, not on the order of the rows.
 
     Args:
         labels: int [N], from 0.
@@ -76,7 +76,7 @@ def assign(
 
 
 class _Deal:
-    """The groups (as `[(label, images), ...]`), and what each split holds of each class while they are dealt."""
+    """The groups (as `[(label, images), ...]`), and the images of each class in each split while they are dealt."""
 
     def __init__(self, labels: np.ndarray, groups: np.ndarray, fractions: tuple[float, float, float]) -> None:
         self.group_of_row, names = pd.factorize(groups, sort=True)
@@ -147,7 +147,7 @@ def split_index(index: Index, fractions: tuple[float, float, float], seed: int) 
     """Return `index.rows` with `split` filled in.
 
     A split that the data bring stays. One that they lack is cut from the training split, by group, in
-    proportion to `fractions`. Rows without a split go where their group already stands; others are dealt.
+    proportion to `fractions`. Rows without a split go to the split of their group; others are dealt.
 
     Raises:
         UserError: there is one class only, or a class has too few groups; it names the class.
@@ -184,7 +184,7 @@ def split_index(index: Index, fractions: tuple[float, float, float], seed: int) 
 
 
 def _follow_group(rows: pd.DataFrame) -> None:
-    """Put rows without a split into the one that their group stands in, in place."""
+    """Put rows without a split into the split of their group, in place."""
     placed = rows[rows["split"] != ""]
     if placed.empty or len(placed) == len(rows):
         return
@@ -252,7 +252,7 @@ def apply_manifest(
     """Return the rows of an index that a run's manifest names, with label, group and split as the run had them.
 
     Raises:
-        UserError: an image of the manifest is no longer in the data; `remedy` is what to do.
+        UserError: an image of the manifest is no longer in the data; `remedy` tells the user what to do.
     """
     known = manifest.set_index("image")
     gone = manifest.loc[~manifest["image"].isin(rows["image"]), "image"]

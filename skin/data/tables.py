@@ -19,7 +19,7 @@ from skin.utils.errors import UserError
 import numpy as np
 import pandas as pd
 
-_WORDS = ("na", "n/a", "null", "none", "<na>")  # "nan" is no word here: it is how pandas writes a gap
+_WORDS = ("na", "n/a", "null", "none", "<na>")  # "nan" is no word here: pandas writes a missing value so
 _TRUE = {"1": 1, "1.0": 1, "true": 1, "yes": 1}
 _FALSE = {"0": 0, "0.0": 0, "false": 0, "no": 0, "": 0}
 _HEADER_BYTES = 1 << 16
@@ -60,7 +60,7 @@ def read_table(path: Path) -> pd.DataFrame:
     delimiter = _delimiter(content[:_HEADER_BYTES].decode(encoding, errors="replace"))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # it warns, then drops what is over
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # it would warn and drop the rest of a line
             table = pd.read_csv(
                 io.BytesIO(content), sep=delimiter, encoding=encoding, dtype=str, keep_default_na=False,
                 index_col=False,
@@ -78,7 +78,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def is_word(values: pd.Series) -> pd.Series:
-    """Tell, per value, if it is a word that often stands for a missing one: `NA`, `none`, `null`."""
+    """Return, per value, True if it is a word that often stands for a missing one: `NA`, `none`, `null`."""
     return values.str.lower().isin(_WORDS)
 
 
@@ -91,7 +91,7 @@ def _encoding(content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     try:
-        # The last bytes may stop inside a character where `content` is only the start of a file.
+        # The last bytes may stop inside a character if `content` is only the start of a file.
         content[:-4].decode("utf-8") if len(content) == _HEADER_BYTES else content.decode("utf-8")
     except UnicodeDecodeError as error:
         if len(content) != _HEADER_BYTES or error.start < len(content) - 8:
@@ -105,7 +105,7 @@ def _delimiter(text: str) -> str:
 
 
 def spelling(name: str) -> str:
-    """Return a column name without what differs between downloads: case, spaces, hyphens."""
+    """Return a column name without the differences between downloads: case, spaces, hyphens."""
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
@@ -116,7 +116,7 @@ def find_column(columns: Sequence[str], *wanted: str) -> str | None:
 
 
 def need_column(table: pd.DataFrame, path: Path, *wanted: str) -> str:
-    """Return what `find_column` does, for a column that must be there.
+    """Return the column that `find_column` finds; it must be there.
 
     Raises:
         UserError: none of `wanted` is a column; it names the table and the columns it has.
@@ -153,7 +153,7 @@ def from_one_hot(table: pd.DataFrame, columns: Sequence[str], path: Path) -> tup
 
 
 def is_one_hot(table: pd.DataFrame, columns: Sequence[str]) -> bool:
-    """Tell if every value of every one of `columns` (two at least) is a one-hot mark."""
+    """Return True if every value of all `columns` (at least two) is a one-hot mark."""
     marks = list(_TRUE | _FALSE)
     return len(columns) >= 2 and all(
         without_words(table[name]).str.lower().isin(marks).all() for name in columns

@@ -4,17 +4,17 @@ Two pictures of one lesion say less than pictures of two lesions, so a round of 
 groups with replacement. A round does not copy rows. It is the number of times that each group was drawn,
 and every metric is a function of those weights:
 
-- What adds up over images (the confusion matrix, log loss, Brier score, top-k hits, the gap of each
-  confidence bin) is added up over each group beforehand. One sparse matrix product then gives a batch of rounds.
-- What ranks images (AUROC, average precision, sensitivity at a specificity) sorts each class's scores once.
-  A round is a running sum, along the class's own images, of how many others were drawn between them.
+- Sums over images (the confusion matrix, log loss, Brier score, top-k hits, the gap of each confidence bin)
+  are added up over each group beforehand. One sparse matrix product then gives a batch of rounds.
+- Metrics that rank images (AUROC, average precision, sensitivity at a specificity) sort each class's scores once.
+  A round is a running sum, along the class's own images, of the number of others drawn between them.
 
 The rounds of a class of three lesions draw from these three, so they say too little about other lesions. A mean
 over a class's groups therefore takes Wilson's interval, with the variance of the rounds and some of a share's
 (`_worth`). A mean over classes takes the intervals of the classes (`Estimates._mean_over_classes`).
 
 So 1,000 rounds over 400,000 images take seconds, and memory for a few rounds at a time. Drawing is a good part
-of the work, so a `Resampler` draws once for everything that it was asked before the first answer is read.
+of the work. So a `Resampler` draws once for all that it was asked before the first answer is read.
 
 `skin.evaluation.metrics.METRICS` says which metric takes which interval.
 """
@@ -56,14 +56,14 @@ Key = TypeVar("Key", bound=Hashable)
 
 ROUNDS = 1000
 LEVEL = 0.95
-BATCH_ELEMENTS = 2**19  # rounds x images in one batch: what stays in a core's cache
+BATCH_ELEMENTS = 2**19  # rounds x images in one batch: these stay in a core's cache
 LEAST_BATCH = 8  # rounds; the weights of a group lie side by side, and as many come in one cache line
 Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric and its 95 % interval; nan for what the set cannot give."""
+    """A metric and its 95 % interval; nan if the set cannot give them."""
 
     value: float
     low: float
@@ -89,21 +89,22 @@ class Size(NamedTuple):
 
 @dataclass
 class Asked:
-    """What the rounds of a bootstrap are asked for, and, once they were drawn, what they said."""
+    """A question to the rounds of a bootstrap and, once they are drawn, the answers."""
 
     figures: Callable[[Array], dict[str, Floats]]  # of the weights [G, B] of a batch; each value is [B, ...]
     rounds: dict[str, Floats] = field(default_factory=dict)  # each [rounds, ...]
 
 
 class Resampler:
-    """Which group each image belongs to, and how often each round draws each group."""
+    """The groups of the images, and the number of times that each round draws each group."""
 
     def __init__(self, groups: Array, rounds: int = ROUNDS, seed: int = 0, stream: int = 0) -> None:
-        """Rounds of two streams (0 .. 2**32 - 1) of one seed are drawn independently.
+        """Prepare the draws.
 
         Args:
             groups: [N] of any type that sorts: a lesion, a patient, or the image itself.
             seed: 0 .. 2**64 - 1.
+            stream: 0 .. 2**32 - 1; rounds of two streams of one seed are drawn independently.
         """
         names, group_of_row = np.unique(groups, return_inverse=True)
         self.group_of_row = group_of_row.astype(np.int32)
@@ -113,7 +114,10 @@ class Resampler:
         self._waiting: list[Asked] = []
 
     def weights(self, first: int, last: int) -> npt.NDArray[np.int32]:
-        """[G, last - first]: times that rounds first .. last - 1 draw each group; each column adds up to G."""
+        """Return the number of times that rounds first .. last - 1 draw each group, int32 [G, last - first].
+
+        Each column adds up to G.
+        """
         out = np.empty((self.num_groups, last - first), np.int32)
         for column, number in enumerate(range(first, last)):
             key = np.array([self.seed, self.first_key + number], np.uint64)
@@ -123,9 +127,9 @@ class Resampler:
         return out
 
     def ask(self, figures: Callable[[Array], dict[str, Floats]]) -> Callable[[], dict[str, Floats]]:
-        """Have `figures` of every round: a function that gives them, each [rounds, ...].
+        """Ask for `figures` of every round; return a function that gives them, each [rounds, ...].
 
-        Nothing is drawn before the first such function is called, and then for all that was asked by then.
+        Nothing is drawn before the first such function is called. Then one drawing serves all questions so far.
 
         Args:
             figures: from the weights int32 [G, B] of a batch of rounds to named arrays [B, ...].
@@ -154,13 +158,17 @@ class Resampler:
             asked.rounds = {name: np.concatenate([b[name] for b in of_batches]) for name in of_batches[0]}
 
     def size(self, rows: Array) -> Size:
-        """How many images and groups stand behind `rows`, a mask [N]."""
+        """Return the number of images and of groups in `rows`, a mask [N]."""
         there = np.zeros(self.num_groups, bool)
         there[self.group_of_row[rows]] = True
         return Size(int(rows.sum()), int(there.sum()))
 
     def sums(self, columns: list[tuple[Array | int, Array | float]], size: int) -> sparse.csr_array:
-        """[size, G]: for each (place, value), both [N] or one for all, the value added up over each group."""
+        """Return the sums of the values over each group by place, [size, G].
+
+        Args:
+            columns: (place, value) pairs; both are [N], or one number for all images.
+        """
         shape, order = (self.num_rows,), self._by_group  # in which the rows of the matrix need no sorting
         places = [np.broadcast_to(np.asarray(place, np.int32), shape)[order] for place, _ in columns]
         values = [np.broadcast_to(np.asarray(value, np.float64), shape)[order] for _, value in columns]
@@ -171,11 +179,11 @@ class Resampler:
 
 
 class _Ranking:
-    """One class's images in the order of its score, sorted once: what AUROC and its like are made of.
+    """One class's images in the order of its score, sorted once, for AUROC and the other metrics that rank images.
 
-    Images of equal score are on one level. Of L levels only the K that hold positives matter: a negative
-    stands on one of these (`level`), or above, between or below them (`between`), and how many of either are
-    drawn is a sparse matrix product with the weights of the groups.
+    Images of equal score are on one level. Of L levels only the K that hold positives matter. A negative stands on
+    one of these (`level`), or above, between or below them (`between`). The numbers of either that are drawn are a
+    sparse matrix product with the weights of the groups.
     """
 
     def __init__(self, positives: Array, scores: Array, resampler: Resampler) -> None:
@@ -217,7 +225,7 @@ class _Ranking:
 
 
 def _running(drawn: Array) -> npt.NDArray[np.int32]:
-    """[B, n] to [B, n]: the sum of the first 1, 2, .. n columns."""
+    """Return the sums of the first 1, 2, .. n columns of [B, n], as [B, n]."""
     return np.cumsum(drawn, axis=1, dtype=np.int32, out=np.empty(drawn.shape, np.int32))
 
 
@@ -276,7 +284,7 @@ class Estimates:
         return estimate
 
     def _of_class(self, metric: Metric, c: int) -> Estimate:
-        """Return a metric of a class with an interval of however few groups, as the means over classes need it."""
+        """Return a metric of a class with its interval, even of very few groups: the means over classes need it."""
         value, rounds = float(self.values[metric.name][c]), self.rounds[metric.name][:, c]
         if not isinstance(metric.interval, LikeShare):
             return interval(metric.interval, value, rounds, self._basis(metric, c))
@@ -286,7 +294,7 @@ class Estimates:
         return _like_share(metric.interval, value, rounds, *self._sides(c))
 
     def _basis(self, metric: Metric, c: int) -> Size:
-        """Return the size of what a class's metric rests on."""
+        """Return the number of images and groups that a class's metric rests on."""
         if isinstance(metric.interval, ShareOfClass):
             return self.resampler.size(metric.interval.basis(self.labels == c, self.predicted == c))
         return self.resampler.size(np.ones(len(self.labels), bool))
@@ -298,11 +306,11 @@ class Estimates:
         return self._known_sides[c]
 
     def _mean_over_classes(self, name: str, of: str) -> Estimate:
-        """Return a mean over the classes, which is as uncertain as they are: the scarcest counts with its interval.
+        """Return a mean over the classes, as uncertain as they are: even the scarcest counts with its interval.
 
-        The ends lie as far from the value as the classes' own do together (Zou and Donner 2008, "MOVER"), each
-        class's distances weighted with how the rounds of any two classes go together. Percentiles of the
-        rounds' means would know no more of a class of three images than these three.
+        The ends lie as far from the value as the classes' own do together (Zou and Donner 2008, "MOVER"). The
+        classes' distances are combined by the correlation of their rounds. Percentiles of the rounds' means would
+        know no more of a class of three images than these three.
         """
         value = float(self.values[name])
         there = np.flatnonzero(~np.isnan(self.values[of]))
@@ -317,7 +325,7 @@ class Estimates:
 
 
 class _Additive:
-    """The sums over each group of what adds up over images: the confusion matrix first, then the `OfSums` metrics."""
+    """The sums over each group of the terms of images: first the confusion matrix, then the `OfSums` metrics."""
 
     def __init__(self, labels: Array, probabilities: Array, resampler: Resampler) -> None:
         self.classes = probabilities.shape[1]
@@ -349,7 +357,7 @@ def interval(kind: Interval, value: float, rounds: Floats, size: Size) -> Estima
 
     Args:
         kind: of the interval; `LikeShare` asks for a class, so it is not made here.
-        size: of what the metric rests on.
+        size: the images and groups that the metric rests on.
     """
     rounds = rounds[~np.isnan(rounds)]
     if np.isnan(value) or len(rounds) == 0:
@@ -365,10 +373,10 @@ def interval(kind: Interval, value: float, rounds: Floats, size: Size) -> Estima
 
 
 def _percentiles(value: float, rounds: Floats, groups: int) -> tuple[float, float]:
-    """Percentiles of the rounds, corrected for bias (Efron 1987) and expanded for small samples (Hesterberg 2015).
+    """Return percentiles of the rounds, corrected for bias (Efron 1987) and for small samples (Hesterberg 2015).
 
-    The first moves both ends where the rounds do not lie evenly about the value; the second widens them by
-    what a t interval has over a normal one, and by G / (G - 1) of the variance.
+    The first moves both ends if the rounds do not lie evenly about the value. The second widens them as a t interval
+    is wider than a normal one, and by G / (G - 1) of the variance.
     """
     share_below = ((rounds < value).mean() + (rounds <= value).mean()) / 2
     edge = 1 / (len(rounds) + 1)
@@ -379,11 +387,11 @@ def _percentiles(value: float, rounds: Floats, groups: int) -> tuple[float, floa
 
 
 def _wilson(share: float, variance: float, size: Size) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a share, of as many images as the bootstrap's variance says it is worth.
+    """Return Wilson's score interval (1927) of a share, for the effective sample size by the bootstrap's variance.
 
-    share (1 - share) / variance is the size of a simple random sample with the same variance (Kish's
-    effective sample size), where the variance of G groups is enlarged by G / (G - 1), as a sample's is. It is
-    never more than the images; where all rounds agree, or there is one group, it is the number of groups.
+    share (1 - share) / variance is the size of a simple random sample with the same variance (Kish's effective
+    sample size). The variance of G groups is enlarged by G / (G - 1) before, as a sample's is. The size is at most
+    the number of images. If all rounds agree, or there is one group, it is the number of groups.
     """
     worth = float(size.groups)
     if variance > 1e-15 and size.groups > 1:
@@ -404,9 +412,9 @@ def _like_share(kind: LikeShare, value: float, rounds: Floats, own: Size, others
 def _worth(kind: LikeShare, value: float, variance: float, own: Size, others: Size) -> float:
     """Return the effective sample size of a class's metric: the images of a share that is as uncertain.
 
-    The rounds draw from few groups what few groups have shown, and if two agree, nothing varies. So the
-    variance of G groups grows by what one group in G adds to it at most (`LikeShare.worth`): at two groups this is
-    most of it, at fifty it is nothing.
+    The rounds know only the few groups that there are, and if two agree, nothing varies. So the variance of G groups
+    is enlarged by the most that one group in G could add (`LikeShare.worth`). At two groups this is most of it, at
+    fifty it is nothing.
     """
     positives, negatives = max(own.groups, 1), max(others.groups, 1)
     least = kind.worth * kind.counted(positives, negatives)
@@ -418,7 +426,7 @@ def _worth(kind: LikeShare, value: float, variance: float, own: Size, others: Si
 
 
 def _score(share: float, worth: float, reach: float) -> tuple[float, float]:
-    """Wilson's interval of a share of `worth` images, `reach` standard deviations to either side."""
+    """Return Wilson's interval of a share of `worth` images, `reach` standard deviations to either side."""
     centre = (share + reach**2 / (2 * worth)) / (1 + reach**2 / worth)
     half = reach / (1 + reach**2 / worth) * math.sqrt(share * (1 - share) / worth + reach**2 / (4 * worth**2))
     # At 0 and 1 the interval ends there; rounding must not put the share outside its interval.
@@ -426,7 +434,7 @@ def _score(share: float, worth: float, reach: float) -> tuple[float, float]:
 
 
 def difference(one: Estimate, other: Estimate) -> Estimate:
-    """one - other of two sets, each as uncertain as its own interval says (Zou and Donner 2008)."""
+    """Return one - other of two sets, each as uncertain as its own interval says (Zou and Donner 2008)."""
     value = one.value - other.value
     down = math.hypot(one.value - one.low, other.high - other.value)
     up = math.hypot(one.high - one.value, other.value - other.low)
@@ -434,7 +442,10 @@ def difference(one: Estimate, other: Estimate) -> Estimate:
 
 
 def _correlations(rounds: Floats) -> Floats:
-    """[K, K]: of the columns of [rounds, K], without the rounds that have none; 0 with a column that never varies."""
+    """Return the correlations [K, K] of the columns of [rounds, K]; 0 with a column that never varies.
+
+    Rounds without a value do not count.
+    """
     apart = np.nan_to_num(rounds - np.nanmean(rounds, axis=0))
     length = np.sqrt((apart**2).sum(0))
     apart /= np.where(length > 1e-12, length, 1.0)
@@ -452,14 +463,14 @@ class Column:
 
 
 def means_of(columns: Mapping[Key, Column], resampler: Resampler) -> Callable[[], dict[Key, Estimate]]:
-    """Ask for the mean of each column: a function that gives them under the columns' keys.
+    """Ask for the mean of each column; return a function that gives them under the columns' keys.
 
-    The rounds are drawn when it is called, once for everything that was asked of the resampler before.
+    Its call draws the rounds, once for all that was asked of the resampler before.
     """
     hits = np.stack([column.values for column in columns.values()], 1)
     counted = ~np.isnan(hits)
     numbers = range(len(columns))
-    # Many columns count the same rows (all of them, or those of a class), which are then summed up once.
+    # Many columns count the same rows (all of them, or those of a class): these are counted once.
     masks: dict[bytes, int] = {}
     mask_of = [masks.setdefault(counted[:, k].tobytes(), len(masks)) for k in numbers]
     totals = resampler.sums(

@@ -7,9 +7,9 @@ Everywhere below, `labels` is int [N] (0 .. C-1, the true class) and `probabilit
 add up to one). The predicted class is the one with the largest probability, the first of equals.
 
 A metric that a set cannot give is nan, never 0 and never a warning: the sensitivity of a class the set
-lacks, an AUROC without a negative, anything of an empty set. Macro metrics average over the classes
-that the set has. scikit-learn ranks (AUROC, average precision); what follows from the confusion matrix
-is written for any leading axes, [..., C, C], because the bootstrap computes a thousand at once.
+lacks, an AUROC without a negative, any metric of an empty set. Macro metrics average over the classes
+that the set has. scikit-learn ranks (AUROC, average precision). The metrics of the confusion matrix
+take any leading axes, [..., C, C], because the bootstrap computes a thousand at once.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ CALIBRATION_BINS = 15  # Guo et al. 2017
 
 
 def ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
-    """numerator / denominator in float64, nan where the denominator is 0."""
+    """Return numerator / denominator in float64; nan if the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
     return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
 
 
 def mean_of_available(values: Floats) -> Floats:
-    """The mean over the last axis without its nans; nan where nothing is left."""
+    """Return the mean over the last axis without its nans; nan if nothing is left."""
     available = ~np.isnan(values)
     return ratio(np.where(available, values, 0.0).sum(-1), available.sum(-1))
 
@@ -48,13 +48,13 @@ def mean_of_available(values: Floats) -> Floats:
 
 
 def confusion_matrix(labels: Array, predicted: Array, num_classes: int) -> Ints:
-    """Counts [C, C] of images by true class (row) and predicted class (column)."""
+    """Return the counts [C, C] of images by true class (row) and predicted class (column)."""
     cells = np.bincount(labels.astype(np.int64) * num_classes + predicted, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes)
 
 
 def _one_against_rest(confusion: Array) -> tuple[Floats, Floats, Floats, Floats]:
-    """True positives, false negatives, false positives, true negatives of each class, [..., C]."""
+    """Return the true positives, false negatives, false positives and true negatives of each class, [..., C]."""
     counts = np.asarray(confusion, float)
     true_positives = np.diagonal(counts, axis1=-2, axis2=-1)
     false_negatives = counts.sum(-1) - true_positives
@@ -64,49 +64,49 @@ def _one_against_rest(confusion: Array) -> tuple[Floats, Floats, Floats, Floats]
 
 
 def sensitivity(confusion: Array) -> Floats:
-    """[..., C]: the share of a class's images that are called by its name (recall)."""
+    """Return the share of a class's images that are predicted as it (recall), [..., C]."""
     tp, fn, _, _ = _one_against_rest(confusion)
     return ratio(tp, tp + fn)
 
 
 def specificity(confusion: Array) -> Floats:
-    """[..., C]: the share of the other images that are not called by this class's name."""
+    """Return the share of the other classes' images that are not predicted as this class, [..., C]."""
     _, _, fp, tn = _one_against_rest(confusion)
     return ratio(tn, tn + fp)
 
 
 def positive_predictive_value(confusion: Array) -> Floats:
-    """[..., C]: the share of the images called so that are so (precision); nan if none is called so."""
+    """Return the share of a class in the images predicted as it (precision), [..., C]; nan if there are none."""
     tp, _, fp, _ = _one_against_rest(confusion)
     return ratio(tp, tp + fp)
 
 
 def negative_predictive_value(confusion: Array) -> Floats:
-    """[..., C]: the share of the images called otherwise that are otherwise."""
+    """Return the share of the other classes in the images not predicted as this class, [..., C]."""
     _, fn, _, tn = _one_against_rest(confusion)
     return ratio(tn, tn + fn)
 
 
 def f1(confusion: Array) -> Floats:
-    """[..., C]: 2 TP / (2 TP + FP + FN); nan for a class the set lacks."""
+    """Return 2 TP / (2 TP + FP + FN), [..., C]; nan for a class that the set lacks."""
     tp, fn, fp, _ = _one_against_rest(confusion)
     return np.where(tp + fn > 0, ratio(2 * tp, 2 * tp + fp + fn), np.nan)
 
 
 def weighted_f1_of(confusion: Array) -> Floats:
-    """[...]: the mean F1 of the classes, each weighted by its images."""
+    """Return the mean F1 of the classes, each weighted by its number of images, [...]."""
     support = np.asarray(confusion, float).sum(-1)
     return ratio((np.where(support > 0, f1(confusion), 0.0) * support).sum(-1), support.sum(-1))
 
 
 def accuracy_of(confusion: Array) -> Floats:
-    """[...]: the share of images on the diagonal."""
+    """Return the share of images on the diagonal, [...]."""
     counts = np.asarray(confusion, float)
     return ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum((-2, -1)))
 
 
 def cohen_kappa_of(confusion: Array) -> Floats:
-    """[...]: agreement beyond chance (Cohen 1960); nan where chance alone agrees always."""
+    """Return the agreement beyond chance (Cohen 1960), [...]; nan if chance alone always agrees."""
     counts = np.asarray(confusion, float)
     total = counts.sum((-2, -1))
     by_chance = ratio((counts.sum(-1) * counts.sum(-2)).sum(-1), total**2)
@@ -114,7 +114,10 @@ def cohen_kappa_of(confusion: Array) -> Floats:
 
 
 def matthews_of(confusion: Array) -> Floats:
-    """[...], -1 .. 1: correlation of the true and the predicted class (Gorodkin 2004); nan if one never varies."""
+    """Return the correlation of the true and the predicted class (Gorodkin 2004), [...], -1 .. 1.
+
+    It is nan if one of them never varies.
+    """
     counts = np.asarray(confusion, float)
     total, right = counts.sum((-2, -1)), np.trace(counts, axis1=-2, axis2=-1)
     true, predicted = counts.sum(-1), counts.sum(-2)
@@ -126,38 +129,46 @@ def matthews_of(confusion: Array) -> Floats:
 
 
 def top_k_hits(labels: Array, probabilities: Array, k: int) -> Bools:
-    """bool [N]: the true class is among the k most probable (of equals, the first in class order)."""
+    """Return if the true class is among the k most probable, bool [N]. Of equals, the first in class order counts."""
     own = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], axis=1)
     earlier = np.arange(probabilities.shape[1]) < labels[:, None]
     return ((probabilities > own) | ((probabilities == own) & earlier)).sum(1) < k
 
 
 def negative_log_likelihood(labels: Array, probabilities: Array) -> Floats:
-    """[N], in nats: -log of the true class's probability, cut at 2.2e-16."""
+    """Return -log of the true class's probability in nats, [N]. The probability is cut at 2.2e-16."""
     own = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], axis=1)[:, 0]
     return -np.log(np.clip(own.astype(np.float64), SMALLEST_PROBABILITY, 1.0))
 
 
 def squared_error(labels: Array, probabilities: Array) -> Floats:
-    """[N], 0 .. 2: the squared distance of the probabilities from the one-hot truth (Brier 1950)."""
+    """Return the squared distance of the probabilities from the one-hot truth (Brier 1950), [N], 0 .. 2."""
     values = probabilities.astype(np.float64)
     own = np.take_along_axis(values, labels.astype(np.int64)[:, None], axis=1)[:, 0]
     return np.einsum("nc,nc->n", values, values) - 2 * own + 1
 
 
 def confidence_bin(confidence: Array, bins: int = CALIBRATION_BINS) -> Ints:
-    """int [N]: the one of `bins` equally wide bins (k/bins, (k+1)/bins] that holds a confidence."""
+    """Return the number of the bin that holds a confidence, int [N], of `bins` equal ones (k/bins, (k+1)/bins]."""
     return np.clip(np.ceil(confidence.astype(np.float64) * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
 def confidence_gap(labels: Array, probabilities: Array, bins: int = CALIBRATION_BINS) -> tuple[Ints, Floats]:
-    """[N] and [N]: each image's confidence bin, and by how much it is better than its confidence."""
+    """Return the bin of each image's confidence, int [N], and its gap, float [N].
+
+    The gap is 1 - confidence if the image is predicted correctly, otherwise -confidence.
+    """
     confidence = probabilities.max(1, initial=0).astype(np.float64)
     return confidence_bin(confidence, bins), (probabilities.argmax(1) == labels) - confidence
 
 
 def mean_gap(sums: Array, images: Array) -> Floats:
-    """[...]: the mean over images of |accuracy - confidence| of their bin, from the bins' gaps [..., bins]."""
+    """Return the mean over images of |accuracy - confidence| of their bin, [...].
+
+    Args:
+        sums: [..., bins], each bin's sum of the gaps of its images.
+        images: [...], their number.
+    """
     return ratio(np.abs(sums).sum(-1), images)
 
 
@@ -165,17 +176,17 @@ def mean_gap(sums: Array, images: Array) -> Floats:
 
 
 def auc(positives: Array, scores: Array) -> float:
-    """Area under the ROC curve: how often a positive outranks a negative, ties counting half."""
+    """Return the area under the ROC curve: the share of pairs in which the positive outranks; ties count half."""
     return float(roc_auc_score(positives, scores)) if positives.any() and not positives.all() else np.nan
 
 
 def average_precision(positives: Array, scores: Array) -> float:
-    """The precision at each positive's rank, averaged: the step-wise area under precision-recall."""
+    """Return the mean precision at the positives' ranks: the step-wise area under precision-recall."""
     return float(average_precision_score(positives, scores)) if positives.any() else np.nan
 
 
 def sensitivity_at_specificity(positives: Array, scores: Array, specificity: float) -> float:
-    """The largest sensitivity of any threshold that keeps at least this specificity."""
+    """Return the largest sensitivity of any threshold that keeps at least this specificity."""
     if not positives.any() or positives.all():
         return np.nan
     false_positive_rate, true_positive_rate, _ = roc_curve(positives, scores, drop_intermediate=False)
@@ -183,7 +194,7 @@ def sensitivity_at_specificity(positives: Array, scores: Array, specificity: flo
 
 
 class Ranks(NamedTuple):
-    """One class's images by falling score, in B weighted draws; of the levels of score the K that hold positives.
+    """One class's images by falling score, in B weighted draws, on the K levels of score that hold positives.
 
     Attributes:
         own: [B, K], the positives on a level.
@@ -201,19 +212,19 @@ class Ranks(NamedTuple):
 
 
 def auc_of(ranks: Ranks) -> Floats:
-    """[B]: as `auc`."""
+    """Return `auc` of each draw, [B]."""
     pairs = ranks.positives * ranks.negatives
     return ratio(pairs - (ranks.own * (ranks.above + ranks.passed)).sum(1) / 2, pairs)
 
 
 def average_precision_of(ranks: Ranks) -> Floats:
-    """[B]: as `average_precision`."""
+    """Return `average_precision` of each draw, [B]."""
     precision = ranks.hits / np.maximum(ranks.hits + ranks.passed, 1)
     return ratio((ranks.own * precision).sum(1), ranks.positives)
 
 
 def sensitivity_at_specificity_of(ranks: Ranks, specificity: float) -> Floats:
-    """[B]: as `sensitivity_at_specificity`."""
+    """Return `sensitivity_at_specificity` of each draw, [B]."""
     # False positives only grow along the order, so the thresholds that are allowed come first.
     most = (1 - specificity + 1e-12) * ranks.negatives
     allowed = [int(np.searchsorted(row, limit, "right")) for row, limit in zip(ranks.passed, most, strict=True)]
@@ -221,9 +232,9 @@ def sensitivity_at_specificity_of(ranks: Ranks, specificity: float) -> Floats:
     return np.where(ranks.negatives > 0, ratio(found, ranks.positives), np.nan)
 
 
-# ---- what an entry of the list says ---------------------------------------------------------------------
+# ---- the types of an entry of the list ------------------------------------------------------------------
 #
-# First, how a metric is computed: one of these four.
+# First, the computation of a metric: one of these four.
 
 
 @dataclass(frozen=True)
@@ -276,7 +287,7 @@ def mean_over_images(of_image: Callable[[Array, Array], Array]) -> OfSums:
     return OfSums(lambda labels, p: (0, of_image(labels, p)), lambda sums, images: ratio(sums[..., 0], images))
 
 
-# Second, how `skin.evaluation.intervals` makes its interval. That of a mean over classes comes from the classes'.
+# Second, the kind of its interval (skin/evaluation/intervals.py). A mean over classes uses the classes' intervals.
 
 
 @dataclass(frozen=True)
@@ -288,8 +299,8 @@ class Percentiles:
 class BiasedUpwards:
     """An interval for a mean of absolute gaps, too large on a sample and larger again on a resample.
 
-    It reaches down as far as the rounds reach up (the basic bootstrap), and up as far as they do without what
-    resampling added.
+    It reaches down as far as the rounds reach up (the basic bootstrap). It reaches up as far as the rounds do, less
+    the bias that resampling added.
     """
 
 
@@ -306,8 +317,8 @@ class ShareOfClass:
     """Wilson's interval of a share of some of the images, for a metric of one class.
 
     Attributes:
-        basis: from bool [N] and bool [N], the images of the class and those called so, to the images of which it
-            is a share.
+        basis: from bool [N] and bool [N], the images of the class and those predicted as it, to the images of which
+            it is a share.
         hit: from the same to the images that count, if they are in `basis`.
     """
 
@@ -335,16 +346,16 @@ def _both(positives: int, negatives: int) -> float:
 class LikeShare:
     """Wilson's interval for a mean over a class's groups of numbers between 0 and 1.
 
-    The few values of a scarce class say little of their variance. The most that such numbers vary is as a share
-    does, one image per group.
+    The few values of a scarce class say little of their variance. Such numbers vary at most as a share does, with one
+    image per group.
 
     Attributes:
         worth: the images that a group is worth at least.
         fewest: the groups whose scarcity matters.
         counted: the groups that are worth something.
         needed: the groups of which there must be two.
-        unsure: the degrees of freedom of a t interval, if few groups tell where a threshold lies, or how precise
-            the top of a class is.
+        unsure: the degrees of freedom of a t interval, if few groups decide the place of a threshold, or the
+            precision at the top of a class.
         of_positives: it is a share of the class's images.
         biased: it is too large for a few positives, and larger again on a resample.
     """
@@ -371,8 +382,8 @@ class Metric:
     Attributes:
         name: its key in report.json.
         title: its name for people.
-        source: how it is computed.
-        interval: how its interval is made.
+        source: its computation.
+        interval: the kind of its interval.
         larger_is_better: False for a loss or an error.
         digits: decimals for people; a wide table has one fewer.
         of_class: each class has one; otherwise the whole set has.
@@ -454,9 +465,9 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 OVERALL = tuple(metric for metric in METRICS if not metric.of_class)
 PER_CLASS = tuple(metric for metric in METRICS if metric.of_class)
 OF_CALLED = tuple(metric for metric in PER_CLASS if isinstance(metric.interval, ShareOfClass))
-"""The metrics of a class that ask which images are called by its name, and nothing else."""
+"""The metrics of a class that depend only on the images that are predicted as it."""
 
-# What some tables show, in their order.
+# The metrics of some tables, in their order.
 OF_PROBABILITIES = tuple(BY_NAME[name] for name in ("log_loss", "brier_score", "expected_calibration_error"))
 OF_TWO_CLASSES = tuple(BY_NAME[name] for name in (
     "auc", "average_precision", "sensitivity", "specificity", "ppv", "npv", "sensitivity_at_90_specificity",
@@ -477,7 +488,7 @@ def values(labels: Array, probabilities: Array, ranked: bool = True) -> dict[str
 
 
 def with_means(found: dict[str, Floats]) -> dict[str, Floats]:
-    """Return `found`, metrics by name, with the means over classes [...] of those of each class [..., C]."""
+    """Return `found`, metrics by name, with the means [...] of the metrics of each class [..., C] added."""
     means = {
         metric.name: mean_of_available(found[metric.source.of])
         for metric in METRICS
@@ -511,7 +522,7 @@ def _value(source: Source, labels: Array, probabilities: Array, confusion: Array
 
 
 def accuracy(labels: Array, probabilities: Array) -> float:
-    """Return the share of images whose class is predicted."""
+    """Return the share of images whose predicted class is the true one."""
     return float(value("accuracy", labels, probabilities))
 
 

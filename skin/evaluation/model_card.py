@@ -1,7 +1,7 @@
 """Write model_card.md: what a model is, how it was made, what it can do, and what it is not for.
 
-train.py writes the card. evaluate.py fills in the results and changes nothing else, so that what people have
-written there stays (after Mitchell et al. 2019). The text is in `templates/model_card.md`.
+train.py writes the card. evaluate.py fills in the results and changes nothing else, so that all that people have
+written stays (after Mitchell et al. 2019). The text is in `templates/model_card.md`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ MOST_ROUNDS = 100_000  # each keeps a number per metric and class
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What to evaluate, and how."""
+    """The options of evaluate.py: the model, the images, the method and the files."""
 
     checkpoint: Path | None = option(
         None, "the trained model (default: the newest run's)", group="what", metavar="FILE"

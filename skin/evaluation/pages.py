@@ -55,7 +55,7 @@ def results(report: Report) -> str:
 
 
 def summary(report: Report, folder: Path) -> str:
-    """Return the few lines that end the script; `folder` is where the report is."""
+    """Return the few lines that end the script; `folder` holds the report."""
     return render("summary.txt", _context(report) | {"out": str(folder)}, _on_terminal).rstrip("\n")
 
 

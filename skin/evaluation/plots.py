@@ -123,7 +123,7 @@ class _Curve:
     y_label: str
     drawstyle: Any
     points: Callable[[Array, Array], tuple[Array, Array]]  # x and y, of positives bool [N] and scores [N]
-    chance: Callable[[float], list[float]]  # y at 0 and 1 of a score that knows nothing, of the class's share
+    chance: Callable[[float], list[float]]  # y at x = 0 and 1 of a score that knows nothing, from the class's share
 
 
 def _roc_points(positives: Array, scores: Array) -> tuple[Array, Array]:

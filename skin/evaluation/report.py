@@ -35,10 +35,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-SetKey = tuple[str, str | int]  # a level of the prediction sets, and what of it: a word, or the number of a class
+SetKey = tuple[str, str | int]  # a level of the prediction sets, and the name of a column or the number of a class
 
-# Cancers and what becomes cancer; actinic keratosis is in HAM10000 one class with Bowen's disease, which is
-# squamous cell carcinoma in situ. The report says which classes it took for malignant.
+# Cancers and their precursors. In HAM10000, actinic keratosis is one class with Bowen's disease, which is squamous
+# cell carcinoma in situ. The report says which classes it took for malignant.
 MALIGNANT = (
     "actinic keratosis", "basal cell carcinoma", "melanoma", "squamous cell carcinoma", "malignant",
 )  # fmt: skip
@@ -74,7 +74,7 @@ class Predictions:
 
     @property
     def known(self) -> Bools:
-        """bool [N]: the images whose class the model has."""
+        """The images whose class the model has, bool [N]."""
         return self.labels >= 0
 
 
@@ -90,8 +90,8 @@ def build(
     Args:
         by: attribute -> the subgroup of each of the N images, from `subgroups.bins`.
         rounds, seed: of the bootstrap.
-        threshold: also ask for each class's metrics if it is called where its probability is above this, whether or
-            not another class is more probable.
+        threshold: also ask for the metrics of each class if it is predicted whenever its probability is above this,
+            even if another class is more probable.
     """
     known, calibrated = predictions.known, predictions.calibrated
     labels, probabilities = predictions.labels[known], calibrated.probabilities[known]
@@ -268,7 +268,7 @@ def _subgroups(
         resampler = resampler_of(rows, number)
         estimates = Estimates(labels[rows], probabilities[rows], resampler)
         two = None
-        if malignant is not None:  # asked for before the first estimate
+        if malignant is not None:  # asked for before the first estimate is read
             two = Estimates(*_two_classes(malignant, labels[rows], probabilities[rows]), resampler)
         found = {}
         for entry in subgroups.METRICS:

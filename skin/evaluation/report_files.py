@@ -116,7 +116,7 @@ def write(
 
 
 def _labels(predictions: Predictions, test: TestSet) -> list[str]:
-    """Return the true class of each image: the model's name for it, or the data's if the model lacks it."""
+    """Return the true class of each image: the model's name for it, or the data's name if the model lacks it."""
     names = np.array([*predictions.classes, ""], dtype=object)[test.labels]  # -1 is the last
     labels: list[str] = pd.Series(names).where(test.labels >= 0, test.rows["label"]).tolist()
     return labels
@@ -138,7 +138,7 @@ def write_predictions(
 def write_isic_submission(path: Path, images: Sequence[str], classes: Sequence[str], probabilities: Array) -> bool:
     """Write the table that the ISIC challenges of 2018 (task 3) and 2019 take, and return True.
 
-    For other classes than theirs write nothing and return False. Their scorer knows an image by its bare name
+    If the classes are not theirs, write nothing and return False. Their scorer knows an image by its bare name
     (`ISIC_0024306`). If two bare names are alike, the full names stay.
     """
     columns = _isic_columns(classes)

@@ -1,7 +1,7 @@
-"""The types of a report: what `report.build` makes, and pages, plots and the model card show.
+"""The types of a report, which `report.build` makes and the pages, plots and model card show.
 
 `to_json` turns a report into the plain data of report.json, field by field. There each estimate is
-`{"value", "low", "high"}`, with None for what the set cannot give.
+`{"value", "low", "high"}`, with None for a value that the set cannot give.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _OPTIONAL: dict[str, str] = {"json": "optional"}  # a field that is None is left
 
 @dataclass(frozen=True)
 class Intervals:
-    """How the intervals were made; `resampled` says what a round draws: images, or lesions or patients."""
+    """The making of the intervals; `resampled` names the things that a round draws: images, lesions or patients."""
 
     level: float
     rounds: int
@@ -136,7 +136,7 @@ class AttributeReport:
 
 @dataclass(frozen=True)
 class About:
-    """The model, the set, and how it was evaluated; `split` is "all" for a set without one."""
+    """The model, the set, and the way it was evaluated; `split` is "all" for a set without one."""
 
     created: str = "?"
     checkpoint: str = "?"
@@ -158,7 +158,7 @@ class Report:
     """Everything that an evaluation found.
 
     Attributes:
-        images: whose class the model has; only these count.
+        images: the number of images whose class the model has; only these count.
         groups: lesions or patients.
         subgroups: by attribute.
         warnings: what a reader must know. notes: what a reader should know.

@@ -30,7 +30,7 @@ class SubgroupMetric:
     """A metric of each subgroup.
 
     Attributes:
-        metric: of the whole set, or, of malignant against benign, of a class.
+        metric: of the whole set; or, for malignant against benign, of a class.
         of_malignant: the metric of malignant against benign; only sets with both have it.
         compared: the subgroups' picture and the largest gap show it, too.
     """
@@ -78,7 +78,7 @@ def column(name: str, attributes: list[str]) -> str:
     """Return the attribute that `--by` means by `name`, case and `_` aside.
 
     Raises:
-        UserError: there is none; the message lists those that there are.
+        UserError: there is none; the message lists the ones there are.
     """
     plain = {attribute.lower().replace("_", ""): attribute for attribute in attributes}
     found = plain.get(name.lower().replace("_", ""))

@@ -39,7 +39,7 @@ class TestSet:
         rows: of the index: image, path, label, group, split, then the attributes.
         labels: int64 [N], a class of the model, or `UNKNOWN`.
         root: the data folder. layout: how it was read. split: "all" if the set has none.
-        notes: what a reader of the figures should know. warnings: what they must know.
+        notes: what a reader of the metrics should know. warnings: what they must know.
         own: the images are among the data of the run.
     """
 
@@ -121,7 +121,7 @@ def read(
 
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the run's options; config.json knows where the data are that moved after `best.pt` was written."""
+    """Return the run's options; config.json has the place of data that moved after `best.pt` was written."""
     config = dict(checkpoint.config)
     with contextlib.suppress(UserError):
         now = run_folders.read_config(checkpoint.path.parent)
@@ -159,9 +159,9 @@ def _is_own(
 ) -> bool:
     """Return True if `--data` names the run's own data: the same folder, or another one with the same images.
 
-    A set that holds them and others (HAM10000 within ISIC 2019) is another set: else most of it would be
-    left out unseen. So is one that has their names (000.jpg, 001.jpg, …) for other pictures, or other labels for
-    them. Which it is taken for is put into `notes`.
+    A set that holds them and others (HAM10000 within ISIC 2019) is another set: otherwise most of it would be
+    left out unnoticed. A set with other pictures under their names (000.jpg, 001.jpg, …), or with other labels for
+    them, is another set, too. The decision is put into `notes`.
     """
     used, there = set(manifest["image"]), set(index.rows["image"])
     root = _config(checkpoint).get("data")
@@ -189,7 +189,7 @@ def _labels_agree(index: Index, manifest: pd.DataFrame) -> bool:
 
 
 def _files_agree(index: Index, checkpoint: Checkpoint, manifest_path: Path) -> bool:
-    """Return True if files of one name are the same, judged by some of them, if the run's are still there."""
+    """Return True if files of one name are the same. Some of them are compared, if the run's are still there."""
     try:
         of_run = _read_own(checkpoint, manifest_path, allow_missing=True).rows
     except UserError:

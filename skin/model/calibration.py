@@ -31,10 +31,10 @@ Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 COVERAGES = {"90": 0.90, "95": 0.95}
-DIRECTIONS = 32  # of the features' spread that get a variance of their own; the rest share one
-LIKE_SHARE = 0.98  # of unseen validation images are not flagged
+DIRECTIONS = 32  # directions of the features' spread with a variance of their own; the rest share one
+LIKE_SHARE = 0.98  # share of unseen validation images that are not flagged
 FOLDS = 5
-MOST_IMAGES = 5000  # evenly taken from a larger set; enough to tell where the features lie
+MOST_IMAGES = 5000  # taken evenly from a larger set; enough to show where the features lie
 
 
 class SetThresholds(TypedDict):
@@ -54,7 +54,7 @@ class Gaussians(TypedDict):
 
 
 class Unlike(Gaussians):
-    """Where the features of images lie, and the distance beyond which an image is unlike them."""
+    """The place of the images' features, and the distance beyond which an image is unlike them."""
 
     threshold: float
 
@@ -62,7 +62,7 @@ class Unlike(Gaussians):
 class Calibration(TypedDict, total=False):
     """A calibration as `best.pt` holds it; empty if the run has no validation images, or is not at its end."""
 
-    images: int  # it was fitted on
+    images: int  # number of images it was fitted on
     temperature: float
     sets: dict[str, SetThresholds]  # by coverage: "90" and "95"
     unlike: Unlike
@@ -135,7 +135,7 @@ def distance(calibration: Calibration, features: npt.ArrayLike) -> Doubles:
 
 
 def calibrated(calibration: Calibration, logits: npt.ArrayLike, distance: Doubles) -> Calibrated:
-    """Do as `apply`, from distances that are known: the features of a large set need not be kept."""
+    """Return the result of `apply` from known distances: the features of a large set need not be kept."""
     logits = np.asarray(logits, np.float64)
     if not calibration:
         everything = np.ones(logits.shape, bool)
@@ -158,8 +158,8 @@ def _misfit() -> UserError:
 def _fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
     """Return the temperature with the least log loss, by golden-section search over log T in [-3, 3].
 
-    A weak prior, log T ~ N(0, 1), counts as much as one image. Without it, a handful of images that are all predicted
-    correctly would ask for a temperature of 0.
+    A weak prior, log T ~ N(0, 1), counts as much as one image. Without it, a handful of images that are all
+    predicted correctly would give a temperature of 0.
     """
 
     def cost(log_t: float) -> float:
@@ -187,8 +187,8 @@ def _fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
 def _conformal_threshold(own: Floats, coverage: float) -> float | None:
     """Return the probability that at least `coverage` of new images like these reach; None if these are too few.
 
-    It is the k-th smallest of n images, k = floor((n + 1)(1 - coverage)). If images are exchangeable, the coverage is
-    at least what is asked for, in the mean over calibration sets (Vovk; Angelopoulos & Bates 2023).
+    It is the k-th smallest of n images, k = floor((n + 1)(1 - coverage)). If images are exchangeable, the mean
+    coverage over calibration sets is at least `coverage` (Vovk; Angelopoulos & Bates 2023).
     """
     k = math.floor((len(own) + 1) * (1 - coverage) + 1e-9)
     return float(np.partition(own, k - 1)[k - 1]) if k >= 1 else None
@@ -219,7 +219,7 @@ def _sets(probabilities: Floats, thresholds: list[float]) -> Bools:
 def _fit_unlike(features: Floats, labels: npt.NDArray[np.int64]) -> Unlike:
     """Fit one Gaussian per class, with one covariance for all, and the distance that 98 % of images stay within.
 
-    The distances behind the threshold are measured out of sample: each fold's by a fit to the others.
+    The distances behind the threshold are measured out of sample: those of a fold by a fit to the other folds.
     """
     step = -(-len(labels) // MOST_IMAGES)
     features, labels = features[::step], labels[::step]

@@ -1,7 +1,7 @@
 """Checkpoints: a killed process never leaves half a file, and loading a stranger's file runs no code.
 
-A checkpoint holds tensors, numbers, strings, lists and dicts, nothing else, so `weights_only=True` always
-loads it. `best.pt` is what inference needs; `last.pt` is what `--resume` needs.
+A checkpoint holds only tensors, numbers, strings, lists and dicts, so `weights_only=True` always loads it.
+Inference needs `best.pt`; `--resume` needs `last.pt`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _Sink:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A validated `best.pt`: the network with its weights, on the CPU in eval mode, and what goes with it."""
+    """A validated `best.pt`: the network with its weights, on the CPU in eval mode, and its settings."""
 
     path: Path
     network: EfficientNet
@@ -83,7 +83,7 @@ class Checkpoint:
     classes: tuple[str, ...]
     preprocess: Preprocess
     config: dict[str, Any]  # the run's config.json: every option by its name, and `resolved`
-    metrics: dict[str, float | None]  # the best epoch's row of metrics.csv; None where a metric is not defined
+    metrics: dict[str, float | None]  # the best epoch's row of metrics.csv; None if a metric is not defined
     calibration: Calibration  # empty until the run has come to its end
 
     def describe(self) -> str:
@@ -172,7 +172,7 @@ def check_tensors(state: Any, expected: dict[str, Tensor], path: Path) -> None:
 def _check_classes(classes: list[Any], path: Path) -> None:
     try:
         sound = all(isinstance(name, str) and 0 < len(name.encode()) <= 1000 for name in classes)
-    except UnicodeEncodeError:  # half a character, which no terminal and no file can take
+    except UnicodeEncodeError:  # half a character (a lone surrogate), which no terminal and no file can take
         sound = False
     if not sound or not classes or len(set(classes)) < len(classes):
         raise UserError(f"{path}: damaged checkpoint: 'classes' is not a list of different names")
@@ -188,7 +188,7 @@ def _check_config(config: dict[str, Any], path: Path) -> None:
 
 
 def _check_calibration(calibration: dict[str, Any], classes: int, features: int, path: Path) -> None:
-    """Check that `skin.model.calibration.apply` can use it for `classes` classes; an empty one is sound."""
+    """Check that `skin.model.calibration.apply` can use it for `classes` classes; an empty one is fine."""
     if not calibration:
         return
     try:

@@ -7,8 +7,8 @@
     print(prediction.label, prediction.probability, prediction.prediction_set)
     model.explain("lesion.jpg", "mel").save("why_melanoma.png")
 
-`predict.py` and `app.py` use this. It imports only what a prediction needs, since most of the time from a command
-to its answer is spent on imports.
+`predict.py` and `app.py` use this. It imports only the modules that a prediction needs, since most of the time from
+a command to its answer is spent on imports.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from PIL import Image
 from torch import Tensor
 
 Source = str | Path | BinaryIO | Image.Image | np.ndarray
-"""What is taken for an image: a path, an open binary file, a Pillow image, or an array: uint8 or uint16
-[H, W] grey, uint8 [H, W, 3] RGB or [H, W, 4] RGBA."""
+"""An image: a path, an open binary file, a Pillow image, or an array. Arrays are uint8 or uint16 [H, W] grey,
+uint8 [H, W, 3] RGB or [H, W, 4] RGBA."""
 
 SourceT = TypeVar("SourceT", bound=Source)
 T = TypeVar("T")
@@ -212,12 +212,12 @@ class SkinClassifier:
 
         batches = _batched(sources, self._batch_size())
         first = list(itertools.islice(batches, 2))
-        if len(first) < 2:  # all cores together are sooner done with one batch
+        if len(first) < 2:  # all cores together finish one batch sooner
             for batch in first:
                 yield from work(batch)
             return
         threads = torch.get_num_threads()
-        # A GPU computes a batch at a time; a second is got ready meanwhile.
+        # A GPU computes one batch at a time; a second one is prepared meanwhile.
         workers = workers or (2 if self.device.type == "cuda" else min(threads, _MOST_WORKERS))
         each = max(1, threads // workers)
         pool = ThreadPoolExecutor(workers, "predict", initializer=torch.set_num_threads, initargs=(each,))
@@ -322,7 +322,7 @@ def load_classifier(
 
     Args:
         path: the file; by default that of the newest run in `runs` that has one.
-        device: such as `"cpu"` or `"cuda:1"`; by default a GPU where there is one.
+        device: such as `"cpu"` or `"cuda:1"`; by default a GPU if there is one.
         amp: `"auto"`, `"fp16"`, `"bf16"` or `"off"` (float32).
 
     Raises:

@@ -1,8 +1,12 @@
 """Layers that make a training step fast on the CPU, in plain PyTorch.
 
-A step of EfficientNet on a CPU waits for four things that are not matrix products: oneDNN's backward of
-depthwise convolutions, passes over memory between BatchNorm, SiLU and squeeze-and-excitation, pages that
-the kernel hands out anew for each large tensor, and Adam's loops over 340 parameters (`fused=True` there).
+A step of EfficientNet on a CPU waits for four things that are not matrix products:
+
+- oneDNN's backward of depthwise convolutions,
+- passes over memory between BatchNorm, SiLU and squeeze-and-excitation,
+- pages that the kernel hands out anew for each large tensor,
+- Adam's loops over 340 parameters (`fused=True` helps there).
+
 `accelerate` swaps in layers that compute the same values with fewer passes and better kernels. Parameters,
 buffers and their names stay, so a state_dict fits the network before and after. The order of every sum is
 fixed: the same step with the same number of threads gives the same bits.
@@ -74,7 +78,10 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 class _Depthwise(torch.autograd.Function):
-    """x [N, C, H, W] with w [C, 1, k, k], padding k // 2, to [N, C, ceil(H / stride), ceil(W / stride)]."""
+    """The convolution of x [N, C, H, W] by w [C, 1, k, k], padding k // 2.
+
+    The output is [N, C, ceil(H / stride), ceil(W / stride)].
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, stride: int) -> Tensor:
@@ -114,9 +121,9 @@ def _input_gradient(g: Tensor, w: Tensor, stride: int, shape: torch.Size) -> Ten
 def _weight_gradient_5x5(x: Tensor, g: Tensor, stride: int) -> Tensor:
     """Return the gradient for a 5x5 depthwise w, [C, 1, 5, 5], in float32: columns 0-2 and 2-4 by themselves.
 
-    oneDNN's depthwise kernel takes any height but no width above three; a 5x5 one falls to code that is
-    ten times slower. Rows of x are laid out with two zero columns between them, so that one buffer is,
-    seen from its first element, x with the zeros on the left, and from two columns further on the right.
+    oneDNN's depthwise kernel takes any height but no width above three; code for 5x5 is ten times slower. The rows
+    of x are laid out with two zero columns between them. Seen from its first element, this buffer is x with the
+    zeros on the left. Seen from two columns further, it is x with the zeros on the right.
     """
     n, c, h, w = x.shape
     row = w + 2
@@ -138,7 +145,7 @@ def _weight_gradient_5x5(x: Tensor, g: Tensor, stride: int) -> Tensor:
 
 
 class BatchNormSiLU(nn.BatchNorm2d):
-    """BatchNorm and the SiLU behind it. Training keeps its input for backward, not what is between."""
+    """BatchNorm and the SiLU behind it. Training keeps only the input for backward, not the tensor between them."""
 
     def forward(self, x: Tensor) -> Tensor:
         plain = not (self.training and torch.is_grad_enabled()) or self.momentum is None
@@ -188,7 +195,7 @@ class _SqueezeExcitation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Callable[[Tensor], Tensor], *parameters: Tensor) -> Tensor:
-        # A sum of bfloat16 is added up in float32, and without the float32 copy of x that `mean` makes.
+        # `sum` adds bfloat16 up in float32, without the float32 copy of x that `mean` makes.
         mean = x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
         with torch.enable_grad():
             mean.requires_grad_()

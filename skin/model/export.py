@@ -1,7 +1,7 @@
 """Export a trained model as one ONNX file, for programs and devices that have no PyTorch.
 
 The graph holds more than the network: it takes bytes, as an image library gives them, normalises them, and returns
-calibrated probabilities. The file's metadata say how to resize, and name the classes, since a graph cannot.
+calibrated probabilities. A graph cannot say how to resize or name the classes, so the file's metadata do.
 """
 
 from __future__ import annotations

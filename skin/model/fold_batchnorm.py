@@ -1,10 +1,10 @@
 """Make a network faster for inference: the same function, with fewer passes over its activations.
 
-Evaluation and prediction wait for memory more than for arithmetic: of a bfloat16 forward pass of B3 at 300
-pixels on the CPU, BatchNorm takes a fifth, SiLU another, and the means of squeeze-and-excitation a seventh.
+Evaluation and prediction wait for memory more than for arithmetic. In a bfloat16 forward pass of B3 at 300 pixels
+on the CPU, BatchNorm takes a fifth of the time, SiLU another, and the means of squeeze-and-excitation a seventh.
 `fuse` folds every BatchNorm into the convolution before it. On the CPU, SiLU moves into the convolution's own
-kernel (oneDNN applies it to the sums while they are in registers, before they are rounded), and the means
-are a matrix product, which reads bfloat16 as it is. None of it has gradients.
+kernel: oneDNN applies it to the sums while they are in registers, before they are rounded. The means become a
+matrix product, which reads bfloat16 without a copy. The fused network has no gradients.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def for_inference(checkpoint: Checkpoint, precision: Precision) -> Classifier:
 
 
 def fuse(network: EfficientNet, precision: Precision) -> EfficientNet:
-    """Change `network` in place to what `precision` computes fastest, for inference only; return it.
+    """Change `network` in place to the fastest form for `precision`, for inference only; return it.
 
     Args:
         network: trained, with its weights in float32; its state_dict has other names afterwards.
-        precision: what the forward passes will run in, as `Classifier` has it.
+        precision: of the forward passes, as in `Classifier`.
     """
     on_cpu = _has_kernels(precision)
     for module in network.modules():
@@ -61,7 +61,7 @@ def _has_kernels(precision: Precision) -> bool:
 class ConvolutionSiLU(nn.Module):
     """A convolution with bias on the CPU and, if `active`, the SiLU behind it, in one kernel.
 
-    The bias stays in float32, as the sums are: rounded to bfloat16, it alone would double the error.
+    The bias stays in float32, as the sums are. If it were rounded to bfloat16, this alone would double the error.
     """
 
     weight: Tensor  # of `dtype`

@@ -1,11 +1,11 @@
 """Grad-CAM: the parts of a picture that are evidence for a class.
 
 Grad-CAM (Selvaraju et al. 2017) weighs each feature map of the last block by the mean gradient of the
-class's logit with respect to that map, adds the maps up, and keeps what is above zero. EfficientNet's
-head is a mean over the map and one linear layer, so that gradient is known without a backward pass: the
-class's row of weights, divided by the number of map cells. The heat map therefore takes a forward pass
-alone, in whatever precision and memory format the model runs, with no hooks and no state that two threads
-could share. The tests hold it against gradients from autograd.
+class's logit with respect to that map, adds the maps up, and keeps the values above zero. EfficientNet's
+head is a mean over the map and one linear layer. So that gradient is known without a backward pass: it is the
+class's row of weights, divided by the number of map cells. The heat map therefore takes only a forward pass,
+in the model's own precision and memory format. It needs no hooks and no state that two threads could share.
+The tests compare it with gradients from autograd.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def _over_pixels(cells: Tensor, height: int, width: int) -> Tensor:
     """Spread a map of cells, [B, h, w], over the pixels they stand for, [B, height, width].
 
     Cell i looks at the pixels around 32 i, not around 32 i + 15.5: each of the five strided layers pads both
-    sides alike and starts at its first pixel. To stretch the map over the picture, as is often done, would
-    show the evidence half a cell too far down and to the right.
+    sides alike and starts at its first pixel. The map is often stretched over the picture, but this would show
+    the evidence half a cell too far down and to the right.
     """
     span = [_STRIDE * (n - 1) + 1 for n in cells.shape[1:]]
     spread = F.interpolate(cells[:, None], span, mode="bicubic", align_corners=True).clamp(0, 1)
@@ -63,7 +63,7 @@ def _over_pixels(cells: Tensor, height: int, width: int) -> Tensor:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay a heat map over its picture, which stays as it is where there is no evidence.
+    """Return a picture with its heat map laid over it; pixels without evidence stay the same.
 
     Args:
         image: uint8 [H, W, 3], RGB.

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-BATCH_PIXELS = 64 * 224 * 224  # on a CPU more are no faster; a GPU takes eight times as many
+BATCH_PIXELS = 64 * 224 * 224  # on a CPU larger batches are no faster; a GPU takes eight times as many
 
 
 def fitting_batch_size(image_size: int, topology: Topology) -> int:
-    """Return how many images of `image_size` pixels a side a device takes at once with profit."""
+    """Return how many images of `image_size` pixels a side fill a device; a larger batch is no faster."""
     pixels = BATCH_PIXELS * (8 if topology.device.type == "cuda" else 1)
     return max(1, pixels // image_size**2)
 
@@ -39,7 +39,7 @@ def loader_of(
 
     Args:
         workers: loader processes; None chooses.
-        say: is told if there are fewer.
+        say: takes a line for the user if there are fewer.
     """
     on_gpu = topology.device.type == "cuda"
     batches = PlainBatches(len(dataset), batch_size, topology.rank, topology.world)
@@ -51,8 +51,8 @@ class Outputs(NamedTuple):
 
     Attributes:
         logits: float32 [N, C], averaged over the views.
-        features: float32 [N, D], averaged over the views; [N, 0] if they were not asked for; [N, ...] of
-            `of_features` if that was given.
+        features: float32 [N, D], averaged over the views; [N, 0] if they were not asked for; the results [N, ...]
+            of `of_features` if that was given.
     """
 
     logits: np.ndarray
@@ -78,7 +78,7 @@ def collect(
         with_features: return features, too.
         on_batch: called with the number of images after each batch.
         stopping: asked before each batch if this process is to stop.
-        views: average over the first so many of the eight views of an image (`tta.dihedral`).
+        views: number of views of an image to average over, the first of the eight (`tta.dihedral`).
         of_features: called with the features of each batch, float32 [B, D]; its answer, [B, ...], is kept in
             their place, so that memory does not grow with D. It must take a batch of no rows.
 
@@ -107,7 +107,7 @@ def collect(
         on_batch(len(rows))
     if topology.any([stopped])[0]:
         raise Stopped
-    # A row is zero in every process but the one that had its image, so the sum over the processes gathers them.
+    # A row is zero in all processes except the one that had its image, so the sum over processes gathers all rows.
     gathered = topology.sum(logits).astype(np.float32)
     return Outputs(gathered, topology.sum(kept).astype(kept.dtype) if with_features else kept)
 

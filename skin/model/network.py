@@ -1,7 +1,7 @@
-"""EfficientNet B0-B7: the network, its weights, its head, and what is frozen.
+"""EfficientNet B0-B7: the network, its weights, its head, and its freezing.
 
-`build` makes torchvision's network with a head of our size; `load_weights` fills its body; `Classifier`
-is what the scripts call: bytes in, logits out, with normalisation and autocast on the device.
+`build` makes torchvision's network with a head of our size, and `load_weights` fills its body. The scripts call
+`Classifier`: bytes in, logits out, with normalisation and autocast on the device.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from torchvision.models import EfficientNet, get_model, get_model_weights
 def preprocess_for(name: str, image_size: int | None = None) -> Preprocess:
     """Return how a model's images are prepared: as for its ImageNet weights (B3: 320 pixels cropped to 300).
 
-    Another `image_size` is the shorter side's as well, with nothing cropped from it: small pictures are for speed,
-    and a lesion that fills its picture should still be seen with its border. The interpolation stays.
+    Another `image_size` is that of the shorter side as well, so that nothing is cropped from it. Small pictures are
+    for speed, and a lesion that fills its picture should still be seen with its border. The interpolation stays.
     """
     official: Any = get_model_weights(name).DEFAULT.transforms()
     crop = official.crop_size[0]
@@ -54,7 +54,7 @@ def build(name: str, num_classes: int) -> EfficientNet:
 
 
 def load_weights(network: EfficientNet, name: str, weights: str) -> str:
-    """Fill the network's body (all but its head, which stays new) from `weights`; a line on what was loaded.
+    """Fill the network's body from `weights`, and return a line that says what was loaded. The head stays new.
 
     Args:
         weights: "imagenet" (torchvision's own, downloaded once, with progress), "none", or the path of a
@@ -87,7 +87,7 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(official.url).path).name
     try:
         return official.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except Exception as error:  # the network's, the disk's, the unpickler's: a file that is there may be broken
+    except Exception as error:  # of the network, the disk or the unpickler: a file that is there may be broken
         if file.exists():
             raise UserError(f"cannot read the ImageNet weights {file}; remove it, and it is fetched anew") from error
         reason = getattr(error, "reason", error)
@@ -106,10 +106,10 @@ def _file_state(path: Path) -> dict[str, Any]:
 
 
 class Classifier(nn.Module):
-    """Images as bytes to logits; what the scripts wrap, call and export.
+    """The module from images as bytes to logits, which the scripts wrap, call and export.
 
-    Normalisation and autocast live in here so that both happen on the device, in each DataParallel
-    replica, the same way everywhere. Only `network.state_dict()` is ever saved.
+    Normalisation and autocast are in here, so that both happen on the device, in each DataParallel replica, and in
+    the same way everywhere. Only `network.state_dict()` is ever saved.
     """
 
     factor: Tensor  # float32 [3]

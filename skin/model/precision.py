@@ -1,8 +1,8 @@
-"""One policy for mixed precision: which dtype autocast computes in, and whether gradients are scaled.
+"""One policy for mixed precision: the dtype of autocast, and the scaling of gradients.
 
 float16 has five exponent bits: small gradients vanish, so the loss is scaled up by a `GradScaler`
-before backward. bfloat16 has float32's range and needs no scaling. Both go down the same code path as
-float32, where autocast and the scaler are there but switched off.
+before backward. bfloat16 has float32's range and needs no scaling. Both take the same code path as float32,
+where autocast and the scaler are switched off.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 @dataclass(frozen=True)
 class Precision:
-    """What a forward pass on `device_type` ("cpu" or "cuda") computes in; `dtype` None is float32."""
+    """The dtype of a forward pass on `device_type` ("cpu" or "cuda"); `dtype` None is float32."""
 
     device_type: str
     dtype: torch.dtype | None
@@ -32,7 +32,7 @@ class Precision:
         return torch.autocast(self.device_type, dtype=self.dtype or torch.bfloat16, enabled=enabled)
 
     def make_scaler(self) -> torch.amp.GradScaler:
-        """Return a `GradScaler` that scales for float16 and passes everything through otherwise."""
+        """Return a `GradScaler` that scales for float16; otherwise it passes everything through."""
         return torch.amp.GradScaler(self.device_type, enabled=self.dtype is torch.float16)
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ class Precision:
 def convolutions_use_tf32() -> bool:
     """Return True if float32 convolutions may round their inputs to TF32 on this GPU (Ampere and later have it).
 
-    Torch does so by default. `conv.fp32_precision` also answers where `allow_tf32`, its older name, would raise.
+    Torch does so by default. `conv.fp32_precision` also answers if `allow_tf32`, its older name, would raise.
     """
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
         return False
@@ -57,7 +57,7 @@ def convolutions_use_tf32() -> bool:
 def choose(amp: str, device: torch.device) -> Precision:
     """Return the precision that `--amp` asks for: "auto", "fp16", "bf16" or "off".
 
-    "auto" is float16 with a GradScaler on CUDA, bfloat16 on a CPU with bfloat16 units, else float32.
+    "auto" is float16 with a GradScaler on CUDA, bfloat16 on a CPU with bfloat16 units, otherwise float32.
     """
     dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "off": None, "auto": _automatic(device)}
     if amp not in dtypes:

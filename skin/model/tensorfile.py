@@ -1,9 +1,9 @@
-"""A file of tensors from a stranger, read so that nothing in it runs and nothing in it bursts the memory.
+"""Read a file of tensors from a stranger, so that nothing in it runs and nothing in it fills the memory.
 
-`torch.load(weights_only=True)` runs no code from a file. It still calls what it knows, so that a few bytes
-may ask for a terabyte (`bytearray(10**12)`, a deflated record, a tensor of stride 0), and it checks no sums.
-So the file is looked through first: it must be the plain archive that `torch.save` writes, whole, and its
-pickle may name tensors and their storages only. What comes out is rebuilt from plain types.
+`torch.load(weights_only=True)` runs no code from a file. It still calls the functions that it knows, so a few bytes
+may ask for a terabyte (`bytearray(10**12)`, a deflated record, a tensor of stride 0). It also checks no sums.
+So the file is looked through first. It must be the plain archive that `torch.save` writes, whole, and its pickle may
+name only tensors and their storages. The contents are then rebuilt from plain types.
 """
 
 from __future__ import annotations
@@ -58,17 +58,17 @@ def load(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not a checkpoint or state_dict that can be loaded safely: {error}") from error
     except MemoryError as error:
         raise UserError(f"{path} needs more memory than there is") from error
-    except Exception as error:  # the unpickler raises whatever a broken or hostile file leads it to
+    except Exception as error:  # a broken or hostile file can make the unpickler raise anything
         raise UserError(f"{path} is not a checkpoint or state_dict that can be loaded safely: damaged") from error
 
 
 def _look_through(file: IO[bytes]) -> None:
-    """Refuse what `torch.save` does not write, before anything is unpacked."""
+    """Refuse anything that `torch.save` does not write, before the file is unpacked."""
     size = file.seek(0, 2)
     if size > FILE_LIMIT:
         raise NotLoadable(f"it is larger than {FILE_LIMIT // 2**30} GiB")
-    # Two readers of one archive must see the same one: it begins here (else torch reads a pickle of old) and ends
-    # there, with nothing hidden before or behind it.
+    # Both readers of the archive, zipfile and torch, must see the same one. So it begins here (otherwise torch reads
+    # an old kind of pickle) and ends there, with nothing hidden before or behind it.
     file.seek(0)
     begins = file.read(4) == b"PK\3\4"
     file.seek(max(0, size - _END_RECORD))
@@ -88,7 +88,7 @@ def _look_through(file: IO[bytes]) -> None:
                 if entry.file_size > PICKLE_LIMIT:
                     raise NotLoadable(f"its description is larger than {PICKLE_LIMIT // 2**20} MiB")
                 _look_through_pickle(archive.read(entry))
-            with archive.open(entry) as record:  # the end of a record is where zipfile compares its sum
+            with archive.open(entry) as record:  # zipfile compares the sum at the end of a record
                 while record.read(2**20):
                     pass
 
@@ -103,10 +103,10 @@ def _look_through_pickle(content: bytes) -> None:
 
 
 class _Rebuilder:
-    """What was loaded, again from plain types: an OrderedDict of a stranger may bring its own `items`."""
+    """Rebuilds loaded values from plain types: an OrderedDict of a stranger may bring its own `items`."""
 
     def __init__(self) -> None:
-        self.left = VALUES_LIMIT  # shared branches may multiply a small file's values without end
+        self.left = VALUES_LIMIT  # shared branches may multiply the values of a small file without end
 
     def plain(self, value: Any, depth: int = 0) -> Any:
         self.left -= 1

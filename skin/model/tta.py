@@ -1,7 +1,7 @@
 """The eight ways to lay a square picture on itself, for averaging a prediction over them.
 
-A dermatoscope has no up or down, so a quarter turn or a mirror image of a lesion is as good a picture of
-it as the one that was taken. Averaging over such views is test-time augmentation (`--tta`).
+A dermatoscope has no up or down, so a quarter turn or a mirror image of a lesion is as good as the picture
+itself. Averaging over such views is test-time augmentation (`--tta`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the answers of predict.py go: lines, JSON, a CSV file, a table and a progress bar on a terminal.
+"""The outputs of predict.py: lines, JSON, a CSV file, a table and a progress bar on a terminal.
 
 An output is a function that takes each answer, and the path of its overlay if there is one. To add an output, write
 such a function here and give it its line in `open_outputs`.
@@ -25,7 +25,7 @@ Output = Callable[[Answer[str], str | None], None]
 
 @contextlib.contextmanager
 def open_outputs(settings: PredictSettings, classes: Sequence[str]) -> Iterator[Output]:
-    """Open what the command line asks for; yield one output that passes each answer on to all of them.
+    """Open the outputs that the command line asks for; yield one that passes each answer on to all of them.
 
     Raises:
         UserError: a file cannot be written.

@@ -27,7 +27,7 @@ def save_overlay(explanation: Explanation, source: str, folder: Path) -> str:
 
 
 def overlay_name(source: str) -> Path:
-    """Return where an image's overlay lies in the folder of overlays.
+    """Return the path of an image's overlay in the folder of overlays.
 
     A relative path keeps its folders. A path that leads out of the working folder becomes its last part and a digest
     of the rest. A name that some system refuses (`a:1.jpg`, `aux.png`) is changed, and gets a digest, too.

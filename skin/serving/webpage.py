@@ -1,7 +1,7 @@
 """The web page: its parts, its server, and the HTML of an answer.
 
-Gradio brings the upload widget, the queue and the server; the answer is HTML of our own, with the pictures
-inside it, so that nothing an answer shows is ever written to disk.
+Gradio brings the upload widget, the queue and the server. The answer is HTML of our own, with the pictures inside
+it, so that no picture of an answer is ever written to disk.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOCAL = ["127.0.0.1", "localhost", "[::1]", "::1"]
 SHOWN = 7  # classes that get a bar; the rest are counted
 CSS = Path(__file__).with_name("webpage.css")
 
-# Only this server: no script, font, picture or request from anywhere else, whatever a dependency may try.
+# Only this server: no script, font, picture or request from anywhere else, even if a dependency tries.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; "
@@ -46,7 +46,7 @@ _Move = Callable[[str | Path | None], Coroutine[Any, Any, str | None]]
 
 
 class SecurityHeaders:
-    """ASGI middleware: the browser is told to hold the page to `POLICY`."""
+    """ASGI middleware that tells the browser to hold the page to `POLICY`."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
@@ -91,7 +91,7 @@ def make_page(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
                     height=320,
                     elem_id="upload",
                 )
-                # A subclass would say it better, but for each one Gradio writes a .pyi file beside the code.
+                # A subclass would be plainer, but Gradio writes a .pyi file beside the code for each one.
                 upload.preprocess = _as_it_came  # type: ignore[method-assign]
                 upload.async_move_resource_to_block_cache = _of_files(  # type: ignore[assignment, method-assign]
                     upload.async_move_resource_to_block_cache
@@ -124,7 +124,7 @@ def _as_it_came(payload: ImageData | None) -> str | None:
 
 
 def _of_files(move: _Move) -> _Move:
-    """Return Gradio's own `move` of an upload, for files alone: it would fetch a URL in the place of a path."""
+    """Return Gradio's own `move` of an upload, for files only: it would fetch a URL given in place of a path."""
 
     async def move_file(path: str | Path | None) -> str | None:
         if str(path).lower().startswith(("http:", "https:")):
@@ -137,8 +137,8 @@ def _of_files(move: _Move) -> _Move:
 def start(page: gr.Blocks, host: str, port: int, upload_limit: str, queue_limit: int) -> str:
     """Serve the page in a thread of its own, and return its address.
 
-    On this machine alone it answers only to this machine's names: a page of another site, whose name is made to lead
-    here, could else ask through the reader's browser.
+    If it listens on this machine alone, it answers only to this machine's names. Otherwise a page of another site,
+    whose name is made to lead here, could ask through the reader's browser.
     """
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -185,7 +185,7 @@ def answer_html(model: SkinClassifier, path: str | None) -> str:
     if path is None:
         return _waiting()
     try:
-        with open(path, "rb") as file:  # and not by its name, which may be one of an archive's
+        with open(path, "rb") as file:  # not by its name, which may be that of an image in an archive
             pixels = model.pixels(file)
         prediction = model.predict_pixels(pixels[None])[0]
         explanation = model.explain_pixels(pixels[None], [prediction.label])[0]

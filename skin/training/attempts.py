@@ -1,4 +1,4 @@
-"""How often a run was started without coming further, in `attempts.json`: a queue must not start it for ever."""
+"""Count in `attempts.json` the starts of a run that brought no progress: a queue must not start it for ever."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from skin.utils import files
 from skin.utils.errors import UserError
 
 NAME = "attempts.json"
-LIMIT = 10  # starts in a row that may end without a step that was saved
+LIMIT = 10  # starts in a row that may end without saving a step
 
 
 def note(folder: Path, by_itself: bool) -> None:
     """Count a start that goes on with the run in `folder`.
 
     Args:
-        by_itself: nobody is known to have asked for this start; one that a user asks for begins the count anew.
+        by_itself: False if a user asks for this start, which begins the count anew.
 
     Raises:
-        UserError: `LIMIT` starts in a row have stood where this one stands.
+        UserError: `LIMIT` starts in a row have begun at the same step as this one.
     """
     path = folder / NAME
     if not by_itself:
@@ -45,7 +45,7 @@ def forget(folder: Path) -> None:
 
 
 def _position(folder: Path) -> tuple[int, int]:
-    """Epochs that are done, and steps of the next one, as of the newest save."""
+    """Return the epochs that are done and the steps of the next one, according to the newest save."""
     state, _ = newest(folder)
     progress = (state or {}).get("progress")
     epoch, step = (progress.get(name) if isinstance(progress, dict) else 0 for name in ("epoch", "step"))
@@ -53,7 +53,7 @@ def _position(folder: Path) -> tuple[int, int]:
 
 
 def _read(path: Path) -> dict[str, int]:
-    """The count so far; zeros where there is none, or no sound one."""
+    """Return the count so far; zeros if there is none, or if it is damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {name: int(found[name]) for name in ("epoch", "step", "count")}

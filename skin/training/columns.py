@@ -80,7 +80,7 @@ def epoch_line(row: Row, epochs: int) -> str:
 
 
 def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write metrics.csv: one row per epoch, an empty field where a row lacks a column. Raises `WriteError`."""
+    """Write metrics.csv: one row per epoch, an empty field if a row lacks a column. Raises `WriteError`."""
     text = io.StringIO()
     writer = csv.DictWriter(text, NAMES, restval="", lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""curves.png: how a training run went, epoch by epoch."""
+"""Draw curves.png: the losses, accuracies and learning rate of a training run, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ BLUE, ORANGE, GREY = "#1f6f9f", "#d9772b", "#8a8f98"
 
 
 def draw_curves(rows: list[dict[str, Any]], best_epoch: int, monitor: str, path: Path) -> None:
-    """Losses, accuracies and the learning rate against epochs, the best epoch marked.
+    """Draw losses, accuracies and the learning rate against epochs, and mark the best epoch.
 
     Args:
-        rows: one dict an epoch with the columns of metrics.csv.
+        rows: one dict per epoch with the columns of metrics.csv.
         best_epoch: the epoch (counted from 1) whose weights are in best.pt.
-        path: a .png; replaced.
+        path: of the .png, which is replaced.
     """
     epochs = [row["epoch"] for row in rows]
     figure, (losses, accuracies, rates) = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")

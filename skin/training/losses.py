@@ -10,7 +10,7 @@ from torch import Tensor
 def class_weights(labels: np.ndarray, num_classes: int, kind: str = "balanced") -> Tensor:
     """Return the weight of each class in the loss, float32 [C].
 
-    "balanced" is N / (C * count), as in scikit-learn's `compute_class_weight`: every class counts as
+    "balanced" is N / (C * count), as in scikit-learn's `compute_class_weight`. Every class then counts as
     much as any other, and the mean weight over the samples is 1. "none" is all ones. A class with no
     samples gets weight 0.
 

@@ -1,7 +1,7 @@
-"""Several machines, one data set: each reads its own copy, and all copies must be the same.
+"""Training on several machines: each reads its own copy of the data set, and all copies must be the same.
 
-The first process reads the table of the images and shares it. Where another machine keeps its copy is for its own
-`--data` to say; that it is the same copy is looked at before the first step, not after a night.
+The first process reads the table of the images and shares it. Each other machine names the folder of its copy by its
+own `--data`. The copies are compared before the first step, so that a difference does not show after a night.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ DIGESTS = 16
 
 
 class Copy(NamedTuple):
-    """What a copy of the images is known by, a row a file."""
+    """The sizes and digests that tell copies of the images apart, one row per file."""
 
-    sizes: np.ndarray  # int64 [N], bytes; -1 where the file is not there
+    sizes: np.ndarray  # int64 [N], bytes; -1 if the file is not there
     digests: dict[int, str]  # of some of the files, by row
 
 
 def on_this_machine(splits: Splits, options: Options, topology: Topology) -> Splits:
-    """The splits that rank 0 has read, with the paths of this machine's copy of the images.
+    """Return the splits that rank 0 has read, with the paths of this machine's copy of the images.
 
     Args:
-        options: of this process: `data` is where this machine keeps its copy.
+        options: those of this process; `data` is the folder of this machine's copy.
 
     Raises:
-        UserError: in all processes: a machine has not the same images.
+        UserError: in all processes, if a machine does not have the same images.
     """
     if topology.nodes == 1:
         return splits
@@ -56,7 +56,10 @@ def on_this_machine(splits: Splits, options: Options, topology: Topology) -> Spl
 
 
 def _folder(options: Options, draw: bool) -> Path:
-    """The root of this machine's copy; a demo set that is not there is drawn, with `draw`, where the cache is."""
+    """Return the root of this machine's copy.
+
+    If a demo set is not there, it is in the folder of the cache, where `draw` makes it.
+    """
     folder = options.data
     assert folder is not None
     if options.demo and not folder.is_dir():
@@ -70,20 +73,20 @@ def _folder(options: Options, draw: bool) -> Path:
 
 
 def _files(splits: Splits) -> list[str]:
-    """The files of the images, relative to the root; images in an archive are of one file."""
+    """Return the files of the images, relative to the root. The images of an archive are in one file."""
     start = len(f"{splits.index.root}/")
     return list(dict.fromkeys(archive_of(path)[start:] for path in splits.rows["path"]))
 
 
 def _look(files: list[str], root: Path) -> Copy:
-    with ThreadPoolExecutor(16) as pool:  # a network's file system answers many at once
+    with ThreadPoolExecutor(16) as pool:  # a network file system answers many requests at once
         sizes = np.array(list(pool.map(lambda file: file_bytes(f"{root}/{file}"), files, chunksize=256)), np.int64)
     rows = np.unique(np.linspace(0, len(files) - 1, DIGESTS, dtype=np.int64)).tolist()
     return Copy(sizes, {row: digest(f"{root}/{files[row]}") for row in rows if sizes[row] >= 0})
 
 
 def _compare(files: list[str], root: Path, expected: Copy) -> None:
-    """Raise `UserError` where the copy at `root` is not the one that rank 0 has seen."""
+    """Raise `UserError` if the copy at `root` is not the one that rank 0 has seen."""
     found = _look(files, root)
     missing = found.sizes < 0
     differ = (found.sizes != expected.sizes) & ~missing

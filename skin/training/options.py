@@ -1,7 +1,7 @@
 """Every option of train.py, with its default: the recipe of the project's sources.
 
-A run's options are read once, here, and written to its `config.json`; a run that goes on takes them from
-there, and only what belongs to the machine may be said anew.
+A run's options are read once, here, and written to its `config.json`. A run that goes on takes them from
+there. It may change only what belongs to the machine (`MACHINE`) or mends an error (`MENDS`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from skin.utils.launchers import restarted_by_torchrun
 if TYPE_CHECKING:
     from skin.utils.parallel import Topology
 
-# A checkpoint keeps a row of metrics.csv per epoch; skin.model.tensorfile takes no more values than of so many.
+# A checkpoint keeps a row of metrics.csv per epoch; skin.model.tensorfile reads the values of at most so many.
 MOST_EPOCHS = 10_000
-# Validation figures that can pick the best model, and whether more is better.
+# Validation metrics that can pick the best model, each with True if larger is better.
 MONITORS = {"accuracy": True, "balanced_accuracy": True, "macro_auc": True, "loss": False}
 
-# Optimizers, each with the tensors that it keeps for a parameter. train.py makes them.
+# Optimizers, each with the tensors that it keeps per parameter. train.py makes them.
 OPTIMIZERS = {
     "adam": ("step", "exp_avg", "exp_avg_sq"), "adamw": ("step", "exp_avg", "exp_avg_sq"),
     "sgd": ("momentum_buffer",),
@@ -107,36 +107,36 @@ class Options:
     )  # fmt: skip
     save_minutes: float = option(10.0, "minutes between saves inside an epoch", group="run", metavar="N")
 
-    # No options: what `read_options` knows of the run that goes on.
-    images_per_step: int | None = None  # that it had, over all replicas; None where --batch-size says it anew
+    # These are no options: `read_options` sets them for a run that goes on.
+    images_per_step: int | None = None  # those it had, over all replicas; None if --batch-size sets them anew
     auto: bool = False  # `--resume auto`
 
 
-# What --demo sets where the command line does not: a small network from scratch on small pictures.
+# Defaults with --demo: a small network from scratch on small pictures.
 DEMO = {
     "model": "efficientnet_b0", "weights": "none", "image_size": 64, "epochs": 24, "batch_size": 16, "lr": 1e-3,
     "workers": 1,
     "monitor": "balanced_accuracy",  # by accuracy, an early epoch that calls everything a nevus may win
 }  # fmt: skip
-# What may change when a run goes on: the machine, not the experiment.
+# Options that may change when a run goes on: they are of the machine, not of the experiment.
 MACHINE = {"amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "resume", "save_minutes"}
-# And what an error advises to change. `Run.note_changes` says what it means, and config.json is renewed with it.
+# More of them, which an error advises to change. The run says what a change means and writes it to config.json.
 MENDS = {"data", "labels", "batch_size", "lr", "skip_bad_images", "allow_missing"}
 AUTO = Path("auto")
-# What a run that was killed as it began may leave in its folder.
+# Files that a run may leave in its folder if it is killed as it begins.
 _BEGUN = {"demo", "split.csv", "contents.csv", "environment.json", "check.json", "check.png"}
 
-# What each machine may have of its own when several train a run: where the data lie, and how they are read.
+# Options that may differ between the machines of a run: they say where the data lie and how they are read.
 OWN = {"data", "labels", "workers", "cache", "cache_limit"}
 
 
 def common_options(description: str | None, argv: Sequence[str] | None, topology: Topology) -> Options:
-    """The options that rank 0 has read, in every process, with what is each machine's `OWN` where it says so.
+    """Return in every process the options that rank 0 has read; a machine may set those in `OWN` for itself.
 
     The run's folder, and so its config.json, need not be on the other machines.
 
     Raises:
-        UserError: in all processes: as `read_options`, or processes were started with other options.
+        UserError: in all processes: as `read_options`, or if processes were started with different options.
     """
 
     def read() -> tuple[Options, Options | None]:
@@ -148,7 +148,7 @@ def common_options(description: str | None, argv: Sequence[str] | None, topology
     assert common is not None
     for name in (field.name for field in cli.options(Options) if field.name not in OWN | {"out"}):
         values = ["left out" if (value := getattr(one, name)) is None else value for one in given]
-        if name == "resume":  # where it is, rank 0 alone needs to know
+        if name == "resume":  # rank 0 alone needs to know the run's folder
             values = [value if value == "left out" else "given" for value in values]
         for rank, value in enumerate(values):
             if value != values[0]:
@@ -163,7 +163,7 @@ def common_options(description: str | None, argv: Sequence[str] | None, topology
 
 
 def read_options(description: str | None, argv: Sequence[str] | None = None) -> Options:
-    """The options of the command line, with the defaults of `--demo` or of the run to `--resume`.
+    """Return the options of the command line, with the defaults of `--demo` or of the run to `--resume`.
 
     Raises:
         UserError: an option is wrong, or contradicts the run that is to go on.
@@ -202,7 +202,7 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
 
 
 def _run_in(out: Path | None) -> Path | None:
-    """The run that `--resume auto` goes on with: `--out`, or None where one is to begin there.
+    """Return the run that `--resume auto` goes on with: `--out`, or None if a new run is to begin there.
 
     Raises:
         UserError: there is no `--out`, or it holds something else.
@@ -224,7 +224,7 @@ def _run_in(out: Path | None) -> Path | None:
 
 
 def _refuse_restart(out: Path | None, auto: bool) -> None:
-    """Raise `UserError` where torchrun starts a command again that would begin a second run."""
+    """Raise `UserError` if torchrun starts a command again that would begin a second run."""
     if auto or not restarted_by_torchrun() or (out is not None and not (out / "config.json").exists()):
         return
     where = shlex.quote(str(out)) if out else "DIR"
@@ -235,10 +235,10 @@ def _refuse_restart(out: Path | None, auto: bool) -> None:
 
 
 def _with_batches(options: Options, config: dict[str, Any], auto: bool) -> Options:
-    """Options that were read with no default for `batch_size`: those of the run, where nothing else is said.
+    """Return `options`, read with no default for `batch_size`, with the batches of the run unless they are set anew.
 
-    A step keeps its images when the run goes on with other GPUs. A queue says its --batch-size at every start:
-    there, only one that is new means anything.
+    A step keeps its images when the run goes on with other GPUs. A queue repeats its --batch-size at every start, so
+    with `auto` only a new value counts.
     """
     before = config.get("batch_size", Options.batch_size)
     if options.batch_size is not None and not (auto and options.batch_size == before):
@@ -248,7 +248,10 @@ def _with_batches(options: Options, config: dict[str, Any], auto: bool) -> Optio
 
 
 def _with_labels(options: Options, config: dict[str, Any]) -> Options:
-    """A labels table that lay in the data folder has moved with it, unless the command line names another."""
+    """Return `options` with the new place of a labels table that has moved with the data folder.
+
+    A table that the command line names stays.
+    """
     now = cli.plain(options)
     if now["labels"] and now["labels"] == config.get("labels") and now["data"] != config.get("data"):
         with contextlib.suppress(TypeError, ValueError):  # it lay elsewhere
@@ -286,9 +289,9 @@ def _check(options: Options) -> None:
 
 
 def _check_unchanged(options: Options, config: dict[str, Any]) -> None:
-    """Refuse to go on with a run under options that would make it another run."""
+    """Raise `UserError` if an option would make the run that goes on another run."""
     now = cli.plain(options)
-    before = {**cli.plain(Options()), **config}  # a run of an earlier version lacks options that have come since
+    before = {**cli.plain(Options()), **config}  # a run of an earlier version lacks newer options
     for name in now.keys() - MACHINE - MENDS:
         if now[name] != before[name]:
             option = f"--{name.replace('_', '-')}" + ("" if now[name] is True else f" {now[name]}")
@@ -301,6 +304,6 @@ def _check_unchanged(options: Options, config: dict[str, Any]) -> None:
 
 
 def mended(options: Options, config: dict[str, Any]) -> dict[str, Any]:
-    """What is not as in `config`, a run's config.json, and may change when the run goes on."""
+    """Return the options in `MENDS` whose values differ from `config`, a run's config.json."""
     now = cli.plain(options)
     return {name: now[name] for name in sorted(MENDS) if now[name] != config.get(name)}

@@ -76,7 +76,7 @@ class Progress:
         self.seconds = self.elapsed()
 
     def begin_anew(self) -> bool:
-        """Forget the steps of the epoch under way, whose plan no longer holds; return True if there were any.
+        """Forget the steps of the epoch under way, whose plan has changed; return True if there were any.
 
         If all steps of the epoch are done, each image has been counted once, and there is nothing to do.
         """
@@ -114,8 +114,8 @@ class Progress:
     def end_epoch(self, row: Row, value: float, skipped: int = 0) -> bool:
         """Take in the row and the monitored metric of an epoch; return True if it is the best so far.
 
-        Any number is better than NaN. As long as all are NaN there is nothing to choose by, and the newest epoch,
-        which has learnt longest, counts as the best.
+        Any number is better than NaN. As long as all are NaN there is nothing to choose by. The newest epoch then
+        counts as the best, since it has learnt longest.
         """
         self.history.append(row)
         self.epoch += 1
@@ -132,7 +132,7 @@ class Progress:
         return 0 < patience <= self.epoch - self.best_epoch
 
     def state(self, topology: Topology) -> ProgressState:
-        """Return what last.pt keeps of this. All processes must call it together."""
+        """Return the state that last.pt keeps. All processes must call it together."""
         records = torch.zeros(topology.world, self.step, FIELDS, dtype=torch.float64)
         records[topology.rank] = self.records[: self.step]
         return {
@@ -141,7 +141,7 @@ class Progress:
             "step": self.step,
             "steps": self.steps,
             "skipped": self.skipped,
-            # Each process's own: their sum would be rounded otherwise than that of an undisturbed run.
+            # Each process keeps its own: a sum of them would be rounded differently from an undisturbed run's.
             "records": torch.from_numpy(topology.sum(records.numpy())).float(),
             "seconds": self.seconds,
             "wait_seconds": self.wait_seconds,

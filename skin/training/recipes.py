@@ -1,7 +1,7 @@
-"""How a run spends its epochs: the recipe of the project's sources, and one that gets to the same quality sooner.
+"""Recipes of training: that of the project's sources, and one that gets to the same quality sooner.
 
-`fast` has few epochs, within which a higher learning rate comes down to nothing, and its first epochs look at smaller
-views, since coarse things are learnt first (progressive resizing, as in EfficientNetV2, Tan and Le 2021).
+`fast` has few epochs, within which a higher learning rate falls to zero. Its first epochs look at smaller views,
+since coarse things are learnt first (progressive resizing, as in EfficientNetV2, Tan and Le 2021).
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Recipe:
-    """A way of training; all else is in the options."""
+    """A way of training; the options say the rest."""
 
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # options, where the command line says nothing
-    small_side: float = 1.0  # of the views of the first epochs, as a share of the full side
-    small_epochs: float = 0.0  # how many of the epochs those are, as a share
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of options that the command line does not set
+    small_side: float = 1.0  # side of the first epochs' views, as a share of the full side
+    small_epochs: float = 0.0  # number of those first epochs, as a share of all
 
     def image_size(self, epoch: int, epochs: int, full: int) -> int:
-        """The side in pixels of the views of an epoch, counted from 0; below `full` a multiple of 32, at least 32."""
+        """Return the side in pixels of the views of an epoch, counted from 0.
+
+        A side below `full` is a multiple of 32, at least 32.
+        """
         if epoch >= round(self.small_epochs * epochs):
             return full
         return min(full, max(32, 32 * round(self.small_side * full / 32)))

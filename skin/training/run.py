@@ -1,4 +1,4 @@
-"""A training run around its steps: the folder, what is said and saved, and what changed when it goes on."""
+"""A training run around its steps: its folder, messages and saves, and the changes when it goes on."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Run:
             UserError: a loss is not finite, or a save before has failed.
         """
         topology, step = self.trainer.topology, self.progress.step
-        # Looking at the loss waits for the GPU, so there it is done now and then; a CPU has it at hand.
+        # Looking at the loss waits for the GPU, so it is done only now and then there; a CPU has it at hand.
         if topology.device.type == "cpu" or step % 20 == 0 or step == self.progress.steps:
             self.refuse_bad_loss()
         self.progress.tick()
@@ -75,7 +75,7 @@ class Run:
         due = time.monotonic() - self._saved > 60 * self.trainer.options.save_minutes
         stop, save = topology.any([interrupts.stopping(), interrupts.save or due])
         if stop or save:
-            self.refuse_bad_loss()  # what is not finite must not get into last.pt
+            self.refuse_bad_loss()  # weights that are not finite must not get into last.pt
         if stop:
             raise Stopped
         if save:
@@ -84,7 +84,7 @@ class Run:
         return save
 
     def how_to_go_on(self) -> str:
-        """Say after a fault what is left, and the command that goes on."""
+        """Return what is left after a fault, and the command that goes on."""
         return f"{kept(self.folder)}; go on with: python train.py --resume {shlex.quote(str(self.folder))}"
 
     def refuse_bad_loss(self) -> None:
@@ -99,7 +99,7 @@ class Run:
         self._refuse(f"the loss is not finite in {where} (images {names}, …)")
 
     def refuse_bad_outputs(self, logits: np.ndarray) -> None:
-        """Raise `UserError` if the last step of an epoch broke the weights, which no loss has shown yet."""
+        """Raise `UserError` if the last step of an epoch broke the weights. No loss has shown that yet."""
         if not np.isfinite(logits).all():
             self._refuse(f"the model's outputs are not finite after epoch {self.progress.epoch + 1}")
 
@@ -118,7 +118,7 @@ class Run:
             self.log.say_once(cache.note)
 
     def say_stopped(self) -> None:
-        """Say where a run was stopped and how it goes on."""
+        """Print the step at which a run was stopped, and the command that goes on."""
         self.saver.wait()
         progress, saved = self.progress, "NOT saved" if self.saver.unsaved else "saved"
         self.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; {saved}. "
@@ -157,10 +157,10 @@ class Run:
         self._note_changes(last)
 
     def _note_changes(self, last: dict[str, Any] | None) -> None:
-        """Say what is not as it was and what that means, and note it in config.json, and so in best.pt.
+        """Say what has changed and what that means, and note it in config.json, and so in best.pt.
 
-        If the steps of an epoch take other images than before, the epoch under way begins anew: half of it by the
-        one plan and half by the other would count some images twice and others never.
+        If the steps of an epoch take other images than before, the epoch under way begins anew. Otherwise its two
+        halves would follow two plans, and would count some images twice and others never.
         """
         trainer, splits = self.trainer, self.splits
         changed = mended(trainer.options, self.config)
@@ -186,7 +186,7 @@ class Run:
             self._renew(changed)
 
     def _renew(self, changed: dict[str, Any]) -> None:
-        """Write anew what the run folder says of data and options, as the run goes on with them from here."""
+        """Write data and options to the run folder anew: the run goes on with them from here."""
         resolved = self.trainer.resolved()
         now = {
             "epoch": self.progress.epoch, "step": self.progress.step, "changed": changed, "resolved": resolved,
@@ -231,7 +231,7 @@ class Opened:
 
     @property
     def origin(self) -> str:
-        """Where the weights come from that last.pt is about to bring; `""` if there is none."""
+        """The source of the weights that last.pt is about to bring; `""` if there is none."""
         return str(self.config["resolved"]["weights"]) if self.last else ""
 
     def begin(self, trainer: Trainer) -> Run:
@@ -241,7 +241,7 @@ class Opened:
             config = {**config, "resolved": trainer.resolved()}
             folder = run_folder.create(folder, own=self.options.out is None and not self.options.demo)
             self.held.enter_context(run_folder.hold(folder))
-            run_folder.refuse_run(folder)  # one that began at the same time, and was sooner here
+            run_folder.refuse_run(folder)  # another run may have begun here at the same time
             write_manifest(self.splits.rows, folder / "split.csv")
             contents.write(self.splits.rows, folder / contents.NAME)
             files.write_json(folder / "environment.json", run_folder.environment())
@@ -260,12 +260,12 @@ class Opened:
 
 @contextmanager
 def open_run(options: Options, topology: Topology) -> Iterator[Opened]:
-    """Yield a run up to its model: read the data and choose the folder, or on --resume read what was saved.
+    """Yield a run up to its model: read the data and choose the folder, or on --resume read the last save.
 
-    Nothing but the set of --demo is written before the data and the weights are known to be good. The folder is
-    held against other processes that would train in it until the run is left, when all is written.
-    The folder and the table of the data are read by rank 0 alone, so that no process can see another split than the
-    others; the other machines need the images and nothing else.
+    Only the set of --demo is written before the data and the weights are known to be good. The folder is held
+    against other processes that would train in it. When the block ends, all is written.
+    Rank 0 alone reads the folder and the table of the data, so that no process can see another split than the
+    others. The other machines need the images and nothing else.
     """
     resuming = options.resume is not None
     log = Log(quiet=not topology.is_main)
@@ -288,7 +288,7 @@ def open_run(options: Options, topology: Topology) -> Iterator[Opened]:
         if topology.is_main and resuming:
             found = run_folders.read_config(folder), *newest(folder)
         config, last, source = topology.from_main(found)
-        if resuming and cannot_compile(topology):  # an option that was said when the run began cannot be unsaid
+        if resuming and cannot_compile(topology):  # an option of the run cannot be taken back
             options = replace(options, compile=False)
         yield Opened(options, topology, splits, folder, config, last, source, held)
 

@@ -1,4 +1,4 @@
-"""The run folder: chosen, made, and held against a second process that would train in it."""
+"""Choose and make the run folder, and hold it against a second process that would train in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOCK = ".lock"
 
 
 def new_folder(out: Path | None, model: str) -> Path:
-    """Return the folder that a new run asks for, `runs/<time>-<model>` if `out` is None; `create` makes it.
+    """Return the folder for a new run: `out`, or `runs/<time>-<model>` if that is None. `create` makes it.
 
     Raises:
         UserError: it already holds a run.
@@ -44,7 +44,7 @@ def create(folder: Path, own: bool = False) -> Path:
     """Make the run folder and return it.
 
     Args:
-        own: it must be this run's alone: `-2` is added to a name that a run of the same second has taken.
+        own: the folder must be this run's alone: `-2` is added to a name that a run of the same second has taken.
             Otherwise a folder that is there already will do.
 
     Raises:
@@ -92,7 +92,7 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def point_latest(folder: Path) -> None:
-    """Point `runs/latest` at a run folder that stands in `runs`."""
+    """Point `runs/latest` at a run folder, if that is in `runs`."""
     if folder.parent.name == LATEST.parent.name:
         _point(folder.parent / LATEST.name, folder.name)
 
@@ -102,15 +102,15 @@ def _point(link: Path, target: str) -> None:
     try:
         temporary.symlink_to(target)
         os.replace(temporary, link)
-    except OSError:  # no links on this file system, or a folder of that name: the times of files tell the newest
+    except OSError:  # no links here, or a folder of that name: the newest run is then found by the times of files
         for path in (temporary, link):
-            if path.is_symlink():  # an old link must not go on naming another run
+            if path.is_symlink():  # an old link would still name another run
                 with contextlib.suppress(OSError):
                     path.unlink()
 
 
 def environment() -> dict[str, Any]:
-    """Return what this run runs on: versions, device names, the project's git commit."""
+    """Return the versions, device names and git commit of this run."""
     import cv2
     import numpy
     import PIL
@@ -118,7 +118,7 @@ def environment() -> dict[str, Any]:
 
     return {
         "python": platform.python_version(),
-        "torch": str(torch.__version__),  # its own class is no str to a checkpoint
+        "torch": str(torch.__version__),  # its own class is not a str to a checkpoint
         "torchvision": torchvision.__version__,
         "numpy": numpy.__version__,
         "opencv": cv2.__version__,
@@ -142,7 +142,7 @@ def cpu_model() -> str:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the code that runs, "+changes" added if files differ from it; None outside git."""
+    """Return the commit of this code, with "+changes" if files differ from it; None outside git."""
     here = Path(__file__).resolve().parent
     try:
         run = lambda *words: subprocess.run(  # noqa: E731

@@ -1,12 +1,12 @@
 """Save without holding up the training: copy the contents between two steps, write the files in a thread.
 
-Two generations are kept, `last.pt` and `last-previous.pt`. The order of the files is what makes a kill
-between any two of them harmless: `best.pt` goes first, since a `last.pt` that stands at the next epoch would
-never write it again; `metrics.csv` goes last, since it is made anew from `last.pt` when the run goes on.
+Two generations are kept, `last.pt` and `last-previous.pt`. Because of the order of the files, a kill between any two
+of them does no harm. `best.pt` goes first, since a run that goes on from a `last.pt` of the next epoch would never
+write it again. `metrics.csv` goes last, since it is made anew from `last.pt` when the run goes on.
 
-A full disk must not cost a run. If `last.pt` cannot be written, it is said, training goes on and the next save
-tries again. If `best.pt` cannot be written, or the run's folder is gone, training stops: otherwise the best model
-would be lost, and the last save leads to it again.
+A full disk must not cost a run. If `last.pt` cannot be written, the user is told, training goes on and the next save
+tries again. If `best.pt` cannot be written, or the run's folder is gone, training stops. Otherwise the best model
+would be lost; the last save leads to it again.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class Saver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until what was handed over is on the disk. Raises as `check` does."""
+        """Wait until the contents of the last `save` are on the disk. Raises as `check` does."""
         if self._thread is not None:
             self._thread.join()
         self.check()
 
     def check(self) -> None:
-        """Tell of a save that failed; take no time if there is nothing to tell.
+        """Tell the user of a save that failed; otherwise return at once.
 
         Raises:
             UserError: training cannot go on: `best.pt` could not be written, the run's folder is gone, or
@@ -99,13 +99,13 @@ class Saver:
         try:
             _refuse_broken(last["model"], self.folder)
             if best is not None:
-                if not (self.folder / BEST).exists():  # before it is there: a kill in between loses nothing
+                if not (self.folder / BEST).exists():  # written before last.pt: a kill in between loses nothing
                     run_folder.point_latest(self.folder)
                 checkpoint.save(best, self.folder / BEST)
             checkpoint.save(last, self.folder / LAST, previous=self.folder / PREVIOUS)
             self.unsaved = False
             write_metrics(self.folder / "metrics.csv", rows)
-        except Exception as error:  # whatever it is, the thread that trains is to hear of it
+        except Exception as error:  # the thread that trains must hear of any failure
             self._error = error
 
 
@@ -113,14 +113,14 @@ def bytes_needed(network: nn.Module) -> int:
     """Return how much room the checkpoints of a run may take at once.
 
     These are both generations of `last.pt`, `best.pt`, and one of each that is being written. `last.pt` holds the
-    weights and two moments of Adam for each.
+    weights and two moments of Adam per weight.
     """
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     return (3 * 3 + 2) * weights
 
 
 def kept(folder: Path) -> str:
-    """Say whether a run that fails has something to go on from."""
+    """Return a phrase that says if a run that fails has a save to go on from."""
     saved = any((folder / name).exists() for name in (LAST, PREVIOUS))
     return "the last good checkpoint is kept" if saved else "nothing was saved yet"
 
@@ -149,7 +149,7 @@ def _copy(value: Any) -> Any:
     """Return the nested dicts and lists of `value`, with each tensor copied to the CPU.
 
     Raises:
-        TypeError: there is something in it that `checkpoint.load` would not take back.
+        TypeError: it holds a value that `checkpoint.load` would refuse.
     """
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)

@@ -1,4 +1,4 @@
-"""From a data folder to the three splits of a run: read, cut by group, checked, described."""
+"""Read a data folder and cut it by group into the three splits of a run; check and describe them."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ HEADER_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Splits:
-    """The images of a run, each in one part.
+    """The images of a run, each in one split.
 
     Attributes:
-        index: what was found in the data folder.
+        index: the images found in the data folder.
         rows: `index.rows` with `split` filled in.
         classes: the names, in the order of the model's outputs.
-        left_out: images that the run had when it began, and goes on without.
-        changed: images that are other files than when it began.
+        left_out: names of the images that the run had when it began, and goes on without.
+        changed: names of the images whose files are not the same as when it began.
     """
 
     index: Index
@@ -53,11 +53,11 @@ class Splits:
     changed: tuple[str, ...] = ()
 
     def of(self, part: str) -> pd.DataFrame:
-        """The rows of "train", "val" or "test"."""
+        """Return the rows of "train", "val" or "test"."""
         return self.rows[self.rows["split"] == part]
 
     def labels(self, part: str) -> np.ndarray:
-        """int64 [N]: the class numbers of a part."""
+        """Return the class numbers of a split, int64 [N]."""
         return pd.Categorical(self.of(part)["label"], categories=list(self.classes)).codes.astype(np.int64)
 
     def dataset(
@@ -83,11 +83,11 @@ class Splits:
     def open_cache(
         self, preprocess: Preprocess, options: Options, checkpoint_bytes: int = 0
     ) -> PixelCache | None:
-        """The pixel cache of all rows, or None: with `--cache off`, and for arrays, which need no decoding.
+        """Return the pixel cache of all rows; None with `--cache off`, and for arrays, which need no decoding.
 
         Args:
-            checkpoint_bytes: that the run folder is going to need; the cache leaves them free on a disk that both
-                are on.
+            checkpoint_bytes: bytes that the run folder is going to need. If it is on the same disk, the cache
+                leaves them free.
         """
         folder = cache_folder(options)
         if folder is None or any(map(is_npz_image, self.rows["path"].head(1))):
@@ -99,12 +99,12 @@ class Splits:
         return PixelCache.open(paths, preprocess, folder, limit, reserve)
 
     def counts(self) -> pd.DataFrame:
-        """Images of each class (rows) in each part (columns)."""
+        """Return the number of images of each class (rows) in each split (columns)."""
         table = pd.crosstab(self.rows["label"], self.rows["split"])
         return table.reindex(index=list(self.classes), columns=list(SPLITS), fill_value=0)
 
     def describe(self, class_weights: np.ndarray) -> str:
-        """The header's lines about the data: what was found, the classes, the split."""
+        """Return the header's lines about the data: the folder, the classes, the split."""
         groups = self.rows["group"].nunique()
         where = f"{printable(self.index.root)}: {self.index.layout}"
         lines = [f"data    {where}, {len(self.rows):,} images in {groups:,} groups"]
@@ -130,9 +130,9 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
         log: shows how far the reading of images has come; None is silent.
 
     Raises:
-        UserError: whatever keeps the data from being trained on: see `read_index` and `split_index`; an
-            image that cannot be read, as far as headers show; images, labels or groups that are not the
-            manifest's; other pictures under their names.
+        UserError: the data cannot be trained on. `read_index` and `split_index` name some reasons. Others are an
+            image that cannot be read, as far as headers show, and images, labels or groups that are not the
+            manifest's, or other pictures under their names.
     """
     assert options.data is not None
     log = log or Log(quiet=True)
@@ -156,7 +156,10 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
 
 
 def check_data(options: Options) -> int:
-    """`--check`: audit the data folder, write check.json and check.png; 1 where something is wrong, else 0."""
+    """Audit the data folder for `--check`, and write check.json and check.png.
+
+    Return 1 if something is wrong, otherwise 0.
+    """
     assert options.data is not None
     log = Log()
     out = run_folder.new_folder(options.out, "check")
@@ -174,7 +177,7 @@ def check_data(options: Options) -> int:
 
 
 def _on_one_disk(one: Path, other: Path) -> bool:
-    """Return whether two folders, each of which may not be there yet, are on the same file system."""
+    """Return True if two folders are on the same file system. Neither has to exist yet."""
     return _device(one) == _device(other)
 
 
@@ -185,14 +188,14 @@ def _device(folder: Path) -> int:
 
 
 def cache_folder(options: Options) -> Path | None:
-    """Where `--cache` keeps what is known of images; None is nowhere."""
+    """Return the folder in which `--cache` keeps what is known of images; None if it keeps nothing."""
     if options.cache == "off":
         return None
     return default_folder() if options.cache == "auto" else Path(options.cache)
 
 
 def _refuse_gone(options: Options, run: Path) -> None:
-    """Raise `UserError` where the data of a run that goes on are not where they were."""
+    """Raise `UserError` if the data of a run that goes on are no longer in their old place."""
     for name, path in (("data", options.data), ("labels", options.labels)):
         if path is not None and not path.exists():
             what, value = ("data folder", "DIR") if name == "data" else ("labels table", "CSV")
@@ -209,13 +212,16 @@ def _refuse_empty(rows: pd.DataFrame, root: Path, remedy: str) -> None:
 
 
 def _unpack_arrays(options: Options, index: Index) -> None:
-    """Choose where the arrays of an archive are unpacked. With a limit for decoded images none is kept."""
+    """Choose where the arrays of an archive are unpacked. None is kept if decoded images have a limit."""
     if any(map(is_npz_image, index.rows["path"].head(1))):
         unpack_in(cache_folder(options) if options.cache_limit is None else None)
 
 
 def _as_before(index: Index, options: Options, manifest: Path, log: Log) -> Splits:
-    """The splits of a run that goes on, from its split.csv: by the names of the images, wherever they lie now."""
+    """Return the splits of a run that goes on, from its split.csv.
+
+    Images are matched by name, wherever they lie now.
+    """
     before = split.read_manifest(manifest)
     found = before[before["image"].isin(index.rows["image"])] if options.allow_missing else before
     if found.empty:
@@ -243,7 +249,9 @@ def _as_before(index: Index, options: Options, manifest: Path, log: Log) -> Spli
 
 
 def _other_files(index: Index, options: Options, run: Path) -> tuple[str, ...]:
-    """The images that are other files than when the run began; some may have been mended where they lie.
+    """Return the names of the images whose files are not the same as when the run began.
+
+    A few may have been mended in their place.
 
     Raises:
         UserError: they are too many for that, or the data have moved, or one cannot be read.
@@ -271,7 +279,11 @@ def _other_files(index: Index, options: Options, run: Path) -> tuple[str, ...]:
 def _without_unreadable(
     index: Index, preprocess: Preprocess, leave_out: bool, progress: Callable[[int], None]
 ) -> Index:
-    """The index, its images looked at; without those that cannot be read where they are to be left out."""
+    """Look at the images and return the index, without those that cannot be read if `leave_out` is True.
+
+    Raises:
+        UserError: an image cannot be read, and `leave_out` is False.
+    """
     paths = index.rows["path"].tolist()
     bad = unreadable(paths, preprocess if leave_out else None, progress=progress)
     if not bad:
@@ -296,11 +308,11 @@ def unreadable(
     seconds: float = HEADER_SECONDS,
     progress: Callable[[int], None] = lambda images: None,
 ) -> list[ImageError]:
-    """The images that cannot be read, by their headers, or whole where `preprocess` is given.
+    """Return the errors of the images that cannot be read.
 
-    Reading headers stops after `seconds`, so that a run on a million images starts at once; what it did not
-    come to is found out when it is decoded. With `preprocess` every image is decoded, however long it takes.
-    `progress` is called with the number of images just done.
+    Without `preprocess` only headers are read, for `seconds`, so that a run on a million images starts at once.
+    A bad image among the others is found when it is decoded. With `preprocess` every image is decoded, however
+    long it takes. `progress` is called with the number of images just done.
     """
     deadline = time.monotonic() + seconds
 
@@ -314,7 +326,7 @@ def unreadable(
             return error
         return None
 
-    # By blocks: a future for each of a million images would take more memory than their names.
+    # In blocks: one future per image would take more memory than the names of a million images.
     blocks = [paths[first : first + 256] for first in range(0, len(paths), 256)]
     found: list[ImageError] = []
     with ThreadPoolExecutor(8) as pool:

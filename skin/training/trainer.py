@@ -1,4 +1,4 @@
-"""All that a training step needs, and how a run tells of it. train.py builds it, for benchmark.py as well."""
+"""All that a training step needs, and its description for people. train.py builds it, for benchmark.py as well."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Trainer:
         return self.data.loader
 
     def freeze(self, frozen: bool) -> None:
-        """Freeze or free the body. DDP looks only once at what needs gradients, so the model is wrapped anew."""
+        """Freeze or free the body. DDP looks only once at which parameters need gradients, so it is made anew."""
         if frozen != self.classifier.frozen:
             self.classifier.freeze(frozen)
             self.model = self.make_parallel(self.classifier, self.options, self.topology)
@@ -82,11 +82,11 @@ class Trainer:
             raise UserError(batch.error or "another process could not read an image; see its message")
 
     def plan(self) -> dict[str, int]:
-        """Return what decides, beside the seed, which images a step of an epoch takes."""
+        """Return the settings that decide, beside the seed, which images a step of an epoch takes."""
         return {"images a step": self.batches.batch_size, "images to train on": self.batches.size}
 
     def machine(self) -> dict[str, Any]:
-        """Return what the last bits of a result depend on."""
+        """Return the facts on which the last bits of a result depend."""
         return {
             "device": self.topology.describe(),
             "precision": str(self.classifier.precision),
@@ -96,7 +96,7 @@ class Trainer:
         }
 
     def resolved(self) -> dict[str, Any]:
-        """Return what "auto" and the defaults became, for config.json."""
+        """Return the values that "auto" and the defaults became, for config.json."""
         return {
             "image_size": self.classifier.preprocess.image_size,
             "weights": self.origin,

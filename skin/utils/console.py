@@ -1,4 +1,4 @@
-"""The words of a run on stdout and in train.log, and the progress bar of every script."""
+"""The messages of a run on stdout and in train.log, and the progress bar of every script."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def progress(console: Console, title: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show a bar with images per second and the time left; yield a function to call with the number of images done.
 
-    Nothing is drawn if `console` is quiet or no terminal.
+    Nothing is drawn if `console` is quiet or is not a terminal.
 
     Args:
         total: images in total; None if nobody knows.
@@ -49,7 +49,7 @@ def progress(console: Console, title: str, total: int | None, done: int = 0) -> 
 
 
 class Log:
-    """The one voice of a run. Only the main process speaks (`quiet` in the others).
+    """The messages of a run. Only the main process prints them (`quiet` in the others).
 
     Args:
         file: gets every line as well, after the date and time; it is appended to.
@@ -59,13 +59,13 @@ class Log:
         self.quiet = quiet
         self._said: set[str] = set()
         self.file = file
-        stream: Any = sys.stdout and _Lasting(sys.stdout)  # None where the caller closed it: Console is silent then
+        stream: Any = sys.stdout and _Lasting(sys.stdout)  # None if the caller closed it: Console is silent then
         self.console = Console(file=stream, highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
 
     def say(self, text: str = "", style: str | None = None) -> None:
         """Print one or more lines; foreign text in them is made printable.
 
-        A full disk costs the file a line, and does not end the run: saving a checkpoint will report it.
+        If the disk is full, the file lacks a line and the run goes on: saving a checkpoint will report it.
         """
         lines = [printable(line, limit=1000) for line in text.split("\n")]
         for line in lines:
@@ -80,7 +80,7 @@ class Log:
             file.writelines(f"{now}  {line}\n" for line in lines if line)
 
     def warn(self, text: str) -> None:
-        """Print a line on stderr, apart from the script's answers on stdout, and keep it in the file."""
+        """Print a line on stderr, apart from the script's answers on stdout, and write it to the file."""
         if not self.quiet:
             print(printable(text, limit=1000), file=sys.stderr, flush=True)
         self._keep([printable(text, limit=1000)])
@@ -99,7 +99,7 @@ class Log:
 
 
 class _Lasting:
-    """A stream that discards what it gets once its reader or its terminal is gone: the run still has train.log."""
+    """A stream that discards its text once its reader or its terminal is gone: the run still has train.log."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -1,4 +1,4 @@
-"""GPUs that are there and cannot be used: torch then takes the CPU, many times slower."""
+"""Find GPUs that torch cannot use: it would take the CPU instead, many times slower."""
 
 from __future__ import annotations
 

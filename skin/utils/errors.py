@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to see, and text made safe to show.
+"""Define the one exception that a user is meant to see, and make text safe to show.
 
 Every mistake a user can make ends in a `UserError`: one line that says what is wrong, where, and what
 to do. `skin.utils.cli.run` prints it on stderr and exits with code 2; nobody sees a traceback for a typo.

@@ -21,7 +21,7 @@ from skin.utils.errors import UserError, safe_cell
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-RESERVE_BYTES = 2 * 2**30  # of a disk that caches leave free, or a twentieth of it if that is less
+RESERVE_BYTES = 2 * 2**30  # that caches leave free on a disk, or a twentieth of it if that is less
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # EDQUOT: the user's share of the disk is used up
 _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
@@ -29,7 +29,7 @@ _DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether an error says that the disk, or the user's share of it, is full."""
+    """Return True if an error says that the disk, or the user's share of it, is full."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
@@ -43,7 +43,7 @@ class WriteError(UserError):
     """A file of the run that could not be written; the one that was there is kept.
 
     Attributes:
-        path: which file.
+        path: of the file.
     """
 
     def __init__(self, path: Path, error: OSError) -> None:
@@ -59,9 +59,9 @@ class WriteError(UserError):
 def written_aside(
     path: str | os.PathLike[str], sync: bool = False, previous: Path | None = None
 ) -> Iterator[BinaryIO]:
-    """Yield a file that takes the name `path` when the block ends, and is removed if it raises.
+    """Yield a file that takes the name `path` when the block ends, and is removed if the block raises.
 
-    Readers see what was at `path` before or the whole new file. A process that is killed leaves a `.*.tmp` beside it.
+    Readers see the whole old file or the whole new one. A process that is killed leaves a `.*.tmp` beside it.
 
     Args:
         sync: wait until the contents are on the disk, so that they outlive a power cut.
@@ -109,7 +109,7 @@ def write_atomically(content: bytes, path: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, indented, as `write_atomically` does. A number that is not finite becomes null."""
     text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    # The bytes of a path that is no UTF-8 become escapes, which JSON's readers take back to what they were.
+    # The bytes of a path that is no UTF-8 become escapes, which readers of JSON turn back.
     write_atomically((text + "\n").encode("utf-8", "backslashreplace"), path)
 
 
@@ -142,13 +142,13 @@ def _finite(value: Any) -> Any:
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Give the file at `path`, if there is one, a second name, so that there is a `path` at every moment."""
+    """Give the file at `path`, if there is one, the second name `previous`, so that `path` exists at every moment."""
     if not path.exists():
         return
     link = previous.with_name(f".{previous.name}.{os.getpid()}.tmp")
     try:
         os.link(path, link)
-    except OSError:  # a file system without hard links: for a moment only the previous one has a name
+    except OSError:  # a file system without hard links: for a moment there is no `path`
         os.replace(path, previous)
     else:
         os.replace(link, previous)
@@ -172,7 +172,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
-    """Write all of `data` to a file without a buffer: a disk that fills up takes a part of it before it fails."""
+    """Write all of `data` to a file without a buffer. A disk that fills up takes a part of it before it fails."""
     view = memoryview(data).cast("B")
     while view:
         view = view[file.write(view) :]
@@ -186,7 +186,7 @@ def lock(path: Path, seconds: float = 0.0) -> BaseFileLock | None:
     Raises:
         TimeoutError: somebody else has held it for `seconds`.
     """
-    from filelock import FileLock  # takes longer to import than most scripts have need of a lock
+    from filelock import FileLock  # imported here since it takes time and most scripts need no lock
 
     held = FileLock(path, timeout=seconds, blocking=seconds > 0, thread_local=False, fallback_to_soft=False)
     try:

@@ -1,4 +1,4 @@
-"""Cores that this process may use, and how its threads wait for one another. Needs the standard library alone."""
+"""Count the cores that this process may use, and set how its threads wait. Needs the standard library alone."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from skin.utils.errors import UserError
 SPIN_COUNT = 1000
 """Turns of the loop in which an OpenMP thread waits for the others before it sleeps.
 
-libgomp's default is 300,000 turns and more: a step then takes sixty times as long where another program computes on
-the same cores, since a thread that was put aside is waited for by threads that spin. A thousand turns cost nothing
-where the machine is free (tests/bench/shared_machine.py measures both).
+libgomp's default is 300,000 turns and more. If another program computes on the same cores, a step then takes sixty
+times as long, since spinning threads wait for one that was put aside. A thousand turns cost nothing if the machine
+is free (tests/bench/shared_machine.py measures both).
 """
 
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: by its affinity, and by the CPU quota of its control group.
+    """Return how many cores this process may use, by its affinity and the CPU quota of its control group.
 
-    A container or a job of a queue sees all cores of its machine, and is held back when it uses more than its quota.
+    A container or a job of a queue sees all cores of its machine, but is held back if it uses more than its quota.
     """
     try:
         cores = len(os.sched_getaffinity(0))
@@ -55,7 +55,7 @@ def cpu_quota(root: Path = _CGROUPS, membership: Path = Path("/proc/self/cgroup"
 
 
 def _with_parents(root: Path, path: str) -> list[Path]:
-    """Return the folder of a control group and of those above it. In a container the path may be of the host."""
+    """Return the folders of a control group and of those above it. In a container the path may be the host's."""
     group = root / path.lstrip("/")
     return [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
 
@@ -75,9 +75,9 @@ def _quota_v1(group: Path) -> float | None:
 
 
 def check_workers(workers: int | None) -> None:
-    """Raise `UserError` for `--workers` that cannot be meant; None is chosen for the machine.
+    """Raise `UserError` if `--workers` cannot be meant. None is fine: the number is then chosen for the machine.
 
-    Each is a process of some 200 MiB: thousands end a machine's memory before the first image is read.
+    Each worker is a process of some 200 MiB. Thousands fill a machine's memory before the first image is read.
     """
     cores = usable_cores()
     most = max(64, 8 * cores)
@@ -91,7 +91,7 @@ def check_workers(workers: int | None) -> None:
 def set_up_threads() -> None:
     """Set how OpenMP's threads wait and how many there are, for this process and those that it starts.
 
-    Must come before torch is imported, which reads both then. What the user has set stays.
+    Call it before torch is imported, which reads both then. Settings of the user stay.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))

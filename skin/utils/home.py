@@ -29,7 +29,7 @@ def user_path(text: str) -> Path:
 
 
 def set_up_home() -> None:
-    """Give matplotlib and torch.hub a folder where there is no home that can be written to.
+    """Give matplotlib and torch.hub a folder if no home folder can be written to.
 
     torch.hub would make one named `~` in the working folder. matplotlib would warn in each process. The folder is
     temporary; processes that this one starts use the same.

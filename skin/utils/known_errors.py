@@ -1,6 +1,6 @@
-"""Errors that are not the user's fault, each as one clear line: memory, killed processes, lost peers.
+"""Turn errors that are not the user's fault into one clear line: memory, killed processes, lost peers.
 
-torch tells of these by a dozen exceptions whose texts run over pages. Here, and only here, they become a
+torch reports these by a dozen exceptions whose texts run over pages. Here, and only here, they become a
 `UserError` that says what happened and how to go on.
 """
 
@@ -23,11 +23,11 @@ _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (exited une
 
 @contextlib.contextmanager
 def explained(batch_size: int | None = None, go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Turn what is known here into a `UserError`; let every other exception pass.
+    """Turn the errors that are known here into a `UserError`; let every other exception pass.
 
     Args:
-        batch_size: images a step on each device, where another could be tried.
-        go_on: called after a fault, says how to go on once it is mended.
+        batch_size: images per step on each device; None if no other could be tried.
+        go_on: called after a fault; returns how to go on once it is mended.
     """
     try:
         yield
@@ -39,7 +39,7 @@ def explained(batch_size: int | None = None, go_on: Callable[[], str] = lambda: 
 
 
 def explain(error: BaseException, batch_size: int | None = None) -> str | None:
-    """Return one line on what happened and what to do; None if the exception is not known here."""
+    """Return one line that says what happened and what to do; None if the exception is not known here."""
     text = str(error)
     if _GPU_IS_FULL.search(_line(error)):
         return "the GPU has too little memory" + _smaller(batch_size)
@@ -69,12 +69,12 @@ def is_out_of_memory(line: str | BaseException) -> bool:
 
 
 def is_about_peers(line: str) -> bool:
-    """Return True if the last line of a traceback tells of the end of another process, whose message says more."""
+    """Return True if the last line of a traceback tells of the end of another process. Its message says more."""
     return bool(_FROM_PEERS.search(line))
 
 
 def _is_of_a_semaphore(error: BaseException) -> bool:
-    """Return whether there was no room for a lock between processes: Linux keeps those in shared memory, too."""
+    """Return True if there was no room for a lock between processes: Linux keeps those in shared memory, too."""
     frames = traceback.extract_tb(error.__traceback__)
     return getattr(error, "errno", None) == errno.ENOSPC and any("multiprocessing" in f.filename for f in frames)
 

@@ -1,4 +1,4 @@
-"""Who has started this process: torchrun, whose processes know of one another, or a launcher whose do not."""
+"""Find the launcher of this process: torchrun, whose processes know one another, or one whose do not."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from skin.utils.errors import UserError
 
-# Who sets it in each process that it starts: how many there are. A job script's own shell has SLURM_NTASKS, too, and
-# is one process; SLURM_STEP_NUM_TASKS is srun's alone.
+# Launchers, by the variable that tells each process how many there are. A job script's own shell is one process and
+# has SLURM_NTASKS, too; only srun sets SLURM_STEP_NUM_TASKS.
 _COUNTS = {"srun": "SLURM_STEP_NUM_TASKS", "mpirun": "OMPI_COMM_WORLD_SIZE", "mpiexec": "PMI_SIZE"}
 
 

@@ -1,4 +1,4 @@
-"""How much memory a run takes: per GPU what torch allocated, reserved and NVML sees; the process's RSS."""
+"""Measure the memory that a run takes: per GPU torch's allocated and reserved and NVML's used; the process's RSS."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ MIB = 1024**2
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Peaks since `reset_peaks`, but for `nvml_used_mib`: all that is in use on the GPU now, by anyone."""
+    """Peaks since `reset_peaks`; only `nvml_used_mib` is the memory in use on the GPU now, by anyone."""
 
     allocated_mib: float
     reserved_mib: float
-    nvml_used_mib: float | None  # None where NVML is missing or does not answer
+    nvml_used_mib: float | None  # None if NVML is missing or does not answer
 
 
 @dataclass(frozen=True)
 class Memory:
-    """One reading. `gpus` has an entry for each GPU in use; `peak_rss_mib` is the process's, or the largest one's."""
+    """One reading. `gpus` has an entry per GPU in use; `peak_rss_mib` is the process's, or the largest of several."""
 
     gpus: tuple[GpuMemory, ...]
     peak_rss_mib: float
 
     @property
     def peak_mib(self) -> float:
-        """The number that runs are compared by: the fullest GPU's peak allocation, or the RSS on a CPU."""
+        """The number by which runs are compared: the fullest GPU's peak allocation, or the RSS on a CPU."""
         return max((g.allocated_mib for g in self.gpus), default=self.peak_rss_mib)
 
     def to_dict(self) -> dict[str, object]:
@@ -53,10 +53,10 @@ class Memory:
 def reset_peaks(devices: list[torch.device]) -> None:
     """Start a new measurement: peaks are counted from here."""
     if devices:
-        torch.cuda.init()  # else a process that has not used a GPU yet has no counters to reset
+        torch.cuda.init()  # otherwise a process that has not used a GPU yet has no counters to reset
     for device in devices:
         torch.cuda.reset_peak_memory_stats(device)
-    with contextlib.suppress(OSError):  # where there is no /proc the peak is that of the whole run
+    with contextlib.suppress(OSError):  # without /proc the peak is that of the whole run
         Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM
 
 
@@ -102,8 +102,8 @@ def nvml_used_mib(device: torch.device) -> float | None:
 def ask_nvml(question: str, device: torch.device) -> Any:
     """Ask NVML's function `question` about a CUDA device; None if NVML is missing or does not answer.
 
-    NVML counts GPUs in the order of their slots, CUDA (and so torch, which asks NVML by CUDA's numbers) the fastest
-    first: only by its UUID do both mean the same one.
+    NVML counts GPUs in the order of their slots, CUDA counts the fastest first. torch asks NVML by CUDA's numbers.
+    Only by its UUID do both mean the same GPU.
     """
     try:
         import pynvml
@@ -115,15 +115,15 @@ def ask_nvml(question: str, device: torch.device) -> Any:
         except pynvml.NVMLError:  # a slice of a GPU has a prefix of its own
             handle = pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
         return getattr(pynvml, question)(handle)
-    except Exception:  # no library, no driver, or NVML has failed in one of its many ways: one number less, no more
+    except Exception:  # no library, no driver, or NVML has failed in one of its many ways: only a number is missing
         return None
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory of freed tensors for the next ones, where the C library is glibc.
+    """Let this process keep the memory of freed tensors for the next ones, if the C library is glibc.
 
-    By default glibc returns each block of more than 32 MiB to the kernel, and the next tensor's pages are
-    handed out and zeroed again: for the large activations this costs more than the arithmetic on them.
+    By default glibc returns each block of more than 32 MiB to the kernel. The next tensor's pages are then
+    handed out and zeroed again. For large activations this costs more than the arithmetic on them.
     """
     if not sys.platform.startswith("linux"):
         return

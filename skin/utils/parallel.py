@@ -1,7 +1,7 @@
-"""Where the model runs: one device, `DataParallel` over several GPUs, or DDP under `torchrun`.
+"""The devices that the model runs on: one, several GPUs under `DataParallel`, or DDP under `torchrun`.
 
-`python train.py` with more than one GPU is DataParallel: one process, every batch scattered over the GPUs
-and gathered again. `torchrun --nproc-per-node N train.py` is DDP: N processes, each with its share of
+`python train.py` with more than one GPU is DataParallel: one process scatters every batch over the GPUs
+and gathers the outputs. `torchrun --nproc-per-node N train.py` is DDP: N processes, each with its share of
 every batch (NCCL on GPUs, gloo on the CPU). Both compute the gradient of the same loss over the whole batch.
 """
 
@@ -29,24 +29,24 @@ from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 
-# A peer that dies closes its connections, which shows at once. The timeout is for one that falls silent.
+# If a peer dies, its connections close, which shows at once. The timeout is for a peer that falls silent.
 PEER = "another process of the run"
 PATIENCE = datetime.timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Who this process is among those that train together."""
+    """The place of this process among those that train together."""
 
     device: torch.device
-    gpus: int = 0  # in all; 0 is the CPU
+    gpus: int = 0  # in total; 0 is the CPU
     rank: int = 0
     world: int = 1  # processes
-    local_rank: int = 0  # of this process among those of its node, one agent of torchrun
+    local_rank: int = 0  # of this process in its node, which is one agent of torchrun
     nodes: int = 1
     control: Any = None  # a gloo group for flags, which must not wait for a GPU
-    patient: Any = None  # another, for what rank 0 may take hours to read
-    devices: Any = None  # an NCCL group for what lies on GPUs; on the CPU, None, torch's own group does
+    patient: Any = None  # another, with a long timeout: rank 0 may read for hours
+    devices: Any = None  # an NCCL group for tensors on GPUs; None on the CPU, where torch's own group does
 
     @property
     def distributed(self) -> bool:
@@ -59,7 +59,7 @@ class Topology:
 
     @property
     def replicas(self) -> int:
-        """How many pieces a batch is cut into, each with BatchNorm statistics of its own."""
+        """The number of pieces that a batch is cut into, each with BatchNorm statistics of its own."""
         return max(self.world, self.gpus, 1)
 
     @property
@@ -70,7 +70,7 @@ class Topology:
         return "DataParallel" if self.gpus > 1 else ("GPU" if self.gpus else "CPU")
 
     def describe(self) -> str:
-        """For people: "CPU (2 threads)", "2 x NVIDIA A100 (DataParallel)"."""
+        """Return the devices for people, such as "CPU (2 threads)" or "2 x NVIDIA A100 (DataParallel)"."""
         if self.device.type == "cpu":
             processes = f" x {self.world} processes" if self.distributed else ""
             return f"CPU ({torch.get_num_threads()} threads{processes})"
@@ -85,7 +85,7 @@ class Topology:
         return [self.device] if self.distributed else [torch.device("cuda", i) for i in range(self.gpus)]
 
     def from_main(self, value: Any) -> Any:
-        """Rank 0's `value` (what pickle takes), in every process."""
+        """Return rank 0's `value` in every process. Pickle must be able to take it."""
         if not self.distributed:
             return value
         box = [value]
@@ -94,7 +94,7 @@ class Topology:
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's `value` (what pickle takes), by rank, in every process."""
+        """Return all processes' `value`, by rank, in every process. Pickle must be able to take it."""
         if not self.distributed:
             return [value]
         values = [None] * self.world
@@ -103,10 +103,10 @@ class Topology:
         return values
 
     def together(self, make: Callable[[], T]) -> list[T]:
-        """What `make` gives in each process, by rank, in every process.
+        """Call `make` in each process, and return all its results, by rank, in every process.
 
         Raises:
-            UserError: it did so in one of them; all raise it, so that none is left waiting for another.
+            UserError: `make` raised it in one process; all raise it, so that none is left waiting for another.
         """
         if not self.distributed:
             return [make()]
@@ -124,7 +124,7 @@ class Topology:
         return [value for value, _ in found]
 
     def sum(self, array: np.ndarray) -> np.ndarray:
-        """The elementwise sum of `array` over all processes, in float64, the same in each."""
+        """Return the elementwise sum of `array` over all processes, in float64, the same in each."""
         if not self.distributed:
             return array
         total = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)).to(self.device)
@@ -133,7 +133,7 @@ class Topology:
             return total.cpu().numpy()
 
     def any(self, flags: list[bool]) -> list[bool]:
-        """Which of `flags` are up in at least one process: how processes agree to stop at the same step."""
+        """Return for each of `flags` if it is up in at least one process: so all agree to stop at the same step."""
         if not self.distributed:
             return flags
         raised = torch.tensor(flags, dtype=torch.uint8)
@@ -149,22 +149,22 @@ class Topology:
 
 
 def usable_gpus() -> int:
-    """Return how many GPUs there are to use; 0 where their driver is none for this torch (see skin.utils.driver)."""
+    """Return how many GPUs there are to use; 0 if their driver does not suit this torch (see skin.utils.driver)."""
     return torch.cuda.device_count() if cuda_available() else 0
 
 
 @contextlib.contextmanager
 def setup(gpus: int | None) -> Iterator[Topology]:
-    """`processes`, on their devices; `gpus` as in `on_devices`. Raises `UserError` as that does."""
+    """Yield `processes` on their devices; `gpus` as in `on_devices`. Raises `UserError` as that does."""
     with processes() as found:
         yield on_devices(found, gpus)
 
 
 @contextlib.contextmanager
 def processes() -> Iterator[Topology]:
-    """Those that train together, joined to agree on what they do; this one alone where torchrun did not start it.
+    """Yield the processes that train together, joined so that they can agree; this one alone without torchrun.
 
-    They have no devices yet, since the settings that name them are the first thing to agree on.
+    They have no devices yet, since they must first agree on the settings that name them.
     """
     world = int(os.environ.get("WORLD_SIZE", "1")) if by_torchrun() else 1
     if world == 1:
@@ -186,11 +186,11 @@ def processes() -> Iterator[Topology]:
 
 
 def on_devices(processes: Topology, gpus: int | None) -> Topology:
-    """The same processes, each with its device.
+    """Return the same processes, each with its device.
 
     Args:
         gpus: how many GPUs to use; None is all that are visible, 0 the CPU. Under `torchrun` anything but 0
-            means one GPU for each process.
+            means one GPU per process.
 
     Raises:
         UserError: more GPUs are asked for than there are, or some processes have a GPU and others none.
@@ -224,18 +224,18 @@ def on_devices(processes: Topology, gpus: int | None) -> Topology:
 
 
 def _store_of_this_start(rank: int, world: int) -> dist.Store:
-    """A store that these processes share with none of an attempt before.
+    """Return a store that these processes share, and that no process of an earlier attempt has used.
 
-    `torchrun --max-restarts` starts them anew on a store where the groups of the dead have left their addresses.
+    `torchrun --max-restarts` starts them anew on a store that still holds the addresses of dead groups.
     TORCHELASTIC_RESTART_COUNT does not tell attempts apart, since each machine's agent counts for itself. So rank 0
-    draws a name for this one and gives it to those that ask for it now: what a dead process has asked is answered,
-    too, but heard by nobody.
+    draws a name for this attempt and gives it to every process that asks. A question of a dead process is answered,
+    too, but nobody hears the answer.
     """
     store = next(iter(rendezvous("env://", rank, world, timeout=PATIENCE)))[0]
     deadline, name = time.monotonic() + PATIENCE.total_seconds(), uuid.uuid4().hex
 
     def look(key: str) -> bool:
-        # Not `store.wait`: no signal would get through to Python meanwhile.
+        # `store.wait` would let no signal through to Python meanwhile.
         if time.monotonic() > deadline:
             raise dist.DistStoreError("timed out before all processes had come")
         return bool(store.check([key]))

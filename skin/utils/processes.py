@@ -1,8 +1,8 @@
-"""The end of a script: whatever happens, it and all that it started are gone within seconds.
+"""The end of a script: whatever happens, it and all its processes are gone within seconds.
 
-Two things would keep it alive for ever. A loader's process ignores SIGTERM, and Python's exit waits for it without a
-limit: `end_children` kills it. A thread or a library may hang while the process ends: `leave` gives them five
-seconds. `skin.utils.signals.StopWatch` guards against a third, a signal that is never handled.
+Two things would keep it alive for ever. First, a loader's process ignores SIGTERM, and Python's exit waits for it
+without a limit: `end_children` kills it. Second, a thread or a library may hang while the process ends: `leave` gives
+them five seconds. `skin.utils.signals.StopWatch` guards against a third, a signal that is never handled.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import NoReturn
 from skin.utils.signals import handled
 
 LONGEST_TMPDIR = 55  # bytes: a socket's name has 103 on macOS, 107 on Linux, and `/pymp-…/listener-…` takes 45
-SECONDS_TO_END = 5.0  # that threads, exit functions and libraries have at the end of a script
+SECONDS_TO_END = 5.0  # for threads, exit functions and libraries at the end of a script
 
 
 def end_children() -> None:
-    """Kill what this process started through `multiprocessing` and is still alive, mostly loader processes."""
+    """Kill the live processes that this one started through `multiprocessing`, mostly loader processes."""
     if "multiprocessing" not in sys.modules:
         return
     import multiprocessing
@@ -43,7 +43,7 @@ def leave(code: int) -> NoReturn:
     """End this process with `code`: by SystemExit, and after five seconds by force."""
     distributed = sys.modules.get("torch.distributed")
     if code and distributed is not None and distributed.is_available() and distributed.is_initialized():
-        end_now(code)  # its peers may be gone, and what libraries do at the end would wait for them
+        end_now(code)  # the peers may be gone, and libraries would wait for them at the end
     threading.Thread(target=_end_if_it_hangs, args=(code,), name="end", daemon=True).start()
     sys.exit(code)
 
@@ -67,7 +67,7 @@ def end_now(code: int) -> NoReturn:
 
 
 def prepare_children() -> None:
-    """Let later children have their sockets in this process's folder, which this process removes at its end.
+    """Let later children put their sockets into this process's folder, which this process removes at its end.
 
     Otherwise each would make a folder of its own, and leave it behind when it is killed.
     """
@@ -78,11 +78,11 @@ def _folder_of_children() -> str:
     from multiprocessing import util
 
     before = tempfile.tempdir
-    # Where TMPDIR is long, a socket in it has no name that the system takes. That shows in a thread of the child's
-    # queue, which prints a traceback; the batch is lost, and the main process waits for it for ever.
+    # If TMPDIR is long, the name of a socket in it is too long for the system. The error comes in a thread of the
+    # child's queue, which prints a traceback. The batch is lost, and the main process waits for it for ever.
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST_TMPDIR:
         tempfile.tempdir = next((path for path in ("/tmp", "/var/tmp", "/dev/shm") if os.access(path, os.W_OK)), None)
     try:
-        return util.get_temp_dir()  # is made at the first call; children inherit it
+        return util.get_temp_dir()  # the first call makes it; children inherit it
     finally:
         tempfile.tempdir = before

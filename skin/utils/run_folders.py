@@ -1,7 +1,7 @@
-"""Run folders on the disk: which is the newest, which folders are our own. Needs the standard library alone.
+"""Find the newest run folder, and tell our own folders from others. Needs the standard library alone.
 
-`runs/latest` is a link to the run that has most recently come to a model. File systems without links (Drive, exFAT),
-Windows, and a real folder of that name have none, so the times of files say then which run is the newest.
+`runs/latest` is a link to the run that has most recently come to a model. There is none on Windows, on file systems
+without links (Drive, exFAT), and if a real folder has that name. The times of files then show the newest run.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _JSON_LIMIT = 64 * 2**20  # bytes; a larger file is not looked into
 def newest_model() -> Path:
     """Return the best.pt of the newest run that has one, under the run's own name; `runs/latest/best.pt` if none has.
 
-    `runs/latest` says which run that is where it is a link to a run with a model; otherwise it is the run in `runs`
-    whose best.pt was written last.
+    If `runs/latest` is a link to a run with a model, that is the newest; otherwise it is the run in `runs` whose
+    best.pt was written last.
     """
     if LATEST.is_symlink() and (LATEST / BEST).is_file():
         return _shown(LATEST.resolve()) / BEST
@@ -48,13 +48,13 @@ def _newest(file: str) -> Path | None:
             written = (folder / file).stat().st_mtime_ns
         except OSError:  # no run, or a link that leads nowhere
             continue
-        # A copied folder named `latest` may be as old as what it is a copy of, which has the better name.
+        # A folder named `latest` may be a copy as old as its original, which has the better name.
         found.append((written, folder.name != LATEST.name, folder.name, folder))
     return _shown(max(found)[-1].resolve()) if found else None
 
 
 def _shown(folder: Path) -> Path:
-    """Return a resolved folder relative to the working folder where it lies in it."""
+    """Return a resolved folder, relative to the working folder if it lies in that."""
     here = Path.cwd().resolve()
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
@@ -62,7 +62,7 @@ def _shown(folder: Path) -> Path:
 def is_ours(folder: Path, names: Iterable[str]) -> bool:
     """Return True if a folder, which has entries of these `names`, was made by train.py or evaluate.py.
 
-    What counts is what its files hold: anybody may have a `config.json` or a `report.json`.
+    The contents of its files decide: anybody may have a `config.json` or a `report.json`.
     """
     names = set(names)
     if {CONFIG, "split.csv"} <= names and isinstance(_content(folder / CONFIG).get("resolved"), dict):
@@ -84,7 +84,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """Return the config.json of a run. Raises `UserError` where there is none."""
+    """Return the config.json of a run. Raises `UserError` if there is none."""
     try:
         config = json.loads((run / CONFIG).read_text(encoding="utf-8"))
     except OSError as error:

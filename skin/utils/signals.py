@@ -1,4 +1,4 @@
-"""All that a signal does to a process of ours: end it, be kept until a step is done, or be ignored.
+"""Handle the signals of our processes: a signal ends the process, waits for the end of a step, or is ignored.
 
 A signal reaches Python's handler only between two steps of the interpreter. None comes while a process waits in C++
 for a peer that is gone. So a `StopWatch` sees signals from a thread of its own.
@@ -46,14 +46,14 @@ def handled(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
 
 
 def end(number: int, frame: FrameType | None = None) -> NoReturn:
-    """Raise what ends a script after a signal: KeyboardInterrupt for SIGINT, otherwise SystemExit."""
+    """Raise the exception that ends a script after a signal: KeyboardInterrupt for SIGINT, otherwise SystemExit."""
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + number)
 
 
 def ignore_in_worker() -> None:
-    """Let a loader's process ignore what is sent to its whole group.
+    """Let a loader's process ignore the signals that are sent to its whole group.
 
     That is Ctrl-C, a lost terminal, and the SIGTERM of torchrun, `timeout` and systemd. The main process ends its
     workers: by an event, or by `skin.utils.processes.end_children`. A worker whose parent is dead ends by itself.
@@ -104,7 +104,7 @@ class Interrupts:
         return self.stop is not None
 
     def saved(self) -> None:
-        """Take note that what SIGUSR1 asked for has been saved."""
+        """Note that the save that SIGUSR1 asked for is done."""
         self.save = False
 
     def _take(self, number: int, frame: FrameType | None) -> None:

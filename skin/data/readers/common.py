@@ -1,4 +1,4 @@
-"""What a layout is, and what the readers of several layouts share."""
+"""The type of a layout, and the functions that the readers of several layouts share."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Layout:
     """A layout that data folders have.
 
     Attributes:
-        name: as messages call it.
-        signs: the files or folders that it is known by, in a few words, for people.
+        name: its name in messages.
+        signs: the files or folders by which it is known, in a few words, for people.
         read: returns the rows of a folder; None if the signs are not there.
         by_folders: classes are the names of folders.
     """
@@ -62,7 +62,7 @@ def present_columns(table: pd.DataFrame, *names: str) -> pd.DataFrame:
 
 
 def metadata(folder: Folder, key: str) -> list[str]:
-    """List the tables called metadata, or nearly so, that have the column `key`, without copies of one another."""
+    """List the tables named metadata, or nearly so, that have the column `key`, without copies of one another."""
     named = folder.distinct([path for path in folder.tables if "metadata" in posixpath.basename(path).lower()])
     return [path for path in named if find_column(header(folder.root / path), key)]
 

@@ -1,4 +1,4 @@
-"""The tree of a data folder: which of its folders are splits, classes, or mere pieces of a download."""
+"""The tree of a data folder: it tells folders of splits and classes from mere pieces of a download."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PIECE = re.compile(r"(?P<of>.*[_ -])?(images?|imgs|(?P<input>input))(?P<part>(_
 
 
 class Place(NamedTuple):
-    """Where a file lies: its path from the data folder, and the folders that it lies in, below the base."""
+    """The place of a file: its path from the data folder, and its folders below the base."""
 
     path: str
     folders: tuple[str, ...]
@@ -53,7 +53,7 @@ def _images_below(folder: Folder, base: str) -> list[Place]:
 
 
 def _is_piece(name: str) -> bool:
-    """Tell if a folder is no class but a piece of a set, by its name.
+    """Return True if a folder is no class but a piece of a set, by its name.
 
     Such are `train`, `images_2`, `HAM10000_images_part_1`, `test_images`, `ISIC2018_Task3_Training_Input`;
     `benign_images` may be a class.

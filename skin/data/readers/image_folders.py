@@ -33,7 +33,7 @@ def _draft(folder: Folder, base: str, places: list[Place], depth: int, split: li
         split: of each of `places`.
     """
     file = pd.Series([it.path for it in places], dtype=object)
-    # A file name that is no valid text stays so in `file`; its name in tables is made so.
+    # A file name that is no valid text stays as it is in `file`; its name in tables becomes valid text.
     names = file.map(_as_text)
     labels = pd.Series([_as_text(it.folders[depth]).strip() for it in places])
     tables = tables_of_classes(folder)

@@ -23,7 +23,7 @@ _ATTRIBUTES = (
     "age_approx", "sex", "anatom_site_general", "anatom_site_1", "fitzpatrick_skin_type", "image_type",
     "dermoscopic_type", "diagnosis_confirm_type", "attribution",
 )  # fmt: skip
-_NEARLY_ALL = 0.99  # of the rows with a diagnosis: a level that fewer fill would cost whole classes
+_NEARLY_ALL = 0.99  # of the rows with a diagnosis: a level that fewer rows fill would lose whole classes
 
 
 def read(folder: Folder) -> Draft | None:
@@ -52,9 +52,9 @@ def read(folder: Folder) -> Draft | None:
 
 
 def _diagnosis(table: pd.DataFrame) -> tuple[str | None, dict[str, int]]:
-    """Return the column of the classes, and how many rows fill each column that has a diagnosis.
+    """Return the column of the classes, and the number of rows that fill each column of a diagnosis.
 
-    It is the deepest level that nearly all rows with a diagnosis fill, otherwise the one that most do.
+    It is the deepest level that nearly all rows with a diagnosis fill; otherwise the level that most rows fill.
     """
     names = (find_column(list(table.columns), name) for name in _DIAGNOSES)
     filled = {name: table[name] != "" for name in names if name and (table[name] != "").any()}
@@ -77,7 +77,7 @@ def _stacked(folder: Folder, paths: list[str]) -> pd.DataFrame:
 
 
 def _complete(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Return one row per image: two tables may each know a part of what is known of it.
+    """Return one row per image: each of two tables may have some of its values.
 
     Raises:
         UserError: they contradict each other.
@@ -99,7 +99,7 @@ def _complete(table: pd.DataFrame, source: str) -> pd.DataFrame:
 def tables_of_classes(folder: Folder) -> list[str]:
     """List the Archive's tables if each lies in a class folder, since the set was downloaded class by class.
 
-    Then the folders say the classes, whatever the tables call them. It is so if no diagnosis stands in the
+    The classes are then the folders, even if the tables have other names. This holds if no diagnosis is in the
     tables of two classes: folders that are mere pieces of a download share theirs.
     """
     paths = metadata(folder, "isic_id")
@@ -125,7 +125,7 @@ def groups_of_tables(folder: Folder, paths: list[str], names: pd.Series) -> pd.S
     people = [table[name] for name in _PEOPLE if name in table]
     if not people:
         return ""
-    # An image in two tables links what either says of it; its own name is no lesion.
+    # An image in two tables links the lesions and patients of both; its own name is no lesion.
     group = join_groups(*people, table["isic_id"])
     known = group.mask(group.isin(table["isic_id"]), "").groupby(table["isic_id"]).first()
     stems = names.map(lambda name: posixpath.splitext(posixpath.basename(name))[0])

@@ -19,7 +19,7 @@ def read_challenge(truths: dict[str, Path], classes: tuple[str, ...], metadata: 
     Args:
         truths: one-hot labels of each split, by the challenge's word for it.
         classes: the columns of the labels.
-        metadata: what is known of the images, by the same words.
+        metadata: tables on the images, by the same words.
     """
     draft = None
     for word, path in truths.items():
@@ -58,14 +58,14 @@ def _together(one: Draft, other: Draft) -> Draft:
 
 
 def _look_up(path: Path, images: pd.Series) -> pd.DataFrame:
-    """Return the row of the table at `path` for each of `images`, `""` where it has none.
+    """Return the row of the table at `path` for each of `images`, `""` if it has none.
 
     Raises:
         UserError: the table has two different rows for one of `images`.
     """
     table = read_table(path)
     key = need_column(table, path, "image", "image_id", "image_name")
-    table = table[table[key].isin(images)].drop_duplicates()  # what it says of other images is nobody's matter
+    table = table[table[key].isin(images)].drop_duplicates()  # faults in the rows of other images do not matter
     twice = table[key].duplicated()
     if twice.any():
         raise UserError(f"{path} has two rows for '{table.loc[twice, key].iloc[0]}', which disagree: keep one")

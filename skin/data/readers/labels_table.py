@@ -16,7 +16,7 @@ import pandas as pd
 
 
 def labels_table(folder: Folder, path: Path) -> Draft:
-    """Read the table that the user names, `image,label[,group][,split][,...]`; it does for any folder.
+    """Read the table that the user names, `image,label[,group][,split][,...]`; it works for any folder.
 
     Raises:
         UserError: it does not exist, or lacks a column.
