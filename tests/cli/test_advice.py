@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import shutil
 import signal
@@ -16,6 +15,7 @@ from skin.data import demo
 from skin.data.split import read_manifest
 from skin.evaluation import test_set
 from skin.model import checkpoint
+from skin.training.run import Run
 from skin.utils import files, run_folders
 from skin.utils.errors import UserError
 from tests.cli.runs import at_step, call
@@ -122,8 +122,12 @@ def test_after_a_fault_under_training(
     with monkeypatch.context() as patch:
         fault(patch)
         options = [*advised(error_of(), pattern), *value]
-    note = lambda run, *rest: (counted.append(run.progress.totals()[3]), end_epoch(run, *rest))[1]  # noqa: E731
-    monkeypatch.setattr(train, "end_epoch", note)
+
+    def counting(run: Run, *rest: Any) -> None:
+        counted.append(run.progress.totals(run.trainer.topology).images)
+        end_epoch(run, *rest)
+
+    monkeypatch.setattr(train, "end_epoch", counting)
     capsys.readouterr()
     assert call("--resume", "run", *options) == 0
     assert said in capsys.readouterr().out
@@ -265,7 +269,7 @@ def test_auto_begins_goes_on_and_is_done(monkeypatch: pytest.MonkeyPatch, capsys
         assert call(*command) == 143
     assert call(*command) == 0
     assert "0 epochs and 2 steps are done" in capsys.readouterr().out
-    assert json.loads(Path("new/attempts.json").read_text()) == {"epoch": 0, "step": 2, "count": 1}
+    assert not Path("new/attempts.json").exists()
     shutil.rmtree("data")  # a run that is done looks at nothing
     before = {file.name: file.stat().st_mtime_ns for file in Path("new").iterdir()}
     assert call(*command) == 0
