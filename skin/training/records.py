@@ -1,4 +1,4 @@
-"""What a step of training measures, and what the steps of an epoch add up to."""
+"""Measurements of one training step, and their totals over an epoch."""
 
 from __future__ import annotations
 
