@@ -25,7 +25,7 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 
 bench: $(VENV)/.ready
-	$(BIN)/python -m pytest tests/bench --numprocesses=0 --benchmark-enable --benchmark-only --benchmark-autosave
+	$(BIN)/python -m pytest tests/bench/speed.py --numprocesses=0 --benchmark-enable --benchmark-only --benchmark-autosave
 
 torture: $(VENV)/.ready
 	$(BIN)/python tests/torture.py

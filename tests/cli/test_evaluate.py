@@ -20,13 +20,12 @@ from skin.model.checkpoint import load_best
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
 from tests import tiny
+from tests.conftest import ROOT
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-
-ROOT = Path(evaluate.__file__).parent
 
 
 @pytest.fixture(scope="module")

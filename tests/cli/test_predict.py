@@ -17,13 +17,13 @@ from skin.data.class_names import readable_name
 from skin.serving.overlays import overlay_name
 from skin.utils import cli
 from tests import tiny
+from tests.conftest import ROOT
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-ROOT = Path(predict.__file__).parent
 Run = Callable[..., tuple[int, str, str]]
 
 

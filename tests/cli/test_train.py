@@ -30,6 +30,7 @@ from skin.training.run_folder import LOCK
 from skin.utils import cli
 from skin.utils.errors import UserError
 from tests import by_rank
+from tests.conftest import ROOT
 
 import matplotlib
 import numpy as np
@@ -40,7 +41,6 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_sco
 from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = ("--model", "efficientnet_b0", "--weights", "none", "--image-size", 32, "--batch-size", 16, "--amp", "off",
          "--gpus", 0, "--lr", 2e-4, "--seed", 20240101)  # fmt: skip
 OF_THE_CLOCK = {"seconds", "images_per_second", "data_wait_seconds", "peak_memory_mib"}

@@ -21,11 +21,11 @@ from skin.data import cache as module
 from skin.data.cache import PixelCache, list_caches
 from skin.data.images import ImageError, Preprocess, read_image
 from skin.utils import files
+from tests.conftest import ROOT
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
 PREPROCESS = Preprocess(32, 40, "bicubic", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 IMAGES = 24
 

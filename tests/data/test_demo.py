@@ -13,6 +13,7 @@ from pathlib import Path
 
 from skin.data import demo
 from skin.utils.errors import UserError
+from tests.conftest import ROOT
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_a_killed_write_leaves_nothing_that_looks_complete(tmp_path: Path) -> None:
     code = "import sys; from skin.data import demo; demo.write(demo.Path(sys.argv[1]), images=3000)"
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "set")], cwd=Path(__file__).parent.parent)
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "set")], cwd=ROOT)
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("*.jpg")) and time.monotonic() < deadline:
         os.sched_yield()

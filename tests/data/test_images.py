@@ -17,6 +17,7 @@ from pathlib import Path
 from skin.data import images
 from skin.data.images import ImageError, Preprocess, centre_crop, read_header, read_image, stored_image
 from skin.utils.errors import UserError
+from tests.conftest import ROOT
 
 import numpy as np
 import pytest
@@ -24,7 +25,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-ROOT = Path(__file__).resolve().parent.parent
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = Preprocess(24, 32, "bicubic", MEAN, STD)
 

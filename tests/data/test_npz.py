@@ -22,11 +22,11 @@ from skin.data.dataset import PlainBatches, SkinDiseaseDataset, make_loader
 from skin.data.images import Preprocess
 from skin.data.npz import NpzFile, npz_image_size, read_npz_image, unpack_in
 from skin.utils.errors import UserError
+from tests.conftest import ROOT
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
 ROWS = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), dtype=np.uint8)
 
 

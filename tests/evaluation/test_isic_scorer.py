@@ -4,7 +4,7 @@ The scorer (PyPI isic-challenge-scoring 5.6.0) needs pandas < 3, so it runs in a
 python SKIN_ISIC_SCORER names:
 
     python3.11 -m venv isic && isic/bin/pip install isic-challenge-scoring==5.6.0 'pandas<3'
-    SKIN_ISIC_SCORER=isic/bin/python SKIN_REAL_DATA=... python -m pytest -m real tests/test_isic_scorer.py
+    SKIN_ISIC_SCORER=isic/bin/python SKIN_REAL_DATA=... python -m pytest -m real tests/evaluation/test_isic_scorer.py
 """
 
 import json

@@ -25,12 +25,11 @@ from skin.training.saver import Saver
 from skin.utils import files
 from skin.utils.errors import UserError
 from skin.utils.files import WriteError
+from tests.conftest import ROOT
 
 import filelock
 import pytest
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
 
 # ---- writing --------------------------------------------------------------------------------------------
 

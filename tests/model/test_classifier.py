@@ -10,6 +10,7 @@ from skin.model import classifier as classifier_module
 from skin.model.classifier import SkinClassifier
 from skin.utils.errors import UserError
 from tests import tiny
+from tests.conftest import ROOT
 
 import numpy as np
 import pytest
@@ -244,4 +245,4 @@ def test_a_gpu_gives_the_same_answers(best_pt: Path, model: SkinClassifier, pngs
 
 def test_importing_the_package_does_not_load_torch() -> None:
     code = "import sys, skin, skin.utils.cli, skin.data.image_files; assert not {'torch', 'numpy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

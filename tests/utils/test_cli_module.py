@@ -12,10 +12,9 @@ from pathlib import Path
 from skin.utils import cli
 from skin.utils.cli import option
 from skin.utils.errors import UserError
+from tests.conftest import ROOT
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
