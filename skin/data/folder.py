@@ -25,8 +25,8 @@ class Folder:
     """One walk over a data folder: its images, its tables, and the place of a named image.
 
     Hidden files and `__MACOSX` are passed over, and so are the folders of runs, reports and checks (`ours`): their
-    pictures must not be learnt. Links inside the folder are files like any other. A link that leads out of it is
-    refused if it is a folder, or if a row needs it.
+    pictures must not be learnt. Files that are neither image, table nor archive are `others`. Links inside the
+    folder are files like any other. A link that leads out of it is refused if it is a folder, or if a row needs it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -36,6 +36,7 @@ class Folder:
         self.images: set[str] = set()
         self.tables: list[str] = []
         self.archives: list[str] = []
+        self.others: list[str] = []
         self.folders: list[str] = []
         self.ours: list[str] = []
         self.copies: dict[str, str] = {}
@@ -49,7 +50,7 @@ class Folder:
             raise UserError(f"{root} is not a folder: --data takes the folder that holds the images")
         self._walk()
         self._drop_emptied()
-        for paths in (self.tables, self.archives, self.folders, self.ours):
+        for paths in (self.tables, self.archives, self.others, self.folders, self.ours):
             paths.sort()
         for path in self.images:
             name = _stem(path.rpartition("/")[2])
@@ -104,6 +105,8 @@ class Folder:
             self.tables.append(path)
         elif suffix == ".npz":
             self.archives.append(path)
+        else:
+            self.others.append(path)
 
     def refuse_link(self, path: str) -> None:
         """Raise `UserError` if `path` (relative to the root) is a link that leads out of the folder."""
