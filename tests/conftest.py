@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the scripts are modules at the top of the repository: `import train`
 
 import skin  # noqa: E402, F401  # before torch, for how its threads wait
+from tests import warm  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -22,6 +23,11 @@ torch.set_num_threads(1)  # tiny tensors: threads only wait for one another
 # A background job starts with these ignored, and so would every script that the tests start and stop.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        os.environ[warm.SERVER] = warm.server()  # one for all of pytest's processes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -62,9 +68,7 @@ def run_script(
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")}
         environment["MPLCONFIGDIR"] = str(fonts)
         environment.update(keywords.pop("env", {}))  # type: ignore[call-overload]
-        return subprocess.run(
-            [sys.executable, str(ROOT / script), *map(str, args)],
-            capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=240, **keywords,
-        )  # fmt: skip
+        command = [sys.executable, str(ROOT / script), *map(str, args)]
+        return warm.run(command, cwd=tmp_path, env=environment, timeout=240, **keywords)
 
     return run

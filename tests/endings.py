@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from skin.data import demo  # noqa: E402
 from skin.utils import cli  # noqa: E402
 from skin.utils.cli import option  # noqa: E402
+from tests import warm  # noqa: E402
 from tests.injected import KINDS, POINTS  # noqa: E402
 
 RECIPE = [
@@ -38,7 +38,6 @@ RECIPE = [
 ]
 SECONDS_TO_END = 10.0  # from the exception to the end of the last process
 SECONDS_TO_COME = 120.0  # to the exception, or to the script's end without it
-MARK = "SKIN_ENDINGS"  # in the environment of all processes of a case
 
 
 class Case(NamedTuple):
@@ -103,21 +102,21 @@ def try_case(case: Case, work: Path, data: Path, checkpoint: Path, rank: int = 0
         Failure: a process is alive ten seconds after the exception, the exit code says that all is well, or a
             half-written file is left.
     """
-    temporary, mark = work / "tmp", uuid.uuid4().hex
+    temporary = work / "tmp"
     temporary.mkdir()
     environment = {
-        **os.environ, MARK: mark, "SKIN_INJECT_RANK": str(rank), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary),
+        **os.environ, "SKIN_INJECT_RANK": str(rank), "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary),
         "XDG_CACHE_HOME": str(work / "cache"), "MPLCONFIGDIR": str(work / "matplotlib"),
     }  # fmt: skip
     with open(work / "output", "wb") as output:
-        child = subprocess.Popen(
+        child = warm.Popen(
             command(case, data, checkpoint, work), cwd=work, env=environment, stdout=output, stderr=output,
             start_new_session=True,
         )  # fmt: skip
         try:
-            _wait_for_the_end(case, child, work, mark)
+            _wait_for_the_end(case, child, work)
         finally:
-            for pid in processes_of(mark):
+            for pid in processes_in(work):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             child.wait()
@@ -134,9 +133,9 @@ def try_case(case: Case, work: Path, data: Path, checkpoint: Path, rank: int = 0
     return bool(raised)
 
 
-def _wait_for_the_end(case: Case, child: subprocess.Popen[bytes], work: Path, mark: str) -> None:
+def _wait_for_the_end(case: Case, child: subprocess.Popen[bytes], work: Path) -> None:
     begin, ended = time.time(), None
-    while alive := processes_of(mark):
+    while alive := processes_in(work):
         if child.poll() is not None:
             ended = ended or time.time()
         since = _time_in(work / "left") or ended or begin + SECONDS_TO_COME
@@ -153,14 +152,14 @@ def _time_in(file: Path) -> float | None:
     return None
 
 
-def processes_of(mark: str) -> list[int]:
-    """Return the processes (but zombies) whose environment has the mark of a case."""
-    wanted, found = f"{MARK}={mark}".encode(), []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
+def processes_in(folder: Path) -> list[int]:
+    """Return the processes (but zombies) whose working folder is `folder`: those of a case."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if wanted in (folder / "environ").read_bytes():
-                    found.append(int(folder.name))
+                if (entry / "cwd").readlink() == folder.resolve():
+                    found.append(int(entry.name))
     return found
 
 
@@ -176,11 +175,9 @@ def prepared() -> Iterator[tuple[Path, Path, Path]]:
     with tempfile.TemporaryDirectory(prefix="endings-") as name:
         folder = Path(name)
         data = demo.write(folder / "data", images=70)
-        subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *RECIPE, "--epochs", "1", "--data", str(data), "--out", "run",
-             "--workers", "0"],
-            cwd=folder, check=True, capture_output=True, env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache")},
-        )  # fmt: skip
+        options = [*RECIPE, "--epochs", "1", "--data", str(data), "--out", "run", "--workers", "0"]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+        warm.run([sys.executable, str(ROOT / "train.py"), *options], cwd=folder, env=environment).check_returncode()
         yield folder, data, folder / "run" / "best.pt"
 
 

@@ -60,6 +60,7 @@ def test_the_prelude_takes_away_what_it_says(elsewhere: dict[str, str]) -> None:
     assert "ModuleNotFoundError" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_evaluated_and_asked(elsewhere: dict[str, str], tmp_path: Path) -> None:
     def python(*command: str) -> str:
         command = (sys.executable, *command)

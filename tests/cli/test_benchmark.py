@@ -24,6 +24,7 @@ from skin.model.network import preprocess_for
 from skin.training.options import Options
 from skin.training.splits import read_splits
 from skin.utils.errors import UserError
+from tests import warm
 from tests.conftest import ROOT
 
 import numpy as np
@@ -49,8 +50,9 @@ def measured(speed: float) -> Result:
 
 
 @pytest.fixture(autouse=True)
-def one_thread_in_the_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+def warm_cases_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(process.subprocess, "Popen", warm.Popen)
 
 
 def test_the_matrix_is_measured_shown_written_and_compared(
@@ -81,6 +83,7 @@ def test_the_matrix_is_measured_shown_written_and_compared(
     assert "FASTER" in compared
 
 
+@pytest.mark.slow
 def test_the_input_path_is_measured(demo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, sheet = tmp_path / "input.json", tmp_path / "input.csv"
     outputs = ["--json", str(out), "--csv", str(sheet)]
@@ -106,6 +109,7 @@ def test_a_training_part_smaller_than_a_batch_is_refused(demo_folder: Path) -> N
         benchmark.main(["--input", "--data", str(demo_folder), "--batch-size", "128"])
 
 
+@pytest.mark.slow
 def test_a_training_part_of_one_batch_and_a_bit_is_enough(demo_folder: Path) -> None:
     """Our loader lets the last image join the batch before it."""
     settings = Options(data=demo_folder, keep_duplicates=True)
@@ -235,7 +239,7 @@ def ddp_case(data: Path) -> Case:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="its two processes would take two GPUs")
-@pytest.mark.parametrize("failing", ["0, 1", "0", "1"])
+@pytest.mark.parametrize("failing", ["1", *(pytest.param(ranks, marks=pytest.mark.slow) for ranks in ("0, 1", "0"))])
 def test_processes_that_run_out_of_memory_are_a_row(demo_folder: Path, tmp_path: Path, failing: str) -> None:
     """As they are started, and by what they really report; a peer's lost connection is not the reason."""
     script = tmp_path / "script.py"
@@ -251,6 +255,7 @@ def test_processes_that_run_out_of_memory_are_a_row(demo_folder: Path, tmp_path:
     assert process.run(ddp_case(demo_folder), script) == Result("oom", "out of memory at 4 images a replica")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="its two processes would take two GPUs")
 def test_one_process_of_several_that_is_killed_is_a_row(demo_folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"

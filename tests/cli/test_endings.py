@@ -12,7 +12,7 @@ from pathlib import Path
 
 from skin.data import demo
 from skin.data.dataset import AHEAD, Feeding, feeding
-from tests import endings
+from tests import endings, warm
 from tests.endings import RECIPE, ROOT, Case
 
 import pytest
@@ -68,14 +68,14 @@ cli.run(train.main)
 """
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_signal_ends_a_run_whose_loader_hangs(processes: int, tmp_path: Path) -> None:
     data = demo.write(tmp_path / "data", images=70)
     script = tmp_path / "stall.py"
     script.write_text(STALL.format(root=str(ROOT)))
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     options = ["--data", str(data), "--out", "run", "--workers", "1", "--save-minutes", "0"]
-    child = subprocess.Popen(
+    child = warm.Popen(
         [sys.executable, *(launcher if processes > 1 else []), str(script), *RECIPE, *options], cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(tmp_path / "cache")},
@@ -125,7 +125,7 @@ def mounts() -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not mounts(), reason="this user may not mount a file system")
-@pytest.mark.parametrize(("kib", "workers"), [(820, 1), (150, 0)])
+@pytest.mark.parametrize(("kib", "workers"), [(820, 1), pytest.param(150, 0, marks=pytest.mark.slow)])
 def test_a_run_with_little_shared_memory_trains(kib: int, workers: int, tmp_path: Path) -> None:
     """A batch takes 196 KiB; the locks of a loader with two processes take 56 beside them."""
     data = demo.write(tmp_path / "data", images=70)
@@ -159,6 +159,7 @@ cli.run(train.main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or not mounts(), reason="this user may not mount a file system")
 def test_shared_memory_that_others_fill_is_one_line(tmp_path: Path) -> None:
     data = demo.write(tmp_path / "data", images=70)

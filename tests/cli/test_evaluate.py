@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from skin.model import calibration, checkpoint, inference
 from skin.model.checkpoint import load_best
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
-from tests import tiny
+from tests import tiny, warm
 from tests.conftest import ROOT
 
 import numpy as np
@@ -398,10 +397,7 @@ def test_processes_share_the_images_and_give_the_same_report(run: Run, run_folde
     script = [ROOT / "evaluate.py", "--checkpoint", run_folder / "best.pt", "--amp", "off", "--workers", 0]
     script += ["--rounds", 20, "--by", "sex", "--threshold", 0.5, "--gpus", 0, "--out", tmp_path / "together"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*map(str, launcher), *map(str, script)], capture_output=True, text=True, env=environment, timeout=240
-    )
+    done = warm.run([*map(str, launcher), *map(str, script)], timeout=240)
     assert done.returncode == 0, done.stderr
     together = json.loads((tmp_path / "together" / "report.json").read_text())
     figures, expected = ({k: v for k, v in flat(report).items() if k[0] != "about"} for report in (together, alone))

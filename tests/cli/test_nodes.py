@@ -22,6 +22,7 @@ from skin.training.options import Options, common_options, read_options
 from skin.utils import cli
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
+from tests import warm
 from tests.conftest import ROOT
 from tests.tiny import picture, write_checkpoint
 from tests.torture import RECIPE, differences, outcome
@@ -84,7 +85,7 @@ def finish(
         (folder / "home").mkdir(parents=True, exist_ok=True)
         own = {"HOME": str(folder / "home"), "XDG_CACHE_HOME": str(folder / "home/cache"), "OMP_NUM_THREADS": "1"}
         running.append(
-            subprocess.Popen(
+            warm.Popen(
                 command, cwd=folder, env={**os.environ, **own, **more}, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
             )
@@ -287,9 +288,7 @@ def test_processes_share_the_files_and_write_one_table(tmp_path: Path) -> None:
     tables = {}
     for way, start in (("alone", []), ("shared", launcher)):
         command = [sys.executable, *start, *common, "--csv", f"{way}.csv", "--explain", way]
-        done = subprocess.run(
-            command, input=names, cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=200
-        )
+        done = warm.run(command, input=names, cwd=tmp_path, env=environment, timeout=200)
         assert done.returncode == 1, done.stderr
         assert done.stderr.count("cannot read photos/5.png") == 1
         assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == names.split()

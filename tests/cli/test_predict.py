@@ -16,7 +16,7 @@ from skin import load_classifier
 from skin.data.class_names import readable_name
 from skin.serving.overlays import overlay_name
 from skin.utils import cli
-from tests import tiny
+from tests import tiny, warm
 from tests.conftest import ROOT
 
 import numpy as np
@@ -247,7 +247,7 @@ def test_a_terminal_gets_a_table(best_pt: Path, tmp_path: Path) -> None:
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     words = [sys.executable, ROOT / "predict.py", "--checkpoint", best_pt, "0.png", "1.png"]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, stdout=follower, stderr=follower, cwd=tmp_path, env=environment)
+    process = warm.Popen(words, stdout=follower, stderr=follower, cwd=tmp_path, env=environment)
     os.close(follower)
     shown = b""
     try:

@@ -24,6 +24,7 @@ from skin.training.run import Run, open_run
 from skin.training.states import checked_last
 from skin.utils import files, parallel, run_folders
 from skin.utils.errors import UserError
+from tests import warm
 from tests.cli.runs import at_step, call, left_over
 from tests.torture import RECIPE, ROOT, differences, outcome
 
@@ -120,6 +121,7 @@ def test_the_run_goes_on_to_the_same_bits_with_other_workers_too(
     assert left_over(Path("run")) == []
 
 
+@pytest.mark.slow
 def test_the_fast_recipe_goes_on_to_the_same_bits_in_views_of_the_same_size(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +198,7 @@ def test_a_signal_to_the_whole_group_of_processes_stops_and_saves_too() -> None:
     command = [sys.executable, str(ROOT / "train.py"), *RECIPE, "--epochs", "500", "--data", "data", "--out", "run",
                "--workers", "1", "--amp", "off"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen(
+    run = warm.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     try:
@@ -240,10 +242,10 @@ def test_a_run_stopped_before_its_first_save_begins_again(
 
 def test_runs_killed_at_random_points_come_to_the_same_bits() -> None:
     """The short form of `make torture`: real processes, two together, and real SIGKILLs."""
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, str(ROOT / "tests" / "torture.py"), "--kills", "2", "--counted", "--commands", "0",
          "--endings", "0", "--fuzz", "0", "--setups", "ranks2-0-off", "--seed", "3"],
-        capture_output=True, text=True, timeout=240,
+        timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 bits differ, 0 files left over" in done.stdout

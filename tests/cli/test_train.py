@@ -29,7 +29,7 @@ from skin.training.run import Run
 from skin.training.run_folder import LOCK
 from skin.utils import cli
 from skin.utils.errors import UserError
-from tests import by_rank
+from tests import by_rank, warm
 from tests.conftest import ROOT
 
 import matplotlib
@@ -246,6 +246,7 @@ def test_the_same_seed_gives_the_same_bits_whatever_the_workers_and_the_cache(
     assert (run / "split.csv").read_bytes() == (again / "split.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted to the byte after each epoch, since the process's size would not show a batch that is kept."""
     data = demo.write(tmp_path / "data", images=70)
@@ -455,10 +456,7 @@ def by_two(demo_folder: Path, settled: Path, tmp_path_factory: pytest.TempPathFa
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script)
     options = ("--data", demo_folder, "--out", "run", "--workers", 0, "--cache", "off", *SMALL, "--batch-size", 8,
                "--epochs", 2, "--freeze-epochs", 1, "--weights", settled)  # fmt: skip
-    ended = subprocess.run(
-        [sys.executable, *torchrun, *map(str, options)], capture_output=True, text=True, cwd=folder, timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    ended = warm.run([sys.executable, *torchrun, *map(str, options)], cwd=folder, timeout=240)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("epoch  1/2") == 1  # one voice
     return folder
@@ -478,13 +476,11 @@ def test_one_process_finds_the_figures_of_two_again(by_two: Path, demo_folder: P
     assert_figures_found_again(by_two / "run", demo_folder)
 
 
+@pytest.mark.slow
 def test_torchrun_trains_on_the_demo_set(tmp_path: Path) -> None:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "train.py"))
     options = ("--demo", "--epochs", "1", "--image-size", "32", "--gpus", "0", "--workers", "0", "--cache", "off")
-    ended = subprocess.run(
-        [sys.executable, *torchrun, *options], capture_output=True, text=True, cwd=tmp_path, timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    ended = warm.run([sys.executable, *torchrun, *options], cwd=tmp_path, timeout=240)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("epoch  1/1") == 1
     run = (tmp_path / "runs" / "latest").resolve()

@@ -241,11 +241,13 @@ SIMULATED = [metric.name for metric in metrics.OVERALL if metric.name != "top_3_
 SIMULATED += [f"{metric.name} of class {c}" for metric in metrics.PER_CLASS for c in (0, 2)]  # most and fewest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIMULATED)
 def test_intervals_hold_the_truth_as_often_as_they_say(coverage: dict[str, float], name: str) -> None:
     assert 0.93 <= coverage[name] <= 0.97
 
 
+@pytest.mark.slow
 def test_no_figure_is_left_out_of_the_simulation(coverage: dict[str, float]) -> None:
     assert coverage["top_3_accuracy"] == 1
     assert coverage.keys() == {*SIMULATED, "top_3_accuracy"}

@@ -400,6 +400,7 @@ def test_compiling_is_for_one_gpu_a_process(settings: Options, parts: Splits) ->
     assert compiled._orig_mod is classifier  # which validates, and whose weights are saved
 
 
+@pytest.mark.slow
 def test_a_training_step_is_one_graph_to_compile() -> None:
     torch.manual_seed(0)
     network = build("efficientnet_b0", 7)

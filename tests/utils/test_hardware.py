@@ -95,7 +95,7 @@ def test_a_quota_sets_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> 
     assert os.environ["OMP_NUM_THREADS"] == "7"
 
 
-SCRIPTS = ["train", "evaluate", "predict", "benchmark", "app", "skin.data.cache", "skin.model.classifier"]
+SCRIPTS = ["train", "evaluate", "predict", "benchmark", "skin.model.classifier"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -105,10 +105,11 @@ import builtins, os, sys
 original = builtins.__import__
 def watched(name, *more):
     if name.partition(".")[0] == "torch" and "torch" not in sys.modules:
-        assert os.environ.get("GOMP_SPINCOUNT") == "1000", "torch is imported first"
+        os._exit(os.environ.get("GOMP_SPINCOUNT") != "1000")
     return original(name, *more)
 builtins.__import__ = watched
 import {script}
+assert False, "torch does not come in"
 """
     environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"} | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -12,7 +12,7 @@ from skin.data import cache
 from skin.data.images import Preprocess
 from skin.utils.errors import UserError
 from skin.utils.home import home, user_path
-from tests import tiny
+from tests import tiny, warm
 from tests.torture import ROOT
 
 import pytest
@@ -79,10 +79,9 @@ def run(folder: Path, script: str, *words: str) -> subprocess.CompletedProcess[s
     environment = {name: value for name, value in os.environ.items() if name not in taken}
     temporary = folder / "temporary"
     temporary.mkdir(exist_ok=True)
-    ended = subprocess.run(
-        [sys.executable, "-c", HOMELESS, str(ROOT / script), *words], capture_output=True, text=True, cwd=folder,
-        timeout=240, env={**environment, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)},
-    )  # fmt: skip
+    (temporary / "homeless.py").write_text(HOMELESS)
+    command = [sys.executable, str(temporary / "homeless.py"), str(ROOT / script), *words]
+    ended = warm.run(command, cwd=folder, timeout=240, env={**environment, "TMPDIR": str(temporary)})
     left = [path.name for path in temporary.iterdir() if path.name.startswith("skin-home-")]
     assert left == []
     return ended
