@@ -85,10 +85,13 @@ def _only_layout(folder: Folder) -> tuple[str, Draft]:
     tables = {name: draft for name, draft in found.items() if name not in of_folders}
     if len(tables) == 1:
         # Folders beside a table count only if they are named like its classes or like splits;
-        # otherwise they merely hold the images.
+        # otherwise they merely hold the images. A set that is read from its folders (`file`) needs no other reading.
         known = {label.lower() for draft in tables.values() for label in draft.rows["label"].unique()}
+        of_files = any("file" in draft.rows for draft in tables.values())
         for name in of_folders:
-            if name in found and len(known & {str(c).lower() for c in found[name].rows["label"].unique()}) < 2:
+            if name in found and (
+                of_files or len(known & {str(c).lower() for c in found[name].rows["label"].unique()}) < 2
+            ):
                 del found[name]
     if len(found) == 1:
         return next(iter(found.items()))

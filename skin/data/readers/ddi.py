@@ -22,11 +22,12 @@ def read(folder: Folder) -> Draft | None:
         disease,
         attributes=present_columns(table, "skin_tone", "malignant"),
     )
-    found = disease[disease != ""].value_counts()
-    few = f"{int((found < _FEW).sum()):,} of them in fewer than {_FEW} images"
-    note = f"{path.name} names {len(found):,} diseases, {few}: --label-column malignant takes two classes instead"
+    images = disease[disease != ""].value_counts()
+    few = int((images < _FEW).sum())
+    note = f"{path.name} names {len(images):,} diseases"
+    note += f", {few:,} of them in fewer than {_FEW} images" if few else ""
     two = find_column(list(table.columns), "malignant")
-    return Draft(rows, path.name, notes=(note,) if two else ())
+    return Draft(rows, path.name, notes=(f"{note}; --label-column {two} takes two classes instead",) if two else ())
 
 
 LAYOUT = Layout("DDI", "ddi_metadata.csv", read)

@@ -1,7 +1,7 @@
 """The Monkeypox Skin Lesion Dataset, versions 1 and 2 (Ali et al. 2022, 2024).
 
-It holds its images three times: `Original Images`, altered copies (`Augmented Images`), and folds for
-cross-validation. The originals are read, each once; version 2 has them in folds, of which the first is read.
+It holds its images several times: `Original Images`, altered copies of them (`Augmented Images`), and folds for
+cross-validation. The originals are read, each once. Version 2 has them in folds, and the first fold is read.
 A file name begins with the patient: `M01_02.jpg` is the second picture of M01.
 """
 
@@ -23,10 +23,10 @@ import pandas as pd
 
 _ORIGINALS = re.compile(r"original[ _-]?images", re.IGNORECASE)
 _COPIES = re.compile(r"augmented[ _-]?images", re.IGNORECASE)
-_FOLDS = re.compile(r"folds", re.IGNORECASE)
-_FOLD = re.compile(r"fold[ _-]?(\d+)", re.IGNORECASE)
-_OTHERS = re.compile(f"{_COPIES.pattern}|{_FOLD.pattern}", re.IGNORECASE)
-_NAME = re.compile(r"(?P<patient>[A-Z]+_?\d+)(?:_\d+)+\.\w+", re.IGNORECASE)
+_FOLD = re.compile(r"fold[ _-]?\d+", re.IGNORECASE)
+_PART = re.compile(f"{_ORIGINALS.pattern}|{_COPIES.pattern}|{_FOLD.pattern}|folds", re.IGNORECASE)
+_NAME = re.compile(r"(?P<patient>N?M\d+|(?:MKP|CHP|CWP|HFMD|HEALTHY|MSL)_?\d+)(?:_\d+)+\.\w+", re.IGNORECASE)
+_CLASS = re.compile(r"monkey[ _-]?pox|mpox", re.IGNORECASE)
 
 
 class _Picture(NamedTuple):
@@ -37,60 +37,72 @@ class _Picture(NamedTuple):
 
 
 def read(folder: Folder) -> Draft | None:
-    parts = {name for path in folder.folders for name in path.split("/")}
-    if not any(map(_ORIGINALS.fullmatch, parts)) or not any(map(_OTHERS.fullmatch, parts)):
+    if not _is_there(folder):
         return None
-    pictures = [picture for path in sorted(folder.images) if (picture := _original(path))]
-    if len({picture.label for picture in pictures}) < 2:
-        return None
+    originals = [path for path in sorted(folder.images) if not _holds(_COPIES, path)]
+    originals = [path for path in originals if _holds(_ORIGINALS, path)] or originals
+    pictures = [picture for path in originals if (picture := _picture(path))]
     folds = sorted({it.fold for it in pictures}, key=lambda path: (len(path), path))
     used = [it for it in pictures if it.fold == folds[0]]
-    notes = [_note(folder, used, folds)]
-    again = {(it.label, posixpath.basename(it.path)) for it in used}
-    if lost := {(it.label, posixpath.basename(it.path)) for it in pictures} - again:
-        notes.append(f"{count(len(lost), 'image')} of the other folds are not in {folds[0]}: left out")
+    if len({it.label for it in used}) < 2:
+        return None
     name = pd.Series([posixpath.basename(it.path) for it in used])
     label = pd.Series([it.label for it in used])
     _compare(folder, name, label)
+    notes = _notes(folder, used, folds)
+    other = {(it.label, posixpath.basename(it.path)) for it in pictures} - set(zip(label, name, strict=True))
+    if other:
+        notes.append(f"{count(len(other), 'image')} of other folds not in {folds[0]}: left out")
     patient = name.map(lambda it: match["patient"].upper() if (match := _NAME.fullmatch(it)) else "")
     if nameless := int((patient == "").sum()):
-        notes.append(f"{count(nameless, 'file name')} hold no patient (M01_02.jpg does): each is a group of its own")
+        notes.append(f"names without a patient (M01_02.jpg is of M01), each a group of its own: {nameless:,}")
     file = pd.Series([it.path for it in used])
     rows = rows_of(file, label, group=patient, split=pd.Series([it.split for it in used])).assign(file=file)
     unnamed = tuple(sorted(folder.images - set(file)))
     return Draft(rows, f"the folders of {_part(used[0])}", notes=tuple(notes), unnamed=unnamed)
 
 
-def _original(path: str) -> _Picture | None:
-    """Return the place of an original in its tree, `[FOLDS/fold1/][Train/]<class>/`; None if it is none."""
+def _is_there(folder: Folder) -> bool:
+    """Return True if the originals lie beside copies or folds of them, or if all files are named as the set's are."""
+    patterns = (_ORIGINALS, _COPIES, _FOLD, _CLASS)
+    originals, copies, folds, classes = (
+        any(_holds(pattern, f"{path}/") for path in folder.folders) for pattern in patterns
+    )
+    if originals and (copies or folds):
+        return True
+    return classes and all(_NAME.fullmatch(posixpath.basename(path)) for path in folder.images)
+
+
+def _holds(pattern: re.Pattern[str], path: str) -> bool:
+    return any(map(pattern.fullmatch, path.split("/")[:-1]))
+
+
+def _picture(path: str) -> _Picture | None:
+    """Return the place of an image in its tree, `[FOLDS/fold1/][Train/]<class>/`; None if it is in no class."""
     above = path.split("/")[:-1]
-    tops = [depth for depth, name in enumerate(above) if _ORIGINALS.fullmatch(name)]
-    if not tops or any(_COPIES.fullmatch(name) for name in above):
+    if not above or _PART.fullmatch(above[-1]) or above[-1].lower() in SPLITS:
         return None
-    depth, fold, split = tops[-1] + 1, "", ""
-    while depth < len(above) and (_FOLDS.fullmatch(above[depth]) or _FOLD.fullmatch(above[depth])):
-        depth += 1
-        fold = "/".join(above[:depth])
-    if depth < len(above) and above[depth].lower() in SPLITS:
-        split = SPLITS[above[depth].lower()]
-        depth += 1
-    return _Picture(path, fold, split, above[depth].strip()) if depth < len(above) else None
+    folds = [depth for depth, name in enumerate(above) if _FOLD.fullmatch(name)]
+    split = SPLITS.get(above[-2].lower(), "") if len(above) > 1 else ""
+    return _Picture(path, "/".join(above[: folds[-1] + 1]) if folds else "", split, above[-1].strip())
 
 
 def _part(picture: _Picture) -> str:
-    above = picture.path.split("/")[:-1]
-    return picture.fold or "/".join(above[: max(d for d, name in enumerate(above) if _ORIGINALS.fullmatch(name)) + 1])
+    above = picture.path.split("/")[: -3 if picture.split else -2]
+    return picture.fold or "/".join(above) or "the data folder"
 
 
-def _note(folder: Folder, used: list[_Picture], folds: list[str]) -> str:
+def _notes(folder: Folder, used: list[_Picture], folds: list[str]) -> list[str]:
     """Return in words which part is read, what is left out, and how to read another part."""
     left = len(folder.images) - len(used)
+    if not left:
+        return []
     note = f"{_part(used[0])} is read, and {count(left, 'image')} of other parts (copies of the same images) left out"
     train = [posixpath.dirname(path) for path in folder.folders if posixpath.basename(path).lower() == "train"]
-    others = sorted(path for path in train if path != folds[0] and not any(map(_COPIES.fullmatch, path.split("/"))))
+    others = sorted(path for path in train if path != folds[0] and not _holds(_COPIES, f"{path}/"))
     if others:
         note += f"; for another fold, with its own split: --data {shlex.quote(str(folder.root / others[0]))}"
-    return note
+    return [note]
 
 
 def _compare(folder: Folder, names: pd.Series, label: pd.Series) -> None:
