@@ -34,7 +34,7 @@ def read_workbook(path: Path, *columns: str) -> pd.DataFrame:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
         if size > _MOST_BYTES:
-            raise UserError(f"{path} holds {size >> 20:,} MiB of tables, over {_MOST_BYTES >> 20}: save it as CSV")
+            raise UserError(f"{path} holds {size >> 20:,} MiB of tables, over {_MOST_BYTES >> 20}: download it again")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # openpyxl tells of styles that it does not know
             book = openpyxl.load_workbook(path, read_only=True, data_only=True)

@@ -8,7 +8,7 @@ from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.readers.common import SPLITS, Layout, listed, present_columns, rows_of
-from skin.data.readers.set_tables import folder_above, set_column, table_with
+from skin.data.readers.set_tables import below, set_column, table_with
 from skin.data.tables import find_column, read_table
 from skin.utils.errors import UserError
 
@@ -41,7 +41,7 @@ def read(folder: Folder) -> Draft | None:
         kinds.append(rows[rows["image"] != ""])
     rows = pd.concat(kinds, ignore_index=True)
     rows["group"] = join_groups(rows["group"], rows["image"])  # two cases may share a picture
-    rows["image"] = folder_above(folder, rows["image"]) + rows["image"]
+    rows["image"] = below(folder, rows["image"])
     return Draft(rows, path.name, notes=notes)
 
 

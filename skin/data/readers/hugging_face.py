@@ -32,7 +32,7 @@ def read(folder: Folder) -> Draft | None:
     for path, table in tables.items():
         part = _rows(path, table, label)
         if label not in table:
-            notes.append(f"{path} has no column {label}: its {count(len(part), 'image')} are left out")
+            notes.append(f"{path} has no column {label}: {count(len(part), 'image')} left out")
             left_out += list(part["image"])
         else:
             rows.append(part)

@@ -46,9 +46,9 @@ def read(folder: Folder) -> Draft | None:
     notes = [f"the classes are the conditions of the largest weight in {labels_path.name}"]
     if without.any():
         left = f"{count(int((label == '').sum()), 'case')} ({count(int(without.sum()), 'image')})"
-        notes.append(f"{left} have no condition in {labels_path.name}: left out")
+        notes.append(f"{left} without a condition in {labels_path.name}: left out")
     if ties:
-        notes.append(f"{count(ties, 'case')} of {labels_path.name} have two largest weights: the first is taken")
+        notes.append(f"two largest weights, of which the first is taken: {count(ties, 'case')} of {labels_path.name}")
     source = f"{path.name} and {labels_path.name}"
     return Draft(rows[~without], source, notes=tuple(notes), left_out=tuple(rows.loc[without, "image"]))
 

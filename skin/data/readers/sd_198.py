@@ -8,7 +8,7 @@ import re
 from skin.data.folder import Folder, image_suffix
 from skin.data.index import Draft, count
 from skin.data.readers.common import SPLITS, Layout, listed, rows_of
-from skin.data.readers.set_tables import folder_above, read_lines
+from skin.data.readers.set_tables import below, read_lines
 from skin.utils.errors import UserError
 
 import pandas as pd
@@ -29,7 +29,7 @@ def read(folder: Folder) -> Draft | None:
     of_kind = [path for path in lists if posixpath.dirname(path).endswith(kind)]
     fold = min(_fold(path) for path in of_kind)
     used = [path for path in of_kind if _fold(path) == fold]
-    rows = pd.concat([_rows(folder, path, bases[0]) for path in used], ignore_index=True)
+    rows = pd.concat([_rows(folder, path) for path in used], ignore_index=True)
     pairs = rows[["label", "number"]][rows["number"] != ""].drop_duplicates()
     twice = pairs[pairs.duplicated("number", keep=False) | pairs.duplicated("label", keep=False)]
     if len(twice):
@@ -44,19 +44,18 @@ def read(folder: Folder) -> Draft | None:
     return Draft(rows.drop(columns="number"), source, notes=(note,))
 
 
-def _rows(folder: Folder, path: str, base: str) -> pd.DataFrame:
+def _rows(folder: Folder, path: str) -> pd.DataFrame:
     lines = (_LINE.fullmatch(line) for _, line in read_lines(folder, path))
     found = [match for match in lines if match and image_suffix(match["image"])]
     if not found:
         raise UserError(f"{folder.root / path} lists no image (class/image.jpg number): download it again")
-    image = pd.Series([match["image"] for match in found], dtype=object)
-    label = image.map(lambda name: name.replace("\\", "/").rpartition("/")[0].rpartition("/")[2])
+    image = pd.Series([match["image"].replace("\\", "/") for match in found], dtype="str")
+    label = image.map(lambda name: posixpath.basename(posixpath.dirname(name)))
     if (label == "").any():
         name = image[label == ""].iloc[0]
         raise UserError(f"{folder.root / path} lists '{name}' without the folder of its class: download it again")
-    above = folder_above(folder, image) or posixpath.join(base, "images", "")
     number = [match["before"] or match["after"] or "" for match in found]
-    return rows_of(above + image, label, split=SPLITS[_word(path)]).assign(number=number)
+    return rows_of(below(folder, image), label, split=SPLITS[_word(path)]).assign(number=number)
 
 
 def _word(path: str) -> str:

@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from skin.data.folder import Folder
+from skin.data.folder import Folder, image_suffix
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.readers.common import listed, present_columns, rows_of, split_words
@@ -76,17 +76,18 @@ def read_lines(folder: Folder, path: str) -> Iterator[tuple[int, str]]:
         raise UserError(f"{folder.root / path} is no text in UTF-8: save it again in UTF-8") from error
 
 
-def folder_above(folder: Folder, names: pd.Series) -> str:
-    """Return the folder (relative to the root, with a `/` at its end) below which the paths `names` lie.
+def below(folder: Folder, names: pd.Series) -> pd.Series:
+    """Return the paths `names` of a table, which begin at a folder of its own, relative to the data folder.
 
-    It is that of the first name that is found, and `""` if none is. Tables give paths from a folder of their own.
+    That folder is the one below which the first name lies that is found, by its name without extension.
     """
-    images = sorted(folder.images)
+    images = [(path, path[: len(path) - len(image_suffix(path))]) for path in sorted(folder.images)]
     for name in names:
-        for path in images:
-            if path == name or path.endswith(f"/{name}"):
-                return path[: -len(name)]
-    return ""
+        stem = name[: len(name) - len(image_suffix(name))]
+        for path, bare in images:
+            if bare == stem or bare.endswith(f"/{stem}"):
+                return path[: len(bare) - len(stem)] + names
+    return names
 
 
 def read_splits(
