@@ -9,8 +9,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from skin.data.folder import Folder
 from skin.data.index import Index
 from skin.data.layouts import LAYOUTS, read_index
+from skin.data.readers import monkeypox
 from skin.data.split import leaks, split_index
 from skin.utils.errors import UserError
 
@@ -327,6 +329,11 @@ def test_msld_whose_table_contradicts_its_folders_is_refused(tmp_path: Path) -> 
     assert "calls M01_01.jpg 'Non Monkeypox', and it lies in the folder 'Monkey Pox' of 'Monkeypox'" in message
 
 
+def test_originals_outside_of_class_folders_are_not_msld(tmp_path: Path) -> None:
+    write(tmp_path, {}, "Original Images/M01_01.jpg", "Augmented Images/M01_01_01.jpg")
+    assert monkeypox.read(Folder(tmp_path)) is None
+
+
 def test_file_names_without_a_patient_are_counted(tmp_path: Path) -> None:
     index = read_index(write(tmp_path, {}, *V1, *V1_COPIES, f"{ORIGINALS}/Others/photo.jpg"))
     assert index.notes[-1] == "names without a patient (M01_02.jpg is of M01), each a group of its own: 1"
@@ -415,7 +422,7 @@ def test_a_hugging_face_table_with_a_column_of_splits(tmp_path: Path) -> None:
     assert column(index, "split") == {"0": "train", "1": "val"}
 
 
-def test_numbers_as_classes_are_said_and_minus_one_is_no_class(tmp_path: Path) -> None:
+def test_numbers_as_classes_are_said_and_images_without_label_left_out(tmp_path: Path) -> None:
     files = {
         "train/metadata.jsonl": '{"file_name": "0.jpg", "label": 0}\n{"file_name": "1.jpg", "label": 1}\n',
         "test/metadata.csv": "file_name\n2.jpg\n",
@@ -427,8 +434,14 @@ def test_numbers_as_classes_are_said_and_minus_one_is_no_class(tmp_path: Path) -
         "the classes of train/metadata.jsonl are numbers without names",
     )
     assert index.unnamed == ()
-    hidden = write(tmp_path / "b", {"metadata.csv": "file_name,label\n0.jpg,0\n1.jpg,-1\n"}, "0.jpg", "1.jpg")
-    assert "1 row without a class (first: 1.jpg)" in refusal(hidden)
+
+
+def test_minus_one_is_no_class(tmp_path: Path) -> None:
+    table = "file_name,label\n0.jpg,0\n1.jpg,-1\n2.jpg,1\n"
+    index = read_index(write(tmp_path, {"metadata.csv": table}, "0.jpg", "1.jpg", "2.jpg"))
+    assert index.classes == ("0", "1")
+    assert "metadata.csv marks 1 image -1 (no label): left out" in index.notes
+    assert index.unnamed == ()
 
 
 def test_several_columns_that_may_be_the_classes_are_said(tmp_path: Path) -> None:

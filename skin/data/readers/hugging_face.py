@@ -40,8 +40,12 @@ def read(folder: Folder) -> Draft | None:
     sources = [path for path, table in tables.items() if label in table]
     source = listed(sources)
     if whole["label"].str.fullmatch(r"-?\d+").all():
-        whole["label"] = whole["label"].replace("-1", "")  # the mark of an image without label
         notes.append(f"the classes of {source} are numbers without names")
+        hidden = whole["label"] == "-1"  # the mark of an image whose label is kept back
+        if hidden.any():
+            notes.append(f"{source} marks {count(int(hidden.sum()), 'image')} -1 (no label): left out")
+            left_out += list(whole.loc[hidden, "image"])
+            whole = whole[~hidden]
     if others := [name for name in dict.fromkeys(columns) if name != label and find_column([name], *_LABELS)]:
         notes.append(f"labels are the column {label} of {source}; others: {', '.join(others)}")
     return Draft(whole, source, notes=tuple(notes), left_out=tuple(left_out))

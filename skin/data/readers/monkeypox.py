@@ -42,24 +42,33 @@ def read(folder: Folder) -> Draft | None:
     originals = [path for path in sorted(folder.images) if not _holds(_COPIES, path)]
     originals = [path for path in originals if _holds(_ORIGINALS, path)] or originals
     pictures = [picture for path in originals if (picture := _picture(path))]
+    if not pictures:
+        return None
     folds = sorted({it.fold for it in pictures}, key=lambda path: (len(path), path))
     used = [it for it in pictures if it.fold == folds[0]]
     if len({it.label for it in used}) < 2:
         return None
-    name = pd.Series([posixpath.basename(it.path) for it in used])
-    label = pd.Series([it.label for it in used])
+    file = pd.Series([it.path for it in used], dtype=object)
+    # A file name that is no valid text stays as it is in `file`; its name in tables becomes valid text.
+    image = file.map(_as_text)
+    name = image.map(posixpath.basename)
+    label = pd.Series([_as_text(it.label) for it in used])
     _compare(folder, name, label)
     notes = _notes(folder, used, folds)
-    other = {(it.label, posixpath.basename(it.path)) for it in pictures} - set(zip(label, name, strict=True))
+    other = {(it.label, posixpath.basename(it.path)) for it in pictures}
+    other -= {(it.label, posixpath.basename(it.path)) for it in used}
     if other:
         notes.append(f"{count(len(other), 'image')} of other folds not in {folds[0]}: left out")
     patient = name.map(lambda it: match["patient"].upper() if (match := _NAME.fullmatch(it)) else "")
     if nameless := int((patient == "").sum()):
         notes.append(f"names without a patient (M01_02.jpg is of M01), each a group of its own: {nameless:,}")
-    file = pd.Series([it.path for it in used])
-    rows = rows_of(file, label, group=patient, split=pd.Series([it.split for it in used])).assign(file=file)
+    rows = rows_of(image, label, group=patient, split=pd.Series([it.split for it in used])).assign(file=file)
     unnamed = tuple(sorted(folder.images - set(file)))
     return Draft(rows, f"the folders of {_part(used[0])}", notes=tuple(notes), unnamed=unnamed)
+
+
+def _as_text(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_there(folder: Folder) -> bool:
