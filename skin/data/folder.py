@@ -101,7 +101,7 @@ class Folder:
         suffix = posixpath.splitext(name)[1].lower()
         if suffix in IMAGE_SUFFIXES:
             self.images.add(path)
-        elif suffix in _TABLE_SUFFIXES or name == "HAM10000_metadata":  # as the Harvard Dataverse names it
+        elif is_table(name):
             self.tables.append(path)
         elif suffix == ".npz":
             self.archives.append(path)
@@ -204,6 +204,13 @@ class Folder:
 def _composed(name: str) -> str:
     # macOS stores é as e and an accent; a table has it as one character.
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def is_table(name: str) -> bool:
+    """Return True if a file is a table, by its name."""
+    name = posixpath.basename(name)
+    suffix = posixpath.splitext(name)[1].lower()
+    return suffix in _TABLE_SUFFIXES or name == "HAM10000_metadata"  # as the Harvard Dataverse names it
 
 
 def image_suffix(name: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from skin.data.folder import Folder, image_suffix
+from skin.data.packed import how_to_unpack, packed
 from skin.data.tables import is_word
 from skin.utils.errors import UserError, printable
 
@@ -61,6 +62,7 @@ class Draft:
         notes: lines that the user should see.
         unusable: the notes on rows without image or class, with their numbers: too many are an error.
         missing, unnamed: as in `Index`; found with the images, if not by the layout.
+        left_out: images that the source names, and that a note says are left out; they are not unnamed.
     """
 
     rows: pd.DataFrame
@@ -70,6 +72,7 @@ class Draft:
     unusable: dict[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, keep_going: bool) -> Index:
@@ -84,10 +87,13 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
     rows = draft.rows.copy()
     unusable = sum(draft.unusable.values())
     what = "; ".join(draft.unusable)
+    unpack = how_to_unpack(folder, packed(folder)) if draft.missing else ""
     if rows.empty:
+        what += f"{what and '; '}{unpack}" if unpack else ""
         raise UserError(f"{folder.root}: no row of {draft.source} has both an image and a class{what and ': '}{what}")
     if unusable > _SHRUG * named and not allow_missing:
-        faults.append(f"{folder.root}: {what}: over 1 % of {named:,} rows; --allow-missing goes on without them")
+        remedy = unpack or "--allow-missing goes on without them"
+        faults.append(f"{folder.root}: {what}: over 1 % of {named:,} rows; {remedy}")
     faults += _same_but_for_case(rows["label"].unique(), draft.source)
     if faults and not keep_going:
         raise UserError(faults[0])
@@ -101,7 +107,7 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
     classes = tuple(sorted(rows["label"].unique()))
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
     of_none = [f"{draft.source} has no image of {empty}"] if empty else []
-    notes = (*draft.unusable, *draft.notes, *of_none, *_passed_over(folder))
+    notes = (*draft.unusable, *draft.notes, *of_none, *_passed_over(folder), *_still_packed(folder))
     return Index(folder.root, layout, rows, classes, notes, tuple(faults), draft.missing, draft.unnamed)
 
 
@@ -110,6 +116,11 @@ def _passed_over(folder: Folder) -> list[str]:
         return []
     made = count(len(folder.ours), "folder")
     return [f"passed over {made} that runs, reports or checks were written to (first: {printable(folder.ours[0])})"]
+
+
+def _still_packed(folder: Folder) -> list[str]:
+    archives = packed(folder, certain=True)
+    return [f"images are missing that an archive holds: {how_to_unpack(folder, archives)}"] if archives else []
 
 
 def _without(draft: Draft, rows: pd.Series, note: str) -> Draft:
@@ -141,7 +152,8 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
     files, extensions = _find(names, folder, draft.source)
     notes += extensions
     missing = files.isna()
-    unnamed = tuple(sorted(folder.images - set(files) - set(folder.copies)))
+    left_out = {folder.find(name) for name in draft.left_out}
+    unnamed = tuple(sorted(folder.images - set(files) - left_out - set(folder.copies)))
     if folder.copies:
         notes.append(f"the folder holds {count(len(folder.copies), 'image')} twice: one copy of each is used")
     if unnamed:

@@ -11,15 +11,26 @@ from pathlib import Path
 
 from skin.data.folder import Folder
 from skin.data.index import Draft, Index, build_index, count
+from skin.data.packed import how_to_unpack, packed
 from skin.data.readers import (
+    bcn20000,
+    ddi,
+    derm7pt,
+    derm12345,
     fitzpatrick17k,
     ham10000,
+    hugging_face,
     image_folders,
     isic_2018,
     isic_2019,
     isic_archive,
     medmnist,
+    midas,
+    monkeypox,
     pad_ufes_20,
+    ph2,
+    scin,
+    sd_198,
 )
 from skin.data.readers.labels_table import labels_table
 from skin.data.tables import header
@@ -32,6 +43,16 @@ LAYOUTS = [
     isic_archive.LAYOUT,
     pad_ufes_20.LAYOUT,
     fitzpatrick17k.LAYOUT,
+    bcn20000.LAYOUT,
+    ddi.LAYOUT,
+    derm12345.LAYOUT,
+    derm7pt.LAYOUT,
+    scin.LAYOUT,
+    ph2.LAYOUT,
+    midas.LAYOUT,
+    sd_198.LAYOUT,
+    monkeypox.LAYOUT,
+    hugging_face.LAYOUT,
     medmnist.LAYOUT,
     image_folders.SPLIT_FOLDERS,
     image_folders.CLASS_FOLDERS,
@@ -64,10 +85,13 @@ def _only_layout(folder: Folder) -> tuple[str, Draft]:
     tables = {name: draft for name, draft in found.items() if name not in of_folders}
     if len(tables) == 1:
         # Folders beside a table count only if they are named like its classes or like splits;
-        # otherwise they merely hold the images.
+        # otherwise they merely hold the images. A set that is read from its folders (`file`) needs no other reading.
         known = {label.lower() for draft in tables.values() for label in draft.rows["label"].unique()}
+        of_files = any("file" in draft.rows for draft in tables.values())
         for name in of_folders:
-            if name in found and len(known & {str(c).lower() for c in found[name].rows["label"].unique()}) < 2:
+            if name in found and (
+                of_files or len(known & {str(c).lower() for c in found[name].rows["label"].unique()}) < 2
+            ):
                 del found[name]
     if len(found) == 1:
         return next(iter(found.items()))
@@ -77,7 +101,9 @@ def _only_layout(folder: Folder) -> tuple[str, Draft]:
             f"{folder.root} can be read as {matches}: point --data at one of them, "
             "or name a table image,label,group with --labels"
         )
-    raise UserError(f"{folder.root} is of no known layout: {_what_is_there(folder)}. Looked for {_looked_for()}")
+    unpack = how_to_unpack(folder, packed(folder))
+    hint = f"; {unpack}" if unpack else f". Looked for {_looked_for()}"
+    raise UserError(f"{folder.root} is of no known layout: {_what_is_there(folder)}{hint}")
 
 
 def _looked_for() -> str:
@@ -85,9 +111,9 @@ def _looked_for() -> str:
 
 
 def _what_is_there(folder: Folder) -> str:
-    if not (folder.images or folder.tables or folder.archives or folder.folders):
+    if not (folder.images or folder.tables or folder.archives or folder.folders or folder.others):
         return f"it holds {count(len(folder.ours), 'folder')} of runs or reports" if folder.ours else "it is empty"
-    found = [f"{len(folder.images):,} images"]
+    found = [count(len(folder.images), "image")]
     if folder.folders:
         tops = [f for f in folder.folders if "/" not in f]
         found.append(f"the folders {', '.join(tops[:5])}{', …' if len(tops) > 5 else ''}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from skin.data.folder import Folder
 from skin.data.index import COLUMNS, Draft
 from skin.data.tables import find_column, header, without_words
-from skin.utils.errors import printable
+from skin.utils.errors import UserError, printable
 
 import numpy as np
 import pandas as pd
@@ -67,8 +68,26 @@ def metadata(folder: Folder, key: str) -> list[str]:
     return [path for path in named if find_column(header(folder.root / path), key)]
 
 
+def split_words(values: pd.Series, path: Path) -> pd.Series:
+    """Return the words of a column of splits as `train`, `val`, `test`; `""` if the split is not known.
+
+    Raises:
+        UserError: a value is none of `SPLITS`.
+    """
+    words = without_words(values).str.lower()
+    unknown = ~words.isin([*SPLITS, ""])
+    if unknown.any():
+        row = int(np.flatnonzero(unknown)[0])
+        raise UserError(
+            f"{path}, row {row + 2}: the split '{values.iloc[row]}' is none of train, val, test: correct the table"
+        )
+    return words.replace(SPLITS)
+
+
 def listed(paths: list[str]) -> str:
-    """Return two paths or more as words: `a, b and c`."""
+    """Return paths as words: `a, b and c`."""
+    if len(paths) == 1:
+        return paths[0]
     shown = paths if len(paths) < 4 else [*paths[:2], f"{len(paths) - 2:,} more tables"]
     return f"{', '.join(shown[:-1])} and {shown[-1]}"
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft
-from skin.data.readers.common import SPLITS, rows_of, without_unmarked
-from skin.data.tables import find_column, from_one_hot, is_one_hot, need_column, read_table, without_words
+from skin.data.readers.common import rows_of, split_words, without_unmarked
+from skin.data.tables import find_column, from_one_hot, is_one_hot, need_column, read_table
 from skin.utils.errors import UserError
 
 import numpy as np
-import pandas as pd
 
 
 def labels_table(folder: Folder, path: Path) -> Draft:
@@ -48,18 +47,7 @@ def labels_table(folder: Folder, path: Path) -> Draft:
         table[image],
         labels,
         group=join_groups(*(table[name] for name in groups)) if groups else "",
-        split=_split_words(table[split], path) if split else "",
+        split=split_words(table[split], path) if split else "",
         attributes=table[rest],
     )
     return without_unmarked(Draft(rows, path.name, classes), marked)
-
-
-def _split_words(values: pd.Series, path: Path) -> pd.Series:
-    words = without_words(values).str.lower()
-    unknown = ~words.isin([*SPLITS, ""])
-    if unknown.any():
-        row = int(np.flatnonzero(unknown)[0])
-        raise UserError(
-            f"{path}, row {row + 2}: the split '{values.iloc[row]}' is none of train, val, test: correct the table"
-        )
-    return words.replace(SPLITS)

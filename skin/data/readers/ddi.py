@@ -1,0 +1,33 @@
+"""DDI, Diverse Dermatology Images (Daneshjou et al. 2022)."""
+
+from __future__ import annotations
+
+from skin.data.folder import Folder
+from skin.data.index import Draft
+from skin.data.readers.common import Layout, present_columns, rows_of
+from skin.data.readers.set_tables import set_column
+from skin.data.tables import find_column, read_table
+
+_FEW = 10  # images
+
+
+def read(folder: Folder) -> Draft | None:
+    path = folder.table("ddi_metadata.csv")
+    if path is None:
+        return None
+    table = read_table(path)
+    disease = table[set_column(table, path, "DDI", "disease")]
+    rows = rows_of(
+        table[set_column(table, path, "DDI", "ddi_file")],
+        disease,
+        attributes=present_columns(table, "skin_tone", "malignant"),
+    )
+    images = disease[disease != ""].value_counts()
+    few = int((images < _FEW).sum())
+    note = f"{path.name} names {len(images):,} diseases"
+    note += f", {few:,} of them in fewer than {_FEW} images" if few else ""
+    two = find_column(list(table.columns), "malignant")
+    return Draft(rows, path.name, notes=(f"{note}; --label-column {two} takes two classes instead",) if two else ())
+
+
+LAYOUT = Layout("DDI", "ddi_metadata.csv", read)

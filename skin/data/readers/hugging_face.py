@@ -1,0 +1,118 @@
+"""A Hugging Face image folder: `metadata.csv` or `metadata.jsonl` with `file_name`, one or one for each split."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+
+from skin.data.folder import Folder
+from skin.data.groups import join_groups
+from skin.data.index import Draft, count
+from skin.data.readers.common import SPLITS, Layout, listed, rows_of
+from skin.data.readers.set_tables import read_lines
+from skin.data.tables import find_column, header, read_table
+from skin.utils.errors import UserError
+
+import pandas as pd
+
+_LABELS = (
+    "label", "labels", "class", "dx", "diagnosis", "diagnostic", "disease", "condition", "target", "category",
+)  # fmt: skip
+_PEOPLE = ("patient_id", "patient", "lesion_id", "lesion", "group")
+_OTHER_SETS = ("isic_id", "img_id")  # the ISIC Archive's metadata.csv, and that of PAD-UFES-20
+
+
+def read(folder: Folder) -> Draft | None:
+    tables = _tables(folder)
+    columns = [name for table in tables.values() for name in table.columns]
+    label = find_column(columns, *_LABELS)
+    if label is None or find_column(columns, *_OTHER_SETS):
+        return None
+    rows, notes, left_out = [], [], []
+    for path, table in tables.items():
+        part = _rows(path, table, label)
+        if label not in table:
+            notes.append(f"{path} has no column {label}: {count(len(part), 'image')} left out")
+            left_out += list(part["image"])
+        else:
+            rows.append(part)
+    whole = pd.concat(rows, ignore_index=True).fillna("")
+    sources = [path for path, table in tables.items() if label in table]
+    source = listed(sources)
+    if whole["label"].str.fullmatch(r"-?\d+").all():
+        notes.append(f"the classes of {source} are numbers without names")
+        hidden = whole["label"] == "-1"  # the mark of an image whose label is kept back
+        if hidden.any():
+            notes.append(f"{source} marks {count(int(hidden.sum()), 'image')} -1 (no label): left out")
+            left_out += list(whole.loc[hidden, "image"])
+            whole = whole[~hidden]
+    if others := [name for name in dict.fromkeys(columns) if name != label and find_column([name], *_LABELS)]:
+        notes.append(f"labels are the column {label} of {source}; others: {', '.join(others)}")
+    return Draft(whole, source, notes=tuple(notes), left_out=tuple(left_out))
+
+
+def _tables(folder: Folder) -> dict[str, pd.DataFrame]:
+    """Return the tables with the column `file_name`, by their paths; one in each folder."""
+    tables: dict[str, pd.DataFrame] = {}
+    for path in (*folder.tables, *folder.others):
+        name = posixpath.basename(path).lower()
+        if name == "metadata.csv":
+            folder.refuse_link(path)
+            if not find_column(header(folder.root / path), "file_name"):
+                continue
+            table = read_table(folder.root / path)
+        elif name == "metadata.jsonl":
+            table = _read_lines(folder, path)
+            if not find_column(list(table.columns), "file_name"):
+                continue
+        else:
+            continue
+        if twin := next((other for other in tables if posixpath.dirname(other) == posixpath.dirname(path)), None):
+            raise UserError(f"{folder.root} holds {twin} and {path}, two tables of the same images: keep one")
+        tables[path] = table
+    return tables
+
+
+def _read_lines(folder: Folder, path: str) -> pd.DataFrame:
+    """Read one JSON object per line; values that are lists or objects (boxes) are passed over."""
+    records = []
+    for number, line in read_lines(folder, path):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(f"{folder.root / path}, line {number}: not one JSON object: correct the line")
+        records.append({name.strip(): _text(value) for name, value in record.items()})
+    return pd.DataFrame(records, dtype=str).dropna(axis="columns", how="all").fillna("")
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, (list, dict)):
+        return None
+    return "" if value is None else str(value).strip()
+
+
+def _rows(path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:
+    """Return the rows of one table. Its folder, or the first folder of a name, may be that of a split."""
+    name = find_column(list(table.columns), "file_name") or ""
+    beside = posixpath.dirname(path)
+    above = next((SPLITS[part.lower()] for part in reversed(beside.split("/")) if part.lower() in SPLITS), "")
+    files = table[name].str.replace("\\", "/")
+    split = files.map(lambda file: SPLITS.get(file.split("/")[0].lower(), "") if "/" in file else "")
+    people = [found for person in _PEOPLE if (found := find_column(list(table.columns), person))]
+    used = [name, label, *people]
+    told = find_column(list(table.columns), "split")
+    if told and not above and not (split != "").any() and table[told].str.lower().isin([*SPLITS, ""]).all():
+        split = table[told].str.lower().replace(SPLITS)
+        used.append(told)
+    return rows_of(
+        files.map(lambda file: posixpath.join(beside, file) if file else ""),
+        table.get(label, ""),
+        group=join_groups(*(table[person] for person in people)) if people else "",
+        split=pd.Series(above, index=table.index) if above else split,
+        attributes=table[[column for column in table.columns if column not in used]],
+    )
+
+
+LAYOUT = Layout("Hugging Face image folder", "metadata.csv or metadata.jsonl with file_name", read)

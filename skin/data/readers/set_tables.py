@@ -1,0 +1,143 @@
+"""What the readers of published sets share: their tables, under the names that they were published with."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from skin.data.folder import Folder, image_suffix
+from skin.data.groups import join_groups
+from skin.data.index import Draft, count
+from skin.data.readers.common import listed, present_columns, rows_of, split_words
+from skin.data.tables import find_column, header, read_table
+from skin.utils.errors import UserError
+
+import pandas as pd
+
+
+def set_column(table: pd.DataFrame, path: Path, name: str, *wanted: str) -> str:
+    """Return the first of the columns `wanted` that the table of the set `name` has.
+
+    Raises:
+        UserError: it has none of them.
+    """
+    found = find_column(list(table.columns), *wanted)
+    if found is None:
+        raise UserError(
+            f"{path} lacks {name}'s column '{wanted[0]}' (its columns are {', '.join(list(table.columns)[:12])}): "
+            "download it again, or name a table image,label,group with --labels"
+        )
+    return found
+
+
+def table_with(folder: Folder, columns: Sequence[str], *names: str) -> Path | None:
+    """Return the table with one of these file names that has all of `columns`; None if there is none.
+
+    Raises:
+        UserError: there are several, and they differ.
+    """
+    paths = [path for path in folder.tables if posixpath.basename(path).lower() in names]
+    for path in paths:
+        folder.refuse_link(path)
+    found = folder.distinct(
+        [path for path in paths if all(find_column(header(folder.root / path), name) for name in columns)]
+    )
+    if len(found) > 1:
+        raise UserError(f"{folder.root} holds {listed(found)}, which disagree: keep one")
+    return folder.root / found[0] if found else None
+
+
+def workbook(folder: Folder, name: str) -> Path | None:
+    """Return the Excel workbook with this file name; None if there is none.
+
+    Raises:
+        UserError: there are several, and they differ.
+    """
+    found = folder.distinct([path for path in folder.others if posixpath.basename(path).lower() == name])
+    if len(found) > 1:
+        raise UserError(f"{folder.root} holds {listed(found)}, which disagree: keep one")
+    return folder.root / found[0] if found else None
+
+
+def read_lines(folder: Folder, path: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file that are not empty, stripped, with their numbers from 1.
+
+    Raises:
+        UserError: it cannot be read, is no text in UTF-8, or is a link that leads out of the folder.
+    """
+    folder.refuse_link(path)
+    try:
+        with (folder.root / path).open(encoding="utf-8-sig") as file:
+            yield from ((number, line.strip()) for number, line in enumerate(file, start=1) if line.strip())
+    except OSError as error:
+        raise UserError(f"cannot read {folder.root / path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{folder.root / path} is no text in UTF-8: save it again in UTF-8") from error
+
+
+def below(folder: Folder, names: pd.Series) -> pd.Series:
+    """Return the paths `names` of a table, which begin at a folder of its own, relative to the data folder.
+
+    That folder is the one below which the first name lies that is found, by its name without extension.
+    """
+    images = [(path, path[: len(path) - len(image_suffix(path))]) for path in sorted(folder.images)]
+    for name in names:
+        stem = name[: len(name) - len(image_suffix(name))]
+        for path, bare in images:
+            if bare == stem or bare.endswith(f"/{stem}"):
+                return path[: len(bare) - len(stem)] + names
+    return names
+
+
+def read_splits(
+    folder: Folder,
+    name: str,
+    tables: dict[str, tuple[str, ...]],
+    *,
+    image: str,
+    label: str,
+    people: Sequence[str],
+    attributes: Sequence[str],
+) -> Draft | None:
+    """Read a set that has one table for each split. Images of a table without classes are left out.
+
+    Args:
+        name: of the set, for messages.
+        tables: the file names of each split's table, small letters; the splits by the words of `common.SPLITS`.
+        image, label: the columns of the images and of the classes.
+        people: the columns of patients and lesions that are there or not.
+        attributes: columns that are kept if they are there.
+    """
+    rows, notes, left_out = [], [], []
+    sources: list[str] = []
+    for word, names in tables.items():
+        path = folder.table(*names)
+        if path is None:
+            continue
+        table = read_table(path)
+        images = table[set_column(table, path, name, image)]
+        column = find_column(list(table.columns), label)
+        if word == "test" and (column is None or (table[column] == "").all()):
+            notes.append(f"{path.name} gives no {label} of its {count(len(table), 'image')}: left out")
+            left_out += list(images)
+            continue
+        labels = table[set_column(table, path, name, label)]
+        split = find_column(list(table.columns), "split")
+        known = [table[found] for person in people if (found := find_column(list(table.columns), person))]
+        rows.append(
+            rows_of(
+                images,
+                labels,
+                group=join_groups(*known) if known else "",
+                split=split_words(table[split], path) if split else pd.Series(word, index=table.index),
+                attributes=present_columns(table, *attributes),
+            )
+        )
+        sources.append(path.name)
+    if not rows and not left_out:
+        return None
+    if not rows:
+        raise UserError(f"{folder.root}: {'; '.join(notes)}: download {name}'s training table and images, too")
+    whole = pd.concat(rows, ignore_index=True).fillna("")
+    return Draft(whole, listed(sources), notes=tuple(notes), left_out=tuple(left_out))
