@@ -48,8 +48,8 @@ def suspicions(counts: pd.DataFrame, images: pd.Series) -> list[Suspicion]:
         in_split = counts.loc[name]
         if used and not in_split["train"]:
             found.append(Suspicion((name,), "no image in train: it cannot be learnt"))
-        elif (to_learn := int(in_split["train"] if used else images[name])) < FEW:
-            found.append(Suspicion((name,), f"very few images: {to_learn} to learn from"))
+        elif (in_split["train"] if used else images[name]) < FEW:
+            found.append(Suspicion((name,), f"very few images to learn from: fewer than {FEW}"))
         lacking = [split for split in used if split != "train" and not in_split[split]]
         if lacking:
             found.append(Suspicion((name,), f"no image in {' and '.join(lacking)}: it is not measured there"))

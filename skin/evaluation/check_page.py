@@ -30,8 +30,9 @@ _EXAMPLES = 8  # of a class
 _SIDE = 128  # of an example, in pixels
 _PAIRS = 24
 _LEAKS = 12
-_PAIR_SIZE = (256, 192)
+_PAIR_SIZE = (240, 180)
 _LISTED = 500  # lines of a list; check.json has them all
+_NAMED = 40  # classes of one suspicion
 _TALLIED = 8  # sizes and formats
 
 
@@ -46,7 +47,8 @@ class Advice:
 
 def html(report: CheckReport, advice: Advice, seed: int) -> str:
     """Return the page; `seed` chooses the examples of the classes."""
-    return render("check.html", _without_root(_context(report, advice, seed), report.index.root), in_html)
+    context = _without_root(_context(report, advice, seed), report.index.root)
+    return render("check.html", context | {"command": advice.command}, in_html)
 
 
 def _context(report: CheckReport, advice: Advice, seed: int) -> Context:
@@ -68,7 +70,7 @@ def _context(report: CheckReport, advice: Advice, seed: int) -> Context:
         "attributes": [name for name in index.rows.columns if name not in (*COLUMNS, "file")],
         "notes": list(index.notes),
         "splits": [(split, int(totals[split])) for split in SPLITS if totals[split]],
-        "odd": [{"classes": [readable_name(cls) for cls in it.classes], "reason": it.reason} for it in odd],
+        "odd": _by_reason(odd),
         "classes": _classes(report, odd, seed),
         "sizes": _tally(report.sizes),
         "formats": _tally(report.formats),
@@ -78,10 +80,21 @@ def _context(report: CheckReport, advice: Advice, seed: int) -> Context:
         "unnamed": _listed(index.unnamed),
         "pairs": {"number": len(report.pairs), "shown": _pairs(report.pairs)},
         "leaks": {"number": len(report.group_leaks), "shown": _leaks(report)},
-        "command": advice.command,
         "to_mend": list(advice.to_mend),
         "duration": list(advice.duration),
     }
+
+
+def _by_reason(odd: Sequence[Suspicion]) -> list[Context]:
+    """Return the suspicions with the classes of the same reason together; classes that are alike stay apart."""
+    together: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for it in odd:
+        apart = it.classes if len(it.classes) > 1 else ()
+        together.setdefault((it.reason, apart), []).extend(readable_name(cls) for cls in it.classes)
+    return [
+        {"reason": reason, "classes": {"number": len(classes), "shown": classes[:_NAMED]}}
+        for (reason, _), classes in together.items()
+    ]
 
 
 def _classes(report: CheckReport, odd: Sequence[Suspicion], seed: int) -> list[Context]:
@@ -127,7 +140,7 @@ def _pictures(paths: Iterable[str], make: Callable[[str], np.ndarray]) -> dict[s
 
     def picture(path: str) -> Markup | None:
         try:
-            return Markup(base64.b64encode(thumbnails.jpeg(make(path), quality=75)).decode("ascii"))
+            return Markup(base64.b64encode(thumbnails.jpeg(make(path), quality=70)).decode("ascii"))
         except ImageError:  # changed since the audit
             return None
 

@@ -21,8 +21,8 @@ from skin.utils.parallel import Topology
 
 import torch
 
-SECONDS = 3.0  # for the steps, after the model is built; a step that has begun is finished
-_INPUT_SECONDS = 1.0
+SECONDS = 2.0  # for the steps, after the model is built; a step that has begun is finished
+_INPUT_SECONDS = 0.5
 _PIXELS = 4 * 300**2  # of a step on a CPU: a whole batch might take a minute there
 _FORWARD = 1 / 3  # of the work of a training step
 
