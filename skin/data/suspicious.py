@@ -5,6 +5,7 @@ for one class. Nothing is changed here, and nothing refused.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -58,9 +59,8 @@ def suspicions(counts: pd.DataFrame, images: pd.Series) -> list[Suspicion]:
 
 def _odd_name(name: str) -> str:
     """Return why a name may not be that of a disease; `""` if it may."""
-    words = {word.lower() for word in _WORD.findall(name)}
-    if odd := sorted(words & _OF_DOWNLOADS):
-        return f"named like a split or a piece of a download ('{odd[0]}'): is it a disease?"
+    if _OF_DOWNLOADS & {word.lower() for word in _WORD.findall(name)}:
+        return "named like a split or a piece of a download: is it a disease?"
     if name.strip().lower() in _OF_NOTHING:
         return "a name for what is not known: is it a disease?"
     return "a number: is it the right column?" if name.strip().replace(".", "").isdigit() else ""
@@ -76,8 +76,8 @@ def _alike(names: pd.Index) -> list[list[str]]:
 
 
 def _blurred(name: str) -> set[str]:
-    """Return the letters of a name, and if they are many, also without each one of them."""
-    letters = "".join(c for c in name.casefold() if c.isalnum())
+    """Return the letters of a name, accents aside, and if they are many, also without each one of them."""
+    letters = "".join(c for c in unicodedata.normalize("NFKD", name.casefold()) if c.isalnum())
     if len(letters) < _LONG_ENOUGH or not letters.isalpha():
         return {letters}
     return {letters, *(letters[:i] + letters[i + 1 :] for i in range(len(letters)))}

@@ -88,6 +88,26 @@ def test_a_sound_set_says_so_and_how_it_was_read(made: Made) -> None:
         assert absent not in text
 
 
+def test_a_doubtful_class_is_no_fault_and_not_all_right(made: Made) -> None:
+    made.classes(["melanoma", "train_set"])
+    report = made.report()
+    text = shown(html(report, ADVICE, 0))
+    assert report.exit_code == 0
+    assert "Nothing wrong" not in text
+    assert "no leak, no conflict, no unreadable image; but look at the classes below" in text
+
+
+def test_folders_that_are_classes_have_no_columns(made: Made) -> None:
+    made.classes(["melanoma", "naevus"])
+    for name, label, *_ in made.rows:
+        (made.folder / label).mkdir(exist_ok=True)
+        (made.folder / name).rename(made.folder / label / name)
+    text = shown(html(check(read_index(made.folder), (0.7, 0.2, 0.1), 0), ADVICE, 0))
+    assert "Read from the folders of my set" in text
+    assert "Kept together nothing: no lesion or patient is known" in text
+    assert "Split cut here as training cuts it: the data bring none" in text
+
+
 def test_every_class_and_every_finding_is_shown(made: Made) -> None:
     report = faulty(made)
     page = html(report, ADVICE, 0)
@@ -100,7 +120,7 @@ def test_every_class_and_every_finding_is_shown(made: Made) -> None:
     assert "gone.png" in text
     assert "stray.png" in text
     assert "two values of label" in text
-    assert "named like a split or a piece of a download ('train')" in text
+    assert "named like a split or a piece of a download: is it a disease? train_set" in text
     assert "leak group lesion0 stands in 2 splits half.png" in text
     assert "leak two labels exact copies copy.png" in text
     assert "60x50 " in text
