@@ -120,7 +120,7 @@ def test_every_class_and_every_finding_is_shown(made: Made) -> None:
     assert "gone.png" in text
     assert "stray.png" in text
     assert "two values of label" in text
-    assert "named like a split or a piece of a download: is it a disease? train_set" in text
+    assert f"named like a split or a piece of a download: is it a disease? {MARKUP}, train_set" in text
     assert "leak group lesion0 stands in 2 splits half.png" in text
     assert "leak two labels exact copies copy.png" in text
     assert "60x50 " in text
