@@ -26,14 +26,14 @@ from skin.data.dataset import Batch, timed_ahead
 from skin.model import calibration, checkpoint
 from skin.model.inference import collect
 from skin.model.network import Classifier, preprocess_for
-from skin.training import batch_norm, losses
+from skin.training import batch_norm, check, losses
 from skin.training.columns import EpochResult, row_of
 from skin.training.loading import training_data, validation_loader
 from skin.training.progress import Progress
 from skin.training.records import StepDone, StepRecord
 from skin.training.run import Opened, Run, finished, open_run
 from skin.training.saver import bytes_needed
-from skin.training.splits import Splits, check_data
+from skin.training.splits import Splits
 from skin.training.states import BestPt, LastPt, Restorable, checked_last
 from skin.training.trainer import Trainer, common_precision, compiled, starting_weights, tune_kernels
 from skin.utils import memory, parallel
@@ -286,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with explained(), Interrupts() as interrupts, parallel.processes() as processes:
         options = common_options(__doc__, argv, processes)
         if options.check:
-            return check_data(options) if processes.is_main else 0
+            return check.run(options, argv, processes, build_trainer, train_step) if processes.is_main else 0
         topology = parallel.on_devices(processes, options.gpus)
         if finished(options, topology):
             return 0

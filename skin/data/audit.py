@@ -19,6 +19,7 @@ from skin.data.duplicates import HashCache, in_threads, joined, near_pairs, perc
 from skin.data.images import ImageError, Preprocess, read_header, read_image
 from skin.data.index import Index
 from skin.data.split import SPLITS, Leak, leaks, split_index
+from skin.data.thumbnails import fitted
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -105,6 +106,8 @@ class CheckReport:
             "ok": self.exit_code == 0,
             "root": str(index.root),
             "layout": index.layout,
+            "source": index.source,
+            "columns": index.columns,
             "images": len(index.rows),
             "groups": int(index.rows["group"].nunique()),
             "classes": {
@@ -152,9 +155,11 @@ class CheckReport:
         lines += _section("pair of near duplicates within a group", [pair for pair in near if pair.within], 2)
         lines += _section("pair with two labels", self.conflicts)
         lines += _section("leak", [*self.group_leaks, *self.pair_leaks])
-        return [*lines, self._verdict()]
+        return [*lines, self.verdict]
 
-    def _verdict(self) -> str:
+    @property
+    def verdict(self) -> str:
+        """Return the number of faults of each kind, in words."""
         found = {
             "leak": len(self.group_leaks) + len(self.pair_leaks),
             "conflict": len(self.conflicts),
@@ -324,14 +329,16 @@ def _write(report: CheckReport, out: Path) -> None:
         raise UserError(f"cannot write the report to {out}: {error.strerror}; name another folder") from error
 
 
+def ranked(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs with leaks and conflicts before copies within one group."""
+    return sorted(pairs, key=lambda pair: (not pair.leak, not pair.conflict, pair.within, not pair.exact, pair.bits))
+
+
 def draw_pairs(pairs: Sequence[Pair], path: Path) -> None:
-    """Draw a contact sheet of the first 24 pairs, leaks and conflicts before copies within one group."""
+    """Draw a contact sheet of the first 24 pairs, in the order of `ranked`."""
     from matplotlib.figure import Figure
 
-    def rank(pair: Pair) -> tuple[bool, bool, bool, bool, int]:
-        return not pair.leak, not pair.conflict, pair.within, not pair.exact, pair.bits
-
-    shown = sorted(pairs, key=rank)[:_SHEET_PAIRS]
+    shown = ranked(pairs)[:_SHEET_PAIRS]
     columns = min(3, len(shown))
     lines = -(-len(shown) // columns)
     figure = Figure(figsize=(4.4 * columns, 2.3 * lines + 0.5), dpi=110, layout="constrained")
@@ -357,15 +364,10 @@ def draw_pairs(pairs: Sequence[Pair], path: Path) -> None:
 
 def _fitted(path: str, width: int = 240, height: int = 180) -> np.ndarray:
     """Return the picture as large as fits into a white box, uint8 [height, width, 3], with margins left and right."""
-    import cv2
-
-    pixels = read_image(path, Preprocess(height, height, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
-    scale = min((width - 8) / pixels.shape[1], height / pixels.shape[0])
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    small = fitted(path, width - 8, height)
     box = np.full((height, width, 3), 255, dtype=np.uint8)
-    top, left = (height - size[1]) // 2, (width - size[0]) // 2
-    box[top : top + size[1], left : left + size[0]] = small
+    top, left = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
+    box[top : top + small.shape[0], left : left + small.shape[1]] = small
     return box
 
 

@@ -47,6 +47,12 @@ def readable_name(cls: str) -> str:
     return cls if name is None or name == key or len(key) > 5 else f"{name} ({cls})"
 
 
+def same_disease(cls: str) -> str:
+    """Return the same text for all codes and names of one disease, whatever their case, `_` and spaces."""
+    key = _key(cls)
+    return _NAMES.get(key, key)
+
+
 @dataclass(frozen=True)
 class ClassMatch:
     """The pairs of classes of a data set and a model.

@@ -121,7 +121,7 @@ class ImageError(UserError):
         self.path = path
         self.reason = printable(reason)
         super().__init__(
-            f"cannot read the image {printable(path)}: {self.reason}; "
+            f"cannot read the image {printable(path)}: {self.reason}; train.py --check lists every such image; "
             "mend or remove it (training goes on without such images with --skip-bad-images)"
         )
 

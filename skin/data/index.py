@@ -38,6 +38,8 @@ class Index:
         faults: lines on errors that would have stopped `read_index`, if it was told to keep going.
         missing: images that a table names and the folder lacks.
         unnamed: images in the folder, relative to it, that no row names.
+        source: the origin of the rows, for messages: tables or folders.
+        columns: the table's own names of the columns that image, label, group and split were read from, if known.
     """
 
     root: Path
@@ -48,6 +50,8 @@ class Index:
     faults: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()
+    source: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
         UserError: rows contradict each other, too many are unusable, or none is left.
     """
     named = len(draft.rows) + sum(draft.unusable.values())
+    columns = dict(draft.rows.attrs.get("columns", {}))
     draft = _with_files(_with_classes(draft), folder)
     draft, faults = _one_row_per_image(draft)
     rows = draft.rows.copy()
@@ -108,7 +113,9 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
     of_none = [f"{draft.source} has no image of {empty}"] if empty else []
     notes = (*draft.unusable, *draft.notes, *of_none, *_passed_over(folder), *_still_packed(folder))
-    return Index(folder.root, layout, rows, classes, notes, tuple(faults), draft.missing, draft.unnamed)
+    return Index(
+        folder.root, layout, rows, classes, notes, tuple(faults), draft.missing, draft.unnamed, draft.source, columns
+    )
 
 
 def _passed_over(folder: Folder) -> list[str]:

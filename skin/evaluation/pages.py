@@ -39,7 +39,7 @@ _LONGEST = 2000  # characters of a text from the data
 def html(report: Report, pictures: Mapping[str, bytes]) -> str:
     """Return the report as one HTML file that needs nothing else: pictures (PNG, by file name) inside, no scripts."""
     data = {name: Markup(base64.b64encode(content).decode("ascii")) for name, content in pictures.items()}
-    return render("report.html", _context(report) | {"pictures": data, "top_level": 1, "level": 2}, _in_html)
+    return render("report.html", _context(report) | {"pictures": data, "top_level": 1, "level": 2}, in_html)
 
 
 def markdown(report: Report, pictures: Iterable[str] = ()) -> str:
@@ -69,7 +69,8 @@ def in_markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]>#|!])", r"\\\1", printable(text, limit=_LONGEST)).replace("<", "&lt;")
 
 
-def _in_html(text: str) -> str:
+def in_html(text: str) -> str:
+    """Return a text that HTML shows as it is, in an element or a quoted attribute."""
     return html_entities.escape(printable(text, limit=_LONGEST))
 
 

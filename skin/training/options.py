@@ -124,7 +124,7 @@ MACHINE = {"amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "
 MENDS = {"data", "labels", "batch_size", "lr", "skip_bad_images", "allow_missing"}
 AUTO = Path("auto")
 # Files that a run may leave in its folder if it is killed as it begins.
-_BEGUN = {"demo", "split.csv", "contents.csv", "environment.json", "check.json", "check.png"}
+_BEGUN = {"demo", "split.csv", "contents.csv", "environment.json", "check.json", "check.png", "check.html"}
 
 # Options that may differ between the machines of a run: they say where the data lie and how they are read.
 OWN = {"data", "labels", "workers", "cache", "cache_limit"}

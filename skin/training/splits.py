@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skin.data import contents, split
-from skin.data.audit import check
 from skin.data.cache import NO_HOME, PixelCache, default_folder
 from skin.data.class_names import readable_name
 from skin.data.dataset import SkinDiseaseDataset
@@ -21,7 +20,6 @@ from skin.data.index import Index
 from skin.data.layouts import read_index
 from skin.data.npz import is_npz_image, unpack_in
 from skin.model.network import preprocess_for
-from skin.training import run_folder
 from skin.training.options import Options
 from skin.utils import run_folders
 from skin.utils.console import Log
@@ -141,7 +139,7 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
     if manifest is not None:
         _refuse_gone(options, manifest.parent)
     index = read_index(options.data, labels=options.labels, allow_missing=options.allow_missing)
-    _unpack_arrays(options, index)
+    unpack_arrays(options, index)
     if manifest is not None:
         return _as_before(index, options, manifest, log)
     preprocess = preprocess_for(options.model, options.image_size)
@@ -153,27 +151,6 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
     rows = split.split_index(index, split.parse_fractions(options.split), options.seed)
     _refuse_empty(rows, index.root, f"give it a share of --split {options.split}")
     return Splits(index, rows, index.classes)
-
-
-def check_data(options: Options) -> int:
-    """Audit the data folder for `--check`, and write check.json and check.png.
-
-    Return 1 if something is wrong, otherwise 0.
-    """
-    assert options.data is not None
-    log = Log()
-    out = run_folder.new_folder(options.out, "check")
-    index = read_index(
-        options.data, labels=options.labels, allow_missing=options.allow_missing, keep_going=True
-    )
-    _unpack_arrays(options, index)
-    with log.progress("reading images", len(index.rows)) as advance:
-        report = check(
-            index, split.parse_fractions(options.split), options.seed, out,
-            keep_duplicates=options.keep_duplicates, cache=cache_folder(options), progress=advance,
-        )  # fmt: skip
-    log.say("\n".join([*report.lines(), f"written: {out / 'check.json'}"]))
-    return report.exit_code
 
 
 def _on_one_disk(one: Path, other: Path) -> bool:
@@ -211,7 +188,7 @@ def _refuse_empty(rows: pd.DataFrame, root: Path, remedy: str) -> None:
             raise UserError(f"{root}: the {part} part is empty; {remedy}")
 
 
-def _unpack_arrays(options: Options, index: Index) -> None:
+def unpack_arrays(options: Options, index: Index) -> None:
     """Choose where the arrays of an archive are unpacked. None is kept if decoded images have a limit."""
     if any(map(is_npz_image, index.rows["path"].head(1))):
         unpack_in(cache_folder(options) if options.cache_limit is None else None)

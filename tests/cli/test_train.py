@@ -8,6 +8,7 @@ import gc
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -297,10 +298,16 @@ def test_the_check_as_a_command_names_what_is_wrong_and_writes_its_report(
     mole, melanoma = (next(r["image_id"] for r in rows if r["dx"] == label) for label in ("nv", "mel"))
     files = {path.stem: path for path in data.rglob("*.jpg")}
     shutil.copy(files[mole], files[melanoma])  # one picture under two labels
-    ended = run_script("train.py", "--data", "data", "--check", "--out", "report", "--cache", "off")
+    ended = run_script("train.py", "--data", "data", "--check", "--out", "report", "--cache", "off",
+                       "--model", "efficientnet_b0", "--image-size", 32)  # fmt: skip
     assert (ended.returncode, ended.stderr) == (1, "")
-    assert ended.stdout.splitlines()[-2:] == ["found 1 conflict", "written: report/check.json"]
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {"check.json", "check.png"}
+    assert ended.stdout.splitlines()[-3:] == [
+        "found 1 conflict", "written: report/check.json", "to look at: report/check.html",
+    ]  # fmt: skip
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"check.json", "check.png", "check.html"}
+    page = (tmp_path / "report" / "check.html").read_text()
+    assert "<code>python train.py --data data --model efficientnet_b0 --image-size 32 --cache off</code>" in page
+    assert re.search(r"About \d+ (s|min) for 20 epochs of efficientnet_b0 on .*: \d+ s an epoch", page)
     report = json.loads((tmp_path / "report" / "check.json").read_text())
     (conflict,) = report["conflicts"]
     assert (report["ok"], report["images"], sorted(conflict["images"])) == (False, 70, sorted([mole, melanoma]))

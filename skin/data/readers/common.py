@@ -48,12 +48,17 @@ def rows_of(
     split: pd.Series | str = "",
     attributes: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Return the rows of a `Draft`. Attributes with the name of one of its own columns get another."""
-    rows = pd.DataFrame({"image": image, "label": label, "group": group, "split": split})
-    if attributes is None:
-        return rows
-    names = {name: f"table_{name}" for name in attributes.columns if name in (*COLUMNS, "file")}
-    return rows.join(attributes.apply(without_words).rename(columns=names))
+    """Return the rows of a `Draft`. Attributes with the name of one of its own columns get another.
+
+    The names of the columns that the series were taken from are kept in `attrs["columns"]`, for people.
+    """
+    own = {"image": image, "label": label, "group": group, "split": split}
+    rows = pd.DataFrame(own)
+    if attributes is not None:
+        names = {name: f"table_{name}" for name in attributes.columns if name in (*COLUMNS, "file")}
+        rows = rows.join(attributes.apply(without_words).rename(columns=names))
+    rows.attrs["columns"] = {name: str(it.name) for name, it in own.items() if isinstance(it, pd.Series) and it.name}
+    return rows
 
 
 def present_columns(table: pd.DataFrame, *names: str) -> pd.DataFrame:

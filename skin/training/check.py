@@ -1,0 +1,88 @@
+"""`train.py --check`: audit the data of a run and show it, in check.json, check.png and check.html."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from skin.data import split
+from skin.data.audit import CheckReport, check
+from skin.data.layouts import read_index
+from skin.evaluation import check_page
+from skin.training import run_folder, speed
+from skin.training.options import Options
+from skin.training.splits import Splits, cache_folder, unpack_arrays
+from skin.utils import cli
+from skin.utils.console import Log
+from skin.utils.files import write_atomically
+from skin.utils.home import home
+from skin.utils.parallel import Topology
+
+PAGE = "check.html"
+_OF_THE_CHECK = {"check", "out", "resume"}  # options that a command to train does not repeat
+_GO_ON = "--allow-missing"
+
+
+def run(
+    options: Options, argv: Sequence[str] | None, processes: Topology, build_trainer: speed.BuildTrainer,
+    train_step: speed.TrainStep,
+) -> int:  # fmt: skip
+    """Audit the data folder, and write check.json, check.png and check.html; return 1 if something is wrong, or 0.
+
+    Args:
+        argv: the command line, from which that of the training is made.
+        build_trainer, train_step: train.py's own; a few steps are timed.
+    """
+    assert options.data is not None
+    log = Log()
+    out = run_folder.new_folder(options.out, "check")
+    index = read_index(
+        options.data, labels=options.labels, allow_missing=options.allow_missing, keep_going=True
+    )
+    unpack_arrays(options, index)
+    with log.progress("reading images", len(index.rows)) as advance:
+        report = check(
+            index, split.parse_fractions(options.split), options.seed, out,
+            keep_duplicates=options.keep_duplicates, cache=cache_folder(options), progress=advance,
+        )  # fmt: skip
+    log.say("\n".join([*report.lines(), f"written: {out / 'check.json'}"]))
+    splits = Splits(report.index, report.rows, report.index.classes)
+    advice = check_page.Advice(
+        command=shlex.join(command(cli.parse(Options, None, argv), options, report)),
+        to_mend=[fault for fault in report.faults if _GO_ON not in fault],
+        duration=speed.estimate(options, processes, splits, build_trainer, train_step),
+    )
+    write_atomically(check_page.html(report, advice, options.seed).encode("utf-8"), out / PAGE)
+    log.say(f"to look at: {out / PAGE}")
+    return report.exit_code
+
+
+def command(typed: Options, options: Options, report: CheckReport) -> list[str]:
+    """Return the words of the command that trains on what was checked, going on without what cannot be used.
+
+    Args:
+        typed: the options as they stand on the command line, with no default of a recipe or of a run.
+        options: those of the check.
+    """
+    values = {field.name: getattr(typed, field.name) for field in cli.options(Options)}
+    values["data"] = typed.data or options.data
+    values["skip_bad_images"] |= bool(report.unreadable)
+    values["allow_missing"] |= any(_GO_ON in fault for fault in report.faults)
+    words = ["python", "train.py"]
+    for field in cli.options(Options):
+        value = values[field.name]
+        if field.name in _OF_THE_CHECK or value == field.default:
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        text = _as_typed(value)
+        words += [flag] if value is True else [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+    return words
+
+
+def _as_typed(value: object) -> str:
+    """Return the text of an option's value; `~`, which stands for the home folder in every path, hides its name."""
+    known = home()
+    if isinstance(value, Path) and known is not None and value.is_relative_to(known):
+        return str(Path("~") / value.relative_to(known))
+    return str(value)

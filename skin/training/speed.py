@@ -1,0 +1,150 @@
+"""Estimate how long a run would take on this machine, from a few of its own steps: for `--check`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from skin.data.dataset import default_workers
+from skin.model.network import preprocess_for
+from skin.training.options import Options
+from skin.training.recipes import RECIPES
+from skin.training.splits import Splits
+from skin.training.trainer import Trainer
+from skin.utils import parallel
+from skin.utils.errors import UserError
+from skin.utils.hardware import usable_cores
+from skin.utils.known_errors import explain
+from skin.utils.parallel import Topology
+
+import torch
+
+SECONDS = 2.0  # for the steps, after the model is built; a step that has begun is finished
+_INPUT_SECONDS = 0.5
+_PIXELS = 4 * 300**2  # of a step on a CPU: a whole batch might take a minute there
+_FORWARD = 1 / 3  # of the work of a training step
+
+BuildTrainer = Callable[[Options, Topology, Splits], Trainer]
+TrainStep = Callable[[Trainer, torch.Tensor, torch.Tensor, float], Any]
+
+
+def estimate(
+    options: Options, processes: Topology, splits: Splits, build_trainer: BuildTrainer, train_step: TrainStep
+) -> list[str]:
+    """Return sentences that say how long the run would take and from what this is worked out, or why it is not known.
+
+    Some ten seconds at most on a usual machine. Nothing is downloaded or written, and no process is started.
+
+    Args:
+        build_trainer, train_step: train.py's own.
+    """
+    if processes.distributed:
+        return ["Not measured under torchrun: start --check without it."]
+    try:
+        topology = parallel.on_devices(processes, options.gpus)
+        trainer = build_trainer(_trial(options, topology), topology, splits)
+        input_seconds, _ = _seconds_per_image(_loading(trainer), _INPUT_SECONDS)
+        step_seconds, steps = _seconds_per_image(_stepping(trainer, train_step), SECONDS)
+    except (UserError, RuntimeError, MemoryError, OSError) as error:
+        return [f"Not measured: {explain(error) or error}"]
+    seconds = _run_seconds(options, topology, splits, step_seconds, input_seconds)
+    size, batch = trainer.classifier.preprocess.image_size, trainer.batches.most_images
+    return [
+        f"About {duration(seconds)} for {options.epochs} epochs of {options.model} on {topology.describe()}, "
+        f"{trainer.classifier.precision}: {duration(seconds / options.epochs)} an epoch.",
+        f"This is an estimate, worked out from {steps} training step{'s' * (steps > 1)} of {batch} images at {size} "
+        f"pixels ({1 / step_seconds:,.1f} images/s) and from decoding and augmentation "
+        f"({1 / input_seconds:,.0f} images/s in one process). Other programs on the machine, larger batches and the "
+        "cache of decoded images change it; expect it within a factor of two.",
+    ]
+
+
+def _trial(options: Options, topology: Topology) -> Options:
+    """Return the options of a run that needs no download, no cache and no other process, and has short steps."""
+    batch = options.batch_size
+    if topology.device.type == "cpu":
+        size = preprocess_for(options.model, options.image_size).image_size
+        batch = max(2, min(batch, _PIXELS // size**2))
+    return replace(
+        options, batch_size=batch, workers=0, cache="off", weights="none", compile=False, freeze_epochs=0
+    )
+
+
+def _loading(trainer: Trainer) -> Callable[[], int]:
+    """Return a function that decodes and augments the next images and returns their number."""
+    rows = [int(row) for batch in trainer.batches.plan(0) for row in batch]
+    at = 0
+
+    def load() -> int:
+        nonlocal at
+        keys = [(0, row) for row in rows[at : at + 8]]
+        at = (at + len(keys)) % len(rows)
+        trainer.dataset.__getitems__(keys)
+        return len(keys)
+
+    return load
+
+
+def _stepping(trainer: Trainer, train_step: TrainStep) -> Callable[[], int]:
+    """Return a function that takes a training step, always on the same batch, and returns its number of images."""
+    batch = trainer.dataset.__getitems__([(0, int(row)) for row in trainer.batches.plan(0)[0]])
+    device = trainer.topology.device
+    images, labels = batch.images.to(device), batch.labels.to(device)
+    trainer.classifier.train()
+
+    def step() -> int:
+        float(train_step(trainer, images, labels, 1.0).loss_sum)  # waits for the GPU
+        return len(labels)
+
+    return step
+
+
+def _seconds_per_image(work: Callable[[], int], seconds: float) -> tuple[float, int]:
+    """Call `work` until `seconds` have passed; return the seconds per image, and the number of calls timed.
+
+    The first call warms up, and counts only if it takes all the time.
+    """
+    begin = time.perf_counter()
+    images = work()
+    first = time.perf_counter()
+    if first - begin >= seconds:
+        return (first - begin) / images, 1
+    images = calls = 0
+    while not calls or time.perf_counter() - begin < seconds:
+        images += work()
+        calls += 1
+    return (time.perf_counter() - first) / images, calls
+
+
+def _run_seconds(
+    options: Options, topology: Topology, splits: Splits, step_seconds: float, input_seconds: float
+) -> float:
+    """Return the seconds of a run. Its loader works beside the steps, on a CPU on the same cores."""
+    on_gpu = topology.device.type == "cuda"
+    workers = default_workers(on_gpu) if options.workers is None else options.workers
+    full = preprocess_for(options.model, options.image_size).image_size
+    sizes = [RECIPES[options.recipe].image_size(epoch, options.epochs, full) for epoch in range(options.epochs)]
+    step_seconds *= sum((size / sizes[0]) ** 2 for size in sizes) / len(sizes)
+
+    def one(seconds: float) -> float:
+        if not workers:
+            return seconds + input_seconds
+        return max(seconds, input_seconds / workers) if on_gpu else seconds + input_seconds / usable_cores()
+
+    images = splits.rows["split"].value_counts()
+    each = images.get("train", 0) * one(step_seconds) + images.get("val", 0) * one(step_seconds * _FORWARD)
+    return float(options.epochs * each)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, to two or three digits: `45 s`, `12 min`, `3 h 20 min`, `4 days`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{round(minutes / 60 / 24)} days"
