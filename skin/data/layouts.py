@@ -15,10 +15,15 @@ from skin.data.readers import (
     fitzpatrick17k,
     ham10000,
     image_folders,
+    isic_2016,
+    isic_2017,
     isic_2018,
     isic_2019,
+    isic_2020,
+    isic_2024,
     isic_archive,
     medmnist,
+    milk10k,
     pad_ufes_20,
 )
 from skin.data.readers.labels_table import labels_table
@@ -27,8 +32,13 @@ from skin.utils.errors import UserError
 
 LAYOUTS = [
     ham10000.LAYOUT,
+    isic_2016.LAYOUT,
+    isic_2017.LAYOUT,
     isic_2018.LAYOUT,
     isic_2019.LAYOUT,
+    isic_2020.LAYOUT,
+    isic_2024.LAYOUT,
+    milk10k.LAYOUT,
     isic_archive.LAYOUT,
     pad_ufes_20.LAYOUT,
     fitzpatrick17k.LAYOUT,
