@@ -113,7 +113,7 @@ def predict(
         seconds = time.perf_counter() - start
     if not np.isfinite(logits).all():
         raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
-    groups = test.rows["group"].to_numpy(dtype=object)
+    groups, lesions = test.rows["group"].to_numpy(dtype=object), test.lesions
     about = About(
         created=time.strftime("%Y-%m-%d %H:%M:%S"),
         checkpoint=str(checkpoint.path),
@@ -129,7 +129,8 @@ def predict(
         seconds=seconds,
         images_per_second=len(test.labels) / seconds,
     )
-    return Predictions(checkpoint.classes, test.labels, logits, distance, groups, checkpoint.calibration), about
+    found = Predictions(checkpoint.classes, test.labels, logits, distance, groups, checkpoint.calibration, lesions)
+    return found, about
 
 
 if __name__ == "__main__":
