@@ -239,14 +239,15 @@ def test_tables_of_isic_2020_without_classes_are_no_labels(tmp_path: Path) -> No
             "test.csv": "image_name,patient_id,sex,age_approx\nISIC_9,IP_9,male,70\n",
             "sample_submission.csv": "image_name,target\nISIC_9,0\n",
         },
-        "jpeg/test/ISIC_9.jpg",
+        *("jpeg/test/ISIC_8.jpg", "jpeg/test/ISIC_9.jpg"),
     )
     index = read_index(tmp_path)
     assert "ISIC_9" not in column(index, "label")
     assert index.notes == (
-        "sample_submission.csv and test.csv name images without a class: left out",
+        "sample_submission.csv and test.csv give no class of 1 image: left out",
         "the folder holds 1 image that train.csv does not name: left out",
     )
+    assert index.unnamed == ("jpeg/test/ISIC_8.jpg",)
 
 
 def test_the_copies_that_isic_2020_names_are_one_group(tmp_path: Path) -> None:
@@ -316,7 +317,7 @@ def test_isic_2024_of_kaggle(tmp_path: Path) -> None:
     assert index.rows["label"].tolist() == ["benign", "benign", "malignant"]
     assert index.rows["group"].tolist() == ["IP_1", "IP_1", "IP_2"]
     assert column(index, "clin_size_long_diam_mm") == {"ISIC_1": 3.04, "ISIC_2": 3.0, "ISIC_3": 7.5}
-    assert index.notes == ("sample_submission.csv and test-metadata.csv name images without a class: left out",)
+    assert index.notes == ("sample_submission.csv and test-metadata.csv give no class of 1 image: left out",)
 
 
 def official_2024(folder: Path, people: str = "ISIC_1,IP_1,60\nISIC_2,IP_1,60\nISIC_3,IP_2,\n") -> Path:
@@ -399,7 +400,8 @@ def test_the_test_images_of_milk10k_have_no_class(tmp_path: Path) -> None:
     write(milk10k(tmp_path), {"MILK10k_Test_Metadata.csv": rows}, "MILK10k_Test_Input/IL_9/ISIC_9.jpg")
     index = read_index(tmp_path)
     assert "ISIC_9" not in column(index, "label")
-    assert "MILK10k_Test_Metadata.csv names images without a class: left out" in index.notes
+    assert "MILK10k_Test_Metadata.csv gives no class of 1 image: left out" in index.notes
+    assert index.unnamed == ()
     write(tmp_path, {"MILK10k_Test_GroundTruth.csv": MILK_HEAD + "IL_9,0,1,0,0,0,0,0,0,0,0,0\n"})
     splits = column(read_index(tmp_path), "split")
     assert (splits["ISIC_1"], splits["ISIC_9"]) == ("", "test")

@@ -41,8 +41,8 @@ def read(folder: Folder) -> Draft | None:
         group=group,
         attributes=present_columns(table, *_ATTRIBUTES),
     )
-    notes += without_classes([path for path in named if path not in paths])
-    return Draft(rows, source, ("benign", "malignant"), tuple(notes))
+    draft = Draft(rows, source, ("benign", "malignant"), tuple(notes))
+    return without_classes(folder, draft, [path for path in named if path not in paths], _IMAGE)
 
 
 def _with_copies(folder: Folder, images: pd.Series, group: pd.Series) -> tuple[pd.Series, list[str]]:

@@ -43,7 +43,7 @@ def read(folder: Folder) -> Draft | None:
     people = [table[name] for name in _PEOPLE if name in table]
     group = join_groups(*people) if people else ""
     rows = rows_of(table[_IMAGE], labels, group=group, attributes=present_columns(table, *_ATTRIBUTES))
-    return Draft(rows, source, ("benign", "malignant"), tuple(without_classes(unused)))
+    return without_classes(folder, Draft(rows, source, ("benign", "malignant")), unused, _IMAGE)
 
 
 def _is_truth(folder: Folder, path: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,8 +58,8 @@ def _without_unknown(draft: Draft, unknown: str) -> Draft:
     return replace(draft, rows=draft.rows[~marked], notes=(*draft.notes, note))
 
 
-def together(folder: Folder, drafts: list[Draft], notes: Iterable[str] = ()) -> Draft | None:
-    """Return the drafts of several splits as one, with more notes; None if there are none.
+def together(folder: Folder, drafts: list[Draft]) -> Draft | None:
+    """Return the drafts of several splits as one; None if there are none.
 
     A split of which the folder has no image was not downloaded: that is said, and its images are not missing.
     """
@@ -78,7 +77,7 @@ def together(folder: Folder, drafts: list[Draft], notes: Iterable[str] = ()) -> 
         pd.concat([draft.rows for draft in kept], ignore_index=True).fillna(""),
         listed([draft.source for draft in kept]),
         kept[0].classes,
-        (*(note for draft in kept for note in draft.notes), *absent, *notes),
+        (*(note for draft in kept for note in draft.notes), *absent),
         {note: number for draft in kept for note, number in draft.unusable.items()},
     )
 
@@ -128,8 +127,13 @@ def benign_or_malignant(table: pd.DataFrame, image: str, columns: list[str], sou
     return label
 
 
-def without_classes(paths: list[str]) -> list[str]:
-    """Return the note on the tables `paths` of a challenge that name images and give no class."""
+def without_classes(folder: Folder, draft: Draft, paths: list[str], image: str) -> Draft:
+    """Leave out the images that the tables `paths` name, in the column `image`, and give no class of; say so."""
     if not paths:
-        return []
-    return [f"{listed(paths)} {'name' if len(paths) > 1 else 'names'} images without a class: left out"]
+        return draft
+    tables = [read_table(folder.root / path) for path in paths]
+    names = pd.concat([table[find_column(list(table.columns), image)] for table in tables])
+    left_out = tuple(names[(names != "") & ~names.isin(draft.rows["image"])].unique())
+    give = "give" if len(paths) > 1 else "gives"
+    note = f"{listed(paths)} {give} no class of {count(len(left_out), 'image')}: left out"
+    return replace(draft, notes=(*draft.notes, note), left_out=(*draft.left_out, *left_out))

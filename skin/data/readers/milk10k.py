@@ -28,8 +28,9 @@ def read(folder: Folder) -> Draft | None:
         if truth and metadata:
             drafts.append(_read(truth, metadata, split))
         elif metadata:
-            unlabelled.append(metadata.name)
-    return together(folder, drafts, without_classes(unlabelled))
+            unlabelled.append(str(metadata.relative_to(folder.root)))
+    draft = together(folder, drafts)
+    return draft and without_classes(folder, draft, unlabelled, "isic_id")
 
 
 def _read(truth: Path, metadata: Path, split: str) -> Draft:
