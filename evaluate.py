@@ -80,7 +80,8 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     if not topology.is_main:
         return
     made = report.build(predictions, by, options.rounds, options.seed, options.threshold)
-    notes = [*test.notes, *report_files.submission_notes(test.rows["image"].tolist(), checkpoint.classes)]
+    images = test.rows["image"].tolist()
+    notes = [*test.notes, *report_files.submission_notes(images, checkpoint.classes, test.layout)]
     made = replace(made, about=about, warnings=list(test.warnings), notes=notes)
     report_files.write(out, made, predictions, test, checkpoint.preprocess)
     if card is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from skin.data.class_names import ISIC_2018, ISIC_2019, MILK10K, match_classes, readable_name
 from skin.data.dataset import SkinDiseaseDataset
 from skin.data.images import Preprocess, centre_crop
+from skin.data.readers import milk10k
 from skin.evaluation import pages, plots
 from skin.evaluation.lesions import by_lesion
 from skin.evaluation.metrics import Array
@@ -112,10 +113,11 @@ def write(
     labels = _labels(predictions, test)
     write_predictions(folder / "predictions.csv", images, labels, predictions.classes, probabilities)
     submission = folder / "isic_submission.csv"
-    if write_isic_submission(submission, images, predictions.classes, probabilities) or (
-        predictions.lesions is not None
-        and write_milk10k_submission(submission, predictions.lesions, predictions.classes, probabilities)
-    ):
+    if test.layout == milk10k.LAYOUT.name and predictions.lesions is not None:
+        made = write_milk10k_submission(submission, predictions.lesions, predictions.classes, probabilities)
+    else:
+        made = write_isic_submission(submission, images, predictions.classes, probabilities)
+    if made:
         written.append(submission.name)
     remove_stale(folder, written)
 
@@ -146,7 +148,7 @@ def write_isic_submission(path: Path, images: Sequence[str], classes: Sequence[s
     If the classes are not theirs, write nothing and return False. Their scorer knows an image by its bare name
     (`ISIC_0024306`). If two bare names are alike, the full names stay.
     """
-    columns = _challenge_columns(classes, ISIC_2018, ISIC_2019)
+    columns = _isic_columns(classes)
     if columns is None:
         return False
     ordered = probabilities[:, [list(classes).index(cls) for cls in columns.values()]]
@@ -160,23 +162,32 @@ def write_isic_submission(path: Path, images: Sequence[str], classes: Sequence[s
 def write_milk10k_submission(path: Path, lesions: Array, classes: Sequence[str], probabilities: Array) -> bool:
     """Write the table that the MILK10k challenge takes, one row per lesion, and return True.
 
-    If the classes are not its, write nothing and return False.
+    A class of the challenge that the model lacks has the probability 0. If a class of the model is not one of the
+    challenge's, write nothing and return False.
 
     Args:
         lesions: [N], the lesion of each image; the probabilities of its images are averaged.
     """
-    columns = _challenge_columns(classes, MILK10K)
-    if columns is None:
+    match = match_classes(classes, MILK10K)
+    if match.unmatched_model:
         return False
-    found = by_lesion(lesions, probabilities[:, [list(classes).index(cls) for cls in columns.values()]])
-    rows = ([name, *row] for name, row in zip(found.names, found.probabilities.tolist(), strict=True))
-    write_csv(path, ["lesion_id", *columns], rows, for_people=True)
+    found = by_lesion(lesions, probabilities)
+    columns = np.zeros((len(found.names), len(MILK10K)))
+    for name, cls in match.to_model.items():
+        columns[:, MILK10K.index(name)] = found.probabilities[:, list(classes).index(cls)]
+    rows = ([name, *row] for name, row in zip(found.names, columns.tolist(), strict=True))
+    write_csv(path, ["lesion_id", *MILK10K], rows, for_people=True)
     return True
 
 
-def submission_notes(images: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Return notes on the names in isic_submission.csv, if they need any."""
-    if _challenge_columns(classes, ISIC_2018, ISIC_2019) is None or not _alike(images):
+def submission_notes(images: Sequence[str], classes: Sequence[str], layout: str = "") -> list[str]:
+    """Return notes on the names and classes in isic_submission.csv, if they need any."""
+    if layout == milk10k.LAYOUT.name:
+        match = match_classes(classes, MILK10K)
+        if match.unmatched_model or not match.unmatched_data:
+            return []
+        return [f"isic_submission.csv has 0 for {', '.join(match.unmatched_data)}: the model does not know them"]
+    if _isic_columns(classes) is None or not _alike(images):
         return []
     return [
         "images in different folders have the same name, so isic_submission.csv names them with their folders, "
@@ -184,9 +195,9 @@ def submission_notes(images: Sequence[str], classes: Sequence[str]) -> list[str]
     ]
 
 
-def _challenge_columns(classes: Sequence[str], *challenges: tuple[str, ...]) -> dict[str, str] | None:
-    """Return a challenge's columns in its order, each with the model's class; None for other classes."""
-    for names in challenges:
+def _isic_columns(classes: Sequence[str]) -> dict[str, str] | None:
+    """Return the challenge's columns in its order, each with the model's class; None for other classes."""
+    for names in (ISIC_2018, ISIC_2019):
         match = match_classes(classes, names)
         if not match.unmatched_data and not match.unmatched_model:
             return {name: match.to_model[name] for name in names}

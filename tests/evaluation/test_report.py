@@ -296,8 +296,25 @@ def test_the_submission_to_milk10k_has_one_row_per_lesion(tmp_path: Path) -> Non
         ["IL_1", "0.0", "1.0", "0.0", "0.0", "0.0", "0.0", "0.0", "0.0", "0.0", "0.0", "0.0"],
         ["IL_2", "0.0", "0.0", "0.0", "0.0", "0.0", "0.0", "0.0", "0.5", "0.5", "0.0", "0.0"],
     ]
-    assert not report_files.write_milk10k_submission(path, lesions, HAM, np.eye(7)[:3])
+    assert report_files.submission_notes([], MILK, "MILK10k") == []
+    assert not report_files.write_milk10k_submission(path, lesions, ("mel", "acne"), np.eye(2)[[0, 1, 1]])
     assert not report_files.write_isic_submission(path, ["a"], MILK, np.eye(11)[:1])
+
+
+def test_a_class_of_milk10k_that_the_model_lacks_has_the_probability_0(tmp_path: Path) -> None:
+    path, few = tmp_path / "isic_submission.csv", ("BCC", "nv")
+    lesions = np.array(["IL_1"], dtype=object)
+    assert report_files.write_milk10k_submission(path, lesions, few, np.array([[0.25, 0.75]]))
+    values = dict(zip(*read_csv(path), strict=True))
+    assert {name: value for name, value in values.items() if value != "0.0"} == {
+        "lesion_id": "IL_1", "BCC": "0.25", "NV": "0.75",
+    }  # fmt: skip
+    assert len(values) == 12
+    lacking = "AKIEC, BEN_OTH, BKL, DF, INF, MAL_OTH, MEL, SCCKA, VASC"
+    assert report_files.submission_notes([], few, "MILK10k") == [
+        f"isic_submission.csv has 0 for {lacking}: the model does not know them"
+    ]
+    assert report_files.submission_notes([], ("mel", "acne"), "MILK10k") == []
 
 
 def test_metrics_per_lesion_are_of_the_mean_of_its_images() -> None:
