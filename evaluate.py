@@ -80,7 +80,8 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     if not topology.is_main:
         return
     made = report.build(predictions, by, options.rounds, options.seed, options.threshold)
-    notes = [*test.notes, *report_files.submission_notes(test.rows["image"].tolist(), checkpoint.classes)]
+    images = test.rows["image"].tolist()
+    notes = [*test.notes, *report_files.submission_notes(images, checkpoint.classes, test.layout)]
     made = replace(made, about=about, warnings=list(test.warnings), notes=notes)
     report_files.write(out, made, predictions, test, checkpoint.preprocess)
     if card is not None:
@@ -113,7 +114,7 @@ def predict(
         seconds = time.perf_counter() - start
     if not np.isfinite(logits).all():
         raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
-    groups = test.rows["group"].to_numpy(dtype=object)
+    groups, lesions = test.rows["group"].to_numpy(dtype=object), test.lesions
     about = About(
         created=time.strftime("%Y-%m-%d %H:%M:%S"),
         checkpoint=str(checkpoint.path),
@@ -129,7 +130,8 @@ def predict(
         seconds=seconds,
         images_per_second=len(test.labels) / seconds,
     )
-    return Predictions(checkpoint.classes, test.labels, logits, distance, groups, checkpoint.calibration), about
+    found = Predictions(checkpoint.classes, test.labels, logits, distance, groups, checkpoint.calibration, lesions)
+    return found, about
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ _NAMES = {code: name for name, codes in _SAME.items() for code in (name, *codes)
 DERMAMNIST = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 ISIC_2018 = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 ISIC_2019 = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
+MILK10K = ("AKIEC", "BCC", "BEN_OTH", "BKL", "DF", "INF", "MAL_OTH", "MEL", "NV", "SCCKA", "VASC")
 
 
 def _key(name: str) -> str:

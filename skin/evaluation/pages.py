@@ -125,10 +125,9 @@ def _context(report: Report) -> Context:
         "classes_present": sum(support > 0 for support in supports),
         "commonest": max(supports) / max(sum(supports), 1),
         "value": {name: estimate.text() for name, estimate in report.metrics.items()},
-        "overall": [
-            {"label": metric.label, "value": report.metrics[metric.name].text(metric.digits)}
-            for metric in metrics.OVERALL
-        ],
+        "overall": _overall(report.metrics),
+        "lesions": report.per_lesion.lesions if report.per_lesion else 0,
+        "per_lesion": _overall(report.per_lesion.metrics) if report.per_lesion else [],
         "called_titles": [metric.label for metric in metrics.OF_CALLED],
         "other_titles": [metric.label for metric in _others()],
         "classes": [_class(report, name, of_class) for name, of_class in report.per_class.items()],
@@ -167,6 +166,12 @@ def _class(report: Report, name: str, of_class: ClassReport) -> Context:
         "at_threshold": _narrow(metrics.OF_CALLED, threshold.metrics) if threshold else None,
         "coverage": [of_level.coverage_by_class[name].text(2) for of_level in sets],
     }
+
+
+def _overall(estimates: ByMetric) -> list[Context]:
+    return [
+        {"label": metric.label, "value": estimates[metric.name].text(metric.digits)} for metric in metrics.OVERALL
+    ]
 
 
 def _threshold(report: Report) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any
 from skin.data.class_names import match_classes, readable_name
 from skin.evaluation import metrics, subgroups
 from skin.evaluation.intervals import LEVEL, Column, Estimate, Estimates, Resampler, difference, means_of
+from skin.evaluation.lesions import by_lesion
 from skin.evaluation.metrics import Bools, Floats, Ints, Percentiles
 from skin.evaluation.report_types import (
     AtThreshold,
@@ -21,6 +22,7 @@ from skin.evaluation.report_types import (
     ConfusionMatrix,
     Gap,
     Intervals,
+    LesionReport,
     MalignantReport,
     Report,
     SetsReport,
@@ -59,6 +61,7 @@ class Predictions:
         distance: float64 [N], from `calibration.distance`.
         groups: [N], lesion or patient, or the image's name.
         calibration: the checkpoint's, as `calibration.fit` made it.
+        lesions: [N], the lesion of each image, if the set tells it beside the group.
     """
 
     classes: tuple[str, ...]
@@ -67,6 +70,7 @@ class Predictions:
     distance: Floats
     groups: npt.NDArray[Any]
     calibration: Calibration
+    lesions: npt.NDArray[Any] | None = None
 
     @property
     def calibrated(self) -> Calibrated:
@@ -130,6 +134,7 @@ def build(
             name: _subgroups(binned[known], labels, probabilities, resampler_of, malignant)
             for name, binned in (by or {}).items()
         },
+        per_lesion=None if predictions.lesions is None else _per_lesion(predictions, rounds, seed),
     )
 
 
@@ -165,6 +170,20 @@ def _with_threshold(
         name: replace(report, at_threshold=AtThreshold(threshold, {key: estimates[c, key] for key in names}))
         for c, (name, report) in enumerate(per_class.items())
     }
+
+
+def _per_lesion(predictions: Predictions, rounds: int, seed: int) -> LesionReport:
+    """Report on one answer per lesion; one whose images have two classes counts in no metric."""
+    known = predictions.known
+    labels, probabilities = predictions.labels[known], predictions.calibrated.probabilities[known]
+    lesions = by_lesion(np.asarray(predictions.lesions)[known], probabilities)
+    of_lesion = labels[lesions.first]
+    one_class = np.ones(len(of_lesion), bool)
+    one_class[lesions.of_image[labels != of_lesion[lesions.of_image]]] = False
+    resampler = Resampler(predictions.groups[known][lesions.first][one_class], rounds, seed)
+    estimates = Estimates(of_lesion[one_class], lesions.probabilities[one_class], resampler)
+    found = {metric.name: estimates.estimate(metric.name) for metric in metrics.OVERALL}
+    return LesionReport(int(one_class.sum()), found)
 
 
 # ---- malignant against benign ---------------------------------------------------------------------------------

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from skin.data.class_names import ISIC_2018, ISIC_2019, match_classes, readable_name
+from skin.data.class_names import ISIC_2018, ISIC_2019, MILK10K, match_classes, readable_name
 from skin.data.dataset import SkinDiseaseDataset
 from skin.data.images import Preprocess, centre_crop
+from skin.data.readers import milk10k
 from skin.evaluation import pages, plots
+from skin.evaluation.lesions import by_lesion
 from skin.evaluation.metrics import Array
 from skin.evaluation.report import Predictions
 from skin.evaluation.report_types import Report, to_json
@@ -110,8 +112,13 @@ def write(
     written = [REPORT, "report.md", "report.html", "predictions.csv", *pictures]
     labels = _labels(predictions, test)
     write_predictions(folder / "predictions.csv", images, labels, predictions.classes, probabilities)
-    if write_isic_submission(folder / "isic_submission.csv", images, predictions.classes, probabilities):
-        written.append("isic_submission.csv")
+    submission = folder / "isic_submission.csv"
+    if test.layout == milk10k.LAYOUT.name and predictions.lesions is not None:
+        made = write_milk10k_submission(submission, predictions.lesions, predictions.classes, probabilities)
+    else:
+        made = write_isic_submission(submission, images, predictions.classes, probabilities)
+    if made:
+        written.append(submission.name)
     remove_stale(folder, written)
 
 
@@ -152,8 +159,34 @@ def write_isic_submission(path: Path, images: Sequence[str], classes: Sequence[s
     return True
 
 
-def submission_notes(images: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Return notes on the names in isic_submission.csv, if they need any."""
+def write_milk10k_submission(path: Path, lesions: Array, classes: Sequence[str], probabilities: Array) -> bool:
+    """Write the table that the MILK10k challenge takes, one row per lesion, and return True.
+
+    A class of the challenge that the model lacks has the probability 0. If a class of the model is not one of the
+    challenge's, write nothing and return False.
+
+    Args:
+        lesions: [N], the lesion of each image; the probabilities of its images are averaged.
+    """
+    match = match_classes(classes, MILK10K)
+    if match.unmatched_model:
+        return False
+    found = by_lesion(lesions, probabilities)
+    columns = np.zeros((len(found.names), len(MILK10K)))
+    for name, cls in match.to_model.items():
+        columns[:, MILK10K.index(name)] = found.probabilities[:, list(classes).index(cls)]
+    rows = ([name, *row] for name, row in zip(found.names, columns.tolist(), strict=True))
+    write_csv(path, ["lesion_id", *MILK10K], rows, for_people=True)
+    return True
+
+
+def submission_notes(images: Sequence[str], classes: Sequence[str], layout: str = "") -> list[str]:
+    """Return notes on the names and classes in isic_submission.csv, if they need any."""
+    if layout == milk10k.LAYOUT.name:
+        match = match_classes(classes, MILK10K)
+        if match.unmatched_model or not match.unmatched_data:
+            return []
+        return [f"isic_submission.csv has 0 for {', '.join(match.unmatched_data)}: the model does not know them"]
     if _isic_columns(classes) is None or not _alike(images):
         return []
     return [

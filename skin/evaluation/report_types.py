@@ -135,6 +135,14 @@ class AttributeReport:
 
 
 @dataclass(frozen=True)
+class LesionReport:
+    """The metrics of one answer per lesion, the mean of the probabilities of its images."""
+
+    lesions: int
+    metrics: ByMetric = field(metadata=_INLINE)
+
+
+@dataclass(frozen=True)
 class About:
     """The model, the set, and the way it was evaluated; `split` is "all" for a set without one."""
 
@@ -161,6 +169,7 @@ class Report:
         images: the number of images whose class the model has; only these count.
         groups: lesions or patients.
         subgroups: by attribute.
+        per_lesion: for a set that tells the lesion of each image.
         warnings: what a reader must know. notes: what a reader should know.
     """
 
@@ -173,6 +182,7 @@ class Report:
     malignant: MalignantReport | None
     calibration: CalibrationReport
     subgroups: dict[str, AttributeReport]
+    per_lesion: LesionReport | None = field(default=None, metadata=_OPTIONAL)
     about: About = About()
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

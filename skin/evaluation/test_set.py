@@ -28,7 +28,7 @@ import pandas as pd
 
 LOOKED_AT = 20  # files, to tell the run's own data from others of the same names
 UNKNOWN = -1  # the label of an image whose class the model lacks
-_NOT_ATTRIBUTES = {"image", "path", "label", "group", "split"}
+_NOT_ATTRIBUTES = {"image", "path", "label", "group", "split", "lesion_id"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,15 @@ class TestSet:
     def attributes(self) -> list[str]:
         """The columns that `--by` can name."""
         return [name for name in self.rows.columns if name not in _NOT_ATTRIBUTES]
+
+    @property
+    def lesions(self) -> npt.NDArray[Any] | None:
+        """The lesion of each image, if the data tell it beside the group; an image without one is its own."""
+        if "lesion_id" not in self.rows:
+            return None
+        lesions = self.rows["lesion_id"]
+        known = lesions.notna() & (lesions != "")
+        return lesions.astype("str").where(known, self.rows["image"]).to_numpy(dtype=object)
 
     @property
     def grouped(self) -> bool:

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,31 @@ def test_with_amp_off_the_probabilities_are_those_of_a_plain_loop(run: Run, run_
     assert np.ptp(expected, axis=0).max() > 0.1, "the test needs images with different answers"
     # This model's logits run into hundreds, of which float32 has no more than four decimals.
     np.testing.assert_allclose(written[list(found.classes)].to_numpy(), expected, atol=2e-4)
+
+
+def test_milk10k_has_one_answer_per_lesion(run: Run, tmp_path: Path) -> None:
+    classes = ("AKIEC", "BCC", "BEN_OTH", "BKL", "DF", "INF", "MAL_OTH", "MEL", "NV", "SCCKA", "VASC")
+    data = tmp_path / "milk"
+    marks = [",".join(str(int(cls == diagnosis)) for cls in classes) for diagnosis in ("MEL", "NV", "INF")]
+    truth = "".join(f"IL_{n},{row}\n" for n, row in enumerate(marks))
+    data.mkdir()
+    (data / "MILK10k_Training_GroundTruth.csv").write_text(f"lesion_id,{','.join(classes)}\n{truth}")
+    images = "".join(f"IL_{n // 2},dermoscopic,ISIC_{n}\n" for n in range(6))
+    (data / "MILK10k_Training_Metadata.csv").write_text(f"lesion_id,image_type,isic_id\n{images}")
+    for n in range(6):
+        Image.fromarray(tiny.picture(n)).save(data / f"ISIC_{n}.png")
+    made, _ = run("--data", data)
+
+    # The model does not know INF, and IL_2 is such a lesion: it has an answer, and counts in no metric.
+    assert (made["images"], made["per_lesion"]["lesions"]) == (4, 2)
+    answers = pd.read_csv(tmp_path / "out/predictions.csv")
+    submission = pd.read_csv(tmp_path / "out/isic_submission.csv").set_index("lesion_id")
+    assert list(submission.columns) == list(classes)
+    assert submission.index.tolist() == ["IL_0", "IL_1", "IL_2"]
+    of_melanoma = answers["mel"].to_numpy().reshape(3, 2).mean(1)
+    np.testing.assert_allclose(submission["MEL"], of_melanoma)
+    assert (submission["SCCKA"] == 0).all()
+    assert "isic_submission.csv has 0 for BEN_OTH, INF, MAL_OTH, SCCKA" in " ".join(made["notes"])
 
 
 def test_averages_over_the_views(run: Run, run_folder: Path, tmp_path: Path) -> None:

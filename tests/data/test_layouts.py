@@ -649,7 +649,6 @@ def test_a_one_hot_value_of_a_known_layout_that_is_no_number_is_named(tmp_path: 
         ("ISIC_2019_Training_GroundTruth.csv", "image,MEL\nI,1\n", "'nv'"),
         ("fitzpatrick17k.csv", "md5hash\nI\n", "'label'"),
         ("metadata.csv", "img_id,patient_id\nI,P\n", "'diagnostic'"),
-        ("metadata.csv", "isic_id,sex\nI,male\n", "'diagnosis'"),
     ],
 )
 def test_a_known_table_without_its_columns_is_named(tmp_path: Path, name: str, table: str, lacking: str) -> None:

@@ -283,6 +283,59 @@ def test_isic_submission_has_the_challenges_columns(tmp_path: Path) -> None:
     assert read_csv(path)[0][-2:] == ["SCC", "UNK"]
 
 
+MILK = ("MEL", "AKIEC", "BCC", "BEN_OTH", "BKL", "DF", "INF", "MAL_OTH", "NV", "SCCKA", "VASC")  # not its order
+
+
+def test_the_submission_to_milk10k_has_one_row_per_lesion(tmp_path: Path) -> None:
+    path = tmp_path / "isic_submission.csv"
+    probabilities = np.eye(11)[[0, 8, 2]]  # MEL, NV, BCC
+    lesions = np.array(["IL_2", "IL_2", "IL_1"], dtype=object)
+    assert report_files.write_milk10k_submission(path, lesions, MILK, probabilities)
+    assert read_csv(path) == [
+        ["lesion_id", "AKIEC", "BCC", "BEN_OTH", "BKL", "DF", "INF", "MAL_OTH", "MEL", "NV", "SCCKA", "VASC"],
+        ["IL_1", "0.0", "1.0", "0.0", "0.0", "0.0", "0.0", "0.0", "0.0", "0.0", "0.0", "0.0"],
+        ["IL_2", "0.0", "0.0", "0.0", "0.0", "0.0", "0.0", "0.0", "0.5", "0.5", "0.0", "0.0"],
+    ]
+    assert report_files.submission_notes([], MILK, "MILK10k") == []
+    assert not report_files.write_milk10k_submission(path, lesions, ("mel", "acne"), np.eye(2)[[0, 1, 1]])
+    assert not report_files.write_isic_submission(path, ["a"], MILK, np.eye(11)[:1])
+
+
+def test_a_class_of_milk10k_that_the_model_lacks_has_the_probability_0(tmp_path: Path) -> None:
+    path, few = tmp_path / "isic_submission.csv", ("BCC", "nv")
+    lesions = np.array(["IL_1"], dtype=object)
+    assert report_files.write_milk10k_submission(path, lesions, few, np.array([[0.25, 0.75]]))
+    values = dict(zip(*read_csv(path), strict=True))
+    assert {name: value for name, value in values.items() if value != "0.0"} == {
+        "lesion_id": "IL_1", "BCC": "0.25", "NV": "0.75",
+    }  # fmt: skip
+    assert len(values) == 12
+    lacking = "AKIEC, BEN_OTH, BKL, DF, INF, MAL_OTH, MEL, SCCKA, VASC"
+    assert report_files.submission_notes([], few, "MILK10k") == [
+        f"isic_submission.csv has 0 for {lacking}: the model does not know them"
+    ]
+    assert report_files.submission_notes([], ("mel", "acne"), "MILK10k") == []
+
+
+def test_metrics_per_lesion_are_of_the_mean_of_its_images() -> None:
+    answers = answers_of(size=20)
+    assert "per_lesion" not in build(answers, rounds=5)
+    # Lesion 9 has images of two classes, and the class of one image is unknown to the model.
+    labels = answers.labels.copy()
+    labels[18], labels[19], labels[0] = 0, 1, -1
+    lesions = np.array([f"L{i // 2}" for i in range(20)], dtype=object)
+    made = report.build(replace(answers, labels=labels, lesions=lesions), rounds=5)
+
+    probabilities = answers.calibrated.probabilities
+    means = [probabilities[1], *(probabilities[2 * i : 2 * i + 2].mean(0) for i in range(1, 9))]
+    right = [mean.argmax() == labels[2 * i + 1] for i, mean in enumerate(means)]
+    assert made.per_lesion is not None
+    assert made.per_lesion.lesions == 9
+    assert made.per_lesion.metrics["accuracy"].value == pytest.approx(np.mean(right))
+    assert to_json(made)["per_lesion"]["accuracy"]["value"] == pytest.approx(np.mean(right))
+    assert "All 9 lesions" in pages.markdown(made)
+
+
 def test_isic_submission_keeps_folders_where_bare_names_are_alike(tmp_path: Path) -> None:
     path, names = tmp_path / "isic_submission.csv", ["nv/1.jpg", "mel/1.jpg"]
     assert report_files.write_isic_submission(path, names, HAM, np.eye(7)[:2])

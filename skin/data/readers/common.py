@@ -9,7 +9,7 @@ from pathlib import Path
 
 from skin.data.folder import Folder
 from skin.data.index import COLUMNS, Draft
-from skin.data.tables import find_column, header, without_words
+from skin.data.tables import find_column, header, read_table, without_words
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -87,6 +87,47 @@ def split_words(values: pd.Series, path: Path) -> pd.Series:
             f"{path}, row {row + 2}: the split '{values.iloc[row]}' is none of train, val, test: correct the table"
         )
     return words.replace(SPLITS)
+
+
+def tables_with(folder: Folder, *columns: str) -> list[str]:
+    """List the tables that have all of `columns`, without copies of one another."""
+    found = []
+    for path in folder.tables:
+        folder.refuse_link(path)
+        names = header(folder.root / path)
+        if all(find_column(names, column) for column in columns):
+            found.append(path)
+    return folder.distinct(found)
+
+
+def stacked(folder: Folder, paths: list[str], columns: tuple[str, ...]) -> pd.DataFrame:
+    """Return the rows of several tables as one: those of `columns` that they have, under one spelling."""
+    tables = []
+    for path in paths:
+        table = read_table(folder.root / path)
+        used = {found: name for name in columns if (found := find_column(list(table.columns), name))}
+        tables.append(table[list(used)].rename(columns=used))
+    return pd.concat(tables, ignore_index=True).fillna("")
+
+
+def one_row_each(table: pd.DataFrame, key: str, source: str) -> pd.DataFrame:
+    """Return one row per value of `key`: each of two tables may have some of its values.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    again = table[key].duplicated(keep=False) & (table[key] != "")
+    if not again.any():
+        return table
+    rows = table[again].mask(table[again] == "").groupby(key, sort=False)
+    values = rows.nunique()
+    for column in values.columns[(values > 1).any()]:
+        image = values.index[values[column] > 1][0]
+        raise UserError(
+            f"{source} disagree on {column} of the image '{image}': correct one, "
+            "or name a table image,label,group with --labels"
+        )
+    return pd.concat([table[~again], rows.first().reset_index()], ignore_index=True).fillna("")
 
 
 def listed(paths: list[str]) -> str:

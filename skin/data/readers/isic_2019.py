@@ -13,7 +13,7 @@ def read(folder: Folder) -> Draft | None:
     words = ("Training", "Test")
     truths = {word: path for word in words if (path := folder.table(f"ISIC_2019_{word}_GroundTruth.csv"))}
     metadata = {word: path for word in words if (path := folder.table(f"ISIC_2019_{word}_Metadata.csv"))}
-    return read_challenge(truths, ISIC_2019, metadata)
+    return read_challenge(folder, truths, ISIC_2019, metadata)
 
 
 LAYOUT = Layout("ISIC 2019", "ISIC_2019_Training_GroundTruth.csv", read)

@@ -7,9 +7,9 @@ import posixpath
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
-from skin.data.readers.common import Layout, listed, metadata, present_columns, rows_of
+from skin.data.readers.common import Layout, listed, metadata, one_row_each, present_columns, rows_of, stacked
 from skin.data.readers.folder_tree import base_of, in_class_folders, in_split_folders, place
-from skin.data.tables import find_column, need_column, read_table
+from skin.data.tables import find_column, header, need_column, read_table
 from skin.utils.errors import UserError
 
 import numpy as np
@@ -23,22 +23,22 @@ _ATTRIBUTES = (
     "age_approx", "sex", "anatom_site_general", "anatom_site_1", "fitzpatrick_skin_type", "image_type",
     "dermoscopic_type", "diagnosis_confirm_type", "attribution",
 )  # fmt: skip
+_COLUMNS = ("isic_id", *_DIAGNOSES, *_PEOPLE, *_ATTRIBUTES)
 _NEARLY_ALL = 0.99  # of the rows with a diagnosis: a level that fewer rows fill would lose whole classes
 
 
 def read(folder: Folder) -> Draft | None:
     paths = metadata(folder, "isic_id")
-    if not paths or tables_of_classes(folder):
-        return None
+    if not any(find_column(header(folder.root / path), *_DIAGNOSES) for path in paths) or tables_of_classes(folder):
+        return None  # the tables of other sets have isic_id, too
     if len({posixpath.basename(path) for path in paths}) > 1:
         raise UserError(f"{folder.root} holds {' and '.join(paths)}: name the right one with --labels")
     path = folder.root / paths[0]
     source = path.name if len(paths) == 1 else listed(paths)
-    table = read_table(path) if len(paths) == 1 else _complete(_stacked(folder, paths), source)
+    table = read_table(path) if len(paths) == 1 else one_row_each(stacked(folder, paths, _COLUMNS), "isic_id", source)
     columns = list(table.columns)
     label, filled = _diagnosis(table)
     if label is None:
-        need_column(table, path, "diagnosis")
         raise UserError(f"{path}: the column diagnosis is empty in every row: there is nothing to learn from")
     image = table[need_column(table, path, "isic_id")]
     people = [table[name] for known in _PEOPLE if (name := find_column(columns, known))]
@@ -65,37 +65,6 @@ def _diagnosis(table: pd.DataFrame) -> tuple[str | None, dict[str, int]]:
     return next((name for name in rows if rows[name] >= enough), max(rows, key=lambda name: rows[name])), rows
 
 
-def _stacked(folder: Folder, paths: list[str]) -> pd.DataFrame:
-    """Return several tables of the Archive as one: the columns we use, under one spelling."""
-    tables = []
-    for path in paths:
-        table = read_table(folder.root / path)
-        names = ("isic_id", *_DIAGNOSES, *_PEOPLE, *_ATTRIBUTES)
-        used = {found: name for name in names if (found := find_column(list(table.columns), name))}
-        tables.append(table[list(used)].rename(columns=used))
-    return pd.concat(tables, ignore_index=True).fillna("")
-
-
-def _complete(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """Return one row per image: each of two tables may have some of its values.
-
-    Raises:
-        UserError: they contradict each other.
-    """
-    again = table["isic_id"].duplicated(keep=False) & (table["isic_id"] != "")
-    if not again.any():
-        return table
-    rows = table[again].mask(table[again] == "").groupby("isic_id", sort=False)
-    values = rows.nunique()
-    for column in values.columns[(values > 1).any()]:
-        image = values.index[values[column] > 1][0]
-        raise UserError(
-            f"{source} disagree on {column} of the image '{image}': correct one, "
-            "or name a table image,label,group with --labels"
-        )
-    return pd.concat([table[~again], rows.first().reset_index()], ignore_index=True).fillna("")
-
-
 def tables_of_classes(folder: Folder) -> list[str]:
     """List the Archive's tables if each lies in a class folder, since the set was downloaded class by class.
 
@@ -113,7 +82,8 @@ def tables_of_classes(folder: Folder) -> list[str]:
     classes = [class_of.get(place(path, base).folders[: depth + 1]) for path in paths]
     if None in classes or len(set(classes)) < 2:
         return []
-    table = pd.concat([_stacked(folder, [path]).assign(folder=cls) for path, cls in zip(paths, classes, strict=True)])
+    tables = [stacked(folder, [path], _COLUMNS) for path in paths]
+    table = pd.concat([table.assign(folder=cls) for table, cls in zip(tables, classes, strict=True)])
     diagnosis, _ = _diagnosis(table.fillna(""))
     shared = diagnosis and table[table[diagnosis].fillna("") != ""].groupby(diagnosis)["folder"].nunique().gt(1).any()
     return [] if shared else paths
@@ -121,7 +91,7 @@ def tables_of_classes(folder: Folder) -> list[str]:
 
 def groups_of_tables(folder: Folder, paths: list[str], names: pd.Series) -> pd.Series | str:
     """Return the lesion or patient that the Archive's tables `paths` give each file of `names`; otherwise `""`."""
-    table = _stacked(folder, paths)
+    table = stacked(folder, paths, _COLUMNS)
     people = [table[name] for name in _PEOPLE if name in table]
     if not people:
         return ""

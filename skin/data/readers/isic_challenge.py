@@ -1,27 +1,36 @@
-"""The ISIC challenges of 2018 (task 3) and 2019: one-hot tables of one or several splits."""
+"""The ISIC challenges: what their readers share, and the one-hot tables of 2018 (task 3) and 2019."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+from skin.data.folder import Folder
 from skin.data.index import Draft, count
-from skin.data.readers.common import SPLITS, present_columns, rows_of, without_unmarked
+from skin.data.readers.common import SPLITS, listed, present_columns, rows_of, without_unmarked
 from skin.data.tables import find_column, from_one_hot, need_column, read_table, spelling
-from skin.utils.errors import UserError
+from skin.utils.errors import UserError, printable
 
 import pandas as pd
 
+_TWO_CLASSES = {
+    "benign": "benign", "0": "benign", "0.0": "benign",
+    "malignant": "malignant", "1": "malignant", "1.0": "malignant",
+    "": "",
+}  # fmt: skip
 
-def read_challenge(truths: dict[str, Path], classes: tuple[str, ...], metadata: dict[str, Path]) -> Draft | None:
-    """Read the tables of an ISIC challenge.
+
+def read_challenge(
+    folder: Folder, truths: dict[str, Path], classes: tuple[str, ...], metadata: dict[str, Path]
+) -> Draft | None:
+    """Read the one-hot tables of an ISIC challenge.
 
     Args:
-        truths: one-hot labels of each split, by the challenge's word for it.
+        truths: labels of each split, by the challenge's word for it.
         classes: the columns of the labels.
         metadata: tables on the images, by the same words.
     """
-    draft = None
+    drafts = []
     for word, path in truths.items():
         table = read_table(path)
         image = table[need_column(table, path, "image", "image_id", "image_name")]
@@ -31,15 +40,13 @@ def read_challenge(truths: dict[str, Path], classes: tuple[str, ...], metadata: 
         group: pd.Series | str = ""
         attributes = None
         if word in metadata:
-            known = _look_up(metadata[word], image)
+            known = look_up(metadata[word], image)
             group = known[lesion] if (lesion := find_column(list(known.columns), "lesion_id")) else ""
             attributes = present_columns(known, "age_approx", "anatom_site_general", "sex")
         rows = rows_of(image, labels, group=group, split=SPLITS[word.lower()], attributes=attributes)
         of_split = without_unmarked(Draft(rows, path.name, classes), marked)
-        if unknown:
-            of_split = _without_unknown(of_split, unknown)
-        draft = of_split if draft is None else _together(draft, of_split)
-    return draft
+        drafts.append(_without_unknown(of_split, unknown) if unknown else of_split)
+    return together(folder, drafts)
 
 
 def _without_unknown(draft: Draft, unknown: str) -> Draft:
@@ -51,22 +58,82 @@ def _without_unknown(draft: Draft, unknown: str) -> Draft:
     return replace(draft, rows=draft.rows[~marked], notes=(*draft.notes, note))
 
 
-def _together(one: Draft, other: Draft) -> Draft:
-    rows = pd.concat([one.rows, other.rows], ignore_index=True).fillna("")
-    source = f"{one.source} and {other.source}"
-    return Draft(rows, source, one.classes, one.notes + other.notes, one.unusable | other.unusable)
+def together(folder: Folder, drafts: list[Draft]) -> Draft | None:
+    """Return the drafts of several splits as one; None if there are none.
+
+    A split of which the folder has no image was not downloaded: that is said, and its images are not missing.
+    """
+    present = [any(folder.find(name, converted=True) for name in draft.rows["image"]) for draft in drafts]
+    # Without an image of any split, all of them are missing.
+    kept = [draft for draft, there in zip(drafts, present, strict=True) if there] or drafts
+    if not kept:
+        return None
+    absent = [
+        f"{draft.source} names {count(len(draft.rows), 'image')}, and the folder has none of them: left out"
+        for draft, there in zip(drafts, present, strict=True)
+        if any(present) and not there
+    ]
+    return Draft(
+        pd.concat([draft.rows for draft in kept], ignore_index=True).fillna(""),
+        listed([draft.source for draft in kept]),
+        kept[0].classes,
+        (*(note for draft in kept for note in draft.notes), *absent),
+        {note: number for draft in kept for note, number in draft.unusable.items()},
+    )
 
 
-def _look_up(path: Path, images: pd.Series) -> pd.DataFrame:
+def look_up(path: Path, images: pd.Series) -> pd.DataFrame:
     """Return the row of the table at `path` for each of `images`, `""` if it has none.
 
     Raises:
         UserError: the table has two different rows for one of `images`.
     """
     table = read_table(path)
-    key = need_column(table, path, "image", "image_id", "image_name")
+    key = need_column(table, path, "image", "image_id", "image_name", "isic_id")
     table = table[table[key].isin(images)].drop_duplicates()  # faults in the rows of other images do not matter
     twice = table[key].duplicated()
     if twice.any():
         raise UserError(f"{path} has two rows for '{table.loc[twice, key].iloc[0]}', which disagree: keep one")
     return table.set_index(key).reindex(images).fillna("").set_axis(images.index)
+
+
+def benign_or_malignant(table: pd.DataFrame, image: str, columns: list[str], source: str) -> pd.Series:
+    """Return `benign` or `malignant` per row; `""` if no column tells.
+
+    Args:
+        image: the column of the images' names.
+        columns: those that tell, in words or as 0 and 1.
+        source: the origin of the rows, for messages.
+
+    Raises:
+        UserError: a value is neither, or two columns contradict each other.
+    """
+    label = pd.Series("", index=table.index)
+    for column in columns:
+        told = table[column].str.lower().map(_TWO_CLASSES)
+        if told.isna().any():
+            row = table[told.isna()].iloc[0]
+            raise UserError(
+                f"{source}: the {column} of the image '{printable(row[image])}' is '{printable(row[column])}', "
+                "and neither benign (0) nor malignant (1): correct the table"
+            )
+        if (contradicted := (label != "") & (told != "") & (label != told)).any():
+            row = table[contradicted].iloc[0]
+            raise UserError(
+                f"{source}: {' and '.join(columns)} of the image '{printable(row[image])}' disagree "
+                f"('{printable(row[columns[0]])}' and '{printable(row[column])}'): correct the table"
+            )
+        label = label.mask(label == "", told)
+    return label
+
+
+def without_classes(folder: Folder, draft: Draft, paths: list[str], image: str) -> Draft:
+    """Leave out the images that the tables `paths` name, in the column `image`, and give no class of; say so."""
+    if not paths:
+        return draft
+    tables = [read_table(folder.root / path) for path in paths]
+    names = pd.concat([table[find_column(list(table.columns), image)] for table in tables])
+    left_out = tuple(names[(names != "") & ~names.isin(draft.rows["image"])].unique())
+    give = "give" if len(paths) > 1 else "gives"
+    note = f"{listed(paths)} {give} no class of {count(len(left_out), 'image')}: left out"
+    return replace(draft, notes=(*draft.notes, note), left_out=(*draft.left_out, *left_out))

@@ -1,0 +1,61 @@
+"""The ISIC challenge of 2020 (Rotemberg et al. 2021), as the challenge and Kaggle (SIIM-ISIC) give it."""
+
+from __future__ import annotations
+
+import posixpath
+
+from skin.data.folder import Folder
+from skin.data.groups import join_groups, join_pairs
+from skin.data.index import Draft, count
+from skin.data.readers.common import Layout, listed, one_row_each, present_columns, rows_of, stacked, tables_with
+from skin.data.readers.isic_challenge import benign_or_malignant, without_classes
+from skin.data.tables import need_column, read_table
+
+import numpy as np
+import pandas as pd
+
+_IMAGE = "image_name"
+_TELL = ("benign_malignant", "target")
+_PEOPLE = ("patient_id", "lesion_id")
+_ATTRIBUTES = ("sex", "age_approx", "anatom_site_general_challenge", "diagnosis")
+
+
+def read(folder: Folder) -> Draft | None:
+    named = tables_with(folder, _IMAGE)
+    official = [path for path in named if "isic_2020_training_groundtruth" in posixpath.basename(path).lower()]
+    with_classes = {path for column in _TELL for path in tables_with(folder, _IMAGE, "patient_id", column)}
+    paths = [path for path in named if path in official or path in with_classes]
+    if not paths:
+        return None
+    # The second version of the table has the lesions. A row may stand in both, and in a part of the table.
+    source = posixpath.basename(paths[0]) if len(paths) == 1 else listed(paths)
+    table = one_row_each(stacked(folder, paths, (_IMAGE, *_TELL, *_PEOPLE, *_ATTRIBUTES)), _IMAGE, source)
+    for columns in (_TELL, ("patient_id",)):
+        need_column(table, folder.root / paths[0], *columns)
+    tell = list(present_columns(table, *_TELL).columns)
+    people = [table[name] for name in _PEOPLE if name in table]
+    group, notes = _with_copies(folder, table[_IMAGE], join_groups(*people))
+    rows = rows_of(
+        table[_IMAGE],
+        benign_or_malignant(table, _IMAGE, tell, source),
+        group=group,
+        attributes=present_columns(table, *_ATTRIBUTES),
+    )
+    draft = Draft(rows, source, ("benign", "malignant"), tuple(notes))
+    return without_classes(folder, draft, [path for path in named if path not in paths], _IMAGE)
+
+
+def _with_copies(folder: Folder, images: pd.Series, group: pd.Series) -> tuple[pd.Series, list[str]]:
+    """Join the groups of the images that the challenge's own table calls copies of each other, and say so."""
+    group = group.mask(group == "", images)
+    row = pd.Series(np.arange(len(images)), index=images).groupby(level=0).first()
+    notes = []
+    for path in tables_with(folder, "image_name_1", "image_name_2"):
+        table = read_table(folder.root / path)
+        pairs = present_columns(table, "image_name_1", "image_name_2").apply(lambda names: names.map(row)).dropna()
+        group = join_pairs(group, pairs.to_numpy(np.int64))
+        notes.append(f"{path} joins {count(len(pairs), 'pair')} of copies: each pair stays in one split")
+    return group, notes
+
+
+LAYOUT = Layout("ISIC 2020", "a table with image_name, patient_id and benign_malignant or target", read)
