@@ -29,6 +29,11 @@ _SAME: dict[str, tuple[str, ...]] = {
     "seborrhoeic keratosis": ("sek", "seborrheic keratosis"),
 }  # fmt: skip
 _NAMES = {code: name for name, codes in _SAME.items() for code in (name, *codes)}
+# Other names and words by which a folder of skin pictures is known to be a class.
+_KNOWN = frozenset(
+    "benign malignant melanoma melanomas naevus nevus keratosis keratoses carcinoma dermatofibroma dermatitis eczema "
+    "psoriasis acne rosacea vitiligo tinea cancer healthy normal melanocytic lentigo monkeypox chickenpox measles".split()
+)
 
 # The order of the classes in DermaMNIST's labels 0 to 6; they are HAM10000's.
 DERMAMNIST = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -45,6 +50,11 @@ def readable_name(cls: str) -> str:
     key = _key(cls)
     name = _NAMES.get(key)
     return cls if name is None or name == key or len(key) > 5 else f"{name} ({cls})"
+
+
+def is_disease(name: str) -> bool:
+    """Return True if a name is one of a disease in the public sets, or `benign`, `normal` and the like."""
+    return _key(name) in _NAMES or _key(name) in _KNOWN
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from skin.data.readers import (
     medmnist,
     pad_ufes_20,
 )
+from skin.data.readers.folder_tables import usable_with_labels, with_folders
 from skin.data.readers.labels_table import labels_table
 from skin.data.tables import header
 from skin.utils.errors import UserError
@@ -59,25 +60,23 @@ def read_index(
 
 
 def _only_layout(folder: Folder) -> tuple[str, Draft]:
-    found = {layout.name: draft for layout in LAYOUTS if (draft := layout.read(folder)) is not None}
-    of_folders = [layout.name for layout in LAYOUTS if layout.by_folders]
-    tables = {name: draft for name, draft in found.items() if name not in of_folders}
-    if len(tables) == 1:
-        # Folders beside a table count only if they are named like its classes or like splits;
-        # otherwise they merely hold the images.
-        known = {label.lower() for draft in tables.values() for label in draft.rows["label"].unique()}
-        for name in of_folders:
-            if name in found and len(known & {str(c).lower() for c in found[name].rows["label"].unique()}) < 2:
-                del found[name]
-    if len(found) == 1:
-        return next(iter(found.items()))
-    if found:
+    found = {
+        layout.name: draft for layout in LAYOUTS if not layout.by_folders and (draft := layout.read(folder)) is not None
+    }
+    if len(found) > 1:
         matches = " and ".join(f"{name} ({draft.source})" for name, draft in found.items())
         raise UserError(
             f"{folder.root} can be read as {matches}: point --data at one of them, "
             "or name a table image,label,group with --labels"
         )
-    raise UserError(f"{folder.root} is of no known layout: {_what_is_there(folder)}. Looked for {_looked_for()}")
+    for name, draft in found.items():
+        return name, with_folders(folder, draft)
+    for layout in LAYOUTS:
+        if layout.by_folders and (draft := layout.read(folder)) is not None:
+            return layout.name, draft
+    table = usable_with_labels(folder)
+    advice = f"; {table} reads its table" if table else ""
+    raise UserError(f"{folder.root} is of no known layout: {_what_is_there(folder)}{advice}. Looked for {_looked_for()}")
 
 
 def _looked_for() -> str:

@@ -8,7 +8,7 @@ from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.readers.common import Layout, listed, metadata, present_columns, rows_of
-from skin.data.readers.folder_tree import base_of, in_class_folders, in_split_folders, place
+from skin.data.readers.folder_tree import NoClassFolders, folders_above, read_tree
 from skin.data.tables import find_column, need_column, read_table
 from skin.utils.errors import UserError
 
@@ -105,12 +105,16 @@ def tables_of_classes(folder: Folder) -> list[str]:
     paths = metadata(folder, "isic_id")
     if len(paths) < 2:
         return []
-    base = base_of(folder)
-    in_splits = in_split_folders(folder, base)
-    depth = 1 if in_splits else 0  # of the class among the folders of an image
-    images = in_splits or in_class_folders(folder, base)
-    class_of = {image.folders[: depth + 1]: image.folders[depth] for image in images}
-    classes = [class_of.get(place(path, base).folders[: depth + 1]) for path in paths]
+    try:
+        tree = read_tree(folder)
+    except NoClassFolders:
+        tree = None
+    labels_in: dict[str, set[str]] = {}
+    for path, label, _ in tree.places if tree else ():
+        for above in folders_above(path):
+            labels_in.setdefault(above, set()).add(label)
+    inside = [next((labels_in[above] for above in folders_above(path) if above in labels_in), set()) for path in paths]
+    classes = [next(iter(labels)) if len(labels) == 1 else None for labels in inside]
     if None in classes or len(set(classes)) < 2:
         return []
     table = pd.concat([_stacked(folder, [path]).assign(folder=cls) for path, cls in zip(paths, classes, strict=True)])
