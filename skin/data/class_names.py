@@ -30,10 +30,11 @@ _SAME: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _NAMES = {code: name for name, codes in _SAME.items() for code in (name, *codes)}
 # Other names and words by which a folder of skin pictures is known to be a class.
-_KNOWN = frozenset(
-    "benign malignant melanoma melanomas naevus nevus keratosis keratoses carcinoma dermatofibroma dermatitis eczema "
-    "psoriasis acne rosacea vitiligo tinea cancer healthy normal melanocytic lentigo monkeypox chickenpox measles".split()
-)
+_KNOWN = frozenset((
+    "benign", "malignant", "melanoma", "melanomas", "naevus", "nevus", "keratosis", "keratoses", "carcinoma",
+    "dermatofibroma", "dermatitis", "eczema", "psoriasis", "acne", "rosacea", "vitiligo", "tinea", "cancer",
+    "healthy", "normal", "melanocytic", "lentigo", "monkeypox", "chickenpox", "measles",
+))  # fmt: skip
 
 # The order of the classes in DermaMNIST's labels 0 to 6; they are HAM10000's.
 DERMAMNIST = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")

@@ -20,9 +20,9 @@ from skin.utils.run_folders import is_ours
 _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
 # Folders of file servers and systems, with thumbnails and deleted files. Hidden folders are passed over anyway.
 _SYSTEM = frozenset((
-    "__macosx", "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "@tmp", "$recycle.bin", "recycler",
-    "system volume information", "lost+found", "network trash folder", "temporary items", "__pycache__", "thumbs",
-    "thumbnails",
+    "__macosx", "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "@tmp", "$recycle.bin",
+    "recycler", "system volume information", "lost+found", "network trash folder", "temporary items", "__pycache__",
+    "thumbs", "thumbnails",
 ))  # fmt: skip
 _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead anywhere
 
@@ -30,9 +30,10 @@ _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead an
 class Folder:
     """One walk over a data folder: its images, its tables, and the place of a named image.
 
-    Hidden files are passed over, so are the folders of systems and file servers (`__MACOSX`, `@eaDir`, `Thumbs`), and so are the folders of runs, reports and checks (`ours`): their
-    pictures must not be learnt. Files that are neither image, table nor archive are `others`. Links inside the
-    folder are files like any other. A link that leads out of it is refused if it is a folder, or if a row needs it.
+    Hidden files are passed over, and so are the folders of systems and file servers (`__MACOSX`, `@eaDir`, `Thumbs`)
+    and those of runs, reports and checks (`ours`): their pictures must not be learnt. Files that are neither image,
+    table nor archive are `others`. Links inside the folder are files like any other. A link that leads out of it is
+    refused if it is a folder, or if a row needs it.
     """
 
     def __init__(self, root: Path) -> None:

@@ -61,6 +61,7 @@ class Draft:
         notes: lines that the user should see.
         unusable: the notes on rows without image or class, with their numbers: too many are an error.
         missing, unnamed: as in `Index`; found with the images, if not by the layout.
+        left_out: images that the source names and `rows` does not have, for a reason that `notes` gives.
     """
 
     rows: pd.DataFrame
@@ -70,6 +71,7 @@ class Draft:
     unusable: dict[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, keep_going: bool) -> Index:
@@ -141,7 +143,8 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
     files, extensions = _find(names, folder, draft.source)
     notes += extensions
     missing = files.isna()
-    unnamed = tuple(sorted(folder.images - set(files) - set(folder.copies)))
+    left_out = {folder.find(name) for name in draft.left_out}
+    unnamed = tuple(sorted(folder.images - set(files) - set(folder.copies) - left_out))
     if folder.copies:
         notes.append(f"the folder holds {count(len(folder.copies), 'image')} twice: one copy of each is used")
     if unnamed:

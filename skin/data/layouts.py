@@ -11,6 +11,7 @@ from pathlib import Path
 
 from skin.data.folder import Folder
 from skin.data.index import Draft, Index, build_index, count
+from skin.data.path_groups import group_by_path
 from skin.data.readers import (
     fitzpatrick17k,
     ham10000,
@@ -40,29 +41,35 @@ LAYOUTS = [
 
 
 def read_index(
-    root: Path, *, labels: Path | None = None, allow_missing: bool = False, keep_going: bool = False
+    root: Path,
+    *,
+    labels: Path | None = None,
+    group_by: str | None = None,
+    allow_missing: bool = False,
+    keep_going: bool = False,
 ) -> Index:
     """Read the data folder `root` in the layout that it has, or with the table `labels`.
 
     Args:
         root: the folder that `--data` names.
         labels: a table `image,label[,group][,split][,...]`; paths in it are relative to `root`.
+        group_by: a regular expression that finds the lesion or patient of an image in its path.
         allow_missing: go on if more than 1 % of the rows have no image or no class.
         keep_going: (for the audit) do not stop at an error: put it into `Index.faults` and leave its rows out.
 
     Raises:
         UserError: the folder has no layout or two, a table is unusable or contradicts itself, a path
-            leaves the folder, or too many rows are unusable.
+            leaves the folder, too many rows are unusable, or `group_by` tells no groups.
     """
     folder = Folder(Path(root))
     name, draft = ("labels table", labels_table(folder, Path(labels))) if labels else _only_layout(folder)
-    return build_index(folder, name, draft, allow_missing, keep_going)
+    index = build_index(folder, name, draft, allow_missing, keep_going)
+    return group_by_path(index, group_by) if group_by is not None else index
 
 
 def _only_layout(folder: Folder) -> tuple[str, Draft]:
-    found = {
-        layout.name: draft for layout in LAYOUTS if not layout.by_folders and (draft := layout.read(folder)) is not None
-    }
+    tables = [layout for layout in LAYOUTS if not layout.by_folders]
+    found = {layout.name: draft for layout in tables if (draft := layout.read(folder)) is not None}
     if len(found) > 1:
         matches = " and ".join(f"{name} ({draft.source})" for name, draft in found.items())
         raise UserError(
@@ -75,8 +82,8 @@ def _only_layout(folder: Folder) -> tuple[str, Draft]:
         if layout.by_folders and (draft := layout.read(folder)) is not None:
             return layout.name, draft
     table = usable_with_labels(folder)
-    advice = f"; {table} reads its table" if table else ""
-    raise UserError(f"{folder.root} is of no known layout: {_what_is_there(folder)}{advice}. Looked for {_looked_for()}")
+    there = _what_is_there(folder) + (f"; {table} reads its table" if table else "")
+    raise UserError(f"{folder.root} is of no known layout: {there}. Looked for {_looked_for()}")
 
 
 def _looked_for() -> str:

@@ -140,7 +140,9 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
         log.say(f"note: {NO_HOME}")
     if manifest is not None:
         _refuse_gone(options, manifest.parent)
-    index = read_index(options.data, labels=options.labels, allow_missing=options.allow_missing)
+    index = read_index(
+        options.data, labels=options.labels, allow_missing=options.allow_missing, group_by=options.group_by
+    )
     _unpack_arrays(options, index)
     if manifest is not None:
         return _as_before(index, options, manifest, log)
@@ -164,7 +166,8 @@ def check_data(options: Options) -> int:
     log = Log()
     out = run_folder.new_folder(options.out, "check")
     index = read_index(
-        options.data, labels=options.labels, allow_missing=options.allow_missing, keep_going=True
+        options.data, labels=options.labels, allow_missing=options.allow_missing, group_by=options.group_by,
+        keep_going=True,
     )
     _unpack_arrays(options, index)
     with log.progress("reading images", len(index.rows)) as advance:

@@ -14,27 +14,33 @@ from skin.data.class_names import is_disease
 from skin.data.readers.common import SPLITS
 
 _SPLIT = re.compile(rf"({'|'.join(SPLITS)})(sets?|data|dirs?|folders?|images?|imgs|splits?)?")
-_MASKS = frozenset(
-    "mask masks segmentation segmentations seg superpixel superpixels truth groundtruth gt roi rois contour contours "
-    "annotation annotations heatmap heatmaps".split()
-)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_MASKS = _words("""
+    mask masks segmentation segmentations seg superpixel superpixels truth groundtruth gt roi rois contour
+    contours annotation annotations heatmap heatmaps
+""")
 # Pictures that are made of others: a copy in training of a picture in the test split flatters the model.
-_COPIES = frozenset(
-    "augmented augmentation augmentations augment aug copy copies resized cropped processed preprocessed".split()
-)
-_PIECES = frozenset(
-    "image images img imgs picture pictures photo photos jpeg jpg png bmp tif tiff dicom dcm hdf file files "
-    "input inputs output outputs data dataset datasets set sets subset dir dirs directory folder folders archive "
-    "download downloads part parts fold folds split splits batch chunk shard volume vol "
-    "original originals orig raw clean cleaned holdout eval evaluation unlabeled unlabelled labels "
-    "isic isbi ham bcn ph pad ufes msld milk scin midas dermnet kaggle challenge task".split()
-)
+_COPIES = _words("""
+    augmented augmentation augmentations augment aug copy copies resized cropped processed preprocessed
+""")
+_PIECES = _words("""
+    image images img imgs picture pictures photo photos jpeg jpg png bmp tif tiff dicom dcm hdf file files
+    input inputs output outputs data dataset datasets set sets subset dir dirs directory folder folders
+    archive download downloads part parts fold folds split splits batch chunk shard volume vol original
+    originals orig raw clean cleaned holdout eval evaluation unlabeled unlabelled labels isic isbi ham bcn
+    ph pad ufes msld milk scin midas dermnet kaggle challenge task
+""")
 _NUMBERED = re.compile(r"(?:^|[^a-z])(part|fold|batch|chunk|shard)s?[\W_]*\d+(?![a-z\d])", re.IGNORECASE)
-_MERGED = _PIECES - frozenset("fold folds split splits original originals orig raw clean cleaned labels".split())
-_DOUBTFUL = frozenset(
-    "to sort todo unsorted misc miscellaneous various other others rest unknown unclear uncertain undecided new tmp "
-    "temp trash bin deleted rejected old backup check review runs none na".split()
-)
+_MERGED = _PIECES - _words("fold folds split splits original originals orig raw clean cleaned labels")
+_DOUBTFUL = _words("""
+    to sort todo unsorted misc miscellaneous various other others rest unknown unclear uncertain undecided
+    new tmp temp trash bin deleted rejected old backup check review runs none na
+""")
 
 
 def as_name(name: str) -> str:
@@ -81,7 +87,8 @@ def is_piece(name: str, common: frozenset[str] = frozenset()) -> bool:
 
 def is_merged(name: str) -> bool:
     """Return True if a piece of a set may be read together with its like: `part_1`, and not `Fold1` or `raw`."""
-    return all(_SPLIT.fullmatch(word) or word in _MERGED for word in words_of(name) if len(word) > 1 and word.isalpha())
+    words = [word for word in words_of(name) if len(word) > 1 and word.isalpha()]
+    return all(_SPLIT.fullmatch(word) or word in _MERGED for word in words)
 
 
 def is_masks(name: str, beside: Iterable[str]) -> bool:
@@ -98,7 +105,7 @@ def is_masks(name: str, beside: Iterable[str]) -> bool:
 
 
 def copied_from(name: str, beside: Iterable[str]) -> str:
-    """Return the class of which a folder holds copies (`mel - Copy`, `mel_augmented`), by their names; otherwise `""`."""
+    """Return the folder of which one holds copies (`mel - Copy`, `mel_augmented`), by their names; otherwise `""`."""
     words = words_of(name)
     own = [word for word in words if word not in _COPIES]
     if not own or len(own) == len(words):

@@ -10,8 +10,8 @@ from dataclasses import replace
 from skin.data.class_names import match_classes
 from skin.data.folder import Folder, image_suffix
 from skin.data.groups import join_groups
-from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.index import Draft, count
+from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.readers.labels_table import labels_table
 from skin.data.tables import find_column, from_one_hot, is_one_hot, read_table, spelling
 from skin.utils.errors import UserError, printable
@@ -20,16 +20,18 @@ import pandas as pd
 
 _PEOPLE = ("patient_id", "patient", "lesion_id", "lesion", "subject_id", "case_id", "group")
 _LABELS = (
-    "label", "labels", "class", "class_name", "dx", "diagnosis", "diagnosis_1", "diagnosis_2", "diagnosis_3", "diagnostic",
-    "target", "category", "disease", "condition", "benign_malignant", "malignant",
+    "label", "labels", "class", "class_name", "dx", "diagnosis", "diagnosis_1", "diagnosis_2", "diagnosis_3",
+    "diagnostic", "target", "category", "disease", "condition", "benign_malignant", "malignant",
 )  # fmt: skip
 # Columns that say something else of an image, and are no classes.
-_OTHERS = frozenset(
-    "age age_approx age_approximate sex gender site location localization region anatom_site anatom_site_general "
-    "anatom_site_special anatom_site_1 split set subset partition fold image_type dermoscopic_type diagnosis_confirm_type "
-    "dx_type fitzpatrick fitspatrick fitzpatrick_scale fitzpatrick_skin_type skin_tone skin_type attribution "
-    "copyright_license license source dataset camera device width height format year date".split()
-)
+_OTHERS = frozenset((
+    "age", "age_approx", "age_approximate", "sex", "gender", "site", "location", "localization", "region",
+    "anatom_site", "anatom_site_general", "anatom_site_special", "anatom_site_1", "split", "set", "subset",
+    "partition", "fold", "image_type", "dermoscopic_type", "diagnosis_confirm_type", "dx_type", "fitzpatrick",
+    "fitspatrick", "fitzpatrick_scale", "fitzpatrick_skin_type", "skin_tone", "skin_type", "attribution",
+    "copyright_license", "license", "source", "dataset", "camera", "device", "width", "height", "format",
+    "year", "date",
+))  # fmt: skip
 _HALF = 0.5
 _NEARLY_ALL = 0.99
 
@@ -58,7 +60,8 @@ def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> tuple[dict[st
         known = [rows[name] for name in map(spelling, _PEOPLE) if name in rows]
         _refuse_contradiction(folder, path, rows, label_of, bool(known))
         if known:
-            groups |= {image: group for image, group in zip(rows["_image"], join_groups(*known), strict=True) if group}
+            told = zip(rows["_image"], join_groups(*known), strict=True)
+            groups |= {image: group for image, group in told if group}
             used.append(path)
     by_path = {place.path: group for place in tree.places if (group := groups.get(_stem(place.path)))}
     return by_path, used
@@ -90,9 +93,9 @@ def with_folders(folder: Folder, draft: Draft) -> Draft:
     move = f"to take the folders, move {draft.source} out of the data folder"
     what = f"{folder.root} can be read by {draft.source} and by the folders {', '.join(list(tree.labels)[:4])}"
     if alike and len(pairs) < _HALF * len(place_of):
+        number = f"{len(pairs):,} of the {count(len(place_of), 'image')}"
         raise UserError(
-            f"{what}, but the table names only {len(pairs):,} of the {count(len(place_of), 'image')} in them: {move}; to "
-            "take the table, move the other images out"
+            f"{what}, but the table names only {number} in them: {move}; to take the table, move the other images out"
         )
     one_folder = pairs.groupby("label")["folder"].nunique().max() == 1
     one_label = pairs.groupby("folder")["label"].nunique().max() == 1
@@ -150,7 +153,9 @@ def _of_images(table: pd.DataFrame, images: dict[str, str]) -> pd.DataFrame | No
     return rows.rename(columns=spelling)
 
 
-def _refuse_contradiction(folder: Folder, path: str, rows: pd.DataFrame, label_of: dict[str, str], known: bool) -> None:
+def _refuse_contradiction(
+    folder: Folder, path: str, rows: pd.DataFrame, label_of: dict[str, str], known: bool
+) -> None:
     """Raise `NoClassFolders` if a table has classes, and none of its columns goes with the folders.
 
     Args:

@@ -22,15 +22,28 @@ from skin.utils.errors import UserError, printable
 
 # `ISIC_0000000_segmentation.png` beside `ISIC_0000000.jpg`, `D12_contour.png` beside `D12_orig.jpg`
 _MASK_FILE = re.compile(
-    r"(.+?)[ _-](segmentations?|superpixels?|masks?|lesion|roi|seg|gt|ground_?truth|contour|attribute_\w+)", re.IGNORECASE
+    r"(.+?)[ _-](segmentations?|superpixels?|masks?|lesion|roi|seg|gt|ground_?truth|contour|attribute_\w+)",
+    re.IGNORECASE,
 )
 _HALF = 0.5
 _MANY_FOLDERS, _FEW_IMAGES = 10, 10  # so many numbered folders with fewer images each are of patients or lesions
-_NUMBERED_CLASSES = frozenset("class classes cls category grade stage type level label score group cluster".split())
+_NUMBERED_CLASSES = {
+    "class",
+    "category",
+    "cls",
+    "grade",
+    "stage",
+    "type",
+    "level",
+    "label",
+    "score",
+    "group",
+    "cluster",
+}
 
 
 class Place(NamedTuple):
-    """An image in a class folder: its path from the data folder, its class, and the split it lies in (`""` if none)."""
+    """An image in a class folder: its path from the data folder, its class, and its split (`""` if none)."""
 
     path: str
     label: str
@@ -100,8 +113,8 @@ def read_tree(folder: Folder) -> Tree | None:
     _refuse_patients(folder, tree)
     notes = [*reader.notes, *_of_doubtful(tree)]
     if masks:
-        first = printable(tree.masks[0])
-        notes.append(f"the folder holds {count(len(masks), 'image')} that are masks of others (first: {first}): left out")
+        number, first = count(len(masks), "image"), printable(tree.masks[0])
+        notes.append(f"the folder holds {number} that are masks of others (first: {first}): left out")
     used = {path for place in places for path in folders_above(place.path)}
     empty = [path for path in folder.folders if posixpath.dirname(path) in reader.parents and path not in used]
     return replace(tree, empty=tuple(empty), notes=tuple(notes))
@@ -109,7 +122,7 @@ def read_tree(folder: Folder) -> Tree | None:
 
 def _nodes(folder: Folder, left_out: list[str]) -> _Node:
     top = _Node("")
-    for path in folder.images.difference(left_out):
+    for path in sorted(folder.images.difference(left_out)):
         node = top
         for part in path.split("/")[:-1]:
             name = names.as_name(part)
@@ -206,7 +219,8 @@ class _Reader:
             self.base = node.path
         if own and split not in ("", "train", own):
             where = posixpath.join(node.path, name)
-            raise NoClassFolders(f"the folder {where} is named like two splits", "rename it, or name a table with --labels")
+            remedy = "rename it, or name a table image,label,split with --labels"
+            raise NoClassFolders(f"the folder {where} is named like two splits", remedy)
         return own or split
 
     def _splits(self, node: _Node, split: str, common: frozenset[str]) -> list[Place]:
@@ -247,8 +261,9 @@ class _Reader:
         """Return the option that names the one folder in `node` with all the classes; `""` if there is none."""
         readable = []
         for name, inside in node.folders.items():
+            alone = _Node("", folders={name: inside})
             try:
-                labels = {it.label for it in _Reader(self.folder).read(_Node("", folders={name: inside}), "", frozenset())}
+                labels = {place.label for place in _Reader(self.folder).read(alone, "", frozenset())}
             except NoClassFolders:
                 continue
             if len(labels) > 1:
@@ -283,28 +298,32 @@ class _Reader:
             return True
         if not told and (len(repeated) > 1 or (deeper and of_disease)):
             raise NoClassFolders(
-                f"{self._at(node)} holds the folders {_shown(above)}, and in them {_shown(inside)}: either may be the "
-                "classes", "put the class folders side by side into one folder, or name a table image,label with --labels",
-            )  # fmt: skip
+                f"{self._at(node)} holds the folders {_shown(above)}, and in them {_shown(inside)}: either may be "
+                "the classes",
+                "put the class folders side by side into one folder, or name a table image,label with --labels",
+            )
         if deeper and inside:
-            self.notes.append(f"the classes are the folders {_shown(above)}; those in them ({_shown(inside)}) are not")
+            self.notes.append(
+                f"the classes are the folders {_shown(above)}; those in them ({_shown(inside)}) are not told apart"
+            )
         return False
 
     def _merged(self, node: _Node, split: str, known: frozenset[str]) -> list[Place]:
         """Return the images of folders in `node` that each hold class folders: parts of a download, or sites."""
         places = {name: self.read(inside, split, known) for name, inside in node.folders.items()}
         files = [
-            {(place.split, place.label, posixpath.basename(place.path)) for place in found} for found in places.values()
+            {(place.split, place.label, posixpath.basename(place.path)) for place in found}
+            for found in places.values()
         ]
         smallest = min(map(len, files))
         again = Counter(file for one in files for file in one)
+        shown = _shown(list(places))
         if smallest and sum(times > 1 for times in again.values()) >= _HALF * smallest:
             raise NoClassFolders(
-                f"{self._at(node)} holds {_shown(list(places))}, in which the same names of images repeat: they seem to be "
-                "copies of one set", self._remedy(node),
-            )  # fmt: skip
-        shown = _shown(list(places))
-        self.notes.append(f"the folders {shown} hold the same kind of class folders: read together, as parts of one set")
+                f"{self._at(node)} holds {shown}, in which names of images repeat, as in copies of one set",
+                self._remedy(node),
+            )
+        self.notes.append(f"the folders {shown} hold class folders each: read together, as parts of one set")
         return [place for found in places.values() for place in found]
 
     def _refuse_copies(self, node: _Node) -> None:
@@ -316,13 +335,13 @@ class _Reader:
                 )
         if all(map(names.is_made_of_others, node.folders)):
             self.notes.append(
-                f"the folders {_shown(list(node.folders))} are named like images made of others: copies of one image may "
-                "stand in training and test"
+                f"the folders {_shown(list(node.folders))} are named like images made of others: copies of one image "
+                "may stand in training and test"
             )
 
     def _classes(self, node: _Node, split: str) -> list[Place]:
         self.parents.add(node.path)
-        inside = [it for it in node.folders.values()]
+        inside = list(node.folders.values())
         within = {name for it in inside for name in it.folders}
         # <class>/train, <class>/test
         split_below = not split and len(within) > 1 and not any(it.images for it in inside)
@@ -349,12 +368,12 @@ def _refuse_patients(folder: Folder, tree: Tree) -> None:
         numbers = [label for label in labels if label.isdigit() and len(label) > 2]
         alike = len(numbers)
     few = len(tree.places) < _FEW_IMAGES * len(labels)
-    if "#" in kind and alike >= max(_MANY_FOLDERS, 0.9 * len(labels)) and few:
-        if not _NUMBERED_CLASSES.intersection(names.words_of(kind)):
-            raise NoClassFolders(
-                f"{folder.root / tree.base} holds {count(len(labels), 'folder')} such as {next(iter(labels))} with "
-                f"{count(len(tree.places), 'image')}, which seem to be patients or lesions, not classes"
-            )
+    many = "#" in kind and alike >= max(_MANY_FOLDERS, 0.9 * len(labels))
+    if many and few and not _NUMBERED_CLASSES.intersection(names.words_of(kind)):
+        raise NoClassFolders(
+            f"{folder.root / tree.base} holds {count(len(labels), 'folder')} such as {next(iter(labels))} with "
+            f"{count(len(tree.places), 'image')}, which seem to be patients or lesions, not classes"
+        )
 
 
 def _of_doubtful(tree: Tree) -> list[str]:
@@ -362,8 +381,8 @@ def _of_doubtful(tree: Tree) -> list[str]:
     labels = tree.labels
     usual = sorted(labels.values())[len(labels) // 2]
     return [
-        f"the folder {label} is learnt as a class, with {count(number, 'image')}: if it is none, move it out of the data "
-        "folder"
+        f"the folder {label} is learnt as a class, with {count(number, 'image')}: if it is none, move it out of the "
+        "data folder"
         for label, number in labels.items()
         if names.is_doubtful(label) and number < _HALF * usual
     ]

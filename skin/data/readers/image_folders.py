@@ -46,9 +46,10 @@ def _draft(folder: Folder, tree: Tree) -> Draft:
     image = file.map(lambda path: path.encode("utf-8", "backslashreplace").decode())
     tables = tables_of_classes(folder)
     known, more = groups_beside(folder, tree, [path for path in folder.tables if path not in tables])
-    group = groups_of_tables(folder, tables, image) if tables else pd.Series([known.get(path, "") for path in file], dtype="str")
+    groups = groups_of_tables(folder, tables, image) if tables else pd.Series([known.get(path, "") for path in file])
     labels = pd.Series([place.label for place in tree.places])
-    rows = rows_of(image, labels, group=group, split=pd.Series([place.split for place in tree.places])).assign(file=file)
+    splits = pd.Series([place.split for place in tree.places])
+    rows = rows_of(image, labels, group=groups, split=splits).assign(file=file)
     notes = list(tree.notes)
     unnamed = tuple(sorted(folder.images.difference(tree.masks, file)))
     if unnamed:
@@ -60,7 +61,8 @@ def _draft(folder: Folder, tree: Tree) -> Draft:
     unused = [path for path in folder.tables if path not in used]
     notes += [f"the table {path} is not used (--labels names one)" for path in unused[:3]]
     notes += [f"the folder {as_name(path)} holds no images of a class: left out" for path in tree.empty]
-    return Draft(rows, f"the folders of {posixpath.join(folder.root, tree.base)}", notes=tuple(notes), unnamed=unnamed)
+    source = f"the folders of {posixpath.join(folder.root, tree.base)}"
+    return Draft(rows, source, notes=tuple(notes), unnamed=unnamed)
 
 
 SPLIT_FOLDERS = Layout(
