@@ -15,9 +15,9 @@ import pandas as pd
 def group_by_path(index: Index, pattern: str) -> Index:
     r"""Return `index` with the lesion or patient of each image that a regular expression finds in its path.
 
-    Paths are relative to the data folder, with `/`: `mel/P07_2.jpg`. The groups of the expression, joined by `/`, are
-    the lesion or patient, or what it matches if it has none: `(P\d+)_` gives `P07`. Lesions and patients that the data
-    bring stay together, too. An image that the expression does not match keeps its group.
+    Paths are relative to the data folder, with `/`: `mel/P07_2.jpg`. The groups of the expression, joined by `/`,
+    are the lesion or patient, or what it matches if it has none: `(P\d+)_` gives `P07`. Lesions and patients that the
+    data bring stay together, too. An image that the expression does not match keeps its group.
 
     Raises:
         UserError: it is no regular expression, matches no image, or puts all into one group.
@@ -35,8 +35,8 @@ def group_by_path(index: Index, pattern: str) -> Index:
         raise UserError(f"--group-by '{pattern}' matches no path of an image, such as {example}: correct it")
     if not unmatched.any() and found.nunique() == 1:
         raise UserError(
-            f"--group-by '{pattern}' finds '{printable(found.iloc[0])}' in the path of every image, such as {example}: "
-            "correct it, so that it finds what tells lesions or patients apart"
+            f"--group-by '{pattern}' finds '{printable(found.iloc[0])}' in the path of every image, such as "
+            f"{example}: correct it, so that it finds what tells lesions or patients apart"
         )
     known = rows["group"].mask(rows["group"] == rows["image"], "")
     group = join_groups(found, known)

@@ -234,7 +234,7 @@ def test_a_class_of_the_archive_that_has_no_third_level_keeps_its_second(tmp_pat
     )
 
 
-def test_a_class_of_the_archive_that_is_divided_in_some_rows_only_is_no_class_beside_its_parts(tmp_path: Path) -> None:
+def test_a_class_of_the_archive_that_only_some_rows_divide_is_no_class_beside_its_parts(tmp_path: Path) -> None:
     rows = (30, "Malignant,Melanoma"), (30, "Benign,Nevus"), (30, "Benign,")
     index = read_index(levels(tmp_path, "diagnosis_1,diagnosis_3", *rows))
     assert index.classes == ("Benign", "Malignant")

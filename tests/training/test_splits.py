@@ -38,6 +38,14 @@ def test_reading_a_data_folder_shows_how_far_it_has_come(demo_folder: Path, skip
     assert read_splits(settings).rows.equals(parts.rows)  # in silence
 
 
+def test_images_that_a_path_groups_stand_in_one_split(demo_folder: Path) -> None:
+    settings = Options(data=demo_folder, cache="off", keep_duplicates=True, group_by=r"(\d)\.[a-z]+$")
+    rows = read_splits(settings).rows
+    ends = rows["path"].str[-5]  # the last figure of each name
+    assert rows["split"].groupby(ends).nunique().max() == 1
+    assert rows["group"].nunique() <= 10
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB."""

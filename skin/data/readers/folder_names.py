@@ -124,8 +124,9 @@ def is_doubtful(name: str) -> bool:
     return all(word in _DOUBTFUL for word in words_of(name))
 
 
-def is_number(name: str) -> bool:
-    return bool(words_of(name)) and all(word.isdigit() for word in words_of(name))
+def is_numbered(name: str) -> bool:
+    """Return True if a name has a number, as those of patients and lesions have."""
+    return any(word.isdigit() for word in words_of(name))
 
 
 def names_disease(name: str) -> bool:

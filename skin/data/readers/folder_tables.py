@@ -13,7 +13,7 @@ from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.readers.labels_table import labels_table
-from skin.data.tables import find_column, from_one_hot, is_one_hot, read_table, spelling
+from skin.data.tables import find_column, from_one_hot, header, is_one_hot, read_table, spelling
 from skin.utils.errors import UserError, printable
 
 import pandas as pd
@@ -32,6 +32,8 @@ _OTHERS = frozenset((
     "copyright_license", "license", "source", "dataset", "camera", "device", "width", "height", "format",
     "year", "date",
 ))  # fmt: skip
+_WIDE = 200  # columns; a wider table holds pixels or features
+_LOOKED_AT = 1000  # values of a column, to see if it names images
 _HALF = 0.5
 _NEARLY_ALL = 0.99
 
@@ -50,11 +52,9 @@ def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> tuple[dict[st
     used = []
     for path in paths:
         try:
-            folder.refuse_link(path)
-            table = read_table(folder.root / path)
+            rows = _of_images(read_table(folder.root / path), label_of) if _is_narrow(folder, path) else None
         except UserError:  # no table, whatever its name says
             continue
-        rows = _of_images(table, label_of)
         if rows is None:
             continue
         known = [rows[name] for name in map(spelling, _PEOPLE) if name in rows]
@@ -124,7 +124,8 @@ def usable_with_labels(folder: Folder) -> str:
     found = []
     for path in folder.tables:
         try:
-            folder.refuse_link(path)
+            if not _is_narrow(folder, path):
+                continue
             draft = labels_table(folder, folder.root / path)
         except UserError:
             continue
@@ -134,6 +135,16 @@ def usable_with_labels(folder: Folder) -> str:
     return f"--labels {shlex.quote(str(folder.root / found[0]))}" if len(found) == 1 else ""
 
 
+def _is_narrow(folder: Folder, path: str) -> bool:
+    """Return True if a table may be one of images and what is known of them, by its number of columns.
+
+    Raises:
+        UserError: it is a link that leads out of the folder.
+    """
+    folder.refuse_link(path)
+    return len(header(folder.root / path)) <= _WIDE
+
+
 def _of_images(table: pd.DataFrame, images: dict[str, str]) -> pd.DataFrame | None:
     """Return the rows that name `images`, with the image's stem in `_image`; None if they are less than half of them.
 
@@ -141,6 +152,9 @@ def _of_images(table: pd.DataFrame, images: dict[str, str]) -> pd.DataFrame | No
     """
     parts = []
     for column in table.columns:
+        values = table[column].unique()
+        if not any(_stem(value) in images for value in values[:: max(1, len(values) // _LOOKED_AT)]):
+            continue
         stems = table[column].map(_stem)
         named = stems.isin(images)
         if named.any():

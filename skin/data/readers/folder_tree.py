@@ -267,11 +267,11 @@ class _Reader:
             except NoClassFolders:
                 continue
             if len(labels) > 1:
-                readable.append((len(labels), not names.is_made_of_others(name), "orig" in name.lower(), name))
+                readable.append((-len(labels), names.is_made_of_others(name), "orig" not in name.lower(), name))
         if not readable:
             return ""
-        most, _, _, best = max(readable)
-        if names.is_made_of_others(best) or any(count_of != most for count_of, *_ in readable):
+        (classes, of_others, _, best), *others = sorted(readable)
+        if of_others or any(fewer != classes for fewer, *_ in others):
             return ""
         where = self.folder.root / node.folders[best].path
         return (
@@ -286,7 +286,7 @@ class _Reader:
             NoClassFolders: either level may be the classes.
         """
         below = [
-            {name for name in it.folders if not (names.is_plain(name) or names.is_number(name))}
+            {name for name in it.folders if not (names.is_piece(name) or names.is_numbered(name))}
             for it in node.folders.values()
         ]
         repeated = {name for name, times in Counter(name for inside in below for name in inside).items() if times > 1}
