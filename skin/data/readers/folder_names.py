@@ -39,7 +39,8 @@ _NUMBERED = re.compile(r"(?:^|[^a-z])(part|fold|batch|chunk|shard)s?[\W_]*\d+(?!
 _MERGED = _PIECES - _words("fold folds split splits original originals orig raw clean cleaned labels")
 _DOUBTFUL = _words("""
     to sort todo unsorted misc miscellaneous various other others rest unknown unclear uncertain undecided
-    new tmp temp trash bin deleted rejected old backup check review runs none na
+    new tmp temp trash bin deleted rejected old backup check review runs none na models logs plots figures results
+    docs screenshots examples samples sample demo
 """)
 
 

@@ -249,9 +249,9 @@ class _Reader:
         shown = _shown(pieces)
         if len(pieces) < len(node.folders) and not holding:
             raise NoClassFolders(
-                f"{self._at(node)} holds {shown} beside class folders, which is named like a split or a piece of a "
-                "download", "move it out of the data folder; if it is a class, rename it",
-            )  # fmt: skip
+                f"{self._at(node)} holds {shown} beside class folders, named like a split or a piece of a download",
+                "move it out of the data folder; if it is a class, rename it",
+            )
         raise NoClassFolders(
             f"{self._at(node)} holds {shown}, which are named like pieces of a download, not like classes",
             self._remedy(node),
