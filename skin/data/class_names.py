@@ -29,6 +29,12 @@ _SAME: dict[str, tuple[str, ...]] = {
     "seborrhoeic keratosis": ("sek", "seborrheic keratosis"),
 }  # fmt: skip
 _NAMES = {code: name for name, codes in _SAME.items() for code in (name, *codes)}
+# Other names and words by which a folder of skin pictures is known to be a class.
+_KNOWN = frozenset((
+    "benign", "malignant", "melanoma", "melanomas", "naevus", "nevus", "keratosis", "keratoses", "carcinoma",
+    "dermatofibroma", "dermatitis", "eczema", "psoriasis", "acne", "rosacea", "vitiligo", "tinea", "cancer",
+    "healthy", "normal", "melanocytic", "lentigo", "monkeypox", "chickenpox", "measles",
+))  # fmt: skip
 
 # The order of the classes in DermaMNIST's labels 0 to 6; they are HAM10000's.
 DERMAMNIST = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -52,6 +58,11 @@ def same_disease(cls: str) -> str:
     """Return the same text for all codes and names of one disease, whatever their case, `_` and spaces."""
     key = _key(cls)
     return _NAMES.get(key, key)
+
+
+def is_disease(name: str) -> bool:
+    """Return True if a name is one of a disease in the public sets, or `benign`, `normal` and the like."""
+    return _key(name) in _NAMES or _key(name) in _KNOWN
 
 
 @dataclass(frozen=True)

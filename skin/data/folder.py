@@ -18,15 +18,22 @@ from skin.utils.errors import UserError
 from skin.utils.run_folders import is_ours
 
 _TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
+# Folders of file servers and systems, with thumbnails and deleted files. Hidden folders are passed over anyway.
+_SYSTEM = frozenset((
+    "__macosx", "@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "@tmp", "$recycle.bin",
+    "recycler", "system volume information", "lost+found", "network trash folder", "temporary items", "__pycache__",
+    "thumbs", "thumbnails",
+))  # fmt: skip
 _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead anywhere
 
 
 class Folder:
     """One walk over a data folder: its images, its tables, and the place of a named image.
 
-    Hidden files and `__MACOSX` are passed over, and so are the folders of runs, reports and checks (`ours`): their
-    pictures must not be learnt. Files that are neither image, table nor archive are `others`. Links inside the
-    folder are files like any other. A link that leads out of it is refused if it is a folder, or if a row needs it.
+    Hidden files are passed over, and so are the folders of systems and file servers (`__MACOSX`, `@eaDir`, `Thumbs`)
+    and those of runs, reports and checks (`ours`): their pictures must not be learnt. Files that are neither image,
+    table nor archive are `others`. Links inside the folder are files like any other. A link that leads out of it is
+    refused if it is a folder, or if a row needs it.
     """
 
     def __init__(self, root: Path) -> None:
@@ -70,7 +77,7 @@ class Folder:
                 self.ours.append(folder)
                 continue
             for entry in entries:
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
                     continue
                 path = f"{folder}/{entry.name}" if folder else entry.name
                 if entry.is_symlink():

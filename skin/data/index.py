@@ -66,7 +66,7 @@ class Draft:
         notes: lines that the user should see.
         unusable: the notes on rows without image or class, with their numbers: too many are an error.
         missing, unnamed: as in `Index`; found with the images, if not by the layout.
-        left_out: images that the source names, and that a note says are left out; they are not unnamed.
+        left_out: images that the source names and `rows` does not have, for a reason that `notes` gives.
     """
 
     rows: pd.DataFrame

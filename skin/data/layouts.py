@@ -12,6 +12,7 @@ from pathlib import Path
 from skin.data.folder import Folder
 from skin.data.index import Draft, Index, build_index, count
 from skin.data.packed import how_to_unpack, packed
+from skin.data.path_groups import group_by_path
 from skin.data.readers import (
     bcn20000,
     ddi,
@@ -37,6 +38,7 @@ from skin.data.readers import (
     scin,
     sd_198,
 )
+from skin.data.readers.folder_tables import usable_with_labels, with_folders
 from skin.data.readers.labels_table import labels_table
 from skin.data.tables import header
 from skin.utils.errors import UserError
@@ -70,50 +72,52 @@ LAYOUTS = [
 
 
 def read_index(
-    root: Path, *, labels: Path | None = None, allow_missing: bool = False, keep_going: bool = False
+    root: Path,
+    *,
+    labels: Path | None = None,
+    group_by: str | None = None,
+    allow_missing: bool = False,
+    keep_going: bool = False,
 ) -> Index:
     """Read the data folder `root` in the layout that it has, or with the table `labels`.
 
     Args:
         root: the folder that `--data` names.
         labels: a table `image,label[,group][,split][,...]`; paths in it are relative to `root`.
+        group_by: a regular expression that finds the lesion or patient of an image in its path.
         allow_missing: go on if more than 1 % of the rows have no image or no class.
         keep_going: (for the audit) do not stop at an error: put it into `Index.faults` and leave its rows out.
 
     Raises:
         UserError: the folder has no layout or two, a table is unusable or contradicts itself, a path
-            leaves the folder, or too many rows are unusable.
+            leaves the folder, too many rows are unusable, or `group_by` tells no groups.
     """
     folder = Folder(Path(root))
     name, draft = ("labels table", labels_table(folder, Path(labels))) if labels else _only_layout(folder)
-    return build_index(folder, name, draft, allow_missing, keep_going)
+    index = build_index(folder, name, draft, allow_missing, keep_going)
+    return group_by_path(index, group_by) if group_by is not None else index
 
 
 def _only_layout(folder: Folder) -> tuple[str, Draft]:
-    found = {layout.name: draft for layout in LAYOUTS if (draft := layout.read(folder)) is not None}
-    of_folders = [layout.name for layout in LAYOUTS if layout.by_folders]
-    tables = {name: draft for name, draft in found.items() if name not in of_folders}
-    if len(tables) == 1:
-        # Folders beside a table count only if they are named like its classes or like splits;
-        # otherwise they merely hold the images. A set that is read from its folders (`file`) needs no other reading.
-        known = {label.lower() for draft in tables.values() for label in draft.rows["label"].unique()}
-        of_files = any("file" in draft.rows for draft in tables.values())
-        for name in of_folders:
-            if name in found and (
-                of_files or len(known & {str(c).lower() for c in found[name].rows["label"].unique()}) < 2
-            ):
-                del found[name]
-    if len(found) == 1:
-        return next(iter(found.items()))
-    if found:
+    tables = [layout for layout in LAYOUTS if not layout.by_folders]
+    found = {layout.name: draft for layout in tables if (draft := layout.read(folder)) is not None}
+    if len(found) > 1:
         matches = " and ".join(f"{name} ({draft.source})" for name, draft in found.items())
         raise UserError(
             f"{folder.root} can be read as {matches}: point --data at one of them, "
             "or name a table image,label,group with --labels"
         )
+    for name, draft in found.items():
+        # A set that is read from its folders (`file`) needs no other reading of them.
+        return name, draft if "file" in draft.rows else with_folders(folder, draft)
+    for layout in LAYOUTS:
+        if layout.by_folders and (draft := layout.read(folder)) is not None:
+            return layout.name, draft
+    table = usable_with_labels(folder)
+    there = _what_is_there(folder) + (f"; {table} reads its table" if table else "")
     unpack = how_to_unpack(folder, packed(folder))
     hint = f"; {unpack}" if unpack else f". Looked for {_looked_for()}"
-    raise UserError(f"{folder.root} is of no known layout: {_what_is_there(folder)}{hint}")
+    raise UserError(f"{folder.root} is of no known layout: {there}{hint}")
 
 
 def _looked_for() -> str:

@@ -151,7 +151,10 @@ def _read_own(checkpoint: Checkpoint, manifest_path: Path, allow_missing: bool) 
         gone = f"labels table {labels}" if root.exists() else f"data folder {root}"
         options = "--data DIR --labels CSV" if labels else "--data DIR"
         raise UserError(f"the run's {gone} is gone; say where it is now: {options}")
-    return read_index(root, labels=labels, allow_missing=allow_missing or bool(config.get("allow_missing")))
+    return read_index(
+        root, labels=labels, allow_missing=allow_missing or bool(config.get("allow_missing")),
+        group_by=config.get("group_by"),
+    )  # fmt: skip
 
 
 def _read_other(data: Path, labels: Path | None, allow_missing: bool) -> Index:

@@ -103,7 +103,8 @@ class Checkpoint:
 _KEYS = {"model": dict, "classes": list, "preprocess": dict, "config": dict, "metrics": dict, "calibration": dict}
 _TEXT_OR_NONE = (str, type(None))
 _CONFIG: dict[str, Any] = {  # the types of the options that others read; each may be missing
-    "data": _TEXT_OR_NONE, "labels": _TEXT_OR_NONE, "demo": bool, "split": str, "allow_missing": bool,
+    "data": _TEXT_OR_NONE, "labels": _TEXT_OR_NONE, "group_by": _TEXT_OR_NONE, "demo": bool, "split": str,
+    "allow_missing": bool,
     "skip_bad_images": bool, "keep_duplicates": bool, "model": str, "weights": str, "monitor": str,
     "epochs": int, "batch_size": int, "seed": int, "amp": str, "out": _TEXT_OR_NONE, "resolved": dict,
 }  # fmt: skip

@@ -38,8 +38,9 @@ def run(
     log = Log()
     out = run_folder.new_folder(options.out, "check")
     index = read_index(
-        options.data, labels=options.labels, allow_missing=options.allow_missing, keep_going=True
-    )
+        options.data, labels=options.labels, allow_missing=options.allow_missing, group_by=options.group_by,
+        keep_going=True,
+    )  # fmt: skip
     unpack_arrays(options, index)
     with log.progress("reading images", len(index.rows)) as advance:
         report = check(

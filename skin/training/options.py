@@ -47,6 +47,10 @@ class Options:
         None, "CSV with columns image,label[,group][,split], for folders in no known layout", group="data",
         metavar="CSV",
     )  # fmt: skip
+    group_by: str | None = option(
+        None, r"what a file's path tells of its lesion or patient, such as '(P\d+)_'; joined with those of a table",
+        group="data", metavar="REGEX",
+    )  # fmt: skip
     demo: bool = option(False, "make a small set of drawn lesions and train on it", group="data")
     split: str = option("70/20/10", "train/val/test, used if the data bring no split", group="data")
     check: bool = option(False, "read and audit the data, train nothing", group="data")

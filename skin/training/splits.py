@@ -138,7 +138,9 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
         log.say(f"note: {NO_HOME}")
     if manifest is not None:
         _refuse_gone(options, manifest.parent)
-    index = read_index(options.data, labels=options.labels, allow_missing=options.allow_missing)
+    index = read_index(
+        options.data, labels=options.labels, allow_missing=options.allow_missing, group_by=options.group_by
+    )
     unpack_arrays(options, index)
     if manifest is not None:
         return _as_before(index, options, manifest, log)

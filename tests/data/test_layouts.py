@@ -92,7 +92,7 @@ def test_classes_may_be_named_like_folders_of_images(tmp_path: Path) -> None:
     ["images", "imgs_2", "test_images", "Validation-images", "HAM10000_images_part_1", "ISIC2018_Training_Input"],
 )
 def test_what_merely_holds_images_is_no_class(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="is of no known layout"):
+    with pytest.raises(UserError, match=rf"holds {name} beside class folders, .* move it out of the data folder"):
         read_index(write(tmp_path, images(f"{name}/1.jpg", "nv/2.jpg", "mel/3.jpg")))
 
 
@@ -171,13 +171,14 @@ def test_isic_2019(tmp_path: Path) -> None:
 def test_isic_archive_groups_by_patient_and_lesion_together(tmp_path: Path, head: str, labels: list[str]) -> None:
     rows = "I1,melanoma,P1,L1,male\nI2,nevus,,L1,\nI3,nevus,P1,L2,male\nI4,nevus,,,\nI5,,,,\n"
     write(tmp_path, {"metadata.csv": f"{head}\n{rows}", **images(*(f"I{n}.jpg" for n in range(1, 6)))})
-    index = read_index(tmp_path, allow_missing=True)
+    index = read_index(tmp_path)
 
     assert index.layout == "ISIC Archive"
     assert index.rows["label"].tolist() == [*labels, "nevus"]
     # I2 names no patient, but its lesion is one of P1's.
     assert column(index, "group") == {"I1": "P1", "I2": "P1", "I3": "P1", "I4": "I4"}
-    assert "metadata.csv has 1 row without a class (first: I5)" in index.notes
+    assert "metadata.csv gives 1 image no diagnosis (first: I5): left out" in index.notes
+    assert (index.unnamed, len(index.notes)) == ((), 2)
 
 
 def test_isic_archive_reads_the_disease_among_five_levels(tmp_path: Path) -> None:
@@ -213,9 +214,40 @@ def test_a_level_that_few_rows_of_the_archive_fill_is_not_the_classes(tmp_path: 
 
     nearly = levels(tmp_path / "nearly", head, (100, "Malignant,,Melanoma"), (98, "Benign,,Nevus"), (2, "Benign,,"))
     index = read_index(nearly)
-    assert index.rows["label"].value_counts().to_dict() == {"Melanoma": 100, "Nevus": 98}
-    assert index.notes[0] == "metadata.csv has 2 rows without a class (first: I198)"
+    assert index.rows["label"].value_counts().to_dict() == {"Melanoma": 100, "Nevus": 98, "Benign": 2}
+    assert index.notes[1] == (
+        "diagnosis_3 is empty in 2 rows with a diagnosis: they have the level above as their class: Benign (2)"
+    )
 
+
+def test_a_class_of_the_archive_that_has_no_third_level_keeps_its_second(tmp_path: Path) -> None:
+    """As BCN20000's vascular lesions, whatever their share; rows without a diagnosis are left out."""
+    rows = (
+        (20, "Malignant,Melanocytic (Melanoma),Melanoma"), (20, "Benign,Melanocytic,Nevus"), (10, "Benign,Vascular,"),
+        (30, ",,"),
+    )  # fmt: skip
+    index = read_index(levels(tmp_path, "diagnosis_1,diagnosis_2,diagnosis_3", *rows))
+    assert index.rows["label"].value_counts().to_dict() == {"Melanoma": 20, "Nevus": 20, "Vascular": 10}
+    assert index.notes[1:] == (
+        "diagnosis_3 is empty in 10 rows with a diagnosis: they have the level above as their class: Vascular (10)",
+        "metadata.csv gives 30 images no diagnosis (first: I50): left out",
+    )
+
+
+def test_a_class_of_the_archive_that_only_some_rows_divide_is_no_class_beside_its_parts(tmp_path: Path) -> None:
+    rows = (30, "Malignant,Melanoma"), (30, "Benign,Nevus"), (30, "Benign,")
+    index = read_index(levels(tmp_path, "diagnosis_1,diagnosis_3", *rows))
+    assert index.classes == ("Benign", "Malignant")
+
+
+@pytest.mark.parametrize("other", ["test-metadata.csv", "supplement/metadata.csv"])
+def test_a_table_of_the_archive_without_diagnosis_is_left_to_others(tmp_path: Path, other: str) -> None:
+    write(tmp_path, {other: "isic_id,sex\nI9,male\n"})
+    levels(tmp_path, "diagnosis", (2, "melanoma"), (2, "nevus"))
+    assert read_index(tmp_path).classes == ("melanoma", "nevus")
+    (tmp_path / "metadata.csv").unlink()
+    with pytest.raises(UserError, match="is of no known layout"):
+        read_index(tmp_path)
 
 def test_where_no_level_is_whole_the_one_that_most_rows_fill_is_taken_and_the_rest_counts(tmp_path: Path) -> None:
     levels(tmp_path, "diagnosis,diagnosis_1", (60, "nevus,"), (70, ",Benign"), (70, ",Malignant"))
@@ -661,15 +693,6 @@ def test_two_layouts_ask_for_one(tmp_path: Path) -> None:
     write(tmp_path, {"HAM10000_metadata.csv": HAM + HAM_ROWS, **HAM_IMAGES})
     write(tmp_path, {"ISIC2018_Task3_Training_GroundTruth.csv": truth})
     with pytest.raises(UserError, match=r"HAM10000 \(HAM10000_metadata.csv\) and ISIC 2018 .*--labels"):
-        read_index(tmp_path)
-
-
-def test_class_folders_beside_a_table_of_the_same_classes_ask_for_one(tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        {"HAM10000_metadata.csv": HAM + HAM_ROWS, **images("mel/ISIC_1.jpg", "mel/ISIC_2.jpg", "nv/ISIC_3.jpg")},
-    )
-    with pytest.raises(UserError, match=r"HAM10000 .* and class folders"):
         read_index(tmp_path)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from skin.model.network import preprocess_for
 from skin.training.options import Options
 from skin.training.splits import read_splits
 from skin.utils.console import Log
+from tests.tiny import picture
 
 import pytest
+from PIL import Image
 
 
 class Bars(Log):
@@ -36,6 +39,18 @@ def test_reading_a_data_folder_shows_how_far_it_has_come(demo_folder: Path, skip
     parts = read_splits(settings, log=bars)
     assert bars.seen == [("reading images", 160, 160), ("comparing images", 160, 160)]
     assert read_splits(settings).rows.equals(parts.rows)  # in silence
+
+
+def test_images_of_one_patient_by_their_paths_stand_in_one_split(tmp_path: Path) -> None:
+    for number in range(24):
+        image = tmp_path / ("mel" if number < 12 else "nv") / f"P{number // 3}_{number}.png"
+        image.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture(number, 16, 16)).save(image)
+    settings = Options(data=tmp_path, cache="off", image_size=32, keep_duplicates=True, group_by=r"(P\d+)_")
+    rows = read_splits(settings).rows
+    assert rows["group"].nunique() == 8
+    assert rows.groupby("group")["split"].nunique().max() == 1
+    assert read_splits(replace(settings, group_by=None)).rows["group"].nunique() == 24
 
 
 @pytest.fixture

@@ -1,65 +1,392 @@
-"""The tree of a data folder: it tells folders of splits and classes from mere pieces of a download."""
+"""The tree of a data folder: which of its folders are classes, which are splits, and which merely hold them.
+
+Nothing of a download becomes a class in silence. Folders that are named like splits or like pieces of a download
+are read as such where the class folders repeat in them, and refused otherwise.
+"""
 
 from __future__ import annotations
 
 import posixpath
 import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from skin.data.folder import Folder
+from skin.data.index import count
+from skin.data.readers import folder_names as names
 from skin.data.readers.common import SPLITS
+from skin.utils.errors import UserError, printable
 
-_PIECE = re.compile(r"(?P<of>.*[_ -])?(images?|imgs|(?P<input>input))(?P<part>(_part)?_?\d*)", re.IGNORECASE)
+# `ISIC_0000000_segmentation.png` beside `ISIC_0000000.jpg`, `D12_contour.png` beside `D12_orig.jpg`
+_MASK_FILE = re.compile(
+    r"(.+?)[ _-](segmentations?|superpixels?|masks?|lesion|roi|seg|gt|ground_?truth|contour|attribute_\w+)",
+    re.IGNORECASE,
+)
+_HALF = 0.5
+_MANY_FOLDERS, _FEW_IMAGES = 10, 10  # so many numbered folders with fewer images each are of patients or lesions
+_NUMBERED_CLASSES = {
+    "class",
+    "category",
+    "cls",
+    "grade",
+    "stage",
+    "type",
+    "level",
+    "label",
+    "score",
+    "group",
+    "cluster",
+}
 
 
 class Place(NamedTuple):
-    """The place of a file: its path from the data folder, and its folders below the base."""
+    """An image in a class folder: its path from the data folder, its class, and its split (`""` if none)."""
 
     path: str
-    folders: tuple[str, ...]
+    label: str
+    split: str
 
 
-def place(path: str, base: str) -> Place:
-    """Return the place of the file `path`, which lies below `base`."""
-    return Place(path, tuple(path[len(base) + 1 if base else 0 :].split("/")[:-1]))
+@dataclass(frozen=True)
+class Tree:
+    """The class folders of a data folder.
 
-
-def in_split_folders(folder: Folder, base: str) -> list[Place]:
-    """List the images that lie in a class folder within a folder named like a split."""
-    return [it for it in _images_below(folder, base) if len(it.folders) > 1 and it.folders[0].lower() in SPLITS]
-
-
-def in_class_folders(folder: Folder, base: str) -> list[Place]:
-    """List the images that lie in a class folder; none if one of those folders is a mere piece of a download."""
-    places = [it for it in _images_below(folder, base) if it.folders]
-    return [] if any(map(_is_piece, {it.folders[0] for it in places})) else places
-
-
-def base_of(folder: Folder) -> str:
-    """Return the folder under which the classes lie: the root, or the one folder in it that an archive made."""
-    base = ""
-    while True:
-        inside = [f for f in folder.folders if posixpath.dirname(f) == base]
-        deeper = len(inside) == 1 and any(posixpath.dirname(f) == inside[0] for f in folder.folders)
-        if not deeper or any(posixpath.dirname(p) in (base, inside[0]) for p in folder.images):
-            return base
-        if posixpath.basename(inside[0]).lower() in SPLITS:
-            return base
-        base = inside[0]
-
-
-def _images_below(folder: Folder, base: str) -> list[Place]:
-    return [place(path, base) for path in sorted(folder.images) if path.startswith(base)]
-
-
-def _is_piece(name: str) -> bool:
-    """Return True if a folder is no class but a piece of a set, by its name.
-
-    Such are `train`, `images_2`, `HAM10000_images_part_1`, `test_images`, `ISIC2018_Task3_Training_Input`;
-    `benign_images` may be a class.
+    Attributes:
+        base: the folder under which splits or classes lie, relative to the data folder.
+        places: the images in class folders, sorted by path.
+        masks: images that are masks of others.
+        empty: folders beside the class folders that hold no images of a class.
+        notes: lines that the user should see.
     """
-    found = _PIECE.fullmatch(name)
-    if found is None:
-        return name.lower() in SPLITS
-    words = re.split(r"[\W_]+", (found["of"] or "").lower())
-    return not found["of"] or bool(found["input"] or found["part"]) or any(word in SPLITS for word in words)
+
+    base: str
+    places: list[Place]
+    masks: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Return the number of images of each class."""
+        return dict(Counter(place.label for place in self.places))
+
+
+class NoClassFolders(UserError):
+    """Folders hold the images, but are no classes. `remedy` tells what to do; `""` if only a table can tell."""
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what)
+        self.what, self.remedy = what, remedy
+
+
+@dataclass
+class _Node:
+    """A folder: its images, and the folders in it that hold images. `path` is relative to the data folder."""
+
+    path: str
+    images: list[str] = field(default_factory=list)
+    folders: dict[str, _Node] = field(default_factory=dict)
+
+    def all_images(self) -> Iterator[str]:
+        yield from self.images
+        for inside in self.folders.values():
+            yield from inside.all_images()
+
+
+def read_tree(folder: Folder) -> Tree | None:
+    """Return the class folders of a data folder; None if its images lie in none.
+
+    Raises:
+        NoClassFolders: its folders hold the images, and cannot be classes or cannot be told from them.
+    """
+    masks = _mask_files(folder.images)
+    top = _nodes(folder, masks)
+    masks += _drop_folders_of_masks(top)
+    reader = _Reader(folder)
+    places = reader.read(top, "", frozenset())
+    if not places:
+        return None
+    tree = Tree(reader.base or "", sorted(places), tuple(sorted(masks)))
+    _refuse_patients(folder, tree)
+    notes = [*reader.notes, *_of_doubtful(tree)]
+    if masks:
+        number, first = count(len(masks), "image"), printable(tree.masks[0])
+        notes.append(f"the folder holds {number} that are masks of others (first: {first}): left out")
+    used = {path for place in places for path in folders_above(place.path)}
+    empty = [path for path in folder.folders if posixpath.dirname(path) in reader.parents and path not in used]
+    return replace(tree, empty=tuple(empty), notes=tuple(notes))
+
+
+def _nodes(folder: Folder, left_out: list[str]) -> _Node:
+    top = _Node("")
+    for path in sorted(folder.images.difference(left_out)):
+        node = top
+        for part in path.split("/")[:-1]:
+            name = names.as_name(part)
+            inside = node.folders.get(name)
+            if inside is None:
+                inside = node.folders[name] = _Node(posixpath.join(node.path, part))
+            node = inside
+        node.images.append(path)
+    return top
+
+
+def folders_above(path: str) -> Iterator[str]:
+    """Yield the folders that a path lies in, from the deepest on, without the data folder itself."""
+    while path := posixpath.dirname(path):
+        yield path
+
+
+def _mask_files(images: set[str]) -> list[str]:
+    """List the images that are masks by the ends of their names; most masks of a kind must lie beside their image."""
+    stems = {path: posixpath.splitext(posixpath.basename(path))[0] for path in images}
+    known = set(stems.values())
+    kinds: dict[str, list[str]] = {}
+    paired: Counter[str] = Counter()
+    for path, stem in stems.items():
+        if match := _MASK_FILE.fullmatch(stem):
+            kind = match[2].lower()
+            kinds.setdefault(kind, []).append(path)
+            paired[kind] += match[1] in known or f"{match[1]}_orig" in known
+    return [path for kind, paths in kinds.items() if paired[kind] >= _HALF * len(paths) for path in paths]
+
+
+def _drop_folders_of_masks(node: _Node) -> list[str]:
+    """Take the folders that hold masks out of `node`, and return their images."""
+    dropped: list[str] = []
+    for name in list(node.folders):
+        if names.is_masks(name, node.folders.keys() - {name}):
+            dropped += node.folders.pop(name).all_images()
+        else:
+            dropped += _drop_folders_of_masks(node.folders[name])
+    return dropped
+
+
+class _Reader:
+    """Walks down from the data folder to the class folders.
+
+    Attributes:
+        base: the folder in which the first splits or classes lie.
+        parents: the folders in which class folders lie.
+        notes: lines that the user should see.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.base: str | None = None
+        self.parents: set[str] = set()
+        self.notes: list[str] = []
+
+    def read(self, node: _Node, split: str, known: frozenset[str]) -> list[Place]:
+        """Return the images in the class folders below `node`.
+
+        Args:
+            split: the one that `node` lies in, `""` if none.
+            known: classes of the other splits.
+        """
+        folders = node.folders
+        if not folders:
+            return []
+        if len(folders) == 1:
+            name, only = next(iter(folders.items()))
+            inside = len(only.folders) > (1 if only.images else 0)
+            if inside and name not in known:  # what an archive made, or a split repeated: train/train
+                return self.read(only, self._inner(node, split, name, names.is_plain(name)), known)
+        if self.base is None:
+            self.base = node.path
+        common = names.common_words(folders)
+        if found := self._splits(node, split, common):
+            return found
+        pieces = [name for name in folders if names.is_piece(name, common)]
+        if pieces:
+            return self._pieces(node, split, known, pieces)
+        self._refuse_copies(node)
+        if self._is_repeated_below(node):
+            return self._merged(node, split, known)
+        return self._classes(node, split)
+
+    def _inner(self, node: _Node, split: str, name: str, counts: bool = True) -> str:
+        """Return the split of a folder in one of the split `split`: train/val is val, and test/train is refused.
+
+        Args:
+            counts: the folder's name may tell a split.
+        """
+        own = names.split_of(name) if counts else ""
+        if own and self.base is None:
+            self.base = node.path
+        if own and split not in ("", "train", own):
+            where = posixpath.join(node.path, name)
+            remedy = "rename it, or name a table image,label,split with --labels"
+            raise NoClassFolders(f"the folder {where} is named like two splits", remedy)
+        return own or split
+
+    def _splits(self, node: _Node, split: str, common: frozenset[str]) -> list[Place]:
+        """Return the images of the folders in `node` that are splits; none if there are no such folders."""
+        holding = [name for name, it in node.folders.items() if names.split_of(name, common) and it.folders]
+        holding.sort(key=lambda name: -len(node.folders[name].folders))  # one with a single class comes last
+        places: dict[str, list[Place]] = {}
+        known: frozenset[str] = frozenset()
+        for name in holding:
+            places[name] = self.read(node.folders[name], self._inner(node, split, name), known)
+            known |= {place.label for place in places[name]}
+        for name in holding:
+            if not names.is_plain(name):  # BCN_20k_train is a split only if another has the same classes
+                others = {place.label for other in holding if other != name for place in places[other]}
+                if not others.intersection(place.label for place in places[name]):
+                    return []
+        return [place for name in holding for place in places[name]]
+
+    def _pieces(self, node: _Node, split: str, known: frozenset[str], pieces: list[str]) -> list[Place]:
+        """Return the images of pieces of a download, if the class folders lie in them."""
+        holding = [name for name in pieces if node.folders[name].folders]
+        if not holding and len(pieces) == len(node.folders):
+            return []  # all images lie flat: no folder tells a class
+        if len(pieces) == len(node.folders) == len(holding) and all(map(names.is_merged, pieces)):
+            return self._merged(node, split, known)
+        shown = _shown(pieces)
+        if len(pieces) < len(node.folders) and not holding:
+            raise NoClassFolders(
+                f"{self._at(node)} holds {shown} beside class folders, named like a split or a piece of a download",
+                "move it out of the data folder; if it is a class, rename it",
+            )
+        raise NoClassFolders(
+            f"{self._at(node)} holds {shown}, which are named like pieces of a download, not like classes",
+            self._remedy(node),
+        )
+
+    def _remedy(self, node: _Node) -> str:
+        """Return the option that names the one folder in `node` with all the classes; `""` if there is none."""
+        readable = []
+        for name, inside in node.folders.items():
+            alone = _Node("", folders={name: inside})
+            try:
+                labels = {place.label for place in _Reader(self.folder).read(alone, "", frozenset())}
+            except NoClassFolders:
+                continue
+            if len(labels) > 1:
+                readable.append((-len(labels), names.is_made_of_others(name), "orig" not in name.lower(), name))
+        if not readable:
+            return ""
+        (classes, of_others, _, best), *others = sorted(readable)
+        if of_others or any(fewer != classes for fewer, *_ in others):
+            return ""
+        where = self.folder.root / node.folders[best].path
+        return (
+            f"if one of them holds the whole set, name it: --data {shlex.quote(str(where))}; otherwise name a table "
+            "image,label with --labels"
+        )
+
+    def _is_repeated_below(self, node: _Node) -> bool:
+        """Return True if the class folders lie one level deeper: site_a/mel, site_a/nv, site_b/mel, site_b/nv.
+
+        Raises:
+            NoClassFolders: either level may be the classes.
+        """
+        below = [
+            {name for name in it.folders if not (names.is_piece(name) or names.is_numbered(name))}
+            for it in node.folders.values()
+        ]
+        repeated = {name for name, times in Counter(name for inside in below for name in inside).items() if times > 1}
+        deeper = all(it.folders and not it.images for it in node.folders.values())
+        above, inside = list(node.folders), sorted(set().union(*below))
+        told = any(map(names.names_disease, above))
+        of_disease = not told and sum(map(names.names_disease, inside)) > 1
+        if deeper and len(repeated) > 1 and of_disease:
+            return True
+        if not told and (len(repeated) > 1 or (deeper and of_disease)):
+            raise NoClassFolders(
+                f"{self._at(node)} holds the folders {_shown(above)}, and in them {_shown(inside)}: either may be "
+                "the classes",
+                "put the class folders side by side into one folder, or name a table image,label with --labels",
+            )
+        if deeper and inside:
+            self.notes.append(
+                f"the classes are the folders {_shown(above)}; those in them ({_shown(inside)}) are not told apart"
+            )
+        return False
+
+    def _merged(self, node: _Node, split: str, known: frozenset[str]) -> list[Place]:
+        """Return the images of folders in `node` that each hold class folders: parts of a download, or sites."""
+        places = {name: self.read(inside, split, known) for name, inside in node.folders.items()}
+        files = [
+            {(place.split, place.label, posixpath.basename(place.path)) for place in found}
+            for found in places.values()
+        ]
+        smallest = min(map(len, files))
+        again = Counter(file for one in files for file in one)
+        shown = _shown(list(places))
+        if smallest and sum(times > 1 for times in again.values()) >= _HALF * smallest:
+            raise NoClassFolders(
+                f"{self._at(node)} holds {shown}, in which names of images repeat, as in copies of one set",
+                self._remedy(node),
+            )
+        self.notes.append(f"the folders {shown} hold class folders each: read together, as parts of one set")
+        return [place for found in places.values() for place in found]
+
+    def _refuse_copies(self, node: _Node) -> None:
+        for name in node.folders:
+            if of := names.copied_from(name, node.folders.keys() - {name}):
+                raise NoClassFolders(
+                    f"{self._at(node)} holds the folders {of} and {name}, which is named like copies of its images",
+                    f"move {name} out of the data folder; if it is a class, rename it",
+                )
+        if all(map(names.is_made_of_others, node.folders)):
+            self.notes.append(
+                f"the folders {_shown(list(node.folders))} are named like images made of others: copies of one image "
+                "may stand in training and test"
+            )
+
+    def _classes(self, node: _Node, split: str) -> list[Place]:
+        self.parents.add(node.path)
+        inside = list(node.folders.values())
+        within = {name for it in inside for name in it.folders}
+        # <class>/train, <class>/test
+        split_below = not split and len(within) > 1 and not any(it.images for it in inside)
+        split_below = split_below and all(name.lower() in SPLITS for name in within)
+        places = []
+        for label, it in node.folders.items():
+            if split_below:
+                for name, deeper in it.folders.items():
+                    places += [Place(path, label, SPLITS[name.lower()]) for path in deeper.all_images()]
+            else:
+                places += [Place(path, label, split) for path in it.all_images()]
+        return places
+
+    def _at(self, node: _Node) -> str:
+        return str(self.folder.root / node.path)
+
+
+def _refuse_patients(folder: Folder, tree: Tree) -> None:
+    """Raise `NoClassFolders` if the folders are numbered, many, and hold few images each: patients or lesions."""
+    labels = tree.labels
+    numbered = [re.sub(r"\d+", "#", label) for label in labels]
+    kind, alike = Counter(numbered).most_common(1)[0]
+    if kind == "#":  # numbers may be classes: 0, 1, 2, …
+        numbers = [label for label in labels if label.isdigit() and len(label) > 2]
+        alike = len(numbers)
+    few = len(tree.places) < _FEW_IMAGES * len(labels)
+    many = "#" in kind and alike >= max(_MANY_FOLDERS, 0.9 * len(labels))
+    if many and few and not _NUMBERED_CLASSES.intersection(names.words_of(kind)):
+        raise NoClassFolders(
+            f"{folder.root / tree.base} holds {count(len(labels), 'folder')} such as {next(iter(labels))} with "
+            f"{count(len(tree.places), 'image')}, which seem to be patients or lesions, not classes"
+        )
+
+
+def _of_doubtful(tree: Tree) -> list[str]:
+    """Return notes on folders that may have been put aside, and not be classes."""
+    labels = tree.labels
+    usual = sorted(labels.values())[len(labels) // 2]
+    return [
+        f"the folder {label} is learnt as a class, with {count(number, 'image')}: if it is none, move it out of the "
+        "data folder"
+        for label, number in labels.items()
+        if names.is_doubtful(label) and number < _HALF * usual
+    ]
+
+
+def _shown(folders: list[str]) -> str:
+    return ", ".join(folders[:4]) + (", …" if len(folders) > 4 else "")

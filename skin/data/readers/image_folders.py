@@ -6,57 +6,63 @@ import posixpath
 
 from skin.data.folder import Folder
 from skin.data.index import Draft, count
-from skin.data.readers.common import SPLITS, Layout, listed, rows_of
-from skin.data.readers.folder_tree import Place, base_of, in_class_folders, in_split_folders
+from skin.data.readers.common import Layout, listed, rows_of
+from skin.data.readers.folder_names import as_name
+from skin.data.readers.folder_tables import groups_beside, usable_with_labels
+from skin.data.readers.folder_tree import NoClassFolders, Tree, read_tree
 from skin.data.readers.isic_archive import groups_of_tables, tables_of_classes
+from skin.utils.errors import UserError
 
 import pandas as pd
 
 
 def _split_folders(folder: Folder) -> Draft | None:
-    base = base_of(folder)
-    places = in_split_folders(folder, base)
-    return _draft(folder, base, places, 1, [SPLITS[it.folders[0].lower()] for it in places]) if places else None
+    return _read(folder, in_splits=True)
 
 
 def _class_folders(folder: Folder) -> Draft | None:
-    base = base_of(folder)
-    places = in_class_folders(folder, base)
-    return _draft(folder, base, places, 0, [""] * len(places)) if places else None
+    return _read(folder, in_splits=False)
 
 
-def _draft(folder: Folder, base: str, places: list[Place], depth: int, split: list[str]) -> Draft:
-    """Return the rows of images in class folders.
+def _read(folder: Folder, in_splits: bool) -> Draft | None:
+    """Return the rows of the images in class folders; None if they lie in split folders and should not, or otherwise.
 
-    Args:
-        depth: of the class among the folders of a place.
-        split: of each of `places`.
+    Raises:
+        UserError: the folders cannot be classes; it says what to do.
     """
-    file = pd.Series([it.path for it in places], dtype=object)
+    try:
+        tree = read_tree(folder)
+        if tree is None or any(place.split for place in tree.places) != in_splits:
+            return None
+        return _draft(folder, tree)
+    except NoClassFolders as error:
+        remedy = error.remedy or usable_with_labels(folder) or "name a table image,label,group with --labels"
+        raise UserError(f"{error.what}: {remedy}") from error
+
+
+def _draft(folder: Folder, tree: Tree) -> Draft:
     # A file name that is no valid text stays as it is in `file`; its name in tables becomes valid text.
-    names = file.map(_as_text)
-    labels = pd.Series([_as_text(it.folders[depth]).strip() for it in places])
+    file = pd.Series([place.path for place in tree.places], dtype=object)
+    image = file.map(lambda path: path.encode("utf-8", "backslashreplace").decode())
     tables = tables_of_classes(folder)
-    group = groups_of_tables(folder, tables, names) if tables else ""
-    rows = rows_of(names, labels, group=group, split=pd.Series(split)).assign(file=file)
-    notes = []
-    unnamed = tuple(sorted(folder.images - {it.path for it in places}))
+    known, more = groups_beside(folder, tree, [path for path in folder.tables if path not in tables])
+    groups = groups_of_tables(folder, tables, image) if tables else pd.Series([known.get(path, "") for path in file])
+    labels = pd.Series([place.label for place in tree.places])
+    splits = pd.Series([place.split for place in tree.places])
+    rows = rows_of(image, labels, group=groups, split=splits).assign(file=file)
+    notes = list(tree.notes)
+    unnamed = tuple(sorted(folder.images.difference(tree.masks, file)))
     if unnamed:
         notes.append(f"the folder holds {count(len(unnamed), 'image')} outside the class folders: left out")
-    if tables:
-        notes.append(f"{listed(tables)} tell lesions and patients; the classes are the folders'")
-    unused = [path for path in folder.tables if path not in tables]
+    if used := tables or more:
+        told = listed(used) if len(used) > 1 else used[0]
+        tell = "tell" if len(used) > 1 else "tells"
+        notes.append(f"{told} {tell} lesions and patients; the classes are the folders'")
+    unused = [path for path in folder.tables if path not in used]
     notes += [f"the table {path} is not used (--labels names one)" for path in unused[:3]]
-    used = {posixpath.join(base, *it.folders[: depth + 1]) for it in places}
-    for path in folder.folders:
-        inside = path.startswith(base) and path != base
-        if inside and path.removeprefix(base).strip("/").count("/") == depth and path not in used:
-            notes.append(f"the folder {path} holds no images of a class: left out")
-    return Draft(rows, f"the folders of {posixpath.join(folder.root, base)}", notes=tuple(notes), unnamed=unnamed)
-
-
-def _as_text(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
+    notes += [f"the folder {as_name(path)} holds no images of a class: left out" for path in tree.empty]
+    source = f"the folders of {posixpath.join(folder.root, tree.base)}"
+    return Draft(rows, source, notes=tuple(notes), unnamed=unnamed)
 
 
 SPLIT_FOLDERS = Layout(

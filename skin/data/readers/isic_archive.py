@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.readers.common import Layout, listed, metadata, one_row_each, present_columns, rows_of, stacked
-from skin.data.readers.folder_tree import base_of, in_class_folders, in_split_folders, place
-from skin.data.tables import find_column, header, need_column, read_table
-from skin.utils.errors import UserError
+from skin.data.readers.folder_tree import NoClassFolders, folders_above, read_tree
+from skin.data.tables import find_column, header, need_column, read_table, spelling
+from skin.utils.errors import UserError, printable
 
-import numpy as np
 import pandas as pd
 
 # From the deepest on: diagnosis_1 is benign or malignant, _2 the family, _3 the disease, _4 and _5 its forms;
@@ -23,46 +23,90 @@ _ATTRIBUTES = (
     "age_approx", "sex", "anatom_site_general", "anatom_site_1", "fitzpatrick_skin_type", "image_type",
     "dermoscopic_type", "diagnosis_confirm_type", "attribution",
 )  # fmt: skip
+_LEVELS, _DISEASE = _DIAGNOSES[1:], "diagnosis_3"
 _COLUMNS = ("isic_id", *_DIAGNOSES, *_PEOPLE, *_ATTRIBUTES)
-_NEARLY_ALL = 0.99  # of the rows with a diagnosis: a level that fewer rows fill would lose whole classes
+_NEARLY_ALL, _HALF = 0.99, 0.5  # of the rows with a diagnosis
 
 
 def read(folder: Folder) -> Draft | None:
     paths = metadata(folder, "isic_id")
-    if not any(find_column(header(folder.root / path), *_DIAGNOSES) for path in paths) or tables_of_classes(folder):
-        return None  # the tables of other sets have isic_id, too
+    if len({posixpath.basename(path) for path in paths}) > 1:
+        paths = [path for path in paths if find_column(header(folder.root / path), *_DIAGNOSES)]
+    if not paths or tables_of_classes(folder):
+        return None
     if len({posixpath.basename(path) for path in paths}) > 1:
         raise UserError(f"{folder.root} holds {' and '.join(paths)}: name the right one with --labels")
     path = folder.root / paths[0]
     source = path.name if len(paths) == 1 else listed(paths)
     table = read_table(path) if len(paths) == 1 else one_row_each(stacked(folder, paths, _COLUMNS), "isic_id", source)
     columns = list(table.columns)
-    label, filled = _diagnosis(table)
-    if label is None:
-        raise UserError(f"{path}: the column diagnosis is empty in every row: there is nothing to learn from")
+    filled = _filled(table)
+    if not filled:
+        return None  # it tells nothing to learn: another table does, or the folders
+    label = _level_of_classes(table, filled)
     image = table[need_column(table, path, "isic_id")]
     people = [table[name] for known in _PEOPLE if (name := find_column(columns, known))]
     attributes = present_columns(table, *_ATTRIBUTES)
-    rows = rows_of(image, table[label], group=join_groups(*people) if people else "", attributes=attributes)
+    labels, notes = _labels(table, label, filled, source)
+    rows = rows_of(image, labels, group=join_groups(*people) if people else "", attributes=attributes)
+    diagnosed = (table[list(filled)] != "").any(axis=1)
+    if not diagnosed.all():
+        number = count((~diagnosed).sum(), "image")
+        first = printable(image[~diagnosed].iloc[0])
+        notes.append(f"{source} gives {number} no diagnosis (first: {first}): left out")
+    return Draft(rows[diagnosed], source, notes=tuple(notes), left_out=tuple(image[~diagnosed]))
+
+
+def _filled(table: pd.DataFrame) -> dict[str, int]:
+    """Return the number of rows that fill each column of a diagnosis, by its name in the table, the deepest first."""
+    found = (find_column(list(table.columns), name) for name in _DIAGNOSES)
+    filled = {name: int((table[name] != "").sum()) for name in found if name}
+    return {name: number for name, number in filled.items() if number}
+
+
+def _level_of_classes(table: pd.DataFrame, filled: dict[str, int]) -> str:
+    """Return the column of the classes: the deepest level that tells nearly all rows with a diagnosis.
+
+    A disease (the third level) that half of the rows have is told of the other rows, too, if the level
+    above is all there is to their class: in no row of that class does it go on. Vascular lesions are such.
+    If no level tells nearly all rows, it is the one that most rows fill.
+    """
+    enough = _NEARLY_ALL * (table[list(filled)] != "").any(axis=1).sum()
+    for name, number in filled.items():
+        if number >= enough:
+            return name
+        if spelling(name) == _DISEASE and number >= _HALF * enough:
+            above = _level_above(table, name, filled)
+            whole = (table[name] == "") & (above != "") & ~above.isin(above[table[name] != ""])
+            if number + whole.sum() >= enough:
+                return name
+    return max(filled, key=lambda name: filled[name])
+
+
+def _level_above(table: pd.DataFrame, level: str, filled: dict[str, int]) -> pd.Series:
+    """Return, per row, the deepest diagnosis above the column `level`; `""` if there is none."""
+    higher = _LEVELS[_LEVELS.index(spelling(level)) + 1 :] if spelling(level) in _LEVELS else ()
+    columns = [table[name] for name in filled if spelling(name) in higher]
+    return (
+        functools.reduce(lambda deeper, above: deeper.mask(deeper == "", above), columns) if columns else table[level]
+    )
+
+
+def _labels(table: pd.DataFrame, label: str, filled: dict[str, int], source: str) -> tuple[pd.Series, list[str]]:
+    """Return the class of each row, an empty level filled by the one above, and notes on their origin."""
     note = f"labels are the column {label} of {source}"
     if others := ", ".join(f"{name} ({number:,})" for name, number in filled.items() if name != label):
         note += f", filled in {count(filled[label], 'row')}; others: {others}; to take another, call it label in a "
         note += "table for --labels"
-    return Draft(rows, source, notes=(note,))
-
-
-def _diagnosis(table: pd.DataFrame) -> tuple[str | None, dict[str, int]]:
-    """Return the column of the classes, and the number of rows that fill each column of a diagnosis.
-
-    It is the deepest level that nearly all rows with a diagnosis fill; otherwise the level that most rows fill.
-    """
-    names = (find_column(list(table.columns), name) for name in _DIAGNOSES)
-    filled = {name: table[name] != "" for name in names if name and (table[name] != "").any()}
-    rows = {name: int(there.sum()) for name, there in filled.items()}
-    if not filled:
-        return None, rows
-    enough = _NEARLY_ALL * np.logical_or.reduce(list(filled.values())).sum()
-    return next((name for name in rows if rows[name] >= enough), max(rows, key=lambda name: rows[name])), rows
+    labels = table[label].mask(table[label] == "", _level_above(table, label, filled))
+    taken = labels[(table[label] == "") & (labels != "")]
+    if taken.empty:
+        return labels, [note]
+    classes = ", ".join(f"{printable(name)} ({number:,})" for name, number in taken.value_counts().items())
+    mixed = (
+        f"{label} is empty in {count(len(taken), 'row')} with a diagnosis: they have the level above as their class: "
+    )
+    return labels, [note, mixed + classes]
 
 
 def tables_of_classes(folder: Folder) -> list[str]:
@@ -74,19 +118,27 @@ def tables_of_classes(folder: Folder) -> list[str]:
     paths = metadata(folder, "isic_id")
     if len(paths) < 2:
         return []
-    base = base_of(folder)
-    in_splits = in_split_folders(folder, base)
-    depth = 1 if in_splits else 0  # of the class among the folders of an image
-    images = in_splits or in_class_folders(folder, base)
-    class_of = {image.folders[: depth + 1]: image.folders[depth] for image in images}
-    classes = [class_of.get(place(path, base).folders[: depth + 1]) for path in paths]
+    try:
+        tree = read_tree(folder)
+    except NoClassFolders:
+        tree = None
+    labels_in: dict[str, set[str]] = {}
+    for path, label, _ in tree.places if tree else ():
+        for above in folders_above(path):
+            labels_in.setdefault(above, set()).add(label)
+    classes = []
+    for path in paths:
+        labels = next((labels_in[above] for above in folders_above(path) if above in labels_in), set())
+        classes.append(next(iter(labels)) if len(labels) == 1 else None)
     if None in classes or len(set(classes)) < 2:
         return []
     tables = [stacked(folder, [path], _COLUMNS) for path in paths]
-    table = pd.concat([table.assign(folder=cls) for table, cls in zip(tables, classes, strict=True)])
-    diagnosis, _ = _diagnosis(table.fillna(""))
-    shared = diagnosis and table[table[diagnosis].fillna("") != ""].groupby(diagnosis)["folder"].nunique().gt(1).any()
-    return [] if shared else paths
+    table = pd.concat([table.assign(folder=cls) for table, cls in zip(tables, classes, strict=True)]).fillna("")
+    if filled := _filled(table):
+        diagnosis = _level_of_classes(table, filled)
+        if table[table[diagnosis] != ""].groupby(diagnosis)["folder"].nunique().gt(1).any():
+            return []
+    return paths
 
 
 def groups_of_tables(folder: Folder, paths: list[str], names: pd.Series) -> pd.Series | str:

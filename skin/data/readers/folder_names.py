@@ -1,0 +1,144 @@
+"""The words in the names of folders: those of splits, of pieces of a download, of masks and of diseases.
+
+A folder is a class only if its name is more than such words. `benign_images` may be a class; `train_set`,
+`images_2`, `Fold1`, `HAM10000_images_part_1` and `ISBI2016_ISIC_Part3_Training_Data` are none.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from skin.data.class_names import is_disease
+from skin.data.readers.common import SPLITS
+
+_SPLIT = re.compile(rf"({'|'.join(SPLITS)})(sets?|data|dirs?|folders?|images?|imgs|splits?)?")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_MASKS = _words("""
+    mask masks segmentation segmentations seg superpixel superpixels truth groundtruth gt roi rois contour
+    contours annotation annotations heatmap heatmaps
+""")
+# Pictures that are made of others: a copy in training of a picture in the test split flatters the model.
+_COPIES = _words("""
+    augmented augmentation augmentations augment aug copy copies resized cropped processed preprocessed
+""")
+_PIECES = _words("""
+    image images img imgs picture pictures photo photos jpeg jpg png bmp tif tiff dicom dcm hdf file files
+    input inputs output outputs data dataset datasets set sets subset dir dirs directory folder folders
+    archive download downloads part parts fold folds split splits batch chunk shard volume vol original
+    originals orig raw clean cleaned holdout eval evaluation unlabeled unlabelled labels isic isbi ham bcn
+    ph pad ufes msld milk scin midas dermnet kaggle challenge task
+""")
+_NUMBERED = re.compile(r"(?:^|[^a-z])(part|fold|batch|chunk|shard)s?[\W_]*\d+(?![a-z\d])", re.IGNORECASE)
+_MERGED = _PIECES - _words("fold folds split splits original originals orig raw clean cleaned labels")
+_DOUBTFUL = _words("""
+    to sort todo unsorted misc miscellaneous various other others rest unknown unclear uncertain undecided
+    new tmp temp trash bin deleted rejected old backup check review runs none na models logs plots figures results
+    docs screenshots examples samples sample demo
+""")
+
+
+def as_name(name: str) -> str:
+    """Return a folder's name as text: composed (macOS stores `ä` as two characters), without spaces around it."""
+    return unicodedata.normalize("NFC", name.encode("utf-8", "backslashreplace").decode()).strip()
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words and numbers in a name, in small letters: `Test_v2Data` is `test`, `v`, `2`, `data`."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return re.findall(r"[^\W\d_]+|\d+", apart.lower())
+
+
+def common_words(names: Iterable[str]) -> frozenset[str]:
+    """Return the words that all of several names have, which tell none of them from another."""
+    words = [frozenset(words_of(name)) for name in names]
+    return frozenset.intersection(*words) if len(words) > 1 else frozenset()
+
+
+def split_of(name: str, common: frozenset[str] = frozenset()) -> str:
+    """Return the split that a folder's name holds (`train`, `val` or `test`); `""` if it holds none or two."""
+    found = {SPLITS[match[1]] for word in words_of(name) if word not in common and (match := _SPLIT.fullmatch(word))}
+    return found.pop() if len(found) == 1 else ""
+
+
+def is_plain(name: str) -> bool:
+    """Return True if a name has no word of its own: `train`, `test_set`, `images_2`, `ISIC2018_Training_Input`."""
+    return not _own_words(name)
+
+
+def is_piece(name: str, common: frozenset[str] = frozenset()) -> bool:
+    """Return True if a folder is no class but a split or a piece of a download, by its name.
+
+    Args:
+        common: the words that it shares with all folders beside it.
+    """
+    words = words_of(name)
+    if not any(_is_of_download(word) for word in words):
+        return False
+    if _NUMBERED.search(name) and not common.issuperset(words):
+        return True
+    return not _own_words(name, common) or bool(split_of(name, common))
+
+
+def is_merged(name: str) -> bool:
+    """Return True if a piece of a set may be read together with its like: `part_1`, and not `Fold1` or `raw`."""
+    words = [word for word in words_of(name) if len(word) > 1 and word.isalpha()]
+    return all(_SPLIT.fullmatch(word) or word in _MERGED for word in words)
+
+
+def is_masks(name: str, beside: Iterable[str]) -> bool:
+    """Return True if a folder holds masks, by its name and by those of the folders `beside` it."""
+    words = words_of(name)
+    if not _MASKS.intersection(words):
+        return False
+    if {"segmentation", "segmentations", "superpixel", "superpixels"}.intersection(words):
+        return True
+    own = [word for word in words if word not in _MASKS]
+    return all(_is_of_download(word) or word in ("ground", "lesion", "lesions", "binary") for word in own) or any(
+        words_of(other) == own for other in beside
+    )
+
+
+def copied_from(name: str, beside: Iterable[str]) -> str:
+    """Return the folder of which one holds copies (`mel - Copy`, `mel_augmented`), by their names; otherwise `""`."""
+    words = words_of(name)
+    own = [word for word in words if word not in _COPIES]
+    if not own or len(own) == len(words):
+        return ""
+    numbered = own[:-1] if own[-1].isdigit() else own  # `mel - Copy (2)`
+    return next((other for other in beside if words_of(other) in (own, numbered)), "")
+
+
+def is_made_of_others(name: str) -> bool:
+    """Return True if a folder's name says that its pictures are made of others: augmented, resized, cropped."""
+    return bool(_COPIES.intersection(words_of(name)))
+
+
+def is_doubtful(name: str) -> bool:
+    """Return True if a folder may have been put aside rather than be a class: `to sort`, `misc`, `others`."""
+    return all(word in _DOUBTFUL for word in words_of(name))
+
+
+def is_numbered(name: str) -> bool:
+    """Return True if a name has a number, as those of patients and lesions have."""
+    return any(word.isdigit() for word in words_of(name))
+
+
+def names_disease(name: str) -> bool:
+    """Return True if a folder is named after a disease that is known here, or benign, malignant and the like."""
+    return is_disease(name) or any(is_disease(word) for word in words_of(name) if len(word) > 5)
+
+
+def _is_of_download(word: str) -> bool:
+    return word in _PIECES or word in _COPIES or word in _MASKS or bool(_SPLIT.fullmatch(word))
+
+
+def _own_words(name: str, common: frozenset[str] = frozenset()) -> list[str]:
+    words = [word for word in words_of(name) if word not in common and len(word) > 1 and not word.isdigit()]
+    return [word for word in words if not _is_of_download(word)]

@@ -1,0 +1,218 @@
+"""Tables beside class folders: what they tell of lesions and patients, and if they contradict the folders."""
+
+from __future__ import annotations
+
+import posixpath
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+
+from skin.data.class_names import match_classes
+from skin.data.folder import Folder, image_suffix
+from skin.data.groups import join_groups
+from skin.data.index import Draft, count
+from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
+from skin.data.readers.labels_table import labels_table
+from skin.data.tables import find_column, from_one_hot, header, is_one_hot, read_table, spelling
+from skin.utils.errors import UserError, printable
+
+import pandas as pd
+
+_PEOPLE = ("patient_id", "patient", "lesion_id", "lesion", "subject_id", "case_id", "group")
+_LABELS = (
+    "label", "labels", "class", "class_name", "dx", "diagnosis", "diagnosis_1", "diagnosis_2", "diagnosis_3",
+    "diagnostic", "target", "category", "disease", "condition", "benign_malignant", "malignant",
+)  # fmt: skip
+# Columns that say something else of an image, and are no classes.
+_OTHERS = frozenset((
+    "age", "age_approx", "age_approximate", "sex", "gender", "site", "location", "localization", "region",
+    "anatom_site", "anatom_site_general", "anatom_site_special", "anatom_site_1", "split", "set", "subset",
+    "partition", "fold", "image_type", "dermoscopic_type", "diagnosis_confirm_type", "dx_type", "fitzpatrick",
+    "fitspatrick", "fitzpatrick_scale", "fitzpatrick_skin_type", "skin_tone", "skin_type", "attribution",
+    "copyright_license", "license", "source", "dataset", "camera", "device", "width", "height", "format",
+    "year", "date",
+))  # fmt: skip
+_WIDE = 200  # columns; a wider table holds pixels or features
+_LOOKED_AT = 1000  # values of a column, to see if it names images
+_HALF = 0.5
+_NEARLY_ALL = 0.99
+
+
+def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the lesion or patient that tables give the images of class folders, and the tables that tell them.
+
+    Args:
+        paths: the tables to look into. One that names less than half of the images does not count.
+
+    Raises:
+        NoClassFolders: a table names the images, and what it says of them contradicts the folders.
+    """
+    label_of = {_stem(place.path): place.label for place in tree.places}
+    groups: dict[str, str] = {}
+    used = []
+    for path in paths:
+        try:
+            rows = _of_images(read_table(folder.root / path), label_of) if _is_narrow(folder, path) else None
+        except UserError:  # no table, whatever its name says
+            continue
+        if rows is None:
+            continue
+        known = [rows[name] for name in map(spelling, _PEOPLE) if name in rows]
+        _refuse_contradiction(folder, path, rows, label_of, bool(known))
+        if known:
+            told = zip(rows["_image"], join_groups(*known), strict=True)
+            groups |= {image: group for image, group in told if group}
+            used.append(path)
+    by_path = {place.path: group for place in tree.places if (group := groups.get(_stem(place.path)))}
+    return by_path, used
+
+
+def with_folders(folder: Folder, draft: Draft) -> Draft:
+    """Return the draft of a table, with what the class folders that hold its images add: splits, and notes.
+
+    Folders may merely hold the images. If they are named like classes, they must not contradict the table.
+
+    Raises:
+        UserError: the table names few of the images in class folders, or contradicts the folders.
+    """
+    if len({posixpath.dirname(path) for path in folder.images} - {""}) < 2:
+        return draft
+    try:
+        tree = read_tree(folder)
+    except NoClassFolders:  # they merely hold the images
+        return draft
+    if tree is None or len(tree.labels) < 2:
+        return draft
+    place_of = {place.path: place for place in tree.places}
+    rows = draft.rows
+    files = rows["file"] if "file" in rows else rows["image"].map(lambda name: folder.find(name, converted=True))
+    places = files.map(place_of.get)
+    pairs = pd.DataFrame({"label": rows["label"], "place": places})[places.notna() & (rows["label"] != "")]
+    pairs = pairs.assign(folder=[place.label for place in pairs["place"]])
+    alike = len(match_classes(list(tree.labels), rows["label"].unique()).to_model) > 1
+    move = f"to take the folders, move {draft.source} out of the data folder"
+    what = f"{folder.root} can be read by {draft.source} and by the folders {', '.join(list(tree.labels)[:4])}"
+    if alike and len(pairs) < _HALF * len(place_of):
+        number = f"{len(pairs):,} of the {count(len(place_of), 'image')}"
+        raise UserError(
+            f"{what}, but the table names only {number} in them: {move}; to take the table, move the other images out"
+        )
+    one_folder = pairs.groupby("label")["folder"].nunique().max() == 1
+    one_label = pairs.groupby("folder")["label"].nunique().max() == 1
+    if one_folder and one_label:  # the same classes twice
+        if (rows["split"] == "").all() and len({place.split for place in tree.places} - {""}) > 1:
+            split = [place.split if isinstance(place, Place) else "" for place in places]
+            note = f"splits are the folders', labels those of {draft.source}"
+            return replace(draft, rows=rows.assign(split=split), notes=(*draft.notes, note))
+        return draft
+    if alike and not one_folder:
+        usual = pairs.groupby("label")["folder"].agg(lambda values: values.mode()[0])
+        other = pairs[pairs["folder"] != pairs["label"].map(usual)].iloc[0]
+        raise UserError(
+            f"{what}, which disagree ({printable(other['place'].path)} is {printable(other['label'])} in the table): "
+            f"correct one; {move}; {usable_with_labels(folder) or 'a table named with --labels'} tells the classes"
+        )
+    if one_folder and len(tree.labels) > 1:
+        note = f"the folders {', '.join(list(tree.labels)[:4])} tell fewer classes than {draft.source}; {move}"
+        return replace(draft, notes=(*draft.notes, note))
+    return draft
+
+
+def usable_with_labels(folder: Folder) -> str:
+    """Return the option that names the one table which `--labels` can read for nearly all images, otherwise `""`."""
+    stems = {_stem(path): "" for path in folder.images}
+    found = []
+    for path in folder.tables:
+        try:
+            if not _is_narrow(folder, path):
+                continue
+            draft = labels_table(folder, folder.root / path)
+        except UserError:
+            continue
+        named = draft.rows.loc[draft.rows["label"] != "", "image"].map(_stem).isin(stems)
+        if draft.rows["label"].nunique() > 1 and named.sum() >= _NEARLY_ALL * len(stems):
+            found.append(path)
+    return f"--labels {shlex.quote(str(folder.root / found[0]))}" if len(found) == 1 else ""
+
+
+def _is_narrow(folder: Folder, path: str) -> bool:
+    """Return True if a table may be one of images and what is known of them, by its number of columns.
+
+    Raises:
+        UserError: it is a link that leads out of the folder.
+    """
+    folder.refuse_link(path)
+    return len(header(folder.root / path)) <= _WIDE
+
+
+def _of_images(table: pd.DataFrame, images: dict[str, str]) -> pd.DataFrame | None:
+    """Return the rows that name `images`, with the image's stem in `_image`; None if they are less than half of them.
+
+    A row may name several images, in several columns.
+    """
+    parts = []
+    for column in table.columns:
+        values = table[column].unique()
+        if not any(_stem(value) in images for value in values[:: max(1, len(values) // _LOOKED_AT)]):
+            continue
+        stems = table[column].map(_stem)
+        named = stems.isin(images)
+        if named.any():
+            parts.append(table.loc[named].drop(columns=column).assign(_image=stems[named]))
+    if not parts:
+        return None
+    rows = pd.concat(parts, ignore_index=True).fillna("")
+    if rows["_image"].nunique() < _HALF * len(images):
+        return None
+    return rows.rename(columns=spelling)
+
+
+def _refuse_contradiction(
+    folder: Folder, path: str, rows: pd.DataFrame, label_of: dict[str, str], known: bool
+) -> None:
+    """Raise `NoClassFolders` if a table has classes, and none of its columns goes with the folders.
+
+    Args:
+        known: the table tells lesions or patients, so that it has a use without classes.
+    """
+    folders = rows["_image"].map(label_of)
+    first: tuple[str, pd.Series] | None = None
+    for name, values in _columns_of_classes(rows, path, folder, known):
+        if _go_together(values, folders):
+            return
+        first = first or (name, values)
+    if first is None:
+        return
+    name, values = first
+    row = values[values != ""].index[0]
+    table = usable_with_labels(folder) or "a table image,label,group named with --labels"
+    raise NoClassFolders(
+        f"{folder.root}: the table {path} names the images, and its column {name} contradicts the folders "
+        f"({printable(rows['_image'][row])} is {printable(values[row])} and lies in {printable(folders[row])})",
+        f"{table} tells the classes; to take the folders, move {path} out of the data folder",
+    )
+
+
+def _columns_of_classes(
+    rows: pd.DataFrame, path: str, folder: Folder, known: bool
+) -> Iterator[tuple[str, pd.Series]]:
+    rest = [name for name in rows.columns if name != "_image"]
+    if is_one_hot(rows, rest):
+        yield "of marks", from_one_hot(rows, rest, folder.root / path)[0]
+        return
+    named = [name for name in _LABELS if find_column(rest, name)]
+    others = [] if known or named else [name for name in rest if name not in _OTHERS]
+    for name in (*named, *others):
+        if 2 <= rows.loc[rows[name] != "", name].nunique() <= max(2, _HALF * len(rows)):
+            yield name, rows[name]
+
+
+def _go_together(values: pd.Series, folders: pd.Series) -> bool:
+    """Return True if each value lies in one folder, or each folder holds one value."""
+    pairs = pd.DataFrame({"value": values, "folder": folders})[values != ""].drop_duplicates()
+    return not pairs["value"].duplicated().any() or not pairs["folder"].duplicated().any()
+
+
+def _stem(name: str) -> str:
+    last = posixpath.basename(name.replace("\\", "/"))
+    return posixpath.splitext(last)[0] if image_suffix(last) else last

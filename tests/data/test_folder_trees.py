@@ -1,0 +1,471 @@
+"""Folders as people and downloads have them: class folders are read, and nothing else becomes a class."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import unicodedata
+from pathlib import Path
+
+from skin.data.index import Index
+from skin.data.layouts import read_index
+from skin.utils.errors import UserError
+
+import pytest
+
+
+def tree(root: Path, *folders: str, images: int = 3, files: dict[str, str] | None = None) -> Path:
+    """Make folders with so many images each, all of different names, and files; no layout looks inside an image."""
+    number = 0
+    for folder in folders:
+        name, _, own = folder.partition(":")  # `mel:7` has seven
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for _ in range(int(own or images)):
+            (root / name / f"i{number}.jpg").write_text(f"image {number}")
+            number += 1
+    for name, content in (files or {}).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    return root
+
+
+def sizes(index: Index) -> dict[str, int]:
+    """The number of images per class and split: `train/mel`, or `mel` if there is no split."""
+    names = (index.rows["split"] + "/" + index.rows["label"]).str.removeprefix("/")
+    return {str(name): int(number) for name, number in names.value_counts().items()}
+
+
+def advised(error: UserError) -> dict[str, Path]:
+    """The options that an error tells the user to type."""
+    words = shlex.split(str(error)[str(error).index("--") :].split("; otherwise")[0].split(" tells")[0])
+    return {words[at][2:]: Path(words[at + 1]) for at in range(0, len(words), 2)}
+
+
+# --------------------------------------------------------------------------------------------- good sets
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("mel", "nv"),
+        ("benign_images", "malignant_images"),
+        ("test positive", "test negative"),
+        ("Basal cell", "Squamous cell", "Actinic"),
+        ("0", "1", "2"),
+        ("class_1", "class_2", "class_3"),
+        ("1. Eczema 1677", "2. Melanoma 15.75k", "10. Warts Molluscum and other Viral Infections - 2103"),
+        ("Acne and Rosacea Photos", "Melanoma Skin Cancer Nevi and Moles", "Poison Ivy Photos and other"),
+        ("痣", "黑色素瘤"),
+        ("contest", "latest", "maskne"),
+        ("normal", "other"),
+    ],
+)
+@pytest.mark.parametrize("above", ["", "archive/", "dataset/images/"])
+def test_honest_names_of_classes(tmp_path: Path, above: str, names: tuple[str, ...]) -> None:
+    index = read_index(tree(tmp_path, *(above + name for name in names)))
+    assert (index.layout, sizes(index), index.notes) == ("class folders", dict.fromkeys(names, 3), ())
+
+
+def test_two_levels_of_classes_have_the_upper_one_as_classes(tmp_path: Path) -> None:
+    index = read_index(tree(tmp_path, "benign/nv", "benign/bkl", "malignant/mel", "malignant/bcc"))
+    assert sizes(index) == {"benign": 6, "malignant": 6}
+    assert index.notes == (
+        "the classes are the folders benign, malignant; those in them (bcc, bkl, mel, nv) are not told apart",
+    )
+
+
+@pytest.mark.parametrize("inside", ["P1", "dermoscopic", "images", "2019"])
+def test_folders_inside_class_folders_do_not_matter(tmp_path: Path, inside: str) -> None:
+    index = read_index(tree(tmp_path, f"melanoma/{inside}", f"nevus/{inside}", "nevus/more"))
+    assert sizes(index) == {"melanoma": 3, "nevus": 6}
+
+
+def test_patients_inside_class_folders_are_no_classes(tmp_path: Path) -> None:
+    index = read_index(tree(tmp_path, "acne/P1", "acne/P2", "burn/P1", "burn/P2"), group_by="/(P[0-9]+)/")
+    assert (sizes(index), index.rows["group"].nunique()) == ({"acne": 6, "burn": 6}, 2)
+    assert len(index.notes) == 1
+
+
+def test_many_folders_of_one_image_each_are_classes_if_their_names_are(tmp_path: Path) -> None:
+    names = [f"disease {chr(ord('a') + n)}" for n in range(20)]
+    assert sizes(read_index(tree(tmp_path, *names, images=1))) == dict.fromkeys(names, 1)
+
+
+# -------------------------------------------------------------------------------------------------- splits
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train_set", "test_set"),
+        ("train_data", "test_data"),
+        ("Training", "Testing"),
+        ("TRAIN", "TEST"),
+        ("trainset", "testset"),
+        ("TrainingSet", "TestSet"),
+        ("train/train", "test/test"),
+        ("Train/images", "Test/images"),
+        ("BCN_20k_train", "BCN_20k_test"),
+        ("BCN_20k_train/bcn_20k_train", "BCN_20k_test/bcn_20k_test"),
+        ("train_sep", "test"),
+        ("ISIC_Training_JPEG", "ISIC_Test_JPEG"),
+    ],
+)
+@pytest.mark.parametrize("above", ["", "skin-disease-datasaet/", "Train-Test split/", "a/b/c/"])
+def test_split_folders_under_many_names(tmp_path: Path, above: str, train: str, test: str) -> None:
+    folders = [f"{above}{split}/{cls}" for split in (train, test) for cls in ("acne", "BA- impetigo")]
+    index = read_index(tree(tmp_path, *folders))
+    assert index.layout == "split folders"
+    assert sizes(index) == dict.fromkeys(("train/acne", "train/BA- impetigo", "test/acne", "test/BA- impetigo"), 3)
+
+
+@pytest.mark.parametrize("val", ["val_dir", "validation_data", "valid", "Val", "dev_set"])
+def test_validation_folders_under_many_names(tmp_path: Path, val: str) -> None:
+    index = read_index(tree(tmp_path, "base_dir/train_dir/mel", "base_dir/train_dir/nv", f"base_dir/{val}/mel"))
+    assert sizes(index) == {"train/mel": 3, "train/nv": 3, "val/mel": 3}
+
+
+def test_a_split_within_the_training_split(tmp_path: Path) -> None:
+    folders = ("train/train/mel", "train/train/nv", "train/val/mel", "train/val/nv", "test/mel", "test/nv")
+    index = read_index(tree(tmp_path, *folders))
+    assert sizes(index) == {f"{split}/{cls}": 3 for split in ("train", "val", "test") for cls in ("mel", "nv")}
+
+
+def test_splits_inside_class_folders(tmp_path: Path) -> None:
+    index = read_index(tree(tmp_path, "mel/train", "mel/test", "nv/train", "nv/test"))
+    assert sizes(index) == {"train/mel": 3, "test/mel": 3, "train/nv": 3, "test/nv": 3}
+
+
+def test_a_split_with_one_class_keeps_it_whatever_lies_in_it(tmp_path: Path) -> None:
+    index = read_index(tree(tmp_path, "train/mel", "train/nv", "test/mel/patient"))
+    assert sizes(index) == {"train/mel": 3, "train/nv": 3, "test/mel": 3}
+
+
+@pytest.mark.parametrize("unlabelled", ["test", "test/test", "test/images", "test_set"])
+def test_images_of_a_split_without_class_folders_are_left_out_and_counted(tmp_path: Path, unlabelled: str) -> None:
+    index = read_index(tree(tmp_path, "train/mel", "train/nv", unlabelled))
+    assert sizes(index) == {"train/mel": 3, "train/nv": 3}
+    assert index.notes[0] == "the folder holds 3 images outside the class folders: left out"
+
+
+def test_a_class_may_be_in_one_split_only(tmp_path: Path) -> None:
+    index = read_index(tree(tmp_path, "train/mel", "train/nv", "val/mel", "val/bkl"))
+    assert sizes(index)["val/bkl"] == 3
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_one_class_in_two_unicode_forms_is_one_class(tmp_path: Path, split: str) -> None:
+    composed, apart = (unicodedata.normalize(form, "nävus") for form in ("NFC", "NFD"))
+    index = read_index(tree(tmp_path, f"train/{composed}", "train/mel", f"{split}/{apart}", f"{split}/mel"))
+    assert index.classes == ("mel", composed)
+    assert len(index.rows) == 12
+
+
+# -------------------------------------------------------------------------------- pieces of a download
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("ISBI2016_ISIC_Part3_Training_Data", "ISBI2016_ISIC_Part3_Test_Data"),
+        ("BCN_20k_train", "BCN_20k_test"),
+        ("derm12345_train_part_1", "derm12345_train_part_2"),
+        ("derm12345_train_part_1", "derm12345_train_part_2", "derm12345_test"),
+        ("ISIC_2020_Training_JPEG", "ISIC_2020_Test_JPEG"),
+        ("Fold1", "Fold2"),
+        ("jpeg/train", "jpeg/test"),
+        ("train", "test"),
+        ("x_images_part_1", "x_images_part_2"),
+        ("Augmented Images", "Original Images"),
+        ("ISIC-images",),
+    ],
+)
+def test_pieces_of_a_download_with_images_only_are_no_classes(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="is of no known layout"):
+        read_index(tree(tmp_path, *folders))
+    rows = [f"{path.name},{'mel' if n % 2 else 'nv'}" for n, path in enumerate(sorted(tmp_path.rglob("*.jpg")))]
+    tree(tmp_path, files={"truth table.csv": "\n".join(["image,diagnosis", *rows])})
+    with pytest.raises(UserError, match="reads its table") as error:  # the advice names the table
+        read_index(tmp_path)
+    option = re.search(r"--labels '([^']+)' reads its table", str(error.value))
+    assert option is not None
+    assert read_index(tmp_path, labels=Path(option[1])).classes == ("mel", "nv")
+
+
+@pytest.mark.parametrize(
+    "piece", ["Fold1", "test_set", "derm12345_part_1", "Augmented Images", "BCN_20k_train", "patch test"]
+)
+def test_a_piece_of_a_download_beside_class_folders_is_refused_by_name(tmp_path: Path, piece: str) -> None:
+    tree(tmp_path, "mel", "nv", piece)
+    with pytest.raises(UserError, match=f"holds {piece} beside class folders"):
+        read_index(tmp_path)
+    (tmp_path / piece).rename(tmp_path.parent / f"{tmp_path.name} aside")  # as the advice says
+    assert read_index(tmp_path).classes == ("mel", "nv")
+
+
+def test_class_folders_in_parts_of_a_download_are_read_together(tmp_path: Path) -> None:
+    parts = ("images_part_1", "images_part_2")
+    index = read_index(tree(tmp_path, *(f"{part}/{cls}" for part in parts for cls in ("mel", "nv"))))
+    assert sizes(index) == {"mel": 6, "nv": 6}
+    assert "images_part_1, images_part_2 hold class folders each: read together" in index.notes[0]
+
+
+def test_class_folders_of_two_sites_are_read_together(tmp_path: Path) -> None:
+    index = read_index(tree(tmp_path, "vienna/mel", "vienna/nv", "graz/mel", "graz/nv"))
+    assert sizes(index) == {"mel": 6, "nv": 6}
+    assert "graz, vienna hold class folders each: read together" in index.notes[0]
+
+
+@pytest.mark.parametrize("names", [("images_224", "images_512"), ("plain", "hair_removed")])
+def test_a_set_in_two_sizes_or_forms_is_not_read_twice(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        tree(tmp_path / name, "mel", "nv")  # the same names of images in each
+    with pytest.raises(UserError, match="as in copies of one set") as error:
+        read_index(tmp_path)
+    assert sizes(read_index(advised(error.value)["data"])) == {"mel": 3, "nv": 3}
+
+
+@pytest.mark.parametrize("above", ["", "Monkeypox data/"])
+def test_beside_folds_and_augmented_copies_the_advice_reads_the_originals(tmp_path: Path, above: str) -> None:
+    folds = [f"{above}Fold{n}/Fold{n}/{split}/{cls}" for n in (1, 2) for split in ("Train", "Val") for cls in "ab"]
+    copies = [f"{above}Augmented Images/Augmented Images/{cls}_augmented" for cls in "ab"]
+    originals = [f"{above}Original Images/Original Images/{cls}" for cls in ("Monkey Pox", "Others")]
+    tree(tmp_path, *folds, *copies, *originals)
+    with pytest.raises(UserError, match="not like classes") as error:
+        read_index(tmp_path)
+    assert sizes(read_index(advised(error.value)["data"])) == {"Monkey Pox": 3, "Others": 3}
+
+
+def test_the_advice_for_folds_reads_one_of_them(tmp_path: Path) -> None:
+    tree(tmp_path, *(f"Fold{n}/{split}/{cls}" for n in (1, 2) for split in ("Train", "Val") for cls in ("mel", "nv")))
+    with pytest.raises(UserError, match="not like classes") as error:
+        read_index(tmp_path)
+    index = read_index(advised(error.value)["data"])
+    assert sizes(index) == {"train/mel": 3, "train/nv": 3, "val/mel": 3, "val/nv": 3}
+
+
+@pytest.mark.parametrize("copy", ["mel - Copy", "mel - Copy (2)", "mel_augmented", "mel_resized"])
+def test_a_copy_of_a_class_folder_is_refused(tmp_path: Path, copy: str) -> None:
+    with pytest.raises(UserError, match=f"move {re.escape(copy)} out of the data folder"):
+        read_index(tree(tmp_path, "mel", "nv", copy))
+
+
+def test_augmented_classes_are_read_and_said(tmp_path: Path) -> None:
+    index = read_index(tree(tmp_path, "mel_augmented", "nv_augmented"))
+    assert index.classes == ("mel_augmented", "nv_augmented")
+    assert "are named like images made of others" in index.notes[0]
+
+
+@pytest.mark.parametrize(
+    "folders", [("dermis/melanoma", "dermquest/nevus"), ("ear/a", "ear/b", "toe/a", "toe/b")]
+)
+def test_two_levels_that_may_both_be_classes_are_refused(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="either may be the classes: put the class folders side by side"):
+        read_index(tree(tmp_path, *folders))
+
+
+@pytest.mark.parametrize("name", ["IMD{:03}", "IL_{:07}", "patient_{}", "{:05}"])
+def test_a_folder_per_patient_or_lesion_is_no_class(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="seem to be patients or lesions, not classes: name a table"):
+        read_index(tree(tmp_path, *(f"set/{name.format(n)}" for n in range(12))))
+
+
+@pytest.mark.parametrize("name", ["to sort", "unsorted", "misc", "Others", "new"])
+def test_a_folder_of_what_was_put_aside_is_a_class_and_is_said(tmp_path: Path, name: str) -> None:
+    index = read_index(tree(tmp_path, "mel:9", "nv:9", f"{name}:2"))
+    assert sizes(index)[name] == 2
+    assert index.notes == (
+        f"the folder {name} is learnt as a class, with 2 images: if it is none, move it out of the data folder",
+    )
+    assert read_index(tree(tmp_path, f"{name}:9")).notes == ()
+
+
+# ------------------------------------------------------------------------------- masks, and other people's files
+
+
+@pytest.mark.parametrize("end", ["_segmentation.png", "_superpixels.png", "_mask.png", "_lesion.bmp", "-Mask.jpg"])
+def test_masks_beside_their_images_are_left_out_and_counted(tmp_path: Path, end: str) -> None:
+    tree(tmp_path, "mel", "nv")
+    masks = {f"{path.parent.name}/{path.stem}{end}": "mask" for path in tmp_path.rglob("*.jpg")}
+    index = read_index(tree(tmp_path, files=masks))
+    assert sizes(index) == {"mel": 3, "nv": 3}
+    assert index.notes == (f"the folder holds 6 images that are masks of others (first: mel/i0{end}): left out",)
+    assert index.unnamed == ()
+
+
+def test_the_contours_of_dermis(tmp_path: Path) -> None:
+    files = {f"melanoma/dermis/D{n}_{kind}": "" for n in range(3) for kind in ("orig.jpg", "contour.png")}
+    files |= {f"notmelanoma/dermquest/N{n}_{kind}": "" for n in range(3) for kind in ("orig.jpg", "contour.png")}
+    assert sizes(read_index(tree(tmp_path, files=files))) == {"melanoma": 3, "notmelanoma": 3}
+
+
+def test_images_named_like_masks_without_their_images_are_images(tmp_path: Path) -> None:
+    index = read_index(tree(tmp_path, files={"mel/p1_lesion.jpg": "", "nv/p2_lesion.jpg": ""}))
+    assert sizes(index) == {"mel": 1, "nv": 1}
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        ("masks",), ("mel/masks", "nv/masks"), ("mel_mask", "nv_mask"), ("ground truth/mel", "ground truth/nv"),
+        ("HAM10000_segmentations_lesion_tschandl",),
+    ],
+)  # fmt: skip
+def test_folders_of_masks_are_no_classes(tmp_path: Path, masks: tuple[str, ...]) -> None:
+    index = read_index(tree(tmp_path, "mel", "nv", *masks))
+    assert sizes(index) == {"mel": 3, "nv": 3}
+    assert f"the folder holds {3 * len(masks)} images that are masks of others" in index.notes[0]
+
+
+def test_images_and_masks_side_by_side(tmp_path: Path) -> None:
+    index = read_index(tree(tmp_path, "images/mel", "images/nv", "masks/mel", "masks/nv"))
+    assert sizes(index) == {"mel": 3, "nv": 3}
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir", ".AppleDouble", "$RECYCLE.BIN", "__MACOSX", "lost+found", "Thumbs", "#recycle", ".thumbnails"]
+)
+def test_folders_of_systems_and_file_servers_are_passed_over(tmp_path: Path, name: str) -> None:
+    index = read_index(tree(tmp_path, "mel", "nv", f"{name}/mel", f"mel/{name}", f"mel/{name}/i0.jpg"))
+    assert (sizes(index), index.notes) == ({"mel": 3, "nv": 3}, ())
+
+
+# --------------------------------------------------------------------------------- tables beside class folders
+
+
+def table(head: str, *rows: str) -> str:
+    return "\n".join([head, *rows, ""])
+
+
+def test_a_table_that_tells_lesions_groups_the_images_of_class_folders(tmp_path: Path) -> None:
+    rows = [f"i{n}.jpg,{30 + n},P{n // 2}" for n in range(5)]
+    index = read_index(tree(tmp_path, "mel", "nv", files={"people.csv": table("file,age,patient_id", *rows)}))
+    assert index.rows["group"].tolist() == ["P0", "P0", "P1", "P1", "P2", "nv/i5.jpg"]
+    assert index.notes == ("people.csv tells lesions and patients; the classes are the folders'",)
+
+
+@pytest.mark.parametrize("diagnosis", ["dx", "verdict", "three"])
+def test_a_table_that_names_the_images_and_contradicts_their_folders_is_not_passed_over(
+    tmp_path: Path, diagnosis: str
+) -> None:
+    rows = [f"i{n},{'ab'[n % 2]},{30 + n}" for n in range(6)]
+    tree(tmp_path, "FFL", "NEL", files={"meta/meta.csv": table(f"image,{diagnosis},age", *rows)})
+    with pytest.raises(UserError, match=f"its column {diagnosis} contradicts the folders") as error:
+        read_index(tmp_path)
+    if diagnosis == "dx":
+        assert sizes(read_index(tmp_path, labels=advised(error.value)["labels"])) == {"a": 3, "b": 3}
+    (tmp_path / "meta/meta.csv").unlink()  # as the advice says
+    assert read_index(tmp_path).classes == ("FFL", "NEL")
+
+
+@pytest.mark.parametrize(
+    ("head", "row"),
+    [
+        ("image,dx", "{i},{mel}"), ("id,malignant", "{i},{one}"), ("image,sex,site", "{i},{odd},{odd}"),
+        ("a,b", "x,{one}"), ("image,mel,nv", "{i},{one},{zero}"), ("image,copyright,number", "{i},CC0,{i}"),
+    ],
+)  # fmt: skip
+def test_a_table_that_agrees_or_says_other_things_is_left_alone(tmp_path: Path, head: str, row: str) -> None:
+    values = [
+        {"i": f"i{n}", "mel": "Melanoma" if n < 3 else "Nevus", "one": int(n < 3), "zero": int(n > 2), "odd": n % 2}
+        for n in range(6)
+    ]
+    rows = [row.format(**it) for it in values]
+    index = read_index(tree(tmp_path, "A", "B", files={"t.csv": table(head, *rows)}))
+    assert sizes(index) == {"A": 3, "B": 3}
+    assert index.notes == ("the table t.csv is not used (--labels names one)",)
+
+
+HAM = "image_id,dx,lesion_id"
+
+
+def test_a_known_table_with_the_classes_of_the_folders_is_taken_for_its_lesions(tmp_path: Path) -> None:
+    rows = [f"i{n},{'mel' if n < 3 else 'nv'},L{n // 2}" for n in range(6)]
+    index = read_index(tree(tmp_path, "Melanoma", "Nevus", files={"HAM10000_metadata.csv": table(HAM, *rows)}))
+    assert (index.layout, sizes(index)) == ("HAM10000", {"mel": 3, "nv": 3})
+    assert index.rows["group"].tolist() == ["L0", "L0", "L1", "L1", "L2", "L2"]
+
+
+def test_split_folders_beside_a_known_table_keep_their_splits(tmp_path: Path) -> None:
+    rows = [f"i{n},{'nv' if n // 3 % 2 else 'mel'},L{n}" for n in range(12)]
+    folders = ("train/mel", "train/nv", "test/mel", "test/nv")
+    index = read_index(tree(tmp_path, *folders, files={"HAM10000_metadata.csv": table(HAM, *rows)}))
+    assert sizes(index) == {"train/mel": 3, "train/nv": 3, "test/mel": 3, "test/nv": 3}
+    assert index.rows["group"][0] == "L0"
+
+
+def test_folders_that_contradict_a_known_table_are_refused_and_the_advice_works(tmp_path: Path) -> None:
+    rows = [f"i{n},{'mel' if n < 2 else 'nv'},L{n}" for n in range(6)]
+    tree(tmp_path, "mel", "nv", files={"HAM10000_metadata.csv": table(HAM, *rows)})
+    with pytest.raises(UserError, match=r"disagree \(mel/i2.jpg is nv in the table\)") as error:
+        read_index(tmp_path)
+    index = read_index(tmp_path, labels=advised(error.value)["labels"])
+    assert (sizes(index), index.rows["group"][0]) == ({"mel": 2, "nv": 4}, "L0")
+    (tmp_path / "HAM10000_metadata.csv").unlink()
+    assert sizes(read_index(tmp_path)) == {"mel": 3, "nv": 3}
+
+
+def test_a_known_table_of_few_of_the_images_in_class_folders_is_not_taken_alone(tmp_path: Path) -> None:
+    files = {"HAM10000_metadata.csv": table(HAM, "i0,mel,L0", "i3,nv,L1")}
+    with pytest.raises(UserError, match="names only 2 of the 6 images"):
+        read_index(tree(tmp_path, "mel", "nv", files=files))
+
+
+def test_folders_that_merely_hold_the_images_of_a_table_do_not_matter(tmp_path: Path) -> None:
+    rows = [f"i{n},{'mel' if n % 2 else 'nv'},L{n}" for n in range(6)]
+    index = read_index(tree(tmp_path, "vienna", "graz", files={"HAM10000_metadata.csv": table(HAM, *rows)}))
+    assert (sizes(index), index.notes) == ({"mel": 3, "nv": 3}, ())
+
+
+def test_folders_of_fewer_classes_than_the_table_are_said(tmp_path: Path) -> None:
+    rows = [f"i{n},{('nv', 'bkl', 'mel', 'bcc')[n // 3]},L{n}" for n in range(12)]
+    files = {"HAM10000_metadata.csv": table(HAM, *rows)}
+    index = read_index(tree(tmp_path, "benign:6", "malignant:6", files=files))
+    assert index.classes == ("bcc", "bkl", "mel", "nv")
+    assert index.notes[0].startswith("the folders benign, malignant tell fewer classes than HAM10000_metadata.csv")
+
+
+# ------------------------------------------------------------------------------------------------ --group-by
+
+
+def photos(root: Path) -> Path:
+    names = ("mel/P1_a", "mel/P1_b", "mel/P2_a", "nv/P2_b", "nv/P3_a", "nv/scan")
+    return tree(root, files={f"{name}.jpg": "" for name in names})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "groups"),
+    [
+        (r"(P\d+)_", ["P1", "P1", "P2", "P2", "P3", "nv/scan.jpg"]),
+        (r"P\d+", ["P1", "P1", "P2", "P2", "P3", "nv/scan.jpg"]),
+        (r"^(\w+)/(P\d+)", ["mel/P1", "mel/P1", "mel/P2", "nv/P2", "nv/P3", "nv/scan.jpg"]),
+        (r"/(P\d+)?", ["P1", "P1", "P2", "P2", "P3", "nv/scan.jpg"]),
+    ],
+)
+def test_group_by_finds_the_patient_in_the_path(tmp_path: Path, pattern: str, groups: list[str]) -> None:
+    index = read_index(photos(tmp_path), group_by=pattern)
+    assert index.rows["group"].tolist() == groups
+    found = len(set(groups)) - 1
+    assert index.notes[-1] == (
+        f"--group-by finds {found} lesions or patients; 1 image without a match (first: nv/scan.jpg) keep the group "
+        "that they had"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("(P", "is no regular expression"), ("X9", "matches no path of an image, such as mel/P1_a.jpg"),
+     ("()", "matches no path"), (r"jpg$", "finds 'jpg' in the path of every image")],
+)  # fmt: skip
+def test_expressions_that_tell_nothing_are_refused(tmp_path: Path, pattern: str, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        read_index(photos(tmp_path), group_by=pattern)
+    assert "\n" not in str(error.value)
+
+
+def test_group_by_keeps_the_lesions_of_a_table_together(tmp_path: Path) -> None:
+    rows = [f"i{n},{'mel' if n % 2 else 'nv'},{lesion}" for n, lesion in enumerate(("L1", "", "L1", "", ""))]
+    tree(tmp_path, files={"HAM10000_metadata.csv": table(HAM, *rows)})
+    tree(tmp_path, files={f"{day}/i{n}.jpg": "" for n, day in enumerate(("d1", "d1", "d2", "d2", "d3"))})
+    index = read_index(tmp_path, group_by=r"^(d[12])/")
+    assert index.rows["group"].tolist() == ["d1", "d1", "d1", "d1", "i4"]
