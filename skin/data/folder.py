@@ -24,6 +24,7 @@ _SYSTEM = frozenset((
     "recycler", "system volume information", "lost+found", "network trash folder", "temporary items", "__pycache__",
     "thumbs", "thumbnails",
 ))  # fmt: skip
+_DICOM = (".dcm", ".dicom")
 _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead anywhere
 
 
@@ -155,7 +156,8 @@ class Folder:
         """Find the image that a table calls `name` (with or without extension or folders), relative to the root.
 
         Return None if the folder has no such image. A name with an extension means a file of that extension, in
-        large or small letters: `masks/i4.png` is no `i4.jpg`. With `converted`, any other extension will do.
+        large or small letters: `masks/i4.png` is no `i4.jpg`. With `converted`, any other extension will do. Of a
+        picture and its DICOM file, it is the picture.
 
         Raises:
             UserError: the name leaves the folder, or several different files could be meant.
@@ -173,6 +175,9 @@ class Folder:
             found = [f for f in found if image_suffix(f) == suffix]
         if len(found) > 1:
             found = [f for f in found if f.rpartition("/")[2] == last] or found
+            if pictures := [f for f in found if image_suffix(f) not in _DICOM]:  # made of the DICOM files beside them
+                self.copies |= {f: pictures[0] for f in found if f not in pictures}
+                found = pictures
         if not found:
             return None
         for path in found:

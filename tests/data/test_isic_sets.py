@@ -232,6 +232,13 @@ def test_isic_2020_of_the_challenge_and_of_kaggle(tmp_path: Path, name: str, ima
     assert column(index, "diagnosis")["ISIC_3"] == "melanoma"
 
 
+def test_the_pictures_of_kaggle_are_taken_where_their_dicom_files_lie_beside_them(tmp_path: Path) -> None:
+    write(isic_2020(tmp_path), {}, *(f"train/ISIC_{n}.dcm" for n in (1, 2, 3, 4)))
+    index = read_index(tmp_path)
+    assert {Path(str(path)).suffix for path in index.rows["path"]} == {".jpg"}
+    assert index.unnamed == ()
+
+
 def test_tables_of_isic_2020_without_classes_are_no_labels(tmp_path: Path) -> None:
     write(
         isic_2020(tmp_path),
@@ -365,11 +372,12 @@ def test_tables_of_isic_2024_that_contradict_each_other_are_refused(tmp_path: Pa
 
 MILK_HEAD = "lesion_id,AKIEC,BCC,BEN_OTH,BKL,DF,INF,MAL_OTH,MEL,NV,SCCKA,VASC\n"
 MILK_TRUTH = "MILK10k_Training_GroundTruth.csv"
-MILK_ROWS = "IL_1,0,0,0,0,0,0,0,1.0,0,0,0\nIL_2,0,0,0,0,0,1,0,0,0,0,0\n"
+MILK_ROWS = "IL_1,0,0,0,0,0,0,0,1.0,0,0,0\nIL_2,0,0,0,0,0,1,0,0,0,0,0\nIL_3,0,0,0,0,0,0,0,1,0,0,0\n"
 MILK_IMAGES = (
     "lesion_id,image_type,isic_id,age_approx,sex,skin_tone_class,site,MONET_hair\n"
     "IL_1,clinical: close-up,ISIC_1,65,male,3,trunk,0.3\nIL_1,dermoscopic,ISIC_2,65,male,3,trunk,0.3\n"
     "IL_2,clinical: close-up,ISIC_3,,female,2,head,0.3\nIL_2,dermoscopic,ISIC_4,,female,2,head,0.3\n"
+    "IL_3,clinical: close-up,ISIC_5,40,male,4,trunk,0.3\nIL_3,dermoscopic,ISIC_6,40,male,4,trunk,0.3\n"
 )
 
 
@@ -381,16 +389,17 @@ def milk10k(folder: Path) -> Path:
             "MILK10k_Training_Metadata.csv": MILK_IMAGES,
             "MILK10k_Training_Supplement.csv": "isic_id,diagnosis_full\nISIC_1,Melanoma\n",
         },
-        *(f"MILK10k_Training_Input/IL_{n}/ISIC_{i}.jpg" for n, i in ((1, 1), (1, 2), (2, 3), (2, 4))),
+        *(f"MILK10k_Training_Input/IL_{n}/ISIC_{i}.jpg" for n, i in ((1, 1), (1, 2), (2, 3), (2, 4), (3, 5), (3, 6))),
     )
 
 
 def test_milk10k_has_two_images_of_a_lesion_in_one_group(tmp_path: Path) -> None:
     index = read_index(milk10k(tmp_path))
     assert (index.layout, index.classes) == ("MILK10k", ("INF", "MEL"))
-    assert column(index, "label") == {"ISIC_1": "MEL", "ISIC_2": "MEL", "ISIC_3": "INF", "ISIC_4": "INF"}
-    assert index.rows["group"].tolist() == index.rows["lesion_id"].tolist() == ["IL_1", "IL_1", "IL_2", "IL_2"]
-    assert index.rows["image_type"].tolist() == ["clinical: close-up", "dermoscopic"] * 2
+    assert index.rows["label"].tolist() == ["MEL", "MEL", "INF", "INF", "MEL", "MEL"]
+    assert index.rows["group"].tolist() == ["IL_1", "IL_1", "IL_2", "IL_2", "IL_3", "IL_3"]
+    assert index.rows["lesion_id"].equals(index.rows["group"])
+    assert index.rows["image_type"].tolist() == ["clinical: close-up", "dermoscopic"] * 3
     assert column(index, "skin_tone_class")["ISIC_1"] == 3
     assert index.notes == (f"{MILK_TRUTH} has no image of AKIEC, BCC, BEN_OTH, BKL, DF, MAL_OTH, NV, SCCKA, VASC",)
 
@@ -413,7 +422,7 @@ def test_the_test_images_of_milk10k_have_no_class(tmp_path: Path) -> None:
         (MILK_TRUTH, MILK_HEAD + MILK_ROWS + "IL_1,1,0,0,0,0,0,0,0,0,0,0\n", "gives the lesion 'IL_1' two classes"),
         (MILK_TRUTH, MILK_HEAD + MILK_ROWS.replace("1.0", "0.4"), "row 2, column MEL: '0.4' is neither 1 nor 0"),
         (MILK_TRUTH, MILK_HEAD.replace("VASC", "X") + MILK_ROWS, "has no column 'vasc'"),
-        (MILK_TRUTH, MILK_HEAD + MILK_ROWS.splitlines()[0], "has 2 rows without a class (first: ISIC_3)"),
+        (MILK_TRUTH, MILK_HEAD + MILK_ROWS.splitlines()[0], "has 4 rows without a class (first: ISIC_3)"),
         (MILK_TRUTH, MILK_HEAD + MILK_ROWS.replace("1.0", "0"), "rows that mark no class: 2, several: 0"),
         (MILK_TRUTH, MILK_HEAD + MILK_ROWS + "IL_5,1,0,0,0,0,0,0,0,0,0,0\n", "has no image of 1 lesion"),
         ("MILK10k_Training_Metadata.csv", MILK_IMAGES.replace("isic_id", "picture"), "has no column 'isic_id'"),
