@@ -18,6 +18,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -39,6 +40,8 @@ _GIVEN = (
     "p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite", "restore_signals", "gid", "gids", "uid",
     "umask", "start_new_session", "process_group",
 )  # fmt: skip  # of Popen._execute_child
+
+_cold = subprocess.Popen  # whatever a test replaces it with
 
 
 class Popen(subprocess.Popen):  # type: ignore[type-arg]
@@ -102,11 +105,11 @@ def server() -> str:
     """Start the process that forks, once, without waiting for it; return the address of its socket."""
     if SERVER in os.environ:
         return os.environ[SERVER]
-    folder = tempfile.TemporaryDirectory(prefix="warm-")
-    address = f"{folder.name}/socket"
+    folder = tempfile.mkdtemp(prefix="warm-")
+    address = f"{folder}/socket"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, __file__, address], env=environment)
-    atexit.register(folder.cleanup)
+    process = _cold([sys.executable, __file__, address], env=environment)
+    atexit.register(shutil.rmtree, folder)
     atexit.register(process.kill)
     return address
 
@@ -164,8 +167,9 @@ def _become(request: dict[str, Any], files: list[int]) -> list[str]:
     os.environ.clear()
     os.environ.update(request["environment"])
     buffering = 1 if os.isatty(1) else -1
-    sys.stdin, sys.stdout = open(0), open(1, "w", buffering)  # noqa: SIM115
-    sys.stderr = open(2, "w", 1, errors="backslashreplace")  # noqa: SIM115
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = open(1, "w", buffering, closefd=False)  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(2, "w", 1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     return request["words"]
 
 

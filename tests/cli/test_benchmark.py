@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import benchmark
 from skin.bench import cases, columns, input_path, process, report
@@ -52,7 +53,12 @@ def measured(speed: float) -> Result:
 @pytest.fixture(autouse=True)
 def warm_cases_of_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(process.subprocess, "Popen", warm.Popen)
+    cold = subprocess.Popen
+
+    def start(command: list[str], **how: Any) -> subprocess.Popen[Any]:
+        return (warm.Popen if command[0] == sys.executable else cold)(command, **how)
+
+    monkeypatch.setattr(process.subprocess, "Popen", start)
 
 
 def test_the_matrix_is_measured_shown_written_and_compared(
