@@ -225,15 +225,15 @@ def test_a_set_in_two_sizes_or_forms_is_not_read_twice(tmp_path: Path, names: tu
     assert sizes(read_index(advised(error.value)["data"])) == {"mel": 3, "nv": 3}
 
 
-@pytest.mark.parametrize("above", ["", "Monkeypox data/"])
+@pytest.mark.parametrize("above", ["", "Skin data/"])
 def test_beside_folds_and_augmented_copies_the_advice_reads_the_originals(tmp_path: Path, above: str) -> None:
     folds = [f"{above}Fold{n}/Fold{n}/{split}/{cls}" for n in (1, 2) for split in ("Train", "Val") for cls in "ab"]
     copies = [f"{above}Augmented Images/Augmented Images/{cls}_augmented" for cls in "ab"]
-    originals = [f"{above}Original Images/Original Images/{cls}" for cls in ("Monkey Pox", "Others")]
+    originals = [f"{above}Raw Images/Raw Images/{cls}" for cls in ("mel", "nv")]
     tree(tmp_path, *folds, *copies, *originals)
     with pytest.raises(UserError, match="not like classes") as error:
         read_index(tmp_path)
-    assert sizes(read_index(advised(error.value)["data"])) == {"Monkey Pox": 3, "Others": 3}
+    assert sizes(read_index(advised(error.value)["data"])) == {"mel": 3, "nv": 3}
 
 
 def test_the_advice_for_folds_reads_one_of_them(tmp_path: Path) -> None:
