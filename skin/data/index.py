@@ -6,12 +6,16 @@ that cannot be used, and stops if they are more than the user would shrug at.
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from skin.data import unknowns
 from skin.data.folder import Folder, image_suffix
+from skin.data.table_paths import relative_names
 from skin.data.tables import is_word
 from skin.utils.errors import UserError, printable
 
@@ -19,6 +23,8 @@ import numpy as np
 import pandas as pd
 
 COLUMNS = ("image", "path", "label", "group", "split")
+PATHS = pd.StringDtype("python", na_value=np.nan)  # the name of a file need not be valid text, as Arrow's strings are
+_WHOLE = re.compile(r"(0|[1-9]\d*)[.,]0+")
 _SHRUG = 0.01  # the share of rows that may be unusable before it is an error
 
 
@@ -34,6 +40,7 @@ class Index:
             or `""`), then the attributes: numbers (NaN if missing) or text (`""` if missing).
         classes: the labels that have images, sorted.
         notes: lines that the user should see.
+        warnings: lines that the user must see: what is not known and may spoil a run in silence.
         faults: lines on errors that would have stopped `read_index`, if it was told to keep going.
         missing: images that a table names and the folder lacks.
         unnamed: images in the folder, relative to it, that no row names.
@@ -44,6 +51,7 @@ class Index:
     rows: pd.DataFrame
     classes: tuple[str, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()
@@ -59,7 +67,9 @@ class Draft:
         source: the origin of the rows, for messages.
         classes: the classes that the source declares, if it does.
         notes: lines that the user should see.
+        label_note: the line on the column of the labels, if the table has several.
         unusable: the notes on rows without image or class, with their numbers: too many are an error.
+        left_out: images that the source names, and that are left out with their rows.
         missing, unnamed: as in `Index`; found with the images, if not by the layout.
     """
 
@@ -67,23 +77,37 @@ class Draft:
     source: str
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    label_note: str = ""
     unusable: dict[str, int] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()
 
 
-def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, keep_going: bool) -> Index:
-    """Return the index of a draft; `allow_missing` and `keep_going` as in `read_index`.
+def build_index(
+    folder: Folder,
+    layout: str,
+    draft: Draft,
+    allow_missing: bool,
+    keep_going: bool,
+    ignore_class: Sequence[str] = (),
+) -> Index:
+    """Return the index of a draft; the last three arguments as in `read_index`.
 
     Raises:
-        UserError: rows contradict each other, too many are unusable, or none is left.
+        UserError: rows contradict each other, too many are unusable, none is left, or there is no class to ignore.
     """
+    draft = _with_classes(_with_plain_numbers(draft))
+    if ignore_class:
+        draft = _without_ignored(draft, ignore_class)
     named = len(draft.rows) + sum(draft.unusable.values())
-    draft = _with_files(_with_classes(draft), folder)
+    known_rows, warnings = unknowns.without_unknown_groups(draft.rows, draft.source)
+    draft = _with_files(replace(draft, rows=known_rows), folder)
     draft, faults = _one_row_per_image(draft)
     rows = draft.rows.copy()
     unusable = sum(draft.unusable.values())
-    what = "; ".join(draft.unusable)
+    unread = unknowns.unread_formats(folder.others)
+    what = "; ".join([*draft.unusable, *([f"{unread} are in no format that is read"] if unread else [])])
     if rows.empty:
         raise UserError(f"{folder.root}: no row of {draft.source} has both an image and a class{what and ': '}{what}")
     if unusable > _SHRUG * named and not allow_missing:
@@ -91,18 +115,56 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
     faults += _same_but_for_case(rows["label"].unique(), draft.source)
     if faults and not keep_going:
         raise UserError(faults[0])
-    rows["path"] = [f"{folder.root}/{file}" for file in rows.pop("file")]
+    paths = [f"{folder.root}/{file}" for file in rows.pop("file")]
+    rows["path"] = pd.Series(paths, index=rows.index, dtype=PATHS)
+    warnings += unknowns.of_groups(rows["group"])
     rows["group"] = rows["group"].mask(rows["group"] == "", rows["image"])
     attributes = [column for column in rows.columns if column not in COLUMNS]
     rows = rows[[*COLUMNS, *attributes]].sort_values("image", ignore_index=True)
-    rows = rows.astype(dict.fromkeys(COLUMNS, "str"))
+    rows = rows.astype({column: "str" for column in COLUMNS if column != "path"})
     for column in attributes:
         rows[column] = _as_numbers(rows[column])
     classes = tuple(sorted(rows["label"].unique()))
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
     of_none = [f"{draft.source} has no image of {empty}"] if empty else []
-    notes = (*draft.unusable, *draft.notes, *of_none, *_passed_over(folder))
-    return Index(folder.root, layout, rows, classes, notes, tuple(faults), draft.missing, draft.unnamed)
+    if unread:
+        warnings.append(f"{unread} are in no format that is read: save them as JPEG or PNG to use them")
+    label = [draft.label_note] if draft.label_note else []
+    notes = (*draft.unusable, *label, *draft.notes, *of_none, *_passed_over(folder))
+    return Index(
+        folder.root, layout, rows, classes, notes, tuple(warnings), tuple(faults), draft.missing, draft.unnamed
+    )
+
+
+def _with_plain_numbers(draft: Draft) -> Draft:
+    """Write `0`, `0.0` and `0,0` in one way if labels or groups have several: a spreadsheet mixes them in a column."""
+    rows = draft.rows
+    for column in ("label", "group"):
+        names = rows[column].unique()
+        whole = {name: found[1] for name in names if (found := _WHOLE.fullmatch(str(name)))}
+        if whole and (len(set(whole.values())) < len(whole) or not set(whole.values()).isdisjoint(names)):
+            rows = rows.assign(**{column: rows[column].replace(whole)})
+    return replace(draft, rows=rows)
+
+
+def _without_ignored(draft: Draft, ignore_class: Sequence[str]) -> Draft:
+    """Leave out the classes of `--ignore-class`: each a name, or several with commas between."""
+    classes = [*dict.fromkeys([*draft.rows["label"].unique(), *draft.classes])]
+    words = [
+        word.strip() for name in ignore_class for word in ([name] if name.strip() in classes else name.split(","))
+    ]
+    unknown = [word for word in words if word not in classes]
+    if unknown:
+        raise UserError(f"--ignore-class {unknown[0]}: the classes of {draft.source} are {', '.join(sorted(classes))}")
+    ignored = draft.rows["label"].isin(words)
+    note = f"--ignore-class leaves out {count(ignored.sum(), 'image')} of {', '.join(words)}"
+    return replace(
+        draft,
+        rows=draft.rows[~ignored],
+        classes=tuple(cls for cls in draft.classes if cls not in words),
+        notes=(*draft.notes, note),
+        left_out=(*draft.left_out, *draft.rows.loc[ignored, "image"]),
+    )
 
 
 def _passed_over(folder: Folder) -> list[str]:
@@ -118,7 +180,8 @@ def _without(draft: Draft, rows: pd.Series, note: str) -> Draft:
     if not number:
         return draft
     note += f" (first: {printable(draft.rows.loc[rows, 'image'].iloc[0])})"
-    return replace(draft, rows=draft.rows[~rows], unusable={**draft.unusable, note: number})
+    left_out = (*draft.left_out, *draft.rows.loc[rows, "image"])
+    return replace(draft, rows=draft.rows[~rows], unusable={**draft.unusable, note: number}, left_out=left_out)
 
 
 def _with_classes(draft: Draft) -> Draft:
@@ -138,17 +201,18 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
     if (names == "").any():
         raise UserError(f"{draft.source} has a row without an image name: correct the table")
     notes = _words(rows, draft.source)
+    names, of_paths = relative_names(names, folder, draft.source)
     files, extensions = _find(names, folder, draft.source)
-    notes += extensions
+    notes += [*of_paths, *extensions]
     missing = files.isna()
-    unnamed = tuple(sorted(folder.images - set(files) - set(folder.copies)))
+    unnamed = tuple(sorted(folder.images - set(files) - _files_of(draft.left_out, folder) - set(folder.copies)))
     if folder.copies:
         notes.append(f"the folder holds {count(len(folder.copies), 'image')} twice: one copy of each is used")
     if unnamed:
         notes.append(f"the folder holds {count(len(unnamed), 'image')} that {draft.source} does not name: left out")
     found = replace(
         draft,
-        rows=rows.assign(file=files),
+        rows=rows.assign(image=names, file=files),
         notes=(*draft.notes, *notes),
         missing=tuple(names[missing]),
         unnamed=unnamed,
@@ -174,6 +238,15 @@ def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, lis
     if files[~named].dropna().map(image_suffix).nunique() > 1:
         notes.append(f"{source} names images without extension; found: {_kinds(files[~named])}")
     return files, notes
+
+
+def _files_of(names: Sequence[str], folder: Folder) -> set[str]:
+    """Return the files of rows that are left out anyway: what is wrong with their names does not matter."""
+    files = set()
+    for name in names:
+        with contextlib.suppress(UserError):
+            files.add(folder.find(name) or folder.find(name, converted=True) or "")
+    return files
 
 
 def _kinds(files: pd.Series) -> str:
@@ -221,19 +294,21 @@ def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
     seen: dict[str, str] = {}
     faults = []
     for label in sorted(labels):
-        other = seen.setdefault(label.lower(), label)
+        other = seen.setdefault(" ".join(label.lower().split()), label)
         if other != label:
-            faults.append(f"{source} has the classes '{other}' and '{label}', alike but for case: make them one")
+            faults.append(f"{source} has the classes '{other}' and '{label}', alike but for case or spaces: make them one")
     return faults
 
 
 def _as_numbers(values: pd.Series) -> pd.Series:
     """Return numbers, NaN if missing, if every other value is a number; otherwise the text as it is."""
-    known = values[values != ""]
-    numbers = pd.to_numeric(known, errors="coerce")
-    if known.empty or numbers.isna().any():
+    missing = values == ""
+    if missing.all():
         return values
-    return numbers.astype(np.float64).reindex(values.index)
+    try:
+        return values.mask(missing).astype(np.float64)
+    except ValueError:
+        return values
 
 
 def count(number: float, noun: str) -> str:

@@ -570,7 +570,7 @@ def many(count: int, *, missing: int = 0, unmarked: int = 0) -> dict[str, str | 
     ("missing", "unmarked", "note", "unnamed"),
     [
         (2, 0, "labels.csv names 2 images that the folder lacks (first: i0)", "1 image"),
-        (0, 2, "labels.csv: rows that mark no class: 2, several: 0 (first: i0)", "3 images"),  # extra, and the two
+        (0, 2, "labels.csv: rows that mark no class: 2, several: 0 (first: i0)", "1 image"),
     ],
 )
 def test_one_percent_of_unusable_rows_is_said_and_more_is_an_error(

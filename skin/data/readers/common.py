@@ -81,4 +81,9 @@ def without_unmarked(draft: Draft, marked: np.ndarray) -> Draft:
     first = draft.rows["image"].iloc[int(np.flatnonzero(wrong)[0])]
     none, several = int((marked == 0).sum()), int((marked > 1).sum())
     note = f"{draft.source}: rows that mark no class: {none:,}, several: {several:,} (first: {printable(first)})"
-    return replace(draft, rows=draft.rows[~wrong], unusable={**draft.unusable, note: int(wrong.sum())})
+    return replace(
+        draft,
+        rows=draft.rows[~wrong],
+        unusable={**draft.unusable, note: int(wrong.sum())},
+        left_out=(*draft.left_out, *draft.rows.loc[wrong, "image"]),
+    )

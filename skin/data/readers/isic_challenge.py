@@ -48,13 +48,17 @@ def _without_unknown(draft: Draft, unknown: str) -> Draft:
     if not marked.any():
         return draft
     note = f"{draft.source} marks {count(marked.sum(), 'image')} {unknown} (none of the classes): left out"
-    return replace(draft, rows=draft.rows[~marked], notes=(*draft.notes, note))
+    left_out = (*draft.left_out, *draft.rows.loc[marked, "image"])
+    return replace(draft, rows=draft.rows[~marked], notes=(*draft.notes, note), left_out=left_out)
 
 
 def _together(one: Draft, other: Draft) -> Draft:
     rows = pd.concat([one.rows, other.rows], ignore_index=True).fillna("")
     source = f"{one.source} and {other.source}"
-    return Draft(rows, source, one.classes, one.notes + other.notes, one.unusable | other.unusable)
+    return Draft(
+        rows, source, one.classes, one.notes + other.notes,
+        unusable=one.unusable | other.unusable, left_out=one.left_out + other.left_out,
+    )  # fmt: skip
 
 
 def _look_up(path: Path, images: pd.Series) -> pd.DataFrame:
