@@ -7,7 +7,6 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-
 # Words for a patient or lesion that nobody knows.
 _UNKNOWN = {
     "unknown", "unk", "nan", "none", "null", "na", "n/a", "<na>", "?", "??", "-", "--", ".", "missing", "undefined",

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from skin.data import unknowns
 from skin.data.folder import Folder, image_suffix
+from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.table_paths import relative_names
 from skin.data.tables import is_word
 from skin.utils.errors import UserError, printable
 
 import numpy as np
 import pandas as pd
+import pyarrow
 
 COLUMNS = ("image", "path", "label", "group", "split")
 PATHS = pd.StringDtype("python", na_value=np.nan)  # the name of a file need not be valid text, as Arrow's strings are
@@ -117,6 +119,7 @@ def build_index(
         raise UserError(faults[0])
     paths = [f"{folder.root}/{file}" for file in rows.pop("file")]
     rows["path"] = pd.Series(paths, index=rows.index, dtype=PATHS)
+    alone = int((rows["group"] == "").sum())
     warnings += unknowns.of_groups(rows["group"])
     rows["group"] = rows["group"].mask(rows["group"] == "", rows["image"])
     attributes = [column for column in rows.columns if column not in COLUMNS]
@@ -127,6 +130,8 @@ def build_index(
     classes = tuple(sorted(rows["label"].unique()))
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
     of_none = [f"{draft.source} has no image of {empty}"] if empty else []
+    if 0 < alone < len(rows):
+        of_none.insert(0, f"{draft.source} tells no lesion or patient of {count(alone, 'image')}: each is on its own")
     if unread:
         warnings.append(f"{unread} are in no format that is read: save them as JPEG or PNG to use them")
     label = [draft.label_note] if draft.label_note else []
@@ -137,7 +142,7 @@ def build_index(
 
 
 def _with_plain_numbers(draft: Draft) -> Draft:
-    """Write `0`, `0.0` and `0,0` in one way if labels or groups have several: a spreadsheet mixes them in a column."""
+    """Write `0`, `0.0` and `0,0` in one way if labels or groups have several, as columns of spreadsheets do."""
     rows = draft.rows
     for column in ("label", "group"):
         names = rows[column].unique()
@@ -155,7 +160,8 @@ def _without_ignored(draft: Draft, ignore_class: Sequence[str]) -> Draft:
     ]
     unknown = [word for word in words if word not in classes]
     if unknown:
-        raise UserError(f"--ignore-class {unknown[0]}: the classes of {draft.source} are {', '.join(sorted(classes))}")
+        known = ", ".join(sorted(classes))
+        raise UserError(f"--ignore-class {unknown[0]}: there is no such class in {draft.source}; there are: {known}")
     ignored = draft.rows["label"].isin(words)
     note = f"--ignore-class leaves out {count(ignored.sum(), 'image')} of {', '.join(words)}"
     return replace(
@@ -228,14 +234,14 @@ def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, lis
     """
     notes = []
     files = pd.Series([folder.find(name) for name in names], index=names.index, dtype=object)
-    named = names.map(image_suffix).astype(bool)
+    named = names.str.lower().str.endswith(IMAGE_SUFFIXES)
     converted = bool(named.any()) and bool(files[named].isna().all())
     if converted:
         files[named] = [folder.find(name, converted=True) for name in names[named]]
         if files[named].notna().any():
             taken = _kinds(files[named])
             notes.append(f"no image has the extension that {source} gives it; taken instead: {taken}")
-    if files[~named].dropna().map(image_suffix).nunique() > 1:
+    if len({image_suffix(file) for file in files[~named].dropna()}) > 1:
         notes.append(f"{source} names images without extension; found: {_kinds(files[~named])}")
     return files, notes
 
@@ -296,7 +302,8 @@ def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
     for label in sorted(labels):
         other = seen.setdefault(" ".join(label.lower().split()), label)
         if other != label:
-            faults.append(f"{source} has the classes '{other}' and '{label}', alike but for case or spaces: make them one")
+            alike = f"'{other}' and '{label}', alike but for case or spaces"
+            faults.append(f"{source} has the classes {alike}: make them one")
     return faults
 
 
@@ -306,9 +313,10 @@ def _as_numbers(values: pd.Series) -> pd.Series:
     if missing.all():
         return values
     try:
-        return values.mask(missing).astype(np.float64)
-    except ValueError:
+        numbers = pyarrow.array(values.mask(missing)).cast(pyarrow.float64())  # four times as fast as pandas
+    except pyarrow.ArrowException:
         return values
+    return pd.Series(numbers.to_numpy(zero_copy_only=False), index=values.index)
 
 
 def count(number: float, noun: str) -> str:

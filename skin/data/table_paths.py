@@ -61,7 +61,9 @@ def _inside(root: Path) -> Callable[[str], str | None]:
 
 def _ends(paths: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, list[str]]:
     parts = [path.split("/") for path in paths]
-    together = len(os.path.commonprefix([one[:-1] for one in parts]))
+    folders = {tuple(one[:-1]) for one in parts}
+    together = next((n for n, level in enumerate(zip(*folders, strict=False)) if len(set(level)) > 1), None)
+    together = min(map(len, folders)) if together is None else together
     cuts = [["/".join(one[depth:]) for one in parts] for depth in range(1, together + 1)]
     files = [one[-1] for one in parts]
     if len(set(files)) == len(set(paths)):

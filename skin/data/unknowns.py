@@ -39,9 +39,10 @@ def without_unknown_groups(rows: pd.DataFrame, source: str) -> tuple[pd.DataFram
     for name in unknown_names(rows["group"]):
         of_name = rows["group"] == name
         rows = rows.assign(group=rows["group"].mask(of_name, ""))
+        where = f"{int(of_name.sum()):,} of {len(rows):,} images"
         warnings.append(
-            f"{source}: '{printable(name)}' is the lesion or patient of {int(of_name.sum()):,} of {len(rows):,} images: "
-            "taken for unknown, each of them is on its own"
+            f"{source}: '{printable(name)}' is the lesion or patient of {where}: taken for unknown, and each of "
+            "these images for a lesion of its own"
         )
     return rows, warnings
 
@@ -50,14 +51,14 @@ def of_groups(groups: pd.Series) -> list[str]:
     """Return warnings on the groups of the images, `""` where none is known."""
     if (groups == "").all():
         return [
-            "no lesion or patient is known, so pictures of one lesion may stand on both sides of the split; tell them "
-            "with --group-by REGEX, a table's column (--group-column NAME), or sub-folders"
+            "no lesion or patient is known, so pictures of one lesion may stand on both sides of the split; tell "
+            "which belong together with --group-by REGEX, a table's column (--group-column NAME), or sub-folders"
         ]
     known = groups[groups != ""].value_counts()
     if known.iloc[0] > len(groups) / 3:
         return [
-            f"the group '{printable(known.index[0])}' holds {known.iloc[0]:,} of {len(groups):,} images: if it is not "
-            "one lesion or patient, leave its cells empty or name another column (--group-column NAME)"
+            f"the group '{printable(known.index[0])}' holds {known.iloc[0]:,} of {len(groups):,} images: if it is "
+            "not one lesion or patient, leave its cells empty or name another column (--group-column NAME)"
         ]
     return []
 
@@ -79,9 +80,9 @@ def of_split(rows: pd.DataFrame, classes: Sequence[str], balanced: bool) -> list
     if few := [f"{cls} ({train[cls]})" for cls in classes if 0 < train[cls] < FEW]:
         warnings.append(f"fewer than {FEW} training images of {_listed(few)}: hardly enough to learn {_it(few)}")
     weights = {cls: train.sum() / (len(classes) * train[cls]) for cls in classes if train[cls]}
-    large = [f"{cls} {weight:.0f} times" for cls, weight in weights.items() if weight > _LARGE_WEIGHT]
+    large = [f"{cls} counts {weight:.0f} times" for cls, weight in weights.items() if weight > _LARGE_WEIGHT]
     if balanced and large:
-        warnings.append(f"an image counts in the loss: {_listed(large)}; --class-weights none counts all images alike")
+        warnings.append(f"in the loss, an image of {_listed(large)}; --class-weights none counts all images alike")
     return warnings
 
 

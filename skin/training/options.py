@@ -47,6 +47,16 @@ class Options:
         None, "CSV with columns image,label[,group][,split], for folders in no known layout", group="data",
         metavar="CSV",
     )  # fmt: skip
+    label_column: str | None = option(
+        None, "column of the labels, if a table has several", group="data", metavar="NAME"
+    )
+    group_column: str | None = option(
+        None, "column of what stays in one split: patient or lesion", group="data", metavar="NAME"
+    )
+    ignore_class: tuple[str, ...] = option(
+        (), "class to leave out, or several by commas; may be repeated", group="data", action=cli.Names,
+        metavar="NAME",
+    )  # fmt: skip
     demo: bool = option(False, "make a small set of drawn lesions and train on it", group="data")
     split: str = option("70/20/10", "train/val/test, used if the data bring no split", group="data")
     check: bool = option(False, "read and audit the data, train nothing", group="data")
@@ -124,7 +134,7 @@ MACHINE = {"amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "
 MENDS = {"data", "labels", "batch_size", "lr", "skip_bad_images", "allow_missing"}
 AUTO = Path("auto")
 # Files that a run may leave in its folder if it is killed as it begins.
-_BEGUN = {"demo", "split.csv", "contents.csv", "environment.json", "check.json", "check.png"}
+_BEGUN = {"demo", "split.csv", "contents.csv", "warnings.txt", "environment.json", "check.json", "check.png"}
 
 # Options that may differ between the machines of a run: they say where the data lie and how they are read.
 OWN = {"data", "labels", "workers", "cache", "cache_limit"}

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skin.data import contents, split
+from skin.data import contents, split, unknowns
 from skin.data.audit import check
 from skin.data.cache import NO_HOME, PixelCache, default_folder
 from skin.data.class_names import readable_name
@@ -103,6 +103,10 @@ class Splits:
         table = pd.crosstab(self.rows["label"], self.rows["split"])
         return table.reindex(index=list(self.classes), columns=list(SPLITS), fill_value=0)
 
+    def warnings(self, balanced: bool) -> list[str]:
+        """Return what the user must know of the data; `balanced` as in `unknowns.of_split`."""
+        return [*self.index.warnings, *unknowns.of_split(self.rows, self.classes, balanced)]
+
     def describe(self, class_weights: np.ndarray) -> str:
         """Return the header's lines about the data: the folder, the classes, the split."""
         groups = self.rows["group"].nunique()
@@ -140,7 +144,7 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
         log.say(f"note: {NO_HOME}")
     if manifest is not None:
         _refuse_gone(options, manifest.parent)
-    index = read_index(options.data, labels=options.labels, allow_missing=options.allow_missing)
+    index = _read_index(options)
     _unpack_arrays(options, index)
     if manifest is not None:
         return _as_before(index, options, manifest, log)
@@ -155,6 +159,14 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
     return Splits(index, rows, index.classes)
 
 
+def _read_index(options: Options, keep_going: bool = False) -> Index:
+    assert options.data is not None
+    return read_index(
+        options.data, labels=options.labels, allow_missing=options.allow_missing, keep_going=keep_going,
+        label_column=options.label_column, group_column=options.group_column, ignore_class=options.ignore_class,
+    )  # fmt: skip
+
+
 def check_data(options: Options) -> int:
     """Audit the data folder for `--check`, and write check.json and check.png.
 
@@ -163,14 +175,13 @@ def check_data(options: Options) -> int:
     assert options.data is not None
     log = Log()
     out = run_folder.new_folder(options.out, "check")
-    index = read_index(
-        options.data, labels=options.labels, allow_missing=options.allow_missing, keep_going=True
-    )
+    index = _read_index(options, keep_going=True)
     _unpack_arrays(options, index)
     with log.progress("reading images", len(index.rows)) as advance:
         report = check(
             index, split.parse_fractions(options.split), options.seed, out,
             keep_duplicates=options.keep_duplicates, cache=cache_folder(options), progress=advance,
+            balanced=options.class_weights == "balanced",
         )  # fmt: skip
     log.say("\n".join([*report.lines(), f"written: {out / 'check.json'}"]))
     return report.exit_code

@@ -190,7 +190,7 @@ def test_isic_archive_reads_the_disease_among_five_levels(tmp_path: Path) -> Non
     assert index.rows["label"].tolist() == ["Melanoma Invasive", "Nevus"]
     assert index.notes == (
         "labels are the column diagnosis_3 of metadata.csv, filled in 2 rows; others: diagnosis_4 (1), "
-        "diagnosis_2 (2), diagnosis_1 (2); to take another, call it label in a table for --labels",
+        "diagnosis_2 (2), diagnosis_1 (2); --label-column NAME takes another",
     )
 
 

@@ -46,9 +46,8 @@ def read(folder: Folder) -> Draft | None:
     rows = rows_of(image, table[label], group=join_groups(*people) if people else "", attributes=attributes)
     note = f"labels are the column {label} of {source}"
     if others := ", ".join(f"{name} ({number:,})" for name, number in filled.items() if name != label):
-        note += f", filled in {count(filled[label], 'row')}; others: {others}; to take another, call it label in a "
-        note += "table for --labels"
-    return Draft(rows, source, notes=(note,))
+        note += f", filled in {count(filled[label], 'row')}; others: {others}; --label-column NAME takes another"
+    return Draft(rows, source, label_note=note)
 
 
 def _diagnosis(table: pd.DataFrame) -> tuple[str | None, dict[str, int]]:
