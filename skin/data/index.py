@@ -119,7 +119,7 @@ def build_index(
         raise UserError(faults[0])
     paths = [f"{folder.root}/{file}" for file in rows.pop("file")]
     rows["path"] = pd.Series(paths, index=rows.index, dtype=PATHS)
-    alone = int((rows["group"] == "").sum())
+    alone = 0 if warnings else int((rows["group"] == "").sum())
     warnings += unknowns.of_groups(rows["group"])
     rows["group"] = rows["group"].mask(rows["group"] == "", rows["image"])
     attributes = [column for column in rows.columns if column not in COLUMNS]
@@ -131,7 +131,7 @@ def build_index(
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
     of_none = [f"{draft.source} has no image of {empty}"] if empty else []
     if 0 < alone < len(rows):
-        of_none.insert(0, f"{draft.source} tells no lesion or patient of {count(alone, 'image')}: each is on its own")
+        of_none.insert(0, f"no lesion or patient is known of {count(alone, 'image')}: each is on its own")
     if unread:
         warnings.append(f"{unread} are in no format that is read: save them as JPEG or PNG to use them")
     label = [draft.label_note] if draft.label_note else []

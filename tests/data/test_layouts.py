@@ -263,6 +263,7 @@ def test_class_folders_downloaded_one_by_one_are_class_folders(tmp_path: Path, a
     assert groups == {"I1": "P1", "I3": "P1", "I4": "P2", **unknown}
     assert index.notes == (
         f"{above}mel/metadata.csv and {above}nv/metadata.csv tell lesions and patients; the classes are the folders'",
+        "no lesion or patient is known of 2 images: each is on its own",
     )
 
 
