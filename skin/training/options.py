@@ -304,9 +304,12 @@ def _check_unchanged(options: Options, config: dict[str, Any]) -> None:
     before = {**cli.plain(Options()), **config}  # a run of an earlier version lacks newer options
     for name in now.keys() - MACHINE - MENDS:
         if now[name] != before[name]:
-            option = f"--{name.replace('_', '-')}" + ("" if now[name] is True else f" {now[name]}")
+            values = now[name] if isinstance(now[name], list) else [now[name]]
+            flag = f"--{name.replace('_', '-')}"
+            option = " ".join(flag if value is True else f"{flag} {shlex.quote(str(value))}" for value in values)
+            has = ", ".join(before[name]) or "none" if isinstance(before[name], list) else before[name]
             raise UserError(
-                f"{option}: the run {options.resume} has {before[name]}; "
+                f"{option}: the run {options.resume} has {has}; "
                 f"leave the option out to go on with it, or start a new run with {option}"
             )
     if options.demo and now["data"] != config.get("data"):

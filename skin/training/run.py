@@ -246,8 +246,7 @@ class Opened:
             run_folder.refuse_run(folder)  # another run may have begun here at the same time
             write_manifest(self.splits.rows, folder / "split.csv")
             contents.write(self.splits.rows, folder / contents.NAME)
-            if warnings:
-                unknowns.write(warnings, folder / unknowns.NAME)
+            unknowns.write(warnings, folder / unknowns.NAME)
             files.write_json(folder / "environment.json", run_folder.environment())
             files.write_json(folder / "config.json", config)
         folder, config = topology.from_main((folder, config))

@@ -174,6 +174,23 @@ def test_what_would_make_it_another_run_is_refused_by_name(run: Path, option: st
     )
 
 
+def test_ignored_classes_are_kept_and_said_again_they_are_the_same(run: Path) -> None:
+    """The option may be repeated; a queue repeats the whole command at every start."""
+    queue = ("--ignore-class", "Melanoma, NOS", "--ignore-class", "nv,df")
+    before = settings("--data", run, *queue)
+    assert before.ignore_class == ("Melanoma, NOS", "nv,df")
+    (run / "config.json").write_text(json.dumps({**cli.plain(before), "resolved": {}}))
+    for again in ((), queue):
+        assert settings("--resume", run, *again).ignore_class == before.ignore_class
+    with pytest.raises(UserError) as error:
+        settings("--resume", run, "--ignore-class", "Melanoma, NOS", "--ignore-class", "x")
+    option = "--ignore-class 'Melanoma, NOS' --ignore-class x"
+    assert str(error.value) == (
+        f"{option}: the run {run} has Melanoma, NOS, nv,df; leave the option out to go on with it, or start a new "
+        f"run with {option}"
+    )
+
+
 def test_what_an_error_advises_to_change_may_change(run: Path) -> None:
     found = settings("--resume", run, "--data", "other", "--lr", 0.001, "--batch-size", 8, "--allow-missing")
     assert (found.lr, found.batch_size, found.allow_missing) == (0.001, 8, True)
