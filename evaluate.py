@@ -61,7 +61,10 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
         if options.gpus is None and (warning := unusable_gpus()):
             print(f"WARNING: {warning}", file=sys.stderr)
         print(f"model {checkpoint.describe()}", file=sys.stderr, flush=True)
-    test = test_set.read(checkpoint, options.data, options.labels, options.split, options.allow_missing)
+    test = test_set.read(
+        checkpoint, options.data, options.labels, options.split, options.allow_missing,
+        label_column=options.label_column, group_column=options.group_column,
+    )  # fmt: skip
     by = subgroups.chosen(options.by, test.rows, test.attributes)
     out = options.out or report_files.default_folder(options.tta, checkpoint, test)
     as_predicted = test.own and test.split == "test" and options.tta == 1  # as predict.py answers
@@ -85,7 +88,7 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     made = replace(made, about=about, warnings=list(test.warnings), notes=notes)
     report_files.write(out, made, predictions, test, checkpoint.preprocess)
     if card is not None:
-        write_model_card(card, checkpoint.config, checkpoint.classes, checkpoint.metrics, made)
+        write_model_card(card, checkpoint.config, checkpoint.classes, checkpoint.metrics, made, test.of_run)
     log.say(pages.summary(made, out))
 
 

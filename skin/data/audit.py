@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from skin.data import unknowns
 from skin.data.class_names import readable_name
 from skin.data.duplicates import HashCache, in_threads, joined, near_pairs, perceptual_hash
 from skin.data.images import ImageError, Preprocess, read_header, read_image
@@ -79,6 +80,7 @@ class CheckReport:
     pairs: list[Pair]
     group_leaks: list[Leak]
     faults: list[str]
+    warnings: list[str]
 
     @property
     def conflicts(self) -> list[Pair]:
@@ -117,6 +119,7 @@ class CheckReport:
             "sizes": self.sizes,
             "formats": self.formats,
             "notes": list(index.notes),
+            "warnings": self.warnings,
             "faults": self.faults,
             "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
             "rows_without_image": list(index.missing),
@@ -146,6 +149,7 @@ class CheckReport:
         lines.append("  sizes    " + _most(self.sizes))
         lines.append("  formats  " + _most(self.formats))
         near = [pair for pair in self.pairs if not pair.exact]
+        lines += [f"WARNING: {warning}" for warning in self.warnings]
         lines += _section("fault", self.faults)
         lines += _section("unreadable image", [f"{path}: {reason}" for path, reason in self.unreadable])
         lines += _section("row without image", index.missing)
@@ -180,6 +184,7 @@ def check(
     keep_duplicates: bool = False,
     cache: Path | None = None,
     progress: Callable[[int], None] | None = None,
+    balanced: bool = True,
 ) -> CheckReport:
     """Look at every image of `index` (best read with `keep_going=True`), split them as training does, and compare.
 
@@ -189,6 +194,7 @@ def check(
         keep_duplicates: do not join groups that share a near duplicate; the leaks are reported.
         cache: the folder that keeps the perceptual hashes for training (see `join_near_duplicates`).
         progress: called with the number of images just looked at.
+        balanced: training weighs the classes in the loss (see `unknowns.of_split`).
 
     Raises:
         UserError: no image can be read at all, or `out` cannot be written.
@@ -203,8 +209,10 @@ def check(
     pairs, bits = _same_pictures([fingerprints[path] for path in rows["path"]])
     faults = list(index.faults)
     together = kept if keep_duplicates else joined(kept, pairs)
+    found = list(index.warnings)
     try:
         split = split_index(together, fractions, seed)
+        found += unknowns.of_split(split, kept.classes, balanced)
     except UserError as error:
         faults.append(f"cannot be split: {error}")
         split = together.rows
@@ -218,6 +226,7 @@ def check(
         pairs=[_pair(own, *numbers) for numbers in zip(bits.tolist(), *pairs.T.tolist(), strict=True)],
         group_leaks=leaks(own),
         faults=faults,
+        warnings=found,
     )
     if out is not None:
         _write(report, out)

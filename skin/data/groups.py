@@ -7,17 +7,44 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+# Words for a patient or lesion that nobody knows.
+_UNKNOWN = {
+    "unknown", "unk", "nan", "none", "null", "na", "n/a", "<na>", "?", "??", "-", "--", ".", "missing", "undefined",
+    "unspecified", "not available", "not known", "not specified", "not provided", "no id", "other", "anonymous",
+    "unbekannt", "inconnu", "desconocido", "-1", "-1.0",
+}  # fmt: skip
+_ZEROS = {"0", "0.0", "00", "000"}  # they may be names as well
+
+
+def unknown_names(groups: pd.Series) -> list[str]:
+    """Return the names of groups that stand for an unknown patient or lesion: of several rows, and no name.
+
+    A zero is one if it names a tenth of the rows, and three times as many as any other name.
+    """
+    sizes = groups[groups != ""].astype("str").value_counts()
+    several = sizes.index[sizes > 1]
+    words = several[several.str.lower().isin(_UNKNOWN)].tolist()
+    names = sizes.drop(words)
+    second = names.iloc[1] if len(names) > 1 else 0
+    if len(names) and names.index[0] in _ZEROS and names.iloc[0] >= max(2, len(groups) / 10, 3 * second):
+        words.append(names.index[0])
+    return words
+
 
 def join_groups(*columns: pd.Series) -> pd.Series:
     """Return one group name per row, the same for rows which share a value (not `""`) of any of the columns.
 
     A group has the least value of its first column that has one as its name; `""` stands for rows without
-    any value.
+    any value. Words for an unknown patient link no rows. They name a row that has nothing else.
     """
     if len(columns) == 1:
         return columns[0]
     rows = len(columns[0])
-    codes = [pd.factorize(column.mask(column == ""), sort=True) for column in columns]
+    unknown = [column.isin(unknown_names(column)) for column in columns]
+    codes = [
+        pd.factorize(column.mask((column == "") | words), sort=True)
+        for column, words in zip(columns, unknown, strict=True)
+    ]
     edges, total = [], rows
     for code, values in codes:
         known = np.flatnonzero(code >= 0)
@@ -31,6 +58,9 @@ def join_groups(*columns: pd.Series) -> pd.Series:
         np.minimum.at(least, component[known], code[known])
         named = least[component] < len(values)
         group[named] = np.asarray(values, dtype=object)[least[component[named]]]
+    for column, words in zip(columns, unknown, strict=True):
+        alone = words.to_numpy() & (group == "")
+        group[alone] = column.to_numpy(dtype=object)[alone]
     return pd.Series(group, index=columns[0].index, dtype="str")
 
 

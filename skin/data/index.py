@@ -6,20 +6,29 @@ that cannot be used, and stops if they are more than the user would shrug at.
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from skin.data import unknowns
 from skin.data.folder import Folder, image_suffix
+from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.packed import how_to_unpack, packed
+from skin.data.path_groups import group_by_path
+from skin.data.table_paths import relative_names
 from skin.data.tables import is_word
 from skin.utils.errors import UserError, printable
 
 import numpy as np
 import pandas as pd
+import pyarrow
 
 COLUMNS = ("image", "path", "label", "group", "split")
+PATHS = pd.StringDtype("python", na_value=np.nan)  # the name of a file need not be valid text, as Arrow's strings are
+_WHOLE = re.compile(r"(0|[1-9]\d*)[.,]0+")
 _SHRUG = 0.01  # the share of rows that may be unusable before it is an error
 
 
@@ -35,6 +44,7 @@ class Index:
             or `""`), then the attributes: numbers (NaN if missing) or text (`""` if missing).
         classes: the labels that have images, sorted.
         notes: lines that the user should see.
+        warnings: lines that the user must see: what is not known and may spoil a run in silence.
         faults: lines on errors that would have stopped `read_index`, if it was told to keep going.
         missing: images that a table names and the folder lacks.
         unnamed: images in the folder, relative to it, that no row names.
@@ -47,6 +57,7 @@ class Index:
     rows: pd.DataFrame
     classes: tuple[str, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()
@@ -64,34 +75,52 @@ class Draft:
         source: the origin of the rows, for messages.
         classes: the classes that the source declares, if it does.
         notes: lines that the user should see.
+        label_note: the line on the column of the labels, if the table has several.
         unusable: the notes on rows without image or class, with their numbers: too many are an error.
+        left_out: images that the source names, and that are left out with their rows.
         missing, unnamed: as in `Index`; found with the images, if not by the layout.
-        left_out: images that the source names and `rows` does not have, for a reason that `notes` gives.
+        warnings: as in `Index`.
     """
 
     rows: pd.DataFrame
     source: str
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    label_note: str = ""
     unusable: dict[str, int] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
-def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, keep_going: bool) -> Index:
-    """Return the index of a draft; `allow_missing` and `keep_going` as in `read_index`.
+def build_index(
+    folder: Folder,
+    layout: str,
+    draft: Draft,
+    *,
+    allow_missing: bool,
+    keep_going: bool,
+    ignore_class: Sequence[str] = (),
+    group_by: str | None = None,
+) -> Index:
+    """Return the index of a draft; the last four arguments as in `read_index`.
 
     Raises:
-        UserError: rows contradict each other, too many are unusable, or none is left.
+        UserError: rows contradict each other, too many are unusable, none is left, or there is no class to ignore.
     """
+    draft = _with_classes(_with_plain_numbers(draft))
+    if ignore_class:
+        draft = _without_ignored(draft, ignore_class)
     named = len(draft.rows) + sum(draft.unusable.values())
     columns = dict(draft.rows.attrs.get("columns", {}))
-    draft = _with_files(_with_classes(draft), folder)
+    known_rows, warnings = unknowns.without_unknown_groups(draft.rows, draft.source)
+    draft = _with_files(replace(draft, rows=known_rows), folder)
     draft, faults = _one_row_per_image(draft)
     rows = draft.rows.copy()
     unusable = sum(draft.unusable.values())
-    what = "; ".join(draft.unusable)
+    unread = unknowns.unread_formats(folder.others)
+    what = "; ".join([*draft.unusable, *([f"{unread} are in no format that is read"] if unread else [])])
     unpack = how_to_unpack(folder, packed(folder)) if draft.missing else ""
     if rows.empty:
         what += f"{what and '; '}{unpack}" if unpack else ""
@@ -102,19 +131,64 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
     faults += _same_but_for_case(rows["label"].unique(), draft.source)
     if faults and not keep_going:
         raise UserError(faults[0])
-    rows["path"] = [f"{folder.root}/{file}" for file in rows.pop("file")]
+    files = list(rows.pop("file"))
+    rows["path"] = pd.Series([f"{folder.root}/{file}" for file in files], index=rows.index, dtype=PATHS)
+    by_path = []
+    if group_by is not None:
+        rows, note = group_by_path(rows, files, group_by)
+        by_path.append(note)
+    alone = 0 if warnings or by_path else int((rows["group"] == "").sum())
+    warnings += unknowns.of_groups(rows["group"])
     rows["group"] = rows["group"].mask(rows["group"] == "", rows["image"])
     attributes = [column for column in rows.columns if column not in COLUMNS]
     rows = rows[[*COLUMNS, *attributes]].sort_values("image", ignore_index=True)
-    rows = rows.astype(dict.fromkeys(COLUMNS, "str"))
+    rows = rows.astype({column: "str" for column in COLUMNS if column != "path"})
     for column in attributes:
         rows[column] = _as_numbers(rows[column])
     classes = tuple(sorted(rows["label"].unique()))
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
     of_none = [f"{draft.source} has no image of {empty}"] if empty else []
-    notes = (*draft.unusable, *draft.notes, *of_none, *_passed_over(folder), *_still_packed(folder))
+    if 0 < alone < len(rows):
+        of_none.insert(0, f"no lesion or patient is known of {count(alone, 'image')}: each is on its own")
+    if unread:
+        warnings.append(f"{unread} are in no format that is read: save them as JPEG or PNG to use them")
+    label = [draft.label_note] if draft.label_note else []
+    notes = (*draft.unusable, *label, *draft.notes, *by_path, *of_none, *_passed_over(folder), *_still_packed(folder))
     return Index(
-        folder.root, layout, rows, classes, notes, tuple(faults), draft.missing, draft.unnamed, draft.source, columns
+        folder.root, layout, rows, classes, notes, (*draft.warnings, *warnings), tuple(faults), draft.missing,
+        draft.unnamed, draft.source, columns,
+    )  # fmt: skip
+
+
+def _with_plain_numbers(draft: Draft) -> Draft:
+    """Write `0`, `0.0` and `0,0` in one way if labels or groups have several, as columns of spreadsheets do."""
+    rows = draft.rows
+    for column in ("label", "group"):
+        names = rows[column].unique()
+        whole = {name: found[1] for name in names if (found := _WHOLE.fullmatch(str(name)))}
+        if whole and (len(set(whole.values())) < len(whole) or not set(whole.values()).isdisjoint(names)):
+            rows = rows.assign(**{column: rows[column].replace(whole)})
+    return replace(draft, rows=rows)
+
+
+def _without_ignored(draft: Draft, ignore_class: Sequence[str]) -> Draft:
+    """Leave out the classes of `--ignore-class`: each a name, or several with commas between."""
+    classes = [*dict.fromkeys([*draft.rows["label"].unique(), *draft.classes])]
+    words = [
+        word.strip() for name in ignore_class for word in ([name] if name.strip() in classes else name.split(","))
+    ]
+    unknown = [word for word in words if word not in classes]
+    if unknown:
+        known = ", ".join(sorted(classes))
+        raise UserError(f"--ignore-class {unknown[0]}: there is no such class in {draft.source}; there are: {known}")
+    ignored = draft.rows["label"].isin(words)
+    note = f"--ignore-class leaves out {count(ignored.sum(), 'image')} of {', '.join(words)}"
+    return replace(
+        draft,
+        rows=draft.rows[~ignored],
+        classes=tuple(cls for cls in draft.classes if cls not in words),
+        notes=(*draft.notes, note),
+        left_out=(*draft.left_out, *draft.rows.loc[ignored, "image"]),
     )
 
 
@@ -136,7 +210,8 @@ def _without(draft: Draft, rows: pd.Series, note: str) -> Draft:
     if not number:
         return draft
     note += f" (first: {printable(draft.rows.loc[rows, 'image'].iloc[0])})"
-    return replace(draft, rows=draft.rows[~rows], unusable={**draft.unusable, note: number})
+    left_out = (*draft.left_out, *draft.rows.loc[rows, "image"])
+    return replace(draft, rows=draft.rows[~rows], unusable={**draft.unusable, note: number}, left_out=left_out)
 
 
 def _with_classes(draft: Draft) -> Draft:
@@ -156,18 +231,18 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
     if (names == "").any():
         raise UserError(f"{draft.source} has a row without an image name: correct the table")
     notes = _words(rows, draft.source)
+    names, of_paths = relative_names(names, folder, draft.source)
     files, extensions = _find(names, folder, draft.source)
-    notes += extensions
+    notes += [*of_paths, *extensions]
     missing = files.isna()
-    left_out = {folder.find(name) for name in draft.left_out}
-    unnamed = tuple(sorted(folder.images - set(files) - left_out - set(folder.copies)))
+    unnamed = tuple(sorted(folder.images - set(files) - _files_of(draft.left_out, folder) - set(folder.copies)))
     if folder.copies:
         notes.append(f"the folder holds {count(len(folder.copies), 'image')} twice: one copy of each is used")
     if unnamed:
         notes.append(f"the folder holds {count(len(unnamed), 'image')} that {draft.source} does not name: left out")
     found = replace(
         draft,
-        rows=rows.assign(file=files),
+        rows=rows.assign(image=names, file=files),
         notes=(*draft.notes, *notes),
         missing=tuple(names[missing]),
         unnamed=unnamed,
@@ -183,16 +258,25 @@ def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, lis
     """
     notes = []
     files = pd.Series([folder.find(name) for name in names], index=names.index, dtype=object)
-    named = names.map(image_suffix).astype(bool)
+    named = names.str.lower().str.endswith(IMAGE_SUFFIXES)
     converted = bool(named.any()) and bool(files[named].isna().all())
     if converted:
         files[named] = [folder.find(name, converted=True) for name in names[named]]
         if files[named].notna().any():
             taken = _kinds(files[named])
             notes.append(f"no image has the extension that {source} gives it; taken instead: {taken}")
-    if files[~named].dropna().map(image_suffix).nunique() > 1:
+    if len({image_suffix(file) for file in files[~named].dropna()}) > 1:
         notes.append(f"{source} names images without extension; found: {_kinds(files[~named])}")
     return files, notes
+
+
+def _files_of(names: Sequence[str], folder: Folder) -> set[str]:
+    """Return the files of rows that are left out anyway: what is wrong with their names does not matter."""
+    files = set()
+    for name in names:
+        with contextlib.suppress(UserError):
+            files.add(folder.find(name) or folder.find(name, converted=True) or "")
+    return files
 
 
 def _kinds(files: pd.Series) -> str:
@@ -240,19 +324,23 @@ def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
     seen: dict[str, str] = {}
     faults = []
     for label in sorted(labels):
-        other = seen.setdefault(label.lower(), label)
+        other = seen.setdefault(" ".join(label.lower().split()), label)
         if other != label:
-            faults.append(f"{source} has the classes '{other}' and '{label}', alike but for case: make them one")
+            alike = f"'{other}' and '{label}', alike but for case or spaces"
+            faults.append(f"{source} has the classes {alike}: make them one")
     return faults
 
 
 def _as_numbers(values: pd.Series) -> pd.Series:
     """Return numbers, NaN if missing, if every other value is a number; otherwise the text as it is."""
-    known = values[values != ""]
-    numbers = pd.to_numeric(known, errors="coerce")
-    if known.empty or numbers.isna().any():
+    missing = values == ""
+    if missing.all():
         return values
-    return numbers.astype(np.float64).reindex(values.index)
+    try:
+        numbers = pyarrow.array(values.mask(missing)).cast(pyarrow.float64())  # four times as fast as pandas
+    except pyarrow.ArrowException:
+        return values
+    return pd.Series(numbers.to_numpy(zero_copy_only=False), index=values.index)
 
 
 def count(number: float, noun: str) -> str:

@@ -7,12 +7,15 @@ alike.
 
 from __future__ import annotations
 
+import posixpath
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from skin.data.folder import Folder
 from skin.data.index import Draft, Index, build_index, count
+from skin.data.named_columns import with_named_columns
 from skin.data.packed import how_to_unpack, packed
-from skin.data.path_groups import group_by_path
 from skin.data.readers import (
     bcn20000,
     ddi,
@@ -40,7 +43,7 @@ from skin.data.readers import (
 )
 from skin.data.readers.folder_tables import usable_with_labels, with_folders
 from skin.data.readers.labels_table import labels_table
-from skin.data.tables import header
+from skin.data.tables import encoding_note, header
 from skin.utils.errors import UserError
 
 LAYOUTS = [
@@ -75,27 +78,44 @@ def read_index(
     root: Path,
     *,
     labels: Path | None = None,
-    group_by: str | None = None,
     allow_missing: bool = False,
     keep_going: bool = False,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    ignore_class: Sequence[str] = (),
+    group_by: str | None = None,
 ) -> Index:
     """Read the data folder `root` in the layout that it has, or with the table `labels`.
 
     Args:
         root: the folder that `--data` names.
         labels: a table `image,label[,group][,split][,...]`; paths in it are relative to `root`.
-        group_by: a regular expression that finds the lesion or patient of an image in its path.
         allow_missing: go on if more than 1 % of the rows have no image or no class.
         keep_going: (for the audit) do not stop at an error: put it into `Index.faults` and leave its rows out.
+        label_column, group_column: the columns of a table that hold the labels, and what stays together.
+        ignore_class: classes to leave out: names, each of which may be several with commas between.
+        group_by: a regular expression that finds the lesion or patient of an image in its path.
 
     Raises:
         UserError: the folder has no layout or two, a table is unusable or contradicts itself, a path
             leaves the folder, too many rows are unusable, or `group_by` tells no groups.
     """
-    folder = Folder(Path(root))
-    name, draft = ("labels table", labels_table(folder, Path(labels))) if labels else _only_layout(folder)
-    index = build_index(folder, name, draft, allow_missing, keep_going)
-    return group_by_path(index, group_by) if group_by is not None else index
+    folder = Folder(Path(root), group_column)
+    if labels:
+        name, draft = "labels table", labels_table(folder, Path(labels), label_column, group_column)
+    else:
+        name, draft = _only_layout(folder)
+        notes = [note for path in _sources(folder, draft) for note in encoding_note(path)]
+        draft = with_named_columns(folder, replace(draft, notes=(*draft.notes, *notes)), label_column, group_column)
+    return build_index(
+        folder, name, draft, allow_missing=allow_missing, keep_going=keep_going, ignore_class=ignore_class,
+        group_by=group_by,
+    )  # fmt: skip
+
+
+def _sources(folder: Folder, draft: Draft) -> list[Path]:
+    """List the tables that the source of a draft names."""
+    return [folder.root / path for path in folder.tables if posixpath.basename(path) in draft.source]
 
 
 def _only_layout(folder: Folder) -> tuple[str, Draft]:

@@ -31,12 +31,14 @@ def write_model_card(
     classes: Sequence[str],
     metrics: Mapping[str, Any],
     report: Report | None = None,
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write the card. If there is one already, only its results change, and only if there is a report.
 
     Args:
         config: the run's options, as in config.json. metrics: the best epoch's row of metrics.csv.
         report: of evaluate.py (`skin.evaluation.report.build`).
+        warnings: what is not known of the training data.
 
     Raises:
         UserError: the file cannot be read or written.
@@ -45,7 +47,7 @@ def write_model_card(
         return
     results = f"{_BEGIN}\n{_results(report)}\n{_END}"
     before, after = _existing(path)
-    card = _card(config, classes, metrics, results) if before is None else before + results + after
+    card = _card(config, classes, metrics, warnings, results) if before is None else before + results + after
     write_atomically(card.encode("utf-8", "replace"), path)
 
 
@@ -69,13 +71,16 @@ def _existing(path: Path) -> tuple[str | None, str]:
     return before, after
 
 
-def _card(config: dict[str, Any], classes: Sequence[str], metrics: Mapping[str, Any], results: str) -> str:
+def _card(
+    config: dict[str, Any], classes: Sequence[str], metrics: Mapping[str, Any], warnings: Sequence[str], results: str
+) -> str:
     resolved = config.get("resolved") or {}
     context = {
         "model": config.get("model", "unknown model"),
         "image_size": str(config.get("image_size") or resolved.get("image_size") or "the model's own"),
         "classes": [readable_name(name) for name in classes],
         "data": Path(config["data"]).name if config.get("data") else "unknown",
+        "warnings": list(warnings),
         "split": str(config.get("split") or "as the data bring it"),
         "procedure": [
             (name.replace("_", " "), str(config[name])) for name in _PROCEDURE if config.get(name) is not None

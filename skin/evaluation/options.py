@@ -23,6 +23,10 @@ class EvaluateOptions:
     )
     data: Path | None = option(None, "another set, any layout (default: the run's own)", group="what", metavar="DIR")
     labels: Path | None = option(None, "table image,label[,group][,split] for --data", group="what", metavar="CSV")
+    label_column: str | None = option(None, "column of the labels of --data", group="what", metavar="NAME")
+    group_column: str | None = option(
+        None, "column of patients or lesions of --data", group="what", metavar="NAME"
+    )
     split: str = option(
         "test", "split to evaluate: " + ", ".join(SPLITS), group="what", choices=SPLITS, metavar="SPLIT"
     )
@@ -59,8 +63,9 @@ def check(options: EvaluateOptions) -> None:
         raise UserError(f"--threshold {options.threshold}: a probability is between 0 and 1")
     if options.gpus is not None and options.gpus not in (0, 1):
         raise UserError(f"--gpus {options.gpus}: one process uses one GPU; for more: torchrun --nproc-per-node N")
-    if options.labels is not None and options.data is None:
-        raise UserError("--labels is a table for --data: name the folder, too")
+    for name in ("labels", "label_column", "group_column"):
+        if getattr(options, name) is not None and options.data is None:
+            raise UserError(f"--{name.replace('_', '-')} is for --data: name the folder, too")
     check_workers(options.workers)
     for name in ("batch_size", "seed"):
         value, least = getattr(options, name), 1 if name == "batch_size" else 0

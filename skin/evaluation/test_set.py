@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skin.data import contents
+from skin.data import contents, unknowns
 from skin.data import split as splits
 from skin.data.class_names import match_classes
 from skin.data.duplicates import same_files
@@ -40,6 +40,7 @@ class TestSet:
         labels: int64 [N], a class of the model, or `UNKNOWN`.
         root: the data folder. layout: how it was read. split: "all" if the set has none.
         notes: what a reader of the metrics should know. warnings: what they must know.
+        of_run: those of `warnings` that are on the data of the run.
         own: the images are among the data of the run.
     """
 
@@ -52,6 +53,7 @@ class TestSet:
     split: str
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    of_run: tuple[str, ...]
     own: bool
 
     @property
@@ -75,13 +77,20 @@ class TestSet:
 
 
 def read(
-    checkpoint: Checkpoint, data: Path | None, labels: Path | None, split: str, allow_missing: bool = False
+    checkpoint: Checkpoint,
+    data: Path | None,
+    labels: Path | None,
+    split: str,
+    allow_missing: bool = False,
+    *,
+    label_column: str | None = None,
+    group_column: str | None = None,
 ) -> TestSet:
     """Return the images to evaluate `checkpoint` on.
 
     Args:
         data: any data folder; None is the run's own.
-        labels: a labels table for `data`.
+        labels: a labels table for `data`. label_column, group_column: as for `read_index`.
         split: "train", "val", "test" or "all".
         allow_missing: go on without the images that a table or the run's split.csv names and the folder lacks.
 
@@ -93,12 +102,15 @@ def read(
     if data is None:
         index = _read_own(checkpoint, manifest_path, allow_missing)
     else:
-        index = _read_other(data, labels, allow_missing)
+        index = _read_other(
+            data, labels=labels, allow_missing=allow_missing, label_column=label_column, group_column=group_column
+        )
     notes = list(index.notes)
     own = manifest is not None and (data is None or _is_own(checkpoint, index, manifest_path, manifest, notes))
     rows = index.rows
     if own and manifest is not None:
         rows = _as_in_the_run(index, manifest, manifest_path, allow_missing, notes)
+    of_run = _warnings_of_run(manifest_path, index) if own else []
     part = _part(rows, split, index.root, notes)
     match = match_classes(checkpoint.classes, sorted(part["label"].unique()))
     if not match.to_model:
@@ -124,7 +136,8 @@ def read(
         layout=index.layout,
         split=split if (part["split"] != "").any() else "all",
         notes=tuple(notes),
-        warnings=tuple(_seen_in_training(part, manifest, own, copies)),
+        warnings=(*_seen_in_training(part, manifest, own, copies), *(of_run if own else index.warnings)),
+        of_run=tuple(of_run),
         own=own,
     )
 
@@ -153,15 +166,22 @@ def _read_own(checkpoint: Checkpoint, manifest_path: Path, allow_missing: bool) 
         raise UserError(f"the run's {gone} is gone; say where it is now: {options}")
     return read_index(
         root, labels=labels, allow_missing=allow_missing or bool(config.get("allow_missing")),
-        group_by=config.get("group_by"),
+        group_by=config.get("group_by"), label_column=config.get("label_column"),
+        group_column=config.get("group_column"), ignore_class=config.get("ignore_class") or (),
     )  # fmt: skip
 
 
-def _read_other(data: Path, labels: Path | None, allow_missing: bool) -> Index:
+def _warnings_of_run(manifest_path: Path, index: Index) -> list[str]:
+    """Return the warnings of a run; a run of an earlier version kept none, so its data tell them again."""
+    kept = unknowns.read(manifest_path.parent / unknowns.NAME)
+    return list(index.warnings) if kept is None else kept
+
+
+def _read_other(data: Path, **options: Any) -> Index:
     try:
-        return read_index(data, labels=labels, allow_missing=allow_missing)
+        return read_index(data, **options)
     except UserError as error:
-        if labels is not None or not data.exists():
+        if options["labels"] is not None or not data.exists():
             raise
         raise UserError(f"{error}; for images without labels there is python predict.py {data}") from error
 

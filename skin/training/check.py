@@ -8,11 +8,10 @@ from pathlib import Path
 
 from skin.data import split
 from skin.data.audit import CheckReport, check
-from skin.data.layouts import read_index
 from skin.evaluation import check_page
 from skin.training import run_folder, speed
 from skin.training.options import Options
-from skin.training.splits import Splits, cache_folder, unpack_arrays
+from skin.training.splits import Splits, cache_folder, index_of, unpack_arrays
 from skin.utils import cli
 from skin.utils.console import Log
 from skin.utils.files import write_atomically
@@ -37,15 +36,13 @@ def run(
     assert options.data is not None
     log = Log()
     out = run_folder.new_folder(options.out, "check")
-    index = read_index(
-        options.data, labels=options.labels, allow_missing=options.allow_missing, group_by=options.group_by,
-        keep_going=True,
-    )  # fmt: skip
+    index = index_of(options, keep_going=True)
     unpack_arrays(options, index)
     with log.progress("reading images", len(index.rows)) as advance:
         report = check(
             index, split.parse_fractions(options.split), options.seed, out,
             keep_duplicates=options.keep_duplicates, cache=cache_folder(options), progress=advance,
+            balanced=options.class_weights == "balanced",
         )  # fmt: skip
     log.say("\n".join([*report.lines(), f"written: {out / 'check.json'}"]))
     splits = Splits(report.index, report.rows, report.index.classes)

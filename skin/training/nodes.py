@@ -14,6 +14,7 @@ from typing import NamedTuple
 from skin.data import demo
 from skin.data.cache import default_folder
 from skin.data.contents import digest, file_bytes
+from skin.data.index import PATHS
 from skin.data.npz import archive_of
 from skin.training.options import Options
 from skin.training.splits import Splits
@@ -52,7 +53,7 @@ def on_this_machine(splits: Splits, options: Options, topology: Topology) -> Spl
         return splits
     start = len(f"{splits.index.root}/")
     rows = splits.rows.assign(path=[f"{root}/{path[start:]}" for path in splits.rows["path"]])
-    return replace(splits, rows=rows.astype({"path": "str"}))
+    return replace(splits, rows=rows.astype({"path": PATHS}))
 
 
 def _folder(options: Options, draw: bool) -> Path:

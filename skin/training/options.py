@@ -51,6 +51,16 @@ class Options:
         None, r"what a file's path tells of its lesion or patient, such as '(P\d+)_'; joined with those of a table",
         group="data", metavar="REGEX",
     )  # fmt: skip
+    label_column: str | None = option(
+        None, "column of the labels, if a table has several", group="data", metavar="NAME"
+    )
+    group_column: str | None = option(
+        None, "column of what stays in one split: patient or lesion", group="data", metavar="NAME"
+    )
+    ignore_class: tuple[str, ...] = option(
+        (), "class to leave out, or several by commas; may be repeated", group="data", action=cli.Names,
+        metavar="NAME",
+    )  # fmt: skip
     demo: bool = option(False, "make a small set of drawn lesions and train on it", group="data")
     split: str = option("70/20/10", "train/val/test, used if the data bring no split", group="data")
     check: bool = option(False, "read and audit the data, train nothing", group="data")
@@ -128,7 +138,9 @@ MACHINE = {"amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "
 MENDS = {"data", "labels", "batch_size", "lr", "skip_bad_images", "allow_missing"}
 AUTO = Path("auto")
 # Files that a run may leave in its folder if it is killed as it begins.
-_BEGUN = {"demo", "split.csv", "contents.csv", "environment.json", "check.json", "check.png", "check.html"}
+_BEGUN = {
+    "demo", "split.csv", "contents.csv", "warnings.txt", "environment.json", "check.json", "check.png", "check.html",
+}  # fmt: skip
 
 # Options that may differ between the machines of a run: they say where the data lie and how they are read.
 OWN = {"data", "labels", "workers", "cache", "cache_limit"}
@@ -298,9 +310,12 @@ def _check_unchanged(options: Options, config: dict[str, Any]) -> None:
     before = {**cli.plain(Options()), **config}  # a run of an earlier version lacks newer options
     for name in now.keys() - MACHINE - MENDS:
         if now[name] != before[name]:
-            option = f"--{name.replace('_', '-')}" + ("" if now[name] is True else f" {now[name]}")
+            values = now[name] if isinstance(now[name], list) else [now[name]]
+            flag = f"--{name.replace('_', '-')}"
+            option = " ".join(flag if value is True else f"{flag} {shlex.quote(str(value))}" for value in values)
+            has = ", ".join(before[name]) or "none" if isinstance(before[name], list) else before[name]
             raise UserError(
-                f"{option}: the run {options.resume} has {before[name]}; "
+                f"{option}: the run {options.resume} has {has}; "
                 f"leave the option out to go on with it, or start a new run with {option}"
             )
     if options.demo and now["data"] != config.get("data"):

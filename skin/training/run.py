@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from skin.data import contents, demo
+from skin.data import contents, demo, unknowns
 from skin.data.index import count
 from skin.data.split import write_manifest
 from skin.evaluation.model_card import write_model_card
@@ -128,8 +128,9 @@ class Run:
         """Write the model card and the curves of a run whose best.pt is done, and say what to do next."""
         progress, folder, monitor = self.progress, self.folder, self.trainer.options.monitor
         write_model_card(
-            folder / "model_card.md", self.config, self.splits.classes, progress.history[progress.best_epoch - 1]
-        )
+            folder / "model_card.md", self.config, self.splits.classes, progress.history[progress.best_epoch - 1],
+            warnings=unknowns.read(folder / unknowns.NAME) or (),
+        )  # fmt: skip
         draw_curves(progress.history, progress.best_epoch, monitor, folder / "curves.png")
         attempts.forget(folder)
         path = shlex.quote(str(folder / "best.pt"))
@@ -237,6 +238,7 @@ class Opened:
     def begin(self, trainer: Trainer) -> Run:
         """Write the folder of a new run, say the header, and return the run, whose steps may begin."""
         topology, folder, config = self.topology, self.folder, self.config
+        warnings = self.splits.warnings(self.options.class_weights == "balanced")
         if topology.is_main and self.options.resume is None:
             config = {**config, "resolved": trainer.resolved()}
             folder = run_folder.create(folder, own=self.options.out is None and not self.options.demo)
@@ -244,6 +246,7 @@ class Opened:
             run_folder.refuse_run(folder)  # another run may have begun here at the same time
             write_manifest(self.splits.rows, folder / "split.csv")
             contents.write(self.splits.rows, folder / contents.NAME)
+            unknowns.write(warnings, folder / unknowns.NAME)
             files.write_json(folder / "environment.json", run_folder.environment())
             files.write_json(folder / "config.json", config)
         folder, config = topology.from_main((folder, config))
@@ -254,6 +257,8 @@ class Opened:
         where = f"run     {folder}" + (f" on {platform.node()}" if topology.nodes > 1 else "")
         header = self.splits.describe(trainer.class_weights.cpu().numpy()), trainer.describe(), where
         log.say("\n".join(header) + "\n")
+        for line in warnings:
+            log.say(f"WARNING: {line}", style="bold red")
         progress = Progress(MONITORS[self.options.monitor])
         return Run(folder, config, self.splits, trainer, progress, log, saver)
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skin.data import contents, split
+from skin.data import contents, split, unknowns
 from skin.data.cache import NO_HOME, PixelCache, default_folder
 from skin.data.class_names import readable_name
 from skin.data.dataset import SkinDiseaseDataset
@@ -101,6 +101,10 @@ class Splits:
         table = pd.crosstab(self.rows["label"], self.rows["split"])
         return table.reindex(index=list(self.classes), columns=list(SPLITS), fill_value=0)
 
+    def warnings(self, balanced: bool) -> list[str]:
+        """Return what the user must know of the data; `balanced` as in `unknowns.of_split`."""
+        return [*self.index.warnings, *unknowns.of_split(self.rows, self.classes, balanced)]
+
     def describe(self, class_weights: np.ndarray) -> str:
         """Return the header's lines about the data: the folder, the classes, the split."""
         groups = self.rows["group"].nunique()
@@ -138,9 +142,7 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
         log.say(f"note: {NO_HOME}")
     if manifest is not None:
         _refuse_gone(options, manifest.parent)
-    index = read_index(
-        options.data, labels=options.labels, allow_missing=options.allow_missing, group_by=options.group_by
-    )
+    index = index_of(options)
     unpack_arrays(options, index)
     if manifest is not None:
         return _as_before(index, options, manifest, log)
@@ -153,6 +155,16 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
     rows = split.split_index(index, split.parse_fractions(options.split), options.seed)
     _refuse_empty(rows, index.root, f"give it a share of --split {options.split}")
     return Splits(index, rows, index.classes)
+
+
+def index_of(options: Options, keep_going: bool = False) -> Index:
+    """Read the data folder as a run's options say; `keep_going` as in `read_index`."""
+    assert options.data is not None
+    return read_index(
+        options.data, labels=options.labels, allow_missing=options.allow_missing, keep_going=keep_going,
+        label_column=options.label_column, group_column=options.group_column, ignore_class=options.ignore_class,
+        group_by=options.group_by,
+    )  # fmt: skip
 
 
 def _on_one_disk(one: Path, other: Path) -> bool:

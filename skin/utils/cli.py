@@ -59,6 +59,16 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+class Names(argparse.Action):
+    """An option that may be given several times; the first time, it replaces the default."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(() if before is self.default else before), values])
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Help with the defaults said, no wider than the terminal."""
 

@@ -178,7 +178,8 @@ def test_isic_archive_groups_by_patient_and_lesion_together(tmp_path: Path, head
     # I2 names no patient, but its lesion is one of P1's.
     assert column(index, "group") == {"I1": "P1", "I2": "P1", "I3": "P1", "I4": "I4"}
     assert "metadata.csv gives 1 image no diagnosis (first: I5): left out" in index.notes
-    assert (index.unnamed, len(index.notes)) == ((), 2)
+    assert (index.unnamed, len(index.notes)) == ((), 3)
+    assert "no lesion or patient is known of 1 image: each is on its own" in index.notes
 
 
 def test_isic_archive_reads_the_disease_among_five_levels(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_isic_archive_reads_the_disease_among_five_levels(tmp_path: Path) -> Non
     assert index.rows["label"].tolist() == ["Melanoma Invasive", "Nevus"]
     assert index.notes == (
         "labels are the column diagnosis_3 of metadata.csv, filled in 2 rows; others: diagnosis_4 (1), "
-        "diagnosis_2 (2), diagnosis_1 (2); to take another, call it label in a table for --labels",
+        "diagnosis_2 (2), diagnosis_1 (2); --label-column NAME takes another",
     )
 
 
@@ -295,6 +296,7 @@ def test_class_folders_downloaded_one_by_one_are_class_folders(tmp_path: Path, a
     assert groups == {"I1": "P1", "I3": "P1", "I4": "P2", **unknown}
     assert index.notes == (
         f"{above}mel/metadata.csv and {above}nv/metadata.csv tell lesions and patients; the classes are the folders'",
+        "no lesion or patient is known of 2 images: each is on its own",
     )
 
 
@@ -602,7 +604,7 @@ def many(count: int, *, missing: int = 0, unmarked: int = 0) -> dict[str, str | 
     ("missing", "unmarked", "note", "unnamed"),
     [
         (2, 0, "labels.csv names 2 images that the folder lacks (first: i0)", "1 image"),
-        (0, 2, "labels.csv: rows that mark no class: 2, several: 0 (first: i0)", "3 images"),  # extra, and the two
+        (0, 2, "labels.csv: rows that mark no class: 2, several: 0 (first: i0)", "1 image"),
     ],
 )
 def test_one_percent_of_unusable_rows_is_said_and_more_is_an_error(

@@ -336,7 +336,7 @@ def test_originals_outside_of_class_folders_are_not_msld(tmp_path: Path) -> None
 
 def test_file_names_without_a_patient_are_counted(tmp_path: Path) -> None:
     index = read_index(write(tmp_path, {}, *V1, *V1_COPIES, f"{ORIGINALS}/Others/photo.jpg"))
-    assert index.notes[-1] == "names without a patient (M01_02.jpg is of M01), each a group of its own: 1"
+    assert index.notes[-2] == "names without a patient (M01_02.jpg is of M01), each a group of its own: 1"
 
 
 # --------------------------------------------------------------------------------------------- SD-198

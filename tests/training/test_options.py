@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import os
 import re
 from pathlib import Path
@@ -170,8 +171,25 @@ def test_what_would_make_it_another_run_is_refused_by_name(run: Path, option: st
     with pytest.raises(UserError) as error:
         settings("--resume", run, option, value)
     assert str(error.value) == (
-        f"{option} {value}: the run {run} has {was}; leave the option out to go on with it, or start a new run "
-        f"with {option} {value}"
+        f"{option} {shlex.quote(value)}: the run {run} has {was}; leave the option out to go on with it, or start a "
+        f"new run with {option} {shlex.quote(value)}"
+    )
+
+
+def test_ignored_classes_are_kept_and_said_again_they_are_the_same(run: Path) -> None:
+    """The option may be repeated; a queue repeats the whole command at every start."""
+    queue = ("--ignore-class", "Melanoma, NOS", "--ignore-class", "nv,df")
+    before = settings("--data", run, *queue)
+    assert before.ignore_class == ("Melanoma, NOS", "nv,df")
+    (run / "config.json").write_text(json.dumps({**cli.plain(before), "resolved": {}}))
+    for again in ((), queue):
+        assert settings("--resume", run, *again).ignore_class == before.ignore_class
+    with pytest.raises(UserError) as error:
+        settings("--resume", run, "--ignore-class", "Melanoma, NOS", "--ignore-class", "x")
+    option = "--ignore-class 'Melanoma, NOS' --ignore-class x"
+    assert str(error.value) == (
+        f"{option}: the run {run} has Melanoma, NOS, nv,df; leave the option out to go on with it, or start a new "
+        f"run with {option}"
     )
 
 

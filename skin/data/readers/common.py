@@ -9,7 +9,7 @@ from pathlib import Path
 
 from skin.data.folder import Folder
 from skin.data.index import COLUMNS, Draft
-from skin.data.tables import find_column, header, read_table, without_words
+from skin.data.tables import find_column, header, read_table, row_number, without_words
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -84,7 +84,8 @@ def split_words(values: pd.Series, path: Path) -> pd.Series:
     if unknown.any():
         row = int(np.flatnonzero(unknown)[0])
         raise UserError(
-            f"{path}, row {row + 2}: the split '{values.iloc[row]}' is none of train, val, test: correct the table"
+            f"{path}, row {row_number(path, row)}: the split '{values.iloc[row]}' is none of train, val, test: "
+            "correct the table"
         )
     return words.replace(SPLITS)
 
@@ -146,4 +147,9 @@ def without_unmarked(draft: Draft, marked: np.ndarray) -> Draft:
     first = draft.rows["image"].iloc[int(np.flatnonzero(wrong)[0])]
     none, several = int((marked == 0).sum()), int((marked > 1).sum())
     note = f"{draft.source}: rows that mark no class: {none:,}, several: {several:,} (first: {printable(first)})"
-    return replace(draft, rows=draft.rows[~wrong], unusable={**draft.unusable, note: int(wrong.sum())})
+    return replace(
+        draft,
+        rows=draft.rows[~wrong],
+        unusable={**draft.unusable, note: int(wrong.sum())},
+        left_out=(*draft.left_out, *draft.rows.loc[wrong, "image"]),
+    )

@@ -18,7 +18,7 @@ from skin.utils.errors import UserError, printable
 
 import pandas as pd
 
-_PEOPLE = ("patient_id", "patient", "lesion_id", "lesion", "subject_id", "case_id", "group")
+_PEOPLE = ("patient_id", "patient", "lesion_id", "lesion", "subject_id", "person_id", "case_id", "group")
 _LABELS = (
     "label", "labels", "class", "class_name", "dx", "diagnosis", "diagnosis_1", "diagnosis_2", "diagnosis_3",
     "diagnostic", "target", "category", "disease", "condition", "benign_malignant", "malignant",
@@ -57,7 +57,8 @@ def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> tuple[dict[st
             continue
         if rows is None:
             continue
-        known = [rows[name] for name in map(spelling, _PEOPLE) if name in rows]
+        people = (*_PEOPLE, folder.group_column or "group")
+        known = [rows[name] for name in map(spelling, people) if name in rows]
         _refuse_contradiction(folder, path, rows, label_of, bool(known))
         if known:
             told = zip(rows["_image"], join_groups(*known), strict=True)

@@ -47,14 +47,15 @@ def read(folder: Folder) -> Draft | None:
     image = table[need_column(table, path, "isic_id")]
     people = [table[name] for known in _PEOPLE if (name := find_column(columns, known))]
     attributes = present_columns(table, *_ATTRIBUTES)
-    labels, notes = _labels(table, label, filled, source)
+    labels, label_note, notes = _labels(table, label, filled, source)
     rows = rows_of(image, labels, group=join_groups(*people) if people else "", attributes=attributes)
     diagnosed = (table[list(filled)] != "").any(axis=1)
     if not diagnosed.all():
         number = count((~diagnosed).sum(), "image")
         first = printable(image[~diagnosed].iloc[0])
         notes.append(f"{source} gives {number} no diagnosis (first: {first}): left out")
-    return Draft(rows[diagnosed], source, notes=tuple(notes), left_out=tuple(image[~diagnosed]))
+    left_out = tuple(image[~diagnosed])
+    return Draft(rows[diagnosed], source, notes=tuple(notes), label_note=label_note, left_out=left_out)
 
 
 def _filled(table: pd.DataFrame) -> dict[str, int]:
@@ -92,21 +93,20 @@ def _level_above(table: pd.DataFrame, level: str, filled: dict[str, int]) -> pd.
     )
 
 
-def _labels(table: pd.DataFrame, label: str, filled: dict[str, int], source: str) -> tuple[pd.Series, list[str]]:
-    """Return the class of each row, an empty level filled by the one above, and notes on their origin."""
+def _labels(table: pd.DataFrame, label: str, filled: dict[str, int], source: str) -> tuple[pd.Series, str, list[str]]:
+    """Return the class of each row, an empty level filled by the one above; the label's note, and other notes."""
     note = f"labels are the column {label} of {source}"
     if others := ", ".join(f"{name} ({number:,})" for name, number in filled.items() if name != label):
-        note += f", filled in {count(filled[label], 'row')}; others: {others}; to take another, call it label in a "
-        note += "table for --labels"
+        note += f", filled in {count(filled[label], 'row')}; others: {others}; --label-column NAME takes another"
     labels = table[label].mask(table[label] == "", _level_above(table, label, filled))
     taken = labels[(table[label] == "") & (labels != "")]
     if taken.empty:
-        return labels, [note]
+        return labels, note, []
     classes = ", ".join(f"{printable(name)} ({number:,})" for name, number in taken.value_counts().items())
     mixed = (
         f"{label} is empty in {count(len(taken), 'row')} with a diagnosis: they have the level above as their class: "
     )
-    return labels, [note, mixed + classes]
+    return labels, note, [mixed + classes]
 
 
 def tables_of_classes(folder: Folder) -> list[str]:

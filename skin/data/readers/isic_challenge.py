@@ -55,7 +55,8 @@ def _without_unknown(draft: Draft, unknown: str) -> Draft:
     if not marked.any():
         return draft
     note = f"{draft.source} marks {count(marked.sum(), 'image')} {unknown} (none of the classes): left out"
-    return replace(draft, rows=draft.rows[~marked], notes=(*draft.notes, note))
+    left_out = (*draft.left_out, *draft.rows.loc[marked, "image"])
+    return replace(draft, rows=draft.rows[~marked], notes=(*draft.notes, note), left_out=left_out)
 
 
 def together(folder: Folder, drafts: list[Draft]) -> Draft | None:
@@ -78,7 +79,8 @@ def together(folder: Folder, drafts: list[Draft]) -> Draft | None:
         listed([draft.source for draft in kept]),
         kept[0].classes,
         (*(note for draft in kept for note in draft.notes), *absent),
-        {note: number for draft in kept for note, number in draft.unusable.items()},
+        unusable={note: number for draft in kept for note, number in draft.unusable.items()},
+        left_out=tuple(name for draft in kept for name in draft.left_out),
     )
 
 

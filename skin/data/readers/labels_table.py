@@ -8,14 +8,44 @@ from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft
 from skin.data.readers.common import rows_of, split_words, without_unmarked
-from skin.data.tables import find_column, from_one_hot, is_one_hot, need_column, read_table
+from skin.data.tables import (
+    encoding_note,
+    find_column,
+    from_one_hot,
+    is_index,
+    is_one_hot,
+    listed_columns,
+    named_column,
+    need_column,
+    read_table,
+    spelling,
+)
 from skin.utils.errors import UserError
 
 import numpy as np
 
+_LABELS = (
+    "label", "labels", "class", "dx", "diagnosis", "diagnostic", "target", "category", "disease", "malignant",
+    "benign_malignant",
+)  # fmt: skip
+_GROUPS = ("group", "group_id")
+_PATIENTS = ("patient_id", "patient", "subject_id", "subject", "case_id", "person_id")
+_LESIONS = ("lesion_id", "lesion")
+_SPLITS = ("split", "set", "subset", "partition")
+# Columns that may stand beside one-hot labels.
+_BESIDE = {
+    "age", "age_approx", "sex", "gender", "site", "localization", "region", "anatom_site_general", "dx_type",
+    "image_type", "source", "dataset",
+}  # fmt: skip
 
-def labels_table(folder: Folder, path: Path) -> Draft:
+
+def labels_table(
+    folder: Folder, path: Path, label_column: str | None = None, group_column: str | None = None
+) -> Draft:
     """Read the table that the user names, `image,label[,group][,split][,...]`; it works for any folder.
+
+    Args:
+        label_column, group_column: the columns to take; None takes those with a usual name.
 
     Raises:
         UserError: it does not exist, or lacks a column.
@@ -28,20 +58,20 @@ def labels_table(folder: Folder, path: Path) -> Draft:
         table, path, "image", "image_id", "image_name", "filename", "file_name", "file", "path", "image_path",
         "filepath", "isic_id", "img_id", "id", "name", "md5hash",
     )  # fmt: skip
-    label = find_column(columns, "label", "labels", "class", "dx", "diagnosis", "diagnostic", "target", "category")
-    group = find_column(columns, "group", "group_id")
-    groups = [group] if group else [
-        name for name in (find_column(columns, "patient_id", "patient"), find_column(columns, "lesion_id", "lesion"))
-        if name
-    ]  # fmt: skip
-    split = find_column(columns, "split", "set", "subset", "partition")
-    rest = [name for name in columns if name not in (image, label, split, *groups)]
+    label = named_column(columns, path, label_column, "--label-column") or find_column(columns, *_LABELS)
+    groups = _groups(columns, path, group_column)
+    split = find_column(columns, *_SPLITS)
+    rest = [name for name in columns if name not in (image, label, split, *groups) and not is_index(name)]
+    marks = [name for name in rest if spelling(name) not in _BESIDE]
     classes: tuple[str, ...] = ()
-    if label is None and is_one_hot(table, rest):
-        labels, marked = from_one_hot(table, rest, path)
-        classes, rest = tuple(rest), []
+    if label is None and is_one_hot(table, marks):
+        labels, marked = from_one_hot(table, marks, path)
+        classes, rest = tuple(marks), [name for name in rest if name not in marks]
+    elif label is None:
+        raise UserError(
+            f"{path} has no column 'label'; its columns are: {listed_columns(columns)}; name one: --label-column NAME"
+        )
     else:
-        label = label or need_column(table, path, "label", "class", "dx", "diagnosis")
         labels, marked = table[label], np.ones(len(table), dtype=np.int64)
     rows = rows_of(
         table[image],
@@ -50,4 +80,31 @@ def labels_table(folder: Folder, path: Path) -> Draft:
         split=split_words(table[split], path) if split else "",
         attributes=table[rest],
     )
-    return without_unmarked(Draft(rows, path.name, classes), marked)
+    taken = _taken(columns, label, groups, split)
+    notes = [*([f"{path.name}: {taken}"] if taken else []), *encoding_note(path)]
+    return without_unmarked(Draft(rows, path.name, classes, tuple(notes)), marked)
+
+
+def _groups(columns: list[str], path: Path, group_column: str | None) -> list[str]:
+    """Return the columns of what stays together: the one that is named, a group, or patients and lesions."""
+    if group := named_column(columns, path, group_column, "--group-column") or find_column(columns, *_GROUPS):
+        return [group]
+    return [name for name in (find_column(columns, *_PATIENTS), find_column(columns, *_LESIONS)) if name]
+
+
+def _taken(columns: list[str], label: str | None, groups: list[str], split: str | None) -> str:
+    """Return the columns that were taken, if others could be meant or their names are not the plain ones."""
+    taken = []
+    for what, names, candidates in (
+        ("label", [label] if label else [], _LABELS),
+        ("group", groups, (*_GROUPS, *_PATIENTS, *_LESIONS)),
+        ("split", [split] if split else [], _SPLITS),
+    ):
+        others = [name for name in columns if spelling(name) in candidates and name not in names]
+        if not names or ([spelling(name) for name in names] == [what] and not others):
+            continue
+        options = f" (not {', '.join(others)})" if others else ""
+        if others and what != "split":
+            options = f"{options[:-1]}; --{what}-column NAME takes another)"
+        taken.append(f"the {what} is the column {' with '.join(names)}{options}")
+    return ", ".join(taken)

@@ -39,7 +39,7 @@ def read(folder: Folder) -> Draft | None:
         label = pd.Series(np.array(DERMAMNIST, dtype=object)[labels])
         splits.append(rows_of(names, label, split=split).assign(file=f"{found[0]}::" + names))
     rows = pd.concat(splits, ignore_index=True)
-    return Draft(rows, posixpath.basename(found[0]), DERMAMNIST, notes=(_LEAK,))
+    return Draft(rows, posixpath.basename(found[0]), DERMAMNIST, warnings=(_LEAK,))
 
 
 LAYOUT = Layout("MedMNIST", "dermamnist*.npz", read)

@@ -1,0 +1,62 @@
+"""Labels and groups from the columns that the user names, for a layout whose reader takes others."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import replace
+
+from skin.data.folder import Folder
+from skin.data.index import Draft
+from skin.data.tables import find_column, header, listed_columns, named_column, read_table, spelling
+from skin.utils.errors import UserError, printable
+
+import pandas as pd
+
+
+def with_named_columns(folder: Folder, draft: Draft, label: str | None, group: str | None) -> Draft:
+    """Return the draft with labels from the column `label` and groups from the column `group`; None changes nothing.
+
+    Raises:
+        UserError: no table of the folder has the column beside the names of the images, or two tables disagree.
+    """
+    if label is not None:
+        values, note = _values(folder, draft.rows["image"], label, "label")
+        draft = replace(draft, rows=draft.rows.assign(label=values), classes=(), label_note=note)
+    if group is not None:
+        values, note = _values(folder, draft.rows["image"], group, "group")
+        draft = replace(draft, rows=draft.rows.assign(group=values), notes=(*draft.notes, note))
+    return draft
+
+
+def _values(folder: Folder, images: pd.Series, name: str, what: str) -> tuple[pd.Series, str]:
+    """Return the value of a column for each image, `""` if it has none, and a note on where it is from."""
+    option = f"--{what}-column"
+    columns = {path: header(folder.root / path) for path in folder.tables}
+    if not columns:
+        raise UserError(f"{option} {name}: {folder.root} holds no table (.csv, .tsv, .tab); name one with --labels")
+    stems = images.map(_stem)
+    found, sources = [], []
+    for path in folder.distinct([path for path in columns if find_column(columns[path], name, spelling(name))]):
+        table = read_table(folder.root / path)
+        column = named_column(list(table.columns), folder.root / path, name, option)
+        keys = {key: table[key].map(_stem) for key in table.columns if key != column}
+        hits = {key: int(values.isin(stems).sum()) for key, values in keys.items()}
+        key = max(hits, key=lambda key: hits[key], default=None)
+        if key is not None and hits[key]:
+            found.append(pd.DataFrame({"image": keys[key], "value": table[column]}))
+            sources.append(path)
+    if not found:
+        listed = "; ".join(f"{path}: {listed_columns(names)}" for path, names in list(columns.items())[:3])
+        raise UserError(f"{option} {name}: no table beside the images has such a column for them; there are {listed}")
+    pairs = pd.concat(found, ignore_index=True)
+    pairs = pairs[pairs["image"].isin(stems) & (pairs["value"] != "")].drop_duplicates()
+    twice = pairs["image"].duplicated()
+    if twice.any():
+        image = printable(pairs.loc[twice, "image"].iloc[0])
+        raise UserError(f"{option} {name}: {' and '.join(sources)} give the image {image} two values: correct one")
+    values = stems.map(pairs.set_index("image")["value"]).fillna("")
+    return values, f"the {what} is the column {name} of {' and '.join(sources)}"
+
+
+def _stem(name: str) -> str:
+    return posixpath.splitext(posixpath.basename(name.replace("\\", "/")))[0]

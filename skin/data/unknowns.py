@@ -1,0 +1,114 @@
+"""Say what is not known of a data set and may spoil a run in silence: lesions, classes without images, formats."""
+
+from __future__ import annotations
+
+import posixpath
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from skin.data.groups import unknown_names
+from skin.utils.errors import UserError, printable
+from skin.utils.files import write_atomically
+
+import pandas as pd
+
+NAME = "warnings.txt"  # in a run's folder, a line each
+FEW = 10
+_LARGE_WEIGHT = 20
+_SHOWN = 8  # classes in a line
+_UNREAD = {
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2",
+    ".psd", ".svg", ".eps", ".pdf", ".dcm", ".mp4", ".mov", ".avi", ".mkv", ".webm",
+}  # fmt: skip
+
+
+def unread_formats(others: Sequence[str]) -> str:
+    """Return the numbers of pictures and films among `others` that are in no format that is read; `""` if none is."""
+    suffixes = Counter(posixpath.splitext(path)[1].lower() for path in others)
+    return ", ".join(
+        f"{number:,} {'file' if number == 1 else 'files'} {suffix}"
+        for suffix, number in suffixes.most_common()
+        if suffix in _UNREAD
+    )
+
+
+def without_unknown_groups(rows: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows with `""` for groups that are a word for an unknown patient, and a warning for each."""
+    warnings = []
+    for name in unknown_names(rows["group"]):
+        of_name = rows["group"] == name
+        rows = rows.assign(group=rows["group"].mask(of_name, ""))
+        where = f"{int(of_name.sum()):,} of {len(rows):,} images"
+        warnings.append(
+            f"{source}: '{printable(name)}' is the lesion or patient of {where}: taken for unknown, and each of "
+            "these images for a lesion of its own"
+        )
+    return rows, warnings
+
+
+def of_groups(groups: pd.Series) -> list[str]:
+    """Return warnings on the groups of the images, `""` where none is known."""
+    if (groups == "").all():
+        return [
+            "no lesion or patient is known, so pictures of one lesion may stand on both sides of the split; tell "
+            "which belong together with --group-by REGEX, a table's column (--group-column NAME), or sub-folders"
+        ]
+    known = groups[groups != ""].value_counts()
+    if known.iloc[0] > len(groups) / 3:
+        return [
+            f"the group '{printable(known.index[0])}' holds {known.iloc[0]:,} of {len(groups):,} images: if it is "
+            "not one lesion or patient, leave its cells empty or name another column (--group-column NAME)"
+        ]
+    return []
+
+
+def of_split(rows: pd.DataFrame, classes: Sequence[str], balanced: bool) -> list[str]:
+    """Return warnings on the classes in the training split.
+
+    Args:
+        rows: with the columns label and split.
+        balanced: the loss weighs classes by N / (C * count), as `skin.training.losses.class_weights` does.
+    """
+    warnings = []
+    if len(rows) < FEW:
+        warnings.append(f"{len(rows)} images in total: too few to learn from, and no metric of them means anything")
+    train = rows.loc[rows["split"] == "train", "label"].value_counts().reindex(list(classes), fill_value=0)
+    others = rows.loc[rows["split"] != "train", "label"].value_counts().reindex(list(classes), fill_value=0)
+    if absent := [f"{cls} ({others[cls]:,} in val and test)" for cls in classes if not train[cls]]:
+        warnings.append(f"no training image of {_listed(absent)}: the model cannot learn {_it(absent)}")
+    if few := [f"{cls} ({train[cls]})" for cls in classes if 0 < train[cls] < FEW]:
+        warnings.append(f"fewer than {FEW} training images of {_listed(few)}: hardly enough to learn {_it(few)}")
+    weights = {cls: train.sum() / (len(classes) * train[cls]) for cls in classes if train[cls]}
+    large = [f"{cls} counts {weight:.0f} times" for cls, weight in weights.items() if weight > _LARGE_WEIGHT]
+    if balanced and large:
+        warnings.append(f"in the loss, an image of {_listed(large)}; --class-weights none counts all images alike")
+    return warnings
+
+
+def write(warnings: Sequence[str], path: Path) -> None:
+    """Write a run's warnings, a line each."""
+    write_atomically("".join(f"{printable(line, 1000)}\n" for line in warnings).encode(), path)
+
+
+def read(path: Path) -> list[str] | None:
+    """Return the warnings that `write` wrote; None if there is no such file, as in a run of an earlier version.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _listed(items: list[str]) -> str:
+    shown = ", ".join(printable(item) for item in items[:_SHOWN])
+    return shown + (f" and {len(items) - _SHOWN:,} more classes" if len(items) > _SHOWN else "")
+
+
+def _it(items: list[str]) -> str:
+    return "it" if len(items) == 1 else "them"

@@ -1,0 +1,313 @@
+"""Tables as spreadsheets and other programs leave them, and the columns and classes that the user names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skin.data.encodings import code_page
+from skin.data.index import Index
+from skin.data.layouts import read_index
+from skin.data.tables import header, read_table, row_number
+from skin.utils.errors import UserError
+
+import pandas as pd
+import pytest
+
+RUSSIAN = ("меланома", "кератоз", "невус")
+ROWS = "a,mel\nb,nv\nc,nv\n"
+
+
+def labelled(folder: Path, content: str | bytes, *names: str, table: str = "labels.csv") -> Index:
+    """Write a table and empty images (a.jpg, b.jpg, c.jpg), and read them."""
+    data = folder / "photos"
+    for name in names or ("a.jpg", "b.jpg", "c.jpg"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text(name)
+    (folder / table).write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_index(data, labels=folder / table)
+
+
+def labels_of(index: Index) -> dict[str, str]:
+    return dict(zip(index.rows["image"], index.rows["label"], strict=True))
+
+
+# ------------------------------------------------------------------------------------------ the form of a table
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeffimage;label;\r\na;mel;\r\nb;nv;\r\nc;nv;\r\n;;\r\n;;\r\n",
+        "image,label\na,mel\n\n,\nb,nv\n , \nc,nv\n",
+        "image,label,site\na,mel\nb,nv,arm\nc,nv\n,,\n",  # lines shorter than the header
+        "sep=;\r\nimage;label\r\na;mel\r\nb;nv\r\nc;nv\r\n",
+        '"sep=,"\nimage,label\na,mel\nb,nv\nc,nv\n',
+        "SEP=|\nimage|label\na|mel\nb|nv\nc|nv\n",
+        ("\ufeffsep=\t\nimage\tlabel\na\tmel\nb\tnv\nc\tnv\n").encode("utf-16-le"),
+        ",image,label\n0,a,mel\n1,b,nv\n2,c,nv\n",
+        "Unnamed: 0,image,mel,nv\n0,a,1,0\n1,b,0,1\n2,c,0,1\n",
+        ",image,mel,nv\n0,a,1.0,0.0\n1,b,0.0,1.0\n2,c,0.0,1.0\n",
+        "index;image;mel;nv\n0;a;1,0;0,0\n1;b;0,0;1,0\n2;c;0,0;1,0\n",
+        "image,age,sex,mel,nv\na,61,male,1,0\nb,7,,0,1\nc,,female,0,1\n",
+    ],
+)
+def test_what_spreadsheets_add_is_no_part_of_the_table(tmp_path: Path, content: str | bytes) -> None:
+    index = labelled(tmp_path, content)
+    assert labels_of(index) == {"a": "mel", "b": "nv", "c": "nv"}
+    assert not [name for name in index.rows.columns if "unnamed" in name.lower() or name == "index"]
+
+
+def test_zeros_in_front_and_quoted_cells_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('id,text\n007,"a, ""b""\nc"\n1.50,nan\n')
+    assert read_table(tmp_path / "t.csv").to_dict("list") == {"id": ["007", "1.50"], "text": ['a, "b"\nc', ""]}
+
+
+def test_a_quote_that_never_ends_is_no_long_cell(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read as a table"):
+        labelled(tmp_path, 'image,label\na,mel\nb,"nv\nc,nv\n')
+
+
+@pytest.mark.parametrize(
+    ("content", "row"),
+    [
+        ("image,label,split\na,mel,train\nb,nv,x\n", 3),
+        ("sep=,\nimage,label,split\na,mel,train\nb,nv,x\n", 4),
+        ("image,label,split\na,mel,train\n,,\n\nb,nv,x\n", 5),
+    ],
+)
+def test_a_message_counts_rows_as_the_file_does(tmp_path: Path, content: str, row: int) -> None:
+    with pytest.raises(UserError, match=rf"row {row}: the split 'x'"):
+        labelled(tmp_path, content)
+    assert row_number(tmp_path / "labels.csv", 1) == row
+
+
+def test_a_one_hot_mark_that_is_none_is_named_by_the_row_of_the_file(tmp_path: Path) -> None:
+    head = "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC\n"
+    (tmp_path / "I1.jpg").touch()
+    (tmp_path / "ISIC2018_Task3_Training_GroundTruth.csv").write_text(f"sep=,\n\n{head}I1,0.4,0,0,0,0,0,0\n")
+    with pytest.raises(UserError, match=r"row 4, column MEL: '0\.4'"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize("numbers", [("0", "0.0", "1"), ("0,0", "0", "1"), ("1", "0.0", "1.0"), ("1.0", "0", "1,00")])
+def test_one_number_in_several_spellings_is_one_class(tmp_path: Path, numbers: tuple[str, ...]) -> None:
+    rows = "".join(f"{image};{label};{label}\n" for image, label in zip("abc", numbers, strict=True))
+    index = labelled(tmp_path, f"image;label;group\n{rows}")
+    assert list(labels_of(index).values()) == [number[0] for number in numbers]
+    assert index.rows["group"].tolist() == [number[0] for number in numbers]
+
+
+def test_numbers_in_one_spelling_stay_and_names_are_no_numbers(tmp_path: Path) -> None:
+    assert labelled(tmp_path, "image,label\na,0.0\nb,1.0\nc,1.0\n").classes == ("0.0", "1.0")
+    assert labelled(tmp_path, "image,label\na,1.5\nb,1.50\nc,01.0\n").classes == ("01.0", "1.5", "1.50")
+
+
+# ---------------------------------------------------------------------------------------------------- code pages
+
+
+@pytest.mark.parametrize(
+    ("page", "words", "name"),
+    [
+        ("cp1251", RUSSIAN, "Windows-1251"),
+        ("cp1251", ("злокачественное", "доброкачественное", "Невус"), "Windows-1251"),
+        ("gbk", ("黑色素瘤", "痣", "基底细胞癌"), "GBK"),
+        ("big5", ("黑色素瘤", "痣", "基底細胞癌"), "Big5"),
+        ("cp932", ("メラノーマ", "母斑", "基底細胞癌"), "Shift-JIS"),
+        ("cp949", ("흑색종", "모반", "기저세포암"), "EUC-KR"),
+        ("cp1252", ("mélanome", "nævus", "kératose séborrhéique"), "Windows-1252"),
+        ("cp1252", ("Melanom", "Nävus", "Gefäßläsion"), "Windows-1252"),
+        ("cp1250", ("czerniak", "znamię", "łagodne"), "Windows-1250"),
+        ("cp1253", ("μελάνωμα", "σπίλος", "μελάνωμα"), "Windows-1253"),
+        ("mac_roman", ("nävus", "mélanome", "kératose"), "Mac Roman"),
+    ],
+)
+def test_a_code_page_is_told_from_the_words_and_said(
+    tmp_path: Path, page: str, words: tuple[str, ...], name: str
+) -> None:
+    rows = "".join(f"{image},{word}\n" for image, word in zip("abc", words, strict=True))
+    index = labelled(tmp_path, f"image,label\n{rows}".encode(page))
+    assert labels_of(index) == dict(zip("abc", words, strict=True))
+    assert f"labels.csv is not UTF-8: read as {name} ('" in index.notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [("gbk", ("良性", "恶性")), ("cp932", ("悪性", "良性")), ("cp1254", ("kötü huylu", "iyi huylu"))],
+)
+def test_words_that_several_code_pages_explain_are_refused_and_utf_8_is_asked_for(
+    tmp_path: Path, page: str, words: tuple[str, ...]
+) -> None:
+    table = "image,label\n" + "".join(f"{image},{word}\n" for image, word in zip("ab", words, strict=False))
+    with pytest.raises(UserError, match="save it again as CSV in UTF-8"):
+        labelled(tmp_path, table.encode(page))
+    assert len(labelled(tmp_path, table).classes) == 2
+
+
+@pytest.mark.parametrize("text", ["35 °C", "it’s", "±5 µm", "Clínic", "Sjögren"])
+def test_a_few_western_letters_and_signs_need_no_more_words(text: str) -> None:
+    assert code_page(f"image,label,site\na,mel,{text}\nb,nv,arm\n".encode("cp1252")) == "cp1252"
+
+
+def test_the_tables_of_other_layouts_are_read_in_their_code_page_too(tmp_path: Path) -> None:
+    table = "image_id,dx,lesion_id\na,меланома,1\nb,невус,2\nc,кератоз,3\n"
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").touch()
+    (tmp_path / "HAM10000_metadata.csv").write_bytes(table.encode("cp1251"))
+    index = read_index(tmp_path)
+    assert index.classes == tuple(sorted(RUSSIAN))
+    assert any("Windows-1251" in note for note in index.notes)
+
+
+def test_two_unicode_forms_of_a_name_are_one(tmp_path: Path) -> None:
+    table = "image,lab\u0065\u0301l,label\na,x,na\u0308vus\nb,y,n\u00e4vus\nc,z,mel\n"
+    index = labelled(tmp_path, table)
+    assert index.classes == ("mel", "n\u00e4vus")
+    assert "lab\u00e9l" in index.rows
+    assert header(tmp_path / "labels.csv")[1] == "lab\u00e9l"
+
+
+# --------------------------------------------------------------------------------------------------------- paths
+
+
+def test_absolute_paths_of_the_data_folder_are_relative_to_it(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    table = f"image,label\n{root}/a.jpg,mel\n{root}/sub/b.jpg,nv\nc,nv\n"
+    index = labelled(tmp_path, table, "a.jpg", "sub/b.jpg", "c.jpg")
+    assert labels_of(index) == {"a.jpg": "mel", "sub/b.jpg": "nv", "c": "nv"}
+    assert not any("another place" in note for note in index.notes)
+
+    (tmp_path / "link").symlink_to(root)
+    (tmp_path / "labels.csv").write_text(f"image,label\n{tmp_path}/link/a.jpg,mel\nb,nv\nc,nv\n")
+    assert labels_of(read_index(root, labels=tmp_path / "labels.csv"))["a.jpg"] == "mel"
+
+
+@pytest.mark.parametrize(
+    ("paths", "files"),
+    [
+        (("/kaggle/input/ham/images/a.jpg", "/kaggle/input/ham/images/b.jpg"), ("a.jpg", "b.jpg")),
+        (("D:\\skin\\mel\\1.jpg", "D:\\skin\\nv\\1.jpg"), ("mel/1.jpg", "nv/1.jpg")),
+        (("/x/part_1/a.jpg", "/x/part_2/b.jpg"), ("images/a.jpg", "images/b.jpg")),  # the names differ
+        (("photos/a.jpg", "photos/sub/b.jpg"), ("a.jpg", "sub/b.jpg")),  # from the folder above
+    ],
+)
+def test_paths_of_another_place_are_matched_by_their_ends(
+    tmp_path: Path, paths: tuple[str, str], files: tuple[str, str]
+) -> None:
+    index = labelled(tmp_path, f"image,label\n{paths[0]},mel\n{paths[1]},nv\n", *files)
+    found = {Path(row.path).relative_to(index.root).as_posix(): row.label for row in index.rows.itertuples()}
+    assert found == {files[0]: "mel", files[1]: "nv"}
+    said = f"labels.csv has paths of another place: images are matched by the ends of their paths ({paths[0]}"
+    assert any(note.replace("\\", "/").startswith(said.replace("\\", "/")) for note in index.notes) == (
+        paths[0][0] in "/D"
+    )
+
+
+@pytest.mark.parametrize(
+    ("paths", "files"),
+    [
+        (("/x/mel/1.jpg", "/x/nv/1.jpg"), ("1.jpg", "2.jpg")),  # one name for two images
+        (("/x/mel/1.jpg", "/x/nv/1.jpg"), ("a/1.jpg", "b/1.jpg")),
+        (("/x/1.jpg", "/x/2.jpg"), ("3.jpg", "4.jpg")),
+        (("/x/1.jpg", "/x/2.jpg"), ("a/1.jpg", "b/1.jpg")),  # two different files have the name
+        (("test/1.jpg", "test/2.jpg"), ("train/1.jpg", "train/2.jpg")),
+    ],
+)
+def test_paths_whose_ends_could_mean_several_images_or_none_are_refused(
+    tmp_path: Path, paths: tuple[str, str], files: tuple[str, str]
+) -> None:
+    with pytest.raises(UserError, match=r"outside the data folder|the folder lacks|could be"):
+        labelled(tmp_path, f"image,label\n{paths[0]},mel\n{paths[1]},nv\n", *files)
+
+
+# ------------------------------------------------------------------------------- columns and classes that are named
+
+
+def test_the_columns_that_were_taken_are_said_if_others_could_be_meant(tmp_path: Path) -> None:
+    table = "image,diagnosis,target,patient_id,set\na,mel,1,p,train\nb,nv,0,q,val\nc,nv,0,q,val\n"
+    index = labelled(tmp_path, table)
+    assert index.classes == ("mel", "nv")
+    assert index.notes == (
+        "labels.csv: the label is the column diagnosis (not target; --label-column NAME takes another), "
+        "the group is the column patient_id, the split is the column set",
+    )
+    assert labelled(tmp_path, "image,label,group,split\na,mel,p,train\nb,nv,q,val\nc,nv,q,val\n").notes == ()
+
+
+def read(folder: Path, **options: object) -> Index:
+    return read_index(folder / "photos", labels=folder / "labels.csv", **options)  # type: ignore[arg-type]
+
+
+def test_a_named_column_holds_the_labels_or_the_groups(tmp_path: Path) -> None:
+    labelled(tmp_path, "image,label,Fine Label,group,clinic\na,x,mel,1,p\nb,y,nv,2,q\nc,y,nv,3,q\n")
+    index = read(tmp_path, label_column="fine_label", group_column="clinic")
+    assert labels_of(index) == {"a": "mel", "b": "nv", "c": "nv"}
+    assert index.rows["group"].tolist() == ["p", "q", "q"]
+    for option in ("label_column", "group_column"):
+        columns = "image, label, Fine Label, group, clinic"
+        with pytest.raises(UserError, match=rf"has no such column; its columns are: {columns}$"):
+            read(tmp_path, **{option: "dx"})
+
+
+def test_no_usual_column_of_labels_asks_for_its_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"its columns are: image, kind; name one: --label-column NAME"):
+        labelled(tmp_path, "image,kind\na,mel\nb,nv\nc,nv\n")
+    assert read(tmp_path, label_column="kind").classes == ("mel", "nv")
+
+
+def archive(folder: Path) -> Path:
+    """A download of the ISIC Archive: four images, three levels of diagnosis, a site."""
+    head = "isic_id,diagnosis_1,diagnosis_2,diagnosis_3,patient_id,site\n"
+    nevus = "Benign,Melanocytic,Nevus"
+    rows = ("Malignant,Melanocytic,Melanoma", nevus, nevus, "Benign,Vascular,")
+    text = "".join(f"ISIC_{n},{row},P{n},S{n % 2}\n" for n, row in enumerate(rows))
+    (folder / "metadata.csv").write_text(head + text)
+    for n in range(4):
+        (folder / f"ISIC_{n}.jpg").touch()
+    return folder
+
+
+def test_a_column_can_be_named_in_the_tables_of_any_layout(tmp_path: Path) -> None:
+    index = read_index(archive(tmp_path), label_column="diagnosis_1", group_column="site")
+    assert index.layout == "ISIC Archive"
+    assert list(labels_of(index).values()) == ["Malignant", "Benign", "Benign", "Benign"]
+    assert index.rows["group"].tolist() == ["S0", "S1", "S0", "S1"]
+    assert index.notes[0] == "the label is the column diagnosis_1 of metadata.csv"
+    assert index.notes[-1] == "the group is the column site of metadata.csv"
+    with pytest.raises(UserError, match=r"--label-column dx: no table .* metadata.csv: isic_id, diagnosis_1"):
+        read_index(tmp_path, label_column="dx")
+
+
+def test_groups_of_class_folders_may_stand_in_a_table_beside_them(tmp_path: Path) -> None:
+    for name in ("mel/1.jpg", "nv/2.jpg", "nv/3.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"--group-column person: .* holds no table"):
+        read_index(tmp_path, group_column="person")
+    (tmp_path / "people.csv").write_text("file,person\n1.jpg,p\n2.jpg,q\n3.jpg,q\n")
+    index = read_index(tmp_path, group_column="person")
+    assert (index.layout, index.rows["group"].tolist()) == ("class folders", ["p", "q", "q"])
+    (tmp_path / "people.csv").write_text("file,person\n1.jpg,p\n1.jpg,q\n3.jpg,q\n")
+    with pytest.raises(UserError, match=r"people.csv give the image 1 two values"):
+        read_index(tmp_path, group_column="person")
+
+
+@pytest.mark.parametrize("names", [("nv", "bcc"), ("nv,bcc",), ("nv, bcc",)])
+def test_ignored_classes_are_left_out_and_counted(tmp_path: Path, names: tuple[str, ...]) -> None:
+    labelled(tmp_path, "image,label\na,mel\nb,nv\nc,bcc\nd,df\n", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    index = read(tmp_path, ignore_class=names)
+    assert labels_of(index) == {"a": "mel", "d": "df"}
+    assert index.notes == ("--ignore-class leaves out 2 images of nv, bcc",)  # and not: images without a row
+    assert index.unnamed == ()
+
+
+def test_a_class_with_a_comma_in_its_name_can_be_ignored_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
+    labelled(tmp_path, 'image,label\na,"Melanoma, NOS"\nb,nv\nc,df\n')
+    assert read(tmp_path, ignore_class=("Melanoma, NOS",)).classes == ("df", "nv")
+    with pytest.raises(UserError, match=r"--ignore-class scc: .* there are: Melanoma, NOS, df, nv"):
+        read(tmp_path, ignore_class=("scc",))
+
+
+def test_a_table_of_many_columns_is_the_same_table(tmp_path: Path) -> None:
+    frame = pd.DataFrame({f"c{n}": [f"{n}", "" if n else "x", f"{n}.50"] for n in range(60)})
+    frame.to_csv(tmp_path / "wide.csv", index=False)
+    assert read_table(tmp_path / "wide.csv").to_dict("list") == frame.to_dict("list")

@@ -1,0 +1,171 @@
+"""What is not known of a data set is said, and nothing is said of a set of which all is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from skin.data import unknowns
+from skin.data.audit import check
+from skin.data.groups import join_groups, unknown_names
+from skin.data.index import Index
+from skin.data.layouts import read_index
+from skin.evaluation.model_card import write_model_card
+from skin.utils.errors import UserError
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+ISIC_2019 = "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC,UNK\n"
+
+
+def labelled(folder: Path, columns: str, rows: list[str], *others: str) -> Index:
+    """Write a table of images i0, i1, ... and the rest of its rows, empty images and other files, and read them."""
+    for name in (*(f"i{n}.jpg" for n in range(len(rows))), *others):
+        (folder / name).touch()
+    lines = [f"image,{columns}", *(f"i{n},{row}" for n, row in enumerate(rows))]
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return read_index(folder, labels=folder / "labels.csv")
+
+
+def test_a_set_with_lesions_has_no_warning(tmp_path: Path) -> None:
+    rows = [f"{'mel' if n % 2 else 'nv'},g{n // 2}" for n in range(8)]
+    assert labelled(tmp_path, "label,group", rows).warnings == ()
+
+
+def test_unknown_lesions_are_said_with_what_to_do(tmp_path: Path) -> None:
+    (warning,) = labelled(tmp_path, "label", ["mel", "nv"]).warnings
+    assert warning.startswith("no lesion or patient is known")
+    assert all(way in warning for way in ("--group-by REGEX", "--group-column NAME", "sub-folders"))
+
+
+def test_images_without_lesion_among_others_are_counted(tmp_path: Path) -> None:
+    index = labelled(tmp_path, "label,group", ["mel,a", "nv,", "nv,b", "nv,c"])
+    assert (index.warnings, index.notes) == ((), ("no lesion or patient is known of 1 image: each is on its own",))
+
+
+@pytest.mark.parametrize("word", ["unknown", "Unknown", "-1", "0", "nan", "None", "n/a", "?", "missing", "NULL"])
+@pytest.mark.parametrize("columns", ["patient_id", "patient_id,lesion_id"])
+def test_a_word_for_an_unknown_patient_is_no_patient(tmp_path: Path, word: str, columns: str) -> None:
+    patients = [word if n % 3 else f"P{n}" for n in range(12)]
+    with_lesions = "lesion_id" in columns
+    lesions = [f",L{n}" if with_lesions else "" for n in range(12)]
+    rows = [f"{'mel' if n % 2 else 'nv'},{patients[n]}{lesions[n]}" for n in range(12)]
+    index = labelled(tmp_path, f"label,{columns}", rows)
+    assert index.rows["group"].nunique() == 12
+    said = [w for w in index.warnings if f"'{word}' is the lesion or patient of 8 of 12 images" in w]
+    # A lesion beside it is known, and an empty cell (nan) was never a patient.
+    assert len(said) == (word != "nan" and not with_lesions)
+
+
+def test_patient_zero_of_a_numbered_set_is_a_patient() -> None:
+    numbered = pd.Series([str(n // 3) for n in range(36)])
+    assert unknown_names(numbered) == []
+    assert unknown_names(pd.Series(["0"] * 8 + list("123456"))) == ["0"]
+    assert unknown_names(pd.Series(["0"] * 4)) == ["0"]
+    assert unknown_names(pd.Series(["unknown", "a", "b"])) == []  # of one image: nothing is joined
+
+
+def test_unknown_patients_do_not_join_lesions() -> None:
+    patients, lesions = pd.Series(["unknown", "unknown", "unknown", "p"]), pd.Series(["l1", "l1", "", "l2"])
+    assert join_groups(patients, lesions).tolist() == ["l1", "l1", "unknown", "p"]
+
+
+def test_a_group_of_over_a_third_of_the_images_is_said_and_stays(tmp_path: Path) -> None:
+    rows = [f"{'mel' if n % 2 else 'nv'},{'A' if n < 5 else n}" for n in range(12)]
+    index = labelled(tmp_path, "label,group", rows)
+    assert (index.rows["group"] == "A").sum() == 5
+    assert len(index.warnings) == 1
+    assert "the group 'A' holds 5 of 12 images" in index.warnings[0]
+
+
+def test_formats_that_are_not_read_are_counted_and_other_files_are_not(tmp_path: Path) -> None:
+    others = ("x.nef", "y.NEF", "film.mov", "readme.txt", "Thumbs.db")
+    index = labelled(tmp_path, "label,group", ["mel,a", "nv,b", "nv,c"], *others)
+    assert index.warnings == (
+        "2 files .nef, 1 file .mov are in no format that is read: save them as JPEG or PNG to use them",
+    )
+
+
+def test_a_table_of_images_in_such_a_format_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.cr2").touch()
+    (tmp_path / "labels.csv").write_text("image,label\na.cr2,mel\n")
+    with pytest.raises(UserError, match=r"1 file \.cr2 are in no format that is read"):
+        read_index(tmp_path, labels=tmp_path / "labels.csv")
+
+
+def test_an_image_of_no_known_class_is_not_one_without_a_row(tmp_path: Path) -> None:
+    marks = np.eye(9, dtype=int)[[0, 1, 8, 8, 1]]
+    rows = "".join(f"i{n},{','.join(map(str, row))}\n" for n, row in enumerate(marks))
+    (tmp_path / "ISIC_2019_Training_GroundTruth.csv").write_text(ISIC_2019 + rows)
+    for name in ("i0", "i1", "i2", "i3", "i4", "other"):
+        (tmp_path / f"{name}.jpg").touch()
+    index = read_index(tmp_path)
+    assert index.unnamed == ("other.jpg",)
+    notes = " ".join(index.notes)
+    assert "2 images UNK" in notes
+    assert "holds 1 image that" in notes
+
+
+# --------------------------------------------------------------------------------------------------- after the split
+
+
+def split_of(counts: dict[str, tuple[int, int]]) -> pd.DataFrame:
+    """Rows of classes with so many training and so many validation images."""
+    rows = []
+    for name, (train, val) in counts.items():
+        rows += [(name, "train")] * train + [(name, "val")] * val
+    return pd.DataFrame(rows, columns=["label", "split"])
+
+
+@pytest.mark.parametrize(
+    ("counts", "balanced", "expected"),
+    [
+        ({"mel": (10, 2), "nv": (10, 2)}, True, []),
+        ({"mel": (10, 2), "nv": (0, 3)}, True, ["no training image of nv (3 in val and test)"]),
+        ({"mel": (10, 2), "nv": (9, 2), "df": (1, 1)}, True, ["fewer than 10 training images of nv (9), df (1)"]),
+        # 410 / (2 * 10) = 20.5 and 400 / (2 * 10) = 20
+        ({"mel": (10, 2), "nv": (400, 2)}, True, ["in the loss, an image of mel counts 20 times"]),
+        ({"mel": (10, 2), "nv": (390, 2)}, True, []),
+        ({"mel": (10, 2), "nv": (400, 2)}, False, []),
+        (
+            {"mel": (4, 1), "nv": (3, 1)}, True,
+            ["9 images in total", "fewer than 10 training images of mel (4), nv (3)"],
+        ),
+    ],
+)
+def test_classes_that_cannot_be_learnt_are_said(
+    counts: dict[str, tuple[int, int]], balanced: bool, expected: list[str]
+) -> None:
+    found = unknowns.of_split(split_of(counts), list(counts), balanced)
+    assert [line[: len(start)] for line, start in zip(found, expected, strict=True)] == expected
+
+
+def test_the_check_shows_the_warnings(tmp_path: Path) -> None:
+    for n in range(6):
+        path = tmp_path / ("mel" if n % 2 else "nv") / f"{n}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.effect_noise((40, 40), 20 * n + 10).save(path)
+    report = check(read_index(tmp_path), (0.5, 0.5, 0.0), 0, tmp_path / "out")
+    assert [line.split(":")[0] for line in report.warnings] == [
+        "no lesion or patient is known, so pictures of one lesion may stand on both sides of the split; tell which "
+        "belong together with --group-by REGEX, a table's column (--group-column NAME), or sub-folders",
+        "6 images in total",
+        "fewer than 10 training images of mel (2), nv (2)",
+    ]
+    assert json.loads((tmp_path / "out" / "check.json").read_text())["warnings"] == report.warnings
+    shown = [line for line in report.lines() if line.startswith("WARNING: ")]
+    assert shown == [f"WARNING: {warning}" for warning in report.warnings]
+
+
+def test_warnings_are_kept_with_the_run_and_shown_on_its_card(tmp_path: Path) -> None:
+    assert unknowns.read(tmp_path / "warnings.txt") is None  # a run of an earlier version
+    unknowns.write(["one <b>", "two\nlines"], tmp_path / "warnings.txt")
+    kept = unknowns.read(tmp_path / "warnings.txt")
+    assert kept == ["one <b>", "two\\nlines"]
+    write_model_card(tmp_path / "card.md", {"model": "efficientnet_b0", "resolved": {}}, ["mel"], {}, warnings=kept)
+    card = (tmp_path / "card.md").read_text()
+    assert "**one &lt;b" in card
+    assert card.index("## Training data") < card.index("**two") < card.index("## Training\n")
