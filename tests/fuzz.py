@@ -42,10 +42,12 @@ from skin.utils import cli, memory
 from skin.utils.cli import option
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
+from tests import dicoms
 
 import numpy as np
 import torch
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 SECONDS, MIB = 20, 1024
 PREPROCESS = Preprocess(64, 73, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -143,7 +145,49 @@ def images() -> list[tuple[str, bytes]]:
         buffer = io.BytesIO()
         image.save(buffer, formats.get(suffix, suffix.upper()), **options)
         found.append((suffix, buffer.getvalue()))
+    return [*found, *heics(picture), *dicom_files(picture)]
+
+
+def heics(picture: Image.Image) -> list[tuple[str, bytes]]:
+    """HEIC files: plain, turned, with alpha, in tiles, of 10 bits, of several pictures."""
+    register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    kinds: list[tuple[Image.Image, dict[str, Any]]] = [
+        (picture, {}), (picture, {"exif": exif.tobytes()}), (picture.convert("RGBA"), {}), (grey, {}),
+        (picture, {"tile_size": 64}),
+        (picture, {"save_all": True, "append_images": [picture.rotate(90)], "primary_index": 1}),
+    ]  # fmt: skip
+    found = []
+    for image, options in kinds:
+        buffer = io.BytesIO()
+        image.save(buffer, "HEIF", quality=60, **options)
+        found.append(("heic", buffer.getvalue()))
     return found
+
+
+def dicom_files(picture: Image.Image) -> list[tuple[str, bytes]]:
+    """DICOM files: of each kind of pixels and compression that is read."""
+    colours, grey = np.asarray(picture), np.asarray(picture.convert("L"))
+    small = np.ascontiguousarray(colours[:16, :16])
+    deep = grey.astype(np.uint16) * 16
+    files = [
+        dicoms.dicom(small), dicoms.dicom(deep[:16, :16], BitsStored=12, HighBit=11, WindowCenter=[2000, 1],
+        WindowWidth=[3000, 2]), dicoms.dicom(grey.astype(np.int16)[:16, :16], RescaleSlope=2, RescaleIntercept=-50),
+        dicoms.dicom(grey[:16, :16], PhotometricInterpretation="MONOCHROME1", syntax="1.2.840.10008.1.2"),
+        dicoms.dicom(np.ascontiguousarray(small[:, :, 0]), PhotometricInterpretation="PALETTE COLOR",
+        **{f"{name}PaletteColorLookupTable{what}": value for name in ("Red", "Green", "Blue")
+           for what, value in (("Descriptor", [256, 0, 16]), ("Data", np.arange(256, dtype=np.uint16).tobytes()))}),
+        dicoms.packed(small), dicoms.packed(deep[:16, :16]),
+    ]  # fmt: skip
+    for format, syntax, kind in (
+        ("JPEG", "1.2.840.10008.1.2.4.50", "YBR_FULL_422"), ("JPEG2000", "1.2.840.10008.1.2.4.90", "RGB"),
+    ):  # fmt: skip
+        buffer = io.BytesIO()
+        picture.save(buffer, format)
+        files.append(dicoms.dicom(buffer.getvalue(), syntax, **dicoms.encoded_tags(colours, kind)))
+    return [("dcm", content) for content in files]
 
 
 def fuzz_images(count: int, draw: random.Random, folder: Path) -> Counter[str]:

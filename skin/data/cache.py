@@ -35,7 +35,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from skin.data.images import PIXELS_VERSION, ImageError, Preprocess, read_image
+from skin.data.images import PIXELS_VERSION, ImageError, Preprocess, more_decoders, read_image
 from skin.data.npz import UNPACKED
 from skin.utils import cli
 from skin.utils.errors import UserError, printable
@@ -227,7 +227,7 @@ class _Store:
     """The files of the stored images of one kind: of one size, interpolation and version of the decoders."""
 
     def __init__(self, folder: Path, preprocess: Preprocess, room: _Room) -> None:
-        versions = f"{PIXELS_VERSION} {PIL.__version__} {cv2.__version__}"
+        versions = f"{PIXELS_VERSION} {PIL.__version__} {cv2.__version__} {more_decoders()}"
         digest = hashlib.blake2b(versions.encode(), digest_size=4).hexdigest()
         self._folder = folder / f"{preprocess.resize_size}-{preprocess.interpolation}-{digest}"
         self._room = room

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from skin.data.groups import join_pairs
-from skin.data.images import PIXELS_VERSION, ImageError, Preprocess, read_image
+from skin.data.images import PIXELS_VERSION, ImageError, Preprocess, more_decoders, read_image
 from skin.data.index import Index
 from skin.data.npz import is_npz_image
 from skin.utils.errors import printable
@@ -289,6 +289,6 @@ class HashCache:
             status = Path(file).stat()
         except OSError:
             return b""  # a missing file has no hash; `perceptual_hash` says why
-        made_by = f"{_VERSION} {PIXELS_VERSION} {PIL.__version__} {cv2.__version__}"
+        made_by = f"{_VERSION} {PIXELS_VERSION} {PIL.__version__} {cv2.__version__} {more_decoders()}"
         text = f"{made_by}\0{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()

@@ -30,7 +30,7 @@ from skin.utils.files import lock, spare_bytes, write_all, written_aside
 
 import numpy as np
 
-PIXEL_LIMIT = 50_000_000  # of an image, in an archive or a file of its own: as large as the largest cameras make
+PIXEL_LIMIT = 50_000_000  # of an image in an archive: a row is copied a few times before it is shrunk
 
 _MARK = ".npz::"
 # zipfile raises RuntimeError for an encrypted member, and for a compression that it does not know.
