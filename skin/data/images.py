@@ -22,6 +22,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
+from skin.data.containers import is_member, read_member
 from skin.data.dicom import dicom_size, full_scale, is_dicom, read_dicom
 from skin.data.npz import is_npz_image, npz_image_size, read_npz_image
 from skin.utils.errors import UserError, printable
@@ -143,7 +144,7 @@ class ImageError(UserError):
 
 
 def read_image(source: str | Path | BinaryIO, preprocess: Preprocess) -> np.ndarray:
-    """Decode `source` (a path, a row of an archive's array, or an open binary file) to the stored image.
+    """Decode `source` (a path, a picture in a container or archive, or an open binary file) to the stored image.
 
     The EXIF orientation is applied, an animation gives its first frame, transparency is laid on white. Values of 10
     to 16 bits are scaled to 8 by the bits that they have, floating-point ones by 1, 255 or as whole numbers.
@@ -211,8 +212,7 @@ def read_header(path: str | Path) -> tuple[int, int, str]:
     with _only_image_errors(name):
         if is_npz_image(name):
             return (*npz_image_size(name), "array in an .npz")
-        _check_file(path, name)
-        with Path(path).open("rb") as file:
+        with _opened(path, name) as file:
             if is_dicom(file.read(_HEAD)):
                 file.seek(0)
                 size = dicom_size(file.read())
@@ -234,6 +234,13 @@ def _name(source: str | Path | BinaryIO) -> str:
         return os.fspath(source)
     name = getattr(source, "name", None)
     return name if isinstance(name, str) else "(open file)"
+
+
+def _opened(path: str | Path, name: str) -> BinaryIO:
+    if is_member(path):
+        return BytesIO(_read_bytes(path, name))
+    _check_file(path, name)
+    return Path(path).open("rb")
 
 
 def _check_file(path: str | Path, name: str) -> None:
@@ -259,11 +266,11 @@ def _check_size(size: tuple[int, int], name: str, limit: int = PIXEL_LIMIT) -> N
 
 
 def _read_bytes(source: str | Path | BinaryIO, name: str) -> bytes:
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, Path)) and not is_member(source):
         _check_file(source, name)
         with open(source, "rb") as file:
             return file.read()
-    data = source.read(FILE_LIMIT + 1)
+    data = read_member(source, FILE_LIMIT + 1) if isinstance(source, (str, Path)) else source.read(FILE_LIMIT + 1)
     _check_length(len(data), name)
     return data
 

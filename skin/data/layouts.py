@@ -20,6 +20,8 @@ from skin.data.readers import (
     isic_archive,
     medmnist,
     pad_ufes_20,
+    parquet,
+    webdataset,
 )
 from skin.data.readers.labels_table import labels_table
 from skin.data.tables import header
@@ -33,6 +35,8 @@ LAYOUTS = [
     pad_ufes_20.LAYOUT,
     fitzpatrick17k.LAYOUT,
     medmnist.LAYOUT,
+    parquet.LAYOUT,
+    webdataset.LAYOUT,
     image_folders.SPLIT_FOLDERS,
     image_folders.CLASS_FOLDERS,
 ]
@@ -94,6 +98,6 @@ def _what_is_there(folder: Folder) -> str:
     for table in folder.tables[:3]:
         folder.refuse_link(table)
         found.append(f"the table {table} with the columns {', '.join(header(folder.root / table)[:8])}")
-    return "it holds " + ", ".join(found)
+    return "it holds " + ", ".join([*found, *folder.unread[:3]])
 
 

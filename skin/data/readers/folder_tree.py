@@ -6,6 +6,7 @@ import posixpath
 import re
 from typing import NamedTuple
 
+from skin.data.containers import is_member
 from skin.data.folder import Folder
 from skin.data.readers.common import SPLITS
 
@@ -49,7 +50,8 @@ def base_of(folder: Folder) -> str:
 
 
 def _images_below(folder: Folder, base: str) -> list[Place]:
-    return [place(path, base) for path in sorted(folder.images) if path.startswith(base)]
+    # The pictures in an HDF5 file lie in no folder: their names are for tables.
+    return [place(path, base) for path in sorted(folder.images) if path.startswith(base) and not is_member(path)]
 
 
 def _is_piece(name: str) -> bool:
