@@ -25,10 +25,11 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    real, chromium = bool(os.environ.get("SKIN_REAL_DATA")), Path("/usr/bin/chromium").exists()
+    real = any(os.environ.get(name) for name in ("SKIN_REAL_DATA", "SKIN_CASES"))
+    chromium = Path("/usr/bin/chromium").exists()
     reasons = {
         "gpu": None if torch.cuda.is_available() else "no CUDA GPU on this machine",
-        "real": None if real else "SKIN_REAL_DATA names no folder with real images",
+        "real": None if real else "neither SKIN_REAL_DATA nor SKIN_CASES names a folder with real images",
         "browser": None if chromium else "no /usr/bin/chromium on this machine",
     }
     for item in items:
@@ -48,7 +49,20 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real sets: `ham10000`, `ham10000_mini` (see the `real` marker)."""
-    return Path(os.environ["SKIN_REAL_DATA"])
+    return _named_folder("SKIN_REAL_DATA")
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of replicas of public downloads: `layouts`, `faults`."""
+    return _named_folder("SKIN_CASES")
+
+
+def _named_folder(variable: str) -> Path:
+    folder = os.environ.get(variable)
+    if not folder:
+        pytest.skip(f"{variable} names no folder")
+    return Path(folder)
 
 
 @pytest.fixture
