@@ -19,6 +19,10 @@ from skin.utils.errors import UserError
 import numpy as np
 import pandas as pd
 
+# If pyarrow is installed, which parquet files need, pandas keeps text in its arrays, and those refuse the name of a
+# file that is not UTF-8.
+pd.set_option("mode.string_storage", "python")
+
 _WORDS = ("na", "n/a", "null", "none", "<na>")  # "nan" is no word here: pandas writes a missing value so
 _TRUE = {"1": 1, "1.0": 1, "true": 1, "yes": 1}
 _FALSE = {"0": 0, "0.0": 0, "false": 0, "no": 0, "": 0}
