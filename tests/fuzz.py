@@ -17,12 +17,13 @@ import os
 import random
 import signal
 import sys
+import tarfile
 import tempfile
 import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -31,6 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from skin.data import split
+from skin.data.folder import Folder
 from skin.data.images import ImageError, Preprocess, read_header, read_image
 from skin.data.layouts import read_index
 from skin.data.npz import read_npz_image
@@ -42,10 +44,15 @@ from skin.utils import cli, memory
 from skin.utils.cli import option
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
+from tests import dicoms
 
+import h5py
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import torch
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 SECONDS, MIB = 20, 1024
 PREPROCESS = Preprocess(64, 73, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -143,7 +150,49 @@ def images() -> list[tuple[str, bytes]]:
         buffer = io.BytesIO()
         image.save(buffer, formats.get(suffix, suffix.upper()), **options)
         found.append((suffix, buffer.getvalue()))
+    return [*found, *heics(picture), *dicom_files(picture)]
+
+
+def heics(picture: Image.Image) -> list[tuple[str, bytes]]:
+    """HEIC files: plain, turned, with alpha, in tiles, of 10 bits, of several pictures."""
+    register_heif_opener()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    kinds: list[tuple[Image.Image, dict[str, Any]]] = [
+        (picture, {}), (picture, {"exif": exif.tobytes()}), (picture.convert("RGBA"), {}), (grey, {}),
+        (picture, {"tile_size": 64}),
+        (picture, {"save_all": True, "append_images": [picture.rotate(90)], "primary_index": 1}),
+    ]  # fmt: skip
+    found = []
+    for image, options in kinds:
+        buffer = io.BytesIO()
+        image.save(buffer, "HEIF", quality=60, **options)
+        found.append(("heic", buffer.getvalue()))
     return found
+
+
+def dicom_files(picture: Image.Image) -> list[tuple[str, bytes]]:
+    """DICOM files: of each kind of pixels and compression that is read."""
+    colours, grey = np.asarray(picture), np.asarray(picture.convert("L"))
+    small = np.ascontiguousarray(colours[:16, :16])
+    deep = grey.astype(np.uint16) * 16
+    files = [
+        dicoms.dicom(small), dicoms.dicom(deep[:16, :16], BitsStored=12, HighBit=11, WindowCenter=[2000, 1],
+        WindowWidth=[3000, 2]), dicoms.dicom(grey.astype(np.int16)[:16, :16], RescaleSlope=2, RescaleIntercept=-50),
+        dicoms.dicom(grey[:16, :16], PhotometricInterpretation="MONOCHROME1", syntax="1.2.840.10008.1.2"),
+        dicoms.dicom(np.ascontiguousarray(small[:, :, 0]), PhotometricInterpretation="PALETTE COLOR",
+        **{f"{name}PaletteColorLookupTable{what}": value for name in ("Red", "Green", "Blue")
+           for what, value in (("Descriptor", [256, 0, 16]), ("Data", np.arange(256, dtype=np.uint16).tobytes()))}),
+        dicoms.packed(small), dicoms.packed(deep[:16, :16]),
+    ]  # fmt: skip
+    for format, syntax, kind in (
+        ("JPEG", "1.2.840.10008.1.2.4.50", "YBR_FULL_422"), ("JPEG2000", "1.2.840.10008.1.2.4.90", "RGB"),
+    ):  # fmt: skip
+        buffer = io.BytesIO()
+        picture.save(buffer, format)
+        files.append(dicoms.dicom(buffer.getvalue(), syntax, **dicoms.encoded_tags(colours, kind)))
+    return [("dcm", content) for content in files]
 
 
 def fuzz_images(count: int, draw: random.Random, folder: Path) -> Counter[str]:
@@ -231,6 +280,26 @@ def archive_of_arrays() -> bytes:
     return buffer.getvalue()
 
 
+def containers(folder: Path) -> list[tuple[str, bytes]]:
+    """Small files of pictures: HDF5 as it is and compressed, a tar, and parquet."""
+    content = images()[0][1]
+    names = [f"img_{number}" for number in range(8)]
+    with h5py.File(folder / "images.hdf5", "w") as plain, h5py.File(folder / "more.hdf5", "w") as compressed:
+        for name in names:
+            plain[name] = np.void(content)
+            compressed.create_dataset(f"g/{name}", data=np.frombuffer(content, np.uint8), compression="gzip")
+    with tarfile.open(folder / "train-000000.tar", "w") as tar:
+        for number, name in enumerate(names):
+            for ending, data in (("jpg", content), ("json", b'{"label": "%d", "patient_id": 1}' % (number % 2))):
+                member = tarfile.TarInfo(f"{name}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    rows = {"image": [{"bytes": content, "path": None}] * 8, "label": [number % 2 for number in range(8)]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), folder / "train.parquet", row_group_size=3)
+    files = [folder / name for name in ("images.hdf5", "more.hdf5", "train-000000.tar", "train.parquet")]
+    return [(file.name, file.read_bytes()) for file in files]
+
+
 def spoilt_archive(content: bytes, draw: random.Random) -> bytes:
     """A zip file some of whose members are spoilt, with sums that are right again; or its bytes as they are."""
     if draw.random() < 0.3:
@@ -251,17 +320,24 @@ def spoilt_archive(content: bytes, draw: random.Random) -> bytes:
 
 def fuzz_tables(count: int, draw: random.Random, folder: Path) -> Counter[str]:
     sound, archive, outcomes = tables(), archive_of_arrays(), Counter[str]()
+    packed = containers(folder)
     content = images()[0][1]
     for number in range(count):
-        kind = number % (len(sound) + 1)
+        kind = number % (len(sound) + 1 + len(packed))
         name, rows = sound[kind] if kind < len(sound) else ("dermamnist.npz", [])
         data = folder / f"data-{kind}"
-        if not data.exists():
+        if kind > len(sound):
+            name, whole = packed[kind - len(sound) - 1]
+            data.mkdir(exist_ok=True)
+        elif not data.exists():
             (data / "images").mkdir(parents=True)
             for image in range(8):
                 (data / "images" / f"img_{image}.jpg").write_bytes(content)
         path = data / name
-        path.write_bytes(spoilt_table(rows, draw) if rows else spoilt_archive(archive, draw))
+        if kind > len(sound):
+            path.write_bytes(spoilt(whole, draw, [whole]))
+        else:
+            path.write_bytes(spoilt_table(rows, draw) if rows else spoilt_archive(archive, draw))
         try:
             with bounded(f"table {number}"):
                 _use_table(data, path)
@@ -277,11 +353,25 @@ def _use_table(data: Path, path: Path) -> None:
     if path.name == "split.csv":
         split.read_manifest(path)
         return
+    if path.suffix == ".hdf5":
+        found = sorted(Folder(data).images)
+        if not found:
+            raise UserError("no pictures")
+        _read_some([f"{data}/{name}" for name in found])
+        return
     index = read_index(data, labels=path if path.name == "labels.csv" else None, allow_missing=True)
     split.split_index(index, (0.7, 0.2, 0.1), 0)
     if path.suffix == ".npz":
         for image in index.rows["path"].iloc[:: max(1, len(index.rows) // 3)]:
             read_npz_image(image)
+    elif path.suffix in (".tar", ".parquet"):
+        _read_some(index.rows["path"].tolist())
+
+
+def _read_some(paths: list[str]) -> None:
+    for path in paths[:: max(1, len(paths) // 3)]:
+        with suppress(ImageError):
+            read_image(path, PREPROCESS)
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------

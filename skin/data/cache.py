@@ -35,7 +35,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from skin.data.images import PIXELS_VERSION, ImageError, Preprocess, read_image
+from skin.data.containers import container_of, is_member
+from skin.data.images import PIXELS_VERSION, ImageError, Preprocess, more_decoders, read_image
 from skin.data.npz import UNPACKED
 from skin.utils import cli
 from skin.utils.errors import UserError, printable
@@ -227,7 +228,7 @@ class _Store:
     """The files of the stored images of one kind: of one size, interpolation and version of the decoders."""
 
     def __init__(self, folder: Path, preprocess: Preprocess, room: _Room) -> None:
-        versions = f"{PIXELS_VERSION} {PIL.__version__} {cv2.__version__}"
+        versions = f"{PIXELS_VERSION} {PIL.__version__} {cv2.__version__} {more_decoders()}"
         digest = hashlib.blake2b(versions.encode(), digest_size=4).hexdigest()
         self._folder = folder / f"{preprocess.resize_size}-{preprocess.interpolation}-{digest}"
         self._room = room
@@ -352,11 +353,13 @@ def _seal(header: bytes, digest: bytes) -> bytes:
 def _stamp(path: str) -> bytes:
     """Return 16 bytes that change when a file does; no bytes if it is not there, which no header has.
 
+    A picture in a container changes with the container: its own name is in the path, which each entry is bound to.
+
     The times are of the contents and of the entry. Two files of one size and one mtime may swap their names, or be
     written over each other by `cp -p`: only the second time shows that.
     """
     try:
-        status = os.stat(path)  # noqa: PTH116 (a Path costs more than the call)
+        status = os.stat(container_of(path) if is_member(path) else path)  # noqa: PTH116 (a Path costs more)
     except (OSError, ValueError):
         return b""
     parts = struct.pack("<3q", status.st_size, status.st_mtime_ns, status.st_ctime_ns)

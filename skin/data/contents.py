@@ -10,6 +10,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from skin.data.containers import is_member, member_bytes, read_member
 from skin.data.npz import is_npz_image, read_npz_image
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
@@ -63,9 +64,11 @@ def _sizes(paths: pd.Series) -> np.ndarray:
 
 
 def file_bytes(path: str) -> int:
-    """Return the length of a file; -1 if there is none, and for an image in an archive."""
+    """Return the length of a file, or of a picture in a container; -1 if there is none, and for a row of an array."""
     if is_npz_image(path):
         return -1
+    if is_member(path):
+        return member_bytes(path)
     try:
         return os.stat(path).st_size  # noqa: PTH116 (a Path costs more than the call)
     except OSError:
@@ -77,6 +80,8 @@ def digest(path: str) -> str:
     try:
         if is_npz_image(path):
             content = read_npz_image(path).tobytes()
+        elif is_member(path):
+            content = read_member(path, _READ_LIMIT)
         else:
             with open(path, "rb") as file:
                 content = file.read(_READ_LIMIT)

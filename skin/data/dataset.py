@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from skin.data.augment import STANDARD, augment
 from skin.data.cache import PixelCache
+from skin.data.containers import is_member, member_bytes
 from skin.data.images import ImageError, Preprocess, centre_crop, read_image
 from skin.data.npz import is_npz_image, read_npz_image
 from skin.utils.errors import UserError
@@ -315,8 +316,11 @@ def make_loader(
         say(note)
     if workers:
         prepare_children()
-    if workers and len(dataset) and is_npz_image(dataset.path(0)):
-        read_npz_image(dataset.path(0))  # an array that is unpacked here is shared by the loader's processes
+    if workers and len(dataset):
+        if is_npz_image(dataset.path(0)):
+            read_npz_image(dataset.path(0))  # an array that is unpacked here is shared by the loader's processes
+        elif is_member(dataset.path(0)):
+            member_bytes(str(dataset.path(0)))  # and so is the list of what a container holds
     return DataLoader(
         dataset,
         batch_sampler=batches,

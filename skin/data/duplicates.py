@@ -21,11 +21,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from skin.data.containers import container_of, is_member, member_bytes, read_member
 from skin.data.groups import join_pairs
-from skin.data.images import PIXELS_VERSION, ImageError, Preprocess, read_image
+from skin.data.images import FILE_LIMIT, PIXELS_VERSION, ImageError, Preprocess, more_decoders, read_image
 from skin.data.index import Index
 from skin.data.npz import is_npz_image
-from skin.utils.errors import printable
+from skin.utils.errors import UserError, printable
 from skin.utils.files import written_aside
 
 import cv2
@@ -146,6 +147,8 @@ def same_files(paths: Sequence[str], others: Sequence[str]) -> list[int]:
 
 
 def _size(path: str) -> int | None:
+    if is_member(path):
+        return member_bytes(path)
     try:
         return Path(path).stat().st_size
     except OSError:
@@ -154,9 +157,11 @@ def _size(path: str) -> int | None:
 
 def _digest(path: str) -> bytes | None:
     try:
+        if is_member(path):
+            return hashlib.blake2b(read_member(path, FILE_LIMIT)).digest()
         with Path(path).open("rb") as file:
             return hashlib.file_digest(file, "blake2b").digest()
-    except OSError:
+    except (OSError, UserError):
         return None
 
 
@@ -284,11 +289,10 @@ class HashCache:
 
     @staticmethod
     def _key(path: str) -> bytes:
-        file = path.rpartition("::")[0] if is_npz_image(path) else path
         try:
-            status = Path(file).stat()
+            status = Path(container_of(path)).stat()
         except OSError:
             return b""  # a missing file has no hash; `perceptual_hash` says why
-        made_by = f"{_VERSION} {PIXELS_VERSION} {PIL.__version__} {cv2.__version__}"
+        made_by = f"{_VERSION} {PIXELS_VERSION} {PIL.__version__} {cv2.__version__} {more_decoders()}"
         text = f"{made_by}\0{path}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
         return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()

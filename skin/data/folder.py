@@ -13,6 +13,7 @@ import re
 import unicodedata
 from pathlib import Path, PureWindowsPath
 
+from skin.data.containers import HDF5_SUFFIXES, PARQUET, TAR, container_of, hdf5_pictures, is_member, read_member
 from skin.data.image_files import IMAGE_SUFFIXES
 from skin.utils.errors import UserError
 from skin.utils.run_folders import is_ours
@@ -25,6 +26,7 @@ _SYSTEM = frozenset((
     "thumbs", "thumbnails",
 ))  # fmt: skip
 _DICOM = (".dcm", ".dicom")
+_LARGEST = 2**27  # bytes of a picture that are compared
 _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead anywhere
 
 
@@ -36,6 +38,9 @@ class Folder:
     table nor archive are `others`. Links inside the folder are files like any other. A link that leads out of it is
     refused if it is a folder, or if a row needs it. `group_column` is the column of lesions or patients that the
     user names.
+
+    The pictures in an HDF5 file are images, too: `train-image.hdf5::ISIC_0015670` (see `skin.data.containers`).
+    `unread` has a line for each HDF5 file that holds none.
     """
 
     def __init__(self, root: Path, group_column: str | None = None) -> None:
@@ -50,11 +55,12 @@ class Folder:
         self.folders: list[str] = []
         self.ours: list[str] = []
         self.copies: dict[str, str] = {}
+        self.unread: list[str] = []
         self._links_out: set[str] = set()
         self._names: dict[str, str | tuple[str, ...]] = {}
-        if self.root.suffix == ".npz" and self.root.is_file():  # an archive of images is a folder of its own
-            self.archives.append(self.root.name)
-            self.root = self.root.parent
+        if self.root.is_file() and self.root.suffix in (".npz", PARQUET, TAR):  # a folder of its own
+            name, self.root = self.root.name, self.root.parent
+            self._add_file(name, name)
             return
         if not self.root.is_dir():
             raise UserError(f"{root} is not a folder: --data takes the folder that holds the images")
@@ -62,8 +68,9 @@ class Folder:
         self._drop_emptied()
         for paths in (self.tables, self.archives, self.others, self.folders, self.ours):
             paths.sort()
+        self._look_into_hdf5()
         for path in self.images:
-            name = _stem(path.rpartition("/")[2])
+            name = _stem(_name(path))
             known = self._names.setdefault(name, path)  # a tuple only if there are several: data sets are large
             if known is not path:
                 self._names[name] = (*((known,) if isinstance(known, str) else known), path)
@@ -119,9 +126,20 @@ class Folder:
         else:
             self.others.append(path)
 
+    def _look_into_hdf5(self) -> None:
+        for path in [path for path in self.others if path.lower().endswith(HDF5_SUFFIXES)]:
+            try:
+                found = hdf5_pictures(self.root / path)
+            except UserError as error:
+                self.unread.append(str(error))
+                continue
+            self.images.update(f"{path}::{name}" for name in found)
+            if not found:
+                self.unread.append(f"{path} holds no pictures (datasets of JPEG or PNG bytes): save its own as files")
+
     def refuse_link(self, path: str) -> None:
         """Raise `UserError` if `path` (relative to the root) is a link that leads out of the folder."""
-        if path in self._links_out:
+        if self._links_out and (path := container_of(path)) in self._links_out:
             raise UserError(
                 f"{self.root / path} is a link that leads out of the data folder: "
                 "put its target into the folder instead, or point --data at a folder that holds both"
@@ -179,9 +197,13 @@ class Folder:
         if "/" in path:
             found = [f for f in found if _stem(_composed(f)) == _stem(path)]
         if not converted and (suffix := image_suffix(last)):
-            found = [f for f in found if image_suffix(f) == suffix]
+            found = [f for f in found if image_suffix(f) == suffix or (is_member(f) and not image_suffix(f))]
+        files = [f for f in found if not is_member(f)]
+        if files and len(files) < len(found):  # a download may have its pictures in both forms
+            self.copies.update((f, files[0]) for f in found if is_member(f))
+            found = files
         if len(found) > 1:
-            found = [f for f in found if f.rpartition("/")[2] == last] or found
+            found = [f for f in found if _name(f) == last] or found
             if pictures := [f for f in found if image_suffix(f) not in _DICOM]:  # made of the DICOM files beside them
                 self.copies |= {f: pictures[0] for f in found if f not in pictures}
                 found = pictures
@@ -203,6 +225,8 @@ class Folder:
     def _same(self, one: str, other: str) -> bool:
         """Return True if two files of the folder have the same bytes; files of different sizes are not read."""
         try:
+            if is_member(one):
+                return read_member(self.root / one, _LARGEST) == read_member(self.root / other, _LARGEST)
             return filecmp.cmp(self.root / one, self.root / other, shallow=False)
         except OSError as error:
             raise UserError(f"cannot compare {self.root / one} with {other}: {error.strerror}") from error
@@ -218,6 +242,11 @@ class Folder:
                 "give paths relative to the data folder, without '..'"
             )
         return path
+
+
+def _name(path: str) -> str:
+    """Return the name of an image without its folders, and without the file that holds it."""
+    return path[len(container_of(path)) + 2 if is_member(path) else 0 :].rpartition("/")[2]
 
 
 def _composed(name: str) -> str:

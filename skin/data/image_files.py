@@ -17,7 +17,10 @@ from typing import cast
 
 from skin.utils.errors import UserError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif",
+    ".heic", ".heif", ".hif", ".dcm", ".dicom",
+)  # fmt: skip
 STDIN = "-"
 LONGEST_NAME = 65_536  # bytes
 SORTED_BLOCK = 65_536  # names: a larger folder is given in sorted blocks of so many

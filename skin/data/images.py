@@ -7,39 +7,53 @@ more, and evaluation crops its middle. So training, evaluation and prediction al
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
 import stat
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict
 
-from skin.data.npz import PIXEL_LIMIT, is_npz_image, npz_image_size, read_npz_image
+from skin.data.containers import is_member, read_member
+from skin.data.dicom import dicom_size, full_scale, is_dicom, read_dicom
+from skin.data.npz import is_npz_image, npz_image_size, read_npz_image
 from skin.utils.errors import UserError, printable
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-PIXELS_VERSION = 1  # raise it with any change of the bits of a stored image: caches are then made anew
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-FILE_LIMIT = 128 * 2**20  # bytes; with PIXEL_LIMIT it keeps every decode below 1 GB
+PIXELS_VERSION = 2  # raise it with any change of the bits of a stored image: caches are then made anew
+FORMATS: tuple[str, ...] = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # those that Pillow opens by itself
+PIXEL_LIMIT = 120_000_000  # of an image: a camera of 108 megapixels makes 12,000 x 9,000
+PIXEL_LIMITS = {"DICOM": 60_000_000, "HEIF": 60_000_000, "TIFF": 60_000_000, "WEBP": 25_000_000}
+"""The limits of formats whose decoders hold several copies of a picture: WEBP's holds four."""
+FILE_LIMIT = 128 * 2**20  # bytes; with the limits of pixels it keeps every decode below 1 GB
 LARGEST_SIDE = 4096  # shorter side of a stored image, in pixels
 ASPECT_LIMIT = 16  # the stored image keeps its proportions, so a one-pixel strip would grow without bound
-SCAN_LIMIT = 2**30  # pixels times scans: a progressive JPEG can ask for thousands of passes over itself
+SCAN_LIMIT = 1_200_000_000  # pixels times scans: a progressive JPEG can ask for thousands of passes over itself
 
 _INTERPOLATION = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 _ORIENTATION = 0x0112  # EXIF tag
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a JPEG's segment or its end, not of a scan's restart
 _END, _SCAN = b"\xff\xd9", b"\xff\xda"
 _SEGMENT_LIMIT = 100_000  # far more than any picture has
-_TILE_SIDES = (322, 323)  # TIFF tags
-_PILLOW_WARNINGS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_BITS, _TILE_SIDES = 258, (322, 323)  # TIFF tags
+_LARGE = 50_000_000  # pixels; a larger picture is shrunk piece by piece, and only one at a time in a process
+_ROWS = 512  # of such a piece; a multiple of _SHRINK
+_SHRINK = 2
+_QUIET = r"(PIL\.|pydicom\.|skin\.data\.dicom)"  # modules whose warnings nobody is to hear: they quote files
+_WARNINGS = ("ignore", None, Warning, re.compile(_QUIET), 0)
+_HEAD = 132  # bytes of a file that tell its format
+_heif_lock = threading.Lock()
 
 
 class PreprocessDict(TypedDict):
@@ -130,10 +144,10 @@ class ImageError(UserError):
 
 
 def read_image(source: str | Path | BinaryIO, preprocess: Preprocess) -> np.ndarray:
-    """Decode `source` (a path, a row of an archive's array, or an open binary file) to the stored image.
+    """Decode `source` (a path, a picture in a container or archive, or an open binary file) to the stored image.
 
-    The EXIF orientation is applied, an animation gives its first frame, transparency is laid on white,
-    16-bit grey is scaled to 8 bits.
+    The EXIF orientation is applied, an animation gives its first frame, transparency is laid on white. Values of 10
+    to 16 bits are scaled to 8 by the bits that they have, floating-point ones by 1, 255 or as whole numbers.
 
     Returns:
         uint8 [H, W, 3], RGB, C-contiguous, writable; the shorter side is `preprocess.resize_size`.
@@ -146,18 +160,18 @@ def read_image(source: str | Path | BinaryIO, preprocess: Preprocess) -> np.ndar
         if isinstance(source, (str, Path)) and is_npz_image(source):
             return stored_image(read_npz_image(source), preprocess, name)
         data = _read_bytes(source, name)
-        with _open(BytesIO(data), name) as image:
+        if is_dicom(data):
+            return stored_image(read_dicom(data, lambda size, jpeg: _check_dicom(size, jpeg, name)), preprocess, name)
+        with _open(BytesIO(data), name) as image, _alone(image.size):
             if image.format in ("JPEG", "MPO"):
-                most = SCAN_LIMIT // (image.width * image.height)
-                if _scans_at_most(data) > most and _scans(data) > most:
-                    raise ImageError(name, "a JPEG with far too many scans")
+                _check_scans(data, image.size, name)
                 # libjpeg decodes faster at 1/2, 1/4 and 1/8; Pillow keeps both sides at least as large as asked.
                 whole = image.size
                 image.draft(None, (preprocess.resize_size, preprocess.resize_size))
                 pixels = _decode_rgb(data, image) if image.mode == "RGB" and image.size == whole else None
                 if pixels is not None:
                     return _finish(pixels, image, preprocess)
-            return stored_image(image, preprocess, name)
+            return _finish(_pixels(image, name, data), image, preprocess)
 
 
 def stored_image(
@@ -175,7 +189,8 @@ def stored_image(
         if isinstance(image, np.ndarray):
             image = _from_array(image, name)
         _check_size(image.size, name)
-        return _finish(_pixels(image, name), image, preprocess)
+        with _alone(image.size):
+            return _finish(_pixels(image, name), image, preprocess)
 
 
 def centre_crop(stored: np.ndarray, size: int) -> np.ndarray:
@@ -197,9 +212,20 @@ def read_header(path: str | Path) -> tuple[int, int, str]:
     with _only_image_errors(name):
         if is_npz_image(name):
             return (*npz_image_size(name), "array in an .npz")
-        _check_file(path, name)
-        with Path(path).open("rb") as file, _open(file, name) as image:
-            return image.width, image.height, str(image.format)
+        with _opened(path, name) as file:
+            if is_dicom(file.read(_HEAD)):
+                file.seek(0)
+                size = dicom_size(file.read())
+                _check_size(size, name, PIXEL_LIMITS["DICOM"])
+                return (*size, "DICOM")
+            with _open(file, name) as image:
+                return image.width, image.height, str(image.format)
+
+
+@functools.cache
+def more_decoders() -> str:
+    """Return the versions of the libraries that decode HEIC and DICOM, without loading them: it takes a second."""
+    return " ".join(version(name) for name in ("pillow-heif", "pydicom"))
 
 
 def _name(source: str | Path | BinaryIO) -> str:
@@ -208,6 +234,13 @@ def _name(source: str | Path | BinaryIO) -> str:
         return os.fspath(source)
     name = getattr(source, "name", None)
     return name if isinstance(name, str) else "(open file)"
+
+
+def _opened(path: str | Path, name: str) -> BinaryIO:
+    if is_member(path):
+        return BytesIO(_read_bytes(path, name))
+    _check_file(path, name)
+    return Path(path).open("rb")
 
 
 def _check_file(path: str | Path, name: str) -> None:
@@ -233,25 +266,25 @@ def _check_size(size: tuple[int, int], name: str, limit: int = PIXEL_LIMIT) -> N
 
 
 def _read_bytes(source: str | Path | BinaryIO, name: str) -> bytes:
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, Path)) and not is_member(source):
         _check_file(source, name)
         with open(source, "rb") as file:
             return file.read()
-    data = source.read(FILE_LIMIT + 1)
+    data = read_member(source, FILE_LIMIT + 1) if isinstance(source, (str, Path)) else source.read(FILE_LIMIT + 1)
     _check_length(len(data), name)
     return data
 
 
 @contextmanager
 def _only_image_errors(name: str) -> Iterator[None]:
-    """Turn any exception of a decoder on broken bytes into an `ImageError`, and keep Pillow quiet.
+    """Turn any exception of a decoder on broken bytes into an `ImageError`, and keep the libraries quiet.
 
     Pillow raises and warns with nearly every class there is. Images that it warns of are either refused here, or
     their pixels are sound. The filter is set again if another was put before it; a `catch_warnings` around each
     image would not be thread-safe.
     """
-    if _PILLOW_WARNINGS not in warnings.filters[:1]:
-        warnings.filterwarnings("ignore", module=r"PIL\.")
+    if _WARNINGS not in warnings.filters[:1]:
+        warnings.filterwarnings("ignore", module=_QUIET)
     try:
         yield
     except ImageError:
@@ -263,7 +296,7 @@ def _only_image_errors(name: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """Return a decoder's exception as a phrase for the user."""
     if isinstance(error, UnidentifiedImageError):
-        return f"not an image of a format that is read here ({', '.join(FORMATS)})"
+        return f"not an image of a format that is read here ({', '.join(sorted((*FORMATS, 'DICOM', 'HEIC')))})"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than the {PIXEL_LIMIT:,} pixels that are read"
     if isinstance(error, MemoryError):
@@ -277,10 +310,15 @@ def _reason(error: Exception) -> str:
 
 def _open(file: BinaryIO, name: str) -> Image.Image:
     """Return the image with its header read. Nothing is decoded yet, so the limits are checked before any work."""
-    image = Image.open(file, formats=FORMATS)
+    file.seek(0)
+    formats = FORMATS
+    if file.read(8)[4:] == b"ftyp":  # HEIC: a file of Apple's cameras
+        formats = ("HEIF",)
+        _know_heif()
+    file.seek(0)
+    image = Image.open(file, formats=formats)
     try:
-        # WEBP's decoder holds four copies.
-        _check_size(image.size, name, PIXEL_LIMIT // 2 if image.format == "WEBP" else PIXEL_LIMIT)
+        _check_size(image.size, name, PIXEL_LIMITS.get(str(image.format), PIXEL_LIMIT))
         tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
         sides = [tags.get(tag, 1) for tag in _TILE_SIDES]
         if sides[0] * sides[1] > PIXEL_LIMIT:  # libtiff takes memory for a whole tile, however small the image
@@ -289,6 +327,34 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
         image.close()
         raise
     return image
+
+
+def _know_heif() -> None:
+    """Tell Pillow of HEIF. Thumbnails, depth maps and masks in a file are not looked at."""
+    with _heif_lock:
+        if "HEIF" not in Image.OPEN:
+            from pillow_heif import register_heif_opener
+
+            register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+
+
+_one_large = threading.Lock()
+
+
+def _alone(size: tuple[int, int]) -> AbstractContextManager[object]:
+    """Return what keeps the decodes of large pictures apart: two threads at once would take twice the memory."""
+    return _one_large if size[0] * size[1] > _LARGE else nullcontext()
+
+
+def _check_dicom(size: tuple[int, int], jpeg: bytes, name: str) -> None:
+    _check_size(size, name, PIXEL_LIMITS["DICOM"])
+    _check_scans(jpeg, size, name)
+
+
+def _check_scans(jpeg: bytes, size: tuple[int, int], name: str) -> None:
+    most = SCAN_LIMIT // (size[0] * size[1])
+    if _scans_at_most(jpeg) > most and _scans(jpeg) > most:
+        raise ImageError(name, "a JPEG with far too many scans")
 
 
 def _scans_at_most(data: bytes) -> int:
@@ -338,19 +404,78 @@ def _finish(pixels: np.ndarray, image: Image.Image, preprocess: Preprocess) -> n
     return np.require(_turned(pixels, _orientation(image)), requirements=["C", "W"])
 
 
-def _pixels(image: Image.Image, name: str) -> np.ndarray:
-    """Return the decoded pixels, uint8 [H, W, 3] RGB, or [H, W, 4] RGB with alpha multiplied in."""
-    if image.mode == "F":
-        raise ImageError(name, "floating-point pixels, whose range is not known; save it with 8 bits")
-    if image.mode.startswith("I"):  # "I;16" and its byte orders; "I" is 32 bits, for some files of 16
+def _pixels(image: Image.Image, name: str, data: bytes = b"") -> np.ndarray:
+    """Return the decoded pixels, uint8 [H, W, 3] RGB, or [H, W, 4] RGB with alpha multiplied in.
+
+    Pictures of more than 50 million pixels are given at half their size.
+
+    Args:
+        data: the file, which is decoded by OpenCV if it holds colours of 16 bits: Pillow has only 8 for each.
+    """
+    if data and _sixteen_bits(image) and image.mode in ("RGB", "RGBA", "LA"):
+        image = _from_sixteen_bits(image, data, name)
+    scale = _scale(image, name) if image.mode[0] in "FI" else 1.0
+    if image.width * image.height <= _LARGE:
+        return _bytes_of(image, scale)
+    pieces = []
+    for top in range(0, image.height, _ROWS):
+        piece = _bytes_of(image.crop((0, top, image.width, min(top + _ROWS, image.height))), scale)
+        smaller = (piece.shape[1] // _SHRINK, max(1, piece.shape[0] // _SHRINK))
+        pieces.append(cv2.resize(piece, smaller, interpolation=cv2.INTER_AREA))
+    return np.concatenate(pieces)
+
+
+def _bytes_of(image: Image.Image, scale: float) -> np.ndarray:
+    """Return pixels as `_pixels` does; `scale` takes whole and floating-point numbers to 0..255."""
+    if image.mode[0] in "FI":  # "I;16" and its byte orders; "I" is 32 bits, for some files of 16
         grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ImageError(name, "32-bit pixels, whose range is not known; save it with 8 bits")
-        grey = cv2.convertScaleAbs(grey.astype(np.uint16), alpha=1 / 257)  # 65535 / 257 = 255, rounded
+        grey = cv2.convertScaleAbs(grey if image.mode == "F" else grey.astype(np.uint16), alpha=scale)
         return cv2.merge([grey, grey, grey])
     if image.has_transparency_data:
         return np.asarray(image.convert("RGBA").convert("RGBa"))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _scale(image: Image.Image, name: str) -> float:
+    """Return the factor that takes the numbers of a grey image to 0..255: 1/257 if they have 16 bits."""
+    least, most = math.inf, -math.inf
+    for top in range(0, image.height, _ROWS):
+        piece = np.asarray(image.crop((0, top, image.width, min(top + _ROWS, image.height))))
+        least, most = float(np.minimum(least, piece.min())), float(np.maximum(most, piece.max()))  # NaN stays
+    if not (least >= 0 and most <= 65535):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise ImageError(name, f"{kind} pixels, whose range is not known; save it with 8 bits")
+    return 255.0 if image.mode == "F" and most <= 1 else 255 / full_scale(int(most))
+
+
+def _sixteen_bits(image: Image.Image) -> bool:
+    """Return True if a file has 16 bits for each value of a pixel."""
+    if image.format == "TIFF":
+        bits = getattr(image, "tag_v2", {}).get(_BITS, ())
+        return 16 in (bits if isinstance(bits, tuple) else (bits,))
+    return image.format == "PNG" and any("16" in str(tile) for tile in getattr(image, "tile", ()))
+
+
+def _from_sixteen_bits(image: Image.Image, data: bytes, name: str) -> Image.Image:
+    """Return a picture of 16-bit colours with 8 bits, scaled by the bits that they have.
+
+    Pillow keeps the upper 8 of 16 bits. That is right for colours that have them all. Those of 12 bits become all but
+    black.
+    """
+    image.load()
+    colours = image.getbands()[:3] if image.mode != "LA" else ("L",)
+    if max(int(np.asarray(image.getchannel(band)).max()) for band in colours) >= 2**14 >> 8:
+        return image
+    whole = None
+    if image.width * image.height <= _LARGE:
+        whole = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if whole is None or whole.dtype != np.uint16 or whole.shape[:2] != (image.height, image.width) or whole.ndim != 3:
+        raise ImageError(name, "colours of less than 16 bits in a file of 16 bits; save it with 8 bits")
+    scale = 255 / full_scale(int(whole[:, :, :3].max()))
+    turned = cv2.cvtColor(cv2.convertScaleAbs(whole[:, :, :3], alpha=scale), cv2.COLOR_BGR2RGB)
+    if "A" not in image.getbands():
+        return Image.fromarray(turned)
+    return Image.merge("RGBA", [*Image.fromarray(turned).split(), image.getchannel("A")])
 
 
 def _resize(pixels: np.ndarray, preprocess: Preprocess) -> np.ndarray:

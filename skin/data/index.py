@@ -247,7 +247,8 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
         missing=tuple(names[missing]),
         unnamed=unnamed,
     )
-    return _without(found, missing, f"{draft.source} names {count(missing.sum(), 'image')} that the folder lacks")
+    lacks = "; ".join((f"{draft.source} names {count(missing.sum(), 'image')} that the folder lacks", *folder.unread))
+    return _without(found, missing, lacks)
 
 
 def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, list[str]]:

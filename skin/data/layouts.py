@@ -37,9 +37,11 @@ from skin.data.readers import (
     milk10k,
     monkeypox,
     pad_ufes_20,
+    parquet,
     ph2,
     scin,
     sd_198,
+    webdataset,
 )
 from skin.data.readers.folder_tables import usable_with_labels, with_folders
 from skin.data.readers.labels_table import labels_table
@@ -69,6 +71,8 @@ LAYOUTS = [
     monkeypox.LAYOUT,
     hugging_face.LAYOUT,
     medmnist.LAYOUT,
+    parquet.LAYOUT,
+    webdataset.LAYOUT,
     image_folders.SPLIT_FOLDERS,
     image_folders.CLASS_FOLDERS,
 ]
@@ -154,6 +158,6 @@ def _what_is_there(folder: Folder) -> str:
     for table in folder.tables[:3]:
         folder.refuse_link(table)
         found.append(f"the table {table} with the columns {', '.join(header(folder.root / table)[:8])}")
-    return "it holds " + ", ".join(found)
+    return "it holds " + ", ".join([*found, *folder.unread[:3]])
 
 

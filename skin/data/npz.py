@@ -5,6 +5,7 @@ Pickled objects in an archive are never opened.
 
 An array is unpacked once, to a `.npy` file that is mapped into memory from then on. A row in any order costs a copy
 of its bytes, and all processes share the pages that the system has read. `unpack_in` sets the folder of such files.
+`skin.data.containers` keeps what it unpacks there, too.
 """
 
 from __future__ import annotations
@@ -19,18 +20,20 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.util import Finalize
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, TypeVar
 
 from skin.utils.errors import UserError
 from skin.utils.files import lock, spare_bytes, write_all, written_aside
 
 import numpy as np
 
-PIXEL_LIMIT = 50_000_000  # of an image, in an archive or a file of its own: as large as the largest cameras make
+PIXEL_LIMIT = 50_000_000  # of an image in an archive: a row is copied a few times before it is shrunk
+
+KeptT = TypeVar("KeptT")
 
 _MARK = ".npz::"
 # zipfile raises RuntimeError for an encrypted member, and for a compression that it does not know.
@@ -41,8 +44,8 @@ _LOCK_SECONDS = 600.0  # that a process waits while another unpacks the same arr
 _FOLDER, _TEMPORARY = "SKIN_UNPACKED", "SKIN_UNPACKED_TEMPORARY"  # in the environment, so that a process's children
 # unpack to the same folders
 
-UNPACKED = re.compile(r"\.?[0-9a-f]{16}-[0-9a-f]{16}\.npy(\.lock|\.[0-9a-f]+\.tmp)?")
-"""Names of the files of unpacked arrays, of their locks, and of the rest that a killed process leaves."""
+UNPACKED = re.compile(r"\.?[0-9a-f]{16}-[0-9a-f]{16}\.(npy|bytes)(\.lock|\.[0-9a-f]+\.tmp)?")
+"""Names of the files of unpacked arrays and rows, of their locks, and of the rest that a killed process leaves."""
 
 
 class NpzFile:
@@ -187,12 +190,36 @@ def _unpacked(archive: str, array: str, stamp: tuple[int, int]) -> np.ndarray:
     shape = _shape(archive, array, stamp)
     if 0 in shape:
         return np.empty(shape, np.uint8)
-    name = f"{_digest(archive, array)}-{_digest(*stamp)}.npy"
-    if (kept := os.environ.get(_FOLDER)) is not None:
+    return kept(
+        unpacked_name(archive, array, stamp) + ".npy",
+        math.prod(shape),
+        lambda target, reserve: _unpack(archive, array, target, reserve),
+        lambda file: _mapped(file, shape),
+    )
+
+
+def unpacked_name(archive: str, what: str, stamp: tuple[int, int]) -> str:
+    """Return the name, without extension, of the file to which something in an archive is unpacked."""
+    return f"{_digest(archive, what)}-{_digest(*stamp)}"
+
+
+def kept(name: str, size: int, make: Callable[[Path, bool], None], opened: Callable[[Path], KeptT | None]) -> KeptT:
+    """Return an unpacked file as `opened` does, from the folder of such files. It is made if missing.
+
+    Args:
+        name: of the file.
+        size: of the file, in bytes, for a message.
+        make: makes the file that it gets, by `unpacking`; the second argument is that of `unpacking`.
+        opened: returns None if the file is missing or not whole.
+
+    Raises:
+        UserError: the disk has no room for it.
+    """
+    if (folder := os.environ.get(_FOLDER)) is not None:
         with suppress(_CannotUnpack):  # the folder is read-only, or the disk has nothing to spare
-            return _unpacked_in(Path(kept), name, archive, array, shape, reserve=True)
+            return _kept_in(Path(folder), name, size, make, opened, reserve=True)
     try:
-        return _unpacked_in(_temporary_folder(), name, archive, array, shape, reserve=False)
+        return _kept_in(_temporary_folder(), name, size, make, opened, reserve=False)
     except _CannotUnpack as error:
         raise UserError(f"{error}; set TMPDIR to a folder with room") from error
 
@@ -205,30 +232,31 @@ class _CannotUnpack(Exception):
     """A file that could not be written; the text has its place and the reason."""
 
 
-def _unpacked_in(
-    folder: Path, name: str, archive: str, array: str, shape: tuple[int, ...], reserve: bool
-) -> np.ndarray:
-    """Map an array in `folder`. If it is not there, one process unpacks it while others wait."""
+def _kept_in(
+    folder: Path, name: str, size: int, make: Callable[[Path, bool], None],
+    opened: Callable[[Path], KeptT | None], reserve: bool,
+) -> KeptT:  # fmt: skip
+    """Return the file `name` of `folder` as `opened` does. If it is missing, one process makes it, others wait."""
     target = folder / name
-    if (rows := _mapped(target, shape)) is not None:
-        return rows
-    with _cannot_unpack(shape, folder):
+    if (found := opened(target)) is not None:
+        return found
+    with _cannot_unpack(size, folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         held = lock(folder / f"{name}.lock", _LOCK_SECONDS)
     except TimeoutError:  # the holder is stopped; each writes aside, so two may unpack it
         held = None
     try:
-        if (rows := _mapped(target, shape)) is not None:
-            return rows
-        _unpack(archive, array, target, reserve)
+        if (found := opened(target)) is not None:
+            return found
+        make(target, reserve)
     finally:
         if held is not None:
             held.release()
-    with _cannot_unpack(shape, folder):
-        if (rows := _mapped(target, shape)) is None:
+    with _cannot_unpack(size, folder):
+        if (found := opened(target)) is None:
             raise OSError("the file has gone again")
-    return rows
+    return found
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -241,33 +269,42 @@ def _mapped(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _unpack(archive: str, array: str, target: Path, reserve: bool) -> None:
-    """Unpack an array into a file of its own, which replaces that of an earlier version of the archive.
-
-    Args:
-        reserve: leave free the room that a cache leaves free.
-    """
-    folder = target.parent
-    with _opened(archive, array) as (file, shape), _cannot_unpack(shape, folder):
+    """Unpack an array into a file of its own. `reserve` is that of `unpacking`."""
+    with _opened(archive, array) as (file, shape):
         size = math.prod(shape)
-        if size > (spare_bytes(folder) if reserve else shutil.disk_usage(folder).free):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before the work, not in the middle
-        with written_aside(target, sync=True) as unpacked:
+        with unpacking(target, size, reserve) as unpacked:
             np.lib.format.write_array_header_1_0(unpacked, {"descr": "|u1", "fortran_order": False, "shape": shape})
             for start in range(0, size, _BLOCK_BYTES):
                 write_all(unpacked, _exactly(file, min(_BLOCK_BYTES, size - start)))
-    for other in folder.glob(f"{target.name.partition('-')[0]}-*.npy"):
+
+
+@contextmanager
+def unpacking(target: Path, size: int, reserve: bool) -> Iterator[BinaryIO]:
+    """Yield the file that becomes `target`, and replaces that of an earlier version of the archive.
+
+    Args:
+        size: bytes that it is going to take.
+        reserve: leave free the room that a cache leaves free.
+    """
+    folder = target.parent
+    with _cannot_unpack(size, folder):
+        if size > (spare_bytes(folder) if reserve else shutil.disk_usage(folder).free):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before the work, not in the middle
+        with written_aside(target, sync=True) as unpacked:
+            yield unpacked
+    for other in folder.glob(f"{target.name.partition('-')[0]}-*{target.suffix}"):
         if other != target:
             with suppress(OSError):  # Windows keeps a file that is in use
                 other.unlink()
 
 
 @contextmanager
-def _cannot_unpack(shape: tuple[int, ...], folder: Path) -> Iterator[None]:
+def _cannot_unpack(size: int, folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise _CannotUnpack(f"cannot unpack {math.prod(shape) / 2**30:.2f} GiB in {folder}: {reason}") from error
+        raise _CannotUnpack(f"cannot unpack {size / 2**30:.2f} GiB in {folder}: {reason}") from error
 
 
 def _temporary_folder() -> Path:

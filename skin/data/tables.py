@@ -7,7 +7,9 @@ may be called so.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import importlib.util
 import io
 import itertools
 import re
@@ -21,14 +23,17 @@ from skin.utils.errors import UserError, printable
 
 import numpy as np
 import pandas as pd
-import pyarrow
-import pyarrow.csv
+
+# If pyarrow is installed, which parquet files need, pandas keeps text in its arrays, and those refuse the name of a
+# file that is not UTF-8.
+pd.set_option("mode.string_storage", "python")
 
 _WORDS = ("na", "n/a", "null", "none", "<na>")  # "nan" is no word here: pandas writes a missing value so
 _NAN = ("nan", "NaN", "NAN", "Nan")
 _TRUE = {"1": 1, "1.0": 1, "1,0": 1, "true": 1, "yes": 1}
 _FALSE = {"0": 0, "0.0": 0, "0,0": 0, "false": 0, "no": 0, "": 0}
 _HEADER_BYTES = 1 << 16
+_LARGE = 1 << 22  # bytes of a table, from which on it pays to import pyarrow, if it is there
 # A first line that tells a spreadsheet the delimiter.
 _SEPARATOR = re.compile(r'"?sep=(.)"?[,;\t]*(\r\n|\r|\n)', re.IGNORECASE)
 _SHOWN = 40  # columns in a message
@@ -86,11 +91,11 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def _parsed(content: bytes, delimiter: str, columns: int, path: Path) -> pd.DataFrame:
     """Return the cells of a table as text; `columns` is the length of its header."""
-    if content.count(b'"') % 2 == 0:  # Arrow takes a quote that never ends for one long cell
-        try:
+    large = len(content) > _LARGE and importlib.util.find_spec("pyarrow") is not None
+    if large and content.count(b'"') % 2 == 0:  # Arrow takes a quote that never ends for one long cell
+        # ArrowInvalid is a ValueError: lines shorter than the header, which are sound, or longer ones
+        with contextlib.suppress(ValueError):
             return _with_arrow(content, delimiter, columns)
-        except pyarrow.ArrowInvalid:  # lines shorter than the header, which are sound, or longer ones
-            pass
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # it would warn and drop the rest of a line
@@ -104,6 +109,8 @@ def _parsed(content: bytes, delimiter: str, columns: int, path: Path) -> pd.Data
 
 def _with_arrow(content: bytes, delimiter: str, columns: int) -> pd.DataFrame:
     """Read as pandas does, in a tenth of the time. Raises `ArrowInvalid` if lines differ in length."""
+    import pyarrow.csv
+
     table = pyarrow.csv.read_csv(
         pyarrow.BufferReader(content),
         read_options=pyarrow.csv.ReadOptions(autogenerate_column_names=True, use_threads=False),
@@ -182,7 +189,10 @@ def _in_utf_8(path: Path) -> tuple[bytes, str, int]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     encoding = _unicode(content) or _code_page(content, path)
     if encoding != "utf-8":
-        content = content.decode(encoding).encode()
+        try:
+            content = content.decode(encoding).encode()
+        except UnicodeDecodeError as error:  # UTF-16 by its first bytes alone
+            raise UserError(f"{path} is no sound {encoding.upper()} text: save it again as CSV in UTF-8") from error
     delimiter, skipped = _delimiter(content[:_HEADER_BYTES].decode(errors="replace"))
     return content[skipped:], delimiter, int(skipped > 0)  # a line that is left out is ASCII
 

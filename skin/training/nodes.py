@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from skin.data import demo
 from skin.data.cache import default_folder
+from skin.data.containers import container_of
 from skin.data.contents import digest, file_bytes
 from skin.data.index import PATHS
-from skin.data.npz import archive_of
 from skin.training.options import Options
 from skin.training.splits import Splits
 from skin.utils.errors import UserError, printable
@@ -70,13 +70,13 @@ def _folder(options: Options, draw: bool) -> Path:
         folder = cache / "demo"
         if draw:
             demo.write(folder)
-    return folder.parent if folder.suffix == ".npz" and folder.is_file() else folder
+    return folder.parent if folder.is_file() else folder
 
 
 def _files(splits: Splits) -> list[str]:
     """Return the files of the images, relative to the root. The images of an archive are in one file."""
     start = len(f"{splits.index.root}/")
-    return list(dict.fromkeys(archive_of(path)[start:] for path in splits.rows["path"]))
+    return list(dict.fromkeys(container_of(path)[start:] for path in splits.rows["path"]))
 
 
 def _look(files: list[str], root: Path) -> Copy:

@@ -13,6 +13,7 @@ from pathlib import Path
 from skin.data import contents, split, unknowns
 from skin.data.cache import NO_HOME, PixelCache, default_folder
 from skin.data.class_names import readable_name
+from skin.data.containers import container_of
 from skin.data.dataset import SkinDiseaseDataset
 from skin.data.duplicates import join_near_duplicates
 from skin.data.images import ImageError, Preprocess, read_header, read_image
@@ -203,8 +204,8 @@ def _refuse_empty(rows: pd.DataFrame, root: Path, remedy: str) -> None:
 
 
 def unpack_arrays(options: Options, index: Index) -> None:
-    """Choose where the arrays of an archive are unpacked. None is kept if decoded images have a limit."""
-    if any(map(is_npz_image, index.rows["path"].head(1))):
+    """Choose where the arrays and rows of an archive are unpacked. None is kept if decoded images have a limit."""
+    if any(container_of(path) != path for path in index.rows["path"].head(1)):
         unpack_in(cache_folder(options) if options.cache_limit is None else None)
 
 

@@ -190,9 +190,9 @@ def test_too_much_and_too_large_are_refused_with_a_sentence(app: App) -> None:
     assert refused.value.code == 413
     refused.value.close()
     buffer = io.BytesIO()
-    Image.new("1", (10_000, 6_000)).save(buffer, "PNG")
+    Image.new("1", (12_000, 11_000)).save(buffer, "PNG")
     answer = ask(app.address, "wall.png", buffer.getvalue())
-    assert "cannot be read as a picture: 10000x6000 pixels" in answer
+    assert "cannot be read as a picture: 12000x11000 pixels" in answer
 
 
 def test_no_file_of_the_server_can_be_asked_for(app: App) -> None:

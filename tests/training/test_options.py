@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import os
 import re
+import shlex
 from pathlib import Path
 
 import train

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from skin.data.class_names import match_classes
+from skin.data.containers import is_member
 from skin.data.folder import Folder, image_suffix
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
@@ -76,7 +77,7 @@ def with_folders(folder: Folder, draft: Draft) -> Draft:
     Raises:
         UserError: the table names few of the images in class folders, or contradicts the folders.
     """
-    if len({posixpath.dirname(path) for path in folder.images} - {""}) < 2:
+    if len({posixpath.dirname(path) for path in folder.images if not is_member(path)} - {""}) < 2:
         return draft
     try:
         tree = read_tree(folder)

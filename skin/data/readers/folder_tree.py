@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from skin.data.containers import is_member
 from skin.data.folder import Folder
 from skin.data.index import count
 from skin.data.readers import folder_names as names
@@ -123,6 +124,8 @@ def read_tree(folder: Folder) -> Tree | None:
 def _nodes(folder: Folder, left_out: list[str]) -> _Node:
     top = _Node("")
     for path in sorted(folder.images.difference(left_out)):
+        if is_member(path):
+            continue  # the pictures in an HDF5 file lie in no folder: their names are for tables
         node = top
         for part in path.split("/")[:-1]:
             name = names.as_name(part)

@@ -1,0 +1,77 @@
+"""Records that stand beside pictures in one file: their columns become label, group and attributes."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Sequence
+
+from skin.data.folder import Folder
+from skin.data.groups import join_groups
+from skin.data.index import Draft
+from skin.data.readers.common import SPLITS, rows_of
+from skin.data.tables import find_column
+from skin.utils.errors import UserError
+
+import pandas as pd
+
+_LABELS = ("label", "labels", "class", "dx", "diagnosis", "diagnostic", "target", "category")
+_GROUPS = (("group", "group_id"), ("patient_id", "patient"), ("lesion_id", "lesion"))
+
+
+def label_column(columns: Sequence[str]) -> str | None:
+    """Return the column that tells the class; None if there is none."""
+    return find_column(columns, *_LABELS)
+
+
+def rows_of_records(image: pd.Series, records: pd.DataFrame, label: str, split: str) -> pd.DataFrame:
+    """Return the rows of a `Draft`.
+
+    Args:
+        image: the name of each.
+        records: text, one row for each image, `""` if a value is missing.
+        label: the column that tells the class.
+        split: of all of them.
+    """
+    columns = [name for name in records.columns if name != label]
+    own, *ids = (find_column(columns, *names) for names in _GROUPS)
+    groups = [own] if own else [name for name in ids if name]
+    group = join_groups(*(records[name] for name in groups)) if groups else ""
+    attributes = records[[name for name in columns if name not in groups]]
+    return rows_of(image, records[label], group=group, split=split, attributes=attributes)
+
+
+def split_of(path: str) -> str:
+    """Return the split that a file's name or folders tell of: `train` for `data/train-00000-of-00002.parquet`.
+
+    Return `""` if none does, or several do.
+    """
+    name, _, _ = posixpath.basename(path).partition(".")
+    for words in (re.split(r"[^a-z]+", name.lower()), posixpath.dirname(path).lower().split("/")):
+        found = {SPLITS[word] for word in words if word in SPLITS}
+        if found:
+            return found.pop() if len(found) == 1 else ""
+    return ""
+
+
+def of_suffix(folder: Folder, suffix: str) -> list[str]:
+    """List the files of a folder with this ending, in no layout's tables or images."""
+    found = [path for path in folder.others if path.lower().endswith(suffix)]
+    for path in found:
+        folder.refuse_link(path)
+    return found
+
+
+def unless_others_read(folder: Folder, read: Callable[[Folder], Draft | None]) -> Draft | None:
+    """Return what `read` returns.
+
+    A fault of its files is an error only if nothing else in the folder could be a data set. Otherwise it is among the
+    reasons why images are missing.
+    """
+    try:
+        return read(folder)
+    except UserError as error:
+        if not folder.images and not folder.tables and not folder.archives:
+            raise
+        folder.unread.append(str(error))
+        return None
