@@ -7,6 +7,7 @@ may be called so.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -177,7 +178,10 @@ def _in_utf_8(path: Path) -> tuple[bytes, str, int]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     encoding = _unicode(content) or _code_page(content, path)
     if encoding != "utf-8":
-        content = content.decode(encoding).encode()
+        try:
+            content = content.decode(encoding).encode()
+        except UnicodeDecodeError as error:  # of UTF-16: the others have been tried
+            raise UserError(f"{path} is cut short or damaged: save it again as CSV in UTF-8") from error
     delimiter, skipped = _delimiter(content[:_HEADER_BYTES].decode(errors="replace"))
     return content[skipped:], delimiter, int(skipped > 0)  # a line that is left out is ASCII
 
@@ -197,13 +201,11 @@ def _unicode(content: bytes) -> str | None:
 
 def _code_page(content: bytes, path: Path) -> str:
     page = None if b"\0" in content else code_page(content)
-    try:
-        content.decode(page or "ascii")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8, and its code page cannot be told for sure: save it again as CSV in UTF-8"
-        ) from error
-    return page or "ascii"
+    if page is not None:
+        with contextlib.suppress(UnicodeDecodeError):
+            content.decode(page)
+            return page
+    raise UserError(f"{path} is not UTF-8, and its code page cannot be told for sure: save it again as CSV in UTF-8")
 
 
 def _delimiter(text: str) -> tuple[str, int]:
