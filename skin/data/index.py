@@ -258,7 +258,7 @@ def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, lis
     picture would be replaced by its mask or thumbnail of the same name. If none is, the whole set was converted.
     """
     notes = []
-    files = pd.Series([folder.find(name) for name in names], index=names.index, dtype=object)
+    files = pd.Series([folder.find(name) for name in names.tolist()], index=names.index, dtype=object)
     named = names.str.lower().str.endswith(IMAGE_SUFFIXES)
     converted = bool(named.any()) and bool(files[named].isna().all())
     if converted:
@@ -266,7 +266,7 @@ def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, lis
         if files[named].notna().any():
             taken = _kinds(files[named])
             notes.append(f"no image has the extension that {source} gives it; taken instead: {taken}")
-    if len({image_suffix(file) for file in files[~named].dropna()}) > 1:
+    if len({file[file.rfind(".") :].lower() for file in files[~named].dropna()}) > 1:
         notes.append(f"{source} names images without extension; found: {_kinds(files[~named])}")
     return files, notes
 

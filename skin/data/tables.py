@@ -191,8 +191,8 @@ def _in_utf_8(path: Path) -> tuple[bytes, str, int]:
     if encoding != "utf-8":
         try:
             content = content.decode(encoding).encode()
-        except UnicodeDecodeError as error:  # UTF-16 by its first bytes alone
-            raise UserError(f"{path} is no sound {encoding.upper()} text: save it again as CSV in UTF-8") from error
+        except UnicodeDecodeError as error:  # of UTF-16: the others have been tried
+            raise UserError(f"{path} is cut short or damaged: save it again as CSV in UTF-8") from error
     delimiter, skipped = _delimiter(content[:_HEADER_BYTES].decode(errors="replace"))
     return content[skipped:], delimiter, int(skipped > 0)  # a line that is left out is ASCII
 
@@ -212,13 +212,11 @@ def _unicode(content: bytes) -> str | None:
 
 def _code_page(content: bytes, path: Path) -> str:
     page = None if b"\0" in content else code_page(content)
-    try:
-        content.decode(page or "ascii")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8, and its code page cannot be told for sure: save it again as CSV in UTF-8"
-        ) from error
-    return page or "ascii"
+    if page is not None:
+        with contextlib.suppress(UnicodeDecodeError):
+            content.decode(page)
+            return page
+    raise UserError(f"{path} is not UTF-8, and its code page cannot be told for sure: save it again as CSV in UTF-8")
 
 
 def _delimiter(text: str) -> tuple[str, int]:

@@ -63,9 +63,9 @@ def check(options: EvaluateOptions) -> None:
         raise UserError(f"--threshold {options.threshold}: a probability is between 0 and 1")
     if options.gpus is not None and options.gpus not in (0, 1):
         raise UserError(f"--gpus {options.gpus}: one process uses one GPU; for more: torchrun --nproc-per-node N")
-    for name in ("labels", "label_column", "group_column"):
+    for name, what in (("labels", "a table"), ("label_column", "a column"), ("group_column", "a column")):
         if getattr(options, name) is not None and options.data is None:
-            raise UserError(f"--{name.replace('_', '-')} is for --data: name the folder, too")
+            raise UserError(f"--{name.replace('_', '-')} is {what} for --data: name the folder, too")
     check_workers(options.workers)
     for name in ("batch_size", "seed"):
         value, least = getattr(options, name), 1 if name == "batch_size" else 0

@@ -111,6 +111,7 @@ def read(
     if own and manifest is not None:
         rows = _as_in_the_run(index, manifest, manifest_path, allow_missing, notes)
     of_run = _warnings_of_run(manifest_path, index) if own else []
+    notes += [] if own else index.warnings  # advice for training: nothing is split here
     part = _part(rows, split, index.root, notes)
     match = match_classes(checkpoint.classes, sorted(part["label"].unique()))
     if not match.to_model:
@@ -136,7 +137,7 @@ def read(
         layout=index.layout,
         split=split if (part["split"] != "").any() else "all",
         notes=tuple(notes),
-        warnings=(*_seen_in_training(part, manifest, own, copies), *(of_run if own else index.warnings)),
+        warnings=(*_seen_in_training(part, manifest, own, copies), *of_run),
         of_run=tuple(of_run),
         own=own,
     )

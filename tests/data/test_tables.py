@@ -57,6 +57,11 @@ def test_what_spreadsheets_add_is_no_part_of_the_table(tmp_path: Path, content: 
     assert not [name for name in index.rows.columns if "unnamed" in name.lower() or name == "index"]
 
 
+def test_a_table_that_is_cut_within_a_letter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is cut short or damaged: save it again"):
+        labelled(tmp_path, "image,label\na,mel\nb,nv\n".encode("utf-16")[:-1])
+
+
 def test_zeros_in_front_and_quoted_cells_stay_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('id,text\n007,"a, ""b""\nc"\n1.50,nan\n')
     assert read_table(tmp_path / "t.csv").to_dict("list") == {"id": ["007", "1.50"], "text": ['a, "b"\nc', ""]}
