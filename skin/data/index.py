@@ -239,7 +239,7 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
     if folder.copies:
         notes.append(f"the folder holds {count(len(folder.copies), 'image')} twice: one copy of each is used")
     if unnamed:
-        notes.append(f"the folder holds {count(len(unnamed), 'image')} that {draft.source} does not name: left out")
+        notes.append(f"the folder holds {count(len(unnamed), 'image')} not named in {draft.source}: left out")
     found = replace(
         draft,
         rows=rows.assign(image=names, file=files),

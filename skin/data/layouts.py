@@ -140,12 +140,18 @@ def _only_layout(folder: Folder) -> tuple[str, Draft]:
     table = usable_with_labels(folder)
     there = _what_is_there(folder) + (f"; {table} reads its table" if table else "")
     unpack = how_to_unpack(folder, packed(folder))
-    hint = f"; {unpack}" if unpack else f". Looked for {_looked_for()}"
-    raise UserError(f"{folder.root} is of no known layout: {there}{hint}")
+    raise UserError(f"{folder.root} is of no known layout: {there}; {unpack or _remedy(folder)}")
 
 
-def _looked_for() -> str:
-    return "; ".join(f"{layout.name}: {layout.signs}" for layout in LAYOUTS) + "; or a table named with --labels"
+def _remedy(folder: Folder) -> str:
+    """Return what to do with a folder that no reader takes: the signs of sets that have a table of the same name."""
+    tables = {posixpath.basename(path).lower() for path in folder.tables}
+    near = [f"{it.name} has {it.signs}" for it in LAYOUTS if any(name in it.signs.lower() for name in tables)]
+    known = f" ({'; '.join(near)})" if near else ""
+    return (
+        f"give each class a folder of its own, or name a table image,label[,group] with --labels{known}; the README "
+        "lists the sets that are read as downloaded"
+    )
 
 
 def _what_is_there(folder: Folder) -> str:

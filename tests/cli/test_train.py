@@ -389,7 +389,7 @@ def nothing_known(folder: Path) -> None:
     [
         (lambda folder: None, "does not exist"),
         (Path.mkdir, "empty"),
-        (nothing_known, "Looked for"),
+        (nothing_known, "give each class a folder"),
         (one_class, "one class"),
         (few_of_a_class, "melanoma"),
     ],

@@ -146,7 +146,7 @@ def test_a_split_that_was_not_downloaded_is_said_and_not_missing(tmp_path: Path)
     assert set(index.rows["split"]) == {"train"}
     assert index.notes == (
         "ISIC-2017_Validation_Part3_GroundTruth.csv names 3 images, and the folder has none of them: left out",
-        "the folder holds 4 images that ISIC-2017_Training_Part3_GroundTruth.csv does not name: left out",
+        "the folder holds 4 images not named in ISIC-2017_Training_Part3_GroundTruth.csv: left out",
     )
     for path in (tmp_path / "ISIC-2017_Training_Data").glob("*.jpg"):
         path.unlink()
@@ -254,7 +254,7 @@ def test_tables_of_isic_2020_without_classes_are_no_labels(tmp_path: Path) -> No
     assert "ISIC_9" not in column(index, "label")
     assert index.notes == (
         "sample_submission.csv and test.csv give no class of 1 image: left out",
-        "the folder holds 1 image that train.csv does not name: left out",
+        "the folder holds 1 image not named in train.csv: left out",
     )
     assert index.unnamed == ("jpeg/test/ISIC_8.jpg",)
 

@@ -613,7 +613,7 @@ def test_one_percent_of_unusable_rows_is_said_and_more_is_an_error(
     few = write(tmp_path / "few", many(200, missing=missing, unmarked=unmarked))
     index = read_index(few, labels=few / "labels.csv")
     assert len(index.rows) == 198
-    assert index.notes == (note, f"the folder holds {unnamed} that labels.csv does not name: left out")
+    assert index.notes == (note, f"the folder holds {unnamed} not named in labels.csv: left out")
 
     more = write(tmp_path / "more", many(199, missing=missing, unmarked=unmarked))
     with pytest.raises(UserError, match="--allow-missing"):
@@ -745,7 +745,7 @@ def test_one_name_for_two_different_files(tmp_path: Path) -> None:
         read_index(write(tmp_path, files))
 
 
-def test_folders_without_a_layout_say_what_was_looked_for_and_found(tmp_path: Path) -> None:
+def test_folders_without_a_layout_say_what_was_found_and_what_to_do(tmp_path: Path) -> None:
     write(tmp_path, {"metadata.csv": "picture,verdict\n1,2\n", "a.jpg": b"x", "HAM10000_images_part_1/b.jpg": b"x"})
     with pytest.raises(UserError) as error:
         read_index(tmp_path)
@@ -753,7 +753,9 @@ def test_folders_without_a_layout_say_what_was_looked_for_and_found(tmp_path: Pa
         "2 images, the folders HAM10000_images_part_1, the table metadata.csv with the columns picture, verdict"
         in str(error.value)
     )
-    assert "HAM10000: HAM10000_metadata.csv" in str(error.value)
+    assert "give each class a folder of its own, or name a table image,label[,group] with --labels" in str(error.value)
+    assert "ISIC Archive has metadata.csv with isic_id and diagnosis" in str(error.value)
+    assert "HAM10000 has" not in str(error.value)
 
 
 def test_folders_that_are_none_or_empty(tmp_path: Path) -> None:

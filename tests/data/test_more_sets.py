@@ -501,7 +501,7 @@ def test_ph2(tmp_path: Path) -> None:
     assert column(index, "label") == {"IMD003": "Common Nevus", "IMD009": "Atypical Nevus", "IMD406": "Melanoma"}
     assert column(index, "asymmetry") == {"IMD003": 0, "IMD009": 1, "IMD406": 2}
     assert Path(str(index.rows["path"][0])).name == "IMD003.bmp"
-    assert index.notes == ("the folder holds 6 images that PH2_dataset.xlsx does not name: left out",)  # the masks
+    assert index.notes == ("the folder holds 6 images not named in PH2_dataset.xlsx: left out",)  # the masks
 
 
 def test_a_ph2_row_with_two_marks_is_counted_and_an_unknown_mark_named(tmp_path: Path) -> None:
