@@ -51,9 +51,9 @@ from rich.console import Console
 class OurLoop:
     """train.py's own loop and step, as they are: a `TrainingLoop`."""
 
-    def __init__(self, settings: Options, topology: Topology, parts: Splits) -> None:
+    def __init__(self, settings: Options, topology: Topology, splits: Splits) -> None:
         self.topology = topology
-        self.trainer = train.build_trainer(settings, topology, parts)
+        self.trainer = train.build_trainer(settings, topology, splits)
         self.precision = self.trainer.classifier.precision
         self.train_images = self.trainer.batches.size
         self.steps_per_epoch = len(self.trainer.batches)
@@ -157,10 +157,10 @@ def with_images(options: BenchmarkOptions) -> BenchmarkOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     options = with_images(read_options(__doc__, argv))
     console = Console(highlight=False, emoji=False, width=100)
-    parts = read_splits(Options(data=options.data, labels=options.labels, allow_missing=True, keep_duplicates=True))
+    splits = read_splits(Options(data=options.data, labels=options.labels, allow_missing=True, keep_duplicates=True))
     if options.input:
-        return input_path.benchmark(options, parts, console)
-    return benchmark_training(options, len(parts.of("train")), console)
+        return input_path.benchmark(options, splits, console)
+    return benchmark_training(options, len(splits.of("train")), console)
 
 
 def start() -> NoReturn:

@@ -97,12 +97,12 @@ COLUMNS = (
 )
 
 
-def benchmark(options: BenchmarkOptions, parts: Splits, console: Console) -> int:
+def benchmark(options: BenchmarkOptions, splits: Splits, console: Console) -> int:
     """Measure the input path, show and write it; return the exit code."""
     heading = new_heading("input", options)
     preprocess = preprocess_for(options.model, options.image_size)
     device = torch.device("cuda" if usable_gpus() else "cpu")
-    rows = measure(parts, preprocess, options.batch_size or BATCH_SIZE, options.steps, options.rounds, device)
+    rows = measure(splits, preprocess, options.batch_size or BATCH_SIZE, options.steps, options.rounds, device)
     console.print(table(rows))
     if options.json:
         content = {**heading.to_json(complete=True), "cells": [row.to_json() for row in rows]}
@@ -114,7 +114,7 @@ def benchmark(options: BenchmarkOptions, parts: Splits, console: Console) -> int
 
 
 def measure(
-    parts: Splits, preprocess: Preprocess, batch_size: int, batches: int | None, rounds: int, device: torch.device
+    splits: Splits, preprocess: Preprocess, batch_size: int, batches: int | None, rounds: int, device: torch.device
 ) -> list[Row]:
     """Measure the images per second of each path and number of workers, in turns over the rounds.
 
@@ -126,9 +126,11 @@ def measure(
     Raises:
         UserError: the training split does not fill a batch, or its images are arrays, which nobody decodes.
     """
-    if len(parts.of("train")) < batch_size:
-        raise UserError(f"{parts.index.root}: {len(parts.of('train')):,} images in the training split do not fill a "
-                        f"batch of {batch_size}; use a smaller --batch-size")  # fmt: skip
+    if len(splits.of("train")) < batch_size:
+        raise UserError(
+            f"{splits.index.root}: {len(splits.of('train')):,} images in the training split do not fill a batch of "
+            f"{batch_size}; use a smaller --batch-size"
+        )
     least_seconds = SECONDS if batches is None else 0.0
     samples: dict[tuple[str, int], list[float]] = {(p, w): [] for p in PATHS for w in WORKERS}
     spawn = get_context("spawn")
@@ -137,13 +139,14 @@ def measure(
         ProcessPoolExecutor(1, spawn, _start, (False,)) as plain,
         ProcessPoolExecutor(1, spawn, _start, (device.type == "cpu",)) as ours,
     ):
-        filled = _cache(parts, preprocess, Path(name) / "filled")
+        filled = _cache(splits, preprocess, Path(name) / "filled")
         filled.build()
         for number, (path, workers) in itertools.product(range(rounds), samples):
             cache, seconds = filled if path == "ours, cached" else None, least_seconds
             if path == "ours, filling the cache":
-                cache, seconds = _cache(parts, preprocess, Path(name) / f"{number}-{workers}"), 0.0
-            sample = _Sample(parts, preprocess, path, cache, batch_size, batches or BATCHES, seconds, workers, device)
+                cache, seconds = _cache(splits, preprocess, Path(name) / f"{number}-{workers}"), 0.0
+            count = batches or BATCHES
+            sample = _Sample(splits, preprocess, path, cache, batch_size, count, seconds, workers, device)
             samples[path, workers].append((plain if path == "plain" else ours).submit(_speed, sample).result())
     return [Row(path, workers, values, samples["plain", workers]) for (path, workers), values in samples.items()]
 
@@ -152,7 +155,7 @@ def measure(
 class _Sample:
     """One thing to measure once."""
 
-    parts: Splits
+    splits: Splits
     preprocess: Preprocess
     path: str
     cache: PixelCache | None
@@ -165,10 +168,10 @@ class _Sample:
     def stream(self) -> Stream:
         """Yield batches without end."""
         if self.path == "plain":
-            return _plain(self.parts, self.preprocess.image_size, self.batch_size, self.workers, self.device)
+            return _plain(self.splits, self.preprocess.image_size, self.batch_size, self.workers, self.device)
         model = build("efficientnet_b0", 2)  # for its normalisation alone
         classifier = Classifier(model, self.preprocess, choose("off", self.device)).to(self.device)
-        return _ours(self.parts, self.cache, classifier, self.batch_size, self.workers, self.device)
+        return _ours(self.splits, self.cache, classifier, self.batch_size, self.workers, self.device)
 
 
 def _start(keep: bool) -> None:
@@ -185,16 +188,16 @@ def images_needed(options: BenchmarkOptions) -> int:
     return 3 * batch_size * (batches + WARMUP * max(WORKERS)) // 2
 
 
-def _cache(parts: Splits, preprocess: Preprocess, folder: Path) -> PixelCache:
-    cache = parts.open_cache(preprocess, Options(cache=str(folder)))
+def _cache(splits: Splits, preprocess: Preprocess, folder: Path) -> PixelCache:
+    cache = splits.open_cache(preprocess, Options(cache=str(folder)))
     if cache is None:
-        raise UserError(f"{parts.index.root} holds arrays of pixels, so --input has no JPEG to decode; "
+        raise UserError(f"{splits.index.root} holds arrays of pixels, so --input has no JPEG to decode; "
                         "name a folder of images")  # fmt: skip
     return cache
 
 
-def _plain(parts: Splits, size: int, batch_size: int, workers: int, device: torch.device) -> Stream:
-    images = PlainImages(parts.of("train")["path"].tolist(), parts.labels("train"), size)
+def _plain(splits: Splits, size: int, batch_size: int, workers: int, device: torch.device) -> Stream:
+    images = PlainImages(splits.of("train")["path"].tolist(), splits.labels("train"), size)
     loader = DataLoader(
         images, batch_size, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=workers > 0
     )
@@ -203,10 +206,10 @@ def _plain(parts: Splits, size: int, batch_size: int, workers: int, device: torc
 
 
 def _ours(
-    parts: Splits, cache: PixelCache | None, classifier: Classifier, batch_size: int, workers: int,
+    splits: Splits, cache: PixelCache | None, classifier: Classifier, batch_size: int, workers: int,
     device: torch.device,
 ) -> Stream:  # fmt: skip
-    dataset = parts.dataset("train", classifier.preprocess, cache=cache)
+    dataset = splits.dataset("train", classifier.preprocess, cache=cache)
     order = EpochBatches(dataset.labels, batch_size, seed=0)
     loader = make_loader(dataset, order, workers, pin_memory=device.type == "cuda")
     for epoch in itertools.count():

@@ -54,7 +54,7 @@ class PlainImages(Dataset[tuple[Tensor, int]]):
 
 
 class PlainLoop:
-    """The plain training loop, a `TrainingLoop`, over the training split of `parts`: the same images as ours.
+    """The plain training loop, a `TrainingLoop`, over the training split of `splits`: the same images as ours.
 
     Args:
         settings: model, weights, image_size, batch_size (per GPU), lr, amp, workers and seed are used.
@@ -63,12 +63,12 @@ class PlainLoop:
 
     cached = False
 
-    def __init__(self, settings: Options, topology: Topology, parts: Splits, channels_last: bool = False) -> None:
+    def __init__(self, settings: Options, topology: Topology, splits: Splits, channels_last: bool = False) -> None:
         torch.manual_seed(settings.seed)
         self.topology = topology
         self.precision = precision.choose(settings.amp, topology.device)
         self.layout = torch.channels_last if channels_last else torch.preserve_format
-        model = build(settings.model, len(parts.classes))
+        model = build(settings.model, len(splits.classes))
         load_weights(model, settings.model, settings.weights)
         self.model: nn.Module = model.to(topology.device, memory_format=self.layout).train()
         if topology.distributed:
@@ -76,10 +76,10 @@ class PlainLoop:
             self.model = DistributedDataParallel(self.model, process_group=group, forward_sync_buffers=False)
         elif topology.gpus > 1:
             self.model = nn.DataParallel(self.model, device_ids=list(range(topology.gpus)))
-        labels = parts.labels("train")
+        labels = splits.labels("train")
         size = preprocess_for(settings.model, settings.image_size).image_size
         self.loader = DataLoader(
-            PlainImages(parts.of("train")["path"].tolist(), labels, size),
+            PlainImages(splits.of("train")["path"].tolist(), labels, size),
             settings.batch_size * topology.replicas,
             shuffle=True,
             drop_last=True,
@@ -87,7 +87,7 @@ class PlainLoop:
             persistent_workers=settings.workers != 0,
             pin_memory=topology.device.type == "cuda",
         )
-        weights = losses.class_weights(labels, len(parts.classes))
+        weights = losses.class_weights(labels, len(splits.classes))
         self.criterion = nn.CrossEntropyLoss(weight=weights.to(topology.device))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
         self.scaler = self.precision.make_scaler()

@@ -73,11 +73,11 @@ def run_case(task: Path, loops: Mapping[str, MakeLoop]) -> int:
 
 def _measured(case: Case, loops: Mapping[str, MakeLoop]) -> Round | None:
     settings = case.training_settings()
-    parts = read_splits(settings)
+    splits = read_splits(settings)
     with parallel.setup(None if case.key.parallel == "ddp" else case.key.gpus) as topology:
         if case.probe:
             limit_host_memory()
-        loop = loops[case.key.recipe](settings, topology, parts)
+        loop = loops[case.key.recipe](settings, topology, splits)
         if case.probe:
             fits(case, loop)
             return None

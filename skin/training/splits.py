@@ -51,17 +51,17 @@ class Splits:
     left_out: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
 
-    def of(self, part: str) -> pd.DataFrame:
+    def of(self, split: str) -> pd.DataFrame:
         """Return the rows of "train", "val" or "test"."""
-        return self.rows[self.rows["split"] == part]
+        return self.rows[self.rows["split"] == split]
 
-    def labels(self, part: str) -> np.ndarray:
+    def labels(self, split: str) -> np.ndarray:
         """Return the class numbers of a split, int64 [N]."""
-        return pd.Categorical(self.of(part)["label"], categories=list(self.classes)).codes.astype(np.int64)
+        return pd.Categorical(self.of(split)["label"], categories=list(self.classes)).codes.astype(np.int64)
 
     def dataset(
         self,
-        part: str,
+        split: str,
         preprocess: Preprocess,
         seed: int = 0,
         cache: PixelCache | None = None,
@@ -71,13 +71,13 @@ class Splits:
         """Return the data set of a split.
 
         Args:
-            part: "train", "val" or "test".
+            split: "train", "val" or "test".
             cache: from `open_cache`.
             size_of, strength: as for `SkinDiseaseDataset`.
         """
-        where = np.flatnonzero(self.rows["split"] == part)
+        where = np.flatnonzero(self.rows["split"] == split)
         paths = self.rows["path"].iloc[where].tolist()
-        return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where, size_of, strength)
+        return SkinDiseaseDataset(paths, self.labels(split), preprocess, seed, cache, where, size_of, strength)
 
     def open_cache(
         self, preprocess: Preprocess, options: Options, checkpoint_bytes: int = 0
@@ -113,7 +113,7 @@ class Splits:
         lines = [f"data    {where}, {len(self.rows):,} images in {groups:,} groups"]
         lines += [f"        {note}" for note in self.index.notes]
         if leaks := split.leaks(self.rows):  # only a split that the data bring can have any
-            lines.append(f"        LEAK: {len(leaks):,} lesions or patients stand on two sides of the data's own")
+            lines.append(f"        LEAK: {len(leaks):,} lesions or patients stand in two splits of the data's own")
             lines.append(f"        split, so its figures will flatter the model; {leaks[0]}")
         counts = self.counts()
         names = [readable_name(name) for name in self.classes]
@@ -198,9 +198,9 @@ def _refuse_gone(options: Options, run: Path) -> None:
 
 
 def _refuse_empty(rows: pd.DataFrame, root: Path, remedy: str) -> None:
-    for part in ("train", "val"):
-        if not (rows["split"] == part).any():
-            raise UserError(f"{root}: the {part} part is empty; {remedy}")
+    for name in ("train", "val"):
+        if not (rows["split"] == name).any():
+            raise UserError(f"{root}: the {name} split is empty; {remedy}")
 
 
 def unpack_arrays(options: Options, index: Index) -> None:

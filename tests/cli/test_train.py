@@ -410,7 +410,7 @@ def test_data_that_cannot_be_trained_on(tmp_path: Path, make: Callable[[Path], A
         (["--image-size", 8], "--image-size 8: "),
         (["--batch-size", 1], "a batch of one 32-pixel image"),
         (["--split", "70/20"], "--split 70/20 is not three numbers"),
-        (["--split", "80/0/20"], "the val part is empty"),
+        (["--split", "80/0/20"], "the val split is empty"),
         (["--weights", "absent.pth"], "absent.pth"),
         (["--weights", "other.pth"], r"other.pth: not a state_dict of efficientnet_b0: .* tensor features"),
         (["--out", "taken"], "cannot write the run folder taken"),

@@ -753,7 +753,7 @@ def test_folders_without_a_layout_say_what_was_found_and_what_to_do(tmp_path: Pa
         "2 images, the folders HAM10000_images_part_1, the table metadata.csv with the columns picture, verdict"
         in str(error.value)
     )
-    assert "give each class a folder of its own, or name a table image,label[,group] with --labels" in str(error.value)
+    assert "give each class a folder of its own, or name a table image,label[,group] with --l" in str(error.value)
     assert "ISIC Archive has metadata.csv with isic_id and diagnosis" in str(error.value)
     assert "HAM10000 has" not in str(error.value)
 

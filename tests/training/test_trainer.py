@@ -451,7 +451,7 @@ def test_the_header_counts_every_image_once(settings: Options, parts: Splits) ->
 
 
 def test_a_part_without_images_is_named(settings: Options) -> None:
-    with pytest.raises(UserError, match="the val part is empty; give it a share of --split 90/0/10"):
+    with pytest.raises(UserError, match="the val split is empty; give it a share of --split 90/0/10"):
         read_splits(dataclasses.replace(settings, split="90/0/10"))
 
 
