@@ -222,7 +222,8 @@ def _fit_sets(
     own = np.take_along_axis(probabilities, labels[:, None], 1)[:, 0]
 
     def threshold(rows: Bools, unit: Floats) -> float | None:
-        return _conformal_threshold(np.where(right, 0.5 / unit.min(), own / unit[labels])[rows], groups[rows], coverage)
+        scores = np.where(right, 0.5 / unit.min(), own / unit[labels])
+        return _conformal_threshold(scores[rows], groups[rows], coverage)
 
     classes = range(probabilities.shape[1])
     of_class = [threshold(labels == c, np.ones(len(classes))) for c in classes]

@@ -71,7 +71,7 @@ def test_set_threshold_by_hand() -> None:
 
 
 def test_set_threshold_between_two_images_by_hand() -> None:
-    # Fourteen images with probabilities 0.02, 0.04 .. 0.28: (14 + 1) * 0.1 = 1.5, half way from the first to the second.
+    # Fourteen images, 0.02, 0.04 .. 0.28: (14 + 1) * 0.1 = 1.5, half way from the first to the second.
     own = np.arange(1, 15) * 0.02
     made = calibration._fit_sets(np.stack([own, 1 - own], 1), np.zeros(14, np.int64), 0.90)
     assert made["thresholds"][0] == pytest.approx(0.03)
