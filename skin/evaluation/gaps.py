@@ -112,19 +112,18 @@ def heterogeneity(hits: Bools, labels: Ints, lesions: Array, group: Ints) -> Het
         hits: bool [N]. labels: int [N]. lesions: [N], or patients.
         group: int [N], the number of the group; -1 does not count.
     """
-    there = group >= 0
-    names = np.unique(lesions[there], return_inverse=True)[1]
-    units, of_unit, images = np.unique(
-        np.stack([labels[there], group[there], names], 1), axis=0, return_inverse=True, return_counts=True,
-    )  # fmt: skip
-    if len(units) == 0:
+    there = np.flatnonzero(group >= 0)
+    if len(there) == 0:
         return None
-    scores = np.bincount(of_unit.ravel(), weights=hits[there]) / images
-    groups = int(units[:, 1].max()) + 1
+    groups = int(group.max()) + 1
+    strata = labels[there].astype(np.int64) * groups + group[there]
+    numbers, of_lesion = np.unique(lesions[there], return_inverse=True)
+    units, of_unit, images = np.unique(strata * len(numbers) + of_lesion, return_inverse=True, return_counts=True)
+    scores = np.bincount(of_unit, weights=hits[there]) / images
+    of_class, of_group = np.divmod(units // len(numbers), groups)
     apart, covariance = np.zeros(groups), np.zeros((groups, groups))
-    for c in np.unique(units[:, 0]):
-        rows = units[:, 0] == c
-        mine, own = units[rows, 1], scores[rows]
+    for c in np.unique(of_class):
+        mine, own = of_group[of_class == c], scores[of_class == c]
         sizes = np.bincount(mine, minlength=groups).astype(float)
         if len(own) < 2:
             continue

@@ -88,29 +88,35 @@ def _coefficient(event: Bools, columns: Floats, offset: Floats, resampler: Resam
 
 
 def _logistic(event: Bools, columns: Floats, offset: Floats) -> Floats | None:
-    """Return the coefficients [K] of the largest likelihood; None if it has none, as where all have the event."""
+    """Return the coefficients [K] of the largest likelihood; None if it has none, as where all have the event.
 
-    def loss(at: Floats) -> float:
-        predictor = columns @ at + offset
-        return float((np.logaddexp(0, predictor) - event * predictor).sum())
+    Newton's method, from what is right if the probabilities are.
+    """
+
+    def tried(at: Floats) -> tuple[Floats, float]:
+        """Return the probabilities [N] of the event, and the log loss."""
+        rate = expit(columns @ at + offset)
+        return rate, -float(np.log(np.maximum(np.where(event, rate, 1 - rate), 1e-300)).sum())
 
     if not event.any() or event.all():
         return None
     at = np.zeros(columns.shape[1])
-    least = loss(at)
+    at[1:] = 1.0
+    rate, loss = tried(at)
     for _ in range(_STEPS):
-        rate = expit(columns @ at + offset)
         curvature = (columns * (rate * (1 - rate))[:, None]).T @ columns
         try:
             step = np.linalg.solve(curvature, columns.T @ (event - rate))
         except np.linalg.LinAlgError:
             return None
-        while loss(at + step) > least + 1e-9 and np.abs(step).max() > 1e-9:  # the loss is convex: half of it helps
+        rate, found = tried(at + step)
+        while found > loss + 1e-9 and np.abs(step).max() > 1e-9:  # the loss is convex: less of the step helps
             step = step / 2
-        at, least = at + step, loss(at + step)
+            rate, found = tried(at + step)
+        at, loss = at + step, found
         if np.abs(at).max() > _STEEPEST:
             return None
-        if np.abs(step).max() < 1e-8:
+        if np.abs(step).max() < 1e-6:  # the next step would be its square
             return at
     return None
 

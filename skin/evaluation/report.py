@@ -109,7 +109,7 @@ def build(
 
     resampler = Resampler(groups, rounds, seed)
     malignant = malignant_classes(predictions.classes)
-    answers = _Answers(predictions.classes, labels, probabilities, groups, malignant)
+    answers = _Answers(predictions.classes, labels, probabilities, resampler.group_of_row, malignant)
     estimates = Estimates(labels, probabilities, resampler)
     raw = Estimates(labels, calibration.softmax(predictions.logits[known]), resampler, ranked=False)
     two = None if malignant is None else Estimates(*_two_classes(malignant, labels, probabilities), resampler)
@@ -290,12 +290,15 @@ def _shared(fitted: Calibration, level: str, with_threshold: bool) -> list[int]:
 
 @dataclass(frozen=True)
 class _Answers:
-    """The images that count: labels int [N], probabilities [N, C], lesions [N]; the malignant classes, if known."""
+    """The images that count: labels int [N], probabilities [N, C], the number of the lesion or patient, int [N].
+
+    `malignant` are the malignant classes, bool [C], if they are known.
+    """
 
     classes: tuple[str, ...]
     labels: Ints
     probabilities: Floats
-    lesions: npt.NDArray[Any]
+    lesions: npt.NDArray[np.int32]
     malignant: Bools | None
 
     def metrics_of(self, rows: Bools, resampler: Resampler) -> ByMetric:
