@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO = runs/latest/demo/HAM10000_images_part_1
 
-.PHONY: demo test lint bench torture clean
+.PHONY: demo test lint bench torture simulate clean
 
 $(VENV)/.ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ bench: $(VENV)/.ready
 
 torture: $(VENV)/.ready
 	$(BIN)/python tests/torture.py
+
+simulate: $(VENV)/.ready
+	OMP_NUM_THREADS=1 $(BIN)/python tests/simulation/coverage.py
 
 clean:
 	rm -rf $(VENV) .benchmarks .mypy_cache .ruff_cache .hypothesis

@@ -57,6 +57,7 @@ Key = TypeVar("Key", bound=Hashable)
 ROUNDS = 1000
 LEVEL = 0.95
 BATCH_ELEMENTS = 2**19  # rounds x images in one batch: these stay in a core's cache
+NOISE = 4000  # draws of the noise of a mean of gaps
 LEAST_BATCH = 8  # rounds; the weights of a group lie side by side, and as many come in one cache line
 Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
@@ -75,6 +76,11 @@ class Estimate:
             return "not available"
         interval = f" ({self.low:.{digits}f}–{self.high:.{digits}f})" if math.isfinite(self.low) else ""
         return f"{self.value:.{digits}f}{interval}".replace("-", "\N{MINUS SIGN}")
+
+    def widened(self, by: float) -> Estimate:
+        """Return it with ends `by` times as far from the value."""
+        down, up = self.value - self.low, self.high - self.value
+        return Estimate(self.value, self.value - by * down, self.value + by * up)
 
     def __str__(self) -> str:
         return self.text()
@@ -252,7 +258,7 @@ class Estimates:
         self._known_sides: dict[int, tuple[Size, Size]] = {}
         self.confusion = metrics.confusion_matrix(labels, self.predicted, self.num_classes)
         self.values = metrics.values(labels, probabilities, ranked)
-        additive = _Additive(labels, probabilities, resampler)
+        self._additive = additive = _Additive(labels, probabilities, resampler)
         columns = enumerate(probabilities.T) if ranked else ()
         rankings = [_Ranking(labels == c, scores, resampler) for c, scores in columns]
 
@@ -274,6 +280,8 @@ class Estimates:
         if isinstance(metric.source, MeanOverClasses):
             return self._mean_over_classes(metric.name, metric.source.of)
         if of_class is None:
+            if isinstance(metric.interval, BiasedUpwards):
+                return self._additive.mean_gap(name, float(self.values[name]))
             everything = self.resampler.size(np.ones(len(self.labels), bool))
             return interval(metric.interval, float(self.values[name]), self.rounds[name], everything)
         estimate = self._of_class(metric, of_class)
@@ -339,7 +347,16 @@ class _Additive:
                 terms.append((end + place, numbers))
                 self.places[metric.name] = metric.source, slice(end, end + metric.source.size)
                 end += metric.source.size
+        # Of a mean of gaps, each image's variance by chance alone: behind the sums, which the rounds need.
+        self.size, self.chance = end, {}
+        for metric in METRICS:
+            if isinstance(metric.interval, BiasedUpwards):
+                source, _ = self.places[metric.name]
+                place = source.terms(labels, probabilities)[0]
+                chance = metric.interval.chance(labels, probabilities)
+                self.chance[metric.name] = np.bincount(place, weights=chance, minlength=source.size)
         self.sums = resampler.sums(terms, end)
+        self.images = np.bincount(resampler.group_of_row, minlength=resampler.num_groups)
 
     def metrics(self, weights: Array) -> dict[str, Floats]:
         """Return the metrics of sums, each [B] or [B, C], for group weights [G, B]."""
@@ -351,12 +368,19 @@ class _Additive:
             **{name: source.of_sums(sums[:, place], images) for name, (source, place) in self.places.items()},
         }
 
+    def mean_gap(self, name: str, value: float) -> Estimate:
+        """Return a mean of absolute gaps with its interval; see `mean_gap_interval`."""
+        _, place = self.places[name]
+        if len(self.images) < 2:
+            return Estimate(value, np.nan, np.nan)
+        return Estimate(value, *mean_gap_interval(self.sums[place], self.images, self.chance[name]))
+
 
 def interval(kind: Interval, value: float, rounds: Floats, size: Size) -> Estimate:
     """Return `value` with the 95 % interval that its rounds [R] give; rounds that are nan do not count.
 
     Args:
-        kind: of the interval; `LikeShare` asks for a class, so it is not made here.
+        kind: of the interval; `LikeShare` asks for a class, and `BiasedUpwards` for sums, so they are not made here.
         size: the images and groups that the metric rests on.
     """
     rounds = rounds[~np.isnan(rounds)]
@@ -366,9 +390,6 @@ def interval(kind: Interval, value: float, rounds: Floats, size: Size) -> Estima
         return Estimate(value, *_wilson(value, float(rounds.var()), size))
     if size.groups < 2:
         return Estimate(value, np.nan, np.nan)
-    if isinstance(kind, BiasedUpwards):
-        high = float(np.quantile(rounds, 0.975))
-        return Estimate(value, min(max(2 * value - high, 0.0), value), high - float(rounds.mean()) + value)
     return Estimate(value, *_percentiles(value, rounds, size.groups))
 
 
@@ -397,6 +418,21 @@ def _wilson(share: float, variance: float, size: Size) -> tuple[float, float]:
     if variance > 1e-15 and size.groups > 1:
         worth = min(share * (1 - share) / variance * (1 - 1 / size.groups), float(size.images))
     return _score(share, worth, Z)
+
+
+def share_of(hits: Array, rows: Array, resampler: Resampler) -> Estimate:
+    """Return the share of hits among `rows`, both bool [N], with Wilson's interval.
+
+    The variance is that of a ratio over groups by linearisation, which is what the rounds of a bootstrap come to. So
+    the many shares of a reliability diagram need no rounds.
+    """
+    size = resampler.size(rows)
+    if size.images == 0:
+        return Estimate(np.nan, np.nan, np.nan)
+    of_group = resampler.group_of_row[rows]
+    value = float(hits[rows].mean())
+    apart = np.bincount(of_group, weights=hits[rows] - value)
+    return Estimate(value, *_wilson(value, float((apart**2).sum()) / size.images**2, size))
 
 
 def _like_share(kind: LikeShare, value: float, rounds: Floats, own: Size, others: Size) -> Estimate:
@@ -439,6 +475,36 @@ def difference(one: Estimate, other: Estimate) -> Estimate:
     down = math.hypot(one.value - one.low, other.high - other.value)
     up = math.hypot(one.high - one.value, other.value - other.low)
     return Estimate(value, value - down, value + up)
+
+
+def mean_gap_interval(sums: sparse.csr_array, images: Array, chance: Array) -> tuple[float, float]:
+    """Return the 95 % interval of a mean of absolute gaps, such as the calibration error.
+
+    The sums of the bins are taken as normal, with the covariance of G groups. No variance is less than chance alone
+    gives: a bin in which every answer happens to be right does not vary over the groups, and proves nothing. If the
+    truth is that all gaps are 0, the mean is that of |noise|; the low end is 0 unless the observed mean is among its
+    largest 2.5 %. Otherwise it reaches down as far as |gaps + noise| reaches up (the basic bootstrap). The high end
+    reaches up as far as that does, less the bias that the noise added.
+
+    Args:
+        sums: [bins, G], of each bin and group. images: int [G], of each group; G is 2 or more.
+        chance: [bins], the variance of each bin's sum by chance alone, if images are independent.
+    """
+    total, groups = float(images.sum()), len(images)
+    gaps = np.asarray(sums.sum(axis=1)).ravel() / total
+    across, sizes = sums @ images, float((images.astype(float) ** 2).sum())
+    # The sum over groups of the products of (sums - gaps * images): how far a group is from its share.
+    crossed = np.outer(gaps, across)
+    spread = (sums @ sums.T).toarray() - crossed - crossed.T + sizes * np.outer(gaps, gaps)
+    covariance = spread / total**2 * groups / (groups - 1)
+    covariance += np.diag(np.maximum(chance / total**2 - covariance.diagonal(), 0.0))
+    draw = np.random.Generator(np.random.Philox(0))
+    noise = draw.multivariate_normal(np.zeros(len(gaps)), covariance, NOISE, method="eigh")
+    observed, around = np.abs(gaps).sum(), np.abs(gaps + noise).sum(1)
+    high = float(np.quantile(around, 0.975))
+    by_chance = (np.abs(noise).sum(1) >= observed - 1e-12).mean() >= 0.025
+    low = 0.0 if by_chance else max(2 * observed - high, 0.0)
+    return min(low, observed), max(high - float(around.mean()) + observed, observed)
 
 
 def _correlations(rounds: Floats) -> Floats:

@@ -162,6 +162,12 @@ def confidence_gap(labels: Array, probabilities: Array, bins: int = CALIBRATION_
     return confidence_bin(confidence, bins), (probabilities.argmax(1) == labels) - confidence
 
 
+def chance_of_gap(labels: Array, probabilities: Array) -> Floats:
+    """Return the variance of an image's gap if its confidence is right, [N]: that of an answer right as often."""
+    confidence = probabilities.max(1, initial=0).astype(np.float64)
+    return confidence * (1 - confidence)
+
+
 def mean_gap(sums: Array, images: Array) -> Floats:
     """Return the mean over images of |accuracy - confidence| of their bin, [...].
 
@@ -297,11 +303,15 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class BiasedUpwards:
-    """An interval for a mean of absolute gaps, too large on a sample and larger again on a resample.
+    """An interval for a mean of absolute gaps of an `OfSums`: too large on a sample, and larger again on a resample.
 
-    It reaches down as far as the rounds reach up (the basic bootstrap). It reaches up as far as the rounds do, less
-    the bias that resampling added.
+    Its low end is 0 unless the sums are larger than chance makes them if nothing is behind them.
+
+    Attributes:
+        chance: from labels and probabilities to a value [N], the variance of each image's term by chance alone.
     """
+
+    chance: Callable[[Array, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -427,7 +437,7 @@ METRICS = (
     Metric("brier_score", "Brier score, 0 to 2", mean_over_images(squared_error), larger_is_better=False),
     Metric(
         "expected_calibration_error", "Expected calibration error",  # Naeini 2015, Guo 2017
-        OfSums(confidence_gap, mean_gap, CALIBRATION_BINS), BiasedUpwards(), larger_is_better=False,
+        OfSums(confidence_gap, mean_gap, CALIBRATION_BINS), BiasedUpwards(chance_of_gap), larger_is_better=False,
     ),
     Metric("top_2_accuracy", "Top-2 accuracy", mean_over_images(partial(top_k_hits, k=2)), Share()),
     Metric("top_3_accuracy", "Top-3 accuracy", mean_over_images(partial(top_k_hits, k=3)), Share()),

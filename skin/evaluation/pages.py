@@ -24,6 +24,7 @@ from skin.evaluation.report_types import (
     CalibrationReport,
     ClassReport,
     MalignantReport,
+    ReliabilityReport,
     Report,
 )  # fmt: skip
 from skin.utils.errors import printable
@@ -161,11 +162,16 @@ def _class(report: Report, name: str, of_class: ClassReport) -> Context:
         "name": of_class.name,
         "support": of_class.support,
         "sensitivity": of_class.metrics["sensitivity"].text(),
+        "calibration": _line(report.calibration.per_class[name]),
         "called": _narrow(metrics.OF_CALLED, of_class.metrics),
         "others": _narrow(_others(), of_class.metrics),
         "at_threshold": _narrow(metrics.OF_CALLED, threshold.metrics) if threshold else None,
         "coverage": [of_level.coverage_by_class[name].text(2) for of_level in sets],
     }
+
+
+def _line(found: ReliabilityReport) -> list[str]:
+    return [found.slope.text(2), found.intercept.text(2)]
 
 
 def _overall(estimates: ByMetric) -> list[Context]:
@@ -204,6 +210,8 @@ def _calibration(calibration: CalibrationReport) -> Context:
             }
             for metric in metrics.OF_PROBABILITIES
         ],
+        "confidence": _line(calibration.confidence),
+        "malignant": _line(calibration.malignant) if calibration.malignant else None,
         "unlike": dataclasses.asdict(unlike) | {"flagged": unlike.flagged.text()},
         "set_titles": [f"{level} % sets" for level in calibration.prediction_sets],
         "sets": [
@@ -212,6 +220,7 @@ def _calibration(calibration: CalibrationReport) -> Context:
                 "coverage": sets.coverage.text(2),
                 "mean_size": sets.mean_size.text(2),
                 "shared": sets.shared_threshold,
+                "without": sets.no_threshold,
             }
             for level, sets in calibration.prediction_sets.items()
         ],
@@ -240,8 +249,14 @@ def _attribute(name: str, found: AttributeReport) -> Context:
                 "difference": gap.difference.text(entry.metric.digits - 1),
                 "best": gap.best,
                 "worst": gap.worst,
+                "over": [readable_name(c) for c in gap.classes],
             }
             for entry in shown
             if (gap := found.largest_gap.get(entry.name)) is not None
+        ],
+        "heterogeneity": [
+            {"metric": entry.title[0].lower() + entry.title[1:], **dataclasses.asdict(test)}
+            for entry in shown
+            if (test := found.heterogeneity.get(entry.name)) is not None
         ],
     }

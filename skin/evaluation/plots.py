@@ -296,7 +296,7 @@ def _bars(axes: Axes, estimates: list[Estimate]) -> None:
 
 def subgroups(report: Report) -> Figure:
     """Draw each subgroup's metrics beside those of all images (the dotted line); small groups are hollow."""
-    shown = [entry for entry in METRICS if entry.compared]
+    shown = [entry for entry in METRICS if entry.drawn]
     rows: list[tuple[str, Subgroup | None]] = []
     for attribute, result in report.subgroups.items():
         rows.append((_label(attribute, 30), None))

@@ -11,16 +11,19 @@ from typing import Any
 
 from skin.data.class_names import match_classes, readable_name
 from skin.evaluation import metrics, subgroups
-from skin.evaluation.intervals import LEVEL, Column, Estimate, Estimates, Resampler, difference, means_of
+from skin.evaluation.gaps import Comparison, Group, heterogeneity
+from skin.evaluation.intervals import LEVEL, Column, Estimate, Estimates, Resampler, means_of
 from skin.evaluation.lesions import by_lesion
 from skin.evaluation.metrics import Bools, Floats, Ints, Percentiles
+from skin.evaluation.reliability import reliability
 from skin.evaluation.report_types import (
     AtThreshold,
     AttributeReport,
+    ByMetric,
     CalibrationReport,
     ClassReport,
     ConfusionMatrix,
-    Gap,
+    Heterogeneity,
     Intervals,
     LesionReport,
     MalignantReport,
@@ -106,6 +109,7 @@ def build(
 
     resampler = Resampler(groups, rounds, seed)
     malignant = malignant_classes(predictions.classes)
+    answers = _Answers(predictions.classes, labels, probabilities, resampler.group_of_row, malignant)
     estimates = Estimates(labels, probabilities, resampler)
     raw = Estimates(labels, calibration.softmax(predictions.logits[known]), resampler, ranked=False)
     two = None if malignant is None else Estimates(*_two_classes(malignant, labels, probabilities), resampler)
@@ -129,10 +133,9 @@ def build(
         per_class=per_class,
         confusion_matrix=ConfusionMatrix(list(predictions.classes), estimates.confusion.tolist()),
         malignant=None if malignant is None or two is None else _malignant(predictions.classes, malignant, two),
-        calibration=_calibration(predictions, calibrated, estimates, raw, of_sets()),
+        calibration=_calibration(predictions, calibrated, estimates, raw, of_sets(), answers),
         subgroups={
-            name: _subgroups(binned[known], labels, probabilities, resampler_of, malignant)
-            for name, binned in (by or {}).items()
+            name: _subgroups(binned[known], answers, resampler_of) for name, binned in (by or {}).items()
         },
         per_lesion=None if predictions.lesions is None else _per_lesion(predictions, rounds, seed),
     )
@@ -235,15 +238,26 @@ def _set_columns(calibrated: Calibrated, known: Bools, labels: Ints) -> dict[Set
 
 def _calibration(
     predictions: Predictions, calibrated: Calibrated, estimates: Estimates, raw: Estimates,
-    of_sets: dict[SetKey, Estimate],
+    of_sets: dict[SetKey, Estimate], answers: _Answers,
 ) -> CalibrationReport:  # fmt: skip
     """Report on the probabilities; `raw` are the estimates before calibration, `of_sets` those of `_set_columns`."""
     unlike, unknown = calibrated.unlike, ~predictions.known
+    labels, probabilities, resampler = answers.labels, answers.probabilities, estimates.resampler
+    of_malignant = None
+    if answers.malignant is not None:
+        truth, two = _two_classes(answers.malignant, labels, probabilities)
+        of_malignant = reliability(truth == 1, two[:, 1], resampler)
     return CalibrationReport(
         temperature=predictions.calibration.get("temperature"),
         validation_images=predictions.calibration.get("images", 0),
         before={metric.name: raw.estimate(metric.name) for metric in metrics.OF_PROBABILITIES},
         after={metric.name: estimates.estimate(metric.name) for metric in metrics.OF_PROBABILITIES},
+        confidence=reliability(estimates.predicted == labels, probabilities.max(1, initial=0), resampler),
+        per_class={
+            name: reliability(labels == c, probabilities[:, c], resampler)
+            for c, name in enumerate(predictions.classes)
+        },
+        malignant=of_malignant,
         unlike_training=UnlikeReport(
             flagged=of_sets["all", "flagged"],
             unknown_class_images=int(unknown.sum()),
@@ -255,25 +269,70 @@ def _calibration(
                 mean_size=of_sets[level, "mean_size"],
                 coverage_by_class={name: of_sets[level, c] for c, name in enumerate(predictions.classes)},
                 single_class=float((members[predictions.known].sum(1) == 1).mean()),
-                shared_threshold=[predictions.classes[c] for c in _shared(predictions.calibration, level)],
+                shared_threshold=[predictions.classes[c] for c in _shared(predictions.calibration, level, True)],
+                no_threshold=[predictions.classes[c] for c in _shared(predictions.calibration, level, False)],
             )
             for level, members in _sets_by_level(calibrated).items()
         },
     )
 
 
-def _shared(fitted: Calibration, level: str) -> list[int]:
-    """Return the classes without a threshold of their own."""
-    return fitted["sets"][level]["shared"] if "sets" in fitted else []
+def _shared(fitted: Calibration, level: str, with_threshold: bool) -> list[int]:
+    """Return the classes without a threshold of their own: those that share one, or those that have none at all."""
+    if "sets" not in fitted:
+        return []
+    sets = fitted["sets"][level]
+    return [c for c in sets["shared"] if (sets["thresholds"][c] > 0) == with_threshold]
 
 
 # ---- subgroups ------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Answers:
+    """The images that count: labels int [N], probabilities [N, C], the number of the lesion or patient, int [N].
+
+    `malignant` are the malignant classes, bool [C], if they are known.
+    """
+
+    classes: tuple[str, ...]
+    labels: Ints
+    probabilities: Floats
+    lesions: npt.NDArray[np.int32]
+    malignant: Bools | None
+
+    def metrics_of(self, rows: Bools, resampler: Resampler) -> ByMetric:
+        """Return the metrics of a subgroup, of some rows, bool [N]."""
+        labels, probabilities = self.labels[rows], self.probabilities[rows]
+        estimates = Estimates(labels, probabilities, resampler)
+        two = None
+        if self.malignant is not None:  # asked for before the first estimate is read
+            two = Estimates(*_two_classes(self.malignant, labels, probabilities), resampler, ranked=False)
+        found = {}
+        for entry in subgroups.METRICS:
+            if not entry.of_malignant:
+                found[entry.name] = estimates.estimate(entry.metric.name)
+            elif two is not None:
+                found[entry.name] = two.estimate(entry.metric.name, 1)
+        return found
+
+    def counting(self, entry: SubgroupMetric) -> Bools:
+        """Return the classes whose images count in a metric of subgroups, bool [C]."""
+        if entry.of_malignant and self.malignant is not None:
+            return self.malignant if entry.metric.name == "sensitivity" else ~self.malignant
+        return np.ones(len(self.classes), bool)
+
+    def hits(self, entry: SubgroupMetric) -> Bools | None:
+        """Return the images that are answered rightly, bool [N]; None for a metric that is no share of these."""
+        if entry.of_malignant and self.malignant is not None:
+            truth, two = _two_classes(self.malignant, self.labels, self.probabilities)
+            return two.argmax(1) == truth
+        return self.probabilities.argmax(1) == self.labels if entry.metric.name == "accuracy" else None
+
+
 def _subgroups(
-    binned: pd.Series, labels: Ints, probabilities: Floats, resampler_of: Callable[[Bools, int], Resampler],
-    malignant: Bools | None,
-) -> AttributeReport:  # fmt: skip
+    binned: pd.Series, answers: _Answers, resampler_of: Callable[[Bools, int], Resampler]
+) -> AttributeReport:
     """Report on the subgroups of one attribute.
 
     Args:
@@ -281,37 +340,29 @@ def _subgroups(
     """
     binned = binned.cat.remove_unused_categories()  # a group may hold only images of unknown classes
     groups: dict[str, Subgroup] = {}
-    compared: list[str] = []
+    compared: list[Group] = []
+    group_of_row = np.full(len(binned), -1)
     for number, name in enumerate(map(str, binned.cat.categories), start=1):
         rows = (binned == name).to_numpy()
         resampler = resampler_of(rows, number)
-        estimates = Estimates(labels[rows], probabilities[rows], resampler)
-        two = None
-        if malignant is not None:  # asked for before the first estimate is read
-            two = Estimates(*_two_classes(malignant, labels[rows], probabilities[rows]), resampler)
-        found = {}
-        for entry in subgroups.METRICS:
-            if not entry.of_malignant:
-                found[entry.name] = estimates.estimate(entry.metric.name)
-            elif two is not None:
-                found[entry.name] = two.estimate(entry.metric.name, 1)
+        own = answers.metrics_of(rows, resampler)
         small = int(rows.sum()) < subgroups.SMALL
-        groups[name] = Subgroup(int(rows.sum()), resampler.num_groups, small, found)
+        groups[name] = Subgroup(int(rows.sum()), resampler.num_groups, small, own)
+
+        def metrics_of(some: Bools, number: int = number, own: ByMetric = own, rows: Bools = rows) -> ByMetric:
+            return own if (some == rows).all() else answers.metrics_of(some, resampler_of(some, number))
+
         if not small and name != subgroups.NOT_RECORDED:
-            compared.append(name)
-    gaps = {e.name: _gap(e, groups, compared) for e in subgroups.METRICS if e.compared} if compared else {}
-    return AttributeReport(groups, gaps)
-
-
-def _gap(entry: SubgroupMetric, groups: dict[str, Subgroup], compared: list[str]) -> Gap | None:
-    """Return the gap from the best to the worst of the `compared` groups; None if fewer than two have a value."""
-    sign = 1 if entry.metric.larger_is_better else -1
-    estimates = {name: groups[name].metrics[entry.name] for name in compared if entry.name in groups[name].metrics}
-    merits = {name: sign * estimate.value for name, estimate in estimates.items() if not np.isnan(estimate.value)}
-    if len(merits) < 2:
-        return None
-    best = max(merits, key=merits.__getitem__)
-    # Two different groups, even if all are equal.
-    worst = min(merits.keys() - {best}, key=lambda name: (merits[name], name))
-    larger, smaller = (best, worst) if sign > 0 else (worst, best)
-    return Gap(best, worst, difference(estimates[larger], estimates[smaller]))
+            group_of_row[rows] = len(compared)
+            compared.append(Group(name, rows, metrics_of))
+    there = [e for e in subgroups.METRICS if not e.of_malignant or answers.malignant is not None]
+    comparison = Comparison(compared, answers.labels, answers.lesions, answers.classes)
+    tests: dict[str, Heterogeneity | None] = {}
+    for entry in there:
+        hits, counts = answers.hits(entry), answers.counting(entry)[answers.labels]
+        if hits is not None:
+            tests[entry.name] = heterogeneity(
+                hits, answers.labels, answers.lesions, np.where(counts, group_of_row, -1)
+            )
+    gaps = {entry.name: comparison.largest_gap(entry, answers.counting(entry)) for entry in there}
+    return AttributeReport(groups, gaps, tests)

@@ -71,6 +71,26 @@ class MalignantReport:
 
 
 @dataclass(frozen=True)
+class ReliabilityBin:
+    """The images whose probability is in (above, up_to]: their mean, and the share of them that have the event."""
+
+    above: float
+    up_to: float
+    images: int
+    mean_probability: float
+    observed: Estimate
+
+
+@dataclass(frozen=True)
+class ReliabilityReport:
+    """Calibration of the probabilities of one event: slope (1 is right), intercept (0 is right) and bins."""
+
+    slope: Estimate
+    intercept: Estimate
+    bins: list[ReliabilityBin]
+
+
+@dataclass(frozen=True)
 class UnlikeReport:
     """Images flagged as unlike the training images: their share, and that among images of unknown classes."""
 
@@ -85,7 +105,8 @@ class SetsReport:
 
     Attributes:
         single_class: the share of sets of one class.
-        shared_threshold: the classes with too few validation images for a threshold of their own.
+        shared_threshold: the classes that share a threshold, with too few validation images for one of their own.
+        no_threshold: those that are too few even together; they are in every set.
     """
 
     coverage: Estimate
@@ -93,16 +114,25 @@ class SetsReport:
     coverage_by_class: ByMetric
     single_class: float
     shared_threshold: list[str]
+    no_threshold: list[str]
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """The probabilities `before` and `after` calibration; no temperature without a calibration."""
+    """The probabilities `before` and `after` calibration; no temperature without a calibration.
+
+    Attributes:
+        confidence, per_class, malignant: the reliability of the calibrated probabilities: that of the predicted class
+            (the event is a correct answer), of each class, and of malignant, if that is known.
+    """
 
     temperature: float | None
     validation_images: int
     before: ByMetric
     after: ByMetric
+    confidence: ReliabilityReport
+    per_class: dict[str, ReliabilityReport]
+    malignant: ReliabilityReport | None
     unlike_training: UnlikeReport
     prediction_sets: dict[str, SetsReport]  # by the level in percent
 
@@ -119,19 +149,37 @@ class Subgroup:
 
 @dataclass(frozen=True)
 class Gap:
-    """The difference between the best and the worst subgroup."""
+    """The largest difference between two subgroups, over the classes that both have.
+
+    Attributes:
+        difference: the interval holds for the largest of all pairs, not only for a pair named beforehand.
+        classes: those with enough lesions in both; only images of these count.
+        compared: the number of subgroups that the two are picked from.
+    """
 
     best: str
     worst: str
     difference: Estimate = field(metadata=_INLINE)
+    classes: list[str]
+    compared: int
+
+
+@dataclass(frozen=True)
+class Heterogeneity:
+    """A test whether subgroups are served alike, given the class: its statistic is chi-squared if they are."""
+
+    statistic: float
+    degrees_of_freedom: int
+    p_value: float
 
 
 @dataclass(frozen=True)
 class AttributeReport:
-    """The subgroups of one attribute, and the largest gap by each metric that compares them."""
+    """The subgroups of one attribute, the largest gap by each metric, and a test of heterogeneity by share."""
 
     groups: dict[str, Subgroup]
     largest_gap: dict[str, Gap | None]
+    heterogeneity: dict[str, Heterogeneity | None]
 
 
 @dataclass(frozen=True)

@@ -32,12 +32,12 @@ class SubgroupMetric:
     Attributes:
         metric: of the whole set; or, for malignant against benign, of a class.
         of_malignant: the metric of malignant against benign; only sets with both have it.
-        compared: the subgroups' picture and the largest gap show it, too.
+        drawn: the subgroups' picture shows it, too.
     """
 
     metric: Metric
     of_malignant: bool = False
-    compared: bool = True
+    drawn: bool = True
 
     @property
     def name(self) -> str:
@@ -59,8 +59,8 @@ METRICS = (
     SubgroupMetric(BY_NAME["accuracy"]),
     SubgroupMetric(BY_NAME["balanced_accuracy"]),
     SubgroupMetric(BY_NAME["macro_auc"]),
-    SubgroupMetric(BY_NAME["sensitivity"], of_malignant=True, compared=False),
-    SubgroupMetric(BY_NAME["specificity"], of_malignant=True, compared=False),
+    SubgroupMetric(BY_NAME["sensitivity"], of_malignant=True, drawn=False),
+    SubgroupMetric(BY_NAME["specificity"], of_malignant=True, drawn=False),
 )
 
 

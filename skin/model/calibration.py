@@ -3,9 +3,11 @@
 All three are fitted once, on the validation split at the end of training, and kept in the checkpoint:
 
 - One temperature divides the logits, so that "80 %" is right four times in five (Guo et al. 2017).
-- A prediction set holds every class whose probability reaches the threshold of that class. It holds the true class
-  for 90 % (95 %) of the images *of each class*: split conformal prediction, one quantile per class. A class with too
-  few validation images for its own quantile takes that of all images (Ding et al. 2023), and is named in `shared`.
+- A prediction set holds the most probable class, and every class whose probability reaches the threshold of that
+  class. It holds the true class for 90 % (95 %) of the lesions *of each class*: split conformal prediction, one
+  quantile per class. Classes with too few validation lesions for their own quantile form a group with a quantile of
+  its own (Ding et al. 2023), and are named in `shared`. If these are too few even together, their thresholds are 0:
+  they are in every set.
 - An image is unlike the training set if its features lie further from every class than those of 98 % of unseen
   validation images (a Mahalanobis distance on features of unit length).
 
@@ -40,8 +42,8 @@ MOST_IMAGES = 5000  # taken evenly from a larger set; enough to show where the f
 class SetThresholds(TypedDict):
     """The prediction sets of one coverage."""
 
-    thresholds: list[float]  # one per class
-    shared: list[int]  # classes that have the threshold of all images
+    thresholds: list[float]  # one per class; 0 is in every set
+    shared: list[int]  # classes without a threshold of their own: they share a quantile, or their thresholds are 0
 
 
 class Gaussians(TypedDict):
@@ -86,11 +88,14 @@ def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Doubles:
     return exponentials / exponentials.sum(1, keepdims=True)
 
 
-def fit(logits: npt.ArrayLike, labels: npt.ArrayLike, features: npt.ArrayLike) -> Calibration:
+def fit(
+    logits: npt.ArrayLike, labels: npt.ArrayLike, features: npt.ArrayLike, groups: npt.ArrayLike | None = None
+) -> Calibration:
     """Fit all three on images that the network was not trained on.
 
     Args:
         logits: float [N, C]. labels: int [N]. features: float [N, D], pooled, before the head.
+        groups: [N], the lesion or patient of each image; None if each image stands alone.
 
     Returns:
         The calibration for `apply`: numbers, lists and tensors, safe for `torch.load(weights_only=True)`. Empty if
@@ -105,7 +110,7 @@ def fit(logits: npt.ArrayLike, labels: npt.ArrayLike, features: npt.ArrayLike) -
     return {
         "images": len(labels),
         "temperature": temperature,
-        "sets": {name: _fit_sets(probabilities, labels, coverage) for name, coverage in COVERAGES.items()},
+        "sets": {name: _fit_sets(probabilities, labels, coverage, groups) for name, coverage in COVERAGES.items()},
         "unlike": _fit_unlike(features, labels),
     }
 
@@ -184,23 +189,52 @@ def _fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
 # ---- prediction sets ------------------------------------------------------------------------------------
 
 
-def _conformal_threshold(own: Floats, coverage: float) -> float | None:
-    """Return the probability that at least `coverage` of new images like these reach; None if these are too few.
+def _conformal_threshold(own: Floats, groups: npt.NDArray[Any], coverage: float) -> float | None:
+    """Return the score that a share of `coverage` of new images like these reaches; None if the groups are too few.
 
-    It is the k-th smallest of n images, k = floor((n + 1)(1 - coverage)). If images are exchangeable, the mean
-    coverage over calibration sets is at least `coverage` (Vovk; Angelopoulos & Bates 2023).
+    Each of the K groups counts as one, whatever its images: if groups are exchangeable, the mean coverage over
+    calibration sets is at least `coverage` for the lowest score with no more than (K + 1)(1 - coverage) - 1 below
+    (Lee, Barber & Willett 2023; with one image per group, Vovk's). That number is seldom whole, and rounding down is
+    what makes the sets of few lesions too large. So the score is interpolated between the two next to it.
+
+    Args:
+        own: [N], the score of the true class. groups: [N].
     """
-    k = math.floor((len(own) + 1) * (1 - coverage) + 1e-9)
-    return float(np.partition(own, k - 1)[k - 1]) if k >= 1 else None
+    _, group_of_row, images = np.unique(groups, return_inverse=True, return_counts=True)
+    allowed = round((len(images) + 1) * (1 - coverage) - 1, 9)
+    if allowed < 0:
+        return None
+    order = np.argsort(own, kind="stable")
+    share = (1 / images)[group_of_row[order]]
+    return float(np.interp(allowed, np.cumsum(share) - share, own[order]))
 
 
-def _fit_sets(probabilities: Floats, labels: npt.NDArray[np.int64], coverage: float) -> SetThresholds:
+def _fit_sets(
+    probabilities: Floats, labels: npt.NDArray[np.int64], coverage: float, groups: npt.ArrayLike | None = None
+) -> SetThresholds:
+    """Return a threshold for each class, or for the group of scarce classes.
+
+    The most probable class is in the set whatever the threshold, so an image that is classified correctly reaches
+    every threshold. No other class has more than a half, so no threshold is above that.
+    """
+    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    right = probabilities.argmax(1) == labels
     own = np.take_along_axis(probabilities, labels[:, None], 1)[:, 0]
-    of_all = _conformal_threshold(own, coverage)
-    of_class = [_conformal_threshold(own[labels == c], coverage) for c in range(probabilities.shape[1])]
+
+    def threshold(rows: Bools, unit: Floats) -> float | None:
+        scores = np.where(right, 0.5 / unit.min(), own / unit[labels])
+        return _conformal_threshold(scores[rows], groups[rows], coverage)
+
+    classes = range(probabilities.shape[1])
+    of_class = [threshold(labels == c, np.ones(len(classes))) for c in classes]
+    shared = [c for c in classes if of_class[c] is None]
+    # Scarce classes differ in how probable they are at all; in units of their mean they are alike.
+    unit = np.maximum(probabilities.mean(0), 1e-12)
+    unit = np.where(np.isin(classes, shared), unit, 1.0)
+    together = threshold(np.isin(labels, shared), unit) or 0.0
     return {
-        "thresholds": [t if t is not None else (of_all or 0.0) for t in of_class],
-        "shared": [c for c, t in enumerate(of_class) if t is None],
+        "thresholds": [min(together * float(unit[c]) if t is None else t, 0.5) for c, t in enumerate(of_class)],
+        "shared": shared,
     }
 
 

@@ -4,6 +4,7 @@ from skin.evaluation.metrics import Percentiles, Share
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 
 def random_set(
@@ -216,38 +217,59 @@ def test_means_leave_out_rows_that_do_not_count() -> None:
     assert second.low == pytest.approx(1 / (1 + 1.959964**2), rel=1e-6)  # one image
 
 
-SETS, RANKED_SETS = 1000, 500  # what ranks images costs the most, and needs no more sets to hold
+def calibrated_set(seed: int, lesions: int, sharpened: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, probabilities and lesions of a model whose probabilities are right; to a power they are too sure."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    labels = generator.integers(0, 3, lesions)
+    logits = 1.5 * generator.standard_normal((lesions, 3))
+    logits[np.arange(lesions), labels] += 1.5**2
+    exponentials = np.exp(sharpened * logits)
+    return labels, exponentials / exponentials.sum(1, keepdims=True), np.arange(lesions)
 
 
-@pytest.fixture(scope="module")
-def coverage() -> dict[str, float]:
-    """How often the 95 % intervals of simulated sets of about 400 images hold the truth."""
-    truth = metrics.values(*random_set(seed=10**6, groups=200_000)[:2])
-    covered: dict[str, list[bool]] = {}
-    for seed in range(SETS):
-        labels, probabilities, groups = random_set(seed, groups=200)
-        figures = Estimates(labels, probabilities, Resampler(groups, 200, seed), ranked=seed < RANKED_SETS)
-        for name in figures.values:
-            for c in [None] if truth[name].ndim == 0 else [0, 2]:
-                estimate = figures.estimate(name, c)
-                expected = truth[name] if c is None else truth[name][c]
-                key = name if c is None else f"{name} of class {c}"
-                covered.setdefault(key, []).append(bool(estimate.low <= expected <= estimate.high))
-    return {name: float(np.mean(hits)) for name, hits in covered.items()}
+def calibration_error(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> Estimate:
+    resampler = Resampler(groups, rounds=2)
+    return Estimates(labels, probabilities, resampler, ranked=False).estimate("expected_calibration_error")
 
 
-# Of three classes the truth is always among the first three: that interval holds it always.
-SIMULATED = [metric.name for metric in metrics.OVERALL if metric.name != "top_3_accuracy"]
-SIMULATED += [f"{metric.name} of class {c}" for metric in metrics.PER_CLASS for c in (0, 2)]  # most and fewest
+def test_calibration_error_of_a_calibrated_model_may_be_nothing() -> None:
+    found = [calibration_error(*calibrated_set(seed, 80)) for seed in range(100)]
+    assert np.mean([e.low == 0 for e in found]) >= 0.94
+    assert all(e.low <= e.value <= e.high for e in found)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SIMULATED)
-def test_intervals_hold_the_truth_as_often_as_they_say(coverage: dict[str, float], name: str) -> None:
-    assert 0.93 <= coverage[name] <= 0.97
+def test_calibration_error_of_a_model_that_is_too_sure_is_not_nothing() -> None:
+    truth = metrics.value("expected_calibration_error", *calibrated_set(10**6, 200_000, 2.0)[:2])
+    found = [calibration_error(*calibrated_set(seed, 400, 2.0)) for seed in range(100)]
+    assert np.mean([e.low > 0 for e in found]) >= 0.95
+    assert np.mean([e.low <= truth <= e.high for e in found]) >= 0.9
 
 
-@pytest.mark.slow
-def test_no_figure_is_left_out_of_the_simulation(coverage: dict[str, float]) -> None:
-    assert coverage["top_3_accuracy"] == 1
-    assert coverage.keys() == {*SIMULATED, "top_3_accuracy"}
+def test_answers_that_happen_to_be_all_right_do_not_refute_a_confidence_of_98_percent() -> None:
+    # Of 60 such answers all are right three times in ten. The rounds of a bootstrap never see a wrong one.
+    probabilities = np.tile([0.98, 0.02], (60, 1))
+    estimate = calibration_error(np.zeros(60, int), probabilities, np.arange(60))
+    assert (estimate.value, estimate.low) == (pytest.approx(0.02), 0)
+    # Of 600 they are right six times in a million.
+    many = calibration_error(np.zeros(600, int), np.tile([0.98, 0.02], (600, 1)), np.arange(600))
+    assert many.low > 0
+
+
+def test_covariance_of_the_bins_is_that_of_the_lesions() -> None:
+    # One bin of gaps: |noise| alone decides. Its variance is that of the mean over three lesions, G / (G - 1) times.
+    sums = sparse.csr_array(np.array([[0.9, 1.2, 0.3]]))
+    low, high = intervals.mean_gap_interval(sums, np.array([1, 1, 1]), np.zeros(1))
+    deviation = np.sqrt(np.array([0.9, 1.2, 0.3]).var() / 3 * 3 / 2)
+    assert low == pytest.approx(0.8 - 1.96 * deviation, abs=0.03)
+    assert high == pytest.approx(0.8 + 1.96 * deviation, abs=0.03)
+
+
+def test_share_of_some_rows_is_as_uncertain_as_the_rounds_say() -> None:
+    labels, probabilities, groups = random_set(seed=5, groups=300)
+    hits, rows = probabilities.argmax(1) == labels, probabilities.max(1) > 0.6
+    resampler = Resampler(groups, rounds=4000)
+    rounds = means_of({0: Column(np.where(rows, hits.astype(float), np.nan))}, resampler)()[0]
+    found = intervals.share_of(hits, rows, resampler)
+    assert found.value == rounds.value
+    assert (found.low, found.high) == (pytest.approx(rounds.low, abs=0.004), pytest.approx(rounds.high, abs=0.004))
+    assert np.isnan(intervals.share_of(hits, np.zeros_like(rows), resampler).value)

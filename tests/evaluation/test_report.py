@@ -171,9 +171,10 @@ def test_subgroups_are_counted_marked_and_compared(made: dict) -> None:
         "female": 50, "male": 50, "not recorded": 50,
     }  # fmt: skip
     gap = sex["largest_gap"]["accuracy"]
-    values = {name: sex["groups"][name]["accuracy"]["value"] for name in ("female", "male")}
-    assert {gap["best"], gap["worst"]} == {"female", "male"}
-    assert gap["value"] == pytest.approx(max(values.values()) - min(values.values()))
+    assert ({gap["best"], gap["worst"]}, gap["compared"]) == ({"female", "male"}, 2)
+    assert set(gap["classes"]) <= set(HAM)
+    assert sex["heterogeneity"]["accuracy"]["degrees_of_freedom"] == 1
+    assert {"malignant_sensitivity", "malignant_specificity"} < set(sex["largest_gap"])
     age = made["subgroups"]["age"]["groups"]
     assert list(age) == ["20–39", "40–59", "60–79", "not recorded"]
     assert age["not recorded"]["small"] is True
@@ -351,8 +352,35 @@ def test_each_level_names_the_classes_without_a_threshold_of_their_own() -> None
         answers.calibration["sets"].items(), ([], [1]), strict=True)}  # fmt: skip
     shared = replace(answers, calibration=answers.calibration | {"sets": sets})
     text = pages.markdown(report.build(shared, rounds=5))
-    assert "too few validation images for a 95 % threshold of their own: nv." in text
+    assert "too few validation images for a 95 % threshold of their own, so that they share one: nv." in text
     assert "90 % threshold" not in text
+
+
+def test_a_validation_split_that_is_too_small_for_sets_is_said() -> None:
+    answers = answers_of(("mel", "nv", "bkl"), size=8)
+    made = report.build(answers, rounds=5)
+    sets = made.calibration.prediction_sets["90"]
+    assert (sets.no_threshold, sets.shared_threshold) == (["mel", "nv", "bkl"], [])
+    assert (sets.coverage.value, sets.mean_size.value) == (1, 3)
+    text = pages.markdown(made)
+    assert "In every 90 % set, because the validation split is too small for a threshold: mel, nv, bkl." in text
+
+
+def test_reliability_is_of_the_calibrated_probabilities_of_each_event() -> None:
+    answers = answers_of(size=600)
+    made = build(answers, rounds=5)["calibration"]
+    probabilities, labels = answers.calibrated.probabilities, answers.labels
+    lowest = probabilities[:, 5] <= 0.1
+    first = made["per_class"]["nv"]["bins"][0]
+    assert (first["above"], first["up_to"], first["images"]) == (0, 0.1, lowest.sum())
+    assert first["observed"]["value"] == pytest.approx((labels[lowest] == 5).mean())
+    assert sum(b["images"] for b in made["confidence"]["bins"]) == 600
+    malignant = probabilities[:, [0, 1, 4]].sum(1)
+    said = sum(b["mean_probability"] * b["images"] for b in made["malignant"]["bins"])
+    assert said == pytest.approx(malignant.sum())
+    slope = made["confidence"]["slope"]
+    assert slope["low"] < slope["value"] < slope["high"]
+    assert build(answers_of(("mel", "acne")), rounds=5)["calibration"]["malignant"] is None
 
 
 def test_averaging_over_views_is_said_as_it_is_done(whole: Report) -> None:

@@ -67,7 +67,68 @@ def test_set_threshold_by_hand() -> None:
     made = calibration._fit_sets(probabilities, np.zeros(19, np.int64), 0.90)
     assert made["thresholds"][0] == pytest.approx(0.10)
     assert made["shared"] == [1]
-    assert made["thresholds"][1] == pytest.approx(0.10)  # class 1 has no image: it takes the threshold of all
+    assert made["thresholds"][1] == 0.0  # no image tells how probable class 1 is: it is in every set
+
+
+def test_set_threshold_between_two_images_by_hand() -> None:
+    # Fourteen images, 0.02, 0.04 .. 0.28: (14 + 1) * 0.1 = 1.5, half way from the first to the second.
+    own = np.arange(1, 15) * 0.02
+    made = calibration._fit_sets(np.stack([own, 1 - own], 1), np.zeros(14, np.int64), 0.90)
+    assert made["thresholds"][0] == pytest.approx(0.03)
+
+
+def test_images_of_one_lesion_count_as_one() -> None:
+    own = np.arange(1, 20) * 0.02
+    probabilities, labels = np.stack([own, 1 - own], 1), np.zeros(19, np.int64)
+    alone = calibration._fit_sets(probabilities, labels, 0.90)
+    copies = [np.repeat(array, 3, axis=0) for array in (probabilities, labels, np.arange(19))]
+    assert calibration._fit_sets(*copies[:2], 0.90, copies[2])["thresholds"] == pytest.approx(alone["thresholds"])
+    # Nine lesions are enough for 90 %; twenty-four images of eight are not.
+    few = np.arange(24) % 8
+    assert calibration._fit_sets(np.full((24, 2), 0.5), np.ones(24, np.int64), 0.90, few)["thresholds"] == [0.0, 0.0]
+
+
+def test_scarce_classes_share_a_threshold_of_their_own() -> None:
+    # Class 0 is common and easy. Classes 1 and 2, of five lesions each, are never the most probable: class 1 has half
+    # the probability of class 2 everywhere. Each has its quantile of the ten, whatever class 0 does.
+    scarce = np.arange(1, 6) * 0.02
+    rows = [[0.9, 0.04, 0.06]] * 100
+    rows += [[1 - 3 * x, x, 2 * x] for x in scarce] * 2
+    labels = np.repeat([0, 1, 2], [100, 5, 5])
+    made = calibration._fit_sets(np.array(rows), labels, 0.90)
+    assert made["shared"] == [1, 2]
+    unit = np.array(rows).mean(0)
+    scores = np.sort(np.concatenate([scarce / unit[1], 2 * scarce / unit[2]]))
+    expected = np.interp(11 * 0.1 - 1, [0, 1], scores[:2])  # a tenth of the way from the lowest of ten to the next
+    assert made["thresholds"][1:] == pytest.approx([expected * unit[1], expected * unit[2]])
+
+
+def test_an_image_that_is_classified_correctly_is_in_its_set_already() -> None:
+    # 18 of 20 are right: 90 % have the truth in their sets if these hold the most probable class alone.
+    probabilities = np.array([[0.8, 0.2]] * 18 + [[0.3, 0.7], [0.2, 0.8]])
+    made = calibration._fit_sets(probabilities, np.zeros(20, np.int64), 0.90)
+    assert made["thresholds"][0] > 0.3
+    assert calibration._sets(np.array([[0.55, 0.45]]), [made["thresholds"][0], 1.0]).tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("coverage", [0.90, 0.95])
+def test_sets_of_a_small_validation_split_keep_their_promise(coverage: float) -> None:
+    shares = (0.7, 0.15, 0.06, 0.05, 0.04)
+    truth = draw_labels(10**6, 20_000, shares)
+    said = calibration.softmax(logits_of(truth, 10**6, 5) + np.log(shares))
+    own, top = np.take_along_axis(said, truth[:, None], 1)[:, 0], said.argmax(1)
+    together, by_class = [], []
+    for seed in range(300):
+        labels = draw_labels(seed, 120, shares)
+        made = calibration._fit_sets(
+            calibration.softmax(logits_of(labels, seed, 5) + np.log(shares)), labels, coverage
+        )
+        covered = (own >= np.array(made["thresholds"])[truth]) | (top == truth)
+        by_class.append([covered[truth == c].mean() for c in range(5)])
+        if made["thresholds"][made["shared"][-1]] > 0:
+            together.append(covered[np.isin(truth, made["shared"])].mean())
+    assert np.mean(together) == pytest.approx(coverage, abs=0.012)
+    assert (np.mean(by_class, 0) > coverage - 0.02).all()
 
 
 def test_too_few_images_for_any_threshold_put_every_class_into_the_set() -> None:

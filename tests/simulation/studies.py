@@ -1,0 +1,254 @@
+"""The studies of `make simulate`: each draws sets with a known truth and says which of its promises hold.
+
+A new kind of interval is one more entry of `STUDIES`, or one more key of a study's answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+
+from skin.evaluation import metrics, report, subgroups
+from skin.evaluation.intervals import Column as MeanColumn
+from skin.evaluation.intervals import Estimate, Estimates, Resampler, means_of
+from skin.evaluation.metrics import Percentiles
+from skin.evaluation.reliability import BINS, reliability
+from skin.model import calibration
+
+import numpy as np
+import pandas as pd
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # labels [N], probabilities [N, C], lesions [N]
+
+SIZES = (80, 200, 750)  # lesions in the test split
+TRUTH = 100_000  # lesions of the set that stands for the truth
+ROUNDS = 200
+HAM = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
+HAM_SHARES = np.array([0.67, 0.11, 0.11, 0.05, 0.033, 0.014, 0.013])
+FOUR = ("nv", "mel", "bkl", "bcc")
+FOUR_SHARES = np.array([0.4, 0.25, 0.2, 0.15])
+
+
+# ---- sets with a known truth ----------------------------------------------------------------------------------
+
+
+def drawn(
+    seed: int, lesions: int, shares: np.ndarray, strength: float = 1.5, sharpened: float = 1.0, most: int = 3
+) -> Arrays:
+    """Draw one to `most` images a lesion, which go right or wrong together.
+
+    The probabilities are those of the Gaussian mixture that the images come from, so they are right; to the power of
+    `sharpened` they are too sure (above 1) or too unsure (below 1).
+    """
+    generator = np.random.Generator(np.random.Philox(seed))
+    lesion = np.repeat(np.arange(lesions), generator.integers(1, most + 1, lesions))
+    labels = generator.choice(len(shares), lesions, p=shares)[lesion]
+    points = generator.standard_normal((lesions, len(shares)))[lesion]
+    points = np.sqrt(0.5) * (points + generator.standard_normal(points.shape))
+    points[np.arange(len(lesion)), labels] += strength
+    return labels, calibration.softmax(sharpened * (strength * points + np.log(shares))), lesion
+
+
+def holds(estimate: Estimate, truth: float) -> float:
+    """Return 1 if the interval holds the truth, 0 if not, nan if there is none."""
+    if np.isnan([estimate.low, truth]).any():
+        return np.nan
+    return float(estimate.low <= truth <= estimate.high)
+
+
+# ---- the metrics of METRICS -----------------------------------------------------------------------------------
+
+
+THREE = np.array([3, 2, 1]) / 6
+
+
+@cache
+def _metrics_truth() -> dict[str, np.ndarray]:
+    return metrics.values(*drawn(10**6, TRUTH, THREE, 1.3, 1.4)[:2])
+
+
+def of_metrics(size: int, seed: int) -> dict[str, float]:
+    """Every metric of a set of three classes, and of its commonest and its scarcest class."""
+    truth = _metrics_truth()
+    labels, probabilities, lesions = drawn(seed, size, THREE, 1.3, 1.4)
+    resampler = Resampler(lesions, ROUNDS, seed)
+    estimates = Estimates(labels, probabilities, resampler)
+    size_of_set = means_of({"mean": MeanColumn(probabilities.max(1), Percentiles())}, resampler)
+    found = {"mean over images (size of a prediction set)": holds(size_of_set()["mean"], _mean_truth())}
+    for metric in metrics.METRICS:
+        if not metric.of_class:
+            found[metric.title] = holds(estimates.estimate(metric.name), float(truth[metric.name]))
+            continue
+        for c, which in ((0, "commonest"), (2, "scarcest")):
+            expected = float(truth[metric.name][c])
+            found[f"{metric.title}, {which} of 3 classes"] = holds(estimates.estimate(metric.name, c), expected)
+    return found
+
+
+@cache
+def _mean_truth() -> float:
+    return float(drawn(10**6, TRUTH, THREE, 1.3, 1.4)[1].max(1).mean())
+
+
+# ---- calibration ----------------------------------------------------------------------------------------------
+
+
+@cache
+def _calibration_truth(sharpened: float) -> dict[str, float]:
+    labels, probabilities, lesions = drawn(10**6, TRUTH, HAM_SHARES, 1.5, sharpened)
+    error = float(metrics.value("expected_calibration_error", labels, probabilities))
+    found = {"error": 0.0 if sharpened == 1 else error}
+    for name, event, said in _events(labels, probabilities):
+        of_event = reliability(event, said, Resampler(lesions, 1))
+        found |= {f"slope, {name}": of_event.slope.value, f"intercept, {name}": of_event.intercept.value}
+        for of_bin in of_event.bins:
+            if of_bin.images > 500:
+                found[f"bin {of_bin.above:.1f}, {name}"] = of_bin.observed.value
+    return found
+
+
+def _events(labels: np.ndarray, probabilities: np.ndarray) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    malignant = [HAM.index(name) for name in ("mel", "bcc", "akiec")]
+    return [
+        ("right answer", probabilities.argmax(1) == labels, probabilities.max(1)),
+        ("malignant", np.isin(labels, malignant), probabilities[:, malignant].sum(1)),
+        ("class of 11 %", labels == 1, probabilities[:, 1]),
+    ]
+
+
+def of_calibration(size: int, seed: int, sharpened: float, model: str) -> dict[str, float]:
+    """Calibration error, slope, intercept and the bins of a reliability diagram."""
+    truth = _calibration_truth(sharpened)
+    labels, probabilities, lesions = drawn(seed, size, HAM_SHARES, 1.5, sharpened)
+    resampler = Resampler(lesions, 1)
+    error = Estimates(labels, probabilities, resampler, ranked=False).estimate("expected_calibration_error")
+    found = {f"Expected calibration error, {model}": holds(error, truth["error"])}
+    for name, event, said in _events(labels, probabilities):
+        of_event = reliability(event, said, resampler)
+        found[f"Calibration slope of {name}, {model}"] = holds(of_event.slope, truth[f"slope, {name}"])
+        found[f"Calibration intercept of {name}, {model}"] = holds(of_event.intercept, truth[f"intercept, {name}"])
+        held = [holds(b.observed, truth.get(f"bin {b.above:.1f}, {name}", np.nan)) for b in of_event.bins]
+        if not np.isnan(held).all():
+            found[f"Reliability bins (of {BINS}) of {name}, {model}"] = float(np.nanmean(held))
+    return found
+
+
+# ---- subgroups ------------------------------------------------------------------------------------------------
+
+
+OF_GROUP = 120  # lesions
+
+
+def _strengths(groups: int, apart: float) -> np.ndarray:
+    return 1.5 + apart * np.linspace(-0.5, 0.5, groups)
+
+
+@cache
+def _group_truth(strength: float) -> dict[str, float]:
+    labels, probabilities, lesions = drawn(10**6, TRUTH // 2, FOUR_SHARES, strength)
+    every = np.ones(len(labels), bool)
+    found = _answers(labels, probabilities, lesions).metrics_of(every, Resampler(lesions, 2))
+    return {name: estimate.value for name, estimate in found.items()}
+
+
+def _answers(labels: np.ndarray, probabilities: np.ndarray, lesions: np.ndarray) -> report._Answers:
+    malignant = report.malignant_classes(FOUR)
+    return report._Answers(FOUR, labels, probabilities, lesions, malignant)
+
+
+def of_gaps(groups: int, seed: int, apart: float, kind: str) -> dict[str, float]:
+    """The largest gap by each metric, and the tests of heterogeneity, of groups of 120 lesions."""
+    strengths = _strengths(groups, apart)
+    parts = [drawn(seed * 100 + g, OF_GROUP, FOUR_SHARES, strengths[g]) for g in range(groups)]
+    labels, probabilities = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+    lesions = np.concatenate([part[2] + g * OF_GROUP for g, part in enumerate(parts)])
+    names = pd.Series(np.repeat([f"group {g}" for g in range(groups)], [len(part[0]) for part in parts]))
+    answers = _answers(labels, probabilities, lesions)
+
+    def resampler_of(rows: np.ndarray, number: int) -> Resampler:
+        return Resampler(lesions[rows], ROUNDS, seed, number)
+
+    made = report._subgroups(subgroups.bins(names), answers, resampler_of)
+    found = {}
+    for entry in subgroups.METRICS:
+        gap = made.largest_gap[entry.name]
+        if gap is not None:
+            best, worst = (_group_truth(float(strengths[int(name.split()[1])])) for name in (gap.best, gap.worst))
+            found[f"{entry.title}, {kind}"] = holds(gap.difference, best[entry.name] - worst[entry.name])
+        test = made.heterogeneity.get(entry.name)
+        if test is not None and apart == 0:
+            found[f"Test of heterogeneity not rejected: {entry.title}"] = float(test.p_value >= 0.05)
+    return found
+
+
+# ---- prediction sets ------------------------------------------------------------------------------------------
+
+
+@cache
+def _sets_truth() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    labels, probabilities, _ = drawn(10**6, TRUTH // 2, HAM_SHARES, most=1)
+    return labels, probabilities.argmax(1) == labels, np.take_along_axis(probabilities, labels[:, None], 1)[:, 0]
+
+
+def of_sets(size: int, seed: int, level: str, most: int) -> dict[str, float]:
+    """The share of new images whose prediction set holds the truth."""
+    labels, right, own = _sets_truth()
+    fitted_on, said, lesions = drawn(seed, size, HAM_SHARES, most=most)
+    made = calibration._fit_sets(said, fitted_on, calibration.COVERAGES[level], lesions)
+    thresholds = np.array(made["thresholds"])
+    covered = right | (own >= thresholds[labels])
+    sharing = [c for c in made["shared"] if thresholds[c] > 0]
+    alone = [c for c in range(len(HAM)) if c not in made["shared"]]
+    what = f"{level} % sets, {'one image' if most == 1 else '1 to 3 images'} a lesion"
+    found = {f"{what}: all images": float(covered.mean())}
+    for name, classes in (("classes with a threshold of their own", alone), ("classes that share one", sharing)):
+        by_class = [covered[labels == c].mean() for c in classes]
+        found[f"{what}: {name}"] = float(np.mean(by_class)) if by_class else np.nan
+    for c in (1, 6):
+        found[f"{what}: class of {100 * HAM_SHARES[c]:g} %"] = float(covered[labels == c].mean())
+    return found
+
+
+# ---- the list -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table: its title, its columns (sizes), the number of sets drawn per size, and what a set says.
+
+    Attributes:
+        run: from the size and a seed to named numbers, 0 .. 1, whose mean is the coverage; nan does not count.
+        unit: of the sizes.
+        least: the coverage that is promised, from the size `promised_from` on.
+    """
+
+    title: str
+    sizes: tuple[int, ...]
+    draws: int
+    run: Callable[[int, int], dict[str, float]]
+    unit: str = "lesions"
+    least: float = 0.93
+    promised_from: int = 200
+
+
+STUDIES = (
+    Study("Metrics: 95 % intervals", SIZES, 1000, of_metrics),
+    Study("A calibrated model: 95 % intervals", SIZES, 1000,
+          partial(of_calibration, sharpened=1.0, model="calibrated")),
+    Study("A model a little too sure: 95 % intervals", SIZES, 1000,
+          partial(of_calibration, sharpened=1.15, model="a little too sure")),
+    Study("A model much too sure: 95 % intervals", SIZES, 1000,
+          partial(of_calibration, sharpened=1.5, model="much too sure")),
+    Study("Largest gap, no true gap: 95 % intervals", (2, 4, 8), 600,
+          partial(of_gaps, apart=0.0, kind="no gap"), "groups", promised_from=2),
+    Study("Largest gap, true gaps: 95 % intervals", (2, 4, 8), 600,
+          partial(of_gaps, apart=0.5, kind="true gaps"), "groups", promised_from=2),
+    *(
+        Study(f"Prediction sets of {level} %, {'one image' if most == 1 else '1 to 3 images'} a lesion",
+              (60, 120, 250, 700), 1000, partial(of_sets, level=level, most=most), "validation lesions",
+              least=calibration.COVERAGES[level] - 0.01, promised_from=60)
+        for level in calibration.COVERAGES
+        for most in (1, 3)
+    ),
+)  # fmt: skip
