@@ -83,7 +83,7 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     images = test.rows["image"].tolist()
     notes = [*test.notes, *report_files.submission_notes(images, checkpoint.classes, test.layout)]
     made = replace(made, about=about, warnings=list(test.warnings), notes=notes)
-    report_files.write(out, made, predictions, test, checkpoint.preprocess)
+    report_files.write(out, made, predictions, test, checkpoint.preprocess, by)
     if card is not None:
         write_model_card(card, checkpoint.config, checkpoint.classes, checkpoint.metrics, made)
     log.say(pages.summary(made, out))

@@ -6,7 +6,8 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress, repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from skin.evaluation.test_set import TestSet
 from skin.model import calibration
 from skin.model.checkpoint import Checkpoint
 from skin.utils.errors import UserError
-from skin.utils.files import safe_name, write_atomically, write_csv, write_json
+from skin.utils.files import columns_apart, joined, safe_name, write_atomically, write_csv, write_json
 from skin.utils.run_folders import KIND, REPORT
 
 import cv2
@@ -98,9 +99,18 @@ def default_folder(views: int, checkpoint: Checkpoint, test: TestSet) -> Path:
 
 
 def write(
-    folder: Path, report: Report, predictions: Predictions, test: TestSet, preprocess: Preprocess
+    folder: Path,
+    report: Report,
+    predictions: Predictions,
+    test: TestSet,
+    preprocess: Preprocess,
+    by: Mapping[str, pd.Series],
 ) -> None:
-    """Write every file of a report. report.json comes first: by it the folder is known to be ours."""
+    """Write every file of a report. report.json comes first: by it the folder is known to be ours.
+
+    Args:
+        by: attribute -> the subgroup of each image, as for `report.build`.
+    """
     write_json(folder / REPORT, to_json(report))
     dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, preprocess)
     images, probabilities = test.rows["image"].tolist(), predictions.calibrated.probabilities
@@ -111,7 +121,7 @@ def write(
     write_atomically(pages.html(report, pictures).encode(), folder / "report.html")
     written = [REPORT, "report.md", "report.html", "predictions.csv", *pictures]
     labels = _labels(predictions, test)
-    write_predictions(folder / "predictions.csv", images, labels, predictions.classes, probabilities)
+    write_predictions(folder / "predictions.csv", images, labels, predictions, by)
     submission = folder / "isic_submission.csv"
     if test.layout == milk10k.LAYOUT.name and predictions.lesions is not None:
         made = write_milk10k_submission(submission, predictions.lesions, predictions.classes, probabilities)
@@ -133,13 +143,38 @@ def _labels(predictions: Predictions, test: TestSet) -> list[str]:
 
 
 def write_predictions(
-    path: Path, images: Sequence[str], labels: Sequence[str], classes: Sequence[str], probabilities: Array
+    path: Path,
+    images: Sequence[str],
+    labels: Sequence[str],
+    predictions: Predictions,
+    by: Mapping[str, pd.Series] | None = None,
 ) -> None:
-    """Write `image,label,predicted`, then the calibrated probability of each class."""
-    predicted = [classes[p] for p in probabilities.argmax(1)]
-    rows = zip(images, labels, predicted, probabilities.tolist(), strict=True)
-    cells = ([image, label, called, *row] for image, label, called, row in rows)
-    write_csv(path, ["image", "label", "predicted", *classes], cells, for_people=True)
+    """Write one row per image, with all that the report's metrics follow from.
+
+    The columns are image, label, predicted, group, the subgroup by each attribute of `by`, unlike (true or false),
+    prediction_set (of 90 %, the classes joined by `|`), the calibrated probability of each class under its name, and
+    its logit under `logit_` and its name. A name that another column has already is prefixed: `probability_`,
+    `subgroup_`.
+    """
+    by = by or {}
+    calibrated, classes = predictions.calibrated, predictions.classes
+    fixed = ["image", "label", "predicted", "group", "unlike", "prediction_set"]
+    of_classes, of_groups, of_logits = columns_apart(
+        fixed, ("probability_", classes), ("subgroup_", list(by)), ("logit_", [f"logit_{name}" for name in classes])
+    )
+    sets = [joined(compress(classes, members)) for members in calibrated.sets.tolist()]
+    rows = zip(
+        images, labels, [classes[p] for p in calibrated.probabilities.argmax(1)], predictions.groups,
+        zip(*(binned.astype(str) for binned in by.values()), strict=True) if by else repeat(()),
+        ("true" if flag else "false" for flag in calibrated.unlike.tolist()), sets,
+        calibrated.probabilities.tolist(), predictions.logits.astype(float).tolist(),
+    )  # fmt: skip
+    cells = (
+        [image, label, called, str(group), *subgroup, unlike, members, *probabilities, *logits]
+        for image, label, called, group, subgroup, unlike, members, probabilities, logits in rows
+    )
+    columns = [*fixed[:4], *of_groups, *fixed[4:], *of_classes, *of_logits]
+    write_csv(path, columns, cells, for_people=True)
 
 
 def write_isic_submission(path: Path, images: Sequence[str], classes: Sequence[str], probabilities: Array) -> bool:
