@@ -40,6 +40,7 @@ class Index:
         unnamed: images in the folder, relative to it, that no row names.
         source: the origin of the rows, for messages: tables or folders.
         columns: the table's own names of the columns that image, label, group and split were read from, if known.
+        left_out: images and rows that are none of `rows`: the reason, and how many.
     """
 
     root: Path
@@ -52,6 +53,7 @@ class Index:
     unnamed: tuple[str, ...] = ()
     source: str = ""
     columns: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
     """
     named = len(draft.rows) + sum(draft.unusable.values())
     columns = dict(draft.rows.attrs.get("columns", {}))
+    looked_for = "file" not in draft.rows
     draft = _with_files(_with_classes(draft), folder)
     draft, faults = _one_row_per_image(draft)
     rows = draft.rows.copy()
@@ -113,9 +116,16 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
     of_none = [f"{draft.source} has no image of {empty}"] if empty else []
     notes = (*draft.unusable, *draft.notes, *of_none, *_passed_over(folder), *_still_packed(folder))
+    left_out = dict(draft.unusable)
+    unnamed, copies = len(draft.unnamed), len(folder.copies)
+    if unnamed:
+        left_out[f"{count(unnamed, 'image')} in the folder that {draft.source} does not name"] = unnamed
+    if looked_for and copies:
+        left_out[f"{count(copies, 'image')} that the folder holds twice"] = copies
     return Index(
-        folder.root, layout, rows, classes, notes, tuple(faults), draft.missing, draft.unnamed, draft.source, columns
-    )
+        folder.root, layout, rows, classes, notes, tuple(faults), draft.missing, draft.unnamed, draft.source, columns,
+        left_out,
+    )  # fmt: skip
 
 
 def _passed_over(folder: Folder) -> list[str]:

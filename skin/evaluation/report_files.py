@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import compress, repeat
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ from matplotlib.figure import Figure
 
 PICTURES = (
     "confusion_matrix.png", "per_class.png", "roc.png", "precision_recall.png", "reliability.png", "subgroups.png",
-    "mistakes.png",
+    "flow.png", "mistakes.png",
 )  # fmt: skip
-FILES = (REPORT, "report.md", "report.html", "predictions.csv", "isic_submission.csv", *PICTURES)
+FILES = (REPORT, "report.md", "report.html", "stard_ai.md", "predictions.csv", "isic_submission.csv", *PICTURES)
 MISTAKES = 20
 _THUMBNAIL = 224  # px
 _ENDING = re.compile(r"\.[A-Za-z]{3,4}$")
@@ -60,10 +60,10 @@ def claim(folder: Path) -> None:
         raise UserError(f"cannot write into {folder}: {error.strerror}; choose another --out") from error
 
 
-def data_of(folder: Path) -> str | None:
-    """Return the data folder that the report in `folder` is about; None if there is no report."""
+def images_of(folder: Path) -> str | None:
+    """Return the SHA-256 of the images that the report in `folder` is about; None if there is no report."""
     about = _report(folder).get("about")
-    return str(about.get("data")) if isinstance(about, dict) else None
+    return str(about.get("images_sha256")) if isinstance(about, dict) else None
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -87,15 +87,15 @@ def default_folder(views: int, checkpoint: Checkpoint, test: TestSet) -> Path:
     Other folders name the set, the split and the views. A set that only has another's name does not replace its
     report.
     """
-    words = ["evaluation"] if test.own else ["evaluation", safe_name(test.root.name)]
+    words = ["evaluation"] if test.own else ["evaluation", safe_name(test.name)]
     words += [test.split] if test.split != ("test" if test.own else "all") else []
     words += [f"tta{views}"] if views > 1 else []
     folder = checkpoint.path.parent / "-".join(words)
     if test.own:
         return folder
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    free = (None, str(test.root))
-    return next(path for path in itertools.chain([folder], numbered) if data_of(path) in free)
+    free = (None, test.images_sha256)
+    return next(path for path in itertools.chain([folder], numbered) if images_of(path) in free)
 
 
 def write(
@@ -119,7 +119,8 @@ def write(
         write_atomically(content, folder / name)
     write_atomically(pages.markdown(report, pictures).encode(), folder / "report.md")
     write_atomically(pages.html(report, pictures).encode(), folder / "report.html")
-    written = [REPORT, "report.md", "report.html", "predictions.csv", *pictures]
+    write_atomically(pages.stard_ai(report).encode(), folder / "stard_ai.md")
+    written = [REPORT, "report.md", "report.html", "stard_ai.md", "predictions.csv", *pictures]
     labels = _labels(predictions, test)
     write_predictions(folder / "predictions.csv", images, labels, predictions, by)
     submission = folder / "isic_submission.csv"
@@ -162,19 +163,22 @@ def write_predictions(
     of_classes, of_groups, of_logits = columns_apart(
         fixed, ("probability_", classes), ("subgroup_", list(by)), ("logit_", [f"logit_{name}" for name in classes])
     )
-    sets = [joined(compress(classes, members)) for members in calibrated.sets.tolist()]
-    rows = zip(
-        images, labels, [classes[p] for p in calibrated.probabilities.argmax(1)], predictions.groups,
-        zip(*(binned.astype(str) for binned in by.values()), strict=True) if by else repeat(()),
-        ("true" if flag else "false" for flag in calibrated.unlike.tolist()), sets,
-        calibrated.probabilities.tolist(), predictions.logits.astype(float).tolist(),
-    )  # fmt: skip
-    cells = (
-        [image, label, called, str(group), *subgroup, unlike, members, *probabilities, *logits]
-        for image, label, called, group, subgroup, unlike, members, probabilities, logits in rows
+    subgroups = [binned.astype(str).tolist() for binned in by.values()]
+    rows = (
+        [
+            image,
+            labels[i],
+            classes[calibrated.probabilities[i].argmax()],
+            str(predictions.groups[i]),
+            *(of_image[i] for of_image in subgroups),
+            str(bool(calibrated.unlike[i])).lower(),
+            joined(compress(classes, calibrated.sets[i])),
+            *calibrated.probabilities[i].tolist(),
+            *predictions.logits[i].tolist(),
+        ]
+        for i, image in enumerate(images)
     )
-    columns = [*fixed[:4], *of_groups, *fixed[4:], *of_classes, *of_logits]
-    write_csv(path, columns, cells, for_people=True)
+    write_csv(path, [*fixed[:4], *of_groups, *fixed[4:], *of_classes, *of_logits], rows, for_people=True)
 
 
 def write_isic_submission(path: Path, images: Sequence[str], classes: Sequence[str], probabilities: Array) -> bool:
@@ -265,6 +269,7 @@ def draw(
         "precision_recall.png": plots.precision_recall(report, labels, probabilities),
         "reliability.png": plots.reliability(report, labels, before, probabilities),
         "subgroups.png": plots.subgroups(report) if report.subgroups else None,
+        "flow.png": plots.flow(report),
     }
     rows = np.flatnonzero(known)[_surest_mistakes(labels, probabilities)]
     if len(rows):

@@ -58,7 +58,7 @@ def _over_pixels(cells: Tensor, height: int, width: int) -> Tensor:
     the evidence half a cell too far down and to the right.
 
     Beyond the last cell up to 31 pixels remain at the bottom and at the right. There the map goes on as it was about
-    to, half as steep: its last row repeated would be stripes, and mirrored it would show evidence where there is none.
+    to, half as steep. Its last row repeated would be stripes; mirrored it would show evidence where there is none.
     """
     cells = _with_one_more(_with_one_more(cells, 1), 2)
     span = [_STRIDE * (n - 1) + 1 for n in cells.shape[1:]]

@@ -155,7 +155,7 @@ def columns_apart(fixed: Sequence[str], *more: tuple[str, Sequence[str]]) -> lis
 
 
 def joined(names: Iterable[str]) -> str:
-    """Return the names of a set as one cell, `a|b`, each as it stands at the head of a column; a `|` in one is `\\|`."""
+    """Return the names of a set as one cell, `a|b`, each as at the head of a column; a `|` in a name is `\\|`."""
     return "|".join(safe_cell(name).replace("|", "\\|") for name in names)
 
 
