@@ -180,7 +180,7 @@ def _curves(kind: _Curve, report: Report, truth: Array, probabilities: Array) ->
     if not there:
         return None
     few = len(classes) <= len(COLOURS)
-    names, colours = labels(classes, 24, 2 if few else 3), colours_of(len(classes))
+    names, colours = labels(classes, 24), colours_of(len(classes))
     curves = [
         _Drawn(
             names[c], colours[c], "-" if c < len(COLOURS) // 2 else "--", areas[c], float((truth == c).mean()),
@@ -193,7 +193,8 @@ def _curves(kind: _Curve, report: Report, truth: Array, probabilities: Array) ->
 
 
 def _curves_together(kind: _Curve, curves: list[_Drawn]) -> Figure:
-    made = _figure(7.6, 4.6)
+    lines = sum(it.name.count("\n") + 1 for it in curves)
+    made = _figure(7.6, max(4.6, 0.15 * lines + 0.07 * len(curves) + 0.8))
     axes = made.add_subplot()
     for it in curves:
         axes.plot(
@@ -316,7 +317,7 @@ def _bars(axes: Axes, estimates: list[Estimate]) -> None:
     axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
     axes.set_xticklabels(["0", "0.5", "1"])
     axes.grid(axis="x", color=GRID, linewidth=0.8)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=7)
     axes.spines["left"].set_visible(False)
 
 
@@ -353,7 +354,7 @@ def _subgroup_panel(axes: Axes, entry: SubgroupMetric, report: Report, groups: l
     axes.set_xlim(*_range([group.metrics[entry.name] for _, group in groups]))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.grid(axis="x", color=GRID, linewidth=0.8)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=7)
     axes.spines["left"].set_visible(False)
 
 
@@ -436,14 +437,16 @@ def mistakes(pictures: list[Array], captions: list[tuple[str, str, str]]) -> Fig
     columns = min(5, max(1, len(pictures)))
     rows = math.ceil(len(pictures) / columns)
     with styled(text for caption in captions for text in caption):
-        made = _figure(1.75 * columns + 0.2, 2.5 * rows + 0.35)
+        below = [f"{label(f'is {truth}', 27, 2)}\n{label(f'said {said}', 27, 3)}" for _, truth, said in captions]
+        above = [label(name, 29, 2) for name, _, _ in captions]
+        lines = _lines(above) + _lines(below)
+        made = _figure(1.8 * columns + 0.2, (1.75 + 0.13 * lines) * rows + 0.35)
         panels = made.subplots(rows, columns, squeeze=False).ravel()
         for axes in panels:
             axes.set_axis_off()
-        for axes, picture, (name, truth, said) in zip(panels, pictures, captions, strict=False):
+        for axes, picture, name, said in zip(panels, pictures, above, below, strict=False):
             axes.imshow(picture, interpolation="bilinear")
-            axes.text(0, 1.03, label(name, 30, 2), transform=axes.transAxes, fontsize=6.5, color=FAINT, va="bottom")
-            said = f"{label(f'is {truth}', 28, 2)}\n{label(f'said {said}', 28, 2)}"
+            axes.text(0, 1.03, name, transform=axes.transAxes, fontsize=6.5, color=FAINT, va="bottom")
             axes.text(0, -0.03, said, transform=axes.transAxes, fontsize=7.5, va="top", linespacing=1.2)
         made.suptitle("The most confident mistakes", x=0.01, ha="left", **_HEADING)
     return made

@@ -1,4 +1,4 @@
-"""Make the JSON schema of report.json from the types of a report. Needs the standard library alone.
+"""Make the JSON schema of report.json from the types of a report.
 
 `python -m skin.evaluation.schema` writes `report.schema.json` beside this file; a test holds it against the types.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from skin.evaluation.intervals import Estimate
+from skin.evaluation.metrics import OVERALL
 from skin.evaluation.report_types import FORMAT_VERSION, Report
 from skin.utils.files import write_json
 from skin.utils.run_folders import KIND
@@ -32,6 +33,7 @@ def schema() -> Schema:
     top = _of(Report, found)
     report = found[Report.__name__]
     report["properties"] |= {"kind": {"const": KIND}, "format_version": {"const": FORMAT_VERSION}}
+    report["required"] += [metric.name for metric in OVERALL]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": KIND, **top, "$defs": found}
 
 

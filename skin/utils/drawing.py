@@ -5,6 +5,7 @@ Nothing global changes, so pictures may be drawn in any order and place.
 
 from __future__ import annotations
 
+import logging
 import textwrap
 import unicodedata
 from collections import Counter
@@ -30,6 +31,8 @@ COLOURS = (
     "#1b5e9b", "#f09c78", "#54b4e4", "#846c0c", "#3c4818", "#9cc030", "#782454", "#cca8b4", "#9084fc", "#c05460",
 )  # fmt: skip
 DPI = 150
+# It would say of each heading that a font of foreign letters has no bold ones.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 FAMILY = "DejaVu Sans"  # it comes with matplotlib
 _STYLE: Any = {
     "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
@@ -74,11 +77,10 @@ def label(name: str, width: int = 22, lines: int = 3) -> str:
     text = "".join(c if c in drawable(c) else "\N{REPLACEMENT CHARACTER}" for c in printable(name, limit=2000))
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     width = width if 2 * wide < len(text) else width // 2
-    wrapped = textwrap.wrap(text, width)
-    if len(wrapped) > lines:
-        half = (width * lines - lines) // 2
-        wrapped = textwrap.wrap(f"{text[:half].rstrip()}…{text[-half:].lstrip()}", width, break_on_hyphens=False)
-        wrapped = [*wrapped[: lines - 1], "".join(wrapped[lines - 1 :])]
+    wrapped, half = textwrap.wrap(text, width), width * lines // 2
+    while len(wrapped) > lines:  # without its middle, and as much of it as fits
+        wrapped = textwrap.wrap(f"{text[:half].rstrip()} … {text[-half:].lstrip()}", width)
+        half -= 1
     return "\n".join(wrapped)
 
 
@@ -110,7 +112,8 @@ def _plainest(family: str) -> tuple[bool, str]:
 
 def _fonts() -> dict[str, str]:
     """Return the file of each upright font of usual weight, by family."""
-    listed = font_manager.fontManager.ttflist
+    # "Last Resort" comes with matplotlib and draws a box for every letter that there is.
+    listed = [font for font in font_manager.fontManager.ttflist if not font.name.startswith("Last Resort")]
     upright = {font.name: font.fname for font in listed if font.style == "normal" and font.weight == 400}
     return {FAMILY: font_manager.findfont(FAMILY), **upright}
 
