@@ -150,8 +150,9 @@ def _without(draft: Draft, rows: pd.Series, note: str) -> Draft:
 
 
 def _with_classes(draft: Draft) -> Draft:
-    """Leave out the rows without a class."""
+    """Leave out the rows without a class; their images are named, so they are not among those that no row names."""
     without = draft.rows["label"] == ""
+    draft = replace(draft, left_out=(*draft.left_out, *draft.rows.loc[without, "image"]))
     return _without(draft, without, f"{draft.source} has {count(without.sum(), 'row')} without a class")
 
 

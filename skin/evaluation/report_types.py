@@ -235,7 +235,7 @@ class About:
 
     Attributes:
         checkpoint: its file and the name of its folder. data: the name of the data folder.
-        checkpoint_sha256: of the file. images_sha256: of the names and lengths of the evaluated image files.
+        checkpoint_sha256: of the file. images_sha256: of the evaluated images, from `contents.sha256_of`.
         training: options of the run, its best epoch, and the metrics on its validation split.
         preprocess: of an image. software: versions.
     """

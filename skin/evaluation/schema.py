@@ -48,7 +48,7 @@ def _of(kind: Any, found: dict[str, Schema]) -> Schema:
         return {"type": "object", "additionalProperties": _of(inner[1], found)}
     if origin in (types.UnionType, typing.Union):
         return {"anyOf": [_of(one, found) for one in inner]}
-    if not dataclasses.is_dataclass(kind):
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
         raise TypeError(f"a report holds a {kind}, of which the schema knows nothing")
     name = kind.__name__
     if name not in found:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import filecmp
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ class TestSet:
         notes: what a reader of the metrics should know. warnings: what they must know.
         own: the images are among the data of the run.
         population: the flow of the images, and their characteristics.
+        images_sha256: of the images, from `contents.sha256_of`, by which a set is known again.
     """
 
     __test__ = False  # the name is no promise to pytest
@@ -58,19 +58,12 @@ class TestSet:
     warnings: tuple[str, ...]
     own: bool
     population: Population
+    images_sha256: str
 
     @property
     def name(self) -> str:
         """The name of the data folder, which a report gives instead of its path."""
         return self.root.name or "data"
-
-    @property
-    def images_sha256(self) -> str:
-        """SHA-256 of the name and the length in bytes of each image file, by which a set is known again."""
-        known = sha256()
-        for image, path in zip(self.rows["image"], self.rows["path"], strict=True):
-            known.update(f"{image},{contents.file_bytes(path)}\n".encode("utf-8", "surrogateescape"))
-        return known.hexdigest()
 
     @property
     def attributes(self) -> list[str]:
@@ -149,6 +142,7 @@ def read(
         population=describe(
             index, rows, part.replace({"label": match.to_model}), int((known == UNKNOWN).sum()), of_run
         ),
+        images_sha256=contents.sha256_of(part),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from skin.evaluation.report_types import ClassReport, Report, Verdict
 
+NAMED = 10  # classes
 FEW = 30  # images; the sensitivity of a class of fewer is uncertain by a third of the scale
 
 
@@ -36,7 +37,9 @@ def _doubts(report: Report, present: list[ClassReport]) -> list[str]:
             "commonest class"
         )
     if few := [f"{of_class.name}: {of_class.support}" for of_class in present if of_class.support < FEW]:
-        found.append(f"Classes of fewer than {FEW} images, of which the metrics say little: {', '.join(few)}")
+        more = f" and {len(few) - NAMED} more" if len(few) > NAMED else ""
+        named = ", ".join(few[:NAMED]) + more
+        found.append(f"Classes of fewer than {FEW} images, of which the metrics say little: {named}")
     if report.calibration.temperature is None:
         found.append("The checkpoint holds no calibration: probabilities and prediction sets promise nothing")
     return found

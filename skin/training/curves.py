@@ -38,7 +38,7 @@ def draw_curves(rows: list[dict[str, Any]], best_epoch: int, monitor: str, path:
         line(rates, "lr", FAINT, "at the end of the epoch")
         rates.set_title("Learning rate")
         rates.set_ylim(bottom=0)
-        rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        rates.yaxis.set_major_formatter(lambda rate, place: f"{rate:g}")  # no factor above, which moves the title
         best = f"best {monitor.replace('_', ' ')} (epoch {best_epoch})"
         for axes in (losses, accuracies, rates):
             axes.axvline(best_epoch, color=FAINT, linewidth=1, linestyle=":", label=best)

@@ -136,7 +136,8 @@ def write_csv(
 def columns_apart(fixed: Sequence[str], *more: tuple[str, Sequence[str]]) -> list[list[str]]:
     """Return the names of columns, in the groups of `more`, such that a spreadsheet has no two alike.
 
-    A name that `fixed` or an earlier name has already gets its group's prefix, again until it has a name of its own.
+    A name that `fixed` or an earlier group has, or that looks like another one, gets its group's prefix, again until
+    it stands alone.
 
     Args:
         more: groups of a prefix and names, the group that may keep its names first.
@@ -144,12 +145,16 @@ def columns_apart(fixed: Sequence[str], *more: tuple[str, Sequence[str]]) -> lis
     taken = set(map(safe_cell, fixed))
     groups = []
     for prefix, names in more:
-        apart = []
-        for name in names:
-            while safe_cell(name) in taken:
-                name = prefix + name
+        apart = list(names)
+        clashing = []
+        for place, name in enumerate(names):
+            if safe_cell(name) in taken:
+                clashing.append(place)
             taken.add(safe_cell(name))
-            apart.append(name)
+        for place in clashing:
+            while safe_cell(apart[place]) in taken:
+                apart[place] = prefix + apart[place]
+            taken.add(safe_cell(apart[place]))
         groups.append(apart)
     return groups
 
