@@ -164,17 +164,21 @@ def write_predictions(
         fixed, ("probability_", classes), ("subgroup_", list(by)), ("logit_", [f"logit_{name}" for name in classes])
     )
     subgroups = [binned.astype(str).tolist() for binned in by.values()]
+    called, flags = calibrated.probabilities.argmax(1).tolist(), calibrated.unlike.tolist()
+    sets, probabilities, logits = (
+        values.tolist() for values in (calibrated.sets, calibrated.probabilities, predictions.logits)
+    )
     rows = (
         [
             image,
             labels[i],
-            classes[calibrated.probabilities[i].argmax()],
+            classes[called[i]],
             str(predictions.groups[i]),
             *(of_image[i] for of_image in subgroups),
-            str(bool(calibrated.unlike[i])).lower(),
-            joined(compress(classes, calibrated.sets[i])),
-            *calibrated.probabilities[i].tolist(),
-            *predictions.logits[i].tolist(),
+            "true" if flags[i] else "false",
+            joined(compress(classes, sets[i])),
+            *probabilities[i],
+            *logits[i],
         ]
         for i, image in enumerate(images)
     )
