@@ -15,7 +15,8 @@ def verdict(report: Report) -> Verdict:
     chance = 1 / max(len(present), 1)
     doubts = _doubts(report, list(present.values()))
     if report.warnings:
-        said = "These metrics do not tell how the model does on new images"
+        tell = "do not" if any("TRAINED ON" in warning for warning in report.warnings) else "may not"
+        said = f"These metrics {tell} tell how the model does on new images"
         return Verdict("bad", said, [*report.warnings, *doubts])
     if len(present) < 2:
         return Verdict("bad", "The set has too few classes to say how the model tells them apart", doubts)

@@ -71,7 +71,17 @@ def test_report_json_keeps_to_the_schema(whole: Report) -> None:
 def test_a_report_with_warnings_is_bad_and_says_why(whole: Report) -> None:
     found = verdict(replace(whole, warnings=["7 images were TRAINED ON"]))
     assert found.level == "bad"
+    assert found.text == "These metrics do not tell how the model does on new images"
     assert found.reasons[0] == "7 images were TRAINED ON"
+    assert "may not" in verdict(replace(whole, warnings=["8 images show lesions of the val part"])).text
+
+
+def test_a_warning_is_said_once_and_loudly(whole: Report) -> None:
+    warned = replace(whole, warnings=["7 images were TRAINED ON"])
+    warned = replace(warned, verdict=verdict(warned))
+    assert pages.markdown(warned).count("**WARNING: 7 images were TRAINED ON**") == 1
+    assert pages.html(warned, {}).count("<strong>7 images were TRAINED ON</strong>") == 1
+    assert pages.html(warned, {}).count("TRAINED ON") == 1
 
 
 def test_the_verdict_follows_the_intervals_and_the_sizes_of_classes(whole: Report) -> None:
