@@ -25,11 +25,13 @@ if __name__ == "__main__":  # before torch, which takes seconds to import
     cli.answer_early(EvaluateOptions, __doc__)
 
 from skin.data.dataset import SkinDiseaseDataset
-from skin.evaluation import pages, report, report_files, subgroups, test_set
+from skin.evaluation import pages, plots, report, report_files, subgroups, test_set
+from skin.evaluation.about import of_checkpoint
 from skin.evaluation.model_card import check_model_card, write_model_card
 from skin.evaluation.report import Predictions
 from skin.evaluation.report_types import About
 from skin.evaluation.test_set import TestSet
+from skin.evaluation.verdict import verdict
 from skin.model import calibration, inference, precision
 from skin.model.checkpoint import Checkpoint, load_best
 from skin.model.fold_batchnorm import for_inference
@@ -85,8 +87,10 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     made = report.build(predictions, by, options.rounds, options.seed, options.threshold)
     images = test.rows["image"].tolist()
     notes = [*test.notes, *report_files.submission_notes(images, checkpoint.classes, test.layout)]
-    made = replace(made, about=about, warnings=list(test.warnings), notes=notes)
-    report_files.write(out, made, predictions, test, checkpoint.preprocess)
+    notes += plots.notes(made)
+    made = replace(made, about=about, warnings=list(test.warnings), notes=notes, population=test.population)
+    made = replace(made, verdict=verdict(made))
+    report_files.write(out, made, predictions, test, checkpoint.preprocess, by)
     if card is not None:
         write_model_card(card, checkpoint.config, checkpoint.classes, checkpoint.metrics, made, test.of_run)
     log.say(pages.summary(made, out))
@@ -118,14 +122,14 @@ def predict(
     if not np.isfinite(logits).all():
         raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
     groups, lesions = test.rows["group"].to_numpy(dtype=object), test.lesions
-    about = About(
+    about = replace(
+        of_checkpoint(checkpoint),
         created=time.strftime("%Y-%m-%d %H:%M:%S"),
-        checkpoint=str(checkpoint.path),
-        model=checkpoint.model_name,
-        image_size=checkpoint.preprocess.image_size,
-        data=str(test.root),
-        data_name=test.root.name,
+        data=test.name,
+        data_name=test.name,
         layout=test.layout,
+        images_sha256=test.images_sha256,
+        own_data=test.own,
         split=test.split,
         tta=options.tta,
         device=topology.describe(),

@@ -9,21 +9,14 @@ from typing import Any
 
 from skin.bench.columns import Row, three_digits
 from skin.bench.options import RECIPES
+from skin.utils import drawing
+from skin.utils.drawing import FAINT, GRID, INK
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-INK, FAINT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
-COLOURS = dict(zip(RECIPES, ("#1b5e9b", "#4f8f6b", "#c8553d", "#d99a2b"), strict=True))
-_STYLE: Any = {
-    "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "axes.edgecolor": FAINT, "axes.spines.top": False, "axes.spines.right": False,
-    "text.color": INK, "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK, "legend.frameon": False, "axes.axisbelow": True, "hatch.linewidth": 0.6,
-}  # fmt: skip
+COLOURS = dict(zip(RECIPES, drawing.COLOURS, strict=False))
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -37,8 +30,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         raise UserError("--plot: nothing was measured, so there is nothing to draw")
     places = list(dict.fromkeys(row.key.place for row in measured))
     series = list(dict.fromkeys((row.key.recipe, row.key.amp) for row in measured))
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(max(6.8, 2.4 + 1.6 * len(places)), 3.8), dpi=150, layout="constrained")
+    with drawing.styled():
+        figure = drawing.figure(max(6.8, 2.4 + 1.6 * len(places)), 3.8)
         speed, memory = figure.subplots(1, 2)
         width = 0.8 / len(series)  # of a bar
         for i, (recipe, amp) in enumerate(series):

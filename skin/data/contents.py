@@ -58,6 +58,18 @@ def changed(rows: pd.DataFrame, path: Path) -> list[str]:
     return rows["image"][other].tolist()
 
 
+def sha256_of(rows: pd.DataFrame) -> str:
+    """Return one SHA-256 for a set of images: of each one's name and length, and the digests of 64 spread over it.
+
+    Args:
+        rows: with the columns image and path, in their order.
+    """
+    paths = rows["path"].tolist()
+    sampled = [digest(paths[i]) for i in np.linspace(0, len(paths) - 1, min(SAMPLED, len(paths))).astype(int)]
+    lines = [f"{image},{size}" for image, size in zip(rows["image"], _sizes(rows["path"]).tolist(), strict=True)]
+    return hashlib.sha256("\n".join([*lines, *sampled]).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def _sizes(paths: pd.Series) -> np.ndarray:
     """Return the bytes of each file, int64 [N]; -1 if unknown, and for a row of an archive."""
     return np.array([file_bytes(path) for path in paths], dtype=np.int64)

@@ -50,6 +50,7 @@ class Index:
         unnamed: images in the folder, relative to it, that no row names.
         source: the origin of the rows, for messages: tables or folders.
         columns: the table's own names of the columns that image, label, group and split were read from, if known.
+        left_out: images and rows that are none of `rows`: the reason, and how many.
     """
 
     root: Path
@@ -63,6 +64,7 @@ class Index:
     unnamed: tuple[str, ...] = ()
     source: str = ""
     columns: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def build_index(
     named = len(draft.rows) + sum(draft.unusable.values())
     columns = dict(draft.rows.attrs.get("columns", {}))
     known_rows, warnings = unknowns.without_unknown_groups(draft.rows, draft.source)
+    looked_for = "file" not in draft.rows
     draft = _with_files(replace(draft, rows=known_rows), folder)
     draft, faults = _one_row_per_image(draft)
     rows = draft.rows.copy()
@@ -154,9 +157,15 @@ def build_index(
         warnings.append(f"{unread} are in no format that is read: save them as JPEG or PNG to use them")
     label = [draft.label_note] if draft.label_note else []
     notes = (*draft.unusable, *label, *draft.notes, *by_path, *of_none, *_passed_over(folder), *_still_packed(folder))
+    left_out = dict(draft.unusable)
+    unnamed, copies = len(draft.unnamed), len(folder.copies)
+    if unnamed:
+        left_out[f"{count(unnamed, 'image')} in the folder that {draft.source} does not name"] = unnamed
+    if looked_for and copies:
+        left_out[f"{count(copies, 'image')} that the folder holds twice"] = copies
     return Index(
         folder.root, layout, rows, classes, notes, (*draft.warnings, *warnings), tuple(faults), draft.missing,
-        draft.unnamed, draft.source, columns,
+        draft.unnamed, draft.source, columns, left_out,
     )  # fmt: skip
 
 
@@ -215,8 +224,9 @@ def _without(draft: Draft, rows: pd.Series, note: str) -> Draft:
 
 
 def _with_classes(draft: Draft) -> Draft:
-    """Leave out the rows without a class."""
+    """Leave out the rows without a class; their images are named, so they are not among those that no row names."""
     without = draft.rows["label"] == ""
+    draft = replace(draft, left_out=(*draft.left_out, *draft.rows.loc[without, "image"]))
     return _without(draft, without, f"{draft.source} has {count(without.sum(), 'row')} without a class")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html as html_entities
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -22,11 +23,14 @@ from skin.evaluation.report_types import (
     AttributeReport,
     ByMetric,
     CalibrationReport,
+    Characteristic,
     ClassReport,
     MalignantReport,
+    Population,
     ReliabilityReport,
     Report,
 )  # fmt: skip
+from skin.utils.drawing import DPI
 from skin.utils.errors import printable
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -35,12 +39,26 @@ from markupsafe import Markup
 Context = dict[str, Any]
 _TEMPLATES = Path(__file__).parent / "templates"
 _LONGEST = 2000  # characters of a text from the data
+_PIXELS_PER_INCH = 90  # of a picture on the page
 
 
 def html(report: Report, pictures: Mapping[str, bytes]) -> str:
     """Return the report as one HTML file that needs nothing else: pictures (PNG, by file name) inside, no scripts."""
-    data = {name: Markup(base64.b64encode(content).decode("ascii")) for name, content in pictures.items()}
+    data = {
+        name: {"data": Markup(base64.b64encode(content).decode("ascii")), "width": _css_width(content)}
+        for name, content in pictures.items()
+    }
     return render("report.html", _context(report) | {"pictures": data, "top_level": 1, "level": 2}, in_html)
+
+
+def _css_width(png: bytes) -> int:
+    """Return the width in CSS pixels at which the letters of a picture are as large as the page's own."""
+    return round(int.from_bytes(png[16:20], "big") / DPI * _PIXELS_PER_INCH)  # the width in a PNG's first chunk
+
+
+def stard_ai(report: Report) -> str:
+    """Return the checklist of STARD-AI as Markdown, filled in as far as the report knows."""
+    return _without_gaps(render("stard_ai.md", _context(report), in_markdown))
 
 
 def markdown(report: Report, pictures: Iterable[str] = ()) -> str:
@@ -101,6 +119,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     made.globals["thousands"] = "{:,}".format
     made.filters["one_line"] = lambda text: Markup(" ".join(text.split()))
+    made.filters["slug"] = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     return made
 
 
@@ -119,6 +138,8 @@ def _context(report: Report) -> Context:
         "about": dataclasses.asdict(report.about),
         "intervals": dataclasses.asdict(report.intervals),
         "unit": report.intervals.resampled,
+        "verdict": dataclasses.asdict(report.verdict) if report.verdict else None,
+        "population": _population(report.population) if report.population else None,
         "warnings": report.warnings,
         "notes": report.notes,
         "images": report.images,
@@ -143,6 +164,51 @@ def _context(report: Report) -> Context:
             if gap["name"] == "balanced_accuracy"
         ],
     }
+
+
+def _population(population: Population) -> Context:
+    flow = population.flow
+    unit = flow.groups_are
+    amounts = population.columns.values()
+    rows: list[Context] = [{"title": "Images", "cells": [f"{amount.images:,}" for amount in amounts]}]
+    if unit != "images":
+        rows.append({"title": unit.capitalize(), "cells": [f"{amount.groups:,}" for amount in amounts]})
+    totals = {name: amount.images for name, amount in population.columns.items()}
+    for it in population.characteristics:
+        rows += _characteristic(it, totals)
+    return {
+        "flow": dataclasses.asdict(flow),
+        "columns": list(population.columns),
+        "rows": rows,
+    }
+
+
+def _characteristic(it: Characteristic, totals: Mapping[str, int]) -> list[Context]:
+    """Return the rows of Table 1 on one characteristic."""
+    if it.numbers is not None:
+        of_columns = it.numbers.values()
+        means = [f"{n.mean:.1f} ({n.sd:.1f})" for n in of_columns]
+        quartiles = [f"{n.median:g} ({n.quartile_1:g}–{n.quartile_3:g})" for n in of_columns]
+        known = [not math.isnan(n.mean) for n in of_columns]
+        return [
+            {"title": f"{it.title}, mean (standard deviation)", "cells": _if_known(means, known)},
+            {"title": f"{it.title}, median (quartiles)", "cells": _if_known(quartiles, known)},
+            {"title": f"{it.title}: not recorded", "cells": [f"{n.not_recorded:,}" for n in of_columns]},
+        ]
+    rows = []
+    for value, counts in (it.values or {}).items():
+        name = readable_name(value) if it.column == "label" else value
+        cells = [_share(counts[column], totals[column]) for column in totals]
+        rows.append({"title": f"{it.title}: {name}", "cells": cells})
+    return rows
+
+
+def _if_known(texts: list[str], known: list[bool]) -> list[str]:
+    return [text if there else "not available" for text, there in zip(texts, known, strict=True)]
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count:,} ({100 * count / total:.1f} %)" if total else "0"
 
 
 def _others() -> list[Metric]:

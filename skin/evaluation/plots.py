@@ -1,66 +1,63 @@
 """Draw the pictures of a report, as a journal would print them.
 
-Each function draws one picture from a report and the model's predictions, and returns a new matplotlib figure.
-Nothing global changes, so the pictures may be drawn in any order and place.
+Each function draws one picture from a report and the model's predictions, and returns a new matplotlib figure. A
+class has one colour in all of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from skin.evaluation import metrics
 from skin.evaluation.intervals import Estimate
 from skin.evaluation.metrics import Array
-from skin.evaluation.report_types import Report, Subgroup
+from skin.evaluation.report_types import Amount, Report, Subgroup
 from skin.evaluation.subgroups import METRICS, SubgroupMetric
+from skin.utils import drawing
+from skin.utils.drawing import (
+    ACCENT,
+    COLOURS,
+    FAINT,
+    GRID,
+    INK,
+    SECOND,
+    colours_of,
+    drawable,
+    label,
+    labels,
+    styled,
+)  # fmt: skip
 from skin.utils.errors import printable
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-INK, FAINT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
-ACCENT, SECOND = "#1b5e9b", "#c8553d"
-# Ten colours that stay apart for most colour-blind readers; more classes get a panel each.
-COLOURS = (
-    "#1b5e9b", "#c8553d", "#3a9276", "#d99a2b", "#7a4fa3", "#5fa8d3", "#8c6d46", "#c4679b", "#6b7680", "#93a82f",
-)  # fmt: skip
-DPI = 150
-_STYLE: Any = {
-    "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
-    "axes.titlelocation": "left", "axes.labelcolor": INK, "axes.edgecolor": FAINT, "axes.linewidth": 0.8,
-    "axes.spines.top": False, "axes.spines.right": False, "text.color": INK, "xtick.color": FAINT,
-    "ytick.color": FAINT, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "legend.frameon": False,
-    "text.parse_math": False, "axes.axisbelow": True,
-}  # fmt: skip
+DPI = drawing.DPI
+_ARROW: Any = {"arrowstyle": "-|>", "color": FAINT, "linewidth": 1.0}
 _HEADING: Any = {"fontweight": "bold", "fontsize": 10}
 
 
-@contextmanager
-def _styled() -> Iterator[None]:
-    with matplotlib.rc_context(_STYLE):
-        yield
-
-
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(w_pad=0.08), facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
+    return drawing.figure(width, height, DPI)
 
 
-def _label(name: str, length: int = 22) -> str:
-    """Return a class name that fits beside an axis, in letters that the font has."""
-    safe = printable(name, limit=length)
-    return "".join(c if ord(c) < 0x2500 else "\N{REPLACEMENT CHARACTER}" for c in safe)
+def notes(report: Report) -> list[str]:
+    """Return a note on names that no font here can draw, if there are any."""
+    names = [*report.per_class, *(name for found in report.subgroups.values() for name in found.groups)]
+    lacking = [name for name in names if set(printable(name, limit=2000)) - drawable(printable(name, limit=2000))]
+    if not lacking:
+        return []
+    return [
+        f"the pictures lack letters of {', '.join(lacking[:5])}: no font on this machine has them; install one that "
+        "has, such as Noto Sans CJK, and evaluate again"
+    ]
 
 
 # ---- the confusion matrix -------------------------------------------------------------------------------------
@@ -71,30 +68,29 @@ def confusion_matrix(report: Report) -> Figure:
     classes, counts = report.confusion_matrix.classes, np.array(report.confusion_matrix.counts)
     size = len(classes)
     shares = metrics.ratio(counts, counts.sum(1, keepdims=True))
-    with _styled():
-        cell = 0.72 if size <= 10 else 0.5
-        names = [_label(name) for name in classes]
-        longest = 0.078 * max(map(len, names))  # inches
-        slanted = longest > cell
+    with styled(classes):
+        cell = 0.72 if size <= 10 else 0.5 if size <= 20 else 0.44
+        names = labels(classes)
+        slanted = max(_inches(name) for name in names) > cell
         side = max(2.2, cell * size)
-        figure = _figure(side + longest + 1.5, side + (0.75 * longest if slanted else 0.2) + 0.8)
-        axes = figure.add_subplot()
+        beside, below = _inches("n = 0,000", *names), _inches(*names) if slanted else 0.3
+        made = _figure(side + beside + 1.1, side + below + 0.8)
+        axes = made.add_subplot()
         axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
-        font = 8.5 if size <= 10 else 6.5
         for i, j in np.ndindex(size, size):
             if counts[i, j] == 0:
                 continue
-            colour = "white" if shares[i, j] > 0.55 else INK
+            share = _percent(float(shares[i, j]))
             axes.text(
-                j, i, f"{counts[i, j]:,}\n{_percent(float(shares[i, j]))}", ha="center", va="center", color=colour,
-                fontsize=font, fontweight="bold" if i == j else "normal", linespacing=1.25,
+                j, i, f"{counts[i, j]:,}\n{share}" if size <= 20 else f"{counts[i, j]:,}", ha="center", va="center",
+                color="white" if shares[i, j] > 0.55 else INK, fontsize=8.5 if size <= 10 else 7.5,
+                fontweight="bold" if i == j else "normal", linespacing=1.25,
             )  # fmt: skip
-        axes.set_xticks(range(size), names, rotation=45 if slanted else 0, ha="right" if slanted else "center")
-        if slanted:
-            for tick in axes.get_xticklabels():
-                tick.set_rotation_mode("anchor")
+        axes.set_xticks(range(size), names, rotation=90 if slanted else 0, linespacing=1.1)
         totals = counts.sum(1)
-        axes.set_yticks(range(size), [f"{name}  (n = {n:,})" for name, n in zip(names, totals, strict=True)])
+        rows = [f"{name}\nn = {n:,}" if size <= 10 else name for name, n in zip(names, totals, strict=True)]
+        axes.set_yticks(range(size), rows, linespacing=1.1)
+        axes.tick_params(labelsize=8.5 if size <= 10 else 7.5)
         axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=1.5)
@@ -102,8 +98,17 @@ def confusion_matrix(report: Report) -> Figure:
         axes.spines[:].set_visible(False)
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
-        axes.set_title("Images and row shares")
-    return figure
+        axes.set_title("Images and row shares" if size <= 20 else "Images; row shares as the shade")
+    return made
+
+
+def _inches(*names: str) -> float:
+    """Return the width of the longest line of names beside an axis."""
+    return 0.078 * max(len(line) for name in names for line in name.splitlines() or [""])
+
+
+def _lines(names: Sequence[str]) -> int:
+    return max(name.count("\n") + 1 for name in names)
 
 
 def _percent(share: float) -> str:
@@ -126,6 +131,19 @@ class _Curve:
     chance: Callable[[float], list[float]]  # y at x = 0 and 1 of a score that knows nothing, from the class's share
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """The curve of one class: its look, the area under it, the class's share of the images, the points."""
+
+    name: str
+    colour: str
+    linestyle: str
+    area: Estimate
+    share: float
+    x: Array
+    y: Array
+
+
 def _roc_points(positives: Array, scores: Array) -> tuple[Array, Array]:
     false_positive_rate, true_positive_rate, _ = roc_curve(positives, scores)
     return false_positive_rate, true_positive_rate
@@ -145,64 +163,72 @@ _PRECISION_RECALL = _Curve(
 )  # fmt: skip
 
 
-def roc(report: Report, labels: Array, probabilities: Array) -> Figure | None:
+def roc(report: Report, truth: Array, probabilities: Array) -> Figure | None:
     """Draw one ROC curve per class, in a panel per class if there are more than ten; None without any curve."""
-    return _curves(_ROC, report, labels, probabilities)
+    return _curves(_ROC, report, truth, probabilities)
 
 
-def precision_recall(report: Report, labels: Array, probabilities: Array) -> Figure | None:
+def precision_recall(report: Report, truth: Array, probabilities: Array) -> Figure | None:
     """Draw one precision-recall curve per class; the dotted line of a panel is the class's share of the images."""
-    return _curves(_PRECISION_RECALL, report, labels, probabilities)
+    return _curves(_PRECISION_RECALL, report, truth, probabilities)
 
 
-def _curves(kind: _Curve, report: Report, labels: Array, probabilities: Array) -> Figure | None:
+def _curves(kind: _Curve, report: Report, truth: Array, probabilities: Array) -> Figure | None:
     classes = report.confusion_matrix.classes
     areas = {c: report.per_class[name].metrics[kind.area] for c, name in enumerate(classes)}
     there = sorted((c for c in areas if not math.isnan(areas[c].value)), key=lambda c: -areas[c].value)
-    curves = [
-        (classes[c], areas[c], float((labels == c).mean()), *kind.points(labels == c, probabilities[:, c]))
-        for c in there
-    ]
-    if not curves:
+    if not there:
         return None
-    with _styled():
-        return (_curves_together if len(curves) <= len(COLOURS) else _curves_apart)(kind, curves)
+    few = len(classes) <= len(COLOURS)
+    names, colours = labels(classes, 24), colours_of(len(classes))
+    curves = [
+        _Drawn(
+            names[c], colours[c], "-" if c < len(COLOURS) // 2 else "--", areas[c], float((truth == c).mean()),
+            *kind.points(truth == c, probabilities[:, c]),
+        )
+        for c in there
+    ]  # fmt: skip
+    with styled(classes):
+        return (_curves_together if few else _curves_apart)(kind, curves)
 
 
-def _curves_together(kind: _Curve, curves: list[tuple[str, Any, float, Array, Array]]) -> Figure:
-    figure = _figure(7.6, 4.6)
-    axes = figure.add_subplot()
-    for colour, (name, area, _, x, y) in zip(COLOURS, curves, strict=False):
-        text = f"{_label(name)}  {area.text(2)}"
-        axes.plot(x, y, color=colour, linewidth=1.6, drawstyle=kind.drawstyle, label=text, clip_on=False)
+def _curves_together(kind: _Curve, curves: list[_Drawn]) -> Figure:
+    lines = sum(it.name.count("\n") + 1 for it in curves)
+    made = _figure(7.6, max(4.6, 0.15 * lines + 0.07 * len(curves) + 0.8))
+    axes = made.add_subplot()
+    for it in curves:
+        axes.plot(
+            it.x, it.y, color=it.colour, linestyle=it.linestyle, linewidth=1.6, drawstyle=kind.drawstyle,
+            label=f"{it.name}  {it.area.text(2)}", clip_on=False,
+        )  # fmt: skip
     if kind is _ROC:  # chance is the same for all classes
         axes.plot([0, 1], kind.chance(0), color=FAINT, linewidth=0.8, linestyle=":")
     _unit_square(axes)
     axes.set(xlabel=kind.x_label, ylabel=kind.y_label, title=f"{kind.title}, each class against all others")
     axes.legend(
         loc="center left", bbox_to_anchor=(1.02, 0.5), title=f"{kind.title} (95 % interval)", alignment="left",
-        title_fontsize=8.5, fontsize=8.5,
+        title_fontsize=8.5, fontsize=8.5, handlelength=2.4,
     )  # fmt: skip
-    return figure
+    return made
 
 
-def _curves_apart(kind: _Curve, curves: list[tuple[str, Any, float, Array, Array]]) -> Figure:
-    columns = 5
+def _curves_apart(kind: _Curve, curves: list[_Drawn]) -> Figure:
+    columns = 4
     rows = math.ceil(len(curves) / columns)
-    figure = _figure(2.1 * columns, 2.2 * rows + 0.4)
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    for axes, (name, area, share, x, y) in zip(panels, curves, strict=False):
-        axes.plot(x, y, color=ACCENT, linewidth=1.6, drawstyle=kind.drawstyle, clip_on=False)
-        axes.plot([0, 1], kind.chance(share), color=FAINT, linewidth=0.8, linestyle=":")
-        axes.set_title(f"{_label(name, 24)}\n{area.text(2)}", fontsize=7.5)
+    made = _figure(2.15 * columns, (2.1 + 0.13 * _lines([it.name for it in curves])) * rows + 0.4)
+    panels = made.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes, it in zip(panels, curves, strict=False):
+        axes.plot(it.x, it.y, color=it.colour, linewidth=1.6, drawstyle=kind.drawstyle, clip_on=False)
+        axes.plot([0, 1], kind.chance(it.share), color=FAINT, linewidth=0.8, linestyle=":")
+        axes.set_title(f"{it.name}\n{it.area.text(2)}", fontsize=8)
     for axes in panels:
         _unit_square(axes)
     for axes in panels[len(curves) :]:
         axes.set_visible(False)
-    figure.suptitle(f"{kind.title} (95 % interval), each class against all others", x=0.01, ha="left", **_HEADING)
-    figure.supxlabel(kind.x_label, fontsize=9)
-    figure.supylabel(kind.y_label, fontsize=9)
-    return figure
+    made.suptitle(f"{kind.title} (95 % interval), each class against all others", x=0.01, ha="left", **_HEADING)
+    made.supxlabel(kind.x_label, fontsize=9)
+    made.supylabel(kind.y_label, fontsize=9)
+    return made
 
 
 def _unit_square(axes: Axes) -> None:
@@ -215,33 +241,33 @@ def _unit_square(axes: Axes) -> None:
 # ---- reliability ----------------------------------------------------------------------------------------------
 
 
-def reliability(report: Report, labels: Array, before: Array, after: Array) -> Figure:
+def reliability(report: Report, truth: Array, before: Array, after: Array) -> Figure:
     """Draw accuracy against confidence, bin by bin, of raw and of calibrated probabilities [N, C]."""
-    with _styled():
-        figure = _figure(7.6, 4.7)
-        panels = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=[4, 1])
+    with styled():
+        made = _figure(7.6, 4.7)
+        panels = made.subplots(2, 2, sharex=True, sharey="row", height_ratios=[4, 1])
         calibration = report.calibration
         temperature = calibration.temperature
         after_title = "After" if temperature is None else f"After, temperature {temperature:.2f}"
         for column, (title, probabilities, estimates) in enumerate(
             [("Before calibration", before, calibration.before), (after_title, after, calibration.after)]
         ):
-            _reliability_panel(panels[0, column], panels[1, column], labels, probabilities)
+            _reliability_panel(panels[0, column], panels[1, column], truth, probabilities)
             error = estimates["expected_calibration_error"].text()
             panels[0, column].set_title(title)
             panels[0, column].text(0.03, 0.94, f"ECE {error}", fontsize=8.5, va="top")
             panels[1, column].set_xlabel("confidence: probability of the predicted class")
         panels[0, 0].set_ylabel("accuracy")
         panels[1, 0].set_ylabel("share of\nimages")
-    return figure
+    return made
 
 
-def _reliability_panel(above: Axes, below: Axes, labels: Array, probabilities: Array) -> None:
+def _reliability_panel(above: Axes, below: Axes, truth: Array, probabilities: Array) -> None:
     bins = metrics.CALIBRATION_BINS
     confidence = probabilities.max(1)
     of_bin = metrics.confidence_bin(confidence, bins)
     count = np.bincount(of_bin, minlength=bins)
-    hits = np.bincount(of_bin, weights=probabilities.argmax(1) == labels, minlength=bins)
+    hits = np.bincount(of_bin, weights=probabilities.argmax(1) == truth, minlength=bins)
     accuracy = metrics.ratio(hits, count)
     mean_confidence = metrics.ratio(np.bincount(of_bin, weights=confidence, minlength=bins), count)
     centres, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
@@ -265,32 +291,33 @@ def _reliability_panel(above: Axes, below: Axes, labels: Array, probabilities: A
 def per_class(report: Report) -> Figure:
     """Draw sensitivity, PPV, F1 and AUROC of each class as bars with their intervals."""
     shown = [metrics.BY_NAME[name] for name in ("sensitivity", "ppv", "f1", "auc")]
-    rows = [f"{_label(name)}  (n = {of_class.support:,})" for name, of_class in report.per_class.items()]
-    with _styled():
-        figure = _figure(8.6, 1.3 + 0.34 * len(rows))
-        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    names = zip(labels(list(report.per_class)), report.per_class.values(), strict=True)
+    rows = [f"{name}  (n = {of_class.support:,})" for name, of_class in names]
+    with styled(report.per_class):
+        made = _figure(8.6, 1.3 + max(0.34, 0.16 * _lines(rows) + 0.06) * len(rows))
+        panels = made.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         for axes, metric in zip(panels, shown, strict=True):
             _bars(axes, [of_class.metrics[metric.name] for of_class in report.per_class.values()])
             axes.set_title(metric.title)
-        panels[0].set_yticks(range(len(rows)), rows)
+        panels[0].set_yticks(range(len(rows)), rows, linespacing=1.1)
         panels[0].set_ylim(len(rows) - 0.4, -0.6)
-    return figure
+    return made
 
 
 def _bars(axes: Axes, estimates: list[Estimate]) -> None:
-    for row, estimate in enumerate(estimates):
+    for row, (estimate, colour) in enumerate(zip(estimates, colours_of(len(estimates)), strict=True)):
         value, low, high = estimate.value, estimate.low, estimate.high
         if math.isnan(value):
             axes.text(0.02, row, "not available", va="center", fontsize=7.5, color=FAINT)
             continue
-        axes.barh(row, value, height=0.62, color=matplotlib.colors.to_rgba(ACCENT, 0.45))
+        axes.barh(row, value, height=0.62, color=matplotlib.colors.to_rgba(colour, 0.6))
         if not math.isnan(low):
             axes.plot([low, high], [row, row], color=INK, linewidth=1.4, solid_capstyle="butt", clip_on=False)
         axes.plot(value, row, marker="o", markersize=3.6, color=INK, clip_on=False)
     axes.set(xlim=(0, 1), xticks=[0, 0.5, 1])
     axes.set_xticklabels(["0", "0.5", "1"])
     axes.grid(axis="x", color=GRID, linewidth=0.8)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=7)
     axes.spines["left"].set_visible(False)
 
 
@@ -299,11 +326,12 @@ def subgroups(report: Report) -> Figure:
     shown = [entry for entry in METRICS if entry.drawn]
     rows: list[tuple[str, Subgroup | None]] = []
     for attribute, result in report.subgroups.items():
-        rows.append((_label(attribute, 30), None))
-        rows += [(f"{_label(name)}  (n = {group.images:,})", group) for name, group in result.groups.items()]
-    with _styled():
-        figure = _figure(8.2, 1.3 + 0.27 * len(rows))
-        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        rows.append((label(attribute, 30, 2), None))
+        names = zip(labels(list(result.groups), 26, 2), result.groups.values(), strict=True)
+        rows += [(f"{name}  (n = {group.images:,})", group) for name, group in names]
+    with styled([name for result in report.subgroups.values() for name in result.groups]):
+        made = _figure(8.2, 1.3 + max(0.27, 0.15 * _lines([text for text, _ in rows]) + 0.05) * len(rows))
+        panels = made.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         for axes, entry in zip(panels, shown, strict=True):
             axes.set_title(entry.title)
             of_groups = [(place, group) for place, (_, group) in enumerate(rows) if group is not None]
@@ -312,7 +340,7 @@ def subgroups(report: Report) -> Figure:
         panels[0].set_ylim(len(rows) - 0.4, -0.6)
         for tick, (_, group) in zip(panels[0].get_yticklabels(), rows, strict=True):
             tick.set_fontweight("bold" if group is None else "normal")
-    return figure
+    return made
 
 
 def _subgroup_panel(axes: Axes, entry: SubgroupMetric, report: Report, groups: list[tuple[int, Subgroup]]) -> None:
@@ -326,7 +354,7 @@ def _subgroup_panel(axes: Axes, entry: SubgroupMetric, report: Report, groups: l
     axes.set_xlim(*_range([group.metrics[entry.name] for _, group in groups]))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.grid(axis="x", color=GRID, linewidth=0.8)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=7)
     axes.spines["left"].set_visible(False)
 
 
@@ -346,6 +374,61 @@ def _interval(axes: Axes, row: int, estimate: Estimate, hollow: bool) -> None:
     )  # fmt: skip
 
 
+# ---- the flow of the images -----------------------------------------------------------------------------------
+
+
+def flow(report: Report) -> Figure | None:
+    """Draw the way of the images from the data to the metrics as boxes (STARD, item 24); None if it is not known."""
+    if report.population is None:
+        return None
+    found, about = report.population.flow, report.about
+
+    def said(amount: Amount) -> str:
+        groups = "" if found.groups_are == "images" else f"\n{amount.groups:,} {found.groups_are}"
+        lesions = "" if amount.lesions is None else f"\n{amount.lesions:,} lesions"
+        return f"{amount.images:,} images{groups}{lesions}"
+
+    left_out = [label(it.reason, 44, 2) for it in found.left_out] or ["none"]
+    name = label(about.data_name, 30, 1)
+    others = [
+        f"{name}: {said(amount)}".replace("\n", ", ") for name, amount in found.splits.items() if name != about.split
+    ]
+    unknown = f"Of classes that the model lacks\n{found.unknown_class:,} images" if found.unknown_class else ""
+    split = "" if about.split == "all" else f", {about.split} split"
+    boxes = [  # each step, and what leaves the way there
+        (f"Found in {name}\n{found.found:,} images", "\n".join(["Left out", *left_out])),
+        (f"Used\n{said(found.used)}", "\n".join(["Not evaluated here", *others]) if others else ""),
+        (f"Evaluated{split}\n{said(found.evaluated)}", unknown),
+        (f"Counted in the metrics\n{report.images:,} images", ""),
+    ]
+    with styled(text for pair in boxes for text in pair):
+        return _boxes(boxes)
+
+
+def _boxes(boxes: list[tuple[str, str]]) -> Figure:
+    """Draw boxes from top to bottom, with an arrow from each to the next and to the one beside it, if any."""
+    heights = [0.4 + 0.17 * max(text.count("\n") + 1 for text in pair) for pair in boxes]
+    gap, centre, beside = 0.3, 1.9, 4.1  # inches
+    made = _figure(7.6, sum(heights) + gap * len(heights))
+    axes = made.add_subplot()
+    axes.set_axis_off()
+    look: Any = {"boxstyle": "round,pad=0.5,rounding_size=0.15", "facecolor": "white", "edgecolor": FAINT}
+    y = 0.0
+    for row, ((text, aside), height) in enumerate(zip(boxes, heights, strict=True)):
+        middle = y - height / 2
+        y -= height + gap
+        if row + 1 < len(boxes):
+            lines = boxes[row + 1][0].count("\n") + 1
+            top = y - heights[row + 1] / 2 + 0.085 * lines + 0.1
+            axes.annotate("", (centre, top), (centre, middle), arrowprops=_ARROW)
+        if aside:
+            axes.annotate("", (beside, middle), (centre, middle), arrowprops=_ARROW)
+            axes.text(beside + 0.1, middle, aside, va="center", fontsize=8.5, linespacing=1.4, bbox=look)
+        axes.text(centre, middle, text, va="center", ha="center", fontsize=9, linespacing=1.4, bbox=look)
+    axes.set(xlim=(0, 7.6), ylim=(y + gap, 0))
+    return made
+
+
 # ---- the mistakes ---------------------------------------------------------------------------------------------
 
 
@@ -353,17 +436,17 @@ def mistakes(pictures: list[Array], captions: list[tuple[str, str, str]]) -> Fig
     """Draw a contact sheet of pictures uint8 [S, S, 3]; a caption is name, true class and prediction."""
     columns = min(5, max(1, len(pictures)))
     rows = math.ceil(len(pictures) / columns)
-    with _styled():
-        figure = _figure(1.75 * columns + 0.2, 2.3 * rows + 0.35)
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    with styled(text for caption in captions for text in caption):
+        below = [f"{label(f'is {truth}', 27, 2)}\n{label(f'said {said}', 27, 3)}" for _, truth, said in captions]
+        above = [label(name, 29, 2) for name, _, _ in captions]
+        lines = _lines(above) + _lines(below)
+        made = _figure(1.8 * columns + 0.2, (1.75 + 0.13 * lines) * rows + 0.35)
+        panels = made.subplots(rows, columns, squeeze=False).ravel()
         for axes in panels:
             axes.set_axis_off()
-        for axes, picture, (name, truth, said) in zip(panels, pictures, captions, strict=False):
+        for axes, picture, name, said in zip(panels, pictures, above, below, strict=False):
             axes.imshow(picture, interpolation="bilinear")
-            axes.text(0, 1.03, _label(name, 24), transform=axes.transAxes, fontsize=6.5, color=FAINT, va="bottom")
-            axes.text(
-                0, -0.03, f"is {_label(truth, 26)}\nsaid {_label(said, 26)}", transform=axes.transAxes, fontsize=7.5,
-                va="top", linespacing=1.3,
-            )  # fmt: skip
-        figure.suptitle("The most confident mistakes", x=0.01, ha="left", **_HEADING)
-    return figure
+            axes.text(0, 1.03, name, transform=axes.transAxes, fontsize=6.5, color=FAINT, va="bottom")
+            axes.text(0, -0.03, said, transform=axes.transAxes, fontsize=7.5, va="top", linespacing=1.2)
+        made.suptitle("The most confident mistakes", x=0.01, ha="left", **_HEADING)
+    return made

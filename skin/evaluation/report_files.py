@@ -6,7 +6,8 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from skin.evaluation.test_set import TestSet
 from skin.model import calibration
 from skin.model.checkpoint import Checkpoint
 from skin.utils.errors import UserError
-from skin.utils.files import safe_name, write_atomically, write_csv, write_json
+from skin.utils.files import columns_apart, joined, safe_name, write_atomically, write_csv, write_json
 from skin.utils.run_folders import KIND, REPORT
 
 import cv2
@@ -33,9 +34,9 @@ from matplotlib.figure import Figure
 
 PICTURES = (
     "confusion_matrix.png", "per_class.png", "roc.png", "precision_recall.png", "reliability.png", "subgroups.png",
-    "mistakes.png",
+    "flow.png", "mistakes.png",
 )  # fmt: skip
-FILES = (REPORT, "report.md", "report.html", "predictions.csv", "isic_submission.csv", *PICTURES)
+FILES = (REPORT, "report.md", "report.html", "stard_ai.md", "predictions.csv", "isic_submission.csv", *PICTURES)
 MISTAKES = 20
 _THUMBNAIL = 224  # px
 _ENDING = re.compile(r"\.[A-Za-z]{3,4}$")
@@ -59,10 +60,10 @@ def claim(folder: Path) -> None:
         raise UserError(f"cannot write into {folder}: {error.strerror}; choose another --out") from error
 
 
-def data_of(folder: Path) -> str | None:
-    """Return the data folder that the report in `folder` is about; None if there is no report."""
+def images_of(folder: Path) -> str | None:
+    """Return the SHA-256 of the images that the report in `folder` is about; None if there is no report."""
     about = _report(folder).get("about")
-    return str(about.get("data")) if isinstance(about, dict) else None
+    return str(about.get("images_sha256")) if isinstance(about, dict) else None
 
 
 def _report(folder: Path) -> dict[str, Any]:
@@ -86,21 +87,30 @@ def default_folder(views: int, checkpoint: Checkpoint, test: TestSet) -> Path:
     Other folders name the set, the split and the views. A set that only has another's name does not replace its
     report.
     """
-    words = ["evaluation"] if test.own else ["evaluation", safe_name(test.root.name)]
+    words = ["evaluation"] if test.own else ["evaluation", safe_name(test.name)]
     words += [test.split] if test.split != ("test" if test.own else "all") else []
     words += [f"tta{views}"] if views > 1 else []
     folder = checkpoint.path.parent / "-".join(words)
     if test.own:
         return folder
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    free = (None, str(test.root))
-    return next(path for path in itertools.chain([folder], numbered) if data_of(path) in free)
+    free = (None, test.images_sha256)
+    return next(path for path in itertools.chain([folder], numbered) if images_of(path) in free)
 
 
 def write(
-    folder: Path, report: Report, predictions: Predictions, test: TestSet, preprocess: Preprocess
+    folder: Path,
+    report: Report,
+    predictions: Predictions,
+    test: TestSet,
+    preprocess: Preprocess,
+    by: Mapping[str, pd.Series],
 ) -> None:
-    """Write every file of a report. report.json comes first: by it the folder is known to be ours."""
+    """Write every file of a report. report.json comes first: by it the folder is known to be ours.
+
+    Args:
+        by: attribute -> the subgroup of each image, as for `report.build`.
+    """
     write_json(folder / REPORT, to_json(report))
     dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, preprocess)
     images, probabilities = test.rows["image"].tolist(), predictions.calibrated.probabilities
@@ -109,9 +119,10 @@ def write(
         write_atomically(content, folder / name)
     write_atomically(pages.markdown(report, pictures).encode(), folder / "report.md")
     write_atomically(pages.html(report, pictures).encode(), folder / "report.html")
-    written = [REPORT, "report.md", "report.html", "predictions.csv", *pictures]
+    write_atomically(pages.stard_ai(report).encode(), folder / "stard_ai.md")
+    written = [REPORT, "report.md", "report.html", "stard_ai.md", "predictions.csv", *pictures]
     labels = _labels(predictions, test)
-    write_predictions(folder / "predictions.csv", images, labels, predictions.classes, probabilities)
+    write_predictions(folder / "predictions.csv", images, labels, predictions, by)
     submission = folder / "isic_submission.csv"
     if test.layout == milk10k.LAYOUT.name and predictions.lesions is not None:
         made = write_milk10k_submission(submission, predictions.lesions, predictions.classes, probabilities)
@@ -133,13 +144,45 @@ def _labels(predictions: Predictions, test: TestSet) -> list[str]:
 
 
 def write_predictions(
-    path: Path, images: Sequence[str], labels: Sequence[str], classes: Sequence[str], probabilities: Array
+    path: Path,
+    images: Sequence[str],
+    labels: Sequence[str],
+    predictions: Predictions,
+    by: Mapping[str, pd.Series] | None = None,
 ) -> None:
-    """Write `image,label,predicted`, then the calibrated probability of each class."""
-    predicted = [classes[p] for p in probabilities.argmax(1)]
-    rows = zip(images, labels, predicted, probabilities.tolist(), strict=True)
-    cells = ([image, label, called, *row] for image, label, called, row in rows)
-    write_csv(path, ["image", "label", "predicted", *classes], cells, for_people=True)
+    """Write one row per image, with all that the report's metrics follow from.
+
+    The columns are image, label, predicted, group, the subgroup by each attribute of `by`, unlike (true or false),
+    prediction_set (of 90 %, the classes joined by `|`), the calibrated probability of each class under its name, and
+    its logit under `logit_` and its name. A name that another column has already is prefixed: `probability_`,
+    `subgroup_`.
+    """
+    by = by or {}
+    calibrated, classes = predictions.calibrated, predictions.classes
+    fixed = ["image", "label", "predicted", "group", "unlike", "prediction_set"]
+    of_classes, of_groups, of_logits = columns_apart(
+        fixed, ("probability_", classes), ("subgroup_", list(by)), ("logit_", [f"logit_{name}" for name in classes])
+    )
+    subgroups = [binned.astype(str).tolist() for binned in by.values()]
+    called, flags = calibrated.probabilities.argmax(1).tolist(), calibrated.unlike.tolist()
+    sets, probabilities, logits = (
+        values.tolist() for values in (calibrated.sets, calibrated.probabilities, predictions.logits)
+    )
+    rows = (
+        [
+            image,
+            labels[i],
+            classes[called[i]],
+            str(predictions.groups[i]),
+            *(of_image[i] for of_image in subgroups),
+            "true" if flags[i] else "false",
+            joined(compress(classes, sets[i])),
+            *probabilities[i],
+            *logits[i],
+        ]
+        for i, image in enumerate(images)
+    )
+    write_csv(path, [*fixed[:4], *of_groups, *fixed[4:], *of_classes, *of_logits], rows, for_people=True)
 
 
 def write_isic_submission(path: Path, images: Sequence[str], classes: Sequence[str], probabilities: Array) -> bool:
@@ -230,6 +273,7 @@ def draw(
         "precision_recall.png": plots.precision_recall(report, labels, probabilities),
         "reliability.png": plots.reliability(report, labels, before, probabilities),
         "subgroups.png": plots.subgroups(report) if report.subgroups else None,
+        "flow.png": plots.flow(report),
     }
     rows = np.flatnonzero(known)[_surest_mistakes(labels, probabilities)]
     if len(rows):

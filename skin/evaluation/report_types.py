@@ -191,22 +191,122 @@ class LesionReport:
 
 
 @dataclass(frozen=True)
+class Amount:
+    """A number of images, of their groups (lesions or patients), and of lesions if the data tell them apart."""
+
+    images: int
+    groups: int
+    lesions: int | None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Images that were left out, and why."""
+
+    reason: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The way of the images from the data to the metrics.
+
+    Attributes:
+        found: images in the folder or named by its tables. used: those that are left.
+        groups_are: "lesions", "patients", "lesions or patients", or "images" if none is known.
+        splits: of the used images; empty if they have none.
+        evaluated: the images that the model answered. unknown_class: those of them that count in no metric.
+    """
+
+    found: int
+    left_out: list[LeftOut]
+    used: Amount
+    groups_are: str
+    splits: dict[str, Amount]
+    evaluated: Amount
+    unknown_class: int
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A characteristic that is a number: its mean, standard deviation and quartiles over images."""
+
+    mean: float
+    sd: float
+    median: float
+    quartile_1: float
+    quartile_3: float
+    not_recorded: int
+
+
+@dataclass(frozen=True)
+class Characteristic:
+    """One characteristic of the images, in each column of Table 1.
+
+    Attributes:
+        title: for people. column: its name in the data.
+        values: value -> column of Table 1 -> images. numbers: column of Table 1 -> numbers. One of the two is there.
+    """
+
+    title: str
+    column: str
+    values: dict[str, dict[str, int]] | None = field(default=None, metadata=_OPTIONAL)
+    numbers: dict[str, Numbers] | None = field(default=None, metadata=_OPTIONAL)
+
+
+@dataclass(frozen=True)
+class Population:
+    """The flow of the images, and Table 1: its columns are splits, and "evaluated" for another set than the run's."""
+
+    flow: Flow
+    columns: dict[str, Amount]
+    characteristics: list[Characteristic]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a reader must know first.
+
+    Attributes:
+        level: "bad" if the metrics do not say what they seem to, "doubt" if they say little, otherwise "fine".
+        text: one sentence. reasons: what it rests on.
+    """
+
+    level: str
+    text: str
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
 class About:
-    """The model, the set, and the way it was evaluated; `split` is "all" for a set without one."""
+    """The model, the set, and the way it was evaluated; `split` is "all" for a set without one.
+
+    Attributes:
+        checkpoint: its file and the name of its folder. data: the name of the data folder.
+        checkpoint_sha256: of the file. images_sha256: of the evaluated images, from `contents.sha256_of`.
+        training: options of the run, its best epoch, and the metrics on its validation split.
+        preprocess: of an image. software: versions.
+    """
 
     created: str = "?"
     checkpoint: str = "?"
+    checkpoint_sha256: str = "?"
     model: str = "the model"
     image_size: int = 0
     data: str = "?"
     data_name: str = "a set"
     layout: str = "?"
+    images_sha256: str = "?"
+    own_data: bool = False
     split: str = "all"
     tta: int = 1
     device: str = "?"
     precision: str = "?"
     seconds: float = math.nan
     images_per_second: float = math.nan
+    training: dict[str, Any] = field(default_factory=dict)
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    software: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -218,6 +318,7 @@ class Report:
         groups: lesions or patients.
         subgroups: by attribute.
         per_lesion: for a set that tells the lesion of each image.
+        verdict: what a reader must know first. population: the flow of the images, and Table 1.
         warnings: what a reader must know. notes: what a reader should know.
     """
 
@@ -234,6 +335,8 @@ class Report:
     about: About = About()
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    verdict: Verdict | None = field(default=None, metadata=_OPTIONAL)
+    population: Population | None = field(default=None, metadata=_OPTIONAL)
     kind: str = KIND
     format_version: int = FORMAT_VERSION
 

@@ -18,6 +18,8 @@ from skin.data.class_names import match_classes
 from skin.data.duplicates import same_files
 from skin.data.index import Index, count
 from skin.data.layouts import read_index
+from skin.evaluation.population import describe
+from skin.evaluation.report_types import Population
 from skin.model.checkpoint import Checkpoint
 from skin.utils import run_folders
 from skin.utils.errors import UserError
@@ -42,6 +44,8 @@ class TestSet:
         notes: what a reader of the metrics should know. warnings: what they must know.
         of_run: those of `warnings` that are on the data of the run.
         own: the images are among the data of the run.
+        population: the flow of the images, and their characteristics.
+        images_sha256: of the images, from `contents.sha256_of`, by which a set is known again.
     """
 
     __test__ = False  # the name is no promise to pytest
@@ -55,6 +59,13 @@ class TestSet:
     warnings: tuple[str, ...]
     of_run: tuple[str, ...]
     own: bool
+    population: Population
+    images_sha256: str
+
+    @property
+    def name(self) -> str:
+        """The name of the data folder, which a report gives instead of its path."""
+        return self.root.name or "data"
 
     @property
     def attributes(self) -> list[str]:
@@ -130,16 +141,22 @@ def read(
     if manifest is not None and not own:
         copies = _copies(checkpoint, manifest_path, part["path"], notes)
     numbers = {name: checkpoint.classes.index(ours) for name, ours in taken}
+    known = part["label"].map(numbers).fillna(UNKNOWN).to_numpy().astype(np.int64)
+    rows_of_run = None if manifest is None or own else _rows_of_run(checkpoint, manifest_path, manifest)
     return TestSet(
         rows=part.reset_index(drop=True),
-        labels=part["label"].map(numbers).fillna(UNKNOWN).to_numpy().astype(np.int64),
+        labels=known,
         root=index.root,
         layout=index.layout,
         split=split if (part["split"] != "").any() else "all",
-        notes=tuple(notes),
+        notes=tuple(_without_path(note, index.root) for note in notes),
         warnings=(*_seen_in_training(part, manifest, own, copies), *of_run),
         of_run=tuple(of_run),
         own=own,
+        population=describe(
+            index, rows, part.replace({"label": match.to_model}), int((known == UNKNOWN).sum()), rows_of_run
+        ),
+        images_sha256=contents.sha256_of(part),
     )
 
 
@@ -248,6 +265,21 @@ def _as_in_the_run(
     if more := len(index.rows) - len(rows):
         notes.append(f"the data hold {count(more, 'image')} that the run did not have: left out")
     return rows
+
+
+def _rows_of_run(checkpoint: Checkpoint, manifest_path: Path, manifest: pd.DataFrame) -> pd.DataFrame | None:
+    """Return the rows that the run had, with their splits; None if its data are not where they were."""
+    try:
+        rows = _read_own(checkpoint, manifest_path, allow_missing=True).rows
+    except UserError:
+        return None
+    there = manifest[manifest["image"].isin(rows["image"])]
+    return splits.apply_manifest(rows, there, manifest_path)
+
+
+def _without_path(text: str, root: Path) -> str:
+    """Return a text with the name of the data folder in place of its path, which is nobody's business."""
+    return text.replace(str(root), root.name or "data")
 
 
 def _copies(checkpoint: Checkpoint, manifest_path: Path, paths: pd.Series, notes: list[str]) -> pd.Series:

@@ -56,10 +56,20 @@ def _over_pixels(cells: Tensor, height: int, width: int) -> Tensor:
     Cell i looks at the pixels around 32 i, not around 32 i + 15.5: each of the five strided layers pads both
     sides alike and starts at its first pixel. The map is often stretched over the picture, but this would show
     the evidence half a cell too far down and to the right.
+
+    Beyond the last cell up to 31 pixels remain at the bottom and at the right. There the map goes on as it was about
+    to, half as steep. Its last row repeated would be stripes; mirrored it would show evidence where there is none.
     """
+    cells = _with_one_more(_with_one_more(cells, 1), 2)
     span = [_STRIDE * (n - 1) + 1 for n in cells.shape[1:]]
     spread = F.interpolate(cells[:, None], span, mode="bicubic", align_corners=True).clamp(0, 1)
-    return F.pad(spread, (0, width - span[1], 0, height - span[0]), mode="replicate")[:, 0]
+    return spread[:, 0, :height, :width]
+
+
+def _with_one_more(cells: Tensor, axis: int) -> Tensor:
+    """Return cells with one more at the end of an axis, from the last two."""
+    last, before = cells.narrow(axis, -1, 1), cells.narrow(axis, max(0, cells.shape[axis] - 2), 1)
+    return torch.cat([cells, (1.5 * last - 0.5 * before).clamp(0, 1)], axis)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from skin.data.image_files import STDIN, image_paths
 from skin.model.classifier import Answer
 from skin.serving.settings import PredictSettings
 from skin.utils.errors import FORMULA_STARTS, UserError, printable, safe_cell
+from skin.utils.files import columns_apart, joined
 
 Output = Callable[[Answer[str], str | None], None]
 
@@ -113,6 +114,8 @@ def _json_line(answer: Answer[str], overlay: str | None, top_k: int) -> str:
 def csv_table(path: Path, classes: Sequence[str], with_overlays: bool) -> Iterator[Output]:
     """Open a CSV file with one row per image; the last columns are the probabilities of all classes.
 
+    The classes of a set are joined by `|`. A class that is called like another column is `probability_` and its name.
+
     Raises:
         UserError: the file cannot be written.
     """
@@ -128,7 +131,7 @@ def csv_table(path: Path, classes: Sequence[str], with_overlays: bool) -> Iterat
             prediction = answer.prediction
             row["predicted"] = safe_cell(prediction.label)
             row["probability"] = f"{prediction.probability:.6f}"
-            row["prediction_set"] = safe_cell(" ".join(prediction.prediction_set))
+            row["prediction_set"] = joined(prediction.prediction_set)
             row["unlike"] = str(prediction.unlike).lower()
             probabilities = [f"{p:.6f}" for p in prediction.probabilities]
         writer.writerow([*(row.get(column, "") for column in columns), *probabilities])
@@ -139,7 +142,7 @@ def csv_table(path: Path, classes: Sequence[str], with_overlays: bool) -> Iterat
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     with file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*columns, *map(safe_cell, classes)])
+        writer.writerow([*columns, *map(safe_cell, columns_apart(columns, ("probability_", classes))[0])])
         yield add
 
 

@@ -133,6 +133,37 @@ def write_csv(
     write_atomically(text.getvalue().encode("utf-8", "backslashreplace"), path)
 
 
+def columns_apart(fixed: Sequence[str], *more: tuple[str, Sequence[str]]) -> list[list[str]]:
+    """Return the names of columns, in the groups of `more`, such that a spreadsheet has no two alike.
+
+    A name that `fixed` or an earlier group has, or that looks like another one, gets its group's prefix, again until
+    it stands alone.
+
+    Args:
+        more: groups of a prefix and names, the group that may keep its names first.
+    """
+    taken = set(map(safe_cell, fixed))
+    groups = []
+    for prefix, names in more:
+        apart = list(names)
+        clashing = []
+        for place, name in enumerate(names):
+            if safe_cell(name) in taken:
+                clashing.append(place)
+            taken.add(safe_cell(name))
+        for place in clashing:
+            while safe_cell(apart[place]) in taken:
+                apart[place] = prefix + apart[place]
+            taken.add(safe_cell(apart[place]))
+        groups.append(apart)
+    return groups
+
+
+def joined(names: Iterable[str]) -> str:
+    """Return the names of a set as one cell, `a|b`, each as at the head of a column; a `|` in a name is `\\|`."""
+    return "|".join(safe_cell(name).replace("|", "\\|") for name in names)
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from skin.data import split
 from skin.data.dataset import Batch
 from skin.data.images import centre_crop, read_image
 from skin.data.layouts import read_index
-from skin.evaluation import metrics, plots, report_files
+from skin.evaluation import metrics, plots, report_files, schema
 from skin.model import calibration, checkpoint, inference
 from skin.model.checkpoint import load_best
 from skin.utils.errors import UserError
@@ -21,6 +22,7 @@ from skin.utils.parallel import Topology
 from tests import tiny, warm
 from tests.conftest import ROOT
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,8 +82,9 @@ def test_the_runs_own_test_part_is_the_default(run: Run, run_folder: Path, tmp_p
     assert made["about"]["split"] == "test"
     files = {path.name for path in (run_folder / "evaluation").iterdir()}
     assert files == {
-        "report.json", "report.md", "report.html", "predictions.csv", "isic_submission.csv", "confusion_matrix.png",
-        "per_class.png", "roc.png", "precision_recall.png", "reliability.png", "mistakes.png",
+        "report.json", "report.md", "report.html", "stard_ai.md", "predictions.csv", "isic_submission.csv",
+        "confusion_matrix.png", "per_class.png", "roc.png", "precision_recall.png", "reliability.png", "flow.png",
+        "mistakes.png",
     }  # fmt: skip
     assert "Balanced accuracy" in said
     assert "WARNING" not in said
@@ -89,16 +92,19 @@ def test_the_runs_own_test_part_is_the_default(run: Run, run_folder: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_figures_follow_from_predictions_csv_and_agree_with_the_library(run: Run, run_folder: Path, tmp_path: Path):
+def test_figures_follow_from_predictions_csv_and_agree_with_the_library(
+    run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path
+) -> None:
     made, _ = run()
     table = pd.read_csv(tmp_path / "out" / "predictions.csv")
-    assert list(table.columns) == ["image", "label", "predicted", *tiny.CLASSES]
+    head = ["image", "label", "predicted", "group", "unlike", "prediction_set"]
+    assert list(table.columns) == [*head, *tiny.CLASSES, *(f"logit_{name}" for name in tiny.CLASSES)]
     labels = np.array([tiny.CLASSES.index(c) for c in table["label"]])
     probabilities = table[list(tiny.CLASSES)].to_numpy()
     assert made["accuracy"]["value"] == pytest.approx((table["label"] == table["predicted"]).mean())
     assert made["macro_auc"]["value"] == pytest.approx(metrics.macro_auc(labels, probabilities), abs=1e-9)
     model = load_classifier(run_folder / "best.pt", device="cpu", amp="off")
-    paths = read_index(Path(made["about"]["data"])).rows.set_index("image")["path"]
+    paths = read_index(demo_folder).rows.set_index("image")["path"]
     one = model.predict(paths[table["image"].iloc[3]])
     np.testing.assert_allclose(one.probabilities, probabilities[3], atol=1e-6)
 
@@ -144,10 +150,44 @@ def test_milk10k_has_one_answer_per_lesion(run: Run, tmp_path: Path) -> None:
     assert "isic_submission.csv has 0 for BEN_OTH, INF, MAL_OTH, SCCKA" in " ".join(made["notes"])
 
 
-def test_averages_over_the_views(run: Run, run_folder: Path, tmp_path: Path) -> None:
+def test_reports_carry_names_and_hashes_and_no_paths(run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path):
+    made, _ = run()
+    about = made["about"]
+    assert about["checkpoint"] == f"{run_folder.name}/best.pt"
+    assert about["checkpoint_sha256"] == hashlib.sha256((run_folder / "best.pt").read_bytes()).hexdigest()
+    assert about["data"] == demo_folder.name
+    again, _ = run("--data", demo_folder, "--split", "all")
+    assert again["about"]["images_sha256"] != about["images_sha256"]
+    for name in ("report.json", "report.md", "report.html", "stard_ai.md"):
+        text = (tmp_path / "out" / name).read_text()
+        assert str(demo_folder.parent) not in text
+        assert str(run_folder.parent) not in text
+    validator = jsonschema.Draft202012Validator(json.loads(schema.PATH.read_text()))
+    assert list(validator.iter_errors(made)) == []
+
+
+def test_the_flow_and_table_1_are_those_of_the_run(run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path):
+    made, _ = run()
+    manifest = split.read_manifest(run_folder / "split.csv")
+    counts = manifest["split"].value_counts().to_dict()
+    population = made["population"]
+    assert {name: found["images"] for name, found in population["flow"]["splits"].items()} == counts
+    assert population["flow"]["evaluated"]["images"] == counts["test"] == made["images"]
+    assert population["flow"]["groups_are"] == "lesions"
+    titles = [it["title"] for it in population["characteristics"]]
+    assert titles == ["Class", "Age", "Sex", "Site"]
+    rows = read_index(demo_folder).rows.set_index("image").loc[manifest["image"]]
+    sexes = rows["sex"].to_numpy()[manifest["split"] == "train"]
+    assert population["characteristics"][2]["values"]["female"]["train"] == (sexes == "female").sum()
+    made, _ = run("--data", copied(read_index(demo_folder).rows, tmp_path / "other", "{}.jpg"))
+    assert next(iter(made["population"]["columns"])) == "evaluated"
+    assert made["population"]["columns"]["train"]["images"] == counts["train"]
+
+
+def test_averages_over_the_views(run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path) -> None:
     made, _ = run("--tta", 8)
     table = pd.read_csv(tmp_path / "out" / "predictions.csv").iloc[0]
-    path = read_index(Path(made["about"]["data"])).rows.set_index("image")["path"][table["image"]]
+    path = read_index(demo_folder).rows.set_index("image")["path"][table["image"]]
     model = load_classifier(run_folder / "best.pt", device="cpu", amp="off")
     expected = model.predict(path, views=8).probabilities
     np.testing.assert_allclose(table[list(tiny.CLASSES)].to_numpy(float), expected, atol=1e-6)
@@ -186,7 +226,7 @@ def test_images_that_were_trained_on_are_said_loudly(run: Run, demo_folder: Path
         target.write_bytes(Path(row.path).read_bytes())
     made, _ = run("--data", copies)
     assert "TRAINED ON" in made["warnings"][0]
-    assert not made["about"]["data"].endswith("HAM10000")
+    assert not made["about"]["own_data"]
 
 
 def copied(rows: pd.DataFrame, folder: Path, name: str) -> Path:
@@ -273,7 +313,7 @@ def test_each_evaluation_has_a_folder_of_its_own(run_folder: Path, tmp_path: Pat
     best = checkpoint.load_best(run_folder / "best.pt")
 
     def folder(own: bool, split: str, root: str = "/a/PAD.v1", views: int = 1) -> str:
-        test = SimpleNamespace(own=own, split=split, root=Path(root))
+        test = SimpleNamespace(own=own, split=split, name=Path(root).name, images_sha256=f"of {root}")
         return report_files.default_folder(views, best, test).name  # type: ignore[arg-type]
 
     assert folder(True, "test") == "evaluation"
@@ -285,7 +325,8 @@ def test_each_evaluation_has_a_folder_of_its_own(run_folder: Path, tmp_path: Pat
     earlier = run_folder / "evaluation-images"
     earlier.mkdir()
     try:
-        (earlier / "report.json").write_text(json.dumps({"kind": report_files.KIND, "about": {"data": "/a/images"}}))
+        about = {"images_sha256": "of /a/images"}
+        (earlier / "report.json").write_text(json.dumps({"kind": report_files.KIND, "about": about}))
         assert folder(False, "all", "/a/images") == "evaluation-images"
         assert folder(False, "all", "/b/images") == "evaluation-images-2"
     finally:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -118,6 +119,19 @@ def test_csv_has_a_row_an_image_and_a_column_a_class(run: Run) -> None:
     assert bad["error"] == "an empty file (0 bytes)"
     assert bad["predicted"] == bad["mel"] == ""
     assert (code, out) == (1, "")
+
+
+def test_the_csv_of_any_classes_can_be_read_again(run: Run, tmp_path: Path) -> None:
+    """Sets are joined by `|`, and no class shares its column with another or with ours."""
+    classes = ("image", "error", "a b", "c|d", "probability_image", "x", "y")
+    checkpoint = tiny.write_checkpoint(tmp_path / "odd.pt", classes, calibration=tiny.calibration(1.0, 0.0, 1e9))
+    draw("lesion.png")
+    run("lesion.png", "--csv", "out.csv", checkpoint=checkpoint)
+    header, first = csv.reader(io.StringIO(Path("out.csv").read_text()))
+    assert len(set(header)) == len(header)
+    assert header[6:] == ["probability_probability_image", "probability_error", *classes[2:]]
+    members = re.split(r"(?<!\\)\|", first[header.index("prediction_set")])
+    assert sorted(name.replace("\\|", "|") for name in members) == sorted(classes)
 
 
 def test_no_cell_of_the_csv_is_a_formula(run: Run, tmp_path: Path) -> None:

@@ -79,3 +79,15 @@ def test_a_damaged_record_says_what_to_do(rows: pd.DataFrame, tmp_path: Path, te
     (tmp_path / "contents.csv").write_text(text)
     with pytest.raises(UserError, match=r"contents\.csv cannot be read .*: remove it to go on"):
         contents.changed(rows, tmp_path / "contents.csv")
+
+
+def test_a_set_is_known_by_its_names_lengths_and_contents(tmp_path: Path) -> None:
+    for name, content in {"a": b"one", "b": b"two"}.items():
+        (tmp_path / name).write_bytes(content)
+    rows = pd.DataFrame({"image": ["a", "b"], "path": [str(tmp_path / "a"), str(tmp_path / "b")]})
+    known = contents.sha256_of(rows)
+    assert contents.sha256_of(rows.copy()) == known
+    assert contents.sha256_of(rows.assign(image=["a", "c"])) != known
+    assert contents.sha256_of(rows[:1]) != known
+    (tmp_path / "b").write_bytes(b"owt")
+    assert contents.sha256_of(rows) != known

@@ -16,6 +16,7 @@ from skin.utils.errors import UserError
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 HAM = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
@@ -239,7 +240,8 @@ def test_html_stands_alone_and_runs_nothing() -> None:
     page.feed(pages.html(made, pictures))
     assert "script" not in page.tags
     assert page.tags.count("img") == 1
-    assert page.sources == ["data:image/png;base64," + base64.b64encode(pictures["roc.png"]).decode()]
+    inside = [source for source in page.sources if not source.startswith("#")]
+    assert inside == ["data:image/png;base64," + base64.b64encode(pictures["roc.png"]).decode()]
     assert "<script>alert(1)</script>" in page.text
     assert "\x1b" not in page.text
     assert "seen <b>before</b>" in page.text
@@ -262,13 +264,53 @@ def read_csv(path: Path) -> list[list[str]]:
 
 
 def test_predictions_csv_is_safe_in_a_spreadsheet_and_exact(tmp_path: Path) -> None:
-    probabilities = np.array([[0.1, 0.9], [1 / 3, 2 / 3]])
+    logits = np.log(np.array([[0.1, 0.9], [1 / 3, 2 / 3]]))
+    answers = Predictions(("-mel", "nv"), np.array([0, 1]), logits, np.zeros(2), np.array(["+g", "h"], object), {})
     path = tmp_path / "predictions.csv"
-    report_files.write_predictions(path, ["=1+1.jpg", "b"], ["@x", "nv"], ("-mel", "nv"), probabilities)
+    report_files.write_predictions(path, ["=1+1.jpg", "b"], ["@x", "nv"], answers)
     rows = read_csv(path)
-    assert rows[0] == ["image", "label", "predicted", "'-mel", "nv"]
-    assert rows[1][:3] == ["'=1+1.jpg", "'@x", "nv"]
-    assert [float(cell) for cell in rows[2][3:]] == [1 / 3, 2 / 3]
+    head = ["image", "label", "predicted", "group", "unlike", "prediction_set"]
+    assert rows[0] == [*head, "'-mel", "nv", "logit_-mel", "logit_nv"]
+    assert rows[1][:6] == ["'=1+1.jpg", "'@x", "nv", "'+g", "false", "'-mel|nv"]  # without a calibration: all
+    assert [float(cell) for cell in rows[2][6:8]] == answers.calibrated.probabilities[1].tolist()
+    assert [float(cell) for cell in rows[2][8:]] == logits[1].tolist()
+
+
+def test_predictions_csv_can_be_analysed_again_without_us(tmp_path: Path) -> None:
+    """pandas and scikit-learn alone give the report's metrics, subgroups and prediction sets."""
+    answers = answers_of()
+    by = {"age": subgroups.bins(pd.Series(np.linspace(20, 79, 150), name="age"))}
+    made = build(answers, by, rounds=5)
+    labels = [HAM[label] for label in answers.labels]
+    report_files.write_predictions(tmp_path / "p.csv", [f"image {i}" for i in range(150)], labels, answers, by)
+    table = pd.read_csv(tmp_path / "p.csv")
+    assert table["group"].nunique() == made["groups"]
+    right = table["label"] == table["predicted"]
+    assert right.mean() == pytest.approx(made["accuracy"]["value"])
+    of_groups = {name: found["accuracy"]["value"] for name, found in made["subgroups"]["age"]["groups"].items()}
+    assert right.groupby(table["age"]).mean().to_dict() == pytest.approx(of_groups)
+    sets = zip(table["label"], table["prediction_set"], strict=True)
+    covered = [label in members.split("|") for label, members in sets]
+    assert np.mean(covered) == pytest.approx(made["calibration"]["prediction_sets"]["90"]["coverage"]["value"])
+    scaled = table[[f"logit_{name}" for name in HAM]].to_numpy() / made["calibration"]["temperature"]
+    np.testing.assert_allclose(np.exp(scaled) / np.exp(scaled).sum(1, keepdims=True), table[list(HAM)])
+    auc = roc_auc_score(table["label"], table[list(HAM)], multi_class="ovr", labels=list(HAM))
+    assert auc == pytest.approx(made["macro_auc"]["value"])
+    assert (table["unlike"].sum() / 150) == pytest.approx(
+        made["calibration"]["unlike_training"]["flagged"]["value"]
+    )
+
+
+def test_no_two_columns_of_predictions_csv_have_one_name(tmp_path: Path) -> None:
+    classes = ("label", "probability_label", "logit_x", "x", "sex", "a|b")
+    answers = answers_of(classes, size=60)
+    by = {name: subgroups.bins(pd.Series(["m", "f"] * 30, name=name)) for name in ("sex", "unlike")}
+    report_files.write_predictions(tmp_path / "p.csv", [str(i) for i in range(60)], ["x"] * 60, answers, by)
+    head, *rows = read_csv(tmp_path / "p.csv")
+    assert len(set(head)) == len(head) == 6 + 2 + 12
+    assert head[6 + 2 :][:6] == ["probability_probability_label", *classes[1:]]
+    assert head[4:6] == ["subgroup_sex", "subgroup_unlike"]
+    assert any("a\\|b" in row[7] for row in rows)
 
 
 def test_isic_submission_has_the_challenges_columns(tmp_path: Path) -> None:
@@ -405,7 +447,7 @@ def test_a_set_of_one_class_has_no_roc_curve_and_nothing_warns(monkeypatch: pyte
     one = replace(answers, labels=np.zeros_like(answers.labels))
     made = report.build(one, rounds=5)
     pictures = report_files.draw(made, one, Stored(), [f"image {i}" for i in range(30)])  # type: ignore[arg-type]
-    assert set(report_files.PICTURES) - set(pictures) == {"roc.png", "subgroups.png"}
+    assert set(report_files.PICTURES) - set(pictures) == {"roc.png", "subgroups.png", "flow.png"}
     text = pages.markdown(made, pictures)
     assert "roc.png" not in text
     assert all(f"]({name})" in text for name in pictures)
@@ -423,7 +465,7 @@ def test_pictures_are_drawn_for_few_and_many_classes(
     made = report.build(answers, by, rounds=5)
 
     pictures = report_files.draw(made, answers, Stored(), [f"image {i}" for i in range(len(labels))])  # type: ignore[arg-type]
-    assert set(pictures) == set(report_files.PICTURES)
+    assert set(report_files.PICTURES) - set(pictures) == {"flow.png"}
     assert all(content.startswith(b"\x89PNG") for content in pictures.values())
 
 

@@ -1,7 +1,7 @@
 import copy
 
 from skin.model import network as networks
-from skin.model.grad_cam import grad_cam, overlay
+from skin.model.grad_cam import _over_pixels, grad_cam, overlay
 from skin.model.network import Classifier
 from skin.model.precision import Precision
 from tests import tiny
@@ -123,3 +123,19 @@ def test_the_overlay_leaves_the_picture_where_there_is_no_heat() -> None:
     assert laid[0, 0].tolist() == [100, 100, 100]
     # 35 % of 100 and 65 % of the ramp's last colour, 250, 240, 150: 197.5, 191, 132.5.
     assert np.abs(laid[0, 1] - [197.5, 191, 132.5]).max() <= 0.51
+
+
+@pytest.mark.parametrize("size", [224, 300])
+def test_no_stripes_run_into_the_edges(size: int) -> None:
+    """The pixels beyond the last cell change as those before it do: no row or column there repeats the one before."""
+    generator = torch.Generator().manual_seed(3)
+    cells = torch.rand(1, -(-size // 32), -(-size // 32), generator=generator)
+    heat = _over_pixels(cells, size, size)[0]
+    torch.testing.assert_close(heat[::32, ::32], cells[0])
+    for edge in (heat, heat.T):
+        step = (edge[1:] - edge[:-1]).abs().mean(1)
+        assert step[-8:-1].min() > 0.1 * step.mean()
+
+
+def test_a_picture_of_one_cell_has_one_value() -> None:
+    assert (_over_pixels(torch.full((1, 1, 1), 0.5), 32, 30) == 0.5).all()

@@ -1,0 +1,53 @@
+"""Tell which model a report is about: names, hashes and settings, no paths of the machine that it was made on."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from pathlib import Path
+from typing import Any
+
+from skin.evaluation.report_types import About
+from skin.model.checkpoint import Checkpoint
+
+import numpy as np
+import torch
+import torchvision
+
+# Options of a run that a reader needs to make the model again, as far as the run has them.
+_TRAINING = (
+    "recipe", "weights", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "warmup_epochs", "freeze_epochs",
+    "augment", "mixup", "label_smoothing", "ema", "class_weights", "monitor", "patience", "metadata", "folds",
+    "split", "amp", "seed",
+)  # fmt: skip
+
+
+def of_checkpoint(checkpoint: Checkpoint) -> About:
+    """Return what is known of a model from its checkpoint alone."""
+    path = checkpoint.path.resolve()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return About(
+        checkpoint=f"{path.parent.name}/{path.name}",
+        checkpoint_sha256=digest,
+        model=checkpoint.model_name,
+        image_size=checkpoint.preprocess.image_size,
+        training=_training(checkpoint),
+        preprocess=dict(checkpoint.preprocess.to_dict()),
+        software={
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+        },
+    )
+
+
+def _training(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the run's options, and the figures of its best epoch; a path becomes its last part."""
+    options = {name: checkpoint.config[name] for name in _TRAINING if checkpoint.config.get(name) is not None}
+    plain = {name: value for name, value in options.items() if isinstance(value, str | int | float | bool)}
+    if "weights" in plain:
+        plain["weights"] = Path(str(plain["weights"])).name
+    best = {name: value for name, value in checkpoint.metrics.items() if name == "epoch" or name.startswith("val_")}
+    return plain | {f"best_{name}": value for name, value in best.items() if value is not None}

@@ -1,0 +1,46 @@
+"""Say first what a reader must know of a report: do its metrics say what they seem to?"""
+
+from __future__ import annotations
+
+from skin.evaluation.report_types import ClassReport, Report, Verdict
+
+NAMED = 10  # classes
+FEW = 30  # images; the sensitivity of a class of fewer is uncertain by a third of the scale
+
+
+def verdict(report: Report) -> Verdict:
+    """Return the verdict on a report, from its warnings, its intervals and the sizes of its classes."""
+    present = {name: found for name, found in report.per_class.items() if found.support}
+    balanced = report.metrics["balanced_accuracy"]
+    chance = 1 / max(len(present), 1)
+    doubts = _doubts(report, list(present.values()))
+    if report.warnings:
+        tell = "do not" if any("TRAINED ON" in warning for warning in report.warnings) else "may not"
+        said = f"These metrics {tell} tell how the model does on new images"
+        return Verdict("bad", said, [*report.warnings, *doubts])
+    if len(present) < 2:
+        return Verdict("bad", "The set has too few classes to say how the model tells them apart", doubts)
+    said = f"Balanced accuracy is {balanced.text()}; a guess has {chance:.3f}"
+    if not balanced.low > chance:
+        return Verdict("bad", f"The model is not shown to be better than guessing. {said}", doubts)
+    if doubts:
+        return Verdict("doubt", f"The model is better than guessing, but read what follows. {said}", doubts)
+    return Verdict("fine", f"The model is better than guessing. {said}", [])
+
+
+def _doubts(report: Report, present: list[ClassReport]) -> list[str]:
+    found = []
+    commonest = max((of_class.support for of_class in present), default=0) / max(report.images, 1)
+    accuracy = report.metrics["accuracy"]
+    if not accuracy.low > commonest:
+        found.append(
+            f"Accuracy {accuracy.text()} is not shown to be above {commonest:.3f}, that of always answering the "
+            "commonest class"
+        )
+    if few := [f"{of_class.name}: {of_class.support}" for of_class in present if of_class.support < FEW]:
+        more = f" and {len(few) - NAMED} more" if len(few) > NAMED else ""
+        named = ", ".join(few[:NAMED]) + more
+        found.append(f"Classes of fewer than {FEW} images, of which the metrics say little: {named}")
+    if report.calibration.temperature is None:
+        found.append("The checkpoint holds no calibration: probabilities and prediction sets promise nothing")
+    return found

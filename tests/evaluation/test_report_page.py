@@ -1,0 +1,196 @@
+"""The page, the checklist and the schema of a whole report, as evaluate.py writes them."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from skin.evaluation import pages, report, report_files, schema, subgroups
+from skin.evaluation.population import describe
+from skin.evaluation.report_types import About, Report, to_json
+from skin.evaluation.verdict import verdict
+from tests.evaluation.test_population import Data, rows
+from tests.evaluation.test_report import HAM, Stored, answers_of
+
+import jsonschema
+import numpy as np
+import pandas as pd
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, sync_playwright
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="module")
+def whole() -> Report:
+    answers = answers_of()
+    sexes = pd.Series(["male", "female", ""] * 50, name="sex")
+    made = report.build(answers, {"sex": subgroups.bins(sexes)}, rounds=20, threshold=0.5)
+    table = rows(label=[HAM[label] for label in answers.labels], sex=sexes, age=np.linspace(20, 79, 150))
+    found = describe(Data(table), table, table, unknown=0)  # type: ignore[arg-type]
+    about = About(
+        model="efficientnet_b0", data="HAM10000", data_name="HAM10000", training={"epochs": 20, "lr": 1e-4},
+        preprocess={"image_size": 224, "mean": [0.485, 0.456, 0.406]}, software={"torch": "2.14.1"},
+    )  # fmt: skip
+    made = replace(made, about=about, population=found, notes=["a note"])
+    return replace(made, verdict=verdict(made))
+
+
+@pytest.fixture(scope="module")
+def pictures(whole: Report) -> dict[str, bytes]:
+    return report_files.draw(whole, answers_of(), Stored(), [f"image {i}" for i in range(150)])  # type: ignore[arg-type]
+
+
+# ---- the schema ---------------------------------------------------------------------------------------------
+
+
+def test_the_schema_that_ships_is_that_of_the_types() -> None:
+    shipped = json.loads(schema.PATH.read_text())
+    assert shipped == schema.schema(), "python -m skin.evaluation.schema writes it anew"
+    jsonschema.Draft202012Validator.check_schema(shipped)
+
+
+def test_report_json_keeps_to_the_schema(whole: Report) -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(schema.PATH.read_text()))
+    content = json.loads(json.dumps(to_json(whole), allow_nan=False))
+    assert list(validator.iter_errors(content)) == []
+    for wrong in (
+        {key: value for key, value in content.items() if key != "accuracy"},
+        content | {"images": "many"},
+        content | {"surprise": 1},
+        content | {"kind": "another report"},
+    ):
+        assert list(validator.iter_errors(wrong)) != []
+
+
+# ---- the verdict --------------------------------------------------------------------------------------------
+
+
+def test_a_report_with_warnings_is_bad_and_says_why(whole: Report) -> None:
+    found = verdict(replace(whole, warnings=["7 images were TRAINED ON"]))
+    assert found.level == "bad"
+    assert found.text == "These metrics do not tell how the model does on new images"
+    assert found.reasons[0] == "7 images were TRAINED ON"
+    assert "may not" in verdict(replace(whole, warnings=["8 images show lesions of the val part"])).text
+
+
+def test_a_warning_is_said_once_and_loudly(whole: Report) -> None:
+    warned = replace(whole, warnings=["7 images were TRAINED ON"])
+    warned = replace(warned, verdict=verdict(warned))
+    assert pages.markdown(warned).count("**WARNING: 7 images were TRAINED ON**") == 1
+    assert pages.html(warned, {}).count("<strong>7 images were TRAINED ON</strong>") == 1
+    assert pages.html(warned, {}).count("TRAINED ON") == 1
+
+
+def test_the_verdict_follows_the_intervals_and_the_sizes_of_classes(whole: Report) -> None:
+    balanced = whole.metrics["balanced_accuracy"]
+    guess = replace(whole, metrics=whole.metrics | {"balanced_accuracy": replace(balanced, low=1 / 7)})
+    assert verdict(guess).level == "bad"
+    assert "not shown to be better than guessing" in verdict(guess).text
+    assert verdict(whole).level == "doubt"
+    assert "fewer than 30 images" in " ".join(verdict(whole).reasons)
+    many = {name: replace(of_class, support=40) for name, of_class in whole.per_class.items()}
+    assert verdict(replace(whole, per_class=many)).level == "fine"
+    assert verdict(replace(whole, per_class=many)).reasons == []
+
+
+# ---- STARD-AI -----------------------------------------------------------------------------------------------
+
+
+def items(text: str) -> dict[str, list[str]]:
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in text.splitlines() if re.match(r"\| \d", line)]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+def test_the_checklist_has_the_forty_items(whole: Report) -> None:
+    found = items(pages.stard_ai(whole))
+    parts = {"15": "abcd", "16": "abc", "17": "ab", "26": "ab", "40": "ab"}
+    assert list(found) == [f"{n}{part}".strip() for n in range(1, 41) for part in parts.get(str(n), " ")]
+    statuses = {cells[1] for cells in found.values()}
+    assert statuses == {"from the run", "**you must write**"}
+    own = pages.stard_ai(replace(whole, about=replace(whole.about, own_data=True)))
+    assert items(own)["29"][1] == "does not apply"
+
+
+def numbers_in(value: object) -> Iterator[float]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from numbers_in(str(key))
+            yield from numbers_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from numbers_in(item)
+    elif isinstance(value, str):
+        yield from (float(number) for number in re.findall(r"\d+(?:\.\d+)?", value))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def test_every_figure_of_the_checklist_is_in_report_json(whole: Report) -> None:
+    known = np.array(sorted(set(numbers_in(to_json(whole)))))
+    outside = {"2", "3", "90", "95", "24", "25", "0"}  # in names of metrics ("Top-2", "at 90 %", "0 to 2")
+    for number, (_, _, told) in items(pages.stard_ai(whole)).items():
+        for text in re.findall(r"\d+(?:\.\d+)?", re.sub(r"\(item \d+\)", "", told)):
+            digits = len(text.partition(".")[2])
+            near = np.isclose(np.abs(known), float(text), rtol=0, atol=0.51 * 10**-digits)
+            assert text in outside or near.any(), (number, text)
+
+
+def test_the_checklist_invents_nothing_about_a_run_it_knows_little_of() -> None:
+    made = report.build(answers_of(("mel", "nv", "psoriasis")), rounds=5)
+    found = items(pages.stard_ai(made))
+    assert found["24"][1:] == ["**you must write**", ""]
+    assert found["21"][1] == "**you must write**"
+    assert "evaluate.py --by" in found["21"][2]
+
+
+# ---- the page -----------------------------------------------------------------------------------------------
+
+
+def test_verdict_and_notice_come_before_contents_and_figures(whole: Report, pictures: dict[str, bytes]) -> None:
+    page = pages.html(whole, pictures)
+    places = [page.index(text) for text in ("better than guessing", "not a medical device", "<nav", "Table 1.")]
+    assert places == sorted(places)
+    headings = re.findall(r'<h2 id="([^"]+)"', page)
+    assert re.findall(r'<a href="#([^"]+)"', page) == headings
+    assert len(set(headings)) == len(headings) >= 6
+    text = pages.markdown(whole)
+    assert text.index("better than guessing") < text.index("not a medical device") < text.index("| Accuracy |")
+
+
+def test_tables_and_figures_are_numbered_from_one_on_every_page(whole: Report) -> None:
+    for _ in range(2):
+        numbers = [int(n) for n in re.findall(r"<b>Table (\d+)\.</b>", pages.html(whole, {}))]
+        assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no {CHROMIUM}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing_and_no_table_is_cut_off(
+    whole: Report, pictures: dict[str, bytes], tmp_path: Path, browser: Browser, width: int, scheme: str
+) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(pages.html(replace(whole, warnings=["TRAINED ON"]), pictures), encoding="utf-8")
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, bypass_csp=True)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(file.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate("""[...document.querySelectorAll('table')].filter(
+        table => table.getBoundingClientRect().right > innerWidth + 1).length""") == 0
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    context.close()
