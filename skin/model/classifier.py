@@ -251,7 +251,7 @@ class SkinClassifier:
             self._calibration, (logits / views).cpu().numpy(), (features / views).cpu().numpy()
         )
         if not np.isfinite(calibrated.probabilities).all():
-            raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
+            raise UserError("the model's answers are not finite; try --amp off (amp=\"off\" in Python), or another checkpoint")
         calibrated.probabilities.flags.writeable = False
         return [
             Prediction(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skin.data import contents, split, unknowns
-from skin.data.cache import NO_HOME, PixelCache, default_folder
+from skin.data.cache import NO_HOME, PixelCache, default_folder, folder_of
 from skin.data.class_names import readable_name
 from skin.data.containers import container_of
 from skin.data.dataset import SkinDiseaseDataset
@@ -181,9 +181,7 @@ def _device(folder: Path) -> int:
 
 def cache_folder(options: Options) -> Path | None:
     """Return the folder in which `--cache` keeps what is known of images; None if it keeps nothing."""
-    if options.cache == "off":
-        return None
-    return default_folder() if options.cache == "auto" else Path(options.cache)
+    return folder_of(options.cache)
 
 
 def _refuse_gone(options: Options, run: Path) -> None:
@@ -282,7 +280,7 @@ def _without_unreadable(
         return index
     if not leave_out:
         more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0]}{more}")
+        raise UserError(f"{bad[0].with_options}{more}")
     rows = index.rows[~index.rows["path"].isin({error.path for error in bad})].reset_index(drop=True)
     notes = [f"left out, cannot be read: {printable(error.path)}: {error.reason}" for error in bad]
     present = set(rows["label"])

@@ -324,8 +324,8 @@ def test_subgroups_and_threshold_are_asked_for(run: Run, tmp_path: Path) -> None
     ("words", "message"),
     [
         (["--tta", 9], "there are 8 views"),
-        (["--rounds", 0], "the bootstrap takes 1 to 100000"),
-        (["--rounds", 10**9], "the bootstrap takes 1 to 100000"),
+        (["--rounds", 1], "the bootstrap takes 2 to 100000"),
+        (["--rounds", 10**9], "the bootstrap takes 2 to 100000"),
         (["--workers", 100_000], "--workers 100000: at most "),
         (["--threshold", 2], "between 0 and 1"),
         (["--by", "hair"], "no such column; there are: dx_type, age, sex, localization"),
