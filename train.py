@@ -26,7 +26,7 @@ from skin.data.dataset import Batch, timed_ahead
 from skin.model import calibration, checkpoint
 from skin.model.inference import collect
 from skin.model.network import Classifier, preprocess_for
-from skin.training import batch_norm, check, losses
+from skin.training import batch_norm, check, ending, losses
 from skin.training.columns import EpochResult, row_of
 from skin.training.loading import training_data, validation_loader
 from skin.training.progress import Progress
@@ -275,9 +275,11 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
     classifier = copy.deepcopy(run.trainer.classifier)  # what --resume needs stays as it is
     weights = checkpoint.load_best(best).network.state_dict() if topology.is_main else None
     classifier.network.load_state_dict(topology.from_main(weights))  # the folder may be on rank 0's machine alone
-    logits, features = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
+    logits, traits = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
+    training, pictures = ending.known_and_strange(run, classifier, interrupts.stopping)
     if topology.is_main:
-        calibrated = calibration.fit(logits, run.splits.labels("val"), features)
+        calibrated = calibration.fit(logits, run.splits.labels("val"), traits, training, pictures)
+        run.log.say(ending.said(calibrated))
         checkpoint.save(best_pt(run, classifier.network, calibrated), best)  # torch.save, whole or not at all
         run.end()
 

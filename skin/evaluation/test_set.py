@@ -251,7 +251,9 @@ def _as_in_the_run(
     return rows
 
 
-def _copies(checkpoint: Checkpoint, manifest_path: Path, index: Index, paths: pd.Series, notes: list[str]) -> pd.Series:
+def _copies(
+    checkpoint: Checkpoint, manifest_path: Path, index: Index, paths: pd.Series, notes: list[str]
+) -> pd.Series:
     """Return, for each of `paths`, the name of the run's image that is the same picture; "" if there is none.
 
     It has the very same bytes, or is a near copy, such as one that was resized or encoded anew.

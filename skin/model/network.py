@@ -155,6 +155,15 @@ class Classifier(nn.Module):
                 means.append(self._pooled(maps))
         return self.head(means[-1]), torch.cat(means, 1)
 
+    @torch.no_grad()
+    def widths(self) -> list[int]:
+        """Return the number of traits of each stage; the model must be in eval mode."""
+        maps, found = self.normalise(torch.zeros((1, 32, 32, 3), dtype=torch.uint8, device=self.factor.device)), []
+        for stage in self.network.features:
+            maps = stage(maps)
+            found.append(maps.shape[1])
+        return found
+
     def _pooled(self, maps: Tensor) -> Tensor:
         """Return the mean of each map, float32 [B, D], of [B, D, h, w] in any precision."""
         return torch.flatten(self.network.avgpool(maps.float()), 1)

@@ -17,6 +17,7 @@ Applying it needs numpy alone.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
@@ -150,7 +151,7 @@ def passing(unlike: Unlike) -> list[str]:
 def _fit_place(traits: Floats, labels: Ints, widths: Sequence[int]) -> Unlike:
     """Fit a Gaussian to each stage; the threshold is still to come."""
     ends = np.cumsum([0, *widths])
-    stages = [_fit_stage(traits[:, a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+    stages = [_fit_stage(traits[:, a:b]) for a, b in itertools.pairwise(ends)]
     return {**_fit_gaussians(traits[:, ends[-1] :], labels), "stages": stages, "threshold": math.inf}
 
 

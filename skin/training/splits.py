@@ -67,6 +67,7 @@ class Splits:
         cache: PixelCache | None = None,
         size_of: Callable[[int], int] | None = None,
         strength: float = 1.0,
+        most: int | None = None,
     ) -> SkinDiseaseDataset:
         """Return the data set of a split.
 
@@ -74,10 +75,13 @@ class Splits:
             part: "train", "val" or "test".
             cache: from `open_cache`.
             size_of, strength: as for `SkinDiseaseDataset`.
+            most: images; of a larger split they are taken evenly. None takes all.
         """
         where = np.flatnonzero(self.rows["split"] == part)
+        step = -(-len(where) // most) if most else 1
+        where, labels = where[::step], self.labels(part)[::step]
         paths = self.rows["path"].iloc[where].tolist()
-        return SkinDiseaseDataset(paths, self.labels(part), preprocess, seed, cache, where, size_of, strength)
+        return SkinDiseaseDataset(paths, labels, preprocess, seed, cache, where, size_of, strength)
 
     def open_cache(
         self, preprocess: Preprocess, options: Options, checkpoint_bytes: int = 0
