@@ -281,7 +281,7 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
         calibrated = calibration.fit(logits, run.splits.labels("val"), traits, training, pictures)
         run.log.say(ending.said(calibrated))
         checkpoint.save(best_pt(run, classifier.network, calibrated), best)  # torch.save, whole or not at all
-        run.end()
+        run.end(calibrated)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -140,7 +140,7 @@ def _photographs(side: int) -> list[np.ndarray]:
         for share in (1.0, 2 / 3, 1 / 3):
             size = int(shorter * share)
             for y in np.linspace(0, photograph.shape[0] - size, 1 if share == 1 else 2).astype(int):
-                for x in np.linspace(0, photograph.shape[1] - size, 2).astype(int):
+                for x in np.unique(np.linspace(0, photograph.shape[1] - size, 2).astype(int)):
                     part = photograph[y : y + size, x : x + size]
                     found.append(np.asarray(cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA)))
     return found

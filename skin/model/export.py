@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 OPSET = 20
 RULES = (
-    "A prediction set holds each class whose probability is at least its threshold (prediction_set_thresholds for 90 %, "
-    "_95 for 95 %; null is every class), and always the most probable class. An image whose distance is not at most 1 "
-    "is unlike the training images."
+    "A prediction set holds each class whose probability is at least its threshold (prediction_set_thresholds for "
+    "90 %, _95 for 95 %; null is every class), and always the most probable class. An image whose distance is not at "
+    "most 1 is unlike the training images."
 )
 TOLERANCE = 1e-4  # the largest difference in a probability between onnxruntime and torch
 

@@ -171,8 +171,8 @@ class Classifier(nn.Module):
     def head(self, features: Tensor) -> Tensor:
         """Return logits, float32 [B, C], of pooled features, float32 [B, D].
 
-        In float32 under autocast, too: bfloat16 has three digits, so that two classes often tied, and rounding the
-        features and logits turned as many answers as the rest of the network did.
+        In float32 under autocast, too: bfloat16 has three digits, so that two classes often tied exactly, and their
+        order decided.
         """
         with torch.autocast(self.precision.device_type, enabled=False):
             logits: Tensor = self.network.classifier(features)

@@ -212,6 +212,14 @@ def test_copies_of_training_images_are_known_by_their_bytes(
     assert made["warnings"][1].startswith("7 of 21 images were used to choose and calibrate")
     assert len(made["warnings"]) == 2
     assert "by name and by the bytes of files" in str(made["notes"])
+    again = copied(numbered, tmp_path / "encoded", "{}.jpg")
+    for path in again.rglob("*.jpg"):  # other bytes, at another size
+        with Image.open(path) as picture:
+            smaller = picture.resize((200, 150))
+        smaller.save(path, quality=60)
+    made, _ = run("--data", again)
+    assert made["warnings"][0].startswith("7 of 21 images were TRAINED ON")
+    assert made["warnings"][1].startswith("7 of 21 images were used to choose and calibrate")
 
 
 def test_a_set_that_holds_the_runs_images_and_others_is_another_set(
