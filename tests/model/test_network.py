@@ -288,8 +288,8 @@ def test_a_broken_file_there_is_named(hub: Path, content: bytes) -> None:
 
 
 def test_the_head_is_float32_under_autocast_and_answers_agree_with_it() -> None:
-    network = networks.build("efficientnet_b0", 7).eval()
-    classifier = networks.Classifier(network, networks.preprocess_for("efficientnet_b0", 64), Precision("cpu", torch.bfloat16))
+    network = build("efficientnet_b0", 7).eval()
+    classifier = Classifier(network, preprocess_for("efficientnet_b0", 64), Precision("cpu", torch.bfloat16))
     classifier.eval()
     features = torch.randn(300, 1280, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
