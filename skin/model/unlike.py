@@ -16,8 +16,8 @@ On HAM10000 (B0, 128 px, one epoch) it flags 2.2 % of the test split; all noise,
 colours, 0.80 of flat greys; 0.96 of 24 everyday photographs and of 144 parts of them, and two scanned pages. The
 distance of the pooled features alone, fitted on the validation split, had flagged 0.50 of the photographs. Of test
 images as by another camera it flags 2 to 3 % if they are blurred, warmer, darker, vignetted or encoded at quality 40,
-but 13 % of those 15 % brighter and 79 % under strong noise (a standard deviation of 8). It cannot tell a flat patch of
-skin's own colour (0.08).
+but 13 % of those 15 % brighter and 79 % under strong noise (a standard deviation of 8). It cannot tell a flat patch
+of skin's own colour (0.08).
 
 Applying it needs numpy alone.
 """
