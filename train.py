@@ -276,10 +276,8 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
     weights = checkpoint.load_best(best).network.state_dict() if topology.is_main else None
     classifier.network.load_state_dict(topology.from_main(weights))  # the folder may be on rank 0's machine alone
     logits, traits = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
-    training, pictures = ending.known_and_strange(run, classifier, interrupts.stopping)
+    calibrated = ending.calibrate(run, classifier, logits, traits, interrupts.stopping)
     if topology.is_main:
-        calibrated = calibration.fit(logits, run.splits.labels("val"), traits, training, pictures)
-        run.log.say(ending.said(calibrated))
         checkpoint.save(best_pt(run, classifier.network, calibrated), best)  # torch.save, whole or not at all
         run.end(calibrated)
 

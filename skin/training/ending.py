@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from skin.data import stand_ins
 from skin.data.images import ImageError, centre_crop
-from skin.model import unlike
+from skin.model import calibration, unlike
 from skin.model.calibration import Calibration
 from skin.model.inference import collect, traits_of
 from skin.model.network import Classifier
@@ -15,6 +15,21 @@ from skin.training.loading import plain_loader
 from skin.training.run import Run
 
 import numpy as np
+
+
+def calibrate(
+    run: Run, classifier: Classifier, logits: np.ndarray, traits: np.ndarray, stopping: Callable[[], bool]
+) -> Calibration:
+    """Return the calibration by the validation images' logits and traits, on rank 0; say how well the flag does.
+
+    Called, and raising, as `known_and_strange`; the other processes get an empty one.
+    """
+    training, pictures = known_and_strange(run, classifier, stopping)
+    if not run.trainer.topology.is_main:
+        return {}
+    calibrated = calibration.fit(logits, run.splits.labels("val"), traits, training, pictures)
+    run.log.say(said(calibrated))
+    return calibrated
 
 
 def known_and_strange(
