@@ -26,7 +26,7 @@ from skin.data.dataset import Batch, timed_ahead
 from skin.model import calibration, checkpoint
 from skin.model.inference import collect
 from skin.model.network import Classifier, preprocess_for
-from skin.training import batch_norm, check, losses
+from skin.training import batch_norm, check, ending, losses
 from skin.training.columns import EpochResult, row_of
 from skin.training.loading import training_data, validation_loader
 from skin.training.progress import Progress
@@ -275,12 +275,11 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
     classifier = copy.deepcopy(run.trainer.classifier)  # what --resume needs stays as it is
     weights = checkpoint.load_best(best).network.state_dict() if topology.is_main else None
     classifier.network.load_state_dict(topology.from_main(weights))  # the folder may be on rank 0's machine alone
-    logits, features = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
+    logits, traits = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
+    calibrated = ending.calibrate(run, classifier, logits, traits, interrupts.stopping)
     if topology.is_main:
-        groups = run.splits.of("val")["group"].to_numpy()
-        calibrated = calibration.fit(logits, run.splits.labels("val"), features, groups)
         checkpoint.save(best_pt(run, classifier.network, calibrated), best)  # torch.save, whole or not at all
-        run.end()
+        run.end(calibrated)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

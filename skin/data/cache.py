@@ -397,6 +397,13 @@ def default_folder() -> Path | None:
     return known / ".cache" / "skin" if known else None
 
 
+def folder_of(cache: str) -> Path | None:
+    """Return the folder that `--cache` means ("auto", "off" or a path); None if nothing is kept."""
+    if cache == "off":
+        return None
+    return default_folder() if cache == "auto" else Path(cache)
+
+
 def list_caches(folder: Path, sample: int | None = None) -> list[CacheEntry]:
     """List the caches in `folder`, by name; files that are not ours are passed over.
 

@@ -123,7 +123,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
                 else:
                     augment(stored, size, (self.seed, epoch, index), view, self.ranges, span)
         except ImageError as problem:
-            error = str(problem)
+            error = problem.with_options
         return Batch(images, numbers[0], numbers[1], error)
 
     def batch_bytes(self, images: int) -> int:

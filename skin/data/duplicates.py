@@ -146,6 +146,34 @@ def same_files(paths: Sequence[str], others: Sequence[str]) -> list[int]:
     return [first.get(digest_of.get(path) or b"", -1) for path in paths]
 
 
+def near_copies(
+    paths: Sequence[str], others: Sequence[str], kept: HashCache, kept_others: HashCache, limit: int = JOIN_LIMIT
+) -> np.ndarray | None:
+    """Return for each of `paths` the nearest of `others` that is a near copy, int64 [N]; -1 if there is none.
+
+    Args:
+        kept, kept_others: hashes of the files of either list; those that are new are added.
+        limit: of images that are read for this. If there are more, the answer is None.
+    """
+    unread = sum(kept.get(path) is None for path in paths) + sum(kept_others.get(path) is None for path in others)
+    if unread > limit:
+        return None
+    hashes = np.ma.concatenate([perceptual_hashes(paths, kept), perceptual_hashes(others, kept_others)])
+    rows = np.flatnonzero(~np.ma.getmaskarray(hashes).any(axis=1))
+    unique, number = np.unique(np.asarray(hashes)[rows], axis=0, return_inverse=True)
+    number, theirs = number.reshape(-1), rows >= len(paths)
+    nearest = np.full(len(unique), -1, np.int64)  # for each hash, the first of `others` that has it
+    nearest[number[theirs][::-1]] = rows[theirs][::-1] - len(paths)
+    pairs, distances = near_pairs(np.ma.array(unique))
+    one, other = np.concatenate([pairs, pairs[:, ::-1]])[np.argsort(np.tile(distances, 2), kind="stable")].T
+    reached = (nearest[one] < 0) & (nearest[other] >= 0)
+    hash_of_path, at = np.unique(one[reached], return_index=True)  # the first is the nearest
+    nearest[hash_of_path] = nearest[other[reached][at]]
+    found = np.full(len(paths), -1, np.int64)
+    found[rows[~theirs]] = nearest[number[~theirs]]
+    return found
+
+
 def _size(path: str) -> int | None:
     if is_member(path):
         return member_bytes(path)

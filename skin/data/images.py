@@ -134,9 +134,14 @@ class ImageError(UserError):
     def __init__(self, path: str, reason: str) -> None:
         self.path = path
         self.reason = printable(reason)
-        super().__init__(
-            f"cannot read the image {printable(path)}: {self.reason}; train.py --check lists every such image; "
-            "mend or remove it (training goes on without such images with --skip-bad-images)"
+        super().__init__(f"cannot read the image {printable(path)}: {self.reason}; mend or remove it")
+
+    @property
+    def with_options(self) -> str:
+        """The message for a user of train.py, who has options for such images; a program has the exception."""
+        return (
+            f"{self}; train.py --check lists every such image "
+            "(training goes on without such images with --skip-bad-images)"
         )
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:

@@ -13,6 +13,8 @@ from typing import Any
 from skin.data.class_names import readable_name
 from skin.evaluation import pages
 from skin.evaluation.report_types import Report
+from skin.model.calibration import Calibration
+from skin.model.unlike import passing
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
 
@@ -32,6 +34,7 @@ def write_model_card(
     metrics: Mapping[str, Any],
     report: Report | None = None,
     warnings: Sequence[str] = (),
+    calibrated: Calibration | None = None,
 ) -> None:
     """Write the card. If there is one already, only its results change, and only if there is a report.
 
@@ -39,6 +42,7 @@ def write_model_card(
         config: the run's options, as in config.json. metrics: the best epoch's row of metrics.csv.
         report: of evaluate.py (`skin.evaluation.report.build`).
         warnings: what is not known of the training data.
+        calibrated: of the best model: how well pictures that show no skin are flagged.
 
     Raises:
         UserError: the file cannot be read or written.
@@ -47,7 +51,8 @@ def write_model_card(
         return
     results = f"{_BEGIN}\n{_results(report)}\n{_END}"
     before, after = _existing(path)
-    card = _card(config, classes, metrics, warnings, results) if before is None else before + results + after
+    unlike: Any = (calibrated or {}).get("unlike", {})
+    card = _card(config, classes, metrics, warnings, unlike, results) if before is None else before + results + after
     write_atomically(card.encode("utf-8", "replace"), path)
 
 
@@ -72,8 +77,9 @@ def _existing(path: Path) -> tuple[str | None, str]:
 
 
 def _card(
-    config: dict[str, Any], classes: Sequence[str], metrics: Mapping[str, Any], warnings: Sequence[str], results: str
-) -> str:
+    config: dict[str, Any], classes: Sequence[str], metrics: Mapping[str, Any], warnings: Sequence[str],
+    unlike: Any, results: str,
+) -> str:  # fmt: skip
     resolved = config.get("resolved") or {}
     context = {
         "model": config.get("model", "unknown model"),
@@ -89,6 +95,8 @@ def _card(
             "epoch": metrics.get("epoch", "unknown"),
             **{name: metrics.get(name) for name in ("val_accuracy", "val_balanced_accuracy", "val_macro_auc")},
         },
+        "stand_ins": unlike.get("caught", {}),
+        "cannot_tell": passing(unlike) if unlike else [],
         "results": Markup(results),  # Markdown already
     }
     return pages.render("model_card.md", context, pages.in_markdown)

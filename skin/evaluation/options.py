@@ -11,6 +11,7 @@ from skin.utils.errors import UserError
 from skin.utils.hardware import check_workers
 
 SPLITS = ("train", "val", "test", "all")
+LEAST_ROUNDS = 2  # one has no spread
 MOST_ROUNDS = 100_000  # each keeps a number per metric and class
 
 
@@ -57,8 +58,9 @@ def check(options: EvaluateOptions) -> None:
     """Raise `UserError` for an option out of range, before anything is read."""
     if not 1 <= options.tta <= VIEWS:
         raise UserError(f"--tta {options.tta}: there are {VIEWS} views of an image; choose 1 to {VIEWS}")
-    if not 1 <= options.rounds <= MOST_ROUNDS:
-        raise UserError(f"--rounds {options.rounds}: the bootstrap takes 1 to {MOST_ROUNDS}; 1000 is usual")
+    if not LEAST_ROUNDS <= options.rounds <= MOST_ROUNDS:
+        allowed = f"{LEAST_ROUNDS} to {MOST_ROUNDS}"
+        raise UserError(f"--rounds {options.rounds}: the bootstrap takes {allowed}; 1000 is usual")
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise UserError(f"--threshold {options.threshold}: a probability is between 0 and 1")
     if options.gpus is not None and options.gpus not in (0, 1):

@@ -29,12 +29,14 @@ from skin.evaluation.report_types import (
     MalignantReport,
     Report,
     SetsReport,
+    StandIns,
     Subgroup,
     UnlikeReport,
 )  # fmt: skip
 from skin.evaluation.subgroups import SubgroupMetric
 from skin.model import calibration
 from skin.model.calibration import Calibrated, Calibration
+from skin.model.unlike import passing
 
 import numpy as np
 import numpy.typing as npt
@@ -247,6 +249,7 @@ def _calibration(
     if answers.malignant is not None:
         truth, two = _two_classes(answers.malignant, labels, probabilities)
         of_malignant = reliability(truth == 1, two[:, 1], resampler)
+    of_training: Any = predictions.calibration.get("unlike", {})
     return CalibrationReport(
         temperature=predictions.calibration.get("temperature"),
         validation_images=predictions.calibration.get("images", 0),
@@ -262,6 +265,8 @@ def _calibration(
             flagged=of_sets["all", "flagged"],
             unknown_class_images=int(unknown.sum()),
             unknown_class_flagged=float(unlike[unknown].mean()) if unknown.any() else None,
+            stand_ins={kind: StandIns(**caught) for kind, caught in of_training.get("caught", {}).items()},
+            cannot_tell=passing(of_training) if of_training else [],
         ),
         prediction_sets={
             level: SetsReport(

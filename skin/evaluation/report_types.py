@@ -91,12 +91,28 @@ class ReliabilityReport:
 
 
 @dataclass(frozen=True)
+class StandIns:
+    """Pictures of a kind that show no skin, and the share of them that is flagged."""
+
+    images: int
+    flagged: float
+
+
+@dataclass(frozen=True)
 class UnlikeReport:
-    """Images flagged as unlike the training images: their share, and that among images of unknown classes."""
+    """Images flagged as unlike the training images: their share, and that among images of unknown classes.
+
+    Attributes:
+        stand_ins: by kind, pictures that show no skin and the share of them that the end of the training found
+            flagged; empty if that was not measured.
+        cannot_tell: the kinds of which less than half are flagged.
+    """
 
     flagged: Estimate
     unknown_class_images: int
     unknown_class_flagged: float | None
+    stand_ins: dict[str, StandIns] = field(default_factory=dict)
+    cannot_tell: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

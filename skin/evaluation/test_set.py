@@ -14,8 +14,9 @@ from typing import Any
 
 from skin.data import contents, unknowns
 from skin.data import split as splits
+from skin.data.cache import folder_of
 from skin.data.class_names import match_classes
-from skin.data.duplicates import same_files
+from skin.data.duplicates import HashCache, near_copies, same_files
 from skin.data.index import Index, count
 from skin.data.layouts import read_index
 from skin.evaluation.population import describe
@@ -139,7 +140,7 @@ def read(
         notes.append(f"no image of {', '.join(match.unmatched_model)}: figures of these classes are not available")
     copies = pd.Series("", part.index)
     if manifest is not None and not own:
-        copies = _copies(checkpoint, manifest_path, part["path"], notes)
+        copies = _copies(checkpoint, manifest_path, index, part["path"], notes)
     numbers = {name: checkpoint.classes.index(ours) for name, ours in taken}
     known = part["label"].map(numbers).fillna(UNKNOWN).to_numpy().astype(np.int64)
     rows_of_run = None if manifest is None or own else _rows_of_run(checkpoint, manifest_path, manifest)
@@ -282,17 +283,32 @@ def _without_path(text: str, root: Path) -> str:
     return text.replace(str(root), root.name or "data")
 
 
-def _copies(checkpoint: Checkpoint, manifest_path: Path, paths: pd.Series, notes: list[str]) -> pd.Series:
-    """Return, for each of `paths`, the name of the run's image whose file is the same; "" if there is none."""
-    gaps = "a copy that was renamed and also resized or encoded anew is not found"
+def _copies(
+    checkpoint: Checkpoint, manifest_path: Path, index: Index, paths: pd.Series, notes: list[str]
+) -> pd.Series:
+    """Return, for each of `paths`, the name of the run's image that is the same picture; "" if there is none.
+
+    It has the very same bytes, or is a near copy, such as one that was resized or encoded anew.
+    """
     try:
-        of_run = _read_own(checkpoint, manifest_path, allow_missing=True).rows
+        run = _read_own(checkpoint, manifest_path, allow_missing=True)
     except UserError:
         gaps = "renamed copies are not found, for the run's data are not where they were"
-        of_run = pd.DataFrame({"image": [], "path": []}, dtype="str")
-    names = of_run["image"].tolist()
-    found = same_files(paths.tolist(), of_run["path"].tolist())
-    notes.append(f"images that the model was trained on were looked for by name and by the bytes of files; {gaps}")
+        notes.append(f"images that the model was trained on were looked for by name; {gaps}")
+        return pd.Series("", paths.index, dtype="str")
+    names, theirs = run.rows["image"].tolist(), run.rows["path"].tolist()
+    found = np.array(same_files(paths.tolist(), theirs), np.int64)
+    folder = folder_of(str(_config(checkpoint).get("cache", "auto")))
+    left = np.flatnonzero(found < 0)
+    near = near_copies(
+        paths.iloc[left].tolist(), theirs, HashCache(folder, index.root), HashCache(folder, run.root)
+    )
+    looked = "images that the model was trained on were looked for by name and by the bytes of files"
+    if near is None:
+        notes.append(f"{looked}; the sets are too large to look for copies that were renamed and encoded anew")
+    else:
+        found[left] = near
+        notes.append(f"{looked}, and near copies by a perceptual hash; copies that were cut or turned are not found")
     return pd.Series([names[other] if other >= 0 else "" for other in found], paths.index, dtype="str")
 
 
@@ -314,7 +330,7 @@ def _seen_in_training(
 ) -> list[str]:
     """Return warnings for images that the model was trained on, or that helped to choose and calibrate it.
 
-    `copies` names, for each row, the run's image that is the same file; "" is none.
+    `copies` names, for each row, the run's image that is the same picture; "" is none.
     """
     if manifest is None:
         return ["no split.csv beside the checkpoint: whether it was trained on these images cannot be told"]

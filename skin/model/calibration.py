@@ -8,8 +8,8 @@ All three are fitted once, on the validation split at the end of training, and k
   quantile per class. Classes with too few validation lesions for their own quantile form a group with a quantile of
   its own (Ding et al. 2023), and are named in `shared`. If these are too few even together, their thresholds are 0:
   they are in every set.
-- An image is unlike the training set if its features lie further from every class than those of 98 % of unseen
-  validation images (a Mahalanobis distance on features of unit length).
+- An image is unlike the training set if its traits lie further from the training images' than those of 98 % of
+  validation images (skin/model/unlike.py).
 
 Applying a calibration needs numpy alone.
 """
@@ -17,26 +17,23 @@ Applying a calibration needs numpy alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
+from skin.model.unlike import Training, Unlike, catch
+from skin.model.unlike import distance as unlike_distance
+from skin.model.unlike import fit as fit_unlike
 from skin.utils.errors import UserError
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Floats = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 COVERAGES = {"90": 0.90, "95": 0.95}
-DIRECTIONS = 32  # directions of the features' spread with a variance of their own; the rest share one
-LIKE_SHARE = 0.98  # share of unseen validation images that are not flagged
-FOLDS = 5
-MOST_IMAGES = 5000  # taken evenly from a larger set; enough to show where the features lie
 
 
 class SetThresholds(TypedDict):
@@ -44,21 +41,6 @@ class SetThresholds(TypedDict):
 
     thresholds: list[float]  # one per class; 0 is in every set
     shared: list[int]  # classes without a threshold of their own: they share a quantile, or their thresholds are 0
-
-
-class Gaussians(TypedDict):
-    """One Gaussian per class over features of unit length, all with the same covariance."""
-
-    means: Tensor  # float32 [K, D], K the classes in the validation split
-    directions: Tensor  # float32 [R, D], principal directions of the covariance
-    variances: list[float]  # along each of them
-    rest: float  # the variance in every other direction
-
-
-class Unlike(Gaussians):
-    """The place of the images' features, and the distance beyond which an image is unlike them."""
-
-    threshold: float
 
 
 class Calibration(TypedDict, total=False):
@@ -89,13 +71,21 @@ def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Doubles:
 
 
 def fit(
-    logits: npt.ArrayLike, labels: npt.ArrayLike, features: npt.ArrayLike, groups: npt.ArrayLike | None = None
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    features: npt.ArrayLike,
+    groups: npt.ArrayLike | None = None,
+    training: Training | None = None,
+    stand_ins: Mapping[str, Floats] | None = None,
 ) -> Calibration:
     """Fit all three on images that the network was not trained on.
 
     Args:
-        logits: float [N, C]. labels: int [N]. features: float [N, D], pooled, before the head.
+        logits: float [N, C]. labels: int [N]. features: float [N, D], pooled, before the head; with `training`,
+            the traits of all stages.
         groups: [N], the lesion or patient of each image; None if each image stands alone.
+        training: images that the network was trained on: where they lie decides what is unlike them.
+        stand_ins: traits of pictures that show no skin, by kind; how many are flagged is kept.
 
     Returns:
         The calibration for `apply`: numbers, lists and tensors, safe for `torch.load(weights_only=True)`. Empty if
@@ -107,11 +97,12 @@ def fit(
         return {}
     temperature = _fit_temperature(logits, labels)
     probabilities = softmax(logits, temperature)
+    unlike = fit_unlike(features, labels, training)
     return {
         "images": len(labels),
         "temperature": temperature,
         "sets": {name: _fit_sets(probabilities, labels, coverage, groups) for name, coverage in COVERAGES.items()},
-        "unlike": _fit_unlike(features, labels),
+        "unlike": {**unlike, "caught": catch(unlike, stand_ins)} if stand_ins else unlike,
     }
 
 
@@ -132,9 +123,7 @@ def distance(calibration: Calibration, features: npt.ArrayLike) -> Doubles:
     if not calibration:
         return np.zeros(len(features))
     try:
-        unlike = calibration["unlike"]
-        distances: Doubles = _distance(unlike, features) / unlike["threshold"]
-        return distances
+        return unlike_distance(calibration["unlike"], features)
     except (KeyError, TypeError, ValueError) as error:
         raise _misfit() from error
 
@@ -245,81 +234,3 @@ def _sets(probabilities: Floats, thresholds: list[float]) -> Bools:
     sets: Bools = probabilities >= np.asarray(thresholds, np.float64)
     sets[np.arange(len(sets)), probabilities.argmax(1)] = True
     return sets
-
-
-# ---- images unlike the training set ---------------------------------------------------------------------
-
-
-def _fit_unlike(features: Floats, labels: npt.NDArray[np.int64]) -> Unlike:
-    """Fit one Gaussian per class, with one covariance for all, and the distance that 98 % of images stay within.
-
-    The distances behind the threshold are measured out of sample: those of a fold by a fit to the other folds.
-    """
-    step = -(-len(labels) // MOST_IMAGES)
-    features, labels = features[::step], labels[::step]
-    fold = np.arange(len(labels)) % FOLDS
-    unseen = [
-        _distance(_fit_gaussians(features[fold != f], labels[fold != f]), features[fold == f])
-        for f in range(FOLDS)
-        if (fold != f).any()
-    ]
-    distances = np.sort(np.concatenate([*unseen, np.zeros(0)]))
-    rank = min(math.ceil((len(distances) + 1) * LIKE_SHARE), len(distances))  # of fewer than 49, the largest
-    threshold = float(distances[rank - 1]) if rank else math.inf
-    return {**_fit_gaussians(features, labels), "threshold": max(threshold, 1e-12)}
-
-
-def _unit(features: Floats) -> Floats:
-    """Scale features to length one: the norm follows contrast, and hides the direction (Mueller & Hein 2025)."""
-    units: Floats = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    return units
-
-
-def _fit_gaussians(features: Floats, labels: npt.NDArray[np.int64]) -> Gaussians:
-    """Fit class means and a covariance with `DIRECTIONS` variances and one for the rest (probabilistic PCA)."""
-    import torch  # a checkpoint holds tensors, not arrays
-
-    units = _unit(features)
-    centre = units.mean(0)
-    means, residual = [], units.copy()
-    for c in np.unique(labels):
-        members = labels == c
-        # One pseudo-image at the centre of all: otherwise the mean of a class of one image would be that image.
-        means.append((units[members].sum(0) + centre) / (members.sum() + 1))
-        residual[members] -= means[-1]
-    directions, variances = _principal(residual, min(DIRECTIONS, len(units) // 3, units.shape[1] // 2))
-    spread = float(np.square(residual, dtype=np.float64).sum() / len(units))
-    rest = max((spread - float(variances.sum())) / (units.shape[1] - len(variances)), 1e-12)
-    return {
-        "means": torch.from_numpy(np.stack(means).astype(np.float32)),
-        "directions": torch.from_numpy(directions.astype(np.float32)),
-        "variances": np.maximum(variances, rest).tolist(),
-        "rest": rest,
-    }
-
-
-def _principal(rows: Floats, count: int) -> tuple[Floats, Floats]:
-    """Return the `count` leading principal directions [count, D] and their variances, by subspace iteration."""
-    if count == 0:
-        return np.zeros((0, rows.shape[1]), np.float32), np.zeros(0)
-    basis = np.random.Generator(np.random.Philox(0)).standard_normal((rows.shape[1], count + 8), np.float32)
-    for _ in range(6):
-        basis = np.linalg.qr(rows.T @ (rows @ basis))[0]
-    _, singular, turned = np.linalg.svd(rows @ basis, full_matrices=False)
-    return (turned @ basis.T)[:count], (singular**2 / len(rows))[:count]
-
-
-def _distance(gaussians: Gaussians, features: Floats) -> Doubles:
-    """Return the squared Mahalanobis distance to the nearest class, per dimension, [N]."""
-    means = np.asarray(gaussians["means"], np.float64)
-    directions = np.asarray(gaussians["directions"], np.float64)
-    precision = 1 / np.asarray(gaussians["variances"], np.float64)
-    units = _unit(features.astype(np.float64))
-    along = units @ directions.T
-    nearest = np.full(len(units), np.inf)
-    for mean in means:
-        own = np.square(along - directions @ mean)
-        rest = np.square(units - mean).sum(1) - own.sum(1)
-        nearest = np.minimum(nearest, own @ precision + np.maximum(rest, 0) / gaussians["rest"])
-    per_dimension: Doubles = nearest / units.shape[1]
-    return per_dimension

@@ -17,6 +17,7 @@ from skin.model.calibration import COVERAGES, Calibration
 from skin.model.choices import MODELS
 from skin.model.network import build
 from skin.model.tensorfile import load
+from skin.model.unlike import passing
 from skin.utils.errors import UserError, printable
 from skin.utils.files import atomic
 
@@ -97,6 +98,8 @@ class Checkpoint:
             said.append(f"validation {monitor.replace('_', ' ')} {value:.4f}")
         if not self.calibration:
             said.append("uncalibrated (its run has not come to its end)")
+        elif weak := passing(self.calibration["unlike"]):
+            said.append(f"cannot tell {', '.join(weak)} from its training images")
         return printable(", ".join(said), limit=1000)
 
 
@@ -210,8 +213,29 @@ def _check_calibration(calibration: dict[str, Any], classes: int, features: int,
             raise ValueError("threshold")
         if not (torch.isfinite(means).all() and torch.isfinite(directions).all()):
             raise ValueError("means")
+        _check_stages(unlike)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged checkpoint: its calibration does not fit its model") from error
+
+
+def _check_stages(unlike: dict[str, Any]) -> None:
+    """Check what checkpoints of earlier versions lack: the stages, their scales, and the pictures that are caught."""
+    stages, scales = unlike.get("stages", []), unlike.get("scales", [[0.0, 1.0]])
+    if len(scales) != len(stages) + 1:
+        raise ValueError("scales")
+    for centre, spread in scales:
+        if not (_is_finite(centre) and _is_finite(spread) and spread > 0):
+            raise ValueError("scales")
+    for stage in stages:
+        mean, whitening = stage["mean"], stage["whitening"]
+        sound = mean.ndim == 1 and whitening.shape == (len(mean), len(mean))
+        if not sound or not mean.dtype == whitening.dtype == torch.float32:
+            raise ValueError("stages")
+        if not (torch.isfinite(mean).all() and torch.isfinite(whitening).all()):
+            raise ValueError("stages")
+    for kind, caught in unlike.get("caught", {}).items():
+        if type(kind) is not str or type(caught["images"]) is not int or not _is_finite(caught["flagged"]):
+            raise ValueError("caught")
 
 
 def _is_number(value: Any) -> bool:

@@ -238,20 +238,21 @@ class SkinClassifier:
     def predict_pixels(self, pixels: np.ndarray, *, views: int = 1) -> list[Prediction]:
         """Classify squares from `pixels`, uint8 [B, S, S, 3], in one batch.
 
-        Logits and features are averaged over the views, then calibrated.
+        Logits and traits are averaged over the views, then calibrated.
         """
         if not 1 <= views <= VIEWS:
             raise UserError(f"cannot average over {views} views; choose 1 to {VIEWS}")
         images = torch.from_numpy(pixels).to(self.device)
-        logits, features = self._forward(images)
+        logits, traits = self._forward(images)
         for k in range(1, views):
-            more_logits, more_features = self._forward(tta.dihedral(images, k))
-            logits, features = logits + more_logits, features + more_features
+            more_logits, more_traits = self._forward(tta.dihedral(images, k))
+            logits, traits = logits + more_logits, traits + more_traits
         calibrated = calibration.apply(
-            self._calibration, (logits / views).cpu().numpy(), (features / views).cpu().numpy()
+            self._calibration, (logits / views).cpu().numpy(), (traits / views).cpu().numpy()
         )
         if not np.isfinite(calibrated.probabilities).all():
-            raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
+            remedy = "try --amp off (in Python amp='off'), or another checkpoint"
+            raise UserError(f"the model's answers are not finite; {remedy}")
         calibrated.probabilities.flags.writeable = False
         return [
             Prediction(
@@ -303,8 +304,7 @@ class SkinClassifier:
 
     @torch.inference_mode()
     def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self._model.features(images)
-        return self._model.head(features), features
+        return self._model.answers(images)
 
     def _names(self, probabilities: np.ndarray, members: np.ndarray) -> tuple[str, ...]:
         order = np.argsort(-probabilities, kind="stable")

@@ -7,10 +7,12 @@ calibrated probabilities. A graph cannot say how to resize or name the classes, 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from skin.model.checkpoint import Checkpoint, load_best
+from skin.model.unlike import Unlike
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
 
@@ -19,11 +21,20 @@ import torch
 from torch import Tensor, nn
 
 OPSET = 20
+RULES = (
+    "A prediction set holds each class whose probability is at least its threshold (prediction_set_thresholds for "
+    "90 %, _95 for 95 %; null is every class), and always the most probable class. An image whose distance is not at "
+    "most 1 is unlike the training images."
+)
 TOLERANCE = 1e-4  # the largest difference in a probability between onnxruntime and torch
 
 
 class Portable(nn.Module):
-    """A model from uint8 [B, S, S, 3] RGB squares to (probabilities, logits), float32 [B, C] each."""
+    """A model from uint8 [B, S, S, 3] RGB squares to (probabilities, logits, distance), float32.
+
+    Probabilities and logits are [B, C]. The distance from the training images is [B], as `unlike.distance` gives it;
+    0 without a calibration.
+    """
 
     mean: Tensor
     std: Tensor
@@ -32,21 +43,55 @@ class Portable(nn.Module):
         super().__init__()
         self.network = checkpoint.network
         self.temperature = float(checkpoint.calibration.get("temperature", 1.0))
+        self.distance = Distance(checkpoint.calibration["unlike"]) if "unlike" in checkpoint.calibration else None
         self.register_buffer("mean", 255 * torch.tensor(checkpoint.preprocess.mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(checkpoint.preprocess.std).view(1, 3, 1, 1))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        normalised = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        logits = self.network(normalised)
-        return (logits / self.temperature).softmax(1), logits
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        traits = []
+        for stage in self.network.features:
+            maps = stage(maps)
+            traits.append(maps.mean((2, 3)))
+        logits = self.network.classifier(traits[-1])
+        distance = logits[:, 0] * 0 if self.distance is None else self.distance(traits)
+        return (logits / self.temperature).softmax(1), logits, distance
+
+
+class Distance(nn.Module):
+    """`unlike.distance` as layers of a graph: from the traits of each stage, [B, W] each, to [B]."""
+
+    def __init__(self, unlike: Unlike) -> None:
+        super().__init__()
+        self.stages = [(stage["mean"], stage["whitening"]) for stage in unlike.get("stages", [])]
+        self.means, self.directions, self.rest = unlike["means"], unlike["directions"], unlike["rest"]
+        self.precision = 1 / torch.tensor(unlike["variances"])
+        self.scales = torch.tensor(unlike.get("scales", [[0.0, 1.0]]))
+        self.threshold = math.log(unlike["threshold"])
+
+    def forward(self, traits: list[Tensor]) -> Tensor:
+        early = traits[len(traits) - 1 - len(self.stages) : -1]
+        distances = [
+            ((of_stage - mean) @ whitening).square().mean(1)
+            for of_stage, (mean, whitening) in zip(early, self.stages, strict=True)
+        ]
+        units = traits[-1] / traits[-1].norm(dim=1, keepdim=True).clamp_min(1e-12)
+        apart = units[:, None] - self.means
+        along = (apart @ self.directions.T).square()
+        rest = (apart.square().sum(2) - along.sum(2)).clamp_min(0) / self.rest
+        distances.append((along @ self.precision + rest).amin(1) / units.shape[1])
+        logs = torch.stack(distances, 1).clamp_min(1e-12).log()
+        return (((logs - self.scales[:, 0]) / self.scales[:, 1]).amax(1) - self.threshold).exp()
 
 
 def export(checkpoint_path: Path, path: Path) -> str:
     """Write the model of a `best.pt` to `path` as ONNX, and compare onnxruntime's answers with torch's.
 
     The input `images` is uint8 [batch, S, S, 3], RGB. The outputs `probabilities` (calibrated) and `logits` are
-    float32 [batch, classes]. The metadata hold `classes`, `preprocess` and `prediction_set_thresholds` as JSON,
-    `model` and `versions`. A class is in the 90 % set if its probability reaches its threshold.
+    float32 [batch, classes], `distance` is float32 [batch]. The metadata hold `classes`, `preprocess`,
+    `prediction_set_thresholds` and `prediction_set_thresholds_95` as JSON, `model`, `versions` and `rules`: a class
+    is in the set if its probability reaches its threshold, the most probable class always is, and an image is unlike
+    the training images if its distance is above 1.
 
     Returns:
         A line for the user on the file that was written.
@@ -77,6 +122,8 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "classes": json.dumps(checkpoint.classes),
         "preprocess": json.dumps(checkpoint.preprocess.to_dict()),
         "prediction_set_thresholds": json.dumps(sets["90"]["thresholds"] if sets else None),
+        "prediction_set_thresholds_95": json.dumps(sets["95"]["thresholds"] if sets else None),
+        "rules": RULES,
         "model": checkpoint.model_name,
         "versions": json.dumps({"torch": str(torch.__version__), "opset": OPSET}),
         "notice": "Research software, not a medical device.",
@@ -93,7 +140,7 @@ def _to_onnx(portable: Portable, images: Tensor, metadata: dict[str, str]) -> by
         portable,
         (images,),
         input_names=["images"],
-        output_names=["probabilities", "logits"],
+        output_names=["probabilities", "logits", "distance"],
         dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
         opset_version=OPSET,
         verbose=False,

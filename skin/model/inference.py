@@ -15,6 +15,7 @@ from skin.data.dataset import (
     make_loader,
 )  # fmt: skip
 from skin.model import tta
+from skin.model.network import Classifier
 from skin.utils.parallel import Topology
 from skin.utils.signals import Stopped
 
@@ -51,8 +52,8 @@ class Outputs(NamedTuple):
 
     Attributes:
         logits: float32 [N, C], averaged over the views.
-        features: float32 [N, D], averaged over the views; [N, 0] if they were not asked for; the results [N, ...]
-            of `of_features` if that was given.
+        features: traits, float32 [N, T], averaged over the views, of which the last are the pooled features; [N, 0]
+            if they were not asked for; the results [N, ...] of `of_features` if that was given.
     """
 
     logits: np.ndarray
@@ -75,12 +76,12 @@ def collect(
     Args:
         model: a `Classifier`, or one that `nn.DataParallel` spreads over its GPUs (for logits alone).
         loader: over `PlainBatches` of a data set; the shares of all processes hold each row of the set once.
-        with_features: return features, too.
+        with_features: return traits, too (`Classifier.answers`).
         on_batch: called with the number of images after each batch.
         stopping: asked before each batch if this process is to stop.
         views: number of views of an image to average over, the first of the eight (`tta.dihedral`).
-        of_features: called with the features of each batch, float32 [B, D]; its answer, [B, ...], is kept in
-            their place, so that memory does not grow with D. It must take a batch of no rows.
+        of_features: called with the traits of each batch, float32 [B, T]; its answer, [B, ...], is kept in
+            their place, so that memory does not grow with T. It must take a batch of no rows.
 
     Raises:
         UserError: an image cannot be read.
@@ -90,17 +91,18 @@ def collect(
     model.eval()
     classifier: Any = model.module if isinstance(model, nn.DataParallel) else model
     head: Any = classifier.network.classifier[1]
-    keep = of_features or (lambda pooled: pooled)
+    keep = of_features or (lambda traits: traits)
     logits = np.zeros((size, head.out_features), np.float32)
-    kept = _rows_like(keep(np.zeros((0, head.in_features if with_features else 0), np.float32)), size)
+    none = traits_of(classifier, np.zeros((1, 32, 32, 3), np.uint8), topology.device)[:0] if with_features else None
+    kept = np.zeros((size, 0), np.float32) if none is None else _rows_like(keep(none), size)
     stopped = False
     for batch in ahead(loader, topology.device):
         if stopped := stopping():
             break
         images, rows = checked(batch).images, batch.indices.numpy()
         if with_features:
-            answers, pooled = _mean_of_views(lambda view: _with_features(classifier, view), images, views)
-            kept[rows] = keep(pooled.cpu().numpy())
+            answers, traits = _mean_of_views(classifier.answers, images, views)
+            kept[rows] = keep(traits.cpu().numpy())
         else:
             (answers,) = _mean_of_views(lambda view: (model(view),), images, views)
         logits[rows] = answers.cpu().numpy()
@@ -117,9 +119,11 @@ def _rows_like(sample: np.ndarray, size: int) -> np.ndarray:
     return np.zeros((size, *sample.shape[1:]), sample.dtype)
 
 
-def _with_features(classifier: Any, images: Tensor) -> tuple[Tensor, Tensor]:
-    pooled = classifier.features(images)
-    return classifier.head(pooled), pooled
+@torch.no_grad()
+def traits_of(classifier: Classifier, squares: np.ndarray, device: torch.device, batch_size: int = 64) -> np.ndarray:
+    """Return the traits, float32 [N, T], of squares uint8 [N, S, S, 3] by a model in eval mode."""
+    batches = (torch.from_numpy(squares[a : a + batch_size]) for a in range(0, len(squares), batch_size))
+    return np.concatenate([classifier.answers(batch.to(device))[1].cpu().numpy() for batch in batches])
 
 
 def _mean_of_views(

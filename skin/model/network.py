@@ -139,12 +139,44 @@ class Classifier(nn.Module):
         """Return pooled features, float32 [B, D], of uint8 [B, H, W, 3] (D is 1280 for B0, 1536 for B3)."""
         with self.precision.autocast():
             maps = self.network.features(self.normalise(images))
-            return torch.flatten(self.network.avgpool(maps), 1).float()
+        return self._pooled(maps)
+
+    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits, float32 [B, C], and traits, float32 [B, T], of uint8 [B, H, W, 3].
+
+        Traits are the mean of each feature map behind each of the network's stages; the last D of them are the
+        pooled features. What a picture is made of shows in the early stages, which know more than the classes.
+        """
+        means = []
+        with self.precision.autocast():
+            maps = self.normalise(images)
+            for stage in self.network.features:
+                maps = stage(maps)
+                means.append(self._pooled(maps))
+        return self.head(means[-1]), torch.cat(means, 1)
+
+    @torch.no_grad()
+    def widths(self) -> list[int]:
+        """Return the number of traits of each stage; the model must be in eval mode."""
+        maps, found = self.normalise(torch.zeros((1, 32, 32, 3), dtype=torch.uint8, device=self.factor.device)), []
+        for stage in self.network.features:
+            maps = stage(maps)
+            found.append(maps.shape[1])
+        return found
+
+    def _pooled(self, maps: Tensor) -> Tensor:
+        """Return the mean of each map, float32 [B, D], of [B, D, h, w] in any precision."""
+        return torch.flatten(self.network.avgpool(maps.float()), 1)
 
     def head(self, features: Tensor) -> Tensor:
-        """Return logits, float32 [B, C], of pooled features, float32 [B, D]."""
-        with self.precision.autocast():
-            return self.network.classifier(features).float()
+        """Return logits, float32 [B, C], of pooled features, float32 [B, D].
+
+        In float32 under autocast, too: bfloat16 has three digits, so that two classes often tied exactly, and their
+        order decided.
+        """
+        with torch.autocast(self.precision.device_type, enabled=False):
+            logits: Tensor = self.network.classifier(features)
+            return logits
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, float32 [B, C], of uint8 [B, H, W, 3] on the model's device."""

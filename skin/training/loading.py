@@ -66,7 +66,15 @@ def validation_loader(
     options: Options, topology: Topology, splits: Splits, training: TrainingData, log: Log
 ) -> DataLoader[Batch]:
     """Return the loader of the validation split: plain views, each image once, each process its share."""
-    dataset = splits.dataset("val", training.dataset.preprocess, cache=training.dataset.cache)
+    return plain_loader("val", options, topology, splits, training, log)
+
+
+def plain_loader(
+    part: str, options: Options, topology: Topology, splits: Splits, training: TrainingData, log: Log,
+    most: int | None = None,
+) -> DataLoader[Batch]:  # fmt: skip
+    """Return the loader of a split, or of at most `most` of its images taken evenly, as plain views."""
+    dataset = splits.dataset(part, training.dataset.preprocess, cache=training.dataset.cache, most=most)
     size = 2 * options.batch_size * max(1, len(topology.cuda_devices))
     batches = PlainBatches(len(dataset), size, topology.rank, topology.world)
     return make_loader(dataset, batches, training.workers, training.loader.pin_memory, log.say_once)

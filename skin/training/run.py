@@ -17,6 +17,7 @@ from skin.data.index import count
 from skin.data.split import write_manifest
 from skin.evaluation.model_card import write_model_card
 from skin.model import checkpoint
+from skin.model.calibration import Calibration
 from skin.training import attempts, nodes, run_folder
 from skin.training.columns import Row, epoch_line, write_metrics
 from skin.training.curves import draw_curves
@@ -124,12 +125,12 @@ class Run:
         self.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; {saved}. "
                      f"Go on with: python train.py --resume {shlex.quote(str(self.folder))}")  # fmt: skip
 
-    def end(self) -> None:
+    def end(self, calibrated: Calibration) -> None:
         """Write the model card and the curves of a run whose best.pt is done, and say what to do next."""
         progress, folder, monitor = self.progress, self.folder, self.trainer.options.monitor
         write_model_card(
             folder / "model_card.md", self.config, self.splits.classes, progress.history[progress.best_epoch - 1],
-            warnings=unknowns.read(folder / unknowns.NAME) or (),
+            warnings=unknowns.read(folder / unknowns.NAME) or (), calibrated=calibrated,
         )  # fmt: skip
         draw_curves(progress.history, progress.best_epoch, monitor, folder / "curves.png")
         attempts.forget(folder)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skin.data import contents, split, unknowns
-from skin.data.cache import NO_HOME, PixelCache, default_folder
+from skin.data.cache import NO_HOME, PixelCache, default_folder, folder_of
 from skin.data.class_names import readable_name
 from skin.data.containers import container_of
 from skin.data.dataset import SkinDiseaseDataset
@@ -67,6 +67,7 @@ class Splits:
         cache: PixelCache | None = None,
         size_of: Callable[[int], int] | None = None,
         strength: float = 1.0,
+        most: int | None = None,
     ) -> SkinDiseaseDataset:
         """Return the data set of a split.
 
@@ -74,10 +75,13 @@ class Splits:
             split: "train", "val" or "test".
             cache: from `open_cache`.
             size_of, strength: as for `SkinDiseaseDataset`.
+            most: images; of a larger split they are taken evenly. None takes all.
         """
         where = np.flatnonzero(self.rows["split"] == split)
+        step = -(-len(where) // most) if most else 1
+        where, labels = where[::step], self.labels(split)[::step]
         paths = self.rows["path"].iloc[where].tolist()
-        return SkinDiseaseDataset(paths, self.labels(split), preprocess, seed, cache, where, size_of, strength)
+        return SkinDiseaseDataset(paths, labels, preprocess, seed, cache, where, size_of, strength)
 
     def open_cache(
         self, preprocess: Preprocess, options: Options, checkpoint_bytes: int = 0
@@ -181,9 +185,7 @@ def _device(folder: Path) -> int:
 
 def cache_folder(options: Options) -> Path | None:
     """Return the folder in which `--cache` keeps what is known of images; None if it keeps nothing."""
-    if options.cache == "off":
-        return None
-    return default_folder() if options.cache == "auto" else Path(options.cache)
+    return folder_of(options.cache)
 
 
 def _refuse_gone(options: Options, run: Path) -> None:
@@ -282,7 +284,7 @@ def _without_unreadable(
         return index
     if not leave_out:
         more = f" (and {len(bad) - 1:,} more)" if len(bad) > 1 else ""
-        raise UserError(f"{bad[0]}{more}")
+        raise UserError(f"{bad[0].with_options}{more}")
     rows = index.rows[~index.rows["path"].isin({error.path for error in bad})].reset_index(drop=True)
     notes = [f"left out, cannot be read: {printable(error.path)}: {error.reason}" for error in bad]
     present = set(rows["label"])

@@ -252,6 +252,14 @@ def test_copies_of_training_images_are_known_by_their_bytes(
     assert made["warnings"][1].startswith("7 of 21 images were used to choose and calibrate")
     assert len(made["warnings"]) == 2
     assert "by name and by the bytes of files" in str(made["notes"])
+    again = copied(numbered, tmp_path / "encoded", "{}.jpg")
+    for path in again.rglob("*.jpg"):  # other bytes, at another size
+        with Image.open(path) as picture:
+            smaller = picture.resize((200, 150))
+        smaller.save(path, quality=60)
+    made, _ = run("--data", again)
+    assert made["warnings"][0].startswith("7 of 21 images were TRAINED ON")
+    assert made["warnings"][1].startswith("7 of 21 images were used to choose and calibrate")
 
 
 def test_a_set_that_holds_the_runs_images_and_others_is_another_set(
@@ -365,8 +373,8 @@ def test_subgroups_and_threshold_are_asked_for(run: Run, tmp_path: Path) -> None
     ("words", "message"),
     [
         (["--tta", 9], "there are 8 views"),
-        (["--rounds", 0], "the bootstrap takes 1 to 100000"),
-        (["--rounds", 10**9], "the bootstrap takes 1 to 100000"),
+        (["--rounds", 1], "the bootstrap takes 2 to 100000"),
+        (["--rounds", 10**9], "the bootstrap takes 2 to 100000"),
         (["--workers", 100_000], "--workers 100000: at most "),
         (["--threshold", 2], "between 0 and 1"),
         (["--by", "hair"], "no such column; there are: dx_type, age, sex, localization"),

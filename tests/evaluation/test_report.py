@@ -162,6 +162,7 @@ def test_images_of_classes_the_model_lacks_count_in_no_figure() -> None:
     assert made["per_class"]["df"]["sensitivity"] == nothing
     assert made["per_class"]["df"]["auc"] == nothing
     flags = made["calibration"]["unlike_training"]
+    assert (flags["stand_ins"], flags["cannot_tell"]) == ({}, [])  # not measured
     assert (flags["flagged"]["value"], flags["unknown_class_flagged"]) == (0.0, 1.0)
     assert made["subgroups"]["sex"]["groups"]["f"]["images"] == made["images"]
 
@@ -488,3 +489,16 @@ def test_card_keeps_what_people_wrote_and_takes_new_results(whole: Report, tmp_p
     with pytest.raises(UserError, match="no place for results"):
         model_card.write_model_card(path, config, HAM, {}, whole)
     assert path.read_text() == "my own card"
+
+
+def test_the_flag_says_which_pictures_of_no_skin_it_catches() -> None:
+    answers = answers_of()
+    caught = {"noise": {"images": 32, "flagged": 1.0}, "text": {"images": 32, "flagged": 0.25}}
+    fitted: Any = {**answers.calibration, "unlike": {**answers.calibration["unlike"], "caught": caught}}
+    made = report.build(replace(answers, calibration=fitted), rounds=5)
+    flags = to_json(made)["calibration"]["unlike_training"]
+    assert flags["stand_ins"] == caught
+    assert flags["cannot_tell"] == ["text"]
+    text = pages.markdown(made)
+    assert "noise 1.00, text 0.25." in text
+    assert "The flag cannot tell text from the training images." in text

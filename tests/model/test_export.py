@@ -1,9 +1,13 @@
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 from skin import load_classifier
 from skin.data.images import Preprocess
+from skin.model import checkpoint, unlike
 from skin.model.export import export
+from skin.model.unlike import Training
 from skin.utils.errors import UserError
 from tests import tiny
 
@@ -11,6 +15,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,34 @@ def test_the_file_says_how_it_is_used_and_nothing_of_where_it_was_made(onnx_file
     assert metadata["model"] == "efficientnet_b0"
     assert json.loads(metadata["versions"])["opset"] == model.opset_import[0].version == 20
     assert b"site-packages" not in onnx_file.read_bytes()
+
+
+def test_the_readmes_lines_give_torchs_sets_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    traits_like = tiny.calibration(temperature=1.5, threshold=0.2, unlike_threshold=1e-4)
+    traits_like["sets"]["95"] = {"thresholds": [0.9] * 7, "shared": []}
+    best = tiny.write_checkpoint(tmp_path / "best.pt", calibration=traits_like)
+    model = load_classifier(best, device="cpu", amp="off")
+    squares = np.stack([model.pixels(tiny.picture(seed)) for seed in range(6)])
+    with torch.inference_mode():
+        traits = model._model.answers(torch.from_numpy(squares))[1].numpy()
+    labels = np.arange(6) % 2
+    training = Training(traits[:4], labels[:4], model._model.widths()[:-1])
+    fitted = unlike.fit(traits[:4], labels[:4], training)
+    fitted["threshold"] = fitted["threshold"] * float(np.median(unlike.distance(fitted, traits)))  # flags about half
+    state = checkpoint.load(best)
+    state["calibration"]["unlike"] = fitted
+    checkpoint.save(state, best)
+    export(best, tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
+    (lines,) = [block for block in blocks if "onnxruntime" in block]
+    found: dict[str, Any] = {"squares": squares}
+    exec(lines, found)
+    expected = load_classifier(best, device="cpu", amp="off").predict_pixels(squares)
+    assert [set(names) for names in found["names"]] == [set(p.prediction_set_95) for p in expected]
+    assert all(len(names) == 1 for names in found["names"])  # none reaches 0.9: the top class stays
+    assert found["unlike"].tolist() == [p.unlike for p in expected]
+    assert 0 < found["unlike"].sum() < 6
 
 
 def test_a_place_that_cannot_be_written_is_said_before_the_work(best_pt: Path, tmp_path: Path) -> None:

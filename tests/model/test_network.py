@@ -285,3 +285,18 @@ def test_a_broken_file_there_is_named(hub: Path, content: bytes) -> None:
     (hub / FILE_B0).write_bytes(content)
     with pytest.raises(UserError, match=r"cannot read the ImageNet weights .*; remove it, and it is fetched anew"):
         load_weights(build("efficientnet_b0", 7), "efficientnet_b0", "imagenet")
+
+
+def test_the_head_is_float32_under_autocast_and_answers_agree_with_it() -> None:
+    network = build("efficientnet_b0", 7).eval()
+    classifier = Classifier(network, preprocess_for("efficientnet_b0", 64), Precision("cpu", torch.bfloat16))
+    classifier.eval()
+    features = torch.randn(300, 1280, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(classifier.head(features), network.classifier(features), rtol=0, atol=0)
+        images = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+        logits, traits = classifier.answers(images)
+        torch.testing.assert_close(logits, classifier(images), rtol=0, atol=0)
+        torch.testing.assert_close(traits[:, -1280:], classifier.features(images), rtol=0, atol=0)
+    assert traits.shape[1] == sum(classifier.widths())
+    assert (traits[:, -1280:] != traits[:, -1280:].bfloat16().float()).any()  # the mean is not rounded, either

@@ -1,0 +1,84 @@
+"""What the end of a run needs to tell images unlike its own: some of its own, and pictures of no skin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from skin.data import stand_ins
+from skin.data.images import ImageError, centre_crop
+from skin.model import calibration, unlike
+from skin.model.calibration import Calibration
+from skin.model.inference import collect, traits_of
+from skin.model.network import Classifier
+from skin.model.unlike import Training
+from skin.training.loading import plain_loader
+from skin.training.run import Run
+
+import numpy as np
+
+
+def calibrate(
+    run: Run, classifier: Classifier, logits: np.ndarray, traits: np.ndarray, stopping: Callable[[], bool]
+) -> Calibration:
+    """Return the calibration by the validation images' logits and traits, on rank 0; say how well the flag does.
+
+    Called, and raising, as `known_and_strange`; the other processes get an empty one.
+    """
+    training, pictures = known_and_strange(run, classifier, stopping)
+    if not run.trainer.topology.is_main:
+        return {}
+    groups = run.splits.of("val")["group"].to_numpy()
+    calibrated = calibration.fit(logits, run.splits.labels("val"), traits, groups, training, pictures)
+    run.log.say(said(calibrated))
+    return calibrated
+
+
+def known_and_strange(
+    run: Run, classifier: Classifier, stopping: Callable[[], bool]
+) -> tuple[Training, dict[str, np.ndarray]]:
+    """Return the traits of some training images, and on rank 0 those of stand-ins for pictures of no skin, by kind.
+
+    All processes must call it together.
+
+    Raises:
+        UserError: an image cannot be read.
+        Stopped: `stopping` returned True in one of the processes.
+    """
+    trainer, topology = run.trainer, run.trainer.topology
+    loader = plain_loader(
+        "train", trainer.options, topology, run.splits, trainer.data, run.log, most=unlike.MOST_IMAGES
+    )
+    traits = collect(classifier, loader, topology, True, stopping=stopping).features
+    own = loader.dataset
+    training = Training(traits, own.labels, classifier.widths()[:-1])  # type: ignore[attr-defined]
+    if not topology.is_main:
+        return training, {}
+    size = classifier.preprocess.image_size
+    squares = _squares(run, size)
+    drawn = stand_ins.draw(size, squares, trainer.options.seed)
+    return training, {kind: traits_of(classifier, pixels, topology.device) for kind, pixels in drawn.items()}
+
+
+def _squares(run: Run, size: int) -> list[np.ndarray]:
+    """Return some validation images, as the network sees them."""
+    data = run.trainer.data.dataset
+    some = run.splits.dataset("val", data.preprocess, cache=data.cache, most=stand_ins.COUNT)
+    squares = []
+    for row in range(len(some)):
+        try:
+            squares.append(centre_crop(some.stored(row), size))
+        except ImageError:  # gone since it was last read: the others will do
+            continue
+    return squares
+
+
+def said(calibrated: Calibration) -> str:
+    """Return the line on how well pictures of no skin are told from the images of the run."""
+    if "unlike" not in calibrated:
+        return "no validation images: nothing is calibrated, and no picture is flagged as unlike the training images"
+    shares = ", ".join(
+        f"{kind} {caught['flagged']:.2f}" for kind, caught in calibrated["unlike"].get("caught", {}).items()
+    )
+    weak = unlike.passing(calibrated["unlike"])
+    warning = f"; it cannot tell {', '.join(weak)}" if weak else ""
+    return f"unlike  flagged of pictures that show no skin: {shares}{warning}"
