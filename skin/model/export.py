@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from skin.model.calibration import DECISION
 from skin.model.checkpoint import Checkpoint, load_best
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
@@ -27,18 +28,21 @@ class Portable(nn.Module):
 
     mean: Tensor
     std: Tensor
+    biases: Tensor
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.network = checkpoint.network
         self.temperature = float(checkpoint.calibration.get("temperature", 1.0))
+        biases = checkpoint.calibration.get("biases", [0.0] * len(checkpoint.classes))
+        self.register_buffer("biases", torch.tensor(biases, dtype=torch.float32))
         self.register_buffer("mean", 255 * torch.tensor(checkpoint.preprocess.mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(checkpoint.preprocess.std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         normalised = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
         logits = self.network(normalised)
-        return (logits / self.temperature).softmax(1), logits
+        return (logits / self.temperature + self.biases).softmax(1), logits
 
 
 def export(checkpoint_path: Path, path: Path) -> str:
@@ -46,7 +50,7 @@ def export(checkpoint_path: Path, path: Path) -> str:
 
     The input `images` is uint8 [batch, S, S, 3], RGB. The outputs `probabilities` (calibrated) and `logits` are
     float32 [batch, classes]. The metadata hold `classes`, `preprocess` and `prediction_set_thresholds` as JSON,
-    `model` and `versions`. A class is in the 90 % set if its probability reaches its threshold.
+    `decision`, `model` and `versions`. A class is in the 90 % set if its probability reaches its threshold.
 
     Returns:
         A line for the user on the file that was written.
@@ -77,6 +81,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "classes": json.dumps(checkpoint.classes),
         "preprocess": json.dumps(checkpoint.preprocess.to_dict()),
         "prediction_set_thresholds": json.dumps(sets["90"]["thresholds"] if sets else None),
+        "decision": DECISION,
         "model": checkpoint.model_name,
         "versions": json.dumps({"torch": str(torch.__version__), "opset": OPSET}),
         "notice": "Research software, not a medical device.",

@@ -58,6 +58,10 @@ class Splits:
         """Return the class numbers of a split, int64 [N]."""
         return pd.Categorical(self.of(part)["label"], categories=list(self.classes)).codes.astype(np.int64)
 
+    def groups(self, part: str) -> np.ndarray:
+        """Return the lesion or patient of each image of a split, [N]."""
+        return self.of(part)["group"].to_numpy(dtype=object)
+
     def dataset(
         self,
         part: str,
