@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 COLUMNS = ("image", "path", "label", "group", "split")
+PEOPLE = ("patient_id", "lesion_id")  # the attributes that tell whose an image is, as the data name them
 _SHRUG = 0.01  # the share of rows that may be unusable before it is an error
 
 
@@ -32,7 +33,8 @@ class Index:
         layout: the name of its layout.
         rows: sorted by `image`; the columns image (a unique name), path (absolute), label, group (a
             lesion or patient; the image's own name if none is known), split (`train`, `val`, `test`
-            or `""`), then the attributes: numbers (NaN if missing) or text (`""` if missing).
+            or `""`), then the attributes: numbers (NaN if missing) or text (`""` if missing). Those of
+            `PEOPLE` are text, and there if the data tell them.
         classes: the labels that have images, sorted.
         notes: lines that the user should see.
         faults: lines on errors that would have stopped `read_index`, if it was told to keep going.
@@ -107,7 +109,7 @@ def build_index(folder: Folder, layout: str, draft: Draft, allow_missing: bool, 
     attributes = [column for column in rows.columns if column not in COLUMNS]
     rows = rows[[*COLUMNS, *attributes]].sort_values("image", ignore_index=True)
     rows = rows.astype(dict.fromkeys(COLUMNS, "str"))
-    for column in attributes:
+    for column in (name for name in attributes if name not in PEOPLE):
         rows[column] = _as_numbers(rows[column])
     classes = tuple(sorted(rows["label"].unique()))
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)

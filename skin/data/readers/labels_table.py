@@ -7,7 +7,7 @@ from pathlib import Path
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft
-from skin.data.readers.common import rows_of, split_words, without_unmarked
+from skin.data.readers.common import people_of, rows_of, split_words, without_unmarked
 from skin.data.tables import find_column, from_one_hot, is_one_hot, need_column, read_table
 from skin.utils.errors import UserError
 
@@ -49,5 +49,6 @@ def labels_table(folder: Folder, path: Path) -> Draft:
         group=join_groups(*(table[name] for name in groups)) if groups else "",
         split=split_words(table[split], path) if split else "",
         attributes=table[rest],
+        people=people_of(table[groups]),
     )
     return without_unmarked(Draft(rows, path.name, classes), marked)
