@@ -81,7 +81,8 @@ def test_the_runs_own_test_part_is_the_default(run: Run, run_folder: Path, tmp_p
     files = {path.name for path in (run_folder / "evaluation").iterdir()}
     assert files == {
         "report.json", "report.md", "report.html", "predictions.csv", "isic_submission.csv", "confusion_matrix.png",
-        "per_class.png", "roc.png", "precision_recall.png", "reliability.png", "mistakes.png",
+        "per_class.png", "roc.png", "precision_recall.png", "decision_curve.png", "risk_coverage.png",
+        "reliability.png", "mistakes.png",
     }  # fmt: skip
     assert "Balanced accuracy" in said
     assert "WARNING" not in said
