@@ -36,11 +36,11 @@ def difference(metric: Metric, one: Estimates, other: Estimates) -> Estimate:
     if isinstance(metric.interval, Percentiles) and not isinstance(metric.source, MeanOverClasses):
         everything = one.resampler.size(np.ones(len(one.labels), bool))
         return interval(Percentiles(), value, apart, everything)
-    return _from_ends(*ends, _correlation(*rounds))
+    return from_ends(*ends, correlation(*rounds))
 
 
-def _from_ends(one: Estimate, other: Estimate, correlation: float) -> Estimate:
-    """Return one - other from the ends of both intervals and the correlation of the two values."""
+def from_ends(one: Estimate, other: Estimate, correlation: float) -> Estimate:
+    """Return one - other from the ends of both intervals and the correlation of the two (Zou and Donner 2008)."""
 
     def reach(first: float, second: float) -> float:
         return math.sqrt(max(first**2 + second**2 - 2 * correlation * first * second, 0.0))
@@ -51,7 +51,7 @@ def _from_ends(one: Estimate, other: Estimate, correlation: float) -> Estimate:
     return Estimate(value, value - down, value + up)
 
 
-def _correlation(one: Floats, other: Floats) -> float:
+def correlation(one: Floats, other: Floats) -> float:
     """Return the correlation of two [rounds]; 0 if one never varies."""
     there = ~np.isnan(one) & ~np.isnan(other)
     if there.sum() < 2 or min(one[there].std(), other[there].std()) < 1e-12:

@@ -91,18 +91,39 @@ def test_net_benefit_is_that_of_dcurves() -> None:
         assert curve[threshold].model.low <= model + 1e-6 <= curve[threshold].model.high + 2e-6
 
 
-def test_a_round_is_the_net_benefit_of_the_rows_it_drew() -> None:
+def test_intervals_are_combined_from_wilsons_of_the_cells() -> None:
+    curve = {point.threshold: point for point in decision_curve(MALIGNANT, RISK, Resampler(np.arange(12), 20_000))()}
+    # At 0.2, of 12: TP 3, FP 3; TN 5, FN 1. The correlation of two cells is that of a multinomial.
+
+    def wilson(hits: int) -> tuple[float, float]:
+        # The variance of 12 images is enlarged by 12 / 11, so they are worth 11.
+        z2, share, n = 1.959964**2, hits / 12, 11
+        centre, half = share + z2 / (2 * n), np.sqrt(z2 * (share * (1 - share) / n + z2 / n**2 / 4))
+        return (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
+
+    for found, (p, q), cost, worth in ((curve[0.2].model, (3, 3), 0.25, 1.0), (curve[0.2].gain, (5, 1), 1.0, 0.25)):
+        r = -np.sqrt((p / 12) * (q / 12) / ((1 - p / 12) * (1 - q / 12)))
+        (l1, u1), (l2, u2) = wilson(p), wilson(q)
+        up, down = worth * (u1 - p / 12), worth * (p / 12 - l1)
+        more, fewer = cost * (u2 - q / 12), cost * (q / 12 - l2)
+        value = worth * p / 12 - cost * q / 12
+        assert found.value == pytest.approx(value)
+        assert found.low == pytest.approx(value - np.sqrt(down**2 - 2 * r * down * more + more**2), abs=0.01)
+        assert found.high == pytest.approx(value + np.sqrt(up**2 - 2 * r * up * fewer + fewer**2), abs=0.01)
+
+
+def test_cells_of_a_round_are_those_of_the_rows_it_drew() -> None:
     groups = np.arange(12) // 2
     resampler = Resampler(groups, 40)
+    asked: list = []
+    resampler.ask = lambda figures: asked.append(figures)  # type: ignore[method-assign, assignment]
+    decision_curve(MALIGNANT, RISK, resampler)
     weights = resampler.weights(0, 40)
-    gains = []
-    for drawn in weights.T:
+    found = asked[0](weights)
+    for number, drawn in enumerate(weights.T):
         rows = np.repeat(np.arange(12), drawn[groups])
         called = RISK[rows] >= 0.2
-        hits, alarms = (called & MALIGNANT[rows]).sum(), (called & ~MALIGNANT[rows]).sum()
-        all_hits, all_alarms = MALIGNANT[rows].sum(), (~MALIGNANT[rows]).sum()
-        gains.append(((hits - alarms / 4) - (all_hits - all_alarms / 4)) / len(rows))
-    curve = {point.threshold: point for point in decision_curve(MALIGNANT, RISK, resampler)()}
-    value = curve[0.2].gain
-    expected = intervals.interval(intervals.Percentiles(), value.value, np.array(gains), intervals.Size(12, 6))
-    assert (value.low, value.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+        assert found["tp"][number, 19] == pytest.approx((called & MALIGNANT[rows]).mean())
+        assert found["fp"][number, 19] == pytest.approx((called & ~MALIGNANT[rows]).mean())
+        assert found["fn"][number, 19] == pytest.approx((~called & MALIGNANT[rows]).mean())
+        assert found["all_negatives"][number, 0] == pytest.approx((~MALIGNANT[rows]).mean())
