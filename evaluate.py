@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from skin.evaluation.options import EvaluateOptions, check
+from skin.evaluation.options import EvaluateOptions, check, parse_prevalence
 from skin.utils import cli
 
 if __name__ == "__main__":  # before torch, which takes seconds to import
     cli.answer_early(EvaluateOptions, __doc__)
 
 from skin.data.dataset import SkinDiseaseDataset
-from skin.evaluation import pages, plots, report, report_files, subgroups, test_set
+from skin.evaluation import pages, plots, prevalence, report, report_files, subgroups, test_set
 from skin.evaluation.about import of_checkpoint
 from skin.evaluation.model_card import check_model_card, write_model_card
 from skin.evaluation.report import Predictions
@@ -68,6 +68,9 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
         label_column=options.label_column, group_column=options.group_column,
     )  # fmt: skip
     by = subgroups.chosen(options.by, test.rows, test.attributes)
+    stated = parse_prevalence(options.prevalence)
+    if stated is not None:
+        prevalence.of_set(stated, checkpoint.classes, test.labels)  # refused before the work, not after
     out = options.out or report_files.default_folder(options.tta, checkpoint, test)
     as_predicted = test.own and test.split == "test" and options.tta == 1  # as predict.py answers
     card = checkpoint.path.parent / "model_card.md" if as_predicted else None
@@ -84,7 +87,9 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     predictions, about = predict(options, topology, checkpoint, test, log)
     if not topology.is_main:
         return
-    made = report.build(predictions, by, options.rounds, options.seed, options.threshold)
+    made = report.build(
+        predictions, by, options.rounds, options.seed, options.threshold, options.cost_ratio, stated
+    )
     images = test.rows["image"].tolist()
     notes = [*test.notes, *report_files.submission_notes(images, checkpoint.classes, test.layout)]
     notes += plots.notes(made)
@@ -115,13 +120,12 @@ def predict(
         start = time.perf_counter()
         # A large set's features would fill the memory, so only their distances are kept.
         distance_of = partial(calibration.distance, checkpoint.calibration)
-        logits, distance = inference.collect(
+        logits, distance, one_view = inference.collect(
             classifier, loader, topology, True, advance, views=options.tta, of_features=distance_of
         )
         seconds = time.perf_counter() - start
     if not np.isfinite(logits).all():
         raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
-    groups, lesions = test.rows["group"].to_numpy(dtype=object), test.lesions
     about = replace(
         of_checkpoint(checkpoint),
         created=time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -137,7 +141,17 @@ def predict(
         seconds=seconds,
         images_per_second=len(test.labels) / seconds,
     )
-    found = Predictions(checkpoint.classes, test.labels, logits, distance, groups, checkpoint.calibration, lesions)
+    found = Predictions(
+        classes=checkpoint.classes,
+        labels=test.labels,
+        logits=logits,
+        distance=distance,
+        groups=test.rows["group"].to_numpy(dtype=object),
+        calibration=checkpoint.calibration,
+        lesions=test.lesions,
+        patients=test.patients,
+        one_view=one_view if options.tta > 1 else None,
+    )
     return found, about
 
 

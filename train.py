@@ -275,7 +275,7 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
     classifier = copy.deepcopy(run.trainer.classifier)  # what --resume needs stays as it is
     weights = checkpoint.load_best(best).network.state_dict() if topology.is_main else None
     classifier.network.load_state_dict(topology.from_main(weights))  # the folder may be on rank 0's machine alone
-    logits, traits = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
+    logits, traits, _ = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
     calibrated = ending.calibrate(run, classifier, logits, traits, interrupts.stopping)
     if topology.is_main:
         checkpoint.save(best_pt(run, classifier.network, calibrated), best)  # torch.save, whole or not at all

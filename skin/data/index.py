@@ -28,6 +28,7 @@ import pandas as pd
 COLUMNS = ("image", "path", "label", "group", "split")
 PATHS = pd.StringDtype("python", na_value=np.nan)  # the name of a file need not be valid text, as Arrow's strings are
 _WHOLE = re.compile(r"(0|[1-9]\d*)[.,]0+")
+PEOPLE = ("patient_id", "lesion_id")  # the attributes that tell whose an image is, as the data name them
 _SHRUG = 0.01  # the share of rows that may be unusable before it is an error
 
 
@@ -40,7 +41,8 @@ class Index:
         layout: the name of its layout.
         rows: sorted by `image`; the columns image (a unique name), path (absolute), label, group (a
             lesion or patient; the image's own name if none is known), split (`train`, `val`, `test`
-            or `""`), then the attributes: numbers (NaN if missing) or text (`""` if missing).
+            or `""`), then the attributes: numbers (NaN if missing) or text (`""` if missing). Those of
+            `PEOPLE` are text, and there if the data tell them.
         classes: the labels that have images, sorted.
         notes: lines that the user should see.
         warnings: lines that the user must see: what is not known and may spoil a run in silence.
@@ -145,7 +147,7 @@ def build_index(
     attributes = [column for column in rows.columns if column not in COLUMNS]
     rows = rows[[*COLUMNS, *attributes]].sort_values("image", ignore_index=True)
     rows = rows.astype({column: "str" for column in COLUMNS if column != "path"})
-    for column in attributes:
+    for column in (name for name in attributes if name not in PEOPLE):
         rows[column] = _as_numbers(rows[column])
     classes = tuple(sorted(rows["label"].unique()))
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 from skin.evaluation import metrics
@@ -184,7 +184,7 @@ class Resampler:
         return sums
 
 
-class _Ranking:
+class Ranking:
     """One class's images in the order of its score, sorted once, for AUROC and the other metrics that rank images.
 
     Images of equal score are on one level. Of L levels only the K that hold positives matter. A negative stands on
@@ -260,7 +260,7 @@ class Estimates:
         self.values = metrics.values(labels, probabilities, ranked)
         self._additive = additive = _Additive(labels, probabilities, resampler)
         columns = enumerate(probabilities.T) if ranked else ()
-        rankings = [_Ranking(labels == c, scores, resampler) for c, scores in columns]
+        rankings = [Ranking(labels == c, scores, resampler) for c, scores in columns]
 
         def all_metrics(weights: Array) -> dict[str, Floats]:
             of_classes = [ranking.metrics(weights) for ranking in rankings]
@@ -437,6 +437,9 @@ def share_of(hits: Array, rows: Array, resampler: Resampler) -> Estimate:
 
 def _like_share(kind: LikeShare, value: float, rounds: Floats, own: Size, others: Size) -> Estimate:
     """Return a class's metric with the interval of a share; `own` and `others` are the class and the rest."""
+    if kind.largest != 1:
+        share = _like_share(replace(kind, largest=1.0), value / kind.largest, rounds / kind.largest, own, others)
+        return Estimate(value, kind.largest * share.low, kind.largest * share.high)
     positives, negatives = max(own.groups, 1), max(others.groups, 1)
     reach = Z if kind.unsure is None else float(stdtrit(kind.unsure(positives, negatives), 0.975))
     low, high = _score(value, _worth(kind, value, float(rounds.var()), own, others), reach)

@@ -1,10 +1,14 @@
-"""One answer per lesion: the mean of the probabilities of its images."""
+"""One answer per lesion or patient, and the metrics of these beside those of the images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skin.evaluation.metrics import Array, Floats, Ints
+from skin.evaluation import metrics
+from skin.evaluation.intervals import Column, Estimates, Resampler, means_of
+from skin.evaluation.malignant import two_classes
+from skin.evaluation.metrics import Array, Bools, Floats, Ints, Percentiles
+from skin.evaluation.report_types import ByMetric, LesionReport, PatientReport
 
 import numpy as np
 
@@ -37,3 +41,76 @@ def by_lesion(names: Array, probabilities: Floats) -> Lesions:
     sums = np.zeros((len(lesions), probabilities.shape[1]))
     np.add.at(sums, of_image, probabilities)
     return Lesions(lesions, first, of_image, sums / images[:, None])
+
+
+def per_lesion(
+    labels: Ints, probabilities: Floats, groups: Array, lesions: Array | None, malignant: Bools | None, rounds: int,
+    seed: int,
+) -> LesionReport | None:  # fmt: skip
+    """Report on one answer per lesion; one whose images have two classes counts in no metric.
+
+    Args:
+        labels: int [N]. probabilities: float [N, C].
+        groups: [N], what a round of the bootstrap draws.
+        lesions: [N]; None if the set does not tell them.
+        malignant: bool [C]; None if there is no such division.
+
+    Returns:
+        None also if each lesion has one image: then the metrics are those of the images.
+    """
+    if lesions is None or len(np.unique(lesions)) == len(lesions):
+        return None
+    found = by_lesion(lesions, probabilities)
+    of_lesion = labels[found.first]
+    one_class = np.ones(len(of_lesion), bool)
+    one_class[found.of_image[labels != of_lesion[found.of_image]]] = False
+    resampler = Resampler(groups[found.first][one_class], rounds, seed)
+    of_lesion, answers = of_lesion[one_class], found.probabilities[one_class]
+    estimates = Estimates(of_lesion, answers, resampler)
+    two = None if malignant is None else Estimates(*two_classes(malignant, of_lesion, answers), resampler)
+    overall = {metric.name: estimates.estimate(metric.name) for metric in metrics.OVERALL}
+    return LesionReport(int(one_class.sum()), overall, None if two is None else _of_malignant(two))
+
+
+def per_patient(
+    labels: Ints, probabilities: Floats, groups: Array, lesions: Array | None, patients: Array | None,
+    malignant: Bools | None, rounds: int, seed: int,
+) -> PatientReport | None:  # fmt: skip
+    """Report on patients, each of whom counts once, however many images there are.
+
+    A patient has several lesions, of several classes, so there is no one answer. The accuracy is the mean over
+    patients of the share of right answers. A patient is malignant if one of the lesions is, and as likely so as the
+    likeliest of them.
+
+    Args:
+        as of `per_lesion`. patients: [N]; None if the set does not tell them.
+
+    Returns:
+        None also if each patient has one image.
+    """
+    if patients is None or len(np.unique(patients)) == len(patients):
+        return None
+    _, first, of_image, images = np.unique(patients, return_index=True, return_inverse=True, return_counts=True)
+    resampler = Resampler(groups[first], rounds, seed)
+    right = np.bincount(of_image, probabilities.argmax(1) == labels) / images
+    accuracy = means_of({"accuracy": Column(right, Percentiles())}, resampler)
+    two, ill = None, np.zeros(len(first), bool)
+    if malignant is not None:
+        answers = probabilities
+        if lesions is not None:
+            of_lesions = by_lesion(lesions, probabilities)
+            answers = of_lesions.probabilities[of_lesions.of_image]
+        risk = np.zeros(len(first))
+        np.maximum.at(risk, of_image, answers[:, malignant].sum(1))
+        np.logical_or.at(ill, of_image, malignant[labels])
+        two = Estimates(ill.astype(np.int64), np.stack([1 - risk, risk], 1), resampler)
+    return PatientReport(
+        patients=len(first),
+        accuracy=accuracy()["accuracy"],
+        with_malignant=None if two is None else int(ill.sum()),
+        malignant=None if two is None else _of_malignant(two),
+    )
+
+
+def _of_malignant(two: Estimates) -> ByMetric:
+    return {metric.name: two.estimate(metric.name, 1) for metric in metrics.OF_TWO_CLASSES}

@@ -199,6 +199,31 @@ def sensitivity_at_specificity(positives: Array, scores: Array, specificity: flo
     return float(true_positive_rate[false_positive_rate <= 1 - specificity + 1e-12].max())
 
 
+def partial_auc(positives: Array, scores: Array, sensitivity: float) -> float:
+    """Return the area between the ROC curve and the line of this sensitivity, 0 .. 1 - sensitivity.
+
+    With 0.8 it is the score of the ISIC 2024 challenge (Kurtansky et al. 2024): only thresholds that miss at most
+    a fifth of the positives count.
+    """
+    if not positives.any() or positives.all():
+        return np.nan
+    false_positive_rate, true_positive_rate, _ = roc_curve(positives, scores, drop_intermediate=False)
+    start, end = true_positive_rate[:-1], true_positive_rate[1:]
+    return float(_area_above(start, end, false_positive_rate[:-1], false_positive_rate[1:], sensitivity).sum())
+
+
+def _area_above(start: Array, end: Array, before: Array, after: Array, sensitivity: float) -> Floats:
+    """Return the area that each step of a ROC curve has right of it and above `sensitivity`.
+
+    Args:
+        start, end: the sensitivities at the ends of the steps. before, after: the false positive rates there.
+    """
+    first = np.clip(start, sensitivity, 1.0)
+    width = np.clip(end - first, 0.0, None)
+    entered = before + (after - before) * np.clip(np.nan_to_num(ratio(first - start, end - start)), 0.0, 1.0)
+    return width * (1 - (entered + after) / 2)
+
+
 class Ranks(NamedTuple):
     """One class's images by falling score, in B weighted draws, on the K levels of score that hold positives.
 
@@ -236,6 +261,14 @@ def sensitivity_at_specificity_of(ranks: Ranks, specificity: float) -> Floats:
     allowed = [int(np.searchsorted(row, limit, "right")) for row, limit in zip(ranks.passed, most, strict=True)]
     found = [row[last - 1] if last else 0 for row, last in zip(ranks.hits, allowed, strict=True)]
     return np.where(ranks.negatives > 0, ratio(found, ranks.positives), np.nan)
+
+
+def partial_auc_of(ranks: Ranks, sensitivity: float) -> Floats:
+    """Return `partial_auc` of each draw, [B]."""
+    positives = ranks.positives[:, None]
+    start, end = ratio(ranks.hits - ranks.own, positives), ratio(ranks.hits, positives)
+    before, after = ratio(ranks.above, ranks.negatives[:, None]), ratio(ranks.passed, ranks.negatives[:, None])
+    return _area_above(start, end, before, after, sensitivity).sum(1)
 
 
 # ---- the types of an entry of the list ------------------------------------------------------------------
@@ -348,6 +381,10 @@ def _negatives(positives: int, negatives: int) -> float:
     return negatives
 
 
+def _a_fifth_of_positives(positives: int, negatives: int) -> float:
+    return max(positives / 5, 1.0)
+
+
 def _both(positives: int, negatives: int) -> float:
     return 1 / (1 / positives + 1 / negatives)
 
@@ -368,6 +405,7 @@ class LikeShare:
             precision at the top of a class.
         of_positives: it is a share of the class's images.
         biased: it is too large for a few positives, and larger again on a resample.
+        largest: the value that a perfect score has; the numbers are between 0 and this.
     """
 
     worth: float = 1.0
@@ -377,6 +415,7 @@ class LikeShare:
     unsure: Groups | None = None
     of_positives: bool = False
     biased: bool = False
+    largest: float = 1.0
 
 
 Interval = Percentiles | BiasedUpwards | Share | ShareOfClass | LikeShare
@@ -465,6 +504,11 @@ METRICS = (
     # (Hanley and McNeil 1982).
     Metric("auc", "AUROC", OfRanking(auc, auc_of), LikeShare(worth=2.0, counted=_both), of_class=True),
     Metric(
+        "partial_auc", "Partial AUROC above 80 % sensitivity, 0 to 0.2",  # as in ISIC 2024
+        OfRanking(partial(partial_auc, sensitivity=0.8), partial(partial_auc_of, sensitivity=0.8)),
+        LikeShare(worth=0.2, unsure=_a_fifth_of_positives, largest=0.2), of_class=True,
+    ),
+    Metric(
         "average_precision", "Average precision", OfRanking(average_precision, average_precision_of),
         LikeShare(unsure=min, biased=True), of_class=True,
     ),
@@ -479,9 +523,15 @@ OF_CALLED = tuple(metric for metric in PER_CLASS if isinstance(metric.interval, 
 
 # The metrics of some tables, in their order.
 OF_PROBABILITIES = tuple(BY_NAME[name] for name in ("log_loss", "brier_score", "expected_calibration_error"))
+OF_LABELS = tuple(BY_NAME[name] for name in (
+    "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "cohen_kappa", "matthews",
+))  # fmt: skip
+OF_A_COMPARISON = tuple(BY_NAME[name] for name in (
+    "accuracy", "balanced_accuracy", "macro_auc", "log_loss", "brier_score", "expected_calibration_error",
+))  # fmt: skip
 OF_TWO_CLASSES = tuple(BY_NAME[name] for name in (
-    "auc", "average_precision", "sensitivity", "specificity", "ppv", "npv", "sensitivity_at_90_specificity",
-    "sensitivity_at_95_specificity",
+    "auc", "partial_auc", "average_precision", "sensitivity", "specificity", "ppv", "npv",
+    "sensitivity_at_90_specificity", "sensitivity_at_95_specificity",
 ))  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,13 @@ class EvaluateOptions:
     threshold: float | None = option(
         None, "also call each class whose probability is above P", group="metrics", metavar="P"
     )
+    prevalence: str = option(
+        "", "also PPV and NPV where CLASS, or malignant, has this share", group="metrics",
+        metavar="CLASS=P,...",
+    )  # fmt: skip
+    cost_ratio: float | None = option(
+        None, "also the threshold if a miss costs R false alarms", group="metrics", metavar="R"
+    )
     rounds: int = option(1000, "rounds of the bootstrap", group="metrics", metavar="N")
     seed: int = option(0, "of the bootstrap", group="metrics")
 
@@ -63,6 +71,11 @@ def check(options: EvaluateOptions) -> None:
         raise UserError(f"--rounds {options.rounds}: the bootstrap takes {allowed}; 1000 is usual")
     if options.threshold is not None and not 0 <= options.threshold <= 1:
         raise UserError(f"--threshold {options.threshold}: a probability is between 0 and 1")
+    parse_prevalence(options.prevalence)
+    if options.cost_ratio is not None and not 0 < options.cost_ratio < math.inf:
+        raise UserError(
+            f"--cost-ratio {options.cost_ratio:g}: the false alarms that a miss costs must be above 0, such as 20"
+        )
     if options.gpus is not None and options.gpus not in (0, 1):
         raise UserError(f"--gpus {options.gpus}: one process uses one GPU; for more: torchrun --nproc-per-node N")
     for name, what in (("labels", "a table"), ("label_column", "a column"), ("group_column", "a column")):
@@ -75,3 +88,26 @@ def check(options: EvaluateOptions) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
     if options.seed >= 2**63:
         raise UserError(f"--seed {options.seed}: must be below 2**63")
+
+
+def parse_prevalence(text: str) -> dict[str, float] | None:
+    """Return the prevalence of each class that `--prevalence mel=0.02,bcc=0.03` names; None for an empty text.
+
+    Raises:
+        UserError: it cannot be read, or a number is no share.
+    """
+    found: dict[str, float] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = (part.strip() for part in item.rpartition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not name or not 0 < value < 1:
+            raise UserError(f"--prevalence {item}: write CLASS=P with P above 0 and below 1, such as mel=0.02")
+        if name in found:
+            raise UserError(f"--prevalence names {name} twice: {text}")
+        found[name] = value
+    if math.fsum(value for name, value in found.items() if name.lower() != "malignant") > 1 + 1e-9:
+        raise UserError(f"--prevalence {text}: the shares add up to more than 1")
+    return found or None

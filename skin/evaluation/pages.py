@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from skin.data.class_names import readable_name
-from skin.evaluation import metrics, subgroups
+from skin.evaluation import metrics, operating_points, subgroups
 from skin.evaluation.metrics import Metric
 from skin.evaluation.report_types import (
     AttributeReport,
@@ -25,8 +25,15 @@ from skin.evaluation.report_types import (
     CalibrationReport,
     Characteristic,
     ClassReport,
+    Comparison,
+    DecisionReport,
+    DeferralReport,
     MalignantReport,
+    OperatingPoint,
+    OperatingReport,
+    PatientReport,
     Population,
+    PrevalenceReport,
     ReliabilityReport,
     Report,
 )  # fmt: skip
@@ -38,6 +45,7 @@ from markupsafe import Markup
 
 Context = dict[str, Any]
 _TEMPLATES = Path(__file__).parent / "templates"
+_SHOWN_THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # of the decision curve
 _LONGEST = 2000  # characters of a text from the data
 _PIXELS_PER_INCH = 90  # of a picture on the page
 
@@ -149,7 +157,14 @@ def _context(report: Report) -> Context:
         "value": {name: estimate.text() for name, estimate in report.metrics.items()},
         "overall": _overall(report.metrics),
         "lesions": report.per_lesion.lesions if report.per_lesion else 0,
-        "per_lesion": _overall(report.per_lesion.metrics) if report.per_lesion else [],
+        "per_lesion": _beside_images(metrics.OVERALL, report.per_lesion.metrics, report) if report.per_lesion else [],
+        "per_patient": _per_patient(report.per_patient, report) if report.per_patient else None,
+        "views": _compared(metrics.OF_A_COMPARISON, report.views) if report.views else [],
+        "operating": _operating(report.operating_points, report),
+        "prevalence": _prevalence(report.prevalence, report) if report.prevalence else None,
+        "decision_curve": _decision_curve(report),
+        "deferral": _deferral(report.deferral),
+        "decision": _decision(report.decision),
         "called_titles": [metric.label for metric in metrics.OF_CALLED],
         "other_titles": [metric.label for metric in _others()],
         "classes": [_class(report, name, of_class) for name, of_class in report.per_class.items()],
@@ -246,6 +261,120 @@ def _overall(estimates: ByMetric) -> list[Context]:
     ]
 
 
+def _beside_images(chosen: Iterable[Metric], estimates: ByMetric, report: Report) -> list[Context]:
+    """Return metrics of lesions or patients beside those of the images, which may be of malignant."""
+    of_images = report.metrics if chosen is metrics.OVERALL or report.malignant is None else report.malignant.metrics
+    return [
+        {
+            "label": metric.label,
+            "of_images": of_images[metric.name].text(metric.digits),
+            "value": estimates[metric.name].text(metric.digits),
+        }
+        for metric in chosen
+    ]
+
+
+def _per_patient(found: PatientReport, report: Report) -> Context:
+    return {
+        "patients": found.patients,
+        "with_malignant": found.with_malignant,
+        "accuracy": found.accuracy.text(),
+        "metrics": _beside_images(metrics.OF_TWO_CLASSES, found.malignant, report) if found.malignant else [],
+    }
+
+
+def _compared(chosen: Iterable[Metric], found: Comparison) -> list[Context]:
+    """Return what is shown of two answers to the same images."""
+    return [
+        {
+            "label": metric.label,
+            "before": found.before[metric.name].text(metric.digits),
+            "after": found.after[metric.name].text(metric.digits),
+            "difference": found.difference[metric.name].text(metric.digits),
+        }
+        for metric in chosen
+    ]
+
+
+def _operating(found: OperatingReport, report: Report) -> Context:
+    titles = {rule.name: rule.title for rule in operating_points.rules(found.cost_ratio)}
+    malignant = [_point("malignant", titles[rule], point) for rule, point in (found.malignant or {}).items()]
+    of_classes = [
+        _point(report.per_class[name].name, titles[rule], point)
+        for name, points in found.per_class.items()
+        if points is not found.malignant
+        for rule, point in points.items()
+    ]
+    return {"reason": found.reason, "malignant": malignant, "points": malignant + of_classes}
+
+
+def _point(name: str, rule: str, point: OperatingPoint) -> Context:
+    seen = point.validation
+    return {
+        "name": name,
+        "rule": rule,
+        "chosen": point.threshold is not None,
+        "threshold": "none" if point.threshold is None else f"{point.threshold:.3g}",
+        "validation": f"{seen.sensitivity:.2f}, {seen.specificity:.2f}" if seen else point.reason,
+        "metrics": _narrow(metrics.OF_CALLED, point.metrics) if point.metrics else ["–"] * len(metrics.OF_CALLED),
+    }
+
+
+def _prevalence(found: PrevalenceReport, report: Report) -> Context:
+    titles = {rule.name: rule.title for rule in operating_points.rules(report.operating_points.cost_ratio)}
+    titles["label"] = "Label"
+    return {
+        "stated": list(found.stated.items()),
+        "targets": [
+            {
+                "name": report.per_class[name].name if name in report.per_class else name,
+                "prevalence": target.prevalence,
+                "points": [
+                    {"title": titles[rule], "metrics": [values.metrics[m.name].text() for m in metrics.OF_CALLED]}
+                    for rule, values in target.called.items()
+                ],
+            }
+            for name, target in found.targets.items()
+        ],
+    }
+
+
+def _decision_curve(report: Report) -> list[Context]:
+    return [
+        {
+            "threshold": f"{100 * point.threshold:.0f} %",
+            "model": point.model.text(),
+            "treat_all": point.treat_all.text(),
+            "gain": point.gain.text(),
+        }
+        for point in report.decision_curve or []
+        if point.threshold in _SHOWN_THRESHOLDS
+    ]
+
+
+def _deferral(found: DeferralReport) -> Context:
+    return {
+        "aurc": found.aurc.text(),
+        "error": f"{found.risk[0].error.value:.3f}",
+        "risk": [{"coverage": f"{100 * at.coverage:.0f} %", "error": at.error.text()} for at in found.risk],
+    }
+
+
+def _decision(found: DecisionReport) -> Context:
+    return {
+        "rule": found.rule,
+        "metrics": [
+            {
+                "label": metric.label,
+                "most_probable": found.most_probable[metric.name].text(),
+                "balanced": found.balanced[metric.name].text() if found.balanced else None,
+                "difference": found.difference[metric.name].text() if found.difference else None,
+            }
+            for metric in metrics.OF_LABELS
+        ],
+    }
+
+
 def _threshold(report: Report) -> float | None:
     of_class = next(iter(report.per_class.values()))
     return of_class.at_threshold.threshold if of_class.at_threshold else None
@@ -264,18 +393,15 @@ def _malignant(two: MalignantReport) -> Context:
 
 
 def _calibration(calibration: CalibrationReport) -> Context:
-    unlike = calibration.unlike_training
+    unlike, biases = calibration.unlike_training, calibration.biases or {}
     return {
         "temperature": calibration.temperature,
+        "biases": [f"{readable_name(name)} {bias:+.2f}" for name, bias in biases.items() if any(biases.values())],
+        "cross_validation": calibration.cross_validation,
         "validation_images": calibration.validation_images,
-        "metrics": [
-            {
-                "label": metric.label,
-                "before": calibration.before[metric.name].text(metric.digits),
-                "after": calibration.after[metric.name].text(metric.digits),
-            }
-            for metric in metrics.OF_PROBABILITIES
-        ],
+        "metrics": _compared(
+            metrics.OF_PROBABILITIES, Comparison(calibration.before, calibration.after, calibration.difference)
+        ),
         "confidence": _line(calibration.confidence),
         "malignant": _line(calibration.malignant) if calibration.malignant else None,
         "unlike": dataclasses.asdict(unlike) | {"flagged": unlike.flagged.text()},

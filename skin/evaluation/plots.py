@@ -285,6 +285,56 @@ def _reliability_panel(above: Axes, below: Axes, truth: Array, probabilities: Ar
     below.grid(axis="y", color=GRID, linewidth=0.8)
 
 
+# ---- decisions ------------------------------------------------------------------------------------------------
+
+
+def decision_curve(report: Report) -> Figure | None:
+    """Draw the net benefit of the model, with its intervals, of treating all and of treating none."""
+    curve = report.decision_curve
+    if not curve or math.isnan(curve[0].model.value):
+        return None
+    thresholds = [point.threshold for point in curve]
+    model = [point.model.value for point in curve]
+    with styled():
+        made = _figure(7.6, 4.2)
+        axes = made.add_subplot()
+        ends = [point.model.low for point in curve], [point.model.high for point in curve]
+        axes.fill_between(thresholds, *ends, color=matplotlib.colors.to_rgba(ACCENT, 0.18), linewidth=0)
+        axes.plot(thresholds, model, color=ACCENT, linewidth=1.6, label="model (95 % interval)")
+        axes.plot(thresholds, [p.treat_all.value for p in curve], color=SECOND, linewidth=1.4, label="treat all")
+        axes.axhline(0, color=FAINT, linewidth=0.8, linestyle=":", label="treat none")
+        top = max([*model, 0.01])
+        axes.set(xlim=(0, thresholds[-1]), ylim=(-0.3 * top, 1.25 * top))
+        axes.set(xlabel="threshold of the risk of malignancy", ylabel="net benefit", title="Decision curve")
+        axes.grid(color=GRID, linewidth=0.8)
+        axes.legend(loc="upper right", fontsize=8.5)
+    return made
+
+
+def risk_coverage(report: Report, truth: Array, probabilities: Array) -> Figure | None:
+    """Draw the error among the surest answers against their share; None for a set without images."""
+    if not len(truth):
+        return None
+    order = np.argsort(-probabilities.max(1), kind="stable")
+    wrong = (probabilities.argmax(1) != truth)[order]
+    kept = np.arange(1, len(wrong) + 1)
+    step = max(1, len(wrong) // 2000)
+    risk = report.deferral.risk
+    with styled():
+        made = _figure(7.6, 3.8)
+        axes = made.add_subplot()
+        axes.plot((kept / len(wrong))[::step], (np.cumsum(wrong) / kept)[::step], color=ACCENT, linewidth=1.4)
+        axes.axhline(wrong.mean(), color=FAINT, linewidth=0.8, linestyle=":")
+        for at in risk:
+            axes.plot([at.coverage] * 2, [at.error.low, at.error.high], color=INK, linewidth=1.2)
+            axes.plot(at.coverage, at.error.value, marker="o", markersize=3.6, color=INK, clip_on=False)
+        axes.set(xlim=(0, 1), ylim=(0, 1.1 * max([at.error.high for at in risk] + [0.01])))
+        axes.set(xlabel="coverage: share of answers kept", ylabel="risk: error among them")
+        axes.set_title(f"Risk and coverage, AURC {report.deferral.aurc.text()}")
+        axes.grid(color=GRID, linewidth=0.8)
+    return made
+
+
 # ---- classes and subgroups with their intervals ---------------------------------------------------------------
 
 

@@ -74,8 +74,10 @@ def describe(
 
 
 def _amount(rows: pd.DataFrame) -> Amount:
-    lesions = rows["lesion_id"].nunique() if "lesion_id" in rows else None
-    return Amount(len(rows), int(rows["group"].nunique()), None if lesions is None else int(lesions))
+    lesions = None
+    if "lesion_id" in rows:  # an image without one is its own
+        lesions = int(rows["lesion_id"].where(rows["lesion_id"] != "", rows["image"]).nunique())
+    return Amount(len(rows), int(rows["group"].nunique()), lesions)
 
 
 def _groups_are(index: Index, rows: pd.DataFrame) -> str:

@@ -9,12 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from skin.data.class_names import match_classes, readable_name
-from skin.evaluation import metrics, subgroups
-from skin.evaluation.gaps import Comparison, Group, heterogeneity
+from skin.data.class_names import readable_name
+from skin.evaluation import metrics, operating_points, paired, subgroups
+from skin.evaluation import prevalence as prevalences
+from skin.evaluation.decision_curve import decision_curve
+from skin.evaluation.deferral import deferral
+from skin.evaluation.gaps import Comparison as GroupComparison
+from skin.evaluation.gaps import Group, heterogeneity
 from skin.evaluation.intervals import LEVEL, Column, Estimate, Estimates, Resampler, means_of
-from skin.evaluation.lesions import by_lesion
-from skin.evaluation.metrics import Bools, Floats, Ints, Percentiles
+from skin.evaluation.lesions import per_lesion, per_patient
+from skin.evaluation.malignant import malignant_classes, two_classes
+from skin.evaluation.metrics import Bools, Floats, Ints, Metric, Percentiles
+from skin.evaluation.operating_points import Target
+from skin.evaluation.prevalence import MALIGNANT as MALIGNANT_TARGET
+from skin.evaluation.prevalence import Part
 from skin.evaluation.reliability import reliability
 from skin.evaluation.report_types import (
     AtThreshold,
@@ -22,11 +30,14 @@ from skin.evaluation.report_types import (
     ByMetric,
     CalibrationReport,
     ClassReport,
+    Comparison,
     ConfusionMatrix,
+    DecisionReport,
     Heterogeneity,
     Intervals,
-    LesionReport,
     MalignantReport,
+    OperatingReport,
+    PrevalenceReport,
     Report,
     SetsReport,
     StandIns,
@@ -44,15 +55,6 @@ import pandas as pd
 
 SetKey = tuple[str, str | int]  # a level of the prediction sets, and the name of a column or the number of a class
 
-# Cancers and their precursors. In HAM10000, actinic keratosis is one class with Bowen's disease, which is squamous
-# cell carcinoma in situ. The report says which classes it took for malignant.
-MALIGNANT = (
-    "actinic keratosis", "basal cell carcinoma", "melanoma", "squamous cell carcinoma", "malignant",
-)  # fmt: skip
-BENIGN = (
-    "benign keratosis", "dermatofibroma", "melanocytic nevus", "seborrhoeic keratosis", "vascular lesion", "benign",
-)  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Predictions:
@@ -66,7 +68,8 @@ class Predictions:
         distance: float64 [N], from `calibration.distance`.
         groups: [N], lesion or patient, or the image's name.
         calibration: the checkpoint's, as `calibration.fit` made it.
-        lesions: [N], the lesion of each image, if the set tells it beside the group.
+        lesions, patients: [N], those of each image, if the set tells them.
+        one_view: float [N, C], the logits of one view, if `logits` are averaged over several.
     """
 
     classes: tuple[str, ...]
@@ -76,6 +79,8 @@ class Predictions:
     groups: npt.NDArray[Any]
     calibration: Calibration
     lesions: npt.NDArray[Any] | None = None
+    patients: npt.NDArray[Any] | None = None
+    one_view: Floats | None = None
 
     @property
     def calibrated(self) -> Calibrated:
@@ -93,6 +98,8 @@ def build(
     rounds: int = 1000,
     seed: int = 0,
     threshold: float | None = None,
+    cost_ratio: float | None = None,
+    prevalence: dict[str, float] | None = None,
 ) -> Report:
     """Return every metric of `predictions`, with its 95 % interval.
 
@@ -101,10 +108,18 @@ def build(
         rounds, seed: of the bootstrap.
         threshold: also ask for the metrics of each class if it is predicted whenever its probability is above this,
             even if another class is more probable.
+        cost_ratio: also choose thresholds for a miss that costs as many false alarms as this.
+        prevalence: of classes, or malignant: also give PPV and NPV there.
+
+    Raises:
+        UserError: the prevalence is of no class, adds up to too much, or is of a class that has no image.
     """
     known, calibrated = predictions.known, predictions.calibrated
     labels, probabilities = predictions.labels[known], calibrated.probabilities[known]
     groups = predictions.groups[known]
+    lesions, patients = (
+        None if names is None else np.asarray(names)[known] for names in (predictions.lesions, predictions.patients)
+    )
 
     def resampler_of(rows: Bools, number: int) -> Resampler:
         return Resampler(groups[rows], rounds, seed, number)
@@ -112,16 +127,31 @@ def build(
     resampler = Resampler(groups, rounds, seed)
     malignant = malignant_classes(predictions.classes)
     answers = _Answers(predictions.classes, labels, probabilities, resampler.group_of_row, malignant)
+    parts = None if prevalence is None else prevalences.of_set(prevalence, predictions.classes, labels)
     estimates = Estimates(labels, probabilities, resampler)
     raw = Estimates(labels, calibration.softmax(predictions.logits[known]), resampler, ranked=False)
-    two = None if malignant is None else Estimates(*_two_classes(malignant, labels, probabilities), resampler)
+    two, curve = None, None
+    if malignant is not None:
+        is_malignant, risk = two_classes(malignant, labels, probabilities)
+        two = Estimates(is_malignant, risk, resampler)
+        curve = decision_curve(is_malignant == 1, risk[:, 1], resampler)
     of_sets = means_of(_set_columns(calibrated, known, labels), resampler)
     of_threshold = None
     if threshold is not None:
         of_threshold = means_of(_threshold_columns(labels, probabilities, threshold), resampler)
+    points = _operating_points(
+        predictions, malignant, labels, probabilities, resampler, cost_ratio, parts, prevalence
+    )
+    deferred = deferral(labels, probabilities, resampler)
+    by_balanced = _balanced(predictions.calibration, labels, probabilities, resampler)
+    one_view = None
+    if predictions.one_view is not None:
+        of_view = calibration.probabilities_of(predictions.calibration, predictions.one_view[known])
+        one_view = Estimates(labels, of_view, resampler)
     per_class = _per_class(predictions.classes, estimates)
     if threshold is not None and of_threshold is not None:
         per_class = _with_threshold(per_class, threshold, of_threshold())
+    operating, at_prevalence = points()
     return Report(
         images=len(labels),
         groups=resampler.num_groups,
@@ -135,11 +165,18 @@ def build(
         per_class=per_class,
         confusion_matrix=ConfusionMatrix(list(predictions.classes), estimates.confusion.tolist()),
         malignant=None if malignant is None or two is None else _malignant(predictions.classes, malignant, two),
+        operating_points=operating,
+        decision_curve=None if curve is None else curve(),
+        deferral=deferred(),
+        decision=_decision(estimates, by_balanced),
         calibration=_calibration(predictions, calibrated, estimates, raw, of_sets(), answers),
         subgroups={
             name: _subgroups(binned[known], answers, resampler_of) for name, binned in (by or {}).items()
         },
-        per_lesion=None if predictions.lesions is None else _per_lesion(predictions, rounds, seed),
+        prevalence=at_prevalence,
+        views=None if one_view is None else _comparison(metrics.OF_A_COMPARISON, one_view, estimates),
+        per_lesion=per_lesion(labels, probabilities, groups, lesions, malignant, rounds, seed),
+        per_patient=per_patient(labels, probabilities, groups, lesions, patients, malignant, rounds, seed),
     )
 
 
@@ -177,36 +214,69 @@ def _with_threshold(
     }
 
 
-def _per_lesion(predictions: Predictions, rounds: int, seed: int) -> LesionReport:
-    """Report on one answer per lesion; one whose images have two classes counts in no metric."""
-    known = predictions.known
-    labels, probabilities = predictions.labels[known], predictions.calibrated.probabilities[known]
-    lesions = by_lesion(np.asarray(predictions.lesions)[known], probabilities)
-    of_lesion = labels[lesions.first]
-    one_class = np.ones(len(of_lesion), bool)
-    one_class[lesions.of_image[labels != of_lesion[lesions.of_image]]] = False
-    resampler = Resampler(predictions.groups[known][lesions.first][one_class], rounds, seed)
-    estimates = Estimates(of_lesion[one_class], lesions.probabilities[one_class], resampler)
-    found = {metric.name: estimates.estimate(metric.name) for metric in metrics.OVERALL}
-    return LesionReport(int(one_class.sum()), found)
+def _operating_points(
+    predictions: Predictions, malignant: Bools | None, labels: Ints, probabilities: Floats, resampler: Resampler,
+    cost_ratio: float | None, parts: list[Part] | None, stated: dict[str, float] | None,
+) -> Callable[[], tuple[OperatingReport, PrevalenceReport | None]]:  # fmt: skip
+    """Ask for the operating points, and for PPV and NPV at the stated prevalence, there and for the label."""
+    classes = predictions.classes
+    targets = [Target(name, np.arange(len(classes)) == c) for c, name in enumerate(classes)]
+    if malignant is not None and MALIGNANT_TARGET not in classes:
+        targets.append(Target(MALIGNANT_TARGET, malignant))
+    choices = operating_points.choose(predictions.calibration, targets, cost_ratio)
+    applied = operating_points.apply(choices, targets, labels, probabilities, resampler)
+    at_stated = None
+    if parts is not None:
+        label = probabilities.argmax(1)
+        called = {(t.name, "label"): t.positives(label) if t.members.sum() == 1 else t.scores(probabilities) > 0.5
+                  for t in targets}  # fmt: skip
+        for target in targets:
+            for (name, rule), choice in choices.items():
+                if name == target.name and choice.threshold is not None:
+                    called[name, rule] = target.scores(probabilities) >= choice.threshold
+        at_stated = prevalences.at_prevalence(parts, targets, called, labels, resampler)
+
+    def report() -> tuple[OperatingReport, PrevalenceReport | None]:
+        points = applied()
+        of_malignant = None if malignant is None else points[MALIGNANT_TARGET]
+        found = OperatingReport(
+            cost_ratio, of_malignant, {name: points[name] for name in classes},
+            None if choices else operating_points.NO_ANSWERS,
+        )  # fmt: skip
+        return found, None if at_stated is None else PrevalenceReport(dict(stated or {}), at_stated())
+
+    return report
+
+
+def _balanced(
+    fitted: Calibration, labels: Ints, probabilities: Floats, resampler: Resampler
+) -> Estimates | None:
+    """Ask for the metrics of the labels by the rule "balanced"; None if the calibration does not know them."""
+    label = calibration.balanced(fitted, probabilities)
+    if label is None:
+        return None
+    return Estimates(labels, np.eye(probabilities.shape[1])[label], resampler, ranked=False)
+
+
+def _decision(estimates: Estimates, balanced: Estimates | None) -> DecisionReport:
+    def of(found: Estimates) -> ByMetric:
+        return {metric.name: found.estimate(metric.name) for metric in metrics.OF_LABELS}
+
+    if balanced is None:
+        return DecisionReport(calibration.DECISION, of(estimates), None, None)
+    difference = {metric.name: paired.difference(metric, balanced, estimates) for metric in metrics.OF_LABELS}
+    return DecisionReport(calibration.DECISION, of(estimates), of(balanced), difference)
+
+
+def _comparison(compared: tuple[Metric, ...], before: Estimates, after: Estimates) -> Comparison:
+    return Comparison(
+        before={metric.name: before.estimate(metric.name) for metric in compared},
+        after={metric.name: after.estimate(metric.name) for metric in compared},
+        difference={metric.name: paired.difference(metric, after, before) for metric in compared},
+    )
 
 
 # ---- malignant against benign ---------------------------------------------------------------------------------
-
-
-def malignant_classes(classes: tuple[str, ...]) -> Bools | None:
-    """Return bool [C], the malignant classes; None unless every class is known to be malignant or benign."""
-    match = match_classes((*MALIGNANT, *BENIGN), classes)
-    if match.unmatched_data:
-        return None
-    malignant = np.array([match.to_model[name] in MALIGNANT for name in classes])
-    return malignant if malignant.any() and not malignant.all() else None
-
-
-def _two_classes(malignant: Bools, labels: Ints, probabilities: Floats) -> tuple[Ints, Floats]:
-    """Return labels int [N] and probabilities [N, 2] of benign (0) and malignant (1): the classes' own, added up."""
-    risk = probabilities[:, malignant].sum(1)
-    return malignant[labels].astype(np.int64), np.stack([1 - risk, risk], 1)
 
 
 def _malignant(classes: tuple[str, ...], malignant: Bools, estimates: Estimates) -> MalignantReport:
@@ -243,18 +313,23 @@ def _calibration(
     of_sets: dict[SetKey, Estimate], answers: _Answers,
 ) -> CalibrationReport:  # fmt: skip
     """Report on the probabilities; `raw` are the estimates before calibration, `of_sets` those of `_set_columns`."""
-    unlike, unknown = calibrated.unlike, ~predictions.known
+    unlike, unknown, fitted = calibrated.unlike, ~predictions.known, predictions.calibration
     labels, probabilities, resampler = answers.labels, answers.probabilities, estimates.resampler
     of_malignant = None
     if answers.malignant is not None:
-        truth, two = _two_classes(answers.malignant, labels, probabilities)
+        truth, two = two_classes(answers.malignant, labels, probabilities)
         of_malignant = reliability(truth == 1, two[:, 1], resampler)
-    of_training: Any = predictions.calibration.get("unlike", {})
+    compared = _comparison(metrics.OF_PROBABILITIES, raw, estimates)
+    biases, losses = fitted.get("biases"), fitted.get("cross_validation")
+    of_training: Any = fitted.get("unlike", {})
     return CalibrationReport(
-        temperature=predictions.calibration.get("temperature"),
-        validation_images=predictions.calibration.get("images", 0),
-        before={metric.name: raw.estimate(metric.name) for metric in metrics.OF_PROBABILITIES},
-        after={metric.name: estimates.estimate(metric.name) for metric in metrics.OF_PROBABILITIES},
+        temperature=fitted.get("temperature"),
+        biases=None if biases is None else dict(zip(predictions.classes, biases, strict=True)),
+        cross_validation=None if losses is None else {name: losses[name] for name in ("temperature", "biases")},
+        validation_images=fitted.get("images", 0),
+        before=compared.before,
+        after=compared.after,
+        difference=compared.difference,
         confidence=reliability(estimates.predicted == labels, probabilities.max(1, initial=0), resampler),
         per_class={
             name: reliability(labels == c, probabilities[:, c], resampler)
@@ -312,7 +387,7 @@ class _Answers:
         estimates = Estimates(labels, probabilities, resampler)
         two = None
         if self.malignant is not None:  # asked for before the first estimate is read
-            two = Estimates(*_two_classes(self.malignant, labels, probabilities), resampler, ranked=False)
+            two = Estimates(*two_classes(self.malignant, labels, probabilities), resampler, ranked=False)
         found = {}
         for entry in subgroups.METRICS:
             if not entry.of_malignant:
@@ -330,7 +405,7 @@ class _Answers:
     def hits(self, entry: SubgroupMetric) -> Bools | None:
         """Return the images that are answered rightly, bool [N]; None for a metric that is no share of these."""
         if entry.of_malignant and self.malignant is not None:
-            truth, two = _two_classes(self.malignant, self.labels, self.probabilities)
+            truth, two = two_classes(self.malignant, self.labels, self.probabilities)
             return two.argmax(1) == truth
         return self.probabilities.argmax(1) == self.labels if entry.metric.name == "accuracy" else None
 
@@ -361,7 +436,7 @@ def _subgroups(
             group_of_row[rows] = len(compared)
             compared.append(Group(name, rows, metrics_of))
     there = [e for e in subgroups.METRICS if not e.of_malignant or answers.malignant is not None]
-    comparison = Comparison(compared, answers.labels, answers.lesions, answers.classes)
+    comparison = GroupComparison(compared, answers.labels, answers.lesions, answers.classes)
     tests: dict[str, Heterogeneity | None] = {}
     for entry in there:
         hits, counts = answers.hits(entry), answers.counting(entry)[answers.labels]

@@ -33,8 +33,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 PICTURES = (
-    "confusion_matrix.png", "per_class.png", "roc.png", "precision_recall.png", "reliability.png", "subgroups.png",
-    "flow.png", "mistakes.png",
+    "confusion_matrix.png", "per_class.png", "roc.png", "precision_recall.png", "decision_curve.png",
+    "risk_coverage.png", "reliability.png", "subgroups.png", "flow.png", "mistakes.png",
 )  # fmt: skip
 FILES = (REPORT, "report.md", "report.html", "stard_ai.md", "predictions.csv", "isic_submission.csv", *PICTURES)
 MISTAKES = 20
@@ -271,6 +271,8 @@ def draw(
         "per_class.png": plots.per_class(report),
         "roc.png": plots.roc(report, labels, probabilities),
         "precision_recall.png": plots.precision_recall(report, labels, probabilities),
+        "decision_curve.png": plots.decision_curve(report),
+        "risk_coverage.png": plots.risk_coverage(report, labels, probabilities),
         "reliability.png": plots.reliability(report, labels, before, probabilities),
         "subgroups.png": plots.subgroups(report) if report.subgroups else None,
         "flow.png": plots.flow(report),

@@ -99,6 +99,125 @@ class StandIns:
 
 
 @dataclass(frozen=True)
+class OnValidation:
+    """What a threshold does on the validation images that it was chosen on, and how many these are."""
+
+    sensitivity: float
+    specificity: float
+    positives: int
+    negatives: int
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """The metrics of a class, or of malignant, that is called where its probability is `threshold` or more.
+
+    Attributes:
+        threshold: chosen on `validation`; None with the `reason` if there is none, and then there are no metrics.
+    """
+
+    threshold: float | None
+    metrics: ByMetric = field(metadata=_INLINE)
+    validation: OnValidation | None = field(default=None, metadata=_OPTIONAL)
+    reason: str | None = field(default=None, metadata=_OPTIONAL)
+
+
+OperatingPoints = dict[str, dict[str, OperatingPoint]]  # by target (a class, or malignant), then by rule
+
+
+@dataclass(frozen=True)
+class OperatingReport:
+    """The operating points.
+
+    Attributes:
+        cost_ratio: the false alarms that a miss costs, as the user says; None if not.
+        malignant: by rule; None if not every class is known as malignant or benign.
+        per_class: by class, then by rule.
+        reason: why there are none at all.
+    """
+
+    cost_ratio: float | None
+    malignant: dict[str, OperatingPoint] | None
+    per_class: OperatingPoints
+    reason: str | None = field(default=None, metadata=_OPTIONAL)
+
+
+@dataclass(frozen=True)
+class PredictiveValues:
+    """Sensitivity, specificity, PPV and NPV at a stated prevalence."""
+
+    metrics: ByMetric = field(metadata=_INLINE)
+
+
+@dataclass(frozen=True)
+class AtPrevalence:
+    """A class, or malignant, at a stated prevalence: by the rule of an operating point, or `label`."""
+
+    prevalence: float
+    called: dict[str, PredictiveValues]
+
+
+@dataclass(frozen=True)
+class PrevalenceReport:
+    """The prevalences that the user stated, and what follows from them, by class or malignant."""
+
+    stated: dict[str, float]
+    targets: dict[str, AtPrevalence]
+
+
+@dataclass(frozen=True)
+class NetBenefit:
+    """A point of the decision curve: the net benefit of the model, of treating all, and the gain over that."""
+
+    threshold: float
+    model: Estimate
+    treat_all: Estimate
+    gain: Estimate
+
+
+@dataclass(frozen=True)
+class AtCoverage:
+    """The share of wrong answers among the surest `coverage` of all."""
+
+    coverage: float
+    error: Estimate
+
+
+@dataclass(frozen=True)
+class DeferralReport:
+    """Risk and coverage, if the model may defer its least sure answers; `aurc` is the area under the curve."""
+
+    aurc: Estimate
+    risk: list[AtCoverage]
+
+
+@dataclass(frozen=True)
+class DecisionReport:
+    """The rule by which a label is chosen, and the metrics of the labels of both rules.
+
+    Attributes:
+        rule: "most probable": the class of the largest probability.
+        balanced: of the class whose probability is largest beside its mean in validation; None without a calibration
+            that knows these.
+        difference: balanced less most probable, paired.
+    """
+
+    rule: str
+    most_probable: ByMetric
+    balanced: ByMetric | None
+    difference: ByMetric | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Metrics of two answers to the same images, and after - before, paired."""
+
+    before: ByMetric
+    after: ByMetric
+    difference: ByMetric
+
+
+@dataclass(frozen=True)
 class UnlikeReport:
     """Images flagged as unlike the training images: their share, and that among images of unknown classes.
 
@@ -138,14 +257,20 @@ class CalibrationReport:
     """The probabilities `before` and `after` calibration; no temperature without a calibration.
 
     Attributes:
+        biases: by class, added to logits / temperature; None if the checkpoint has none.
+        cross_validation: the log loss in validation of the temperature alone, and with biases; None if not known.
+        difference: after - before, paired.
         confidence, per_class, malignant: the reliability of the calibrated probabilities: that of the predicted class
             (the event is a correct answer), of each class, and of malignant, if that is known.
     """
 
     temperature: float | None
+    biases: dict[str, float] | None
+    cross_validation: dict[str, float] | None
     validation_images: int
     before: ByMetric
     after: ByMetric
+    difference: ByMetric
     confidence: ReliabilityReport
     per_class: dict[str, ReliabilityReport]
     malignant: ReliabilityReport | None
@@ -200,10 +325,31 @@ class AttributeReport:
 
 @dataclass(frozen=True)
 class LesionReport:
-    """The metrics of one answer per lesion, the mean of the probabilities of its images."""
+    """The metrics of one answer per lesion, the mean of the probabilities of its images.
+
+    Attributes:
+        malignant: of malignant against benign, if every class is known as one of them.
+    """
 
     lesions: int
     metrics: ByMetric = field(metadata=_INLINE)
+    malignant: ByMetric | None = field(default=None, metadata=_OPTIONAL)
+
+
+@dataclass(frozen=True)
+class PatientReport:
+    """The metrics of patients, each of whom counts once.
+
+    Attributes:
+        accuracy: the mean over patients of the share of their images that are answered correctly.
+        with_malignant: patients who have a malignant lesion.
+        malignant: of telling them from the others by the largest risk of a patient's lesions.
+    """
+
+    patients: int
+    accuracy: Estimate
+    with_malignant: int | None = field(default=None, metadata=_OPTIONAL)
+    malignant: ByMetric | None = field(default=None, metadata=_OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -333,7 +479,10 @@ class Report:
         images: the number of images whose class the model has; only these count.
         groups: lesions or patients.
         subgroups: by attribute.
-        per_lesion: for a set that tells the lesion of each image.
+        decision_curve: of malignant; None if not every class is known as malignant or benign.
+        prevalence: if the user states any.
+        views: one view of each image against the average over several, with --tta.
+        per_lesion, per_patient: for a set that tells the lesion or the patient of each image, if one has two images.
         verdict: what a reader must know first. population: the flow of the images, and Table 1.
         warnings: what a reader must know. notes: what a reader should know.
     """
@@ -345,9 +494,16 @@ class Report:
     per_class: dict[str, ClassReport]
     confusion_matrix: ConfusionMatrix
     malignant: MalignantReport | None
+    operating_points: OperatingReport
+    decision_curve: list[NetBenefit] | None
+    deferral: DeferralReport
+    decision: DecisionReport
     calibration: CalibrationReport
     subgroups: dict[str, AttributeReport]
+    prevalence: PrevalenceReport | None = field(default=None, metadata=_OPTIONAL)
+    views: Comparison | None = field(default=None, metadata=_OPTIONAL)
     per_lesion: LesionReport | None = field(default=None, metadata=_OPTIONAL)
+    per_patient: PatientReport | None = field(default=None, metadata=_OPTIONAL)
     about: About = About()
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -31,7 +31,7 @@ import pandas as pd
 
 LOOKED_AT = 20  # files, to tell the run's own data from others of the same names
 UNKNOWN = -1  # the label of an image whose class the model lacks
-_NOT_ATTRIBUTES = {"image", "path", "label", "group", "split", "lesion_id"}
+_NOT_ATTRIBUTES = {"image", "path", "label", "group", "split", "lesion_id", "patient_id"}
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,19 @@ class TestSet:
 
     @property
     def lesions(self) -> npt.NDArray[Any] | None:
-        """The lesion of each image, if the data tell it beside the group; an image without one is its own."""
-        if "lesion_id" not in self.rows:
+        """The lesion of each image, [N], if the data tell them; an image without one is its own."""
+        return self._named("lesion_id")
+
+    @property
+    def patients(self) -> npt.NDArray[Any] | None:
+        """The patient of each image, [N], if the data tell them; an image without one is its own."""
+        return self._named("patient_id")
+
+    def _named(self, column: str) -> npt.NDArray[Any] | None:
+        if column not in self.rows:
             return None
-        lesions = self.rows["lesion_id"]
-        known = lesions.notna() & (lesions != "")
-        return lesions.astype("str").where(known, self.rows["image"]).to_numpy(dtype=object)
+        known = self.rows[column].notna() & (self.rows[column] != "")
+        return self.rows[column].astype("str").where(known, self.rows["image"]).to_numpy(dtype=object)
 
     @property
     def grouped(self) -> bool:

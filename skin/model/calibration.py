@@ -1,8 +1,13 @@
-"""Calibration: temperature, prediction sets, and a flag for images unlike the training set.
+"""Calibration: probabilities that are right, prediction sets, and a flag for images unlike the training set.
 
 All three are fitted once, on the validation split at the end of training, and kept in the checkpoint:
 
-- One temperature divides the logits, so that "80 %" is right four times in five (Guo et al. 2017).
+- One temperature divides the logits, so that "80 %" is right four times in five (Guo et al. 2017). A network that was
+  trained under class weights leans towards rare classes, which one temperature cannot undo. So a bias per class is
+  added if that lowers the log loss of unseen validation images ("bias-corrected temperature", Alexandari et al.
+  2020).
+- The decision rule is "most probable": the label is the class of the largest probability, so label, ranking and
+  prediction set never contradict each other. The rule "balanced" (see `balanced`) is for comparison in the report.
 - A prediction set holds the most probable class, and every class whose probability reaches the threshold of that
   class. It holds the true class for 90 % (95 %) of the lesions *of each class*: split conformal prediction, one
   quantile per class. Classes with too few validation lesions for their own quantile form a group with a quantile of
@@ -19,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from skin.model.unlike import Training, Unlike, catch
 from skin.model.unlike import distance as unlike_distance
@@ -29,11 +34,16 @@ from skin.utils.errors import UserError
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Floats = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 COVERAGES = {"90": 0.90, "95": 0.95}
+FOLDS = 5
+DECISION = "most probable"
 
 
 class SetThresholds(TypedDict):
@@ -43,11 +53,34 @@ class SetThresholds(TypedDict):
     shared: list[int]  # classes without a threshold of their own: they share a quantile, or their thresholds are 0
 
 
+class Answers(TypedDict):
+    """The network's answers for the validation images, which evaluate.py chooses thresholds on."""
+
+    logits: Tensor  # float32 [N, C]
+    labels: Tensor  # int64 [N]
+    groups: Tensor  # int64 [N], the number of each image's lesion or patient
+
+
+class CrossValidation(TypedDict):
+    """The mean log loss of validation images, each by a fit to the other folds; without biases, and with them."""
+
+    temperature: float
+    biases: float
+
+
 class Calibration(TypedDict, total=False):
-    """A calibration as `best.pt` holds it; empty if the run has no validation images, or is not at its end."""
+    """A calibration as `best.pt` holds it; empty if the run has no validation images, or is not at its end.
+
+    Files from before there were biases have only `images`, `temperature`, `sets` and `unlike`.
+    """
 
     images: int  # number of images it was fitted on
     temperature: float
+    biases: list[float]  # one per class, added to logits / temperature; all 0 if the temperature alone was chosen
+    cross_validation: CrossValidation  # by which that was chosen; missing if there were too few images
+    decision: str  # `DECISION`
+    mean_probabilities: list[float]  # one per class: the mean over the validation images
+    answers: Answers
     sets: dict[str, SetThresholds]  # by coverage: "90" and "95"
     unlike: Unlike
 
@@ -63,9 +96,9 @@ class Calibrated:
     distance: Doubles  # [N], from the training set; `unlike` is above 1
 
 
-def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Doubles:
-    """Return the probabilities [N, C], in float64, of logits [N, C]."""
-    scaled = np.asarray(logits, np.float64) / temperature
+def softmax(logits: npt.ArrayLike, temperature: float = 1.0, biases: npt.ArrayLike = 0.0) -> Doubles:
+    """Return the probabilities [N, C], in float64, of logits [N, C] / temperature + biases [C]."""
+    scaled = np.asarray(logits, np.float64) / temperature + np.asarray(biases, np.float64)
     exponentials: Doubles = np.exp(scaled - scaled.max(1, keepdims=True, initial=-np.inf))
     return exponentials / exponentials.sum(1, keepdims=True)
 
@@ -83,7 +116,7 @@ def fit(
     Args:
         logits: float [N, C]. labels: int [N]. features: float [N, D], pooled, before the head; with `training`,
             the traits of all stages.
-        groups: [N], the lesion or patient of each image; None if each image stands alone.
+        groups: [N] of any type that sorts: the lesion or patient of each image; None if each is its own.
         training: images that the network was trained on: where they lie decides what is unlike them.
         stand_ins: traits of pictures that show no skin, by kind; how many are flagged is kept.
 
@@ -95,13 +128,19 @@ def fit(
     features = np.asarray(features, np.float32)
     if len(labels) == 0:
         return {}
-    temperature = _fit_temperature(logits, labels)
-    probabilities = softmax(logits, temperature)
+    group = np.unique(np.arange(len(labels)) if groups is None else np.asarray(groups), return_inverse=True)[1]
+    of_probabilities = _fit_probabilities(logits, labels, group)
+    probabilities = probabilities_of(of_probabilities, logits)
+    # One image of each class more, so that none is 0.
+    mean = (probabilities.sum(0) + 1) / (len(labels) + logits.shape[1])
     unlike = fit_unlike(features, labels, training)
     return {
         "images": len(labels),
-        "temperature": temperature,
-        "sets": {name: _fit_sets(probabilities, labels, coverage, groups) for name, coverage in COVERAGES.items()},
+        **of_probabilities,
+        "decision": DECISION,
+        "mean_probabilities": mean.tolist(),
+        "answers": _answers(logits, labels, group),
+        "sets": {name: _fit_sets(probabilities, labels, coverage, group) for name, coverage in COVERAGES.items()},
         "unlike": {**unlike, "caught": catch(unlike, stand_ins)} if stand_ins else unlike,
     }
 
@@ -135,18 +174,110 @@ def calibrated(calibration: Calibration, logits: npt.ArrayLike, distance: Double
         everything = np.ones(logits.shape, bool)
         return Calibrated(softmax(logits), everything, everything, ~(distance <= 1), distance)
     try:
-        probabilities = softmax(logits, float(calibration["temperature"]))
+        probabilities = probabilities_of(calibration, logits)
         sets = {name: _sets(probabilities, calibration["sets"][name]["thresholds"]) for name in COVERAGES}
     except (KeyError, TypeError, ValueError) as error:
         raise _misfit() from error
     return Calibrated(probabilities, sets["90"], sets["95"], ~(distance <= 1), distance)
 
 
+def probabilities_of(calibration: Calibration, logits: npt.ArrayLike) -> Doubles:
+    """Return the calibrated probabilities, float64 [N, C], of logits [N, C]; those of the network without one."""
+    if not calibration:
+        return softmax(logits)
+    return softmax(logits, float(calibration["temperature"]), calibration.get("biases", 0.0))
+
+
+def balanced(calibration: Calibration, probabilities: Doubles) -> npt.NDArray[np.int64] | None:
+    """Return the class of each image, int64 [N], by the rule "balanced".
+
+    It is the class whose probability [N, C] is largest beside its mean over the validation images. If these
+    are right, no rule has a higher mean sensitivity of the classes, and `DECISION` none a higher accuracy.
+
+    Returns:
+        None if the calibration does not hold the means.
+    """
+    if "mean_probabilities" not in calibration:
+        return None
+    return (probabilities / np.asarray(calibration["mean_probabilities"])).argmax(1)
+
+
+def _answers(logits: Floats, labels: npt.NDArray[np.int64], group: npt.NDArray[np.int64]) -> Answers:
+    import torch  # a checkpoint holds tensors, not arrays
+
+    return {
+        "logits": torch.from_numpy(logits.astype(np.float32)),
+        "labels": torch.from_numpy(labels),
+        "groups": torch.from_numpy(group.astype(np.int64)),
+    }
+
+
 def _misfit() -> UserError:
     return UserError("the checkpoint's calibration does not fit its model; train it again")
 
 
-# ---- temperature ----------------------------------------------------------------------------------------
+# ---- temperature and biases -----------------------------------------------------------------------------
+
+
+def _fit_probabilities(
+    logits: Floats, labels: npt.NDArray[np.int64], group: npt.NDArray[np.int64]
+) -> Calibration:
+    """Choose between temperature alone and temperature with biases, by cross-validation over groups.
+
+    Biases are taken if they lower the log loss of unseen images by more than two standard errors, so that chance
+    alone does not choose C more numbers, and the result is no worse than the temperature's.
+    """
+    number_of_groups = int(group.max()) + 1
+    none = [0.0] * logits.shape[1]
+    temperature = _fit_temperature(logits, labels)
+    if number_of_groups < 2 * FOLDS:
+        return {"temperature": temperature, "biases": none}
+    fold = np.random.Generator(np.random.Philox(0)).permutation(number_of_groups)[group] % FOLDS
+    losses = np.empty((2, len(labels)))
+    for f in range(FOLDS):
+        rest, held_out = fold != f, fold == f
+        fits = (_fit_temperature(logits[rest], labels[rest]), 0.0), _fit_biases(logits[rest], labels[rest])
+        losses[:, held_out] = [_log_losses(softmax(logits[held_out], *fit), labels[held_out]) for fit in fits]
+    gain = np.bincount(group, losses[0] - losses[1])
+    found: Calibration = {
+        "temperature": temperature,
+        "biases": none,
+        "cross_validation": {"temperature": float(losses[0].mean()), "biases": float(losses[1].mean())},
+    }
+    if gain.mean() > 2 * gain.std() / math.sqrt(number_of_groups):
+        found["temperature"], biases = _fit_biases(logits, labels)
+        found["biases"] = biases.tolist()
+    return found
+
+
+def _log_losses(probabilities: Doubles, labels: npt.NDArray[np.int64]) -> Doubles:
+    """Return -log of the probability of each image's class, [N]."""
+    losses: Doubles = -np.log(np.maximum(np.take_along_axis(probabilities, labels[:, None], 1)[:, 0], 1e-300))
+    return losses
+
+
+def _fit_biases(logits: Floats, labels: npt.NDArray[np.int64]) -> tuple[float, Doubles]:
+    """Return the temperature and the biases [C] with the least log loss.
+
+    Weak priors, log T ~ N(0, 1) and each bias ~ N(0, 1), count as much as one image each. Without them a class
+    that no image has would get a bias of minus infinity.
+    """
+    from scipy.optimize import minimize  # not needed to apply a calibration
+
+    centred = logits - logits.mean(1, keepdims=True)
+    own = np.zeros(logits.shape)
+    own[np.arange(len(labels)), labels] = 1
+
+    def cost(parameters: Doubles) -> tuple[float, Doubles]:
+        log_t, biases = parameters[0], parameters[1:]
+        probabilities = softmax(centred, math.exp(log_t), biases)
+        excess = probabilities - own
+        slope = np.append(log_t - (excess * centred).sum() / math.exp(log_t), biases + excess.sum(0))
+        return float(_log_losses(probabilities, labels).sum() + (parameters**2).sum() / 2), slope
+
+    bounds = [(-3.0, 3.0), *[(None, None)] * logits.shape[1]]
+    found = minimize(cost, np.zeros(1 + logits.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds)
+    return math.exp(found.x[0]), found.x[1:]
 
 
 def _fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
@@ -157,8 +288,7 @@ def _fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
     """
 
     def cost(log_t: float) -> float:
-        own = np.take_along_axis(softmax(logits, math.exp(log_t)), labels[:, None], 1)
-        return float(-np.log(np.maximum(own, 1e-300)).sum() + log_t**2 / 2)
+        return float(_log_losses(softmax(logits, math.exp(log_t)), labels).sum() + log_t**2 / 2)
 
     low, high, golden = -3.0, 3.0, (math.sqrt(5) - 1) / 2
     left, right = high - golden * (high - low), low + golden * (high - low)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from skin.data.images import Preprocess
-from skin.model.calibration import COVERAGES, Calibration
+from skin.model.calibration import COVERAGES, DECISION, Calibration
 from skin.model.choices import MODELS
 from skin.model.network import build
 from skin.model.tensorfile import load
@@ -214,6 +214,7 @@ def _check_calibration(calibration: dict[str, Any], classes: int, features: int,
         if not (torch.isfinite(means).all() and torch.isfinite(directions).all()):
             raise ValueError("means")
         _check_stages(unlike)
+        _check_probabilities(calibration, classes)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged checkpoint: its calibration does not fit its model") from error
 
@@ -236,6 +237,28 @@ def _check_stages(unlike: dict[str, Any]) -> None:
     for kind, caught in unlike.get("caught", {}).items():
         if type(kind) is not str or type(caught["images"]) is not int or not _is_finite(caught["flagged"]):
             raise ValueError("caught")
+
+
+def _check_probabilities(calibration: dict[str, Any], classes: int) -> None:
+    """Raise `ValueError` or the like for what older files lack and newer ones need not have, if it is not sound."""
+    biases, means = calibration.get("biases", [0.0] * classes), calibration.get("mean_probabilities", [1.0] * classes)
+    if not (len(biases) == len(means) == classes and all(map(_is_finite, [*biases, *means])) and min(means) > 0):
+        raise ValueError("biases")
+    losses = calibration.get("cross_validation", {"temperature": 0.0, "biases": 0.0})
+    if calibration.get("decision", DECISION) != DECISION or not all(
+        _is_finite(losses[name]) for name in ("temperature", "biases")
+    ):
+        raise ValueError("decision")
+    if "answers" not in calibration:
+        return
+    logits, labels, groups = (calibration["answers"][name] for name in ("logits", "labels", "groups"))
+    if logits.shape != (len(labels), classes) or labels.shape != groups.shape or labels.ndim != 1:
+        raise ValueError("answers")
+    dtypes = [logits.dtype, labels.dtype, groups.dtype]
+    if dtypes != [torch.float32, torch.int64, torch.int64] or not torch.isfinite(logits).all():
+        raise ValueError("answers")
+    if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+        raise ValueError("labels")
 
 
 def _is_number(value: Any) -> bool:

@@ -71,6 +71,11 @@ class Prediction:
     unlike: bool
 
     @property
+    def decision(self) -> str:
+        """The rule by which `label` is chosen; so it leads the ranking and is in every prediction set."""
+        return calibration.DECISION
+
+    @property
     def label(self) -> str:
         """The most probable class."""
         return self.classes[int(self.probabilities.argmax())]

@@ -11,6 +11,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from skin.model.calibration import DECISION
 from skin.model.checkpoint import Checkpoint, load_best
 from skin.model.unlike import Unlike
 from skin.utils.errors import UserError
@@ -38,12 +39,15 @@ class Portable(nn.Module):
 
     mean: Tensor
     std: Tensor
+    biases: Tensor
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
         self.network = checkpoint.network
         self.temperature = float(checkpoint.calibration.get("temperature", 1.0))
         self.distance = Distance(checkpoint.calibration["unlike"]) if "unlike" in checkpoint.calibration else None
+        biases = checkpoint.calibration.get("biases", [0.0] * len(checkpoint.classes))
+        self.register_buffer("biases", torch.tensor(biases, dtype=torch.float32))
         self.register_buffer("mean", 255 * torch.tensor(checkpoint.preprocess.mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(checkpoint.preprocess.std).view(1, 3, 1, 1))
 
@@ -55,7 +59,7 @@ class Portable(nn.Module):
             traits.append(maps.mean((2, 3)))
         logits = self.network.classifier(traits[-1])
         distance = logits[:, 0] * 0 if self.distance is None else self.distance(traits)
-        return (logits / self.temperature).softmax(1), logits, distance
+        return (logits / self.temperature + self.biases).softmax(1), logits, distance
 
 
 class Distance(nn.Module):
@@ -89,9 +93,9 @@ def export(checkpoint_path: Path, path: Path) -> str:
 
     The input `images` is uint8 [batch, S, S, 3], RGB. The outputs `probabilities` (calibrated) and `logits` are
     float32 [batch, classes], `distance` is float32 [batch]. The metadata hold `classes`, `preprocess`,
-    `prediction_set_thresholds` and `prediction_set_thresholds_95` as JSON, `model`, `versions` and `rules`: a class
-    is in the set if its probability reaches its threshold, the most probable class always is, and an image is unlike
-    the training images if its distance is above 1.
+    `prediction_set_thresholds` and `prediction_set_thresholds_95` as JSON, `decision`, `model`, `versions` and
+    `rules`: a class is in the set if its probability reaches its threshold, the most probable class always is, and an
+    image is unlike the training images if its distance is above 1.
 
     Returns:
         A line for the user on the file that was written.
@@ -123,6 +127,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "preprocess": json.dumps(checkpoint.preprocess.to_dict()),
         "prediction_set_thresholds": json.dumps(sets["90"]["thresholds"] if sets else None),
         "prediction_set_thresholds_95": json.dumps(sets["95"]["thresholds"] if sets else None),
+        "decision": DECISION,
         "rules": RULES,
         "model": checkpoint.model_name,
         "versions": json.dumps({"torch": str(torch.__version__), "opset": OPSET}),

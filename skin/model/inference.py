@@ -54,10 +54,12 @@ class Outputs(NamedTuple):
         logits: float32 [N, C], averaged over the views.
         features: traits, float32 [N, T], averaged over the views, of which the last are the pooled features; [N, 0]
             if they were not asked for; the results [N, ...] of `of_features` if that was given.
+        one_view: float32 [N, C], the logits of the images as they are; `logits` themselves if views is 1.
     """
 
     logits: np.ndarray
     features: np.ndarray
+    one_view: np.ndarray
 
 
 @torch.no_grad()
@@ -92,7 +94,7 @@ def collect(
     classifier: Any = model.module if isinstance(model, nn.DataParallel) else model
     head: Any = classifier.network.classifier[1]
     keep = of_features or (lambda traits: traits)
-    logits = np.zeros((size, head.out_features), np.float32)
+    logits, one_view = (np.zeros((size, head.out_features), np.float32) for _ in range(2))
     none = traits_of(classifier, np.zeros((1, 32, 32, 3), np.uint8), topology.device)[:0] if with_features else None
     kept = np.zeros((size, 0), np.float32) if none is None else _rows_like(keep(none), size)
     stopped = False
@@ -101,17 +103,21 @@ def collect(
             break
         images, rows = checked(batch).images, batch.indices.numpy()
         if with_features:
-            answers, traits = _mean_of_views(classifier.answers, images, views)
+            first, (answers, traits) = _views(classifier.answers, images, views)
             kept[rows] = keep(traits.cpu().numpy())
         else:
-            (answers,) = _mean_of_views(lambda view: (model(view),), images, views)
-        logits[rows] = answers.cpu().numpy()
+            first, (answers,) = _views(lambda view: (model(view),), images, views)
+        logits[rows], one_view[rows] = answers.cpu().numpy(), first.cpu().numpy()
         on_batch(len(rows))
     if topology.any([stopped])[0]:
         raise Stopped
     # A row is zero in all processes except the one that had its image, so the sum over processes gathers all rows.
     gathered = topology.sum(logits).astype(np.float32)
-    return Outputs(gathered, topology.sum(kept).astype(kept.dtype) if with_features else kept)
+    return Outputs(
+        gathered,
+        topology.sum(kept).astype(kept.dtype) if with_features else kept,
+        topology.sum(one_view).astype(np.float32) if views > 1 else gathered,
+    )
 
 
 def _rows_like(sample: np.ndarray, size: int) -> np.ndarray:
@@ -126,11 +132,11 @@ def traits_of(classifier: Classifier, squares: np.ndarray, device: torch.device,
     return np.concatenate([classifier.answers(batch.to(device))[1].cpu().numpy() for batch in batches])
 
 
-def _mean_of_views(
+def _views(
     ask: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor, views: int
-) -> tuple[Tensor, ...]:
-    """Return each tensor that `ask` gives, averaged over the first `views` views of `images`."""
-    sums = ask(images)
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the first tensor of the first view, and each tensor that `ask` gives averaged over the first `views`."""
+    first = sums = ask(images)
     for k in range(1, views):
         sums = tuple(total + more for total, more in zip(sums, ask(tta.dihedral(images, k)), strict=True))
-    return tuple(total / views for total in sums) if views > 1 else sums
+    return first[0], tuple(total / views for total in sums) if views > 1 else sums

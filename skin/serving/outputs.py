@@ -99,6 +99,7 @@ def _json_line(answer: Answer[str], overlay: str | None, top_k: int) -> str:
     prediction = answer.prediction
     row |= {
         "class": prediction.label,
+        "decision": prediction.decision,
         "probability": round(prediction.probability, 6),
         "top": {name: round(probability, 6) for name, probability in prediction.top(top_k)},
         "prediction_set": prediction.prediction_set,

@@ -27,8 +27,8 @@ def calibrate(
     training, pictures = known_and_strange(run, classifier, stopping)
     if not run.trainer.topology.is_main:
         return {}
-    groups = run.splits.of("val")["group"].to_numpy()
-    calibrated = calibration.fit(logits, run.splits.labels("val"), traits, groups, training, pictures)
+    labels, groups = run.splits.labels("val"), run.splits.groups("val")
+    calibrated = calibration.fit(logits, labels, traits, groups, training, pictures)
     run.log.say(said(calibrated))
     return calibrated
 

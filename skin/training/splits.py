@@ -59,6 +59,10 @@ class Splits:
         """Return the class numbers of a split, int64 [N]."""
         return pd.Categorical(self.of(split)["label"], categories=list(self.classes)).codes.astype(np.int64)
 
+    def groups(self, split: str) -> np.ndarray:
+        """Return the lesion or patient of each image of a split, [N]."""
+        return self.of(split)["group"].to_numpy(dtype=object)
+
     def dataset(
         self,
         split: str,

@@ -83,8 +83,8 @@ def test_the_runs_own_test_part_is_the_default(run: Run, run_folder: Path, tmp_p
     files = {path.name for path in (run_folder / "evaluation").iterdir()}
     assert files == {
         "report.json", "report.md", "report.html", "stard_ai.md", "predictions.csv", "isic_submission.csv",
-        "confusion_matrix.png", "per_class.png", "roc.png", "precision_recall.png", "reliability.png", "flow.png",
-        "mistakes.png",
+        "confusion_matrix.png", "per_class.png", "roc.png", "precision_recall.png", "decision_curve.png",
+        "risk_coverage.png", "reliability.png", "flow.png", "mistakes.png",
     }  # fmt: skip
     assert "Balanced accuracy" in said
     assert "WARNING" not in said
@@ -119,7 +119,8 @@ def test_with_amp_off_the_probabilities_are_those_of_a_plain_loop(run: Run, run_
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (found.preprocess.mean, found.preprocess.std))
     with torch.inference_mode():
         logits = found.network.eval()((images - mean) / std)
-    expected = (logits / found.calibration["temperature"]).softmax(1).numpy()
+    biases = torch.tensor(found.calibration["biases"])
+    expected = (logits / found.calibration["temperature"] + biases).softmax(1).numpy()
     assert np.ptp(expected, axis=0).max() > 0.1, "the test needs images with different answers"
     # This model's logits run into hundreds, of which float32 has no more than four decimals.
     np.testing.assert_allclose(written[list(found.classes)].to_numpy(), expected, atol=2e-4)

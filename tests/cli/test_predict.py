@@ -98,6 +98,7 @@ def test_json_is_an_object_a_line_and_an_unreadable_image_one_with_its_error(run
     assert (first["image"], broken["image"], last["image"]) == ("photos/a.png", "photos/b.jpg", "photos/c.png")
     assert sum(first["top"].values()) == pytest.approx(1, abs=1e-5)
     assert first["class"] == next(iter(first["top"]))
+    assert first["decision"] == "most probable"
     assert first["probability"] == first["top"][first["class"]]
     assert first["unlike"] is False
     assert broken == {"image": "photos/b.jpg", "error": broken["error"]}

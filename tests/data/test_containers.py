@@ -19,6 +19,7 @@ from skin.data.folder import Folder
 from skin.data.images import FILE_LIMIT, ImageError, Preprocess, read_header, read_image
 from skin.data.index import Index
 from skin.data.layouts import read_index
+from skin.data.readers.records import rows_of_records
 from skin.utils.errors import UserError
 from tests.dicoms import dicom
 
@@ -502,3 +503,9 @@ def test_a_data_set_of_a_container_gives_the_batches_of_the_files(kind: str, wor
         assert one.error == ""
         np.testing.assert_array_equal(one.images, other.images)
         np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_patients_and_lesions_of_records_stay_beside_the_group_that_joins_them() -> None:
+    records = pd.DataFrame({"dx": ["nv", "nv"], "patient": ["01", "1"], "lesion_id": ["L1", ""]}, dtype="str")
+    rows = rows_of_records(pd.Series(["a", "b"]), records, "dx", "train")
+    assert rows[["patient_id", "lesion_id"]].to_numpy().tolist() == [["01", "L1"], ["1", ""]]

@@ -896,3 +896,27 @@ def test_ham10000_itself(real_data: Path) -> None:
     }  # fmt: skip
     assert index.rows["group"].nunique() == 7470
     assert index.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (
+            {"HAM10000_metadata.csv": HAM + "HAM_7,I1,mel,histo,50,male,back\nHAM_9,I2,nv,histo,,,\n"},
+            {"lesion_id": ["HAM_7", "HAM_9"]},
+        ),
+        (
+            {"metadata.csv": "isic_id,diagnosis,patient_id,lesion_id\nI1,melanoma,007,IL_1\nI2,nevus,7,none\n"},
+            {"patient_id": ["007", "7"], "lesion_id": ["IL_1", ""]},  # texts, of which none is another
+        ),
+        (
+            {"metadata.csv": "patient_id,lesion_id,region,diagnostic,img_id\nP1,880,arm,MEL,I1\nP1,881,arm,NEV,I2\n"},
+            {"patient_id": ["P1", "P1"], "lesion_id": ["880", "881"]},
+        ),
+    ],
+)
+def test_lesions_and_patients_stay_beside_the_group(
+    files: dict[str, str], expected: dict[str, list[str]], tmp_path: Path
+) -> None:
+    rows = read_index(write(tmp_path, {**files, **images("I1.jpg", "I2.jpg")})).rows
+    assert {name: rows[name].tolist() for name in ("patient_id", "lesion_id") if name in rows} == expected

@@ -55,6 +55,11 @@ class Data:
         self.rows = table
 
 
+def test_an_image_of_no_known_lesion_is_a_lesion_of_its_own() -> None:
+    table = rows(label=["nv"] * 4, lesion_id=["a", "a", "", ""])
+    assert describe(Data(table), table, table, unknown=0).flow.used.lesions == 3  # type: ignore[arg-type]
+
+
 def test_table_1_has_what_a_hand_counts() -> None:
     table = rows(
         group=["p", "p", "q", "q"], lesion_id=["a", "b", "c", "c"], split=["train", "train", "test", "test"],

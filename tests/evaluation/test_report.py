@@ -380,6 +380,106 @@ def test_metrics_per_lesion_are_of_the_mean_of_its_images() -> None:
     assert "All 9 lesions" in pages.markdown(made)
 
 
+def test_lesions_of_one_image_have_no_figures_of_their_own() -> None:
+    answers = answers_of(size=20)
+    names = np.array([f"L{i}" for i in range(20)], dtype=object)
+    made = build(replace(answers, lesions=names, patients=names), rounds=5)
+    assert "per_lesion" not in made
+    assert "per_patient" not in made
+
+
+def test_a_patient_counts_once_and_is_as_ill_as_the_riskiest_lesion() -> None:
+    # Patient A: four images of lesion 1 (nevus), one of lesion 2 (melanoma). B: two of a nevus. C: one of each class.
+    labels = np.array([1, 1, 1, 1, 0, 1, 1, 0, 1])
+    risk = np.array([0.6, 0.2, 0.2, 0.2, 0.7, 0.4, 0.2, 0.45, 0.1])
+    patients = np.array(list("AAAAABBCC"), dtype=object)
+    lesions = np.array(list("111123345"), dtype=object)
+    lesions[5:7] = "B1"
+    logits = np.log(np.stack([risk, 1 - risk], 1))
+    answers = Predictions(("mel", "nv"), labels, logits, np.zeros(9), patients, {}, lesions, patients)
+    found = report.build(answers, rounds=30).per_patient
+    assert found is not None
+    assert (found.patients, found.with_malignant) == (3, 2)
+    # A has 4 of 5 right, B all, C one of two.
+    assert found.accuracy.value == pytest.approx((4 / 5 + 1 + 1 / 2) / 3)
+    assert found.malignant is not None
+    # Risks: A 0.7 (lesion 1 has 0.3 in the mean), B 0.3, C 0.45; so C is missed at one half.
+    assert found.malignant["sensitivity"].value == 0.5
+    assert found.malignant["specificity"].value == 1.0
+    assert found.malignant["auc"].value == 1.0
+    assert "All 3 patients" in pages.markdown(report.build(answers, rounds=5))
+
+
+def test_operating_points_are_of_the_calibrations_answers(made: dict) -> None:
+    answers = answers_of()
+    point = made["operating_points"]["per_class"]["nv"]["youden"]
+    called = answers.calibrated.probabilities[:, 5] >= point["threshold"] - 1e-7
+    assert point["sensitivity"]["value"] == pytest.approx(called[answers.labels == 5].mean())
+    assert point["validation"]["sensitivity"] == pytest.approx(called[answers.labels == 5].mean())
+    assert made["operating_points"]["cost_ratio"] is None
+    risk = answers.calibrated.probabilities[:, [0, 1, 4]].sum(1)
+    malignant = made["operating_points"]["malignant"]["sensitivity_90"]
+    called = risk >= malignant["threshold"] - 1e-7
+    assert malignant["specificity"]["value"] == pytest.approx(1 - called[~np.isin(answers.labels, [0, 1, 4])].mean())
+
+
+def test_without_answers_or_malignant_classes_the_points_are_left_out_and_it_is_said() -> None:
+    answers = answers_of(("mel", "nv", "psoriasis"))
+    text = pages.markdown(report.build(answers, rounds=5))
+    assert "There are none for malignant" in text
+    assert "Decision curve" not in text
+    older = {name: value for name, value in answers.calibration.items() if name != "answers"}
+    made = report.build(replace(answers, calibration=older), rounds=5, cost_ratio=3)  # type: ignore[arg-type]
+    assert "None: the checkpoint keeps no validation answers" in pages.markdown(made)
+    assert to_json(made)["operating_points"]["malignant"] is None
+    few = build(answers_of(size=16), rounds=5)["operating_points"]["per_class"]["mel"]["youden"]
+    assert few["threshold"] is None
+    assert "10 are needed" in few["reason"]
+
+
+def test_the_labels_of_both_rules_have_their_metrics(made: dict) -> None:
+    answers = answers_of()
+    decision, balanced = made["decision"], calibration.balanced(answers.calibration, answers.calibrated.probabilities)
+    assert decision["rule"] == answers.calibration["decision"] == "most probable"
+    assert decision["most_probable"]["accuracy"] == made["accuracy"]
+    assert decision["balanced"]["accuracy"]["value"] == (balanced == answers.labels).mean()
+    assert decision["difference"]["accuracy"]["value"] == pytest.approx(
+        decision["balanced"]["accuracy"]["value"] - made["accuracy"]["value"]
+    )
+    assert build(replace(answers, calibration={}), rounds=5)["decision"]["balanced"] is None
+
+
+def test_calibration_and_views_are_compared_in_pairs() -> None:
+    answers = answers_of()
+    noise = np.random.Generator(np.random.Philox(1)).standard_normal(answers.logits.shape)
+    made = report.build(replace(answers, one_view=answers.logits + noise), rounds=50)
+    found = made.calibration
+    for name, difference in found.difference.items():
+        assert difference.value == pytest.approx(found.after[name].value - found.before[name].value)
+        assert difference.low <= difference.value <= difference.high
+    assert found.difference["log_loss"].high < found.after["log_loss"].high - found.before["log_loss"].low
+    assert made.views is not None
+    assert made.views.after["accuracy"] == made.metrics["accuracy"]
+    noisy = calibration.probabilities_of(answers.calibration, answers.logits + noise)
+    assert made.views.before["accuracy"].value == (noisy.argmax(1) == answers.labels).mean()
+    assert "One view of each image" in pages.markdown(made)
+
+
+def test_ppv_at_a_stated_prevalence() -> None:
+    answers = answers_of()
+    made = build(answers, rounds=20, prevalence={"melanoma": 0.02}, cost_ratio=10)
+    found = made["prevalence"]["targets"]
+    assert made["prevalence"]["stated"] == {"melanoma": 0.02}
+    assert list(found) == ["mel"]
+    assert list(found["mel"]["called"]) == ["label", "sensitivity_90", "sensitivity_95", "youden", "cost_ratio"]
+    se, sp = (made["per_class"]["mel"][name]["value"] for name in ("sensitivity", "specificity"))
+    label = found["mel"]["called"]["label"]
+    assert label["ppv"]["value"] == pytest.approx(0.02 * se / (0.02 * se + 0.98 * (1 - sp)))
+    assert label["npv"]["value"] == pytest.approx(0.98 * sp / (0.98 * sp + 0.02 * (1 - se)))
+    with pytest.raises(UserError, match="psoriasis: the model has no such class"):
+        build(answers, rounds=5, prevalence={"psoriasis": 0.1})
+
+
 def test_isic_submission_keeps_folders_where_bare_names_are_alike(tmp_path: Path) -> None:
     path, names = tmp_path / "isic_submission.csv", ["nv/1.jpg", "mel/1.jpg"]
     assert report_files.write_isic_submission(path, names, HAM, np.eye(7)[:2])
@@ -466,7 +566,8 @@ def test_pictures_are_drawn_for_few_and_many_classes(
     made = report.build(answers, by, rounds=5)
 
     pictures = report_files.draw(made, answers, Stored(), [f"image {i}" for i in range(len(labels))])  # type: ignore[arg-type]
-    assert set(report_files.PICTURES) - set(pictures) == {"flow.png"}
+    lacking = {"flow.png"} if made.malignant else {"flow.png", "decision_curve.png"}
+    assert set(pictures) == set(report_files.PICTURES) - lacking
     assert all(content.startswith(b"\x89PNG") for content in pictures.values())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from skin.evaluation import pages, report, report_files, schema, subgroups
 from skin.evaluation.population import describe
-from skin.evaluation.report_types import About, Report, to_json
+from skin.evaluation.report_types import About, Report, StandIns, to_json
 from skin.evaluation.verdict import verdict
 from tests.evaluation.test_population import Data, rows
 from tests.evaluation.test_report import HAM, Stored, answers_of
@@ -136,6 +136,20 @@ def test_every_figure_of_the_checklist_is_in_report_json(whole: Report) -> None:
             digits = len(text.partition(".")[2])
             near = np.isclose(np.abs(known), float(text), rtol=0, atol=0.51 * 10**-digits)
             assert text in outside or near.any(), (number, text)
+
+
+def test_the_checklist_tells_thresholds_the_decision_rule_and_what_the_flag_catches(whole: Report) -> None:
+    unlike = replace(
+        whole.calibration.unlike_training, stand_ins={"noise": StandIns(64, 0.25)}, cannot_tell=["noise"]
+    )
+    measured = replace(whole, calibration=replace(whole.calibration, unlike_training=unlike))
+    found = items(pages.stard_ai(measured))
+    points = whole.operating_points.malignant
+    assert points is not None
+    assert 'The rule is "most probable"' in found["15c"][2]
+    assert f"Youden: {points['youden'].threshold:.3g}." in found["15c"][2]
+    assert f"Youden: Sensitivity {points['youden'].metrics['sensitivity'].text(2)}" in found["31"][2]
+    assert "noise 0.25. The flag cannot tell noise" in found["19"][2]
 
 
 def test_the_checklist_invents_nothing_about_a_run_it_knows_little_of() -> None:

@@ -48,13 +48,122 @@ def test_temperature_of_a_handful_that_is_all_right_stays_sane() -> None:
     assert 0.5 < found < 2
 
 
+SHARES = np.array([0.9, 0.07, 0.03])
+
+
+def leaning_set(seed: int, size: int, lean: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits twice too large of a network trained under class weights `1 / share ** lean`, and labels.
+
+    The true log probability of class c is, up to a constant, `1.5 * points[c] + log(share)`.
+    """
+    labels = draw_labels(seed, size, tuple(SHARES))
+    return 2 * (logits_of(labels, seed + 1) + (1 - lean) * np.log(SHARES)), labels
+
+
+def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    return float(-np.log(probabilities[np.arange(len(labels)), labels]).mean())
+
+
+def test_biases_undo_class_weights_and_give_the_true_probabilities() -> None:
+    logits, labels = leaning_set(0, 4000, lean=1.0)
+    made = calibration.fit(logits, labels, features_of(labels, 0))
+    assert made["temperature"] == pytest.approx(2, rel=0.1)
+    assert np.ptp(np.array(made["biases"]) - np.log(SHARES)) < 0.25  # equal up to a constant
+    assert made["cross_validation"]["biases"] < made["cross_validation"]["temperature"]
+
+    logits, labels = leaning_set(10, 20_000, lean=1.0)
+    found = calibration.probabilities_of(made, logits)
+    truth = calibration.softmax(logits / 2 + np.log(SHARES))
+    assert log_loss(found, labels) == pytest.approx(log_loss(truth, labels), abs=0.003)
+    assert log_loss(found, labels) < log_loss(calibration.softmax(logits, made["temperature"]), labels) - 0.2
+    np.testing.assert_allclose(found.mean(0), SHARES, atol=0.01)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_biases_that_chance_alone_would_choose_are_not_taken(seed: int) -> None:
+    logits, labels = leaning_set(seed, 300, lean=0.0)
+    made = calibration.fit(logits, labels, features_of(labels, 0))
+    assert made["biases"] == [0, 0, 0]
+    assert made["temperature"] == calibration._fit_temperature(logits, labels)
+
+
+def test_copies_of_an_image_are_no_reason_for_biases() -> None:
+    logits, labels = leaning_set(3, 25, lean=0.6)
+    copies = [np.repeat(values, 40, axis=0) for values in (logits, labels)]
+    lesions = np.repeat(np.arange(25), 40)
+    of_images = calibration.fit(*copies, features_of(copies[1], 0))
+    of_lesions = calibration.fit(*copies, features_of(copies[1], 0), lesions)
+    assert any(of_images["biases"])
+    assert not any(of_lesions["biases"])
+
+
+def test_the_biases_are_where_the_slope_is_zero() -> None:
+    logits, labels = leaning_set(1, 200, lean=1.0)
+    temperature, biases = calibration._fit_biases(logits, labels)
+    excess = calibration.softmax(logits, temperature, biases) - np.eye(3)[labels]
+    np.testing.assert_allclose(excess.sum(0) + biases, 0, atol=0.02)
+    assert (excess * logits).sum() / temperature == pytest.approx(np.log(temperature), abs=0.05)
+
+
+def test_a_class_without_images_gets_a_bias_that_is_finite() -> None:
+    logits, labels = leaning_set(2, 300, lean=1.0)
+    keep = labels != 2
+    made = calibration.fit(logits[keep], labels[keep], features_of(labels[keep], 0))
+    assert np.isfinite(made["biases"]).all()
+    assert min(made["mean_probabilities"]) > 0
+
+
+def test_label_ranking_and_set_never_contradict_each_other() -> None:
+    logits, labels = leaning_set(4, 2000, lean=1.0)
+    made = calibration.fit(logits, labels, features_of(labels, 0))
+    assert any(made["biases"])
+    assert made["decision"] == "most probable"
+    said = calibration.apply(made, logits, features_of(labels, 1))
+    label = said.probabilities.argmax(1)
+    assert said.sets[np.arange(len(label)), label].all()
+    assert (label != logits.argmax(1)).any(), "the biases must change an answer for this to be a test"
+
+
+def test_the_balanced_rule_has_the_better_mean_sensitivity_and_the_other_the_better_accuracy() -> None:
+    logits, labels = leaning_set(5, 4000, lean=0.5)
+    made = calibration.fit(logits, labels, features_of(labels, 0))
+    logits, labels = leaning_set(20, 20_000, lean=0.5)
+    probabilities = calibration.probabilities_of(made, logits)
+    balanced, usual = calibration.balanced(made, probabilities), probabilities.argmax(1)
+    assert balanced is not None
+
+    def mean_sensitivity(called: np.ndarray) -> float:
+        return float(np.mean([(called[labels == c] == c).mean() for c in range(3)]))
+
+    assert mean_sensitivity(balanced) > mean_sensitivity(usual) + 0.1
+    assert (usual == labels).mean() > (balanced == labels).mean() + 0.05
+    # What no rule can beat: the class whose share is divided out of the true probability.
+    best = calibration.softmax(logits / 2 + 0.5 * np.log(SHARES)) / SHARES
+    assert mean_sensitivity(balanced) == pytest.approx(mean_sensitivity(best.argmax(1)), abs=0.01)
+    assert calibration.balanced({"images": 1, "temperature": 1.0}, probabilities) is None
+
+
+def test_the_answers_of_the_validation_images_are_kept() -> None:
+    labels = draw_labels(0, 30)
+    logits = logits_of(labels, 0)
+    lesions = np.array([f"lesion {i // 2}" for i in range(30)])
+    answers = calibration.fit(logits, labels, features_of(labels, 0), lesions)["answers"]
+    np.testing.assert_allclose(answers["logits"].numpy(), logits, rtol=1e-6)
+    np.testing.assert_array_equal(answers["labels"].numpy(), labels)
+    assert len(np.unique(answers["groups"].numpy())) == 15
+    assert all(len(set(answers["groups"].numpy()[2 * i : 2 * i + 2].tolist())) == 1 for i in range(15))
+
+
 def test_sets_hold_the_truth_for_each_class_as_often_as_promised() -> None:
     made = fitted(seed=3, size=6000, shares=(0.8, 0.15, 0.05))
     labels = draw_labels(4, 30_000, (0.8, 0.15, 0.05))
     said = calibration.apply(made, logits_of(labels, 5), features_of(labels, 6))
+    label = said.probabilities.argmax(1)
     for sets, promised in ((said.sets, 0.90), (said.sets_95, 0.95)):
         for c in range(3):
-            assert sets[labels == c, c].mean() == pytest.approx(promised, abs=0.025)
+            # The label is always a member: a class that is more often right than promised is covered more often.
+            right = (label[labels == c] == c).mean()
+            assert sets[labels == c, c].mean() == pytest.approx(max(promised, right), abs=0.025)
     assert made["sets"]["90"]["shared"] == []
     assert said.sets.any(1).all()
     assert (said.sets <= said.sets_95).all()

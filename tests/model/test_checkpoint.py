@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from skin.model import checkpoint, tensorfile
+from skin.model import calibration, checkpoint, tensorfile
 from skin.model import network as networks
 from skin.training import columns, run_folder, saver
 from skin.training.options import MOST_EPOCHS
@@ -28,6 +28,7 @@ from skin.utils.files import WriteError
 from tests.conftest import ROOT
 
 import filelock
+import numpy as np
 import pytest
 import torch
 
@@ -420,8 +421,15 @@ def best() -> dict[str, Any]:
             "temperature": 1.5,
             "sets": {"90": thresholds, "95": thresholds},
             "unlike": {**gaussians, "threshold": float("inf")},
+            "biases": [0.5, 0.0, -0.5],
+            "cross_validation": {"temperature": 0.7, "biases": 0.6},
+            "decision": "most probable",
+            "mean_probabilities": [0.2, 0.3, 0.5],
+            "answers": {
+                "logits": torch.zeros(9, 3), "labels": torch.arange(9) % 3, "groups": torch.arange(9),
+            },
         },
-    }
+    }  # fmt: skip
 
 
 def changed(state: dict[str, Any], *path: str, value: Any) -> dict[str, Any]:
@@ -474,7 +482,32 @@ UNSOUND: list[tuple[tuple[str, ...], Any, str]] = [
     (("calibration", "unlike", "variances"), [0.1], "calibration does not fit"),
     (("calibration", "unlike", "rest"), float("nan"), "calibration does not fit"),
     (("calibration", "unlike", "threshold"), "far", "calibration does not fit"),
+    (("calibration", "biases"), [0.5, 0.0], "calibration does not fit"),
+    (("calibration", "biases"), [0.5, 0.0, float("nan")], "calibration does not fit"),
+    (("calibration", "biases"), "abc", "calibration does not fit"),
+    (("calibration", "cross_validation", "biases"), KeyError, "calibration does not fit"),
+    (("calibration", "decision"), "the prettiest", "calibration does not fit"),
+    (("calibration", "mean_probabilities"), [0.5, 0.5, 0.0], "calibration does not fit"),
+    (("calibration", "answers", "logits"), torch.zeros(9, 4), "calibration does not fit"),
+    (("calibration", "answers", "logits"), torch.full((9, 3), float("inf")), "calibration does not fit"),
+    (("calibration", "answers", "labels"), torch.arange(9), "calibration does not fit"),
+    (("calibration", "answers", "labels"), torch.zeros(9), "calibration does not fit"),
+    (("calibration", "answers", "groups"), torch.arange(8), "calibration does not fit"),
+    (("calibration", "answers", "groups"), KeyError, "calibration does not fit"),
 ]
+NEWER = ("biases", "cross_validation", "decision", "mean_probabilities", "answers")
+
+
+@pytest.mark.parametrize("lacking", [NEWER, *[(name,) for name in NEWER]])
+def test_a_checkpoint_from_before_there_were_biases_is_read(
+    lacking: tuple[str, ...], best: dict[str, Any], tmp_path: Path
+) -> None:
+    older = {name: value for name, value in best["calibration"].items() if name not in lacking}
+    checkpoint.save({**best, "calibration": older}, tmp_path / "best.pt")
+    found = calibration.probabilities_of(checkpoint.load_best(tmp_path / "best.pt").calibration, [[3.0, 0.0, 0.0]])
+    biases = np.zeros(3) if "biases" in lacking else np.array([0.5, 0.0, -0.5])
+    expected = np.exp(np.array([2.0, 0.0, 0.0]) + biases)
+    np.testing.assert_allclose(found[0], expected / expected.sum())
 
 
 @pytest.mark.parametrize(("path", "value", "reason"), UNSOUND)

@@ -21,6 +21,7 @@ import torch
 @pytest.fixture(scope="module")
 def best_pt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calibration = tiny.calibration(temperature=1.5, threshold=0.2, unlike_threshold=1.0)
+    calibration["biases"] = [1.0, -1.0, 0.0, 2.0, 0.0, 0.0, -2.0]
     return tiny.write_checkpoint(tmp_path_factory.mktemp("run") / "best.pt", calibration=calibration)
 
 
@@ -43,6 +44,9 @@ def test_onnxruntime_gives_torchs_calibrated_probabilities(best_pt: Path, onnx_f
     found = probabilities(onnxruntime.InferenceSession(onnx_file), squares)
     expected = [prediction.probabilities for prediction in model.predict_pixels(squares)]
     np.testing.assert_allclose(found, expected, atol=1e-4)
+    logits = onnxruntime.InferenceSession(onnx_file).run(["logits"], {"images": squares})[0]
+    by_hand = np.exp(logits / 1.5 + [1.0, -1.0, 0.0, 2.0, 0.0, 0.0, -2.0])
+    np.testing.assert_allclose(found, by_hand / by_hand.sum(1, keepdims=True), atol=1e-4)
 
 
 def test_the_file_says_how_it_is_used_and_nothing_of_where_it_was_made(onnx_file: Path) -> None:
@@ -53,6 +57,7 @@ def test_the_file_says_how_it_is_used_and_nothing_of_where_it_was_made(onnx_file
     preprocess = Preprocess.from_dict(json.loads(metadata["preprocess"]))
     assert (preprocess.image_size, preprocess.interpolation) == (64, "bicubic")
     assert json.loads(metadata["prediction_set_thresholds"]) == [0.2] * 7
+    assert metadata["decision"] == "most probable"
     assert metadata["model"] == "efficientnet_b0"
     assert json.loads(metadata["versions"])["opset"] == model.opset_import[0].version == 20
     assert b"site-packages" not in onnx_file.read_bytes()

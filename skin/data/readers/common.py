@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skin.data.folder import Folder
-from skin.data.index import COLUMNS, Draft
+from skin.data.index import COLUMNS, PEOPLE, Draft
 from skin.data.tables import find_column, header, read_table, row_number, without_words
 from skin.utils.errors import UserError, printable
 
@@ -47,8 +47,11 @@ def rows_of(
     group: pd.Series | str = "",
     split: pd.Series | str = "",
     attributes: pd.DataFrame | None = None,
+    people: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the rows of a `Draft`. Attributes with the name of one of its own columns get another.
+
+    `people`, from `people_of`, stay beside the group that joins them.
 
     The names of the columns that the series were taken from are kept in `attrs["columns"]`, for people.
     """
@@ -57,6 +60,8 @@ def rows_of(
     if attributes is not None:
         names = {name: f"table_{name}" for name in attributes.columns if name in (*COLUMNS, "file")}
         rows = rows.join(attributes.apply(without_words).rename(columns=names))
+    if people is not None:
+        rows = rows.assign(**people.apply(without_words))
     rows.attrs["columns"] = {name: str(it.name) for name, it in own.items() if isinstance(it, pd.Series) and it.name}
     return rows
 
@@ -65,6 +70,13 @@ def present_columns(table: pd.DataFrame, *names: str) -> pd.DataFrame:
     """Return those of the columns `names` that `table` has, under its own spelling."""
     found = (find_column(list(table.columns), name) for name in names)
     return table[[name for name in found if name is not None]]
+
+
+def people_of(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of patients and lesions that `table` has, as `patient_id` and `lesion_id`."""
+    columns = list(table.columns)
+    found = {name: find_column(columns, name, name.removesuffix("_id")) for name in PEOPLE}
+    return pd.DataFrame({name: table[own] for name, own in found.items() if own}, index=table.index)
 
 
 def metadata(folder: Folder, key: str) -> list[str]:

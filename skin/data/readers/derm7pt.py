@@ -37,7 +37,8 @@ def read(folder: Folder) -> Draft | None:
     for column, kind in _PICTURES.items():
         image = table[set_column(table, path, "Derm7pt", column)]
         attributes = present_columns(table, *_ATTRIBUTES).assign(image_type=kind)
-        rows = rows_of(image, table[label], group=case, split=split, attributes=attributes)
+        lesion = pd.DataFrame({"lesion_id": case})
+        rows = rows_of(image, table[label], group=case, split=split, attributes=attributes, people=lesion)
         kinds.append(rows[rows["image"] != ""])
     rows = pd.concat(kinds, ignore_index=True)
     rows["group"] = join_groups(rows["group"], rows["image"])  # two cases may share a picture

@@ -8,7 +8,7 @@ import posixpath
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
-from skin.data.readers.common import SPLITS, Layout, listed, rows_of
+from skin.data.readers.common import SPLITS, Layout, listed, people_of, rows_of
 from skin.data.readers.set_tables import read_lines
 from skin.data.tables import find_column, header, read_table
 from skin.utils.errors import UserError
@@ -100,8 +100,8 @@ def _rows(path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:
     above = next((SPLITS[part.lower()] for part in reversed(beside.split("/")) if part.lower() in SPLITS), "")
     files = table[name].str.replace("\\", "/")
     split = files.map(lambda file: SPLITS.get(file.split("/")[0].lower(), "") if "/" in file else "")
-    people = [found for person in _PEOPLE if (found := find_column(list(table.columns), person))]
-    used = [name, label, *people]
+    known = [found for person in _PEOPLE if (found := find_column(list(table.columns), person))]
+    used = [name, label, *known]
     told = find_column(list(table.columns), "split")
     if told and not above and not (split != "").any() and table[told].str.lower().isin([*SPLITS, ""]).all():
         split = table[told].str.lower().replace(SPLITS)
@@ -109,9 +109,10 @@ def _rows(path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:
     return rows_of(
         files.map(lambda file: posixpath.join(beside, file) if file else ""),
         table.get(label, ""),
-        group=join_groups(*(table[person] for person in people)) if people else "",
+        group=join_groups(*(table[person] for person in known)) if known else "",
         split=pd.Series(above, index=table.index) if above else split,
         attributes=table[[column for column in table.columns if column not in used]],
+        people=people_of(table),
     )
 
 

@@ -7,7 +7,16 @@ import posixpath
 from skin.data.folder import Folder
 from skin.data.groups import join_groups, join_pairs
 from skin.data.index import Draft, count
-from skin.data.readers.common import Layout, listed, one_row_each, present_columns, rows_of, stacked, tables_with
+from skin.data.readers.common import (
+    Layout,
+    listed,
+    one_row_each,
+    people_of,
+    present_columns,
+    rows_of,
+    stacked,
+    tables_with,
+)  # fmt: skip
 from skin.data.readers.isic_challenge import benign_or_malignant, without_classes
 from skin.data.tables import need_column, read_table
 
@@ -33,13 +42,14 @@ def read(folder: Folder) -> Draft | None:
     for columns in (_TELL, ("patient_id",)):
         need_column(table, folder.root / paths[0], *columns)
     tell = list(present_columns(table, *_TELL).columns)
-    people = [table[name] for name in _PEOPLE if name in table]
-    group, notes = _with_copies(folder, table[_IMAGE], join_groups(*people))
+    known = [table[name] for name in _PEOPLE if name in table]
+    group, notes = _with_copies(folder, table[_IMAGE], join_groups(*known))
     rows = rows_of(
         table[_IMAGE],
         benign_or_malignant(table, _IMAGE, tell, source),
         group=group,
         attributes=present_columns(table, *_ATTRIBUTES),
+        people=people_of(table),
     )
     draft = Draft(rows, source, ("benign", "malignant"), tuple(notes))
     return without_classes(folder, draft, [path for path in named if path not in paths], _IMAGE)

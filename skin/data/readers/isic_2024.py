@@ -9,7 +9,16 @@ from pathlib import Path
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft
-from skin.data.readers.common import Layout, listed, one_row_each, present_columns, rows_of, stacked, tables_with
+from skin.data.readers.common import (
+    Layout,
+    listed,
+    one_row_each,
+    people_of,
+    present_columns,
+    rows_of,
+    stacked,
+    tables_with,
+)  # fmt: skip
 from skin.data.readers.isic_challenge import benign_or_malignant, look_up, without_classes
 from skin.data.tables import find_column, header, need_column
 from skin.utils.errors import UserError, printable
@@ -40,9 +49,9 @@ def read(folder: Folder) -> Draft | None:
             known = known[[name for name in known if (known[name] != "").any()]]
             table = _filled(table, known, folder.root / path)
             unused += [path] if known.empty else []
-    people = [table[name] for name in _PEOPLE if name in table]
-    group = join_groups(*people) if people else ""
-    rows = rows_of(table[_IMAGE], labels, group=group, attributes=present_columns(table, *_ATTRIBUTES))
+    persons = [table[name] for name in _PEOPLE if name in table]
+    group, attributes = join_groups(*persons) if persons else "", present_columns(table, *_ATTRIBUTES)
+    rows = rows_of(table[_IMAGE], labels, group=group, attributes=attributes, people=people_of(table))
     return without_classes(folder, Draft(rows, source, ("benign", "malignant")), unused, _IMAGE)
 
 

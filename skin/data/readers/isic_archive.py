@@ -8,7 +8,16 @@ import posixpath
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
-from skin.data.readers.common import Layout, listed, metadata, one_row_each, present_columns, rows_of, stacked
+from skin.data.readers.common import (
+    Layout,
+    listed,
+    metadata,
+    one_row_each,
+    people_of,
+    present_columns,
+    rows_of,
+    stacked,
+)  # fmt: skip
 from skin.data.readers.folder_tree import NoClassFolders, folders_above, read_tree
 from skin.data.tables import find_column, header, need_column, read_table, spelling
 from skin.utils.errors import UserError, printable
@@ -45,10 +54,10 @@ def read(folder: Folder) -> Draft | None:
         return None  # it tells nothing to learn: another table does, or the folders
     label = _level_of_classes(table, filled)
     image = table[need_column(table, path, "isic_id")]
-    people = [table[name] for known in _PEOPLE if (name := find_column(columns, known))]
-    attributes = present_columns(table, *_ATTRIBUTES)
+    known = [table[name] for person in _PEOPLE if (name := find_column(columns, person))]
+    attributes, group = present_columns(table, *_ATTRIBUTES), join_groups(*known) if known else ""
     labels, label_note, notes = _labels(table, label, filled, source)
-    rows = rows_of(image, labels, group=join_groups(*people) if people else "", attributes=attributes)
+    rows = rows_of(image, labels, group=group, attributes=attributes, people=people_of(table))
     diagnosed = (table[list(filled)] != "").any(axis=1)
     if not diagnosed.all():
         number = count((~diagnosed).sum(), "image")
@@ -144,14 +153,14 @@ def tables_of_classes(folder: Folder) -> list[str]:
 def groups_of_tables(folder: Folder, paths: list[str], names: pd.Series) -> pd.Series | str:
     """Return the lesion or patient that the Archive's tables `paths` give each file of `names`; otherwise `""`."""
     table = stacked(folder, paths, _COLUMNS)
-    people = [table[name] for name in _PEOPLE if name in table]
-    if not people:
+    known = [table[name] for name in _PEOPLE if name in table]
+    if not known:
         return ""
     # An image in two tables links the lesions and patients of both; its own name is no lesion.
-    group = join_groups(*people, table["isic_id"])
-    known = group.mask(group.isin(table["isic_id"]), "").groupby(table["isic_id"]).first()
+    group = join_groups(*known, table["isic_id"])
+    of_image = group.mask(group.isin(table["isic_id"]), "").groupby(table["isic_id"]).first()
     stems = names.map(lambda name: posixpath.splitext(posixpath.basename(name))[0])
-    return stems.map(known).fillna("")
+    return stems.map(of_image).fillna("")
 
 
 LAYOUT = Layout("ISIC Archive", "metadata.csv with isic_id and diagnosis", read)

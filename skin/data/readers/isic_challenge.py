@@ -7,7 +7,7 @@ from pathlib import Path
 
 from skin.data.folder import Folder
 from skin.data.index import Draft, count
-from skin.data.readers.common import SPLITS, listed, present_columns, rows_of, without_unmarked
+from skin.data.readers.common import SPLITS, listed, people_of, present_columns, rows_of, without_unmarked
 from skin.data.tables import find_column, from_one_hot, need_column, read_table, spelling
 from skin.utils.errors import UserError, printable
 
@@ -38,12 +38,14 @@ def read_challenge(
         unknown = find_column(list(table.columns), "unk")
         labels, marked = from_one_hot(table, [*columns, unknown] if unknown else columns, path)
         group: pd.Series | str = ""
-        attributes = None
+        attributes, of_people = None, None
         if word in metadata:
             known = look_up(metadata[word], image)
             group = known[lesion] if (lesion := find_column(list(known.columns), "lesion_id")) else ""
             attributes = present_columns(known, "age_approx", "anatom_site_general", "sex")
-        rows = rows_of(image, labels, group=group, split=SPLITS[word.lower()], attributes=attributes)
+            of_people = people_of(known)
+        split = SPLITS[word.lower()]
+        rows = rows_of(image, labels, group=group, split=split, attributes=attributes, people=of_people)
         of_split = without_unmarked(Draft(rows, path.name, classes), marked)
         drafts.append(_without_unknown(of_split, unknown) if unknown else of_split)
     return together(folder, drafts)

@@ -7,7 +7,7 @@ from pathlib import Path
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft
-from skin.data.readers.common import rows_of, split_words, without_unmarked
+from skin.data.readers.common import people_of, rows_of, split_words, without_unmarked
 from skin.data.tables import (
     encoding_note,
     find_column,
@@ -79,6 +79,7 @@ def labels_table(
         group=join_groups(*(table[name] for name in groups)) if groups else "",
         split=split_words(table[split], path) if split else "",
         attributes=table[rest],
+        people=people_of(table[groups]),
     )
     taken = _taken(columns, label, groups, split)
     notes = [*([f"{path.name}: {taken}"] if taken else []), *encoding_note(path)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from skin.data.class_names import MILK10K
 from skin.data.folder import Folder
 from skin.data.index import Draft, count
-from skin.data.readers.common import Layout, present_columns, rows_of, without_unmarked
+from skin.data.readers.common import Layout, people_of, present_columns, rows_of, without_unmarked
 from skin.data.readers.isic_challenge import together, without_classes
 from skin.data.tables import from_one_hot, need_column, read_table, spelling
 from skin.utils.errors import UserError, printable
@@ -48,7 +48,8 @@ def _read(truth: Path, metadata: Path, split: str) -> Draft:
         group=lesion,
         split=split,
         # The challenge asks for one answer per lesion, so its name stays beside the group.
-        attributes=present_columns(images, "lesion_id", "image_type", "age_approx", "sex", "skin_tone_class", "site"),
+        people=people_of(images),
+        attributes=present_columns(images, "image_type", "age_approx", "sex", "skin_tone_class", "site"),
     )
     draft = Draft(rows, truth.name, MILK10K)
     if without := int((~lesions.isin(lesion)).sum()):

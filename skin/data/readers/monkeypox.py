@@ -62,7 +62,8 @@ def read(folder: Folder) -> Draft | None:
     patient = name.map(lambda it: match["patient"].upper() if (match := _NAME.fullmatch(it)) else "")
     if nameless := int((patient == "").sum()):
         notes.append(f"names without a patient (M01_02.jpg is of M01), each a group of its own: {nameless:,}")
-    rows = rows_of(image, label, group=patient, split=pd.Series([it.split for it in used])).assign(file=file)
+    split, people = pd.Series([it.split for it in used]), pd.DataFrame({"patient_id": patient})
+    rows = rows_of(image, label, group=patient, split=split, people=people).assign(file=file)
     unnamed = tuple(sorted(folder.images - set(file)))
     return Draft(rows, f"the folders of {_part(used[0])}", notes=tuple(notes), unnamed=unnamed)
 

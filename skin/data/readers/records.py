@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft
-from skin.data.readers.common import SPLITS, rows_of
+from skin.data.readers.common import SPLITS, people_of, rows_of
 from skin.data.tables import find_column
 from skin.utils.errors import UserError
 
@@ -38,7 +38,8 @@ def rows_of_records(image: pd.Series, records: pd.DataFrame, label: str, split: 
     groups = [own] if own else [name for name in ids if name]
     group = join_groups(*(records[name] for name in groups)) if groups else ""
     attributes = records[[name for name in columns if name not in groups]]
-    return rows_of(image, records[label], group=group, split=split, attributes=attributes)
+    people = people_of(records[columns])
+    return rows_of(image, records[label], group=group, split=split, attributes=attributes, people=people)
 
 
 def split_of(path: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from skin.data.folder import Folder, image_suffix
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
-from skin.data.readers.common import listed, present_columns, rows_of, split_words
+from skin.data.readers.common import listed, people_of, present_columns, rows_of, split_words
 from skin.data.tables import find_column, header, read_table
 from skin.utils.errors import UserError
 
@@ -132,6 +132,7 @@ def read_splits(
                 group=join_groups(*known) if known else "",
                 split=split_words(table[split], path) if split else pd.Series(word, index=table.index),
                 attributes=present_columns(table, *attributes),
+                people=people_of(table),
             )
         )
         sources.append(path.name)

@@ -1,0 +1,237 @@
+"""Operating points: thresholds chosen on the validation split, and what they do on the set.
+
+A class, or malignant, is called where its probability is the threshold or more. The threshold is chosen on the
+answers that the checkpoint keeps of its validation images, never on the set of the report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from skin.evaluation import metrics
+from skin.evaluation.intervals import Estimate, Resampler, interval
+from skin.evaluation.metrics import OF_CALLED, Array, Bools, Floats
+from skin.evaluation.report_types import OnValidation, OperatingPoint, OperatingPoints
+from skin.model import calibration
+from skin.model.calibration import Calibration
+
+import numpy as np
+from sklearn.metrics import roc_curve
+
+LEAST = 10  # lesions or patients with the class, and as many without it
+NO_ANSWERS = "the checkpoint keeps no validation answers to choose thresholds on; a model trained anew has them"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to choose a threshold.
+
+    Attributes:
+        name: its key in report.json.
+        title: its name for people.
+        choose: from positives bool [N] and scores float [N] to the threshold.
+        needed: lesions or patients with the class that it takes.
+    """
+
+    name: str
+    title: str
+    choose: Callable[[Bools, Floats], float]
+    needed: int = LEAST
+
+
+def rules(cost_ratio: float | None) -> tuple[Rule, ...]:
+    """Return every rule; that of the costs only if the user gives their ratio."""
+    found = [_sensitivity(90), _sensitivity(95), Rule("youden", "Youden", best_by(1.0, 1.0))]
+    if cost_ratio is not None:
+        title = f"A miss costs {cost_ratio:g} false alarms"
+        found.append(Rule("cost_ratio", title, lambda positives, scores: least_cost(positives, scores, cost_ratio)))
+    return tuple(found)
+
+
+def _sensitivity(percent: int) -> Rule:
+    needed = math.ceil(100 / (100 - percent)) - 1  # the fewest for which the threshold below exists
+    return Rule(
+        f"sensitivity_{percent}", f"Sensitivity {percent} %",
+        lambda positives, scores: at_sensitivity(positives, scores, percent / 100), max(LEAST, needed),
+    )  # fmt: skip
+
+
+def at_sensitivity(positives: Bools, scores: Floats, sensitivity: float) -> float:
+    """Return the largest threshold that a new positive reaches with at least this probability.
+
+    It is the k-th smallest score of the n positives, k = floor((n + 1)(1 - sensitivity)), as in split conformal
+    prediction: the mean sensitivity on new images like these is `sensitivity` or a little more. The threshold that
+    just keeps the sensitivity on the validation images would fall short on new ones.
+
+    Raises:
+        ValueError: there are too few positives.
+    """
+    own = np.sort(scores[positives])
+    k = math.floor((len(own) + 1) * (1 - sensitivity) + 1e-9)
+    if k < 1:
+        raise ValueError(f"{len(own)} positives are too few for a sensitivity of {sensitivity}")
+    return float(own[k - 1])
+
+
+def best_by(worth: float, cost: float) -> Callable[[Bools, Floats], float]:
+    """Return the rule for the largest worth * sensitivity - cost * false positive rate; Youden (1950) has 1 and 1.
+
+    Of equally good thresholds it takes the lowest, which misses fewest.
+    """
+
+    def choose(positives: Bools, scores: Floats) -> float:
+        false_positive_rate, true_positive_rate, thresholds = roc_curve(positives, scores, drop_intermediate=False)
+        merit = worth * true_positive_rate - cost * false_positive_rate
+        best = np.flatnonzero(merit >= merit.max() - 1e-12)[-1]
+        # Above every score nothing is called; 1 may be a score.
+        return float(thresholds[best]) if best else float(np.nextafter(max(scores.max(), 1.0), 2.0))
+
+    return choose
+
+
+def least_cost(positives: Bools, scores: Floats, cost_ratio: float) -> float:
+    """Return the threshold with the least cost: `cost_ratio` for each positive that is missed, 1 for a false alarm.
+
+    Positives and negatives count by their numbers, so the choice is for sets with as large a share of positives.
+    """
+    return best_by(cost_ratio * float(positives.sum()), float((~positives).sum()))(positives, scores)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something that is called or not: a class, or malignant.
+
+    Attributes:
+        name: its key in report.json.
+        members: bool [C], its classes.
+    """
+
+    name: str
+    members: Bools
+
+    def scores(self, probabilities: Floats) -> Floats:
+        """Return the probability of the target, [N], from those of the classes [N, C]."""
+        return probabilities[:, self.members].sum(1)
+
+    def positives(self, labels: Array) -> Bools:
+        """Return the images that are the target, bool [N]."""
+        found: Bools = self.members[labels]
+        return found
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The threshold of a rule for a target; None with the reason if there is none."""
+
+    threshold: float | None
+    validation: OnValidation | None = None
+    reason: str | None = None
+
+
+def choose(fitted: Calibration, targets: list[Target], cost_ratio: float | None) -> dict[tuple[str, str], Choice]:
+    """Choose the threshold of each target by each rule, on the validation answers in the checkpoint.
+
+    Returns:
+        By the names of target and rule; {} if the checkpoint keeps no answers.
+    """
+    if "answers" not in fitted:
+        return {}
+    answers = fitted["answers"]
+    labels, groups = answers["labels"].numpy(), answers["groups"].numpy()
+    probabilities = calibration.probabilities_of(fitted, answers["logits"].numpy())
+    return {
+        (target.name, rule.name): _choice(rule, target.positives(labels), target.scores(probabilities), groups)
+        for target in targets
+        for rule in rules(cost_ratio)
+    }
+
+
+def _choice(rule: Rule, positives: Bools, scores: Floats, groups: Array) -> Choice:
+    for side, rows, needed in (("with", positives, rule.needed), ("without", ~positives, LEAST)):
+        there = len(np.unique(groups[rows]))
+        if there < needed:
+            return Choice(None, reason=f"{there} lesions or patients {side} it in validation, {needed} are needed")
+    threshold = rule.choose(positives, scores)
+    called = scores >= threshold
+    return Choice(
+        threshold,
+        OnValidation(
+            sensitivity=float(called[positives].mean()),
+            specificity=float((~called[~positives]).mean()),
+            positives=int(positives.sum()),
+            negatives=int((~positives).sum()),
+        ),
+    )
+
+
+def apply(
+    choices: dict[tuple[str, str], Choice], targets: list[Target], labels: Array, probabilities: Floats,
+    resampler: Resampler,
+) -> Callable[[], OperatingPoints]:  # fmt: skip
+    """Ask for the metrics at each threshold; return a function that gives them once the rounds are drawn.
+
+    Returns:
+        By target and rule.
+    """
+    by_name = {target.name: target for target in targets}
+    called = {
+        key: (by_name[key[0]].positives(labels), by_name[key[0]].scores(probabilities) >= choice.threshold)
+        for key, choice in choices.items()
+        if choice.threshold is not None
+    }
+    measured = of_called(called, resampler)
+
+    def points() -> OperatingPoints:
+        found: OperatingPoints = {target.name: {} for target in targets}
+        estimates = measured()
+        for (target, rule), choice in choices.items():
+            of_metrics = estimates.get((target, rule), {})
+            point = OperatingPoint(choice.threshold, of_metrics, choice.validation, choice.reason)
+            found[target][rule] = point
+        return found
+
+    return points
+
+
+def of_called(
+    called: dict[Any, tuple[Bools, Bools]], resampler: Resampler
+) -> Callable[[], dict[Any, dict[str, Estimate]]]:
+    """Ask for the metrics `OF_CALLED` of pairs of positives and called images, bool [N] each, by their keys."""
+    if not called:
+        return dict
+    tables = resampler.sums(
+        [(4 * k + 2 * positives + hit, 1.0) for k, (positives, hit) in enumerate(called.values())], 4 * len(called)
+    )
+
+    def figures(weights: Array) -> dict[str, Floats]:
+        confusion = (tables @ weights).T.reshape(-1, len(called), 2, 2)
+        return {
+            metric.name: metric.source.compute(confusion)[..., 1]
+            for metric in OF_CALLED
+            if isinstance(metric.source, metrics.OfConfusion)
+        }
+
+    rounds = resampler.ask(figures)
+
+    def estimates() -> dict[Any, dict[str, Estimate]]:
+        values, drawn = figures(np.ones((resampler.num_groups, 1))), rounds()
+        return {
+            key: {
+                metric.name: interval(
+                    metric.interval, float(values[metric.name][0, k]), drawn[metric.name][:, k],
+                    resampler.size(_basis(metric, *called[key])),
+                )
+                for metric in OF_CALLED
+            }
+            for k, key in enumerate(called)
+        }  # fmt: skip
+
+    return estimates
+
+
+def _basis(metric: metrics.Metric, positives: Bools, called: Bools) -> Bools:
+    assert isinstance(metric.interval, metrics.ShareOfClass)
+    return metric.interval.basis(positives, called)

@@ -1,0 +1,82 @@
+from skin.evaluation import paired
+from skin.evaluation.intervals import Estimates, Resampler
+from skin.evaluation.metrics import BY_NAME, OF_A_COMPARISON
+
+import numpy as np
+import pytest
+
+
+def two_models(seed: int, lesions: int, better: float = 0.0, images: int = 2) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Labels and the probabilities of two models that find the same lesions hard; the second sees `better` more."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    labels = np.repeat(generator.integers(0, 3, lesions), images)
+    common = np.repeat(generator.standard_normal((lesions, 3)), images, 0)
+    common += 0.5 * generator.standard_normal(common.shape)
+    answers = []
+    for strength in (1.2, 1.2 + better):
+        logits = common + 0.3 * generator.standard_normal(common.shape)
+        logits[np.arange(len(labels)), labels] += strength
+        odds = np.exp(logits)
+        answers.append(odds / odds.sum(1, keepdims=True))
+    return labels, answers
+
+
+def test_the_difference_is_that_of_the_two_values() -> None:
+    labels, answers = two_models(0, 60, better=0.5)
+    resampler = Resampler(np.arange(120) // 2, 100)
+    one, other = (Estimates(labels, answer, resampler) for answer in answers)
+    for metric in OF_A_COMPARISON:
+        found = paired.difference(metric, other, one)
+        assert found.value == other.estimate(metric.name).value - one.estimate(metric.name).value
+        assert found.low < found.value < found.high
+
+
+def test_pairs_know_more_than_two_intervals() -> None:
+    labels, answers = two_models(0, 200, better=0.5)
+    resampler = Resampler(np.arange(400) // 2, 300)
+    one, other = (Estimates(labels, answer, resampler) for answer in answers)
+    for metric in OF_A_COMPARISON[:5]:
+        a, b, d = one.estimate(metric.name), other.estimate(metric.name), paired.difference(metric, other, one)
+        assert d.high - d.low < 0.7 * np.hypot(a.high - a.low, b.high - b.low), metric.name
+
+
+def test_newcombes_interval_of_two_shares() -> None:
+    """Newcombe 1998 (method 10) of 36 both right, 12 the first alone, 2 the second alone, none wrong in 50.
+
+    His formula, written out with Wilson's ends and the correlation of the paired shares.
+    """
+    one = np.repeat([1, 1, 0], [36, 12, 2]).astype(bool)
+    other = np.repeat([1, 0, 1], [36, 12, 2]).astype(bool)
+    labels = np.zeros(50, int)
+    resampler = Resampler(np.arange(50), 20_000)
+    answers = [np.stack([right, ~right], 1).astype(float) for right in (one, other)]
+    estimates = [Estimates(labels, answer, resampler, ranked=False) for answer in answers]
+    found = paired.difference(BY_NAME["accuracy"], *estimates)
+
+    def wilson(share: float) -> tuple[float, float]:
+        z2 = 1.959964**2
+        centre, half = share + z2 / 100, np.sqrt(z2 * (share * (1 - share) / 50 + z2 / 50**2 / 4))
+        return (centre - half) / (1 + z2 / 50), (centre + half) / (1 + z2 / 50)
+
+    p, q, r = 48 / 50, 38 / 50, np.corrcoef(one, other)[0, 1]
+    (l1, u1), (l2, u2) = wilson(p), wilson(q)
+    low = p - q - np.sqrt((p - l1) ** 2 - 2 * r * (p - l1) * (u2 - q) + (u2 - q) ** 2)
+    high = p - q + np.sqrt((q - l2) ** 2 - 2 * r * (q - l2) * (u1 - p) + (u1 - p) ** 2)
+    assert (found.value, found.low, found.high) == (
+        pytest.approx(0.2), pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.01),
+    )  # fmt: skip
+
+
+def test_the_same_answers_differ_by_nothing() -> None:
+    labels, (one, _) = two_models(0, 30)
+    resampler = Resampler(np.arange(60), 30)
+    for metric in OF_A_COMPARISON:
+        found = paired.difference(metric, *(Estimates(labels, one, resampler) for _ in range(2)))
+        assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
+def test_answers_to_other_images_are_refused() -> None:
+    labels, (one, other) = two_models(0, 30)
+    estimates = [Estimates(labels, answer, Resampler(np.arange(60), 5)) for answer in (one, other)]
+    with pytest.raises(ValueError, match="same images"):
+        paired.difference(BY_NAME["accuracy"], *estimates)

@@ -1,0 +1,217 @@
+"""Simulations of what rests on decisions: paired differences, deferral, the decision curve, operating points, PPV.
+
+Each function draws one set with a known truth, of `size` lesions, and returns which of its promises hold: 1 or 0,
+whose mean over seeds is the coverage; nan does not count.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from skin.evaluation import operating_points, paired, prevalence
+from skin.evaluation.decision_curve import THRESHOLDS, decision_curve
+from skin.evaluation.deferral import COVERAGES, deferral
+from skin.evaluation.intervals import Estimate, Estimates, Resampler
+from skin.evaluation.lesions import per_lesion, per_patient
+from skin.evaluation.metrics import OF_A_COMPARISON, OF_LABELS, OF_TWO_CLASSES
+from skin.evaluation.operating_points import Target
+from skin.model import calibration
+
+import numpy as np
+import torch
+
+TRUTH = 100_000  # lesions of the set that stands for the truth
+ROUNDS = 200
+SHARES = np.array([0.6, 0.2, 0.12, 0.08])  # two benign and two malignant classes
+MALIGNANT = np.array([False, False, True, True])
+
+
+def drawn(seed: int, lesions: int, shares: np.ndarray = SHARES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels [N], logits [N, C] and the lesion [N] of one to three images a lesion, alike in what is hard.
+
+    The softmax of the logits is the true probability.
+    """
+    generator = np.random.Generator(np.random.Philox(seed))
+    lesion = np.repeat(np.arange(lesions), generator.integers(1, 4, lesions))
+    labels = generator.choice(len(shares), lesions, p=shares)[lesion]
+    points = generator.standard_normal((lesions, len(shares)))[lesion]
+    points = np.sqrt(0.5) * (points + generator.standard_normal(points.shape))
+    points[np.arange(len(lesion)), labels] += 1.5
+    return labels, 1.5 * points + np.log(shares), lesion
+
+
+def holds(estimate: Estimate, truth: float) -> float:
+    """Return 1 if the interval holds the truth, 0 if not, nan if there is none."""
+    return np.nan if np.isnan([estimate.low, truth]).any() else float(estimate.low <= truth <= estimate.high)
+
+
+# ---- paired differences ---------------------------------------------------------------------------------------
+
+
+def _pairs(size: int, seed: int, rounds: int = ROUNDS) -> dict[str, Estimate]:
+    labels, logits, lesions = drawn(seed, size)
+    resampler = Resampler(lesions, rounds, seed)
+    sharp = 2 * logits - np.log(SHARES)  # too sure, and leaning towards the rare classes
+    noise = np.random.Generator(np.random.Philox(seed + 10**7)).standard_normal(logits.shape)
+    right = calibration.softmax(logits)
+    compared = {
+        "calibrated - not": (right, calibration.softmax(sharp)),
+        "one model - a noisy one": (right, calibration.softmax(logits + 0.7 * noise)),
+    }
+    found = {}
+    for what, answers in compared.items():
+        one, other = (Estimates(labels, answer, resampler) for answer in answers)
+        found |= {f"{m.title}: {what}": paired.difference(m, one, other) for m in OF_A_COMPARISON}
+    label, balanced = (
+        Estimates(labels, np.eye(4)[called], resampler, ranked=False)
+        for called in (right.argmax(1), (right / SHARES).argmax(1))
+    )
+    return found | {f"{m.title}: balanced - most probable": paired.difference(m, balanced, label) for m in OF_LABELS}
+
+
+@cache
+def _pairs_truth() -> dict[str, float]:
+    return {name: estimate.value for name, estimate in _pairs(TRUTH, 10**6, 2).items()}
+
+
+def of_pairs(size: int, seed: int) -> dict[str, float]:
+    """Differences between two answers to the same images."""
+    truth = _pairs_truth()
+    return {name: holds(estimate, truth[name]) for name, estimate in _pairs(size, seed).items()}
+
+
+# ---- deferral and decision curve ------------------------------------------------------------------------------
+
+
+def _decisions(size: int, seed: int, rounds: int = ROUNDS) -> dict[str, Estimate]:
+    labels, logits, lesions = drawn(seed, size)
+    resampler = Resampler(lesions, rounds, seed)
+    probabilities = calibration.softmax(logits)
+    curve = decision_curve(MALIGNANT[labels], probabilities[:, MALIGNANT].sum(1), resampler)
+    deferred = deferral(labels, probabilities, resampler)()
+    found = {"AURC": deferred.aurc}
+    found |= {f"error at coverage {at.coverage:g}": at.error for at in deferred.risk}
+    for point in curve():
+        if point.threshold in (0.02, 0.1, 0.2, 0.5):
+            found[f"net benefit at {point.threshold:g}"] = point.model
+            found[f"net benefit less treating all at {point.threshold:g}"] = point.gain
+    return found
+
+
+@cache
+def _decisions_truth() -> dict[str, float]:
+    return {name: estimate.value for name, estimate in _decisions(TRUTH, 10**6, 2).items()}
+
+
+def of_decisions(size: int, seed: int) -> dict[str, float]:
+    """AURC, the error at each coverage, and the net benefit."""
+    assert 0.02 in THRESHOLDS
+    assert 0.5 in COVERAGES
+    truth = _decisions_truth()
+    return {name: holds(estimate, truth[name]) for name, estimate in _decisions(size, seed).items()}
+
+
+# ---- operating points -----------------------------------------------------------------------------------------
+
+
+@cache
+def _population() -> tuple[np.ndarray, np.ndarray]:
+    labels, logits, _ = drawn(10**6, TRUTH)
+    return labels, calibration.softmax(logits)
+
+
+TARGET = Target("malignant", MALIGNANT)
+
+
+def of_points(size: int, seed: int) -> dict[str, float]:
+    """Sensitivity, specificity and PPV of thresholds chosen on one set and measured on another, of `size` lesions.
+
+    "reached" is the sensitivity on new images itself, whose mean is to be the promised one or more.
+    """
+    labels, logits, lesions = drawn(seed, size)
+    fitted: calibration.Calibration = {
+        "images": len(labels),
+        "temperature": 1.0,
+        "answers": {
+            "logits": torch.from_numpy(logits.astype(np.float32)),
+            "labels": torch.from_numpy(labels.astype(np.int64)),
+            "groups": torch.from_numpy(lesions.astype(np.int64)),
+        },
+    }
+    choices = operating_points.choose(fitted, [TARGET], 10.0)
+    labels, logits, lesions = drawn(seed + 10**7, size)
+    probabilities, resampler = calibration.softmax(logits), Resampler(lesions, ROUNDS, seed)
+    applied = operating_points.apply(choices, [TARGET], labels, probabilities, resampler)
+    risk = TARGET.scores(probabilities)
+    called = {key: risk >= choice.threshold for key, choice in choices.items() if choice.threshold is not None}
+    parts = prevalence.parts({"malignant": 0.03}, ("nv", "bkl", "mel", "bcc"), MALIGNANT)
+    stated = prevalence.at_prevalence(parts, [TARGET], called, labels, resampler)
+    points, at_stated = applied()["malignant"], stated()["malignant"].called
+    all_labels, all_probabilities = _population()
+    ill, all_risk = MALIGNANT[all_labels], TARGET.scores(all_probabilities)
+    found = {}
+    for rule, point in points.items():
+        if point.threshold is None:
+            continue
+        hit = all_risk >= point.threshold
+        se, alarms = hit[ill].mean(), hit[~ill].mean()
+        ppv, npv = 0.03 * se / (0.03 * se + 0.97 * alarms), 0.97 * (1 - alarms)
+        npv /= npv + 0.03 * (1 - se)
+        truth = {"sensitivity": se, "specificity": 1 - alarms, "ppv": ill[hit].mean(), "npv": 1 - ill[~hit].mean()}
+        found |= {f"{name}, {rule}": holds(point.metrics[name], value) for name, value in truth.items()}
+        found[f"PPV at 3 %, {rule}"] = holds(at_stated[rule].metrics["ppv"], ppv)
+        found[f"NPV at 3 %, {rule}"] = holds(at_stated[rule].metrics["npv"], npv)
+        if rule.startswith("sensitivity"):
+            found[f"reached, {rule}"] = float(se)
+    return found
+
+
+# ---- lesions and patients -------------------------------------------------------------------------------------
+
+
+def _people(size: int, seed: int, rounds: int = ROUNDS) -> dict[str, Estimate]:
+    """Metrics per lesion and per patient of `size` patients with one to three lesions each."""
+    generator = np.random.Generator(np.random.Philox(seed + 10**7))
+    patient_of_lesion = np.repeat(np.arange(size), generator.integers(1, 4, size))
+    labels, logits, lesions = drawn(seed, len(patient_of_lesion))
+    probabilities, patients = calibration.softmax(logits), patient_of_lesion[lesions]
+    of_lesions = per_lesion(labels, probabilities, patients, lesions, MALIGNANT, rounds, seed)
+    of_patients = per_patient(labels, probabilities, patients, lesions, patients, MALIGNANT, rounds, seed)
+    assert of_lesions is not None
+    assert of_patients is not None
+    assert of_patients.malignant is not None
+    found = {f"{name}, per lesion": estimate for name, estimate in of_lesions.metrics.items()}
+    found |= {f"{m.name}, malignant per patient": of_patients.malignant[m.name] for m in OF_TWO_CLASSES}
+    return found | {"accuracy, per patient": of_patients.accuracy}
+
+
+@cache
+def _people_truth() -> dict[str, float]:
+    return {name: estimate.value for name, estimate in _people(TRUTH // 2, 10**6, 2).items()}
+
+
+def of_people(size: int, seed: int) -> dict[str, float]:
+    """Metrics per lesion and per patient; the size is of patients."""
+    truth = _people_truth()
+    return {name: holds(estimate, truth[name]) for name, estimate in _people(size, seed).items()}
+
+
+# ---- calibration ----------------------------------------------------------------------------------------------
+
+
+def of_biases(size: int, seed: int) -> dict[str, float]:
+    """Return 1 if the chosen calibration's log loss on new images is no worse than that of the temperature alone."""
+    found = {}
+    for what, lean in (("class weights", 1.0), ("half of them", 0.5), ("none", 0.0)):
+        labels, logits, lesions = drawn(seed, size)
+        fitted = calibration._fit_probabilities(1.5 * (logits - lean * np.log(SHARES)), labels, lesions)
+        alone = calibration._fit_temperature(1.5 * (logits - lean * np.log(SHARES)), labels)
+        all_labels, all_logits, _ = drawn(10**6, TRUTH // 4)
+        leaning = 1.5 * (all_logits - lean * np.log(SHARES))
+        losses = [
+            -np.log(p[np.arange(len(all_labels)), all_labels]).mean()
+            for p in (calibration.probabilities_of(fitted, leaning), calibration.softmax(leaning, alone))
+        ]
+        found[f"biases are no worse than a temperature, {what}"] = float(losses[0] <= losses[1] + 1e-9)
+        found[f"biases are chosen, {what}"] = float(any(fitted["biases"]))
+    return found
