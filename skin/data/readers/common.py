@@ -105,9 +105,9 @@ def stacked(folder: Folder, paths: list[str], columns: tuple[str, ...]) -> pd.Da
     """Return the rows of several tables as one: those of `columns` that they have, under one spelling."""
     tables = []
     for path in paths:
-        table = read_table(folder.root / path)
-        used = {found: name for name in columns if (found := find_column(list(table.columns), name))}
-        tables.append(table[list(used)].rename(columns=used))
+        names = header(folder.root / path)
+        used = {found: name for name in columns if (found := find_column(names, name))}
+        tables.append(read_table(folder.root / path, list(used))[list(used)].rename(columns=used))
     return pd.concat(tables, ignore_index=True).fillna("")
 
 
