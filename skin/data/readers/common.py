@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,13 +90,19 @@ def split_words(values: pd.Series, path: Path) -> pd.Series:
     return words.replace(SPLITS)
 
 
-def tables_with(folder: Folder, *columns: str) -> list[str]:
-    """List the tables that have all of `columns`, without copies of one another."""
+def tables_with(folder: Folder, *columns: str, names: Sequence[str] = ()) -> list[str]:
+    """List the tables that have all of `columns`, without copies of one another.
+
+    Args:
+        names: of the files, in small letters; any if there are none.
+    """
     found = []
     for path in folder.tables:
+        if names and posixpath.basename(path).lower() not in names:
+            continue
         folder.refuse_link(path)
-        names = header(folder.root / path)
-        if all(find_column(names, column) for column in columns):
+        present = header(folder.root / path)
+        if all(find_column(present, column) for column in columns):
             found.append(path)
     return folder.distinct(found)
 
