@@ -147,11 +147,7 @@ def _only_layout(folder: Folder) -> tuple[str, Draft]:
 def _remedy(folder: Folder) -> str:
     """Return what to do with a folder that no reader takes: the signs of sets that have a table of the same name."""
     tables = {posixpath.basename(path).lower() for path in folder.tables}
-    near = [
-        f"{it.name} has {it.signs}"
-        for it in LAYOUTS
-        if any(re.search(rf"(?<!\w){re.escape(name)}", it.signs.lower()) for name in tables)  # the whole of its name
-    ]
+    near = [f"{it.name} has {it.signs}" for it in LAYOUTS if tables & set(re.split(r"[ ,]+", it.signs.lower()))]
     known = f" ({'; '.join(near)})" if near else ""
     return (
         f"give each class a folder of its own, or name a table image,label[,group] with --labels{known}; the README "

@@ -468,6 +468,7 @@ def test_without_split_csv_the_set_must_be_named(
     assert "cannot be told" in made["warnings"][0]
 
 
+@pytest.mark.slow
 def test_processes_share_the_images_and_give_the_same_report(run: Run, run_folder: Path, tmp_path: Path) -> None:
     alone, _ = run("--by", "sex", "--threshold", 0.5)
     script = [ROOT / "evaluate.py", "--checkpoint", run_folder / "best.pt", "--amp", "off", "--workers", 0]

@@ -234,7 +234,7 @@ def figures(run: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize(("workers", "cached"), [(0, True), (2, False)])
+@pytest.mark.parametrize(("workers", "cached"), [(2, False), pytest.param(0, True, marks=pytest.mark.slow)])
 def test_the_same_seed_gives_the_same_bits_whatever_the_workers_and_the_cache(
     run: Path, demo_folder: Path, settled: Path, tmp_path: Path, workers: int, cached: bool
 ) -> None:

@@ -106,7 +106,7 @@ def test_an_image_of_no_known_class_is_not_one_without_a_row(tmp_path: Path) -> 
     assert index.unnamed == ("other.jpg",)
     notes = " ".join(index.notes)
     assert "2 images UNK" in notes
-    assert "holds 1 image that" in notes
+    assert "holds 1 image not named in" in notes
 
 
 # --------------------------------------------------------------------------------------------------- after the split

@@ -554,7 +554,10 @@ def test_a_set_of_one_class_has_no_roc_curve_and_nothing_warns(monkeypatch: pyte
     assert all(f"]({name})" in text for name in pictures)
 
 
-@pytest.mark.parametrize("classes", [("mel", "nv", "bkl"), tuple(f"class {i} with a long name" for i in range(20))])
+MANY = tuple(f"class {i} with a long name" for i in range(20))
+
+
+@pytest.mark.parametrize("classes", [("mel", "nv", "bkl"), pytest.param(MANY, marks=pytest.mark.slow)])
 def test_pictures_are_drawn_for_few_and_many_classes(
     classes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

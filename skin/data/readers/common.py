@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -102,13 +102,19 @@ def split_words(values: pd.Series, path: Path) -> pd.Series:
     return words.replace(SPLITS)
 
 
-def tables_with(folder: Folder, *columns: str) -> list[str]:
-    """List the tables that have all of `columns`, without copies of one another."""
+def tables_with(folder: Folder, *columns: str, names: Sequence[str] = ()) -> list[str]:
+    """List the tables that have all of `columns`, without copies of one another.
+
+    Args:
+        names: of the files, in small letters; any if there are none.
+    """
     found = []
     for path in folder.tables:
+        if names and posixpath.basename(path).lower() not in names:
+            continue
         folder.refuse_link(path)
-        names = header(folder.root / path)
-        if all(find_column(names, column) for column in columns):
+        present = header(folder.root / path)
+        if all(find_column(present, column) for column in columns):
             found.append(path)
     return folder.distinct(found)
 
@@ -117,9 +123,9 @@ def stacked(folder: Folder, paths: list[str], columns: tuple[str, ...]) -> pd.Da
     """Return the rows of several tables as one: those of `columns` that they have, under one spelling."""
     tables = []
     for path in paths:
-        table = read_table(folder.root / path)
-        used = {found: name for name in columns if (found := find_column(list(table.columns), name))}
-        tables.append(table[list(used)].rename(columns=used))
+        names = header(folder.root / path)
+        used = {found: name for name in columns if (found := find_column(names, name))}
+        tables.append(read_table(folder.root / path, list(used))[list(used)].rename(columns=used))
     return pd.concat(tables, ignore_index=True).fillna("")
 
 

@@ -77,7 +77,7 @@ def with_folders(folder: Folder, draft: Draft) -> Draft:
     Raises:
         UserError: the table names few of the images in class folders, or contradicts the folders.
     """
-    if len({posixpath.dirname(path) for path in folder.images if not is_member(path)} - {""}) < 2:
+    if len({path.rpartition("/")[0] for path in folder.images if not is_member(path)} - {""}) < 2:
         return draft
     try:
         tree = read_tree(folder)

@@ -47,7 +47,11 @@ def read(folder: Folder) -> Draft | None:
         raise UserError(f"{folder.root} holds {' and '.join(paths)}: name the right one with --labels")
     path = folder.root / paths[0]
     source = path.name if len(paths) == 1 else listed(paths)
-    table = read_table(path) if len(paths) == 1 else one_row_each(stacked(folder, paths, _COLUMNS), "isic_id", source)
+    if len(paths) == 1:
+        known = [name for column in _COLUMNS if (name := find_column(header(path), column))]
+        table = read_table(path, known)
+    else:
+        table = one_row_each(stacked(folder, paths, _COLUMNS), "isic_id", source)
     columns = list(table.columns)
     filled = _filled(table)
     if not filled:

@@ -9,8 +9,8 @@ from pathlib import Path
 from skin.data.folder import Folder, image_suffix
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
-from skin.data.readers.common import listed, people_of, present_columns, rows_of, split_words
-from skin.data.tables import find_column, header, read_table
+from skin.data.readers.common import listed, people_of, present_columns, rows_of, split_words, tables_with
+from skin.data.tables import find_column, read_table
 from skin.utils.errors import UserError
 
 import pandas as pd
@@ -37,12 +37,7 @@ def table_with(folder: Folder, columns: Sequence[str], *names: str) -> Path | No
     Raises:
         UserError: there are several, and they differ.
     """
-    paths = [path for path in folder.tables if posixpath.basename(path).lower() in names]
-    for path in paths:
-        folder.refuse_link(path)
-    found = folder.distinct(
-        [path for path in paths if all(find_column(header(folder.root / path), name) for name in columns)]
-    )
+    found = tables_with(folder, *columns, names=names)
     if len(found) > 1:
         raise UserError(f"{folder.root} holds {listed(found)}, which disagree: keep one")
     return folder.root / found[0] if found else None
