@@ -252,7 +252,7 @@ class Estimates:
         self._known_sides: dict[int, tuple[Size, Size]] = {}
         self.confusion = metrics.confusion_matrix(labels, self.predicted, self.num_classes)
         self.values = metrics.values(labels, probabilities, ranked)
-        additive = _Additive(labels, probabilities, resampler)
+        self._additive = additive = _Additive(labels, probabilities, resampler)
         columns = enumerate(probabilities.T) if ranked else ()
         rankings = [Ranking(labels == c, scores, resampler) for c, scores in columns]
 
@@ -267,6 +267,12 @@ class Estimates:
     @property
     def rounds(self) -> dict[str, Floats]:
         return self._rounds()
+
+    def sums(self, name: str) -> Floats:
+        """Return the sum over the images of each group, [G], of what a metric is the mean of."""
+        _, place = self._additive.places[name]
+        found: Floats = self._additive.sums[place].toarray().sum(0)
+        return found
 
     def estimate(self, name: str, of_class: int | None = None) -> Estimate:
         """Return a metric of the set, or of one of its classes, with its interval."""
