@@ -8,6 +8,7 @@ mean risk over all coverages; a confidence that knows nothing has the error rate
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from skin.evaluation.intervals import Estimate, Ranking, Resampler, Size, interval
 from skin.evaluation.metrics import Array, Floats, Percentiles, Ranks, Share, ratio
@@ -31,8 +32,8 @@ def deferral(labels: Array, probabilities: Array, resampler: Resampler) -> Calla
     ranking = Ranking(probabilities.argmax(1) != labels, confidence, resampler)
 
     def figures(weights: Array) -> dict[str, Floats]:
-        ranks = ranking.ranks(weights)
-        return {"aurc": aurc(ranks), "risk": np.stack([risk(ranks, c) for c in COVERAGES], 1)}
+        places = places_of(ranking.ranks(weights))
+        return {"aurc": aurc(places), "risk": np.stack([risk(places, c) for c in COVERAGES], 1)}
 
     rounds = resampler.ask(figures)
     surest = np.argsort(-confidence, kind="stable")
@@ -57,38 +58,56 @@ def deferral(labels: Array, probabilities: Array, resampler: Resampler) -> Calla
     return report
 
 
-def aurc(ranks: Ranks) -> Floats:
-    """Return the mean over k = 1 .. N of the risk of the k surest answers, [B]. The positives of `ranks` are wrong.
+class Places(NamedTuple):
+    """The wrong answers among all, by falling confidence, in B weighted draws, on K levels of confidence.
+
+    Attributes:
+        wrong: [B, K], those on a level. until: int [B, K], those on it or before.
+        first, last: int [B, K], all answers before a level; those up to its end.
+        total: int [B], all answers.
+    """
+
+    wrong: Floats
+    until: Array
+    first: Array
+    last: Array
+    total: Array
+
+
+def places_of(ranks: Ranks) -> Places:
+    """Return the places of the wrong answers, which are the positives of `ranks`."""
+    last = ranks.hits + ranks.passed
+    first = ranks.hits + ranks.above - ranks.own.astype(np.int32)
+    return Places(ranks.own, ranks.hits, first, last, ranks.positives.astype(np.int64) + ranks.negatives)
+
+
+def aurc(places: Places) -> Floats:
+    """Return the mean over k = 1 .. N of the risk of the k surest answers, [B].
 
     A wrong answer at place r adds 1/k to each k from r on. Equal confidences share their places evenly.
     """
-    first, last, total = _places(ranks)
-    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, total.max() + 1))])
-    before = last * (harmonic[last] - 1) - first * (harmonic[first] - 1)  # sum of H(r - 1) over the level's places
-    of_one = harmonic[total][:, None] - ratio(before, last - first)
-    return ratio(np.where(ranks.own > 0, ranks.own * of_one, 0.0).sum(1), total)
+    most = np.arange(places.total.max(initial=0) + 1)
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / most[1:])])
+    before = most * (harmonic - 1)  # the sum of H(r - 1) over the places r up to each
+    on_level = np.maximum(places.last - places.first, 1)
+    later = (before[places.last] - before[places.first]) / on_level
+    sums = places.wrong.sum(1) * harmonic[places.total] - np.einsum("bk,bk->b", places.wrong, later)
+    return ratio(sums, places.total)
 
 
-def risk(ranks: Ranks, coverage: float) -> Floats:
+def risk(places: Places, coverage: float) -> Floats:
     """Return the share of wrong answers among the surest `coverage` of all, rounded up to a whole answer, [B]."""
-    first, last, total = _places(ranks)
-    kept = _kept(coverage, total)
-    wrong = np.zeros(len(total))
+    kept = _kept(coverage, places.total)
+    wrong = np.zeros(len(kept))
     for b, most in enumerate(kept):
-        whole = int(np.searchsorted(last[b], most, "right"))  # levels that are kept as a whole
-        wrong[b] = ranks.hits[b, whole - 1] if whole else 0
-        if whole < last.shape[1] and first[b, whole] < most:
-            wrong[b] += ranks.own[b, whole] * (most - first[b, whole]) / (last[b, whole] - first[b, whole])
+        first, last = places.first[b], places.last[b]
+        whole = int(np.searchsorted(last, most, "right"))  # levels that are kept as a whole
+        wrong[b] = places.until[b, whole - 1] if whole else 0
+        if whole < len(last) and first[whole] < most:
+            wrong[b] += places.wrong[b, whole] * (most - first[whole]) / (last[whole] - first[whole])
     return ratio(wrong, kept)
 
 
 def _kept(coverage: float, total: Array) -> Array:
     """Return the number of answers that are kept of `total`."""
     return np.ceil(coverage * total - 1e-9).astype(np.int64)
-
-
-def _places(ranks: Ranks) -> tuple[Array, Array, Array]:
-    """Return the answers before each level of confidence and those up to its end, int [B, K]; and all, int [B]."""
-    first = (ranks.hits - ranks.own + ranks.above).astype(np.int64)
-    last = (ranks.hits + ranks.passed).astype(np.int64)
-    return first, last, (ranks.positives + ranks.negatives).astype(np.int64)

@@ -274,6 +274,12 @@ class Estimates:
     def rounds(self) -> dict[str, Floats]:
         return self._rounds()
 
+    def sums(self, name: str) -> Floats:
+        """Return the sum over the images of each group, [G], of what a metric is the mean of."""
+        _, place = self._additive.places[name]
+        found: Floats = self._additive.sums[place].toarray().sum(0)
+        return found
+
     def estimate(self, name: str, of_class: int | None = None) -> Estimate:
         """Return a metric of the set, or of one of its classes, with its interval."""
         metric = BY_NAME[name]

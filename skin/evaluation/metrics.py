@@ -265,10 +265,14 @@ def sensitivity_at_specificity_of(ranks: Ranks, specificity: float) -> Floats:
 
 def partial_auc_of(ranks: Ranks, sensitivity: float) -> Floats:
     """Return `partial_auc` of each draw, [B]."""
-    positives = ranks.positives[:, None]
-    start, end = ratio(ranks.hits - ranks.own, positives), ratio(ranks.hits, positives)
-    before, after = ratio(ranks.above, ranks.negatives[:, None]), ratio(ranks.passed, ranks.negatives[:, None])
-    return _area_above(start, end, before, after, sensitivity).sum(1)
+    # Only the levels that come above the sensitivity in one of the draws matter: the last fifth, for 0.8.
+    reach = sensitivity * ranks.positives
+    from_level = min([int(np.searchsorted(hits, least)) for hits, least in zip(ranks.hits, reach, strict=True)])
+    of_levels = ranks.own, ranks.hits, ranks.above, ranks.passed
+    own, hits, above, passed = (each[:, from_level:] for each in of_levels)
+    positives, negatives = ranks.positives[:, None], ranks.negatives[:, None]
+    start, end = ratio(hits - own, positives), ratio(hits, positives)
+    return _area_above(start, end, ratio(above, negatives), ratio(passed, negatives), sensitivity).sum(1)
 
 
 # ---- the types of an entry of the list ------------------------------------------------------------------

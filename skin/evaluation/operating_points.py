@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from skin.evaluation import metrics
 from skin.evaluation.intervals import Estimate, Resampler, interval
-from skin.evaluation.metrics import OF_CALLED, Array, Bools, Floats
+from skin.evaluation.metrics import OF_CALLED, Array, Bools, Floats, Metric, OfConfusion, ShareOfClass
 from skin.evaluation.report_types import OnValidation, OperatingPoint, OperatingPoints
 from skin.model import calibration
 from skin.model.calibration import Calibration
@@ -176,62 +174,73 @@ def apply(
     Returns:
         By target and rule.
     """
-    by_name = {target.name: target for target in targets}
-    called = {
-        key: (by_name[key[0]].positives(labels), by_name[key[0]].scores(probabilities) >= choice.threshold)
-        for key, choice in choices.items()
-        if choice.threshold is not None
-    }
-    measured = of_called(called, resampler)
+    thresholds = {
+        target.name: {rule: c.threshold for (name, rule), c in choices.items()
+                      if name == target.name and c.threshold is not None}
+        for target in targets
+    }  # fmt: skip
+    sides = {target.name: (target.positives(labels), target.scores(probabilities)) for target in targets}
+    measured = _at_thresholds(thresholds, sides, resampler)
 
     def points() -> OperatingPoints:
         found: OperatingPoints = {target.name: {} for target in targets}
         estimates = measured()
         for (target, rule), choice in choices.items():
             of_metrics = estimates.get((target, rule), {})
-            point = OperatingPoint(choice.threshold, of_metrics, choice.validation, choice.reason)
-            found[target][rule] = point
+            found[target][rule] = OperatingPoint(choice.threshold, of_metrics, choice.validation, choice.reason)
         return found
 
     return points
 
 
-def of_called(
-    called: dict[Any, tuple[Bools, Bools]], resampler: Resampler
-) -> Callable[[], dict[Any, dict[str, Estimate]]]:
-    """Ask for the metrics `OF_CALLED` of pairs of positives and called images, bool [N] each, by their keys."""
-    if not called:
+def _at_thresholds(
+    thresholds: dict[str, dict[str, float]], sides: dict[str, tuple[Bools, Floats]], resampler: Resampler
+) -> Callable[[], dict[tuple[str, str], dict[str, Estimate]]]:
+    """Ask for the metrics `OF_CALLED` of each target at each threshold; return a function that gives them.
+
+    Args:
+        thresholds: by target and rule. sides: positives bool [N] and scores [N] by target.
+    """
+    levels = {name: np.array(sorted(of_rules.values())) for name, of_rules in thresholds.items() if of_rules}
+    if not levels:
         return dict
-    tables = resampler.sums(
-        [(4 * k + 2 * positives + hit, 1.0) for k, (positives, hit) in enumerate(called.values())], 4 * len(called)
-    )
+    # An image counts once per target, by the number of thresholds that it reaches: [2, T + 1] places of each.
+    widths = [2 * (len(of_target) + 1) for of_target in levels.values()]
+    starts = dict(zip(levels, np.cumsum([0, *widths]).tolist(), strict=False))
+    columns: list[tuple[Array | int, Array | float]] = []
+    for name, of_target in levels.items():
+        positives, scores = sides[name]
+        reached = np.searchsorted(of_target, scores, "right")
+        columns.append((starts[name] + (len(of_target) + 1) * positives + reached, 1.0))
+    counts = resampler.sums(columns, sum(widths))
+    keys = [(name, rule) for name in levels for rule in thresholds[name]]
 
     def figures(weights: Array) -> dict[str, Floats]:
-        confusion = (tables @ weights).T.reshape(-1, len(called), 2, 2)
-        return {
-            metric.name: metric.source.compute(confusion)[..., 1]
-            for metric in OF_CALLED
-            if isinstance(metric.source, metrics.OfConfusion)
-        }
+        sums = (counts @ weights).T
+        tables = {}
+        for name, of_target in levels.items():
+            own = sums[:, starts[name] : starts[name] + 2 * (len(of_target) + 1)].reshape(len(sums), 2, -1)
+            reaching = np.cumsum(own[..., ::-1], -1)[..., ::-1]  # those that reach 0, 1, .. thresholds or more
+            for rule, threshold in thresholds[name].items():
+                called = reaching[..., np.searchsorted(of_target, threshold) + 1]
+                tables[name, rule] = np.stack([reaching[..., 0] - called, called], -1)  # [B, 2, 2]
+        confusion = np.stack([tables[key] for key in keys], 1)
+        return {m.name: m.source.compute(confusion)[..., 1] for m in OF_CALLED if isinstance(m.source, OfConfusion)}
 
     rounds = resampler.ask(figures)
 
-    def estimates() -> dict[Any, dict[str, Estimate]]:
+    def estimate(metric: Metric, k: int, value: float, drawn: Floats) -> Estimate:
+        name, rule = keys[k]
+        positives, scores = sides[name]
+        assert isinstance(metric.interval, ShareOfClass)
+        basis = metric.interval.basis(positives, scores >= thresholds[name][rule])
+        return interval(metric.interval, value, drawn, resampler.size(basis))
+
+    def estimates() -> dict[tuple[str, str], dict[str, Estimate]]:
         values, drawn = figures(np.ones((resampler.num_groups, 1))), rounds()
         return {
-            key: {
-                metric.name: interval(
-                    metric.interval, float(values[metric.name][0, k]), drawn[metric.name][:, k],
-                    resampler.size(_basis(metric, *called[key])),
-                )
-                for metric in OF_CALLED
-            }
-            for k, key in enumerate(called)
-        }  # fmt: skip
+            key: {m.name: estimate(m, k, float(values[m.name][0, k]), drawn[m.name][:, k]) for m in OF_CALLED}
+            for k, key in enumerate(keys)
+        }
 
     return estimates
-
-
-def _basis(metric: metrics.Metric, positives: Bools, called: Bools) -> Bools:
-    assert isinstance(metric.interval, metrics.ShareOfClass)
-    return metric.interval.basis(positives, called)

@@ -185,6 +185,26 @@ def test_the_flow_and_table_1_are_those_of_the_run(run: Run, run_folder: Path, d
     assert made["population"]["columns"]["train"]["images"] == counts["train"]
 
 
+def test_operating_points_and_prevalence_are_asked_on_the_command_line(run: Run, tmp_path: Path) -> None:
+    made, said = run("--cost-ratio", 20, "--prevalence", "mel=0.02,malignant=0.05")
+    assert made["prevalence"]["stated"] == {"mel": 0.02, "malignant": 0.05}
+    assert list(made["prevalence"]["targets"]) == ["mel", "malignant"]
+    assert made["operating_points"]["cost_ratio"] == 20
+    assert set(made["operating_points"]["malignant"]) == {"sensitivity_90", "sensitivity_95", "youden", "cost_ratio"}
+    assert "malignant, A miss costs 20 false alarms" in said
+    assert made["per_lesion"]["lesions"] == made["groups"]
+    assert "per_patient" not in made
+    assert "At a stated prevalence" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_prevalence_is_refused_before_the_model_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "collect", None)
+    refused = {"psoriasis=0.1": "the model has no such class", "mel=0.2,malignant=0.1": "add up to more"}
+    for text, message in refused.items():
+        with pytest.raises(UserError, match=message):
+            run("--prevalence", text)
+
+
 def test_averages_over_the_views(run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path) -> None:
     made, _ = run("--tta", 8)
     table = pd.read_csv(tmp_path / "out" / "predictions.csv").iloc[0]
@@ -193,6 +213,11 @@ def test_averages_over_the_views(run: Run, run_folder: Path, demo_folder: Path, 
     expected = model.predict(path, views=8).probabilities
     np.testing.assert_allclose(table[list(tiny.CLASSES)].to_numpy(float), expected, atol=1e-6)
     assert made["about"]["tta"] == 8
+    answers = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    paths = read_index(Path(made["about"]["data"])).rows.set_index("image")["path"]
+    called = [model.predict(paths[image]).label for image in answers["image"]]
+    assert made["views"]["before"]["accuracy"]["value"] == pytest.approx((answers["label"] == called).mean())
+    assert made["views"]["after"]["accuracy"] == made["accuracy"]
 
 
 def test_another_set_is_matched_by_name(run: Run, demo_folder: Path, tmp_path: Path) -> None:

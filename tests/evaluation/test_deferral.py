@@ -39,14 +39,14 @@ def test_a_round_is_the_risk_of_the_rows_it_drew() -> None:
     resampler = Resampler(groups, 15)
     ranking = intervals.Ranking(wrong, confidence, resampler)
     weights = resampler.weights(0, 15)
-    ranks = ranking.ranks(weights)
+    places = deferral.places_of(ranking.ranks(weights))
     for number, drawn in enumerate(weights.T):
         rows = np.repeat(np.arange(len(groups)), drawn[resampler.group_of_row])
         expected = risk_by_hand(confidence[rows], wrong[rows])
-        assert deferral.aurc(ranks)[number] == pytest.approx(expected.mean(), rel=1e-10)
+        assert deferral.aurc(places)[number] == pytest.approx(expected.mean(), rel=1e-10)
         for coverage in (1.0, 0.9, 0.33):
             kept = int(np.ceil(coverage * len(rows) - 1e-9))
-            assert deferral.risk(ranks, coverage)[number] == pytest.approx(expected[kept - 1], rel=1e-10, abs=1e-12)
+            assert deferral.risk(places, coverage)[number] == pytest.approx(expected[kept - 1], rel=1e-10, abs=1e-12)
 
 
 def test_aurc_by_hand() -> None:

@@ -27,7 +27,8 @@ def test_the_difference_is_that_of_the_two_values() -> None:
     one, other = (Estimates(labels, answer, resampler) for answer in answers)
     for metric in OF_A_COMPARISON:
         found = paired.difference(metric, other, one)
-        assert found.value == other.estimate(metric.name).value - one.estimate(metric.name).value
+        expected = other.estimate(metric.name).value - one.estimate(metric.name).value
+        assert found.value == pytest.approx(expected, rel=1e-9)
         assert found.low < found.value < found.high
 
 
@@ -38,6 +39,32 @@ def test_pairs_know_more_than_two_intervals() -> None:
     for metric in OF_A_COMPARISON[:5]:
         a, b, d = one.estimate(metric.name), other.estimate(metric.name), paired.difference(metric, other, one)
         assert d.high - d.low < 0.7 * np.hypot(a.high - a.low, b.high - b.low), metric.name
+
+
+def test_the_interval_of_a_mean_without_skewness_is_students() -> None:
+    sums = np.array([-3.0, -1.0, 0.0, 1.0, 3.0]) + 7
+    found = paired.mean_of_groups(sums, np.ones(5))
+    # t(4) = 2.776; the standard deviation is sqrt(20 / 4).
+    assert (found.value, found.high) == (pytest.approx(7), pytest.approx(7 + 2.776445 * np.sqrt(5 / 5)))
+    assert found.low == pytest.approx(7 - 2.776445 * np.sqrt(5 / 5))
+    copies = paired.mean_of_groups(np.repeat(sums, 3).reshape(5, 3).sum(1), np.full(5, 3))
+    assert copies.low == pytest.approx(found.low)  # three copies of each image say no more
+
+
+def test_the_interval_of_a_skewed_mean_solves_halls_equation_and_holds_it() -> None:
+    generator = np.random.Generator(np.random.Philox(0))
+    hits = np.zeros(3)
+    for _ in range(2000):
+        sums = generator.exponential(size=20)
+        found = paired.mean_of_groups(sums, np.ones(20))
+        half = 2.093 * sums.std(ddof=1) / np.sqrt(20)
+        hits += [found.low <= 1 <= found.high, abs(sums.mean() - 1) <= half, found.high < 1]
+    held, students, above = hits / 2000
+    assert held > students + 0.005
+    assert above < 0.06
+    skewness, t = 0.3, 2.0
+    root = paired._unskewed(t, skewness)
+    assert root + skewness * root**2 / 3 + skewness**2 * root**3 / 27 + skewness / 6 == pytest.approx(t)
 
 
 def test_newcombes_interval_of_two_shares() -> None:
