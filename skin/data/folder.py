@@ -15,6 +15,7 @@ from pathlib import Path, PureWindowsPath
 
 from skin.data.containers import HDF5_SUFFIXES, PARQUET, TAR, container_of, hdf5_pictures, is_member, read_member
 from skin.data.image_files import IMAGE_SUFFIXES
+from skin.data.tables import header
 from skin.utils.errors import UserError
 from skin.utils.run_folders import is_ours
 
@@ -56,6 +57,7 @@ class Folder:
         self.ours: list[str] = []
         self.copies: dict[str, str] = {}
         self.unread: list[str] = []
+        self._columns: dict[str, list[str]] = {}
         self._links_out: set[str] = set()
         self._names: dict[str, str | tuple[str, ...]] = {}
         if self.root.is_file() and self.root.suffix in (".npz", PARQUET, TAR):  # a folder of its own
@@ -159,6 +161,17 @@ class Folder:
                 "or name the right one with --labels"
             )
         return self.root / found[0] if found else None
+
+    def columns(self, path: str) -> list[str]:
+        """Return the column names of the table at `path` (relative to the root); none if it cannot be a table.
+
+        Raises:
+            UserError: it is a link that leads out of the folder.
+        """
+        if path not in self._columns:  # each of many readers asks for them
+            self.refuse_link(path)
+            self._columns[path] = header(self.root / path)
+        return self._columns[path]
 
     def distinct(self, paths: list[str]) -> list[str]:
         """Return `paths` (relative to the root) without those that hold the same bytes as one before.

@@ -46,7 +46,7 @@ from skin.data.readers import (
 )
 from skin.data.readers.folder_tables import usable_with_labels, with_folders
 from skin.data.readers.labels_table import labels_table
-from skin.data.tables import encoding_note, header
+from skin.data.tables import encoding_note
 from skin.utils.errors import UserError
 
 LAYOUTS = [
@@ -164,7 +164,7 @@ def _what_is_there(folder: Folder) -> str:
         found.append(f"the folders {', '.join(tops[:5])}{', …' if len(tops) > 5 else ''}")
     for table in folder.tables[:3]:
         folder.refuse_link(table)
-        found.append(f"the table {table} with the columns {', '.join(header(folder.root / table)[:8])}")
+        found.append(f"the table {table} with the columns {', '.join(folder.columns(table)[:8])}")
     return "it holds " + ", ".join([*found, *folder.unread[:3]])
 
 

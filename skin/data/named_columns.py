@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from skin.data.folder import Folder
 from skin.data.index import Draft
-from skin.data.tables import find_column, header, listed_columns, named_column, read_table, spelling
+from skin.data.tables import find_column, listed_columns, named_column, read_table, spelling
 from skin.utils.errors import UserError, printable
 
 import pandas as pd
@@ -31,7 +31,7 @@ def with_named_columns(folder: Folder, draft: Draft, label: str | None, group: s
 def _values(folder: Folder, images: pd.Series, name: str, what: str) -> tuple[pd.Series, str]:
     """Return the value of a column for each image, `""` if it has none, and a note on where it is from."""
     option = f"--{what}-column"
-    columns = {path: header(folder.root / path) for path in folder.tables}
+    columns = {path: folder.columns(path) for path in folder.tables}
     if not columns:
         raise UserError(f"{option} {name}: {folder.root} holds no table (.csv, .tsv, .tab); name one with --labels")
     stems = images.map(_stem)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from skin.data.folder import Folder
 from skin.data.index import COLUMNS, PEOPLE, Draft
-from skin.data.tables import find_column, header, read_table, row_number, without_words
+from skin.data.tables import find_column, read_table, row_number, without_words
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -82,7 +82,7 @@ def people_of(table: pd.DataFrame) -> pd.DataFrame:
 def metadata(folder: Folder, key: str) -> list[str]:
     """List the tables named metadata, or nearly so, that have the column `key`, without copies of one another."""
     named = folder.distinct([path for path in folder.tables if "metadata" in posixpath.basename(path).lower()])
-    return [path for path in named if find_column(header(folder.root / path), key)]
+    return [path for path in named if find_column(folder.columns(path), key)]
 
 
 def split_words(values: pd.Series, path: Path) -> pd.Series:
@@ -112,9 +112,7 @@ def tables_with(folder: Folder, *columns: str, names: Sequence[str] = ()) -> lis
     for path in folder.tables:
         if names and posixpath.basename(path).lower() not in names:
             continue
-        folder.refuse_link(path)
-        present = header(folder.root / path)
-        if all(find_column(present, column) for column in columns):
+        if all(find_column(folder.columns(path), column) for column in columns):
             found.append(path)
     return folder.distinct(found)
 
@@ -123,7 +121,7 @@ def stacked(folder: Folder, paths: list[str], columns: tuple[str, ...]) -> pd.Da
     """Return the rows of several tables as one: those of `columns` that they have, under one spelling."""
     tables = []
     for path in paths:
-        names = header(folder.root / path)
+        names = folder.columns(path)
         used = {found: name for name in columns if (found := find_column(names, name))}
         tables.append(read_table(folder.root / path, list(used))[list(used)].rename(columns=used))
     return pd.concat(tables, ignore_index=True).fillna("")

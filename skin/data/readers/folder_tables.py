@@ -14,7 +14,7 @@ from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.readers.labels_table import labels_table
-from skin.data.tables import find_column, from_one_hot, header, is_one_hot, read_table, spelling
+from skin.data.tables import find_column, from_one_hot, is_one_hot, read_table, spelling
 from skin.utils.errors import UserError, printable
 
 import pandas as pd
@@ -143,8 +143,7 @@ def _is_narrow(folder: Folder, path: str) -> bool:
     Raises:
         UserError: it is a link that leads out of the folder.
     """
-    folder.refuse_link(path)
-    return len(header(folder.root / path)) <= _WIDE
+    return len(folder.columns(path)) <= _WIDE
 
 
 def _of_images(table: pd.DataFrame, images: dict[str, str]) -> pd.DataFrame | None:

@@ -10,7 +10,7 @@ from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.readers.common import SPLITS, Layout, listed, people_of, rows_of
 from skin.data.readers.set_tables import read_lines
-from skin.data.tables import find_column, header, read_table
+from skin.data.tables import find_column, read_table
 from skin.utils.errors import UserError
 
 import pandas as pd
@@ -57,8 +57,7 @@ def _tables(folder: Folder) -> dict[str, pd.DataFrame]:
     for path in (*folder.tables, *folder.others):
         name = posixpath.basename(path).lower()
         if name == "metadata.csv":
-            folder.refuse_link(path)
-            if not find_column(header(folder.root / path), "file_name"):
+            if not find_column(folder.columns(path), "file_name"):
                 continue
             table = read_table(folder.root / path)
         elif name == "metadata.jsonl":

@@ -6,7 +6,7 @@ import posixpath
 
 from skin.data.folder import Folder
 from skin.data.groups import join_groups, join_pairs
-from skin.data.index import Draft, count
+from skin.data.index import PEOPLE, Draft, count
 from skin.data.readers.common import (
     Layout,
     listed,
@@ -25,7 +25,6 @@ import pandas as pd
 
 _IMAGE = "image_name"
 _TELL = ("benign_malignant", "target")
-_PEOPLE = ("patient_id", "lesion_id")
 _ATTRIBUTES = ("sex", "age_approx", "anatom_site_general_challenge", "diagnosis")
 
 
@@ -38,11 +37,11 @@ def read(folder: Folder) -> Draft | None:
         return None
     # The second version of the table has the lesions. A row may stand in both, and in a part of the table.
     source = posixpath.basename(paths[0]) if len(paths) == 1 else listed(paths)
-    table = one_row_each(stacked(folder, paths, (_IMAGE, *_TELL, *_PEOPLE, *_ATTRIBUTES)), _IMAGE, source)
+    table = one_row_each(stacked(folder, paths, (_IMAGE, *_TELL, *PEOPLE, *_ATTRIBUTES)), _IMAGE, source)
     for columns in (_TELL, ("patient_id",)):
         need_column(table, folder.root / paths[0], *columns)
     tell = list(present_columns(table, *_TELL).columns)
-    known = [table[name] for name in _PEOPLE if name in table]
+    known = [table[name] for name in PEOPLE if name in table]
     group, notes = _with_copies(folder, table[_IMAGE], join_groups(*known))
     rows = rows_of(
         table[_IMAGE],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
-from skin.data.index import Draft
+from skin.data.index import PEOPLE, Draft
 from skin.data.readers.common import (
     Layout,
     listed,
@@ -20,16 +20,15 @@ from skin.data.readers.common import (
     tables_with,
 )  # fmt: skip
 from skin.data.readers.isic_challenge import benign_or_malignant, look_up, without_classes
-from skin.data.tables import find_column, header, need_column
+from skin.data.tables import find_column, need_column
 from skin.utils.errors import UserError, printable
 
 import pandas as pd
 
 _IMAGE = "isic_id"
 _TELL = ("malignant", "target")
-_PEOPLE = ("patient_id", "lesion_id")
 _ATTRIBUTES = ("age_approx", "sex", "anatom_site_general", "clin_size_long_diam_mm", "tbp_tile_type", "image_type")
-_COLUMNS = (*_PEOPLE, *_ATTRIBUTES)
+_COLUMNS = (*PEOPLE, *_ATTRIBUTES)
 
 
 def read(folder: Folder) -> Draft | None:
@@ -49,14 +48,14 @@ def read(folder: Folder) -> Draft | None:
             known = known[[name for name in known if (known[name] != "").any()]]
             table = _filled(table, known, folder.root / path)
             unused += [path] if known.empty else []
-    persons = [table[name] for name in _PEOPLE if name in table]
+    persons = [table[name] for name in PEOPLE if name in table]
     group, attributes = join_groups(*persons) if persons else "", present_columns(table, *_ATTRIBUTES)
     rows = rows_of(table[_IMAGE], labels, group=group, attributes=attributes, people=people_of(table))
     return without_classes(folder, Draft(rows, source, ("benign", "malignant")), unused, _IMAGE)
 
 
 def _is_truth(folder: Folder, path: str) -> bool:
-    names = header(folder.root / path)
+    names = folder.columns(path)
     # A sample submission has isic_id and target, too, and no patient.
     of_kaggle = find_column(names, "target") and find_column(names, "patient_id")
     official = re.match(r"ISIC_2024_.*GroundTruth", posixpath.basename(path), re.IGNORECASE)
@@ -76,7 +75,7 @@ def _filled(table: pd.DataFrame, known: pd.DataFrame, path: Path) -> pd.DataFram
             table = table.assign(**{name: known[found]})
             continue
         differs = (table[name] != "") & (known[found] != "") & (table[name] != known[found])
-        if name in _PEOPLE and differs.any():
+        if name in PEOPLE and differs.any():
             image = printable(table.loc[differs, _IMAGE].iloc[0])
             raise UserError(f"{path} gives the image '{image}' of ISIC 2024 another {name}: keep one of the tables")
         table = table.assign(**{name: table[name].mask(table[name] == "", known[found])})

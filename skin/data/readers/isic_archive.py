@@ -7,7 +7,7 @@ import posixpath
 
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
-from skin.data.index import Draft, count
+from skin.data.index import PEOPLE, Draft, count
 from skin.data.readers.common import (
     Layout,
     listed,
@@ -19,7 +19,7 @@ from skin.data.readers.common import (
     stacked,
 )  # fmt: skip
 from skin.data.readers.folder_tree import NoClassFolders, folders_above, read_tree
-from skin.data.tables import find_column, header, need_column, read_table, spelling
+from skin.data.tables import find_column, need_column, read_table, spelling
 from skin.utils.errors import UserError, printable
 
 import pandas as pd
@@ -27,20 +27,19 @@ import pandas as pd
 # From the deepest on: diagnosis_1 is benign or malignant, _2 the family, _3 the disease, _4 and _5 its forms;
 # `diagnosis` is the disease in older downloads.
 _DIAGNOSES = ("diagnosis", *(f"diagnosis_{level}" for level in (5, 4, 3, 2, 1)))
-_PEOPLE = ("patient_id", "lesion_id")
 _ATTRIBUTES = (
     "age_approx", "sex", "anatom_site_general", "anatom_site_1", "fitzpatrick_skin_type", "image_type",
     "dermoscopic_type", "diagnosis_confirm_type", "attribution",
 )  # fmt: skip
 _LEVELS, _DISEASE = _DIAGNOSES[1:], "diagnosis_3"
-_COLUMNS = ("isic_id", *_DIAGNOSES, *_PEOPLE, *_ATTRIBUTES)
+_COLUMNS = ("isic_id", *_DIAGNOSES, *PEOPLE, *_ATTRIBUTES)
 _NEARLY_ALL, _HALF = 0.99, 0.5  # of the rows with a diagnosis
 
 
 def read(folder: Folder) -> Draft | None:
     paths = metadata(folder, "isic_id")
     if len({posixpath.basename(path) for path in paths}) > 1:
-        paths = [path for path in paths if find_column(header(folder.root / path), *_DIAGNOSES)]
+        paths = [path for path in paths if find_column(folder.columns(path), *_DIAGNOSES)]
     if not paths or tables_of_classes(folder):
         return None
     if len({posixpath.basename(path) for path in paths}) > 1:
@@ -48,8 +47,8 @@ def read(folder: Folder) -> Draft | None:
     path = folder.root / paths[0]
     source = path.name if len(paths) == 1 else listed(paths)
     if len(paths) == 1:
-        known = [name for column in _COLUMNS if (name := find_column(header(path), column))]
-        table = read_table(path, known)
+        names = folder.columns(paths[0])
+        table = read_table(path, [name for column in _COLUMNS if (name := find_column(names, column))])
     else:
         table = one_row_each(stacked(folder, paths, _COLUMNS), "isic_id", source)
     columns = list(table.columns)
@@ -58,7 +57,7 @@ def read(folder: Folder) -> Draft | None:
         return None  # it tells nothing to learn: another table does, or the folders
     label = _level_of_classes(table, filled)
     image = table[need_column(table, path, "isic_id")]
-    known = [table[name] for person in _PEOPLE if (name := find_column(columns, person))]
+    known = [table[name] for person in PEOPLE if (name := find_column(columns, person))]
     attributes, group = present_columns(table, *_ATTRIBUTES), join_groups(*known) if known else ""
     labels, label_note, notes = _labels(table, label, filled, source)
     rows = rows_of(image, labels, group=group, attributes=attributes, people=people_of(table))
@@ -157,7 +156,7 @@ def tables_of_classes(folder: Folder) -> list[str]:
 def groups_of_tables(folder: Folder, paths: list[str], names: pd.Series) -> pd.Series | str:
     """Return the lesion or patient that the Archive's tables `paths` give each file of `names`; otherwise `""`."""
     table = stacked(folder, paths, _COLUMNS)
-    known = [table[name] for name in _PEOPLE if name in table]
+    known = [table[name] for name in PEOPLE if name in table]
     if not known:
         return ""
     # An image in two tables links the lesions and patients of both; its own name is no lesion.
