@@ -71,11 +71,6 @@ class Folder:
         for paths in (self.tables, self.archives, self.others, self.folders, self.ours):
             paths.sort()
         self._look_into_hdf5()
-        for path in self.images:
-            name = _stem(_name(path))
-            known = self._names.setdefault(name, path)  # a tuple only if there are several: data sets are large
-            if known is not path:
-                self._names[name] = (*((known,) if isinstance(known, str) else known), path)
 
     def _walk(self) -> None:
         pending = [""]
@@ -117,8 +112,8 @@ class Folder:
         self.folders = list(kept)
 
     def _add_file(self, path: str, name: str) -> None:
-        if image_suffix(name):
-            self.images.add(path)
+        if suffix := image_suffix(name):
+            self._add_image(path, _composed(name[: -len(suffix)]))
             return
         suffix = posixpath.splitext(name)[1].lower()
         if is_table(name):
@@ -128,6 +123,12 @@ class Folder:
         else:
             self.others.append(path)
 
+    def _add_image(self, path: str, stem: str) -> None:
+        self.images.add(path)
+        known = self._names.setdefault(stem, path)  # a tuple only if there are several: data sets are large
+        if known is not path:
+            self._names[stem] = (*((known,) if isinstance(known, str) else known), path)
+
     def _look_into_hdf5(self) -> None:
         for path in [path for path in self.others if path.lower().endswith(HDF5_SUFFIXES)]:
             try:
@@ -135,7 +136,8 @@ class Folder:
             except UserError as error:
                 self.unread.append(str(error))
                 continue
-            self.images.update(f"{path}::{name}" for name in found)
+            for name in found:
+                self._add_image(f"{path}::{name}", _stem(name.rpartition("/")[2]))
             if not found:
                 self.unread.append(f"{path} holds no pictures (datasets of JPEG or PNG bytes): save its own as files")
 

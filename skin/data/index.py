@@ -135,8 +135,8 @@ def build_index(
     faults += _same_but_for_case(rows["label"].unique(), draft.source)
     if faults and not keep_going:
         raise UserError(faults[0])
-    files = list(rows.pop("file"))
-    rows["path"] = pd.Series([f"{folder.root}/{file}" for file in files], index=rows.index, dtype=PATHS)
+    files, root = rows.pop("file").tolist(), str(folder.root)
+    rows["path"] = pd.Series([f"{root}/{file}" for file in files], index=rows.index, dtype=PATHS)
     by_path = []
     if group_by is not None:
         rows, note = group_by_path(rows, files, group_by)
@@ -277,7 +277,8 @@ def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, lis
         if files[named].notna().any():
             taken = _kinds(files[named])
             notes.append(f"no image has the extension that {source} gives it; taken instead: {taken}")
-    if len({file[file.rfind(".") :].lower() for file in files[~named].dropna()}) > 1:
+    endings = {file[file.rfind(".") :] for file in files[~named].dropna().tolist()}
+    if len({ending.lower() for ending in endings}) > 1:
         notes.append(f"{source} names images without extension; found: {_kinds(files[~named])}")
     return files, notes
 

@@ -263,7 +263,7 @@ def _other_files(index: Index, options: Options, run: Path) -> tuple[str, ...]:
     paths = index.rows.loc[index.rows["image"].isin(names[:64]), "path"].tolist()
     bad = unreadable(paths, preprocess_for(options.model, options.image_size))
     if bad:
-        raise bad[0]
+        raise UserError(bad[0].with_options)
     moved = run_folders.read_config(run).get("data") != str(options.data)
     if moved or len(names) > max(1, len(index.rows) // 100):
         raise UserError(

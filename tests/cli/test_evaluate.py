@@ -208,13 +208,12 @@ def test_a_prevalence_is_refused_before_the_model_runs(run: Run, monkeypatch: py
 def test_averages_over_the_views(run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path) -> None:
     made, _ = run("--tta", 8)
     table = pd.read_csv(tmp_path / "out" / "predictions.csv").iloc[0]
-    path = read_index(demo_folder).rows.set_index("image")["path"][table["image"]]
+    paths = read_index(demo_folder).rows.set_index("image")["path"]
     model = load_classifier(run_folder / "best.pt", device="cpu", amp="off")
-    expected = model.predict(path, views=8).probabilities
+    expected = model.predict(paths[table["image"]], views=8).probabilities
     np.testing.assert_allclose(table[list(tiny.CLASSES)].to_numpy(float), expected, atol=1e-6)
     assert made["about"]["tta"] == 8
     answers = pd.read_csv(tmp_path / "out" / "predictions.csv")
-    paths = read_index(Path(made["about"]["data"])).rows.set_index("image")["path"]
     called = [model.predict(paths[image]).label for image in answers["image"]]
     assert made["views"]["before"]["accuracy"]["value"] == pytest.approx((answers["label"] == called).mean())
     assert made["views"]["after"]["accuracy"] == made["accuracy"]

@@ -124,7 +124,7 @@ def stacked(folder: Folder, paths: list[str], columns: tuple[str, ...]) -> pd.Da
         names = folder.columns(path)
         used = {found: name for name in columns if (found := find_column(names, name))}
         tables.append(read_table(folder.root / path, list(used))[list(used)].rename(columns=used))
-    return pd.concat(tables, ignore_index=True).fillna("")
+    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True).fillna("")
 
 
 def one_row_each(table: pd.DataFrame, key: str, source: str) -> pd.DataFrame:

@@ -77,6 +77,8 @@ def with_folders(folder: Folder, draft: Draft) -> Draft:
     Raises:
         UserError: the table names few of the images in class folders, or contradicts the folders.
     """
+    if len(folder.folders) < 2:  # before a look at each of many paths
+        return draft
     if len({path.rpartition("/")[0] for path in folder.images if not is_member(path)} - {""}) < 2:
         return draft
     try:

@@ -40,7 +40,7 @@ def read(folder: Folder) -> Draft | None:
     paths = metadata(folder, "isic_id")
     if len({posixpath.basename(path) for path in paths}) > 1:
         paths = [path for path in paths if find_column(folder.columns(path), *_DIAGNOSES)]
-    if not paths or tables_of_classes(folder):
+    if not any(find_column(folder.columns(path), *_DIAGNOSES) for path in paths) or tables_of_classes(folder):
         return None
     if len({posixpath.basename(path) for path in paths}) > 1:
         raise UserError(f"{folder.root} holds {' and '.join(paths)}: name the right one with --labels")
