@@ -98,18 +98,23 @@ SHM_FULL = RuntimeError("unable to write to file </torch_1_2_3>: No space left o
 KILLED = RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")
 
 
+def slow(*values: Any) -> Any:
+    """Parameters of a test that `make test` leaves out: it is long, and runs with others anyway."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("fault", "pattern", "value", "said"),
     [
         (raising(GPU_FULL), r"for 16 images a step: try (--batch-size 8); the last good", [],
          "note: images a step 8 (was 16), steps an epoch 7 (was 4): the results will not be those of the "
          "undisturbed run; epoch 1 begins anew"),
-        (raising(MemoryError()), r"try (--batch-size 8), or fewer", [], "epoch 1 begins anew"),
-        (raising(MemoryError()), r"or fewer (--workers)", [0], "0 epochs and 2 steps are done"),
-        (raising(SHM_FULL), r"or use (--workers 0)", [], "0 epochs and 2 steps are done"),
-        (raising(KILLED), r"try fewer (--workers)", [0], "0 epochs and 2 steps are done"),
-        (broken_loss, r"last good checkpoint is kept; try a smaller (--lr)", [0.0002],
-         "note: lr 0.0002 (was 0.002): the results will not be those of the undisturbed run"),
+        slow(raising(MemoryError()), r"try (--batch-size 8), or fewer", [], "epoch 1 begins anew"),
+        slow(raising(MemoryError()), r"or fewer (--workers)", [0], "0 epochs and 2 steps are done"),
+        slow(raising(SHM_FULL), r"or use (--workers 0)", [], "0 epochs and 2 steps are done"),
+        slow(raising(KILLED), r"try fewer (--workers)", [0], "0 epochs and 2 steps are done"),
+        slow(broken_loss, r"last good checkpoint is kept; try a smaller (--lr)", [0.0002],
+             "note: lr 0.0002 (was 0.002): the results will not be those of the undisturbed run"),
         (broken_loss, r"last good checkpoint is kept; .* or (--amp off)", [], "0 epochs and 2 steps are done"),
     ],
 )  # fmt: skip
@@ -178,7 +183,7 @@ def test_data_that_moved(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert test_set.read(best, Path("again"), None, "test").own
 
 
-@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("part", ["train", slow("val")])
 def test_images_that_are_no_longer_there(part: str, capsys: pytest.CaptureFixture[str]) -> None:
     gone = pictures(part)[0]
     gone.unlink()
@@ -191,7 +196,7 @@ def test_images_that_are_no_longer_there(part: str, capsys: pytest.CaptureFixtur
     assert gone.stem not in read_manifest(Path("run/split.csv"))["image"].tolist()
 
 
-@pytest.mark.parametrize(("part", "recorded"), [("train", True), ("val", True), ("val", False)])
+@pytest.mark.parametrize(("part", "recorded"), [slow("train", True), ("val", True), slow("val", False)])
 def test_an_image_that_is_damaged(part: str, recorded: bool, capsys: pytest.CaptureFixture[str]) -> None:
     """It is found before the first step by its length, or else when it is needed."""
     name = cut_off(pictures(part)[0])
@@ -247,7 +252,7 @@ def test_a_run_begun_with_compile_goes_on_where_nothing_is_compiled(capsys: pyte
     assert call("--resume", "run") == 0
 
 
-@pytest.mark.parametrize("option", ["--image-size 48", "--model efficientnet_b1"])
+@pytest.mark.parametrize("option", ["--image-size 48", slow("--model efficientnet_b1")])
 def test_what_would_be_another_run_is_one(option: str) -> None:
     with pytest.raises(UserError) as caught:
         call("--resume", "run", *option.split())

@@ -284,6 +284,7 @@ def test_help_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch:
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_rows_so_far_and_leaves_no_process(demo_folder: Path, tmp_path: Path) -> None:
     """Rounds without end; it is interrupted once the first row is in the file."""
     out = tmp_path / "bench.json"

@@ -68,7 +68,8 @@ cli.run(train.main)
 """
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_a_signal_ends_a_run_whose_loader_hangs(processes: int, tmp_path: Path) -> None:
     data = demo.write(tmp_path / "data", images=70)
     script = tmp_path / "stall.py"
@@ -125,7 +126,8 @@ def mounts() -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not mounts(), reason="this user may not mount a file system")
-@pytest.mark.parametrize(("kib", "workers"), [(820, 1), pytest.param(150, 0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kib", "workers"), [(820, 1), (150, 0)])
 def test_a_run_with_little_shared_memory_trains(kib: int, workers: int, tmp_path: Path) -> None:
     """A batch takes 196 KiB; the locks of a loader with two processes take 56 beside them."""
     data = demo.write(tmp_path / "data", images=70)

@@ -158,6 +158,7 @@ def test_a_loader_process_that_is_killed_is_one_line(monkeypatch: pytest.MonkeyP
     assert progress() == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_saves_and_ends_with_129(work: Path) -> None:
     """The whole of it: a process that leads a terminal's session, and the terminal goes away."""
     master, terminal = pty.openpty()

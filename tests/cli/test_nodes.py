@@ -154,6 +154,7 @@ def test_two_agents_without_a_shared_folder(data: Path, one_machine: Path, tmp_p
     assert ended[1].stdout == ""
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_only_the_first_machine_has_its_folder(
     data: Path, one_machine: Path, tmp_path: Path
 ) -> None:
@@ -203,6 +204,7 @@ def restarted(data: Path, folders: Sequence[Path], script: Path, *options: str) 
     assert "0 epochs and 1 steps are done" in ended[0].stdout
 
 
+@pytest.mark.slow
 def test_torchrun_starts_a_killed_run_again_with_resume_auto(data: Path, one_machine: Path, tmp_path: Path) -> None:
     folders = [tmp_path / "first", tmp_path / "second"]
     restarted(data, folders, tmp_path / "dying.py", "--out", "run", "--resume", "auto")

@@ -240,11 +240,12 @@ def test_a_run_stopped_before_its_first_save_begins_again(
     assert "stopped after epoch 0, step 1" in said
 
 
-def test_runs_killed_at_random_points_come_to_the_same_bits() -> None:
-    """The short form of `make torture`: real processes, two together, and real SIGKILLs."""
+@pytest.mark.parametrize("setup", ["alone-1-off", pytest.param("ranks2-0-off", marks=pytest.mark.slow)])
+def test_runs_killed_at_random_points_come_to_the_same_bits(setup: str) -> None:
+    """The short form of `make torture`: real processes, alone or two together, and real SIGKILLs."""
     done = warm.run(
         [sys.executable, str(ROOT / "tests" / "torture.py"), "--kills", "2", "--counted", "--commands", "0",
-         "--endings", "0", "--fuzz", "0", "--setups", "ranks2-0-off", "--seed", "3"],
+         "--endings", "0", "--fuzz", "0", "--setups", setup, "--seed", "3"],
         timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -316,6 +316,7 @@ def test_the_check_as_a_command_names_what_is_wrong_and_writes_its_report(
         assert picture.format == "PNG"
 
 
+@pytest.mark.slow
 def test_the_demo_in_a_folder_of_its_own_one_image_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = demo.write
     monkeypatch.setattr(demo, "write", lambda folder: write(folder, images=70))

@@ -141,7 +141,7 @@ RANKED = ("auc", "average_precision", "f1", "sensitivity_at_90_specificity", "se
 MACRO = ("balanced_accuracy", "macro_f1", "macro_auc", "macro_average_precision")
 
 
-@pytest.mark.parametrize("positives", [2, 3, 5, 10])
+@pytest.mark.parametrize("positives", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 5, 10))])
 def test_intervals_of_a_scarce_class_hold_the_truth(positives: int) -> None:
     truth = metrics.values(*scarce_set(10**6, positives * 1000, 200_000))
     figures = [scarce_figures(seed, positives) for seed in range(100)]

@@ -6,6 +6,7 @@ from typing import Any
 from skin import load_classifier
 from skin.data.images import Preprocess
 from skin.model import checkpoint, unlike
+from skin.model.classifier import SkinClassifier
 from skin.model.export import export
 from skin.model.unlike import Training
 from skin.utils.errors import UserError
@@ -20,9 +21,22 @@ import torch
 
 @pytest.fixture(scope="module")
 def best_pt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    calibration = tiny.calibration(temperature=1.5, threshold=0.2, unlike_threshold=1.0)
+    """A checkpoint whose prediction sets need the top class, and that flags about half of six pictures as unlike."""
+    calibration = tiny.calibration(temperature=1.5, threshold=0.2, unlike_threshold=1e-4)
     calibration["biases"] = [1.0, -1.0, 0.0, 2.0, 0.0, 0.0, -2.0]
-    return tiny.write_checkpoint(tmp_path_factory.mktemp("run") / "best.pt", calibration=calibration)
+    calibration["sets"]["95"] = {"thresholds": [0.9] * 7, "shared": []}
+    path = tiny.write_checkpoint(tmp_path_factory.mktemp("run") / "best.pt", calibration=calibration)
+    model = load_classifier(path, device="cpu", amp="off")
+    with torch.inference_mode():
+        traits = model._model.answers(torch.from_numpy(six(model)))[1].numpy()
+    labels = np.arange(6) % 2
+    training = Training(traits[:4], labels[:4], model._model.widths()[:-1])
+    fitted = unlike.fit(traits[:4], labels[:4], training)
+    fitted["threshold"] = fitted["threshold"] * float(np.median(unlike.distance(fitted, traits)))
+    state = checkpoint.load(path)
+    state["calibration"]["unlike"] = fitted
+    checkpoint.save(state, path)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +45,10 @@ def onnx_file(best_pt: Path) -> Path:
     line = export(best_pt, path)
     assert f"wrote {path}: efficientnet_b0, 7 classes, ONNX opset 20" in line
     return path
+
+
+def six(model: SkinClassifier) -> np.ndarray:
+    return np.stack([model.pixels(tiny.picture(seed)) for seed in range(6)])
 
 
 def probabilities(session: onnxruntime.InferenceSession, squares: np.ndarray) -> np.ndarray:
@@ -63,28 +81,16 @@ def test_the_file_says_how_it_is_used_and_nothing_of_where_it_was_made(onnx_file
     assert b"site-packages" not in onnx_file.read_bytes()
 
 
-def test_the_readmes_lines_give_torchs_sets_and_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    traits_like = tiny.calibration(temperature=1.5, threshold=0.2, unlike_threshold=1e-4)
-    traits_like["sets"]["95"] = {"thresholds": [0.9] * 7, "shared": []}
-    best = tiny.write_checkpoint(tmp_path / "best.pt", calibration=traits_like)
-    model = load_classifier(best, device="cpu", amp="off")
-    squares = np.stack([model.pixels(tiny.picture(seed)) for seed in range(6)])
-    with torch.inference_mode():
-        traits = model._model.answers(torch.from_numpy(squares))[1].numpy()
-    labels = np.arange(6) % 2
-    training = Training(traits[:4], labels[:4], model._model.widths()[:-1])
-    fitted = unlike.fit(traits[:4], labels[:4], training)
-    fitted["threshold"] = fitted["threshold"] * float(np.median(unlike.distance(fitted, traits)))  # flags about half
-    state = checkpoint.load(best)
-    state["calibration"]["unlike"] = fitted
-    checkpoint.save(state, best)
-    export(best, tmp_path / "model.onnx")
-    monkeypatch.chdir(tmp_path)
+def test_the_readmes_lines_give_torchs_sets_and_flags(
+    best_pt: Path, onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(onnx_file.parent)
+    model = load_classifier(best_pt, device="cpu", amp="off")
     blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
     (lines,) = [block for block in blocks if "onnxruntime" in block]
-    found: dict[str, Any] = {"squares": squares}
+    found: dict[str, Any] = {"squares": six(model)}
     exec(lines, found)
-    expected = load_classifier(best, device="cpu", amp="off").predict_pixels(squares)
+    expected = model.predict_pixels(six(model))
     assert [set(names) for names in found["names"]] == [set(p.prediction_set_95) for p in expected]
     assert all(len(names) == 1 for names in found["names"])  # none reaches 0.9: the top class stays
     assert found["unlike"].tolist() == [p.unlike for p in expected]

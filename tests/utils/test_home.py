@@ -87,6 +87,7 @@ def run(folder: Path, script: str, *words: str) -> subprocess.CompletedProcess[s
     return ended
 
 
+@pytest.mark.slow
 def test_the_scripts_work_without_a_home(demo_folder: Path, tmp_path: Path) -> None:
     options = ("--model", "efficientnet_b0", "--weights", "none", "--image-size", "32", "--batch-size", "16",
                "--gpus", "0", "--epochs", "1", "--workers", "1", "--out", "run")  # fmt: skip
