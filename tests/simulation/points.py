@@ -14,42 +14,28 @@ from skin.evaluation.deferral import COVERAGES, deferral
 from skin.evaluation.intervals import Estimate, Estimates, Resampler
 from skin.evaluation.lesions import per_lesion, per_patient
 from skin.evaluation.metrics import OF_A_COMPARISON, OF_LABELS, OF_TWO_CLASSES
-from skin.evaluation.operating_points import Target
+from skin.evaluation.operating_points import Choice, Target
 from skin.model import calibration
+from tests.simulation.draws import ROUNDS, TRUTH, drawn, holds
 
 import numpy as np
 import torch
 
-TRUTH = 100_000  # lesions of the set that stands for the truth
-ROUNDS = 200
 SHARES = np.array([0.6, 0.2, 0.12, 0.08])  # two benign and two malignant classes
 MALIGNANT = np.array([False, False, True, True])
 
 
-def drawn(seed: int, lesions: int, shares: np.ndarray = SHARES) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return labels [N], logits [N, C] and the lesion [N] of one to three images a lesion, alike in what is hard.
-
-    The softmax of the logits is the true probability.
-    """
-    generator = np.random.Generator(np.random.Philox(seed))
-    lesion = np.repeat(np.arange(lesions), generator.integers(1, 4, lesions))
-    labels = generator.choice(len(shares), lesions, p=shares)[lesion]
-    points = generator.standard_normal((lesions, len(shares)))[lesion]
-    points = np.sqrt(0.5) * (points + generator.standard_normal(points.shape))
-    points[np.arange(len(lesion)), labels] += 1.5
-    return labels, 1.5 * points + np.log(shares), lesion
-
-
-def holds(estimate: Estimate, truth: float) -> float:
-    """Return 1 if the interval holds the truth, 0 if not, nan if there is none."""
-    return np.nan if np.isnan([estimate.low, truth]).any() else float(estimate.low <= truth <= estimate.high)
+def logits_of(seed: int, lesions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels [N], logits [N, C] whose softmax is the true probability, and lesions [N]."""
+    labels, probabilities, lesion = drawn(seed, lesions, SHARES)
+    return labels, np.log(probabilities), lesion
 
 
 # ---- paired differences ---------------------------------------------------------------------------------------
 
 
 def _pairs(size: int, seed: int, rounds: int = ROUNDS) -> dict[str, Estimate]:
-    labels, logits, lesions = drawn(seed, size)
+    labels, logits, lesions = logits_of(seed, size)
     resampler = Resampler(lesions, rounds, seed)
     sharp = 2 * logits - np.log(SHARES)  # too sure, and leaning towards the rare classes
     noise = np.random.Generator(np.random.Philox(seed + 10**7)).standard_normal(logits.shape)
@@ -84,7 +70,7 @@ def of_pairs(size: int, seed: int) -> dict[str, float]:
 
 
 def _decisions(size: int, seed: int, rounds: int = ROUNDS) -> dict[str, Estimate]:
-    labels, logits, lesions = drawn(seed, size)
+    labels, logits, lesions = logits_of(seed, size)
     resampler = Resampler(lesions, rounds, seed)
     probabilities = calibration.softmax(logits)
     curve = decision_curve(MALIGNANT[labels], probabilities[:, MALIGNANT].sum(1), resampler)
@@ -114,21 +100,17 @@ def of_decisions(size: int, seed: int) -> dict[str, float]:
 # ---- operating points -----------------------------------------------------------------------------------------
 
 
-@cache
-def _population() -> tuple[np.ndarray, np.ndarray]:
-    labels, logits, _ = drawn(10**6, TRUTH)
-    return labels, calibration.softmax(logits)
-
-
 TARGET = Target("malignant", MALIGNANT)
 
 
-def of_points(size: int, seed: int) -> dict[str, float]:
-    """Sensitivity, specificity and PPV of thresholds chosen on one set and measured on another, of `size` lesions.
+@cache
+def _population() -> tuple[np.ndarray, np.ndarray]:
+    labels, logits, _ = logits_of(10**6, TRUTH)
+    return MALIGNANT[labels], TARGET.scores(calibration.softmax(logits))
 
-    "reached" is the sensitivity on new images itself, whose mean is to be the promised one or more.
-    """
-    labels, logits, lesions = drawn(seed, size)
+
+def _choices(size: int, seed: int) -> dict[tuple[str, str], Choice]:
+    labels, logits, lesions = logits_of(seed, size)
     fitted: calibration.Calibration = {
         "images": len(labels),
         "temperature": 1.0,
@@ -138,17 +120,22 @@ def of_points(size: int, seed: int) -> dict[str, float]:
             "groups": torch.from_numpy(lesions.astype(np.int64)),
         },
     }
-    choices = operating_points.choose(fitted, [TARGET], 10.0)
-    labels, logits, lesions = drawn(seed + 10**7, size)
+    chosen = operating_points.choose(fitted, [TARGET], 10.0)
+    return {key: choice for key, choice in chosen.items() if choice.threshold is not None}
+
+
+def of_points(size: int, seed: int) -> dict[str, float]:
+    """Figures of thresholds that were chosen on one set and are measured on another, of `size` lesions each."""
+    choices = _choices(size, seed)
+    labels, logits, lesions = logits_of(seed + 10**7, size)
     probabilities, resampler = calibration.softmax(logits), Resampler(lesions, ROUNDS, seed)
     applied = operating_points.apply(choices, [TARGET], labels, probabilities, resampler)
     risk = TARGET.scores(probabilities)
-    called = {key: risk >= choice.threshold for key, choice in choices.items() if choice.threshold is not None}
+    called = {key: risk >= choice.threshold for key, choice in choices.items()}
     parts = prevalence.parts({"malignant": 0.03}, ("nv", "bkl", "mel", "bcc"), MALIGNANT)
     stated = prevalence.at_prevalence(parts, [TARGET], called, labels, resampler)
     points, at_stated = applied()["malignant"], stated()["malignant"].called
-    all_labels, all_probabilities = _population()
-    ill, all_risk = MALIGNANT[all_labels], TARGET.scores(all_probabilities)
+    ill, all_risk = _population()
     found = {}
     for rule, point in points.items():
         if point.threshold is None:
@@ -161,9 +148,14 @@ def of_points(size: int, seed: int) -> dict[str, float]:
         found |= {f"{name}, {rule}": holds(point.metrics[name], value) for name, value in truth.items()}
         found[f"PPV at 3 %, {rule}"] = holds(at_stated[rule].metrics["ppv"], ppv)
         found[f"NPV at 3 %, {rule}"] = holds(at_stated[rule].metrics["npv"], npv)
-        if rule.startswith("sensitivity"):
-            found[f"reached, {rule}"] = float(se)
     return found
+
+
+def of_sensitivity(size: int, seed: int, level: int) -> dict[str, float]:
+    """The sensitivity on new images of the threshold that was chosen for `level` percent."""
+    ill, risk = _population()
+    choice = _choices(size, seed).get(("malignant", f"sensitivity_{level}"))
+    return {"Sensitivity for malignant": float((risk >= choice.threshold)[ill].mean()) if choice else np.nan}
 
 
 # ---- lesions and patients -------------------------------------------------------------------------------------
@@ -173,7 +165,7 @@ def _people(size: int, seed: int, rounds: int = ROUNDS) -> dict[str, Estimate]:
     """Metrics per lesion and per patient of `size` patients with one to three lesions each."""
     generator = np.random.Generator(np.random.Philox(seed + 10**7))
     patient_of_lesion = np.repeat(np.arange(size), generator.integers(1, 4, size))
-    labels, logits, lesions = drawn(seed, len(patient_of_lesion))
+    labels, logits, lesions = logits_of(seed, len(patient_of_lesion))
     probabilities, patients = calibration.softmax(logits), patient_of_lesion[lesions]
     of_lesions = per_lesion(labels, probabilities, patients, lesions, MALIGNANT, rounds, seed)
     of_patients = per_patient(labels, probabilities, patients, lesions, patients, MALIGNANT, rounds, seed)
@@ -203,10 +195,10 @@ def of_biases(size: int, seed: int) -> dict[str, float]:
     """Return 1 if the chosen calibration's log loss on new images is no worse than that of the temperature alone."""
     found = {}
     for what, lean in (("class weights", 1.0), ("half of them", 0.5), ("none", 0.0)):
-        labels, logits, lesions = drawn(seed, size)
+        labels, logits, lesions = logits_of(seed, size)
         fitted = calibration._fit_probabilities(1.5 * (logits - lean * np.log(SHARES)), labels, lesions)
         alone = calibration._fit_temperature(1.5 * (logits - lean * np.log(SHARES)), labels)
-        all_labels, all_logits, _ = drawn(10**6, TRUTH // 4)
+        all_labels, all_logits, _ = logits_of(10**6, TRUTH // 4)
         leaning = 1.5 * (all_logits - lean * np.log(SHARES))
         losses = [
             -np.log(p[np.arange(len(all_labels)), all_labels]).mean()

@@ -11,50 +11,21 @@ from functools import cache, partial
 
 from skin.evaluation import metrics, report, subgroups
 from skin.evaluation.intervals import Column as MeanColumn
-from skin.evaluation.intervals import Estimate, Estimates, Resampler, means_of
+from skin.evaluation.intervals import Estimates, Resampler, means_of
 from skin.evaluation.metrics import Percentiles
 from skin.evaluation.reliability import BINS, reliability
 from skin.model import calibration
+from tests.simulation import points
+from tests.simulation.draws import ROUNDS, TRUTH, drawn, holds
 
 import numpy as np
 import pandas as pd
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]  # labels [N], probabilities [N, C], lesions [N]
-
 SIZES = (80, 200, 750)  # lesions in the test split
-TRUTH = 100_000  # lesions of the set that stands for the truth
-ROUNDS = 200
 HAM = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
 HAM_SHARES = np.array([0.67, 0.11, 0.11, 0.05, 0.033, 0.014, 0.013])
 FOUR = ("nv", "mel", "bkl", "bcc")
 FOUR_SHARES = np.array([0.4, 0.25, 0.2, 0.15])
-
-
-# ---- sets with a known truth ----------------------------------------------------------------------------------
-
-
-def drawn(
-    seed: int, lesions: int, shares: np.ndarray, strength: float = 1.5, sharpened: float = 1.0, most: int = 3
-) -> Arrays:
-    """Draw one to `most` images a lesion, which go right or wrong together.
-
-    The probabilities are those of the Gaussian mixture that the images come from, so they are right; to the power of
-    `sharpened` they are too sure (above 1) or too unsure (below 1).
-    """
-    generator = np.random.Generator(np.random.Philox(seed))
-    lesion = np.repeat(np.arange(lesions), generator.integers(1, most + 1, lesions))
-    labels = generator.choice(len(shares), lesions, p=shares)[lesion]
-    points = generator.standard_normal((lesions, len(shares)))[lesion]
-    points = np.sqrt(0.5) * (points + generator.standard_normal(points.shape))
-    points[np.arange(len(lesion)), labels] += strength
-    return labels, calibration.softmax(sharpened * (strength * points + np.log(shares))), lesion
-
-
-def holds(estimate: Estimate, truth: float) -> float:
-    """Return 1 if the interval holds the truth, 0 if not, nan if there is none."""
-    if np.isnan([estimate.low, truth]).any():
-        return np.nan
-    return float(estimate.low <= truth <= estimate.high)
 
 
 # ---- the metrics of METRICS -----------------------------------------------------------------------------------
@@ -251,4 +222,14 @@ STUDIES = (
         for level in calibration.COVERAGES
         for most in (1, 3)
     ),
+    Study("Paired differences between two answers to the same images: 95 % intervals", SIZES, 300, points.of_pairs),
+    Study("Deferral and decision curve: 95 % intervals", SIZES, 300, points.of_decisions),
+    Study("Operating points chosen on one set and measured on another: 95 % intervals", SIZES, 300, points.of_points),
+    *(
+        Study(f"Sensitivity on new images of the threshold for {level} %", SIZES, 300,
+              partial(points.of_sensitivity, level=level), least=level / 100 - 0.01)
+        for level in (90, 95)
+    ),
+    Study("Per lesion and per patient: 95 % intervals", SIZES, 300, points.of_people, "patients"),
+    Study("Calibration with biases against a temperature alone", SIZES, 400, points.of_biases, least=0),
 )  # fmt: skip
