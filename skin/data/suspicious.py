@@ -4,24 +4,18 @@ for one class. Nothing is changed here, and nothing refused.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 
 from skin.data.class_names import same_disease
+from skin.data.readers.folder_names import has_word_of_download
 from skin.data.split import SPLITS
 
 import pandas as pd
 
 FEW = 10  # images of a class in training; with fewer it is hardly learnt
 
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
-_OF_DOWNLOADS = {
-    "train", "training", "val", "valid", "validation", "dev", "test", "testing", "fold", "part", "image", "images",
-    "img", "imgs", "input", "aug", "augmented", "original", "data", "dataset", "download", "archive", "folder",
-    "copy", "mask", "masks", "segmentation", "superpixels", "thumbnail", "thumbnails",
-}  # fmt: skip
 _OF_NOTHING = {"unknown", "unk", "undefined", "unlabeled", "unlabelled", "none", "nan", "null", "na", "n/a", "misc"}
 _LONG_ENOUGH = 7  # letters: shorter names and codes differ in one letter and mean different things (bcc, scc)
 
@@ -59,7 +53,7 @@ def suspicions(counts: pd.DataFrame, images: pd.Series) -> list[Suspicion]:
 
 def _odd_name(name: str) -> str:
     """Return why a name may not be that of a disease; `""` if it may."""
-    if _OF_DOWNLOADS & {word.lower() for word in _WORD.findall(name)}:
+    if has_word_of_download(name):
         return "named like a split or a piece of a download: is it a disease?"
     if name.strip().lower() in _OF_NOTHING:
         return "a name for what is not known: is it a disease?"

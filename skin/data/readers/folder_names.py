@@ -79,11 +79,16 @@ def is_piece(name: str, common: frozenset[str] = frozenset()) -> bool:
         common: the words that it shares with all folders beside it.
     """
     words = words_of(name)
-    if not any(_is_of_download(word) for word in words):
+    if not has_word_of_download(name):
         return False
     if _NUMBERED.search(name) and not common.issuperset(words):
         return True
     return not _own_words(name, common) or bool(split_of(name, common))
+
+
+def has_word_of_download(name: str) -> bool:
+    """Return True if a name has a word of splits, masks or pieces of a download, whatever else it has."""
+    return any(_is_of_download(word) for word in words_of(name))
 
 
 def is_merged(name: str) -> bool:

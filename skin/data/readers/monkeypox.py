@@ -15,6 +15,7 @@ from typing import NamedTuple
 from skin.data.folder import Folder
 from skin.data.index import Draft, count
 from skin.data.readers.common import SPLITS, Layout, rows_of
+from skin.data.readers.folder_names import as_name
 from skin.data.readers.set_tables import set_column
 from skin.data.tables import read_table
 from skin.utils.errors import UserError
@@ -50,9 +51,9 @@ def read(folder: Folder) -> Draft | None:
         return None
     file = pd.Series([it.path for it in used], dtype=object)
     # A file name that is no valid text stays as it is in `file`; its name in tables becomes valid text.
-    image = file.map(_as_text)
+    image = file.map(as_name)
     name = image.map(posixpath.basename)
-    label = pd.Series([_as_text(it.label) for it in used])
+    label = pd.Series([as_name(it.label) for it in used])
     _compare(folder, name, label)
     notes = _notes(folder, used, folds)
     other = {(it.label, posixpath.basename(it.path)) for it in pictures}
@@ -66,10 +67,6 @@ def read(folder: Folder) -> Draft | None:
     rows = rows_of(image, label, group=patient, split=split, people=people).assign(file=file)
     unnamed = tuple(sorted(folder.images - set(file)))
     return Draft(rows, f"the folders of {_part(used[0])}", notes=tuple(notes), unnamed=unnamed)
-
-
-def _as_text(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_there(folder: Folder) -> bool:
