@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import filecmp
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from skin.data import contents, unknowns
 from skin.data import split as splits
 from skin.data.cache import folder_of
-from skin.data.class_names import match_classes
+from skin.data.class_names import ClassMatch, match_classes
 from skin.data.duplicates import HashCache, near_copies, same_files
 from skin.data.index import Index, count
 from skin.data.layouts import read_index
@@ -116,41 +117,25 @@ def read(
     Raises:
         UserError: no data, no such split, no class that the model knows.
     """
-    manifest_path = checkpoint.path.parent / "split.csv"
-    manifest = splits.read_manifest(manifest_path) if manifest_path.exists() else None
+    run = _Run(checkpoint)
     if data is None:
-        index = _read_own(checkpoint, manifest_path, allow_missing)
+        index = run.read(allow_missing)
     else:
         index = _read_other(
             data, labels=labels, allow_missing=allow_missing, label_column=label_column, group_column=group_column
         )
     notes = list(index.notes)
-    own = manifest is not None and (data is None or _is_own(checkpoint, index, manifest_path, manifest, notes))
-    rows = index.rows
-    if own and manifest is not None:
-        rows = _as_in_the_run(index, manifest, manifest_path, allow_missing, notes)
-    of_run = _warnings_of_run(manifest_path, index) if own else []
+    own = run.manifest is not None and (data is None or _is_own(run, index, notes))
+    rows = _as_in_the_run(run, index, allow_missing, notes) if own else index.rows
+    of_run = run.warnings(index) if own else []
     notes += [] if own else index.warnings  # advice for training: nothing is split here
     part = _part(rows, split, index.root, notes)
-    match = match_classes(checkpoint.classes, sorted(part["label"].unique()))
-    if not match.to_model:
-        raise UserError(
-            f"{index.root}: none of its classes ({', '.join(match.unmatched_data[:8])}) is one of the model's "
-            f"({', '.join(checkpoint.classes[:8])}); rename the labels to match"
-        )
-    taken = match.to_model.items()
-    notes += [f"{theirs} is taken for the model's {ours}" for theirs, ours in taken if theirs != ours]
-    for name in match.unmatched_data:
-        count = int((part["label"] == name).sum())
-        notes.append(f"the model does not know {name}: its {count:,} images count in no figure")
-    if match.unmatched_model:
-        notes.append(f"no image of {', '.join(match.unmatched_model)}: figures of these classes are not available")
-    copies = pd.Series("", part.index)
-    if manifest is not None and not own:
-        copies = _copies(checkpoint, manifest_path, index, part["path"], notes)
-    numbers = {name: checkpoint.classes.index(ours) for name, ours in taken}
+    match = _matched(checkpoint, part["label"], index.root, notes)
+    copies, rows_of_run = pd.Series("", part.index), None
+    if run.manifest is not None and not own:
+        copies, rows_of_run = _copies(run, index, part["path"], notes), run.rows
+    numbers = {name: checkpoint.classes.index(ours) for name, ours in match.to_model.items()}
     known = part["label"].map(numbers).fillna(UNKNOWN).to_numpy().astype(np.int64)
-    rows_of_run = None if manifest is None or own else _rows_of_run(checkpoint, manifest_path, manifest)
     return TestSet(
         rows=part.reset_index(drop=True),
         labels=known,
@@ -158,7 +143,7 @@ def read(
         layout=index.layout,
         split=split if (part["split"] != "").any() else "all",
         notes=tuple(_without_path(note, index.root) for note in notes),
-        warnings=(*_seen_in_training(part, manifest, own, copies), *of_run),
+        warnings=(*_seen_in_training(part, run.manifest, own, copies), *of_run),
         of_run=tuple(of_run),
         own=own,
         population=describe(
@@ -168,39 +153,80 @@ def read(
     )
 
 
-def _config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the run's options; config.json has the place of data that moved after `best.pt` was written."""
-    config = dict(checkpoint.config)
-    with contextlib.suppress(UserError):
-        now = run_folders.read_config(checkpoint.path.parent)
-        config.update({name: now[name] for name in ("data", "labels") if isinstance(now.get(name), str)})
-    demo = checkpoint.path.parent / "demo"
-    if config.get("demo") and demo.exists():  # it lies in the run folder, wherever that is
-        config["data"] = str(demo)
-    return config
+@dataclass(frozen=True)
+class _Run:
+    """The run of a checkpoint: its options, its split.csv, and its data where they are now."""
 
+    checkpoint: Checkpoint
 
-def _read_own(checkpoint: Checkpoint, manifest_path: Path, allow_missing: bool) -> Index:
-    config = _config(checkpoint)
-    if not manifest_path.exists() or not config.get("data"):
-        raise UserError(f"{manifest_path} is not there, so the run's test part is not known; name a set: --data DIR")
-    root = Path(config["data"])
-    labels = Path(config["labels"]) if config.get("labels") else None
-    if not root.exists() or (labels and not labels.exists()):
-        gone = f"labels table {labels}" if root.exists() else f"data folder {root}"
-        options = "--data DIR --labels CSV" if labels else "--data DIR"
-        raise UserError(f"the run's {gone} is gone; say where it is now: {options}")
-    return read_index(
-        root, labels=labels, allow_missing=allow_missing or bool(config.get("allow_missing")),
-        group_by=config.get("group_by"), label_column=config.get("label_column"),
-        group_column=config.get("group_column"), ignore_class=config.get("ignore_class") or (),
-    )  # fmt: skip
+    @property
+    def folder(self) -> Path:
+        return self.checkpoint.path.parent
 
+    @property
+    def manifest_path(self) -> Path:
+        return self.folder / "split.csv"
 
-def _warnings_of_run(manifest_path: Path, index: Index) -> list[str]:
-    """Return the warnings of a run; a run of an earlier version kept none, so its data tell them again."""
-    kept = unknowns.read(manifest_path.parent / unknowns.NAME)
-    return list(index.warnings) if kept is None else kept
+    @cached_property
+    def manifest(self) -> pd.DataFrame | None:
+        """The table split.csv; None if it is not beside the checkpoint."""
+        return splits.read_manifest(self.manifest_path) if self.manifest_path.exists() else None
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The run's options; config.json has the place of data that moved after `best.pt` was written."""
+        config = dict(self.checkpoint.config)
+        with contextlib.suppress(UserError):
+            now = run_folders.read_config(self.folder)
+            config.update({name: now[name] for name in ("data", "labels") if isinstance(now.get(name), str)})
+        demo = self.folder / "demo"
+        if config.get("demo") and demo.exists():  # it lies in the run folder, wherever that is
+            config["data"] = str(demo)
+        return config
+
+    def read(self, allow_missing: bool) -> Index:
+        """Return the index of the run's data.
+
+        Raises:
+            UserError: they are not known or not where they were, or cannot be read.
+        """
+        config = self.config
+        if self.manifest is None or not config.get("data"):
+            raise UserError(
+                f"{self.manifest_path} is not there, so the run's test part is not known; name a set: --data DIR"
+            )
+        root = Path(config["data"])
+        labels = Path(config["labels"]) if config.get("labels") else None
+        if not root.exists() or (labels and not labels.exists()):
+            gone = f"labels table {labels}" if root.exists() else f"data folder {root}"
+            options = "--data DIR --labels CSV" if labels else "--data DIR"
+            raise UserError(f"the run's {gone} is gone; say where it is now: {options}")
+        return read_index(
+            root, labels=labels, allow_missing=allow_missing or bool(config.get("allow_missing")),
+            group_by=config.get("group_by"), label_column=config.get("label_column"),
+            group_column=config.get("group_column"), ignore_class=config.get("ignore_class") or (),
+        )  # fmt: skip
+
+    @cached_property
+    def index(self) -> Index | None:
+        """The index of the run's data, of the images that are still there; None if they cannot be read."""
+        try:
+            return self.read(allow_missing=True)
+        except UserError:
+            return None
+
+    @property
+    def rows(self) -> pd.DataFrame | None:
+        """The rows of `index` that the run had, with their splits; None if there is none."""
+        if self.index is None or self.manifest is None:
+            return None
+        there = self.manifest[self.manifest["image"].isin(self.index.rows["image"])]
+        return splits.apply_manifest(self.index.rows, there, self.manifest_path)
+
+    def warnings(self, index: Index) -> list[str]:
+        """Return the warnings on the run's data; a run of an earlier version kept none, so `index` tells them."""
+        kept = unknowns.read(self.folder / unknowns.NAME)
+        return list(index.warnings) if kept is None else kept
 
 
 def _read_other(data: Path, **options: Any) -> Index:
@@ -212,26 +238,47 @@ def _read_other(data: Path, **options: Any) -> Index:
         raise UserError(f"{error}; for images without labels there is python predict.py {data}") from error
 
 
-def _is_own(
-    checkpoint: Checkpoint, index: Index, manifest_path: Path, manifest: pd.DataFrame, notes: list[str]
-) -> bool:
+def _matched(checkpoint: Checkpoint, labels: pd.Series, root: Path, notes: list[str]) -> ClassMatch:
+    """Match the classes of a set to the model's, and note what does not match.
+
+    Raises:
+        UserError: no class does.
+    """
+    match = match_classes(checkpoint.classes, sorted(labels.unique()))
+    if not match.to_model:
+        raise UserError(
+            f"{root}: none of its classes ({', '.join(match.unmatched_data[:8])}) is one of the model's "
+            f"({', '.join(checkpoint.classes[:8])}); rename the labels to match"
+        )
+    taken = match.to_model.items()
+    notes += [f"{theirs} is taken for the model's {ours}" for theirs, ours in taken if theirs != ours]
+    for name in match.unmatched_data:
+        number = int((labels == name).sum())
+        notes.append(f"the model does not know {name}: its {number:,} images count in no figure")
+    if match.unmatched_model:
+        notes.append(f"no image of {', '.join(match.unmatched_model)}: figures of these classes are not available")
+    return match
+
+
+def _is_own(run: _Run, index: Index, notes: list[str]) -> bool:
     """Return True if `--data` names the run's own data: the same folder, or another one with the same images.
 
     A set that holds them and others (HAM10000 within ISIC 2019) is another set: otherwise most of it would be
     left out unnoticed. A set with other pictures under their names (000.jpg, 001.jpg, …), or with other labels for
     them, is another set, too. The decision is put into `notes`.
     """
-    used, there = set(manifest["image"]), set(index.rows["image"])
-    root = _config(checkpoint).get("data")
+    assert run.manifest is not None
+    used, there = set(run.manifest["image"]), set(index.rows["image"])
+    root = run.config.get("data")
     here = root is not None and Path(root).resolve() == index.root.resolve()
     another = ""
     if not here and used < there:
         another = f"the set holds every image of the run and {count(len(there - used), 'other')}"
     elif not here and used != there:
         return False
-    elif not _labels_agree(index, manifest):
+    elif not _labels_agree(index, run.manifest):
         another = "the set has other labels for the run's images"
-    elif not here and not _files_agree(index, checkpoint, manifest_path):
+    elif not here and not _files_agree(run, index):
         another = "the set has the names of the run's images for other files"
     if another:
         notes.append(f"{another}: taken for another set, with labels and parts of its own")
@@ -246,13 +293,12 @@ def _labels_agree(index: Index, manifest: pd.DataFrame) -> bool:
     return bool(((label == manifest["label"].to_numpy()) | pd.isna(label)).all())
 
 
-def _files_agree(index: Index, checkpoint: Checkpoint, manifest_path: Path) -> bool:
+def _files_agree(run: _Run, index: Index) -> bool:
     """Return True if files of one name are the same. Some of them are compared, if the run's are still there."""
-    try:
-        of_run = _read_own(checkpoint, manifest_path, allow_missing=True).rows
-    except UserError:
-        record = manifest_path.parent / contents.NAME
+    if run.index is None:
+        record = run.folder / contents.NAME
         return not record.exists() or not contents.changed(index.rows, record)
+    of_run = run.index.rows
     both = index.rows.merge(of_run, on="image", suffixes=("", "_of_run"))
     some = both.iloc[:: max(1, len(both) // LOOKED_AT)]
     with contextlib.suppress(OSError):
@@ -260,29 +306,19 @@ def _files_agree(index: Index, checkpoint: Checkpoint, manifest_path: Path) -> b
     return True  # an archive's rows, which are no files
 
 
-def _as_in_the_run(
-    index: Index, manifest: pd.DataFrame, manifest_path: Path, allow_missing: bool, notes: list[str]
-) -> pd.DataFrame:
+def _as_in_the_run(run: _Run, index: Index, allow_missing: bool, notes: list[str]) -> pd.DataFrame:
     """Return the rows that the run had, with its labels, groups and splits."""
+    manifest = run.manifest
+    assert manifest is not None
     there = manifest["image"].isin(index.rows["image"])
     if allow_missing and there.any() and not there.all():
         notes.append(f"left out: {count((~there).sum(), 'image')} of the run's split.csv, no longer in the data")
         manifest = manifest[there]
     remedy = "bring them back, or go on without them: --allow-missing"
-    rows = splits.apply_manifest(index.rows, manifest, manifest_path, remedy)
+    rows = splits.apply_manifest(index.rows, manifest, run.manifest_path, remedy)
     if more := len(index.rows) - len(rows):
         notes.append(f"the data hold {count(more, 'image')} that the run did not have: left out")
     return rows
-
-
-def _rows_of_run(checkpoint: Checkpoint, manifest_path: Path, manifest: pd.DataFrame) -> pd.DataFrame | None:
-    """Return the rows that the run had, with their splits; None if its data are not where they were."""
-    try:
-        rows = _read_own(checkpoint, manifest_path, allow_missing=True).rows
-    except UserError:
-        return None
-    there = manifest[manifest["image"].isin(rows["image"])]
-    return splits.apply_manifest(rows, there, manifest_path)
 
 
 def _without_path(text: str, root: Path) -> str:
@@ -290,25 +326,21 @@ def _without_path(text: str, root: Path) -> str:
     return text.replace(str(root), root.name or "data")
 
 
-def _copies(
-    checkpoint: Checkpoint, manifest_path: Path, index: Index, paths: pd.Series, notes: list[str]
-) -> pd.Series:
+def _copies(run: _Run, index: Index, paths: pd.Series, notes: list[str]) -> pd.Series:
     """Return, for each of `paths`, the name of the run's image that is the same picture; "" if there is none.
 
     It has the very same bytes, or is a near copy, such as one that was resized or encoded anew.
     """
-    try:
-        run = _read_own(checkpoint, manifest_path, allow_missing=True)
-    except UserError:
+    if run.index is None:
         gaps = "renamed copies are not found, for the run's data are not where they were"
         notes.append(f"images that the model was trained on were looked for by name; {gaps}")
         return pd.Series("", paths.index, dtype="str")
-    names, theirs = run.rows["image"].tolist(), run.rows["path"].tolist()
+    names, theirs = run.index.rows["image"].tolist(), run.index.rows["path"].tolist()
     found = np.array(same_files(paths.tolist(), theirs), np.int64)
-    folder = folder_of(str(_config(checkpoint).get("cache", "auto")))
+    folder = folder_of(str(run.config.get("cache", "auto")))
     left = np.flatnonzero(found < 0)
     near = near_copies(
-        paths.iloc[left].tolist(), theirs, HashCache(folder, index.root), HashCache(folder, run.root)
+        paths.iloc[left].tolist(), theirs, HashCache(folder, index.root), HashCache(folder, run.index.root)
     )
     looked = "images that the model was trained on were looked for by name and by the bytes of files"
     if near is None:
