@@ -65,7 +65,7 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
         print(f"model {checkpoint.describe()}", file=sys.stderr, flush=True)
     test = test_set.read(
         checkpoint, options.data, options.labels, options.split, options.allow_missing,
-        label_column=options.label_column, group_column=options.group_column,
+        label_column=options.label_column, group_column=options.group_column, group_by=options.group_by,
     )  # fmt: skip
     by = subgroups.chosen(options.by, test.rows, test.attributes)
     stated = parse_prevalence(options.prevalence)

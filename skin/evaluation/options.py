@@ -29,6 +29,9 @@ class EvaluateOptions:
     group_column: str | None = option(
         None, "column of patients or lesions of --data", group="what", metavar="NAME"
     )
+    group_by: str | None = option(
+        None, "what finds the lesion or patient in paths of --data", group="what", metavar="REGEX"
+    )
     split: str = option(
         "test", "split to evaluate: " + ", ".join(SPLITS), group="what", choices=SPLITS, metavar="SPLIT"
     )
@@ -78,7 +81,8 @@ def check(options: EvaluateOptions) -> None:
         )
     if options.gpus is not None and options.gpus not in (0, 1):
         raise UserError(f"--gpus {options.gpus}: one process uses one GPU; for more: torchrun --nproc-per-node N")
-    for name, what in (("labels", "a table"), ("label_column", "a column"), ("group_column", "a column")):
+    of_data = {"labels": "a table", "label_column": "a column", "group_column": "a column", "group_by": "a pattern"}
+    for name, what in of_data.items():
         if getattr(options, name) is not None and options.data is None:
             raise UserError(f"--{name.replace('_', '-')} is {what} for --data: name the folder, too")
     check_workers(options.workers)

@@ -105,12 +105,13 @@ def read(
     *,
     label_column: str | None = None,
     group_column: str | None = None,
+    group_by: str | None = None,
 ) -> TestSet:
     """Return the images to evaluate `checkpoint` on.
 
     Args:
         data: any data folder; None is the run's own.
-        labels: a labels table for `data`. label_column, group_column: as for `read_index`.
+        labels: a labels table for `data`. label_column, group_column, group_by: as for `read_index`.
         split: "train", "val", "test" or "all".
         allow_missing: go on without the images that a table or the run's split.csv names and the folder lacks.
 
@@ -122,8 +123,9 @@ def read(
         index = run.read(allow_missing)
     else:
         index = _read_other(
-            data, labels=labels, allow_missing=allow_missing, label_column=label_column, group_column=group_column
-        )
+            data, labels=labels, allow_missing=allow_missing, label_column=label_column, group_column=group_column,
+            group_by=group_by,
+        )  # fmt: skip
     notes = list(index.notes)
     own = run.manifest is not None and (data is None or _is_own(run, index, notes))
     rows = _as_in_the_run(run, index, allow_missing, notes) if own else index.rows

@@ -219,6 +219,19 @@ def test_averages_over_the_views(run: Run, run_folder: Path, demo_folder: Path, 
     assert made["views"]["after"]["accuracy"] == made["accuracy"]
 
 
+def test_lesions_of_another_set_are_found_in_its_paths(run: Run, demo_folder: Path, tmp_path: Path) -> None:
+    rows = read_index(demo_folder).rows.groupby("label").head(2)
+    for number, row in enumerate(rows.itertuples()):
+        target = tmp_path / "other" / row.label / f"P{number // 2}_{number % 2}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(Path(row.path).read_bytes())
+    made, said = run("--data", tmp_path / "other", "--group-by", r"(P\d+)_")
+    assert (made["images"], made["groups"]) == (14, 7)
+    assert "--group-by finds 7 lesions or patients" in said
+    with pytest.raises(UserError, match="--group-by is a pattern for --data: name the folder, too"):
+        run("--group-by", "P")
+
+
 def test_another_set_is_matched_by_name(run: Run, demo_folder: Path, tmp_path: Path) -> None:
     rows = read_index(demo_folder).rows.groupby("label").head(2)
     names = {"mel": "MEL", "nv": "Nevus", "akiec": "AK", "bcc": "BCC", "bkl": "psoriasis"}
