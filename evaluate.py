@@ -4,6 +4,7 @@
     python evaluate.py --by sex,age,localization        # does it serve everyone alike?
     python evaluate.py --data PAD-UFES-20               # another set, matched by class name
     python evaluate.py --checkpoint runs/NAME/best.pt --tta 8
+    python evaluate.py --against runs/OTHER/best.pt     # is it better than another model?
     torchrun --standalone --nproc-per-node 4 evaluate.py    # the images shared over processes
 
 Every metric has a 95 % interval from a bootstrap over lesions or patients. The report (report.json, .md,
@@ -12,11 +13,13 @@ Every metric has a 95 % interval from a bootstrap over lesions or patients. The 
 
 from __future__ import annotations
 
+import filecmp
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from skin.evaluation.options import EvaluateOptions, check, parse_prevalence
 from skin.utils import cli
@@ -25,7 +28,7 @@ if __name__ == "__main__":  # before torch, which takes seconds to import
     cli.answer_early(EvaluateOptions, __doc__)
 
 from skin.data.dataset import SkinDiseaseDataset
-from skin.evaluation import pages, plots, prevalence, report, report_files, subgroups, test_set
+from skin.evaluation import against, pages, plots, prevalence, report, report_files, subgroups, test_set
 from skin.evaluation.about import of_checkpoint
 from skin.evaluation.model_card import check_model_card, write_model_card
 from skin.evaluation.report import Predictions
@@ -67,6 +70,7 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
         checkpoint, options.data, options.labels, options.split, options.allow_missing,
         label_column=options.label_column, group_column=options.group_column, group_by=options.group_by,
     )  # fmt: skip
+    other = load_other(options.against, checkpoint) if options.against else None
     by = subgroups.chosen(options.by, test.rows, test.attributes)
     stated = parse_prevalence(options.prevalence)
     if stated is not None:
@@ -85,6 +89,8 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
         log.say(f"note: {note}", style="dim")
 
     predictions, about = predict(options, topology, checkpoint, test, log)
+    if other is not None:
+        predictions = replace(predictions, other=ask_other(options, topology, other, predictions.classes, test, log))
     if not topology.is_main:
         return
     made = report.build(
@@ -153,6 +159,27 @@ def predict(
         one_view=one_view if options.tta > 1 else None,
     )
     return found, about
+
+
+def load_other(path: Path, checkpoint: Checkpoint) -> Checkpoint:
+    """Return the model to compare with; `UserError` if it is the same one, or has other classes."""
+    other = load_best(path)
+    if filecmp.cmp(other.path, checkpoint.path, shallow=False):
+        raise UserError(f"--against {path} is the model itself ({checkpoint.path}): name another one")
+    against.order_of(checkpoint.classes, other.classes, str(path))
+    return other
+
+
+def ask_other(
+    options: EvaluateOptions, topology: Topology, other: Checkpoint, classes: tuple[str, ...], test: TestSet, log: Log
+) -> against.Other:
+    """Return another model's answers to the set, for the classes in their order; say what it was trained on."""
+    for warning in test_set.seen_by(other, test):
+        log.say(f"WARNING: --against {other.path}: {warning}", style="bold red")
+    answers, about = predict(options, topology, other, test, log)
+    order = against.order_of(classes, other.classes, str(other.path))
+    probabilities = answers.calibrated.probabilities[:, order]
+    return against.Other(about.checkpoint, about.checkpoint_sha256, about.model, probabilities)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ class EvaluateOptions:
     split: str = option(
         "test", "split to evaluate: " + ", ".join(SPLITS), group="what", choices=SPLITS, metavar="SPLIT"
     )
+    against: Path | None = option(
+        None, "another model: every difference on the same images, paired", group="what", metavar="FILE"
+    )
     allow_missing: bool = option(False, "go on without images that are not there or have no class", group="what")
 
     by: str = option("", "subgroups to look at: columns of the data, by commas", group="metrics", metavar="COLUMNS")

@@ -20,6 +20,7 @@ from skin.data.class_names import readable_name
 from skin.evaluation import metrics, operating_points, subgroups
 from skin.evaluation.metrics import Metric
 from skin.evaluation.report_types import (
+    AgainstReport,
     AttributeReport,
     ByMetric,
     CalibrationReport,
@@ -160,6 +161,7 @@ def _context(report: Report) -> Context:
         "per_lesion": _beside_images(metrics.OVERALL, report.per_lesion.metrics, report) if report.per_lesion else [],
         "per_patient": _per_patient(report.per_patient, report) if report.per_patient else None,
         "views": _compared(metrics.OF_A_COMPARISON, report.views) if report.views else [],
+        "against": _against(report.against) if report.against else None,
         "operating": _operating(report.operating_points, report),
         "prevalence": _prevalence(report.prevalence, report) if report.prevalence else None,
         "decision_curve": _decision_curve(report),
@@ -294,6 +296,22 @@ def _compared(chosen: Iterable[Metric], found: Comparison) -> list[Context]:
         }
         for metric in chosen
     ]
+
+
+def _against(found: AgainstReport) -> Context:
+    mcnemar = f"{found.mcnemar.this_alone:,} images are answered rightly by this model alone, "
+    mcnemar += f"{found.mcnemar.other_alone:,} by the other alone"
+    exact = found.mcnemar.p_value
+    mcnemar += f" ({found.mcnemar.reason})" if exact is None else f" (McNemar's exact test: p = {exact:.3f})"
+    delong = found.delong.p_value if found.delong else None
+    return {
+        "checkpoint": found.checkpoint,
+        "conclusion": found.conclusion,
+        "overall": _compared(metrics.OVERALL, found.overall),
+        "malignant": _compared(metrics.OF_TWO_CLASSES, found.malignant) if found.malignant else [],
+        "mcnemar": mcnemar,
+        "delong": "" if delong is None else f"{delong:.3f}",
+    }
 
 
 def _operating(found: OperatingReport, report: Report) -> Context:

@@ -15,8 +15,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 
-def difference(metric: Metric, one: Estimates, other: Estimates) -> Estimate:
-    """Return `metric` of `one` less that of `other`; nan if one of them lacks it.
+def difference(metric: Metric, one: Estimates, other: Estimates, of_class: int | None = None) -> Estimate:
+    """Return `metric` (of a class) of `one` less that of `other`; nan if one of them lacks it.
 
     - Log loss and Brier score are means over images: `mean_of_groups`.
     - Any other metric of percentiles takes those of the differences of the rounds.
@@ -29,8 +29,10 @@ def difference(metric: Metric, one: Estimates, other: Estimates) -> Estimate:
     """
     if one.resampler is not other.resampler:
         raise ValueError("only answers to the same images, in the same draws, can be compared in pairs")
-    ends = one.estimate(metric.name), other.estimate(metric.name)
+    ends = one.estimate(metric.name, of_class), other.estimate(metric.name, of_class)
     rounds = one.rounds[metric.name], other.rounds[metric.name]
+    if of_class is not None:
+        rounds = rounds[0][:, of_class], rounds[1][:, of_class]
     value, apart = ends[0].value - ends[1].value, rounds[0] - rounds[1]
     if np.isnan([value, ends[0].low, ends[1].low]).any():
         return Estimate(value, math.nan, math.nan)

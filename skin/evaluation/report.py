@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from skin.data.class_names import readable_name
-from skin.evaluation import metrics, operating_points, paired, subgroups
+from skin.evaluation import against, metrics, operating_points, paired, subgroups
 from skin.evaluation import prevalence as prevalences
+from skin.evaluation.against import Other
 from skin.evaluation.decision_curve import decision_curve
 from skin.evaluation.deferral import deferral
 from skin.evaluation.gaps import Comparison as GroupComparison
@@ -70,6 +71,7 @@ class Predictions:
         calibration: the checkpoint's, as `calibration.fit` made it.
         lesions, patients: [N], those of each image, if the set tells them.
         one_view: float [N, C], the logits of one view, if `logits` are averaged over several.
+        other: the answers of the model that this one is compared with.
     """
 
     classes: tuple[str, ...]
@@ -81,6 +83,7 @@ class Predictions:
     lesions: npt.NDArray[Any] | None = None
     patients: npt.NDArray[Any] | None = None
     one_view: Floats | None = None
+    other: Other | None = None
 
     @property
     def calibrated(self) -> Calibrated:
@@ -148,6 +151,9 @@ def build(
     if predictions.one_view is not None:
         of_view = calibration.probabilities_of(predictions.calibration, predictions.one_view[known])
         one_view = Estimates(labels, of_view, resampler)
+    compared = None
+    if predictions.other is not None:
+        compared = against.compare(predictions.other, known, labels, probabilities, estimates, malignant, two)
     per_class = _per_class(predictions.classes, estimates)
     if threshold is not None and of_threshold is not None:
         per_class = _with_threshold(per_class, threshold, of_threshold())
@@ -175,6 +181,7 @@ def build(
         },
         prevalence=at_prevalence,
         views=None if one_view is None else _comparison(metrics.OF_A_COMPARISON, one_view, estimates),
+        against=None if compared is None else compared(),
         per_lesion=per_lesion(labels, probabilities, groups, lesions, malignant, rounds, seed),
         per_patient=per_patient(labels, probabilities, groups, lesions, patients, malignant, rounds, seed),
     )

@@ -218,6 +218,49 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class PairedTest:
+    """A test whether two models are equal; None if there are too few images for it."""
+
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """The images that one model alone answers rightly, and the test whether it is half each.
+
+    Attributes:
+        reason: why there is no p value.
+    """
+
+    this_alone: int
+    other_alone: int
+    p_value: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class AgainstReport:
+    """The model against another on the same images.
+
+    Attributes:
+        checkpoint: the other's file and the name of its folder. model: its network.
+        overall, malignant: `before` is the other, `after` this model; malignant is None if not every class is known
+            as malignant or benign.
+        mcnemar: of the accuracy. delong: of the AUROC of malignant.
+        conclusion: what may be concluded, in a sentence.
+    """
+
+    checkpoint: str
+    checkpoint_sha256: str
+    model: str
+    overall: Comparison
+    malignant: Comparison | None
+    mcnemar: McNemar
+    delong: PairedTest | None
+    conclusion: str
+
+
+@dataclass(frozen=True)
 class UnlikeReport:
     """Images flagged as unlike the training images: their share, and that among images of unknown classes.
 
@@ -482,6 +525,7 @@ class Report:
         decision_curve: of malignant; None if not every class is known as malignant or benign.
         prevalence: if the user states any.
         views: one view of each image against the average over several, with --tta.
+        against: the model against another, with --against.
         per_lesion, per_patient: for a set that tells the lesion or the patient of each image, if one has two images.
         verdict: what a reader must know first. population: the flow of the images, and Table 1.
         warnings: what a reader must know. notes: what a reader should know.
@@ -502,6 +546,7 @@ class Report:
     subgroups: dict[str, AttributeReport]
     prevalence: PrevalenceReport | None = field(default=None, metadata=_OPTIONAL)
     views: Comparison | None = field(default=None, metadata=_OPTIONAL)
+    against: AgainstReport | None = field(default=None, metadata=_OPTIONAL)
     per_lesion: LesionReport | None = field(default=None, metadata=_OPTIONAL)
     per_patient: PatientReport | None = field(default=None, metadata=_OPTIONAL)
     about: About = About()

@@ -155,6 +155,12 @@ def read(
     )
 
 
+def seen_by(checkpoint: Checkpoint, test: TestSet) -> list[str]:
+    """Return warnings for images of a set that another model was trained on, by their names."""
+    manifest = _Run(checkpoint).manifest
+    return _seen_in_training(test.rows, manifest, test.own, pd.Series("", test.rows.index))
+
+
 @dataclass(frozen=True)
 class _Run:
     """The run of a checkpoint: its options, its split.csv, and its data where they are now."""

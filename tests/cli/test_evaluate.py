@@ -219,6 +219,39 @@ def test_averages_over_the_views(run: Run, run_folder: Path, demo_folder: Path, 
     assert made["views"]["after"]["accuracy"] == made["accuracy"]
 
 
+def test_another_model_is_compared_in_pairs(run: Run, run_folder: Path, tmp_path: Path) -> None:
+    state = checkpoint.load(run_folder / "best.pt")
+    head = state["model"]["classifier.1.weight"]
+    noise = torch.randn(head.shape, generator=torch.manual_seed(0))
+    state["model"]["classifier.1.weight"] = head + head.std() * noise
+    (tmp_path / "other").mkdir()
+    checkpoint.save(state, tmp_path / "other" / "best.pt")
+    made, said = run("--against", tmp_path / "other" / "best.pt")
+    assert "WARNING: --against" in said
+    assert "no split.csv beside the checkpoint" in said
+    found = made["against"]
+    assert found["checkpoint"] == "other/best.pt"
+    assert found["overall"]["after"]["accuracy"] == made["accuracy"]
+    for name, difference in found["overall"]["difference"].items():
+        before, after = (found["overall"][side][name]["value"] for side in ("before", "after"))
+        assert difference["value"] == pytest.approx(after - before)
+    assert f"against other/best.pt: {found['conclusion']}" in said
+    assert "## Against other/best.pt" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_the_model_itself_and_models_of_other_classes_are_not_compared(
+    run: Run, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "collect", None)  # refused before the model runs
+    (tmp_path / "copy.pt").write_bytes((run_folder / "best.pt").read_bytes())
+    for path in (run_folder / "best.pt", tmp_path / "copy.pt"):
+        with pytest.raises(UserError, match="is the model itself"):
+            run("--against", path)
+    tiny.write_checkpoint(tmp_path / "two.pt", classes=("mel", "nv"))
+    with pytest.raises(UserError, match=r"--against .*two\.pt: its classes \(mel, nv\) are not those of the model"):
+        run("--against", tmp_path / "two.pt")
+
+
 def test_lesions_of_another_set_are_found_in_its_paths(run: Run, demo_folder: Path, tmp_path: Path) -> None:
     rows = read_index(demo_folder).rows.groupby("label").head(2)
     for number, row in enumerate(rows.itertuples()):

@@ -38,11 +38,13 @@ def _pairs(size: int, seed: int, rounds: int = ROUNDS) -> dict[str, Estimate]:
     labels, logits, lesions = logits_of(seed, size)
     resampler = Resampler(lesions, rounds, seed)
     sharp = 2 * logits - np.log(SHARES)  # too sure, and leaning towards the rare classes
-    noise = np.random.Generator(np.random.Philox(seed + 10**7)).standard_normal(logits.shape)
+    generator = np.random.Generator(np.random.Philox(seed + 10**7))
+    noise, another = generator.standard_normal((2, *logits.shape))
     right = calibration.softmax(logits)
     compared = {
         "calibrated - not": (right, calibration.softmax(sharp)),
         "one model - a noisy one": (right, calibration.softmax(logits + 0.7 * noise)),
+        "two equal models": (calibration.softmax(logits + 0.7 * noise), calibration.softmax(logits + 0.7 * another)),
     }
     found = {}
     for what, answers in compared.items():
@@ -57,7 +59,10 @@ def _pairs(size: int, seed: int, rounds: int = ROUNDS) -> dict[str, Estimate]:
 
 @cache
 def _pairs_truth() -> dict[str, float]:
-    return {name: estimate.value for name, estimate in _pairs(TRUTH, 10**6, 2).items()}
+    return {
+        name: 0.0 if name.endswith("equal models") else estimate.value
+        for name, estimate in _pairs(TRUTH, 10**6, 2).items()
+    }
 
 
 def of_pairs(size: int, seed: int) -> dict[str, float]:

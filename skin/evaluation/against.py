@@ -1,0 +1,181 @@
+"""One model against another on the same images: `evaluate.py --against`.
+
+Every metric gets its paired difference with an interval (`skin.evaluation.paired`). Two classical tests stand beside:
+McNemar's for the accuracy, and DeLong's for the AUROC of malignant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from skin.data.class_names import match_classes
+from skin.evaluation import metrics, paired
+from skin.evaluation.intervals import Estimate, Estimates, Resampler
+from skin.evaluation.malignant import two_classes
+from skin.evaluation.metrics import Array, Bools, Floats, Ints
+from skin.evaluation.report_types import AgainstReport, Comparison, McNemar, PairedTest
+from skin.utils.errors import UserError
+
+import numpy as np
+from scipy import stats
+
+DECIDES = "balanced_accuracy"  # the metric of the conclusion
+
+
+@dataclass(frozen=True)
+class Other:
+    """The answers of the other model to the same N images.
+
+    Attributes:
+        checkpoint: its file and the name of its folder. checkpoint_sha256: of the file. model: its network.
+        probabilities: float [N, C], calibrated, with the classes in the order of the first model's.
+    """
+
+    checkpoint: str
+    checkpoint_sha256: str
+    model: str
+    probabilities: Floats
+
+
+def order_of(classes: tuple[str, ...], others: tuple[str, ...], name: str) -> list[int]:
+    """Return, for each class of a model, the place of the same class in the other's, which is called `name`.
+
+    Raises:
+        UserError: the two have not the same classes.
+    """
+    match = match_classes(classes, others)
+    theirs = {ours: they for they, ours in match.to_model.items()}
+    if match.unmatched_data or match.unmatched_model or len(theirs) < len(classes):
+        raise UserError(
+            f"--against {name}: its classes ({', '.join(others)}) are not those of the model ({', '.join(classes)}); "
+            "only models of the same classes can be compared"
+        )
+    return [others.index(theirs[cls]) for cls in classes]
+
+
+def compare(
+    other: Other, rows: Bools, labels: Ints, probabilities: Floats, estimates: Estimates, malignant: Bools | None,
+    two: Estimates | None,
+) -> Callable[[], AgainstReport]:  # fmt: skip
+    """Ask for the first model less the other; return a function that gives it once the rounds are drawn.
+
+    Args:
+        rows: bool [N], the images of the M that count. labels: int [M]. probabilities: float [M, C].
+        estimates, two: the first model's, of all classes, and of malignant (None if there is no such division).
+        malignant: bool [C].
+    """
+    resampler, theirs = estimates.resampler, other.probabilities[rows]
+    others = Estimates(labels, theirs, resampler)
+    delong = two_others = None
+    if malignant is not None:
+        is_malignant, risk = two_classes(malignant, labels, theirs)
+        two_others = Estimates(is_malignant, risk, resampler)
+        ours = probabilities[:, malignant].sum(1)
+        delong = PairedTest(delong_p_value(is_malignant == 1, ours, risk[:, 1], resampler.group_of_row))
+
+    def report() -> AgainstReport:
+        overall, of_malignant = _compared(metrics.OVERALL, estimates, others), None
+        if two is not None and two_others is not None:
+            of_malignant = _compared(metrics.OF_TWO_CLASSES, two, two_others, 1)
+        return AgainstReport(
+            checkpoint=other.checkpoint,
+            checkpoint_sha256=other.checkpoint_sha256,
+            model=other.model,
+            overall=overall,
+            malignant=of_malignant,
+            mcnemar=mcnemar(estimates.predicted == labels, others.predicted == labels, resampler),
+            delong=delong,
+            conclusion=conclusion(overall.difference[DECIDES], len(labels)),
+        )
+
+    return report
+
+
+def _compared(
+    chosen: tuple[metrics.Metric, ...], ours: Estimates, others: Estimates, of_class: int | None = None
+) -> Comparison:
+    return Comparison(
+        before={metric.name: others.estimate(metric.name, of_class) for metric in chosen},
+        after={metric.name: ours.estimate(metric.name, of_class) for metric in chosen},
+        difference={metric.name: paired.difference(metric, ours, others, of_class) for metric in chosen},
+    )
+
+
+def conclusion(difference: Estimate, images: int) -> str:
+    """Return what may be concluded from the difference of the balanced accuracy, in a sentence."""
+    name = metrics.BY_NAME[DECIDES].title.lower()
+    if math.isnan(difference.low):
+        return f"These {images:,} images are too few to compare the {name} of the two models."
+    if difference.low == difference.high == 0:
+        return f"Both models give the same answers to these {images:,} images."
+    between = f"{difference.low:+.3f} to {difference.high:+.3f}"
+    if difference.low > 0:
+        return f"This model has the higher {name}, by {difference.value:.3f} (95 % interval {between})."
+    if difference.high < 0:
+        return f"The other model has the higher {name}, by {-difference.value:.3f} (95 % interval {between})."
+    return (
+        f"These {images:,} images do not tell which model has the higher {name}: the difference is "
+        f"{difference.value:+.3f}, and anything from {between} would fit them."
+    )
+
+
+def mcnemar(ours: Bools, others: Bools, resampler: Resampler) -> McNemar:
+    """Return McNemar's exact test: of the images that one model alone answers rightly, is it half each?
+
+    It takes each image as a trial of its own; where several show one lesion or patient there is no p value.
+
+    Args:
+        ours, others: bool [N], which answers are right.
+    """
+    ours_alone, others_alone = int((ours & ~others).sum()), int((others & ~ours).sum())
+    if resampler.num_groups < len(ours):
+        return McNemar(
+            ours_alone, others_alone, None,
+            "several images show one lesion or patient; the interval of the accuracy allows for that",
+        )  # fmt: skip
+    apart = ours_alone + others_alone
+    p_value = float(stats.binomtest(ours_alone, apart, 0.5).pvalue) if apart else 1.0
+    return McNemar(ours_alone, others_alone, p_value)
+
+
+def delong_p_value(positives: Bools, one: Floats, other: Floats, groups: Array) -> float | None:
+    """Return the p value of equal AUROC of two scores of the same images; None if it cannot be told.
+
+    DeLong, DeLong and Clarke-Pearson (1988), with the components summed over lesions or patients as Obuchowski (1997)
+    does; with one image each the two are the same.
+
+    Args:
+        positives: bool [N]. one, other: scores, float [N]. groups: int [N].
+    """
+    m, n = int(positives.sum()), int((~positives).sum())
+    if m == 0 or n == 0:
+        return None
+    component = _components(positives, one) - _components(positives, other)
+    apart = float(component[positives].mean())
+    number = int(groups.max()) + 1
+    sums, sizes = (
+        [np.bincount(groups[side], values[side], number) for side in (positives, ~positives)]
+        for values in (component, np.ones(len(groups)))
+    )
+    of_side = [total - size * apart for total, size in zip(sums, sizes, strict=True)]
+    there = [int((size > 0).sum()) for size in sizes]
+    if min(there) < 2:
+        return None
+    variance = sum(k / (k - 1) * float(part @ part) / size**2
+                   for k, part, size in zip(there, of_side, (m, n), strict=True))  # fmt: skip
+    variance += 2 * number / (number - 1) * float(of_side[0] @ of_side[1]) / (m * n)
+    if variance <= 1e-15:  # the same ranking
+        return 1.0 if abs(apart) < 1e-12 else None
+    return float(2 * stats.norm.sf(abs(apart) / math.sqrt(variance)))
+
+
+def _components(positives: Bools, scores: Floats) -> Floats:
+    """Return, per image, the share of the other side that it is ranked rightly against; a tie counts half."""
+    everywhere = stats.rankdata(scores)
+    found = np.empty(len(scores))
+    for side in (positives, ~positives):
+        below = (everywhere[side] - stats.rankdata(scores[side])) / (~side).sum()
+        found[side] = below if side is positives else 1 - below
+    return found
