@@ -5,6 +5,7 @@
     python evaluate.py --data PAD-UFES-20               # another set, matched by class name
     python evaluate.py --checkpoint runs/NAME/best.pt --tta 8
     python evaluate.py --against runs/OTHER/best.pt     # is it better than another model?
+    python evaluate.py --list                           # the runs, with data, score, duration and state
     torchrun --standalone --nproc-per-node 4 evaluate.py    # the images shared over processes
 
 Every metric has a 95 % interval from a bootstrap over lesions or patients. The report (report.json, .md,
@@ -21,11 +22,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from skin.evaluation.options import EvaluateOptions, check, parse_prevalence
+from skin.evaluation.options import EvaluateOptions, check, list_runs, parse_prevalence
 from skin.utils import cli
 
 if __name__ == "__main__":  # before torch, which takes seconds to import
     cli.answer_early(EvaluateOptions, __doc__)
+    if "--list" in sys.argv:
+        cli.run(lambda: list_runs(cli.parse(EvaluateOptions, __doc__)))
 
 from skin.data.dataset import SkinDiseaseDataset
 from skin.evaluation import against, pages, plots, prevalence, report, report_files, subgroups, test_set
@@ -52,6 +55,8 @@ import numpy as np
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = cli.parse(EvaluateOptions, __doc__, argv)
+    if options.list:
+        return list_runs(options)
     check(options)
     gpus = options.gpus if options.gpus is not None else min(1, parallel.usable_gpus())
     with parallel.setup(gpus) as topology:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from skin.evaluation import run_list
+from skin.evaluation.run_list import ORDERS
 from skin.model.choices import AMP, VIEWS
 from skin.utils.cli import option
 from skin.utils.errors import UserError
@@ -65,11 +67,23 @@ class EvaluateOptions:
     batch_size: int | None = option(None, "images at a time (default: chosen by size)", group="machine", metavar="N")
     workers: int | None = option(None, "loader processes (default: chosen)", group="machine", metavar="N")
 
+    list: bool = option(False, "show the runs in runs and leave: data, model, score, duration, state", group="output")
+    sort: str = option(
+        "began", "order of --list: " + ", ".join(ORDERS), group="output", choices=tuple(ORDERS), metavar="ORDER"
+    )
+    json: bool = option(False, "--list as JSON", group="output")
     out: Path | None = option(None, "folder of the report (default: in the run's)", group="output", metavar="DIR")
+
+
+def list_runs(options: EvaluateOptions) -> int:
+    """Show the runs in `runs`, as `--list` asks; return the exit code."""
+    return run_list.show(options.sort, options.json)
 
 
 def check(options: EvaluateOptions) -> None:
     """Raise `UserError` for an option out of range, before anything is read."""
+    if options.json and not options.list:
+        raise UserError("--json is for --list; the report is in report.json anyway")
     if not 1 <= options.tta <= VIEWS:
         raise UserError(f"--tta {options.tta}: there are {VIEWS} views of an image; choose 1 to {VIEWS}")
     if not LEAST_ROUNDS <= options.rounds <= MOST_ROUNDS:

@@ -1,0 +1,200 @@
+"""The runs in `runs`, as `evaluate.py --list` shows them: data, model, score, duration, state. Needs no torch."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from skin.utils import run_folders
+from skin.utils.errors import UserError, printable
+
+from rich.console import Console
+from rich.table import Table
+
+SCORE = "balanced_accuracy"  # of the test split
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder tells of itself.
+
+    Attributes:
+        began: the local time at which its split was drawn.
+        data: the name of the data folder. recipe: how it was trained, model: the network, image_size: its input.
+        state: `done`; `unfinished`, to go on with --resume; `no model`, if no epoch has ended.
+        epochs: those done. of_epochs: those asked for.
+        seconds: of its epochs.
+        monitor: the metric that picked the best epoch, and validation: its value there.
+        score: of the last report on the run's own test split, with its 95 % interval; None if there is no report.
+    """
+
+    name: str
+    began: str
+    data: str
+    model: str
+    image_size: int | None
+    recipe: str
+    state: str
+    epochs: int
+    of_epochs: int
+    seconds: float
+    monitor: str
+    validation: float | None
+    score: dict[str, float | None] | None
+
+
+ORDERS: dict[str, Callable[[Run], Any]] = {
+    "began": lambda run: run.began,
+    "name": lambda run: run.name,
+    "data": lambda run: run.data,
+    "model": lambda run: (run.model, run.image_size or 0),
+    "duration": lambda run: run.seconds,
+    "validation": lambda run: _low_if_none(run.validation),
+    "score": lambda run: _low_if_none((run.score or {}).get("value")),
+    "state": lambda run: run.state,
+}
+
+
+def _low_if_none(value: float | None) -> float:
+    return -math.inf if value is None else value
+
+
+def show(order: str, as_json: bool) -> int:
+    """Print the runs in `runs`, the last by `order` at the end.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs = sorted(found(run_folders.LATEST.parent), key=ORDERS[order])
+    if not runs:
+        raise UserError(f"no run in {run_folders.LATEST.parent.resolve()}: train one with train.py --data DIR")
+    if as_json:
+        print(json.dumps([dataclasses.asdict(run) for run in runs], indent=2, allow_nan=False))
+        return 0
+    console = Console(highlight=False)
+    # A pipe has no width of its own, and lines that are broken there are of no use.
+    width = console.width if console.is_terminal else max(console.width, 200)
+    table = _table(runs)
+    for number in range(len(_SPARE) + 1):
+        table = _table(runs, without=_SPARE[:number])
+        if console.measure(table, options=console.options.update(width=1000)).maximum <= width:
+            break
+    console.print(table, width=width)
+    return 0
+
+
+def found(folder: Path) -> Iterator[Run]:
+    """Yield the runs in a folder, without links to them."""
+    for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+        if path.is_symlink() or not (path / run_folders.CONFIG).is_file():
+            continue
+        try:
+            yield _run(path)
+        except UserError:  # somebody else's config.json
+            continue
+
+
+def _run(path: Path) -> Run:
+    config = run_folders.read_config(path)
+    rows = _rows(path / "metrics.csv")
+    monitor = str(config.get("monitor", "accuracy"))
+    # The best epoch is the first of the best values; a loss is best when it is lowest.
+    values = [value for row in rows if (value := _number(row.get(f"val_{monitor}"))) is not None]
+    best = (min if monitor == "loss" else max)(values, default=None)
+    has_model = (path / run_folders.BEST).is_file()
+    ended = has_model and (path / "model_card.md").is_file()
+    split = path / "split.csv"
+    began = (split if split.exists() else path / run_folders.CONFIG).stat().st_mtime
+    return Run(
+        name=path.name,
+        began=time.strftime("%Y-%m-%d %H:%M", time.localtime(began)),
+        data="demo" if config.get("demo") else Path(str(config.get("data") or "?")).name,
+        model=str(config.get("model", "?")).removeprefix("efficientnet_"),
+        image_size=config["resolved"].get("image_size") or config.get("image_size"),
+        recipe=str(config.get("recipe", "standard")),
+        state="done" if ended else "unfinished" if has_model else "no model",
+        epochs=len(rows),
+        of_epochs=int(config.get("epochs") or 0),
+        seconds=sum(_number(row.get("seconds")) or 0.0 for row in rows),
+        monitor=monitor,
+        validation=best,
+        score=_score(path / "evaluation" / run_folders.REPORT),
+    )
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _score(path: Path) -> dict[str, float | None] | None:
+    try:
+        report = json.loads(path.read_bytes())
+        return {end: report[SCORE][end] for end in ("value", "low", "high")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _table(runs: list[Run], without: Sequence[str] = ()) -> Table:
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", caption_justify="left",
+        caption="val: the metric that picked the epoch, accuracy unless --monitor was given\n"
+        "test: balanced accuracy on the run's own test split, with its 95 % interval, as last evaluated",
+    )  # fmt: skip
+    shown = [column for column in _COLUMNS if column.title not in without]
+    for column in shown:
+        numbers = column.title in ("epochs", "time", "val", "test")
+        table.add_column(column.title, justify="right" if numbers else "left", overflow="fold")
+    for run in runs:
+        table.add_row(*(printable(column.text(run)) for column in shown))
+    return table
+
+
+def _with_interval(score: dict[str, float | None] | None) -> str:
+    if score is None or score["value"] is None:
+        return ""
+    interval = "" if score["low"] is None or score["high"] is None else f" ({score['low']:.3f}-{score['high']:.3f})"
+    return f"{score['value']:.3f}{interval}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+class _Column(NamedTuple):
+    title: str
+    text: Callable[[Run], str]
+
+
+_COLUMNS = (
+    _Column("run", lambda run: run.name),
+    _Column("data", lambda run: run.data),
+    _Column("model", lambda run: f"{run.model} {run.image_size or ''}".strip()),
+    _Column("recipe", lambda run: run.recipe),
+    _Column("epochs", lambda run: f"{run.epochs}/{run.of_epochs}"),
+    _Column("time", lambda run: _duration(run.seconds)),
+    _Column("val", lambda run: "" if run.validation is None else f"{run.validation:.3f}"),
+    _Column("test", lambda run: _with_interval(run.score)),
+    _Column("state", lambda run: run.state),
+)
+_SPARE = ("recipe", "time", "epochs", "val", "model")  # the first to go on a narrow terminal

@@ -1,0 +1,85 @@
+import json
+import os
+from pathlib import Path
+
+import evaluate
+from skin.evaluation import run_list
+from skin.utils.errors import UserError
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three runs: one that has ended and was evaluated, one under way, one that has no epoch yet."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs"
+    write_run(folder / "done", [0.5, 0.7, 0.6], epochs=3, data="/somewhere/ham")
+    (folder / "done" / "best.pt").touch()
+    (folder / "done" / "model_card.md").touch()
+    (folder / "done" / "evaluation").mkdir()
+    report = {"kind": "skin evaluation report", "balanced_accuracy": {"value": 0.74, "low": 0.68, "high": 0.79}}
+    (folder / "done" / "evaluation" / "report.json").write_text(json.dumps(report))
+    write_run(folder / "going on", [0.8], epochs=20, data="/other/ddi")
+    (folder / "going on" / "best.pt").touch()
+    write_run(folder / "begun", [], epochs=20, data="/other/ddi")
+    for second, name in enumerate(("going on", "done", "begun")):
+        os.utime(folder / name / "config.json", (10**9 + 60 * second,) * 2)
+    os.symlink("done", folder / "latest")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "config.json").write_text("{}")
+    return folder
+
+
+def write_run(folder: Path, accuracies: list[float], epochs: int, data: str) -> None:
+    folder.mkdir(parents=True)
+    config = {"model": "efficientnet_b0", "data": data, "epochs": epochs, "monitor": "accuracy", "recipe": "standard",
+              "resolved": {"image_size": 128}}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    rows = "".join(f"{number},{value},61.5\n" for number, value in enumerate(accuracies, 1))
+    (folder / "metrics.csv").write_text("epoch,val_accuracy,seconds\n" + rows)
+
+
+def listed(capsys: pytest.CaptureFixture[str], *options: str) -> list[dict[str, object]]:
+    assert evaluate.main(["--list", "--json", *options]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_each_run_tells_its_state_score_and_duration(capsys: pytest.CaptureFixture[str]) -> None:
+    going_on, done, begun = listed(capsys)
+    assert (done["name"], done["data"], done["model"], done["image_size"]) == ("done", "ham", "b0", 128)
+    assert (done["epochs"], done["of_epochs"], done["seconds"]) == (3, 3, 184.5)
+    assert (done["validation"], done["score"]) == (0.7, {"value": 0.74, "low": 0.68, "high": 0.79})
+    assert [run["state"] for run in (going_on, done, begun)] == ["unfinished", "done", "no model"]
+    assert (begun["validation"], begun["score"], begun["seconds"]) == (None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("order", "names"),
+    [
+        ("score", ["begun", "going on", "done"]),
+        ("validation", ["begun", "done", "going on"]),
+        ("duration", ["begun", "going on", "done"]),
+        ("name", ["begun", "done", "going on"]),
+    ],
+)
+def test_runs_are_sorted_the_last_at_the_end(order: str, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert [run["name"] for run in listed(capsys, "--sort", order)] == names
+
+
+def test_the_table_has_a_line_a_run_and_says_what_its_numbers_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["done", "ham", "b0", "128", "standard", "3/3", "0:03:04", "0.700", "0.740",
+                                "(0.680-0.790)", "done"]  # fmt: skip
+    assert "test: balanced accuracy on the run's own test split" in " ".join(lines)
+
+
+def test_no_run_and_json_without_a_list_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="--json is for --list"):
+        evaluate.main(["--json"])
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"no run in .*runs: train one with train.py"):
+        evaluate.main(["--list"])
+    assert set(run_list.ORDERS) >= {"began", "score"}
