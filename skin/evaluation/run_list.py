@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from skin.utils.errors import UserError, printable
 from rich.console import Console
 from rich.table import Table
 
+_WIDE = 1000
 SCORE = "balanced_accuracy"  # of the test split
 
 
@@ -78,15 +80,14 @@ def show(order: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps([dataclasses.asdict(run) for run in runs], indent=2, allow_nan=False))
         return 0
-    console = Console(highlight=False)
     # A pipe has no width of its own, and lines that are broken there are of no use.
-    width = console.width if console.is_terminal else max(console.width, 200)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     table = _table(runs)
     for number in range(len(_SPARE) + 1):
         table = _table(runs, without=_SPARE[:number])
-        if console.measure(table, options=console.options.update(width=1000)).maximum <= width:
+        if console.measure(table, options=console.options.update(width=_WIDE)).maximum <= console.width:
             break
-    console.print(table, width=width)
+    console.print(table)
     return 0
 
 

@@ -25,7 +25,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_run(folder / "begun", [], epochs=20, data="/other/ddi")
     for second, name in enumerate(("going on", "done", "begun")):
         os.utime(folder / name / "config.json", (10**9 + 60 * second,) * 2)
-    os.symlink("done", folder / "latest")
+    (folder / "latest").symlink_to("done")
     (folder / "notes").mkdir()
     (folder / "notes" / "config.json").write_text("{}")
     return folder
@@ -63,7 +63,9 @@ def test_each_run_tells_its_state_score_and_duration(capsys: pytest.CaptureFixtu
         ("name", ["begun", "done", "going on"]),
     ],
 )
-def test_runs_are_sorted_the_last_at_the_end(order: str, names: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_sorted_the_last_at_the_end(
+    order: str, names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert [run["name"] for run in listed(capsys, "--sort", order)] == names
 
 
