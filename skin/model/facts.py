@@ -39,13 +39,15 @@ class Facts:
         demo: it was trained on drawn pictures, and knows nothing of skin.
         saved: the day on which its file was last written.
         calibration_images: number of images that its probabilities and sets are fitted on; 0 if they are not.
-        found: None if the model has no malignant class, or its checkpoint keeps no validation answers.
+        malignant: it has a class that is known to be malignant.
+        found: None if it has none, or the checkpoint keeps no validation answers.
     """
 
     data: str | None
     demo: bool
     saved: date
     calibration_images: int
+    malignant: bool
     found: Found | None
 
 
@@ -57,6 +59,7 @@ def facts_of(checkpoint: Checkpoint) -> Facts:
         demo=bool(config.get("demo")),
         saved=date.fromtimestamp(checkpoint.path.stat().st_mtime),
         calibration_images=calibration.get("images", 0),
+        malignant=any(map(is_malignant, checkpoint.classes)),
         found=_found(calibration, checkpoint.classes),
     )
 

@@ -198,16 +198,19 @@ def _facts(facts: Facts, network: str, classes: int, words: Words) -> list[tuple
     certainty = words("model_uncalibrated")
     if facts.calibration_images:
         certainty = words("model_calibrated", images=facts.calibration_images)
+    saved = words("model_saved", date=facts.saved.isoformat())
     return [
         (words("model_data"), words("model_demo") if facts.demo else trained, ""),
         (words("model_found"), *_found(facts, words)),
         (words("model_probabilities"), certainty, ""),
-        (words("model_network"), network, f"{words('model_saved')} {facts.saved.isoformat()}"),
+        (words("model_network"), network, saved),
     ]
 
 
 def _found(facts: Facts, words: Words) -> tuple[str, str]:
     found = facts.found
+    if not facts.malignant:
+        return words("model_found_none"), ""
     if found is None:
         return words("model_found_unknown"), ""
     if found.share is None:

@@ -34,7 +34,22 @@ async function send(url, request) {
   return response;
 }
 
-const read = (body) => body.catch(() => { throw new Problem("offline", false); });
+const read = (content) => content.catch(() => { throw new Problem("offline", false); });
+
+const SILENCE = 60_000;  // milliseconds: the server sends a sign of life every 15 seconds while it computes
+
+// Return the events of a stream, or give up on a server that has fallen silent: a lost network breaks no connection.
+async function eventsOf(response) {
+  const reader = response.body.getReader(), decoder = new TextDecoder();
+  for (let events = ""; ;) {
+    let timer;
+    const silence = new Promise((_, reject) => { timer = setTimeout(reject, SILENCE); });
+    const { done, value } = await read(Promise.race([reader.read(), silence]));
+    clearTimeout(timer);
+    if (done) return events;
+    events += decoder.decode(value, { stream: true });
+  }
+}
 
 // Return what the server's function `api` answers about a picture. Gradio's HTTP interface: upload, call, wait.
 async function ask(api, file) {
@@ -47,7 +62,7 @@ async function ask(api, file) {
   const headers = { "Content-Type": "application/json" };
   const call = await send(`gradio_api/call/${api}`, { method: "POST", headers, body: JSON.stringify({ data }) });
   const { event_id: event } = await read(call.json());
-  const events = await read((await send(`gradio_api/call/${api}/${event}`)).text());
+  const events = await eventsOf(await send(`gradio_api/call/${api}/${event}`));
   const complete = events.match(/event: complete\ndata: (.*)\n/);
   if (!complete) throw new Problem(events.includes("event: error") ? "failed" : "offline", false);
   return JSON.parse(complete[1])[0];
