@@ -2,11 +2,12 @@
 
     python app.py                                    then open http://127.0.0.1:7860
     python app.py --checkpoint runs/NAME/best.pt --port 8000
-    python app.py --host 0.0.0.0                     for telephones, too: it prints the address and a QR code
+    python app.py --host 0.0.0.0                     for telephones, too
 
 It needs no network: fonts, scripts and examples come from this machine, and nothing is reported to anybody.
 Only this user can read the folder of the uploads. Each is deleted after about a minute, and all are deleted
-when the page ends. The page listens on this machine alone, unless --host says otherwise.
+when the page ends. The page listens on this machine alone, unless --host says otherwise: then it prints
+its address on the network, and a QR code of it.
 
 This is research software, not a medical device.
 """

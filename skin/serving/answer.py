@@ -184,7 +184,7 @@ def _bars(prediction: Prediction, words: Words, calibrated: bool) -> list[dict[s
     return [
         {
             "name": names[name],
-            "code": name if name.casefold() != names[name].casefold() else "",
+            "code": name if words.renames(name) else "",
             "percent": words.percent(probability),
             "width": f"{100 * probability:.2f}%",
             "possible": calibrated and name in prediction.prediction_set,

@@ -84,12 +84,12 @@ def make_site(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
 
     def classify(picture: FileData, language: str = "en") -> str:
         """Return the answer about a picture as the page shows it, HTML."""
-        return answer_html(model, _uploaded(picture), words_for(language))
+        return answer_html(model, _uploaded(picture), words_for(str(language)))
 
     def row(picture: FileData, language: str = "en") -> dict[str, Any]:
         """Return a picture's row in the page's table and in its CSV file."""
         with _told():
-            return answer_row(model, _uploaded(picture), _name(picture), words_for(language))
+            return answer_row(model, _uploaded(picture), _name(picture), words_for(str(language)))
 
     def predict(picture: FileData) -> dict[str, Any]:
         """Return the answer about a picture as `predict.py --json` does, with the probabilities of all classes."""

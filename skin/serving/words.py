@@ -41,6 +41,10 @@ class Words:
         shown = list(named.values())
         return {cls: _isolated(name if shown.count(name) == 1 else cls) for cls, name in named.items()}
 
+    def renames(self, cls: str) -> bool:
+        """Return True for a code such as `mel`, which people know by another name."""
+        return self.classes.get(same_disease(cls), cls).casefold() != cls.casefold()
+
     def listed(self, names: Sequence[str]) -> str:
         """Return `a, b and c`."""
         return self.texts["and"].join(([", ".join(names[:-1])] if names[1:] else []) + [*names[-1:]])

@@ -5,6 +5,7 @@ The server runs in this process, so that a test can hold an answer back and look
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import re
@@ -275,6 +276,47 @@ def test_many_pictures_and_a_zip_become_a_table_and_a_csv_file(
     assert page.get_attribute("#result article", "data-class") == expected[2].label
 
 
+def drop(visit: Visit, *paths: Path) -> None:
+    """Drop files or folders from the desktop onto the page."""
+    devtools = visit.context.new_cdp_session(visit.page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send("Input.dispatchDragEvent", {"type": kind, "x": 600, "y": 500, "data": data})
+
+
+def test_a_picture_or_a_whole_folder_can_be_dropped_anywhere(
+    visit: Visit, server: Server, pictures: list[Path], tmp_path: Path
+) -> None:
+    drop(visit, pictures[1])
+    answered(visit.page)
+    assert visit.page.inner_text("#preview figcaption") == "1.png"
+    (tmp_path / "visit" / "left arm").mkdir(parents=True)
+    for name, path in (("visit/a.png", pictures[0]), ("visit/left arm/b.png", pictures[1])):
+        (tmp_path / name).write_bytes(path.read_bytes())
+    (tmp_path / "visit" / "letter.txt").write_text("no picture")
+    drop(visit, tmp_path / "visit")
+    assert finished(visit.page).startswith("Pictures: 2. ")
+    assert sorted(row[0] for row in rows(visit.page)) == ["visit/a.png", "visit/left arm/b.png"]
+    (tmp_path / "empty").mkdir()
+    drop(visit, tmp_path / "empty")
+    visit.page.wait_for_selector(f"#result .problem:has-text('{ENGLISH.script['zip_empty']}')")
+
+
+def test_a_picture_can_be_pasted(visit: Visit, pictures: list[Path]) -> None:
+    encoded = base64.b64encode(pictures[2].read_bytes()).decode()
+    visit.page.evaluate(
+        """(encoded) => {
+            const clipboardData = new DataTransfer();
+            const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+            clipboardData.items.add(new File([bytes], "pasted.png", { type: "image/png" }));
+            document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
+        }""",
+        encoded,
+    )
+    answered(visit.page)
+    assert visit.page.inner_text("#preview figcaption") == "pasted.png"
+
+
 def test_a_bomb_that_lies_about_its_size_and_other_bad_archives_are_rows(
     visit: Visit, pictures: list[Path], tmp_path: Path
 ) -> None:
@@ -334,7 +376,8 @@ def test_a_table_can_be_stopped_and_goes_on(visit: Visit, server: Server, pictur
 def test_the_camera_takes_a_picture_where_the_browser_lends_it(visit: Visit) -> None:
     visit.context.grant_permissions(["camera"])
     visit.page.click("#camera")
-    visit.page.wait_for_function("document.querySelector('video').videoWidth > 0")
+    visit.page.wait_for_selector("#viewfinder[open]")
+    assert visit.page.eval_on_selector("video", "e => e.videoWidth") > 0
     assert visit.violations() == []
     visit.page.click("text=Take the picture")
     answered(visit.page)
@@ -353,7 +396,7 @@ def test_there_is_no_camera_button_where_the_browser_forbids_it(browser: Browser
     context.add_init_script("Object.defineProperty(window, 'isSecureContext', { value: false })")
     page = context.new_page()
     page.goto(server.address)
-    page.wait_for_function("document.readyState === 'complete'")
+    page.evaluate("navigator.mediaDevices?.enumerateDevices()")  # the page has asked before, and has its answer
     assert page.is_hidden("#camera")
     context.close()
 

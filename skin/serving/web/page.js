@@ -291,8 +291,30 @@ addEventListener("dragleave", (event) => event.relatedTarget || document.body.cl
 addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dragging");
-  take(event.dataTransfer.files);
+  const nothing = () => complain(new Problem("zip_empty"));
+  dropped(event.dataTransfer).then((files) => files.length ? take(files) : nothing(), nothing);
 });
+
+// Return the files that were dropped; of a folder, the pictures and zip files in it and below it.
+async function dropped(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
+  if (!entries.some((entry) => entry.isDirectory)) return [...transfer.files];
+  const files = (await Promise.all(entries.map(filesIn))).flat();
+  return files.filter((file) => isPicture(file.name) || isZip(file));
+}
+
+async function filesIn(entry) {
+  if (entry.isFile) {
+    const file = await new Promise((found, lost) => entry.file(found, lost));
+    return [new File([file], entry.fullPath.slice(1), { type: file.type })];  // its folders tell it from others
+  }
+  const reader = entry.createReader(), files = [];
+  for (;;) {  // a browser gives a hundred at a time
+    const some = await new Promise((found, lost) => reader.readEntries(found, lost));
+    if (!some.length) return files;
+    for (const inner of some) files.push(...await filesIn(inner));
+  }
+}
 
 for (const example of document.querySelectorAll("#examples button")) {
   example.onclick = async () => {
@@ -318,8 +340,10 @@ async function offerCamera() {
 byId("camera").onclick = async () => {
   try {
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1920 } } });
+    await video.play();
     viewfinder.showModal();
   } catch (error) {
+    release();
     complain(new Problem(error.name === "NotAllowedError" ? "camera_refused" : "camera_missing"));
   }
 };
@@ -331,10 +355,12 @@ viewfinder.querySelector("[value=take]").onclick = () => {
   canvas.toBlob((content) => content && answerFor(new File([content], "camera.jpg", { type: "image/jpeg" })), "image/jpeg", 0.95);
   viewfinder.close();
 };
-viewfinder.addEventListener("close", () => {
+viewfinder.addEventListener("close", release);
+
+function release() {
   for (const track of video.srcObject?.getTracks() ?? []) track.stop();
   video.srcObject = null;
-});
+}
 
 if (byTouch) picker.accept = "image/*";  // a wider list hides the camera in the chooser of some phones
 offerCamera();
