@@ -29,12 +29,15 @@ WEB = Path(__file__).with_name("web")
 NAMED = 4  # classes of a set that the headline names; the rest are counted
 SHOWN = 7  # classes that get a bar; the rest are counted
 
+_GONE = "no longer here"
 # The sentence for a picture that cannot be read, by what `ImageError.reason` begins with or holds.
 _PROBLEMS = (
     (r"an empty file", "problem_empty"),
     (r"not an image of a format", "problem_format"),
     (r"more than the .* pixels|\d+x\d+ pixels, more than", "problem_pixels"),
+    (r"not enough memory", "problem_pixels"),
     (r".*too narrow", "problem_narrow"),
+    (_GONE, "problem_gone"),
 )
 
 
@@ -44,7 +47,7 @@ class Finding:
 
     Attributes:
         headline: the prediction set in words, malignant classes first; or that the picture is unlike the others.
-        note: what the headline means; "" if it needs no more words.
+        note: what the headline means.
         advice: what to do next.
         malignant: the malignant classes that are possible, as people name them.
         unlike: there is no answer.
@@ -76,14 +79,20 @@ def finding_of(prediction: Prediction, words: Words, calibrated: bool) -> Findin
     else:
         advice = words("next_unknown")
     if not calibrated:
-        return Finding(words("guess", names=names[prediction.label]), words("guess_more"), advice, malignant, False)
+        headline = words("guess", names=names[prediction.label])
+        if malignant and not is_malignant(prediction.label):
+            headline = words("guess_malignant", names=names[prediction.label], malignant=malignant[0])
+        return Finding(headline, words("guess_more"), advice, malignant, False)
     return Finding(_headline(possible, names, words), words("meaning"), advice, malignant, False)
 
 
 def _headline(possible: list[str], names: dict[str, str], words: Words) -> str:
+    """Return a prediction set in words; its malignant classes come first in `possible`."""
     if len(possible) == 1:
         return words("sure", names=names[possible[0]])
     if len(possible) == len(names) > NAMED:
+        if is_malignant(possible[0]):
+            return words("undecided_all_malignant", malignant=names[possible[0]])
         return words("undecided_all")
     if len(possible) <= NAMED + 1:  # one more name is shorter than to say that there is one more
         return words("undecided", names=words.listed([names[name] for name in possible]))
@@ -108,9 +117,6 @@ def answer_of(model: SkinClassifier, path: str, name: str) -> tuple[Answer[str],
     except OSError:
         return Answer(name, None, ImageError(name, _GONE), None), None
     return Answer(name, model.predict_pixels(pixels[None])[0], None, None), pixels
-
-
-_GONE = "no longer here"
 
 
 def answer_html(model: SkinClassifier, path: str, words: Words) -> str:
@@ -154,8 +160,6 @@ def answer_row(model: SkinClassifier, path: str, name: str, words: Words) -> dic
 
 def _problem_key(error: ImageError | None) -> str:
     reason = error.reason if error else ""
-    if reason == _GONE:
-        return "problem_gone"
     return next((key for pattern, key in _PROBLEMS if re.match(pattern, reason)), "problem_damaged")
 
 

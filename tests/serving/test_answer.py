@@ -51,8 +51,10 @@ def test_a_set_of_one_is_most_probable() -> None:
 
 def test_a_set_of_all_classes_says_that_none_can_be_ruled_out() -> None:
     finding = found(SEVEN, "akiec bcc bkl df mel nv vasc")
-    assert finding.headline == "Undecided: no class can be ruled out"
+    assert finding.headline == "Undecided: melanoma cannot be ruled out, nor any other class"
     assert finding.malignant == ("melanoma", "actinic keratosis", "basal cell carcinoma")
+    benign = dict.fromkeys(("bkl", "df", "nv", "vasc", "sek"), 0.2)
+    assert found(benign, " ".join(benign)).headline == "Undecided: no class can be ruled out"
     assert found({"mel": 0.4, "nv": 0.6}, "mel nv").headline == "Undecided between melanoma and nevus"
 
 
@@ -72,9 +74,11 @@ def test_an_unlike_picture_has_no_class_and_no_number() -> None:
 
 def test_a_model_without_calibration_gives_a_guess_and_rules_nothing_out() -> None:
     finding = found(SEVEN, "akiec bcc bkl df mel nv vasc", calibrated=False)
-    assert finding.headline == "First guess: nevus"
+    assert finding.headline == "First guess: nevus, but melanoma is not ruled out"
     assert "never measured" in finding.note
     assert "melanoma" in finding.advice
+    likely = {"mel": 0.9, "nv": 0.1}
+    assert found(likely, "mel nv", calibrated=False).headline == "First guess: melanoma"
 
 
 def test_classes_that_nobody_knows_are_not_called_benign() -> None:

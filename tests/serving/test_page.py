@@ -35,6 +35,7 @@ pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH = languages()["en"]
 LIMIT = 3_000_000  # bytes of an upload; 64 millions take the tests too long
+MOST = 5  # pictures of a table
 
 
 @dataclass
@@ -67,6 +68,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         patch.setattr(webpage, "UPLOAD_LIMIT", LIMIT)
+        patch.setattr(webpage, "MOST_PICTURES", MOST)
         for name in ("answer_html", "answer_row"):
             patch.setattr(webpage, name, held(getattr(webpage, name)))
         site = webpage.make_site(model, [], keep_seconds=600)
@@ -274,6 +276,12 @@ def test_many_pictures_and_a_zip_become_a_table_and_a_csv_file(
     page.click("#batch th button:has-text('visit/2.png')")
     answered(page)
     assert page.get_attribute("#result article", "data-class") == expected[2].label
+
+
+def test_a_table_of_too_many_pictures_says_where_it_ends(visit: Visit, tmp_path: Path) -> None:
+    visit.upload(zip_of(tmp_path / "many.zip", {f"{number}.png": b"a letter" for number in range(MOST + 1)}))
+    assert finished(visit.page).endswith("Only the first 5 pictures are looked at.")
+    assert len(rows(visit.page)) == MOST
 
 
 def drop(visit: Visit, *paths: Path) -> None:
