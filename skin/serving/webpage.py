@@ -216,4 +216,6 @@ def _found(facts: Facts, words: Words) -> tuple[str, str]:
     if found.share is None:
         return words("model_found_few", images=found.images), ""
     kind = "model_found_melanoma" if found.melanoma else "model_found_malignant"
+    if facts.demo:
+        kind = "model_found_drawn"
     return words(kind, share=round(100 * found.share)), words("model_found_on", images=found.images)
