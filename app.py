@@ -1,11 +1,13 @@
-"""A web page for a trained model: drop a photograph, read what it is likely to show.
+"""A web page for a trained model: drop photographs, read what they may show and what to do next.
 
     python app.py                                    then open http://127.0.0.1:7860
     python app.py --checkpoint runs/NAME/best.pt --port 8000
+    python app.py --host 0.0.0.0                     for telephones, too
 
 It needs no network: fonts, scripts and examples come from this machine, and nothing is reported to anybody.
 Only this user can read the folder of the uploads. Each is deleted after about a minute, and all are deleted
-when the page ends. The page listens on this machine alone, unless --host says otherwise.
+when the page ends. The page listens on this machine alone, unless --host says otherwise: then it prints
+its address on the network, and a QR code of it.
 
 This is research software, not a medical device.
 """
@@ -23,6 +25,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skin.serving.address import LOCAL, network_address, qr_code
 from skin.serving.settings import AppSettings
 from skin.utils import cli
 from skin.utils.errors import UserError
@@ -30,7 +33,6 @@ from skin.utils.errors import UserError
 if TYPE_CHECKING:
     from skin.model.classifier import SkinClassifier
 
-UPLOAD_LIMIT = "20mb"
 QUEUE_LIMIT = 32  # pictures that wait, at most; whoever comes later is asked to try again
 KEEP_SECONDS = 60  # an upload is deleted when it is older, so no more may wait than are answered in half this time
 PORTS_TRIED = 100
@@ -51,21 +53,20 @@ def main() -> int:
         model = load_classifier(settings.checkpoint, device="cpu" if warning else None)
         print(f"model {model.description}", file=sys.stderr, flush=True)
 
-        from skin.serving.webpage import LOCAL, make_page, start  # takes seconds: a missing checkpoint is said first
+        from skin.serving.webpage import make_site, start  # takes seconds: a missing checkpoint is said first
 
-        examples = draw_examples(Path(folder) / "examples")
-        page = make_page(model, examples, KEEP_SECONDS)
-        waiting = min(QUEUE_LIMIT, max(1, int(KEEP_SECONDS / 2 / seconds_an_answer(model, examples))))
-        address = start(page, settings.host, port, UPLOAD_LIMIT, waiting)
+        examples = draw_examples(Path(folder) / "examples") if model.facts.demo else []
+        site = make_site(model, examples, KEEP_SECONDS)
+        waiting = min(QUEUE_LIMIT, max(1, int(KEEP_SECONDS / 2 / seconds_an_answer(model))))
+        address = start(site, settings.host, port, waiting)
         if port != settings.port:
             print(f"port {settings.port} is taken; using {port}")
-        if settings.host not in LOCAL:
-            print("whoever can reach this machine can use the page: it asks for no password")
+        invite(settings.host, port)
         print(f"open {address} (Ctrl-C ends it)", flush=True)
         try:
             threading.Event().wait()
         finally:
-            page.close(verbose=False)
+            site.close()
     return 0
 
 
@@ -105,13 +106,25 @@ def free_port(host: str, wanted: int) -> int:
     raise UserError(f"all ports from {wanted} to {last} are taken; choose another --port")
 
 
-def seconds_an_answer(model: SkinClassifier, pictures: list[Path]) -> float:
-    """Return the seconds that this machine takes for a picture, after one to warm up."""
-    from skin.serving.webpage import answer_html
+def invite(host: str, port: int) -> None:
+    """Print how other machines reach the page, if they can."""
+    if host in LOCAL:
+        return
+    print("whoever can reach this machine can use the page: it asks for no password")
+    if address := network_address(host, port):
+        print(f"on this network: {address}")
+        if code := qr_code(address, sys.stdout):
+            print(code)
 
-    answer_html(model, str(pictures[0]))
+
+def seconds_an_answer(model: SkinClassifier) -> float:
+    """Return the seconds that this machine takes for a picture and its heat map, after one to warm up."""
+    import numpy as np
+
+    picture = np.random.Generator(np.random.Philox(0)).integers(0, 256, (450, 600, 3), np.uint8)
+    model.explain(picture)
     start = time.perf_counter()
-    answer_html(model, str(pictures[1]))
+    model.explain(picture)
     return time.perf_counter() - start
 
 
@@ -124,7 +137,7 @@ def draw_examples(folder: Path) -> list[Path]:
         names = {row["dx"]: row["image_id"] for row in csv.DictReader(table)}
     wanted = [f"{names[dx]}.jpg" for dx in EXAMPLE_CLASSES]
     found = {path.name: path for path in folder.rglob("*.jpg")}
-    return [found[name] for name in wanted]
+    return [found[name].rename(folder / name) for name in wanted]  # side by side, for one address
 
 
 if __name__ == "__main__":

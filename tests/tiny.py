@@ -34,8 +34,9 @@ def write_checkpoint(
     image_size: int = 64,
     calibration: dict[str, Any] | None = None,
     name: str = "efficientnet_b0",
+    config: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a `best.pt` with random weights to `path`."""
+    """Write a `best.pt` with random weights to `path`; `config` is what it has besides the model's name."""
     preprocess = networks.preprocess_for(name, image_size)
     pictures = torch.from_numpy(np.stack([picture(s, image_size, image_size) for s in range(100, 116)]))
     with torch.random.fork_rng(), torch.no_grad():
@@ -53,7 +54,7 @@ def write_checkpoint(
             "model": network.state_dict(),
             "classes": list(classes),
             "preprocess": preprocess.to_dict(),
-            "config": {"model": name},
+            "config": {"model": name, **(config or {})},
             "metrics": {},
             "calibration": calibration or {},
             "format_version": checkpoint.FORMAT_VERSION,

@@ -36,6 +36,21 @@ _KNOWN = frozenset((
     "healthy", "normal", "melanocytic", "lentigo", "monkeypox", "chickenpox", "measles",
 ))  # fmt: skip
 
+# Cancers and their precursors. In HAM10000, actinic keratosis is one class with Bowen's disease, which is squamous
+# cell carcinoma in situ.
+MALIGNANT = (
+    "actinic keratosis", "basal cell carcinoma", "melanoma", "squamous cell carcinoma", "malignant",
+)  # fmt: skip
+BENIGN = (
+    "benign keratosis", "dermatofibroma", "melanocytic nevus", "seborrhoeic keratosis", "vascular lesion", "benign",
+)  # fmt: skip
+# Words of other malignant classes, such as "nodular melanoma", and those that turn a name into its opposite.
+_MALIGNANT_WORDS = frozenset((
+    "melanoma", "melanomas", "carcinoma", "carcinomas", "malignant", "malignancy", "cancer", "sarcoma", "lymphoma",
+    "bowen", "bowen's", "maligna", "premalignant", "sccka",
+))  # fmt: skip
+_NOT = frozenset(("no", "non", "not", "benign", "without"))
+
 # The order of the classes in DermaMNIST's labels 0 to 6; they are HAM10000's.
 DERMAMNIST = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 ISIC_2018 = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
@@ -63,6 +78,17 @@ def same_disease(cls: str) -> str:
 def is_disease(name: str) -> bool:
     """Return True if a name is one of a disease in the public sets, or `benign`, `normal` and the like."""
     return _key(name) in _NAMES or _key(name) in _KNOWN
+
+
+def is_malignant(name: str) -> bool:
+    """Return True for a class that a doctor should see: of `MALIGNANT`, or with a word of such a disease in its name.
+
+    It errs on the side of care, for what people are told. No metric follows from it.
+    """
+    words = set(_key(name).replace("-", " ").split())
+    return same_disease(name) in MALIGNANT or _key(name) == "mal oth" or bool(
+        words & _MALIGNANT_WORDS and not words & _NOT
+    )
 
 
 @dataclass(frozen=True)

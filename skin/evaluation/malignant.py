@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from skin.data.class_names import match_classes
+from skin.data.class_names import BENIGN, MALIGNANT, match_classes
 from skin.evaluation.metrics import Bools, Floats, Ints
 
 import numpy as np
-
-# Cancers and their precursors. In HAM10000, actinic keratosis is one class with Bowen's disease, which is squamous
-# cell carcinoma in situ. The report says which classes it took for malignant.
-MALIGNANT = (
-    "actinic keratosis", "basal cell carcinoma", "melanoma", "squamous cell carcinoma", "malignant",
-)  # fmt: skip
-BENIGN = (
-    "benign keratosis", "dermatofibroma", "melanocytic nevus", "seborrhoeic keratosis", "vascular lesion", "benign",
-)  # fmt: skip
 
 
 def malignant_classes(classes: tuple[str, ...]) -> Bools | None:

@@ -26,6 +26,7 @@ from skin.data.images import ImageError, centre_crop, read_image, stored_image
 from skin.model import calibration, tta
 from skin.model.checkpoint import Checkpoint, load_best
 from skin.model.choices import VIEWS
+from skin.model.facts import facts_of
 from skin.model.fold_batchnorm import for_inference
 from skin.model.grad_cam import grad_cam, overlay
 from skin.model.precision import choose
@@ -142,6 +143,7 @@ class SkinClassifier:
         classes: the class names, in the order of all probabilities.
         model_name: such as `efficientnet_b3`.
         description: one line: the file, the data it was trained on, its validation score.
+        facts: what people are told of the model before they rely on it.
         preprocess: how images are prepared; kept in the checkpoint.
         device: the device of the model.
     """
@@ -150,6 +152,7 @@ class SkinClassifier:
         self.classes = checkpoint.classes
         self.model_name = checkpoint.model_name
         self.description = checkpoint.describe()
+        self.facts = facts_of(checkpoint)
         self.preprocess = checkpoint.preprocess
         self.device = device
         self._calibration = checkpoint.calibration

@@ -92,23 +92,29 @@ def _print_line(answer: Answer[str], top_k: int) -> None:
 
 def _json_line(answer: Answer[str], overlay: str | None, top_k: int) -> str:
     """Return an answer as JSON in ASCII, which survives any pipe: undecodable bytes become `\\udc..` escapes."""
+    return json.dumps(json_row(answer, top_k) | ({"overlay": overlay} if overlay else {}))
+
+
+def json_row(answer: Answer[str], top_k: int) -> dict[str, Any]:
+    """Return an answer as plain values: the prediction with its `top_k` classes, or the error."""
     row: dict[str, Any] = {"image": answer.source}
     if answer.prediction is None:
-        row["error"] = answer.error.reason if answer.error else ""
-        return json.dumps(row)
+        return row | {"error": answer.error.reason if answer.error else ""}
     prediction = answer.prediction
-    row |= {
+    return row | {
         "class": prediction.label,
         "decision": prediction.decision,
         "probability": round(prediction.probability, 6),
         "top": {name: round(probability, 6) for name, probability in prediction.top(top_k)},
-        "prediction_set": prediction.prediction_set,
+        "prediction_set": list(prediction.prediction_set),
         "unlike": prediction.unlike,
     }
-    return json.dumps(row | ({"overlay": overlay} if overlay else {}))
 
 
 # ---- CSV ------------------------------------------------------------------------------------------------
+
+
+_COLUMNS = ("image", "predicted", "probability", "prediction_set", "unlike", "error")
 
 
 @contextlib.contextmanager
@@ -120,22 +126,9 @@ def csv_table(path: Path, classes: Sequence[str], with_overlays: bool) -> Iterat
     Raises:
         UserError: the file cannot be written.
     """
-    columns = ["image", "predicted", "probability", "prediction_set", "unlike", "error"]
-    columns += ["overlay"] if with_overlays else []
 
     def add(answer: Answer[str], overlay: str | None) -> None:
-        row = {"image": _safe_path(answer.source), "overlay": _safe_path(overlay or "")}
-        probabilities = [""] * len(classes)
-        if answer.prediction is None:
-            row["error"] = safe_cell(answer.error.reason if answer.error else "")
-        else:
-            prediction = answer.prediction
-            row["predicted"] = safe_cell(prediction.label)
-            row["probability"] = f"{prediction.probability:.6f}"
-            row["prediction_set"] = joined(prediction.prediction_set)
-            row["unlike"] = str(prediction.unlike).lower()
-            probabilities = [f"{p:.6f}" for p in prediction.probabilities]
-        writer.writerow([*(row.get(column, "") for column in columns), *probabilities])
+        writer.writerow(csv_row(answer, classes, overlay or "" if with_overlays else None))
 
     try:
         file = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
@@ -143,8 +136,35 @@ def csv_table(path: Path, classes: Sequence[str], with_overlays: bool) -> Iterat
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     with file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*columns, *map(safe_cell, columns_apart(columns, ("probability_", classes))[0])])
+        writer.writerow(csv_header(classes, with_overlays))
         yield add
+
+
+def csv_header(classes: Sequence[str], with_overlays: bool = False) -> list[str]:
+    """Return the names of the columns of `csv_row`."""
+    columns = [*_COLUMNS, *(["overlay"] if with_overlays else [])]
+    return [*columns, *map(safe_cell, columns_apart(columns, ("probability_", classes))[0])]
+
+
+def csv_row(answer: Answer[str], classes: Sequence[str], overlay: str | None = None) -> list[str]:
+    """Return the cells of an answer, none of which a spreadsheet takes for a formula.
+
+    Args:
+        overlay: the path of the overlay; None without that column.
+    """
+    row = {"image": _safe_path(answer.source)}
+    probabilities = [""] * len(classes)
+    if answer.prediction is None:
+        row["error"] = safe_cell(answer.error.reason if answer.error else "")
+    else:
+        prediction = answer.prediction
+        row["predicted"] = safe_cell(prediction.label)
+        row["probability"] = f"{prediction.probability:.6f}"
+        row["prediction_set"] = joined(prediction.prediction_set)
+        row["unlike"] = str(prediction.unlike).lower()
+        probabilities = [f"{p:.6f}" for p in prediction.probabilities]
+    cells = [row.get(column, "") for column in _COLUMNS]
+    return [*cells, *([] if overlay is None else [_safe_path(overlay)]), *probabilities]
 
 
 def _safe_path(path: str) -> str:

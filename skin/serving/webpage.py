@@ -1,52 +1,53 @@
-"""The web page: its parts, its server, and the HTML of an answer.
+"""The web page's server: the page in the reader's language, and the functions that it and other programs call.
 
-Gradio brings the upload widget, the queue and the server. The answer is HTML of our own, with the pictures inside
-it, so that no picture of an answer is ever written to disk.
+Gradio brings the uploads, the queue and the HTTP interface; the page itself is `web/`, and its script asks as any
+client does. The pictures of an answer are inside its HTML, so that none of them is ever written to disk.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from html import escape
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skin.data.class_names import readable_name
-from skin.data.images import ImageError
-from skin.model.classifier import Prediction, SkinClassifier
-from skin.utils.errors import UserError
+from skin.data.image_files import IMAGE_SUFFIXES
+from skin.model.classifier import SkinClassifier
+from skin.model.facts import Facts
+from skin.serving.address import LOCAL
+from skin.serving.answer import WEB, answer_html, answer_of, answer_row, render
+from skin.serving.outputs import csv_header, json_row
+from skin.serving.words import Words, words_for
+from skin.utils.errors import UserError, printable
 
 import gradio as gr
-import numpy as np
-from gradio.data_classes import ImageData
+from gradio.data_classes import FileData
 from gradio.utils import get_upload_folder
-from PIL import Image
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
 
-TITLE = "Skin image classifier"
-NOTICE = (
-    "<strong>Research software, not a medical device.</strong> "
-    "It can be wrong, and it does not replace a doctor’s look at your skin."
-)
-LOCAL = ["127.0.0.1", "localhost", "[::1]", "::1"]
-SHOWN = 7  # classes that get a bar; the rest are counted
-CSS = Path(__file__).with_name("webpage.css")
+UPLOAD_LIMIT = 64_000_000  # bytes: a telephone's picture of 108 million pixels has half of it
+MOST_PICTURES = 1000  # of a table
 
 # Only this server: no script, font, picture or request from anywhere else, even if a dependency tries.
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'"
+    "default-src 'self'; style-src 'self'; script-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
+    "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+HEADERS = {
+    "content-security-policy": POLICY, "referrer-policy": "no-referrer", "x-content-type-options": "nosniff",
+    "permissions-policy": "camera=(self), microphone=(), geolocation=()",
+}  # fmt: skip
 
 Message = MutableMapping[str, Any]
-_Move = Callable[[str | Path | None], Coroutine[Any, Any, str | None]]
 
 
 class SecurityHeaders:
-    """ASGI middleware that tells the browser to hold the page to `POLICY`."""
+    """ASGI middleware that tells the browser to hold the page to `HEADERS`."""
 
     def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
         self.app = app
@@ -54,87 +55,65 @@ class SecurityHeaders:
     async def __call__(self, scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message.get("headers", []),
-                    (b"content-security-policy", POLICY.encode()),
-                    (b"referrer-policy", b"no-referrer"),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
+                more = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message.get("headers", []), *more]
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
 
 
-def make_page(model: SkinClassifier, examples: list[Path], keep_seconds: int) -> gr.Blocks:
-    """Build the page of `model`.
+@dataclass(frozen=True)
+class Site:
+    """What is served: Gradio's functions, and the pages and files beside them."""
+
+    functions: gr.Blocks
+    routes: list[BaseRoute]
+
+    def close(self) -> None:
+        """End the server, and delete the uploads."""
+        self.functions.close(verbose=False)
+
+
+def make_site(model: SkinClassifier, examples: list[Path], keep_seconds: int) -> Site:
+    """Build the page of `model`, and the functions that answer for it.
 
     Args:
-        examples: pictures to try it with.
+        examples: pictures to try it with, in one folder.
         keep_seconds: an uploaded file is deleted when it is this old.
     """
 
-    def answer(path: str | None) -> str:
-        return answer_html(model, path)
+    def classify(picture: FileData, language: str = "en") -> str:
+        """Return the answer about a picture as the page shows it, HTML."""
+        return answer_html(model, _uploaded(picture), words_for(str(language)))
+
+    def row(picture: FileData, language: str = "en") -> dict[str, Any]:
+        """Return a picture's row in the page's table and in its CSV file."""
+        with _told():
+            return answer_row(model, _uploaded(picture), _name(picture), words_for(str(language)))
+
+    def predict(picture: FileData) -> dict[str, Any]:
+        """Return the answer about a picture as `predict.py --json` does, with the probabilities of all classes."""
+        with _told():
+            answer, _ = answer_of(model, _uploaded(picture), _name(picture))
+            return json_row(answer, len(model.classes))
 
     keep = (max(1, keep_seconds // 6), keep_seconds)
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=keep) as page:
-        gr.HTML(f'<p role="note">{NOTICE}</p>', elem_id="notice")
-        gr.HTML(_header(model), elem_id="header")
-        with gr.Row(elem_id="columns"):
-            with gr.Column(scale=4, min_width=300):
-                upload = gr.Image(
-                    label="Picture",
-                    type="filepath",
-                    sources=["upload", "clipboard", "webcam"],
-                    placeholder="Drop a picture of a skin lesion\nor click to choose one",
-                    buttons=[],
-                    height=320,
-                    elem_id="upload",
-                )
-                # A subclass would be plainer, but Gradio writes a .pyi file beside the code for each one.
-                upload.preprocess = _as_it_came  # type: ignore[method-assign]
-                upload.async_move_resource_to_block_cache = _of_files(  # type: ignore[assignment, method-assign]
-                    upload.async_move_resource_to_block_cache
-                )
-                gr.Examples(
-                    [[str(path)] for path in examples],
-                    inputs=upload,
-                    label="Drawn examples, for trying it out",
-                    examples_per_page=len(examples),
-                    elem_id="examples",
-                )
-            with gr.Column(scale=6, min_width=300):
-                result = gr.HTML(_waiting(), elem_id="result")
-        upload.change(answer, upload, result, api_name="classify", show_progress="minimal")
-        page.load(None, js="() => document.getElementById('result').setAttribute('aria-live', 'polite')")
-    return page
+    with gr.Blocks(analytics_enabled=False, delete_cache=keep) as functions:
+        for function in (classify, row, predict):  # one forward pass takes all cores, so one at a time
+            gr.api(function, api_name=function.__name__, concurrency_id="model", concurrency_limit=1)
+
+    async def home(request: Request) -> HTMLResponse:
+        words = words_for(request.headers.get("accept-language", ""))
+        headers = {"cache-control": "no-store", "vary": "accept-language", "content-language": words.language}
+        return HTMLResponse(_page(model, words, [path.name for path in examples]), headers=headers)
+
+    routes: list[BaseRoute] = [Route("/", home), Mount("/page", StaticFiles(directory=WEB))]
+    if examples:
+        routes.append(Mount("/examples", StaticFiles(directory=examples[0].parent)))
+    return Site(functions, routes)
 
 
-def _as_it_came(payload: ImageData | None) -> str | None:
-    """Return the path of the uploaded file. Gradio would open it; here, `skin.data.images` alone opens images.
-
-    Gradio checks a path only if the request says that it is a file's. Here every path is checked.
-    """
-    if payload is None:
-        return None
-    path = Path(payload.path or "").resolve()
-    if not path.is_relative_to(Path(get_upload_folder()).resolve()):
-        raise gr.Error("This is no picture that was given to this page.")
-    return str(path)
-
-
-def _of_files(move: _Move) -> _Move:
-    """Return Gradio's own `move` of an upload, for files only: it would fetch a URL given in place of a path."""
-
-    async def move_file(path: str | Path | None) -> str | None:
-        if str(path).lower().startswith(("http:", "https:")):
-            raise gr.Error("This page fetches nothing from the network.")
-        return await move(path)
-
-    return move_file
-
-
-def start(page: gr.Blocks, host: str, port: int, upload_limit: str, queue_limit: int) -> str:
+def start(site: Site, host: str, port: int, queue_limit: int) -> str:
     """Serve the page in a thread of its own, and return its address.
 
     If it listens on this machine alone, it answers only to this machine's names. Otherwise a page of another site,
@@ -148,8 +127,8 @@ def start(page: gr.Blocks, host: str, port: int, upload_limit: str, queue_limit:
         Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False), Middleware(SecurityHeaders),
     ]  # fmt: skip
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    page.queue(max_size=queue_limit, default_concurrency_limit=1)  # one forward pass takes all cores
-    _, address, _ = page.launch(
+    site.functions.queue(max_size=queue_limit, default_concurrency_limit=1)
+    _, address, _ = site.functions.launch(
         server_name=host,
         server_port=port,
         prevent_thread_lock=True,
@@ -161,130 +140,82 @@ def start(page: gr.Blocks, host: str, port: int, upload_limit: str, queue_limit:
         enable_monitoring=False,
         run_history=False,
         footer_links=[],
-        max_file_size=upload_limit,
-        theme=_theme(),
-        css_paths=[CSS],
-        app_kwargs={"middleware": guards, "docs_url": None, "redoc_url": None},
+        max_file_size=UPLOAD_LIMIT,
+        app_kwargs={"routes": site.routes, "middleware": guards, "docs_url": None, "redoc_url": None},
     )
     return address
 
 
-def _theme() -> gr.themes.Base:
-    """Return Gradio's plain theme with the fonts of the reader's system."""
-    return gr.themes.Base(
-        primary_hue="teal",
-        neutral_hue="stone",
-        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
-        font_mono=["ui-monospace", "monospace"],
-        radius_size=gr.themes.sizes.radius_sm,
-    )
+# ---- what a request holds -------------------------------------------------------------------------------
 
 
-def answer_html(model: SkinClassifier, path: str | None) -> str:
-    """Return the HTML for the picture at `path`, or a sentence if it cannot be read."""
-    if path is None:
-        return _waiting()
+def _uploaded(picture: Any) -> str:
+    """Return the path of an uploaded file. Any other path that a request names is refused, and so is an address."""
+    path = picture.get("path") if isinstance(picture, dict) else None
+    if not isinstance(path, str) or "\0" in path:
+        raise _refusal("This is no picture that was given to this page.")
+    found = Path(path).resolve()
+    if not found.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise _refusal("This is no picture that was given to this page.")
+    return str(found)
+
+
+def _name(picture: Any) -> str:
+    """Return the name that the sender gave a picture; otherwise that of its file."""
+    return printable(picture.get("orig_name") or Path(picture["path"]).name, limit=500)
+
+
+def _refusal(reason: str) -> gr.Error:
+    return gr.Error(reason, print_exception=False)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn a `UserError` into an error that a client is told; Gradio keeps all others to itself."""
     try:
-        with open(path, "rb") as file:  # not by its name, which may be that of an image in an archive
-            pixels = model.pixels(file)
-        prediction = model.predict_pixels(pixels[None])[0]
-        explanation = model.explain_pixels(pixels[None], [prediction.label])[0]
-    except ImageError as error:
-        return _sentence(f"This file cannot be read as a picture: {error.reason}.")
+        yield
     except UserError as error:
-        return _sentence(f"{error}.")
-    except OSError:
-        return _sentence("This picture is no longer here.")
-    return (
-        f'<article data-class="{escape(prediction.label)}" data-probability="{prediction.probability:.6f}">'
-        + _headline(prediction)
-        + (_caution() if prediction.unlike else "")
-        + _bars(prediction)
-        + f"<p>{_set_in_words(prediction)}</p>"
-        + _pictures(explanation.image, explanation.overlay, prediction.label, bool(explanation.heat.max() > 0))
-        + "</article>"
-    )
+        raise _refusal(str(error)) from error
 
 
-def _header(model: SkinClassifier) -> str:
-    name = model.model_name.replace("efficientnet_b", "EfficientNet-B")
-    return (
-        f"<h1>{TITLE}</h1><p>{escape(name)}, trained to tell {len(model.classes)} classes apart. "
-        "Pictures stay on the computer that runs this page and are deleted after about a minute.</p>"
-    )
+# ---- the page -------------------------------------------------------------------------------------------
 
 
-def _waiting() -> str:
-    return (
-        '<p class="quiet">The answer will stand here: the classes with their probabilities, and the parts of '
-        "the picture that spoke for the first of them.</p>"
-    )
+def _page(model: SkinClassifier, words: Words, examples: list[str]) -> str:
+    settings = {
+        "words": words.script, "limit": UPLOAD_LIMIT, "most": MOST_PICTURES, "suffixes": IMAGE_SUFFIXES,
+        "csvHeader": csv_header(model.classes),
+    }  # fmt: skip
+    network = model.model_name.replace("efficientnet_b", "EfficientNet-B")
+    facts = _facts(model.facts, network, len(model.classes), words)
+    return render("page.html", words=words, settings=settings, facts=facts, examples=examples)
 
 
-def _sentence(text: str) -> str:
-    return f'<p class="problem" role="alert">{escape(text)} Try a JPEG or PNG photograph.</p>'
+def _facts(facts: Facts, network: str, classes: int, words: Words) -> list[tuple[str, str, str]]:
+    """Return what is said of the model: terms, values, and what is said more quietly of them."""
+    data = printable(facts.data) if facts.data else words("model_unnamed")
+    trained = words("model_data_value", data=data, classes=classes)
+    certainty = words("model_uncalibrated")
+    if facts.calibration_images:
+        certainty = words("model_calibrated", images=facts.calibration_images)
+    saved = words("model_saved", date=facts.saved.isoformat())
+    return [
+        (words("model_data"), words("model_demo") if facts.demo else trained, ""),
+        (words("model_found"), *_found(facts, words)),
+        (words("model_probabilities"), certainty, ""),
+        (words("model_network"), network, saved),
+    ]
 
 
-def _caution() -> str:
-    return (
-        '<p class="caution" role="alert"><strong>Unlike the training images.</strong> The model has not seen '
-        "pictures like this one. Do not rely on what it says here.</p>"
-    )
-
-
-def _headline(prediction: Prediction) -> str:
-    return (
-        f'<h2><span class="kicker">Most probable</span>{escape(readable_name(prediction.label))} '
-        f"<b>{_percent(prediction.probability)}</b></h2>"
-    )
-
-
-def _bars(prediction: Prediction) -> str:
-    rows = []
-    for name, probability in prediction.top(SHOWN):
-        inside = ' class="inside"' if name in prediction.prediction_set else ""
-        rows.append(
-            f"<li{inside}><span>{escape(readable_name(name))}</span><span>{_percent(probability)}</span>"
-            f'<i style="--share:{probability:.4f}"></i></li>'
-        )
-    more = len(prediction.classes) - len(rows)
-    rest = f'<p class="quiet">and {more} less probable</p>' if more > 0 else ""
-    return f'<ol class="bars">{"".join(rows)}</ol>{rest}'
-
-
-def _set_in_words(prediction: Prediction) -> str:
-    """Return the 90 % prediction set as a sentence."""
-    names = [f"<strong>{escape(readable_name(name))}</strong>" for name in prediction.prediction_set]
-    if len(names) == len(prediction.classes):
-        return "The model cannot rule out any of its classes for this picture."
-    listed = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " or " + names[-1]
-    only = "only " if len(names) == 1 else ""
-    return (
-        f"Possible by the model’s own measure: {only}{listed}. Of ten pictures like those it was trained on, "
-        "nine have their true class among the ones it calls possible."
-    )
-
-
-def _pictures(image: np.ndarray, overlay: np.ndarray, label: str, evidence: bool) -> str:
-    name = escape(readable_name(label))
-    found = f"What spoke for {name}: the brighter, the more" if evidence else f"Nothing speaks for {name}"
-    return (
-        '<div class="pictures">'
-        f'<figure><img src="{_data_url(image)}" alt="The middle of the picture"><figcaption>What the model '
-        "looked at</figcaption></figure>"
-        f'<figure><img id="overlay" src="{_data_url(overlay)}" alt="Heat map: {found}"><figcaption>{found}'
-        "</figcaption></figure></div>"
-    )
-
-
-def _percent(probability: float) -> str:
-    """Return a share as `92.1 %`; only an exact 0 or 1 becomes `0.0 %` or `100.0 %`."""
-    if 0 < probability < 0.001:
-        return "&lt; 0.1 %"
-    return "&gt; 99.9 %" if 0.999 < probability < 1 else f"{100 * probability:.1f} %"
-
-
-def _data_url(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _found(facts: Facts, words: Words) -> tuple[str, str]:
+    found = facts.found
+    if not facts.malignant:
+        return words("model_found_none"), ""
+    if found is None:
+        return words("model_found_unknown"), ""
+    if found.share is None:
+        return words("model_found_few", images=found.images), ""
+    kind = "model_found_melanoma" if found.melanoma else "model_found_malignant"
+    if facts.demo:
+        kind = "model_found_drawn"
+    return words(kind, share=round(100 * found.share)), words("model_found_on", images=found.images)

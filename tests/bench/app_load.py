@@ -69,13 +69,18 @@ def upload(address: str, name: str, content: bytes) -> str:
 def ask(address: str, name: str, content: bytes) -> str:
     """Upload an image and wait for the answer: the HTML that the page would show."""
     file = {"path": upload(address, name, content), "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-    body = json.dumps({"data": [file]}).encode()
-    event = post(f"{address}/gradio_api/call/classify", body, "application/json")["event_id"]
-    with urllib.request.urlopen(f"{address}/gradio_api/call/classify/{event}", timeout=120) as stream:
-        text = stream.read().decode()
+    text = call(address, "classify", [file, "en"])
     if "event: complete" not in text:
         raise RuntimeError(f"the page answered {text[:500]!r}")
     return json.loads(text.split("data: ")[-1])[0]
+
+
+def call(address: str, function: str, values: list[Any]) -> str:
+    """Call a function of the page's server, and wait for the events that it sends."""
+    url = f"{address}/gradio_api/call/{function}"
+    event = post(url, json.dumps({"data": values}).encode(), "application/json")["event_id"]
+    with urllib.request.urlopen(f"{url}/{event}", timeout=120) as stream:
+        return stream.read().decode()
 
 
 def top_class(html: str) -> tuple[str, float]:
@@ -144,7 +149,7 @@ def main() -> None:
     model = load_classifier(options.checkpoint)
     paths = sorted(options.folder.rglob("*.jpg"))[:100]
     answers = zip(paths, model.predict(paths), strict=True)
-    expected = [(path, answer.label, answer.probability) for path, answer in answers]
+    expected = [(path, answer.label, answer.probability) for path, answer in answers if not answer.unlike]
     with running_app("--checkpoint", options.checkpoint) as (address, process):
         times, wrong, memory = ask_for(address, expected, options.clients, options.seconds, process.pid)
     for line in wrong[:10]:

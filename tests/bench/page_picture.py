@@ -38,7 +38,7 @@ def main() -> None:
         else:
             page.click("#examples button")
         page.wait_for_selector("#result article")
-        page.wait_for_function("[...document.images].every(i => i.complete)")
+        page.eval_on_selector_all("img", "images => Promise.all(images.map(i => i.decode().catch(() => {})))")
         page.screenshot(path=options.out, full_page=True, animations="disabled")
         browser.close()
 

@@ -1,5 +1,4 @@
 import io
-import json
 import os
 import signal
 import socket
@@ -8,35 +7,30 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from app import free_port
 from skin import load_classifier
-from skin.data.class_names import readable_name
 from skin.model.classifier import SkinClassifier
 from skin.serving.settings import AppSettings
+from skin.serving.words import languages
 from skin.utils.errors import UserError
 from tests import tiny
-from tests.bench.app_load import ROOT, ask, ask_for, post, running_app, top_class, upload
+from tests.bench.app_load import ROOT, ask, ask_for, call, running_app, top_class, upload
+from tests.serving.browsing import DESKTOP, PHONE, Visit, chromium, visiting
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
-
-CHROMIUM = "/usr/bin/chromium"
-# Without these, Chromium looks for its maker's servers at every start.
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
+from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="module")
 def best_pt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     calibration = tiny.calibration(temperature=1.0, threshold=0.2, unlike_threshold=1e9)
-    return tiny.write_checkpoint(tmp_path_factory.mktemp("run") / "best.pt", calibration=calibration)
+    path = tmp_path_factory.mktemp("run") / "best.pt"
+    return tiny.write_checkpoint(path, calibration=calibration, config={"demo": True})
 
 
 @pytest.fixture(scope="module")
@@ -72,39 +66,14 @@ def app(best_pt: Path) -> Iterator[App]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
-@dataclass
-class Visit:
-    """A page, and what it asked the network for and complained of."""
-
-    page: Page
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-    def upload(self, path: Path) -> None:
-        self.page.set_input_files("#upload input[type=file]", path)
-
-
-@pytest.fixture(params=[(1280, 800), (390, 844)], ids=["desktop", "phone"])
+@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
 def visit(request: pytest.FixtureRequest, browser: Browser, app: App) -> Iterator[Visit]:
-    width, height = request.param
-    context = browser.new_context(viewport={"width": width, "height": height})
-    context.set_default_timeout(90_000)  # milliseconds; a busy machine is slow to load a page
-    visit = Visit(context.new_page())
-    visit.page.on("request", lambda sent: visit.requests.append(sent.url))
-    visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
-    visit.page.on(
-        "console", lambda said: visit.complaints.append(said.text) if said.type == "error" else None
-    )
-    visit.page.goto(app.address)
-    visit.page.wait_for_selector("#upload input[type=file]", state="attached")
-    yield visit
-    context.close()
+    with visiting(browser, app.address, **request.param) as visit:
+        yield visit
 
 
 @pytest.mark.browser
@@ -117,18 +86,19 @@ def test_a_picture_gets_its_answer_and_nothing_leaves_the_machine(
     article = page.wait_for_selector("#result article")
     assert article is not None
     assert article.get_attribute("data-class") == expected.label
-    assert page.get_attribute("#result", "aria-live") == "polite", "who cannot see the answer hears it"
-    assert readable_name(expected.label) in page.inner_text("#result h2")
+    headline = page.inner_text("#result .headline")
+    assert page.inner_text("#said[role=status]") == headline, "who cannot see the answer hears it"
+    names = languages()["en"].names(tiny.CLASSES)
+    assert all(names[name] in headline for name in expected.prediction_set)
     assert len(page.query_selector_all("#result .bars li")) == len(tiny.CLASSES)
     assert page.eval_on_selector("#overlay", "e => e.complete && e.naturalWidth") == 64
 
     renamed = tmp_path / "notes.jpg"
     renamed.write_text("a letter, no picture")
-    page.click("#upload button[aria-label='Remove Image']")
-    page.wait_for_selector("#result .quiet")
     visit.upload(renamed)
     page.wait_for_selector("#result .problem")
-    assert "cannot be read as a picture" in page.inner_text("#result")
+    assert "no picture that can be read here" in page.inner_text("#result")
+    assert page.query_selector("#result article") is None
 
     assert not [url for url in visit.requests if not url.startswith((app.address, "data:", "blob:"))]
     assert visit.complaints == []
@@ -153,6 +123,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit) -> None:
     page.wait_for_selector("#examples button")
     for _ in range(20):
         page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement !== document.body"), "nothing on the way is skipped"
         if page.evaluate("document.activeElement.closest('#examples') !== null"):
             break
     page.keyboard.press("Enter")
@@ -184,15 +155,12 @@ def test_the_page_forbids_itself_to_ask_other_hosts(app: App) -> None:
     assert "http" not in policy
 
 
-def test_too_much_and_too_large_are_refused_with_a_sentence(app: App) -> None:
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        upload(app.address, "large.jpg", b"\0" * (21 * 10**6))
-    assert refused.value.code == 413
-    refused.value.close()
+def test_too_many_pixels_are_refused_with_a_sentence(app: App) -> None:
     buffer = io.BytesIO()
     Image.new("1", (12_000, 11_000)).save(buffer, "PNG")
     answer = ask(app.address, "wall.png", buffer.getvalue())
-    assert "cannot be read as a picture: 12000x11000 pixels" in answer
+    assert "too many pixels" in answer
+    assert "12000x11000 pixels" in answer
 
 
 def test_no_file_of_the_server_can_be_asked_for(app: App) -> None:
@@ -207,12 +175,10 @@ def test_no_file_of_the_server_can_be_asked_for(app: App) -> None:
         {"path": app.address + "/favicon.ico", "meta": meta},  # an address, to be fetched
     ]
     for file in asked:
-        body = json.dumps({"data": [file]}).encode()
-        event = post(f"{app.address}/gradio_api/call/classify", body, "application/json")["event_id"]
-        with urllib.request.urlopen(f"{app.address}/gradio_api/call/classify/{event}") as stream:
-            said = stream.read()
-        assert b"event: error" in said, file
-        assert b"<article" not in said
+        for function, more in (("classify", ["en"]), ("row", ["en"]), ("predict", [])):
+            said = call(app.address, function, [file, *more])
+            assert "event: error" in said, (function, file)
+            assert "complete" not in said
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{app.address}/gradio_api/file=/etc/hostname")
     assert refused.value.code == 403
@@ -232,53 +198,31 @@ def test_an_archive_that_calls_itself_a_picture_is_not_opened(app: App) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, a=np.zeros((1, 64, 64, 3), np.uint8))
     path = upload(app.address, "x.npz", buffer.getvalue())
-    body = json.dumps({"data": [{"path": f"{path}::a/0", "meta": {"_type": "gradio.FileData"}}]}).encode()
-    event = post(f"{app.address}/gradio_api/call/classify", body, "application/json")["event_id"]
-    with urllib.request.urlopen(f"{app.address}/gradio_api/call/classify/{event}") as stream:
-        assert b"<article" not in stream.read()
+    for name in (path, f"{path}::a/0"):
+        assert "<article" not in call(app.address, "classify", [{"path": name}, "en"])
 
 
-def test_an_upload_is_deleted_when_it_is_old_and_the_examples_are_not(
+def test_an_upload_is_deleted_when_it_is_old(
     model: SkinClassifier, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    from skin.serving.webpage import make_page, start
+    from skin.serving.webpage import make_site, start
 
     from gradio.route_utils import delete_files_created_by_app
 
-    page = make_page(model, images[:2], keep_seconds=60)
-    assert page.delete_cache == (10, 60)
-    address = start(page, "127.0.0.1", free_port("127.0.0.1", 7950), "20mb", 4).rstrip("/")
+    site = make_site(model, [], keep_seconds=60)
+    assert site.functions.delete_cache == (10, 60)
+    address = start(site, "127.0.0.1", free_port("127.0.0.1", 7950), 4).rstrip("/")
     try:
         ask(address, "private.png", images[5].read_bytes())
         uploads = tmp_path / "uploads"
         assert len(list(uploads.rglob("private.png"))) == 1
-        delete_files_created_by_app(page, age=60)
+        delete_files_created_by_app(site.functions, age=60)
         assert len(list(uploads.rglob("private.png"))) == 1, "it is a second old"
-        delete_files_created_by_app(page, age=0)
+        delete_files_created_by_app(site.functions, age=0)
         assert list(uploads.rglob("private.png")) == []
-        assert len([path for path in uploads.rglob("*") if path.is_file()]) == 2, "the examples"
     finally:
-        page.close(verbose=False)
-
-
-def test_an_image_unlike_the_training_images_gets_a_caution(tmp_path: Path, images: list[Path]) -> None:
-    from skin.serving.webpage import answer_html
-
-    calibration = tiny.calibration(temperature=1.0, threshold=0.0, unlike_threshold=1e-9)
-    checkpoint = tiny.write_checkpoint(tmp_path / "best.pt", calibration=calibration)
-    answer = answer_html(load_classifier(checkpoint, device="cpu"), str(images[0]))
-    assert "Unlike the training images" in answer
-    assert "cannot rule out any of its classes" in answer
-
-
-def test_names_of_classes_are_escaped(tmp_path: Path, images: list[Path]) -> None:
-    from skin.serving.webpage import answer_html
-
-    checkpoint = tiny.write_checkpoint(tmp_path / "best.pt", classes=("<script>alert(1)</script>", '"><b>'))
-    answer = answer_html(load_classifier(checkpoint, device="cpu"), str(images[0]))
-    assert "<script" not in answer
-    assert '"><b>' not in answer
+        site.close()
 
 
 @pytest.mark.parametrize(
