@@ -137,7 +137,7 @@ def overfitting(course: Course) -> Remark | None:
     if "strong" in RECIPES and options.recipe != "strong":
         ways.append("--recipe strong")
     elif options.augment < 2:
-        ways.append("--augment 2")
+        ways.append(f"--augment {1 if options.augment < 1 else 2}")
     advice = f"; for another run: {' or '.join(ways)}" if ways else ""
     return Remark(
         "overfitting", "doubt",
