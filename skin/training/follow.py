@@ -126,7 +126,8 @@ class Follower:
         try:
             self._write(progress, going, draw, probabilities)
         except Exception as error:
-            self._log.say_once(f"warning: {run_page.NAME} is not renewed: {error}; the run goes on")
+            reason = str(error) or type(error).__name__
+            self._log.say_once(f"warning: {run_page.NAME} is not renewed: {reason}; the run goes on")
         self._drawn = time.perf_counter()
         if draw:
             self._drawing = self._drawn - begin

@@ -108,7 +108,8 @@ def below_baseline(course: Course) -> Remark | None:
     where = f"below the baseline after {epochs} epochs"
     if last > (1 - _FALLEN) * course.baseline.loss:
         return Remark("below", "bad", f"{where}: try {_other_rate(course, rises=last > (1 + _RISEN) * first)}")
-    where += f", though the training images are being learnt (loss {last:.2f}; a guess has {course.baseline.loss:.2f})"
+    losses = f"(loss {last:.2f}; a guess has {course.baseline.loss:.2f})"
+    where += f", though the training images are being learnt {losses}"
     if epochs < max(2 * ENOUGH, course.options.epochs / 2) and not course.ended:
         return Remark("slow", "doubt", f"{where}: wait")
     weights = "--weights imagenet (now none), or " if course.options.weights == "none" else ""

@@ -21,7 +21,8 @@ def test_a_wide_terminal_has_every_column() -> None:
         "epoch      loss  accuracy        loss    accuracy  accuracy    AUC  seconds  a second     waiting   memory",
     ]
     assert table.row(ROW, best=True) == (
-        " 3/20    0.2500     0.250      1.5000       0.250     0.250  0.875    1,061     123.5         0.2    1,095  best"
+        " 3/20    0.2500     0.250      1.5000       0.250     0.250  0.875    1,061     123.5         0.2    1,095"
+        "  best"
     )
 
 

@@ -138,7 +138,8 @@ def test_a_run_that_stands_still() -> None:
     assert "still" not in said(course(rows, DEMO))
     longer = [*rows, {**rows[-1], "epoch": 13}]
     assert said(course(longer, DEMO))["still"].text == (
-        "no better validation accuracy since epoch 8, which best.pt has; for another run: --patience 5 stops it by then"
+        "no better validation accuracy since epoch 8, which best.pt has; for another run: --patience 5 stops it "
+        "by then"
     )
     assert "--patience" not in said(course(longer, DEMO, patience=9))["still"].text
 
