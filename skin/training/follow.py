@@ -61,7 +61,7 @@ class Follower:
         if self._begun or not self._trainer.topology.is_main:
             return
         self._begun = True
-        if self._trainer.options.track:
+        if self._trainer.options.track == "tensorboard":
             self._tracker = Tensorboard(self._folder, progress.epoch, self._log)
             self._held.callback(self._tracker.close)
         if self._table is not None:

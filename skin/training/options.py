@@ -123,8 +123,8 @@ class Options:
         const=run_folders.LATEST, metavar="RUN",
     )  # fmt: skip
     save_minutes: float = option(10.0, "minutes between saves inside an epoch", group="run", metavar="N")
-    track: str | None = option(
-        None, "tensorboard: also write the metrics where it reads them", group="run", choices=TRACKERS,
+    track: str = option(
+        "none", "tensorboard: also write the metrics where it reads them", group="run", choices=("none", *TRACKERS),
         metavar="NAME",
     )  # fmt: skip
 
@@ -303,8 +303,10 @@ def _check(options: Options) -> None:
         if getattr(options, name) > high:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be {high:,} or less")
     check_workers(options.workers)
-    if options.track is not None and find_spec(options.track) is None:
-        raise UserError(f"--track {options.track} needs a package that is not here: pip install {options.track}")
+    if options.track in TRACKERS and find_spec(options.track) is None:
+        raise UserError(
+            f"--track {options.track} needs a package that is not here: pip install {options.track}, or --track none"
+        )
     if not 0 <= options.augment <= 3:
         raise UserError(f"--augment {options.augment}: must be 0 (none) to 3; 1 is the recipe's")
     if not 0 < options.lr < float("inf"):

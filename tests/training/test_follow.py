@@ -213,7 +213,8 @@ def test_a_tracker_that_cannot_write_ends_no_run(
 
 def test_a_tracker_that_is_not_installed_is_named_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skin.training.options.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="--track tensorboard needs a package that is not here: pip install tensorb"):
+    with pytest.raises(UserError, match="--track tensorboard needs a package that is not here: pip install "):
         read_options(None, ["--data", "no/such/folder", "--track", "tensorboard"])
+    assert read_options(None, ["--data", "d", "--track", "none"]).track == "none"
     monkeypatch.setattr("skin.training.options.find_spec", lambda name: object())
     assert read_options(None, ["--data", "d", "--track", "tensorboard"]).track == "tensorboard"
