@@ -270,7 +270,7 @@ class Opened:
         weights = trainer.class_weights.cpu().numpy()
         log.say(self.splits.describe())
         log.say(self.splits.describe_classes(weights), on_terminal=self.splits.describe_classes(weights, log.width))
-        log.say("\n".join((f"to beat {follower.baseline}", trainer.describe(), where)) + "\n")
+        log.say("\n".join((f"beat    {follower.baseline}", trainer.describe(), where)) + "\n")
         for line in warnings:
             log.say(f"WARNING: {line}", style="bold red")
         progress = Progress(MONITORS[self.options.monitor])

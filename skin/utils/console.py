@@ -24,6 +24,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )  # fmt: skip
+from rich.table import Column
 from rich.text import Text
 
 LINE_MINUTES = 3.0  # between lines on how far a bar has come, where there is no terminal to draw it on
@@ -62,7 +63,9 @@ def _columns(width: int, total: int | None) -> list[ProgressColumn]:
     """Return the columns of a bar on a terminal of `width` columns: the narrower it is, the fewer they are."""
     title, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
     if width < 40:
-        return [title, TaskProgressColumn() if total else MofNCompleteColumn()]
+        room = Column(max_width=width - len(" 100%"), no_wrap=True)
+        short = TextColumn("{task.description}", table_column=room)
+        return [short, TaskProgressColumn() if total else MofNCompleteColumn()]
     bar = BarColumn(bar_width=max(4, min(40, width - 68)))
     if width < 80:
         return [title, bar, MofNCompleteColumn(), TimeRemainingColumn()]

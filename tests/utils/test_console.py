@@ -70,10 +70,10 @@ def test_off_a_terminal_there_is_a_line_every_few_minutes(
     ]
 
 
-def drawn(width: int) -> list[str]:
+def drawn(width: int, title: str = "epoch 12/20") -> list[str]:
     stream = io.StringIO()
     terminal = Console(file=stream, force_terminal=True, width=width, color_system=None, legacy_windows=False)
-    with progress(terminal, "epoch 12/20", 9999, 1234, lambda: "run: 3 h 20 min left") as advance:
+    with progress(terminal, title, 9999, 1234, lambda: "run: 3 h 20 min left") as advance:
         advance(1)
     return stream.getvalue().replace("\r", "\n").split("\n")
 
@@ -85,3 +85,7 @@ def test_a_bar_has_as_many_columns_as_fit(width: int) -> None:
     assert not any("…" in line for line in lines), "nothing is cut in its middle"
     assert any("1235/9999" in line for line in lines) == (width >= 40)
     assert any("images/s" in line and "run: 3 h 20 min left" in line for line in lines) == (width >= 80)
+
+
+def test_a_long_title_gives_way_to_the_percentage() -> None:
+    assert all("12%" in line for line in drawn(20, "comparing the images") if "compar" in line)
