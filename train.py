@@ -279,7 +279,7 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
     calibrated = ending.calibrate(run, classifier, logits, traits, interrupts.stopping)
     if topology.is_main:
         checkpoint.save(best_pt(run, classifier.network, calibrated), best)  # torch.save, whole or not at all
-        run.end(calibrated)
+        run.end(calibrated, logits)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from skin.data.images import ImageError, Preprocess, read_header, read_image
 from skin.data.index import Index
 from skin.data.split import SPLITS, Leak, leaks, split_index
 from skin.data.thumbnails import fitted
+from skin.utils import text_table
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -134,18 +135,18 @@ class CheckReport:
             ],
         }
 
-    def lines(self) -> list[str]:
-        """Return the report as people read it on a terminal."""
+    def lines(self, width: int | None = None) -> list[str]:
+        """Return the report as people read it, on a terminal of `width` columns if it is one."""
         index = self.index
         groups = index.rows["group"].nunique()
         lines = [f"{index.root}: {index.layout}, {len(index.rows):,} images, {groups:,} groups"]
         lines += [f"  {note}" for note in index.notes]
         counts = self.counts()
-        names = [readable_name(cls) for cls in index.classes]
-        width = min(40, max(map(len, [*names, "class"])))
-        lines.append(f"  {'class':{width}}{'train':>9}{'val':>9}{'test':>9}")
-        for name, row in zip(names, counts.to_numpy(), strict=True):
-            lines.append(f"  {printable(name, width):{width}}" + "".join(f"{number:9,}" for number in row))
+        names = [printable(readable_name(cls)) for cls in index.classes]
+        numbers = [
+            text_table.Numbers(split, [f"{n:,}" for n in counts[split]], rank) for rank, split in enumerate(SPLITS)
+        ]
+        lines += text_table.table("class", names, numbers, width, indent=2)
         lines.append("  sizes    " + _most(self.sizes))
         lines.append("  formats  " + _most(self.formats))
         near = [pair for pair in self.pairs if not pair.exact]

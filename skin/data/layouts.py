@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -149,9 +150,16 @@ def _remedy(folder: Folder) -> str:
     tables = {posixpath.basename(path).lower() for path in folder.tables}
     near = [f"{it.name} has {it.signs}" for it in LAYOUTS if tables & set(re.split(r"[ ,]+", it.signs.lower()))]
     known = f" ({'; '.join(near)})" if near else ""
+    above = ""
+    if folder.images and not folder.folders and not folder.tables:  # one level too low, perhaps
+        root = folder.root.absolute()
+        above = (
+            f"if '{root.name}' is itself a class, name the folder above it, which holds the others, too: "
+            f"--data {shlex.quote(str(root.parent))}; otherwise "
+        )
     return (
-        f"give each class a folder of its own, or name a table image,label[,group] with --labels{known}; the README "
-        "lists the sets that are read as downloaded"
+        f"{above}give each class a folder of its own, or name a table image,label[,group] with --labels{known}; the "
+        "README lists the sets that are read as downloaded"
     )
 
 

@@ -47,7 +47,7 @@ def open_outputs(settings: PredictSettings, classes: Sequence[str]) -> Iterator[
 
             console = terminal.console(sys.stdout if on_terminal else sys.stderr)
             if not outputs:
-                outputs.append(terminal.Table(console, settings.top_k).show)
+                outputs.append(terminal.Blocks(console, settings.top_k).show)
             if (total := _count(settings)) != 1:
                 advance = stack.enter_context(progress(console, "", total))
                 outputs.append(lambda answer, overlay: advance(1))

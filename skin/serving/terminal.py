@@ -1,7 +1,8 @@
-"""Predictions as a table on a terminal, row by row."""
+"""Predictions on a terminal of any width, image by image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TextIO
 
 from skin.data.class_names import readable_name
@@ -9,56 +10,63 @@ from skin.model.classifier import Answer
 from skin.utils.errors import printable
 
 import rich.table
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 _BAR = 16  # characters
+_ROOM_FOR_BARS = 48  # columns of the terminal; a narrower one has no bars and no margins
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+_SHOWN = 10  # classes of a set
 
 
 def console(stream: TextIO) -> Console:
     """Return the console of a terminal: stdout or stderr."""
-    return Console(file=stream, highlight=False)
+    return Console(file=stream, highlight=False, emoji=False)
 
 
-class Table:
-    """A table of predictions on a terminal, printed row by row."""
+class Blocks:
+    """Predictions as blocks of lines: the image, its most probable classes, and its prediction set.
+
+    A class has a line of its own, on which its number comes first: a long name goes on below itself, and a terminal
+    that writes Arabic from right to left has no reason to move the number.
+    """
 
     def __init__(self, console: Console, top_k: int) -> None:
         self._console = console
         self._top_k = top_k
-        self._header = True
+        self._wide = console.width >= _ROOM_FOR_BARS
 
     def show(self, answer: Answer[str], overlay: str | None = None) -> None:
-        """Print the row of an image: its most probable classes, one below the other, and its prediction set."""
+        """Print the block of an image."""
         prediction = answer.prediction
         if prediction is None:
             return
-        classes, bars, percents = Text(), Text(style="cyan"), Text()
-        for line, (name, probability) in enumerate(prediction.top(self._top_k)):
-            style = "bold" if line == 0 else ""
-            classes.append(printable(readable_name(name)) + "\n", style)
-            bars.append(_bar(probability) + "\n")
-            percents.append(f"{100 * probability:.1f} %\n", style)
-        members = Text(", ".join(map(printable, prediction.prediction_set)))
+        parts: list[RenderableType] = [Text(printable(answer.source, limit=4096), style="bold", overflow="fold")]
         if prediction.unlike:
-            members.append("\nunlike the training images", "yellow")
-        row = self._one_row()
-        row.add_row(Text(printable(answer.source, limit=4096)), classes, bars, percents, members)
-        self._console.print(row)
+            parts.append(Text("unlike the training images: the numbers mean little", "yellow"))
+        parts.append(self._classes(prediction.top(self._top_k)))
+        parts.append(Text(f"90 % set: {_listed(prediction.prediction_set)}", overflow="fold"))
+        indent = (0, 0, 0, 2 if self._wide else 0)
+        self._console.print(Group(parts[0], *(Padding(part, indent, expand=False) for part in parts[1:])))
 
-    def _one_row(self) -> rich.table.Table:
-        """Return a table for one row; its columns are as wide as those of the other rows' tables."""
-        table = rich.table.Table(
-            box=None, show_header=self._header, expand=True, padding=(0, 1), header_style="dim"
-        )
-        table.add_column("image", ratio=3, overflow="fold")
-        table.add_column("class", ratio=3)
-        table.add_column("", width=_BAR)
-        table.add_column("", width=7, justify="right")
-        table.add_column("90 % set", ratio=2)
-        self._header = False
-        return table
+    def _classes(self, top: Sequence[tuple[str, float]]) -> rich.table.Table:
+        grid = rich.table.Table.grid(padding=(0, 1 + self._wide, 0, 0))
+        grid.add_column(justify="right", no_wrap=True, min_width=len("100.0 %"))
+        if self._wide:
+            grid.add_column(width=_BAR, style="cyan")
+        grid.add_column(overflow="fold")
+        for line, (name, probability) in enumerate(top):
+            style = "bold" if line == 0 else ""
+            cells = [Text(f"{100 * probability:.1f} %", style), Text(_bar(probability))]
+            grid.add_row(*cells[: 1 + self._wide], Text(printable(readable_name(name)), style))
+        return grid
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the classes of a set, as far as a person reads them."""
+    shown = ", ".join(printable(readable_name(name)) for name in names[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
 
 
 def _bar(share: float) -> str:

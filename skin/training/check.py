@@ -8,12 +8,15 @@ from pathlib import Path
 
 from skin.data import split
 from skin.data.audit import CheckReport, check
+from skin.data.class_names import readable_name
+from skin.data.suspicious import suspicions
 from skin.evaluation import check_page
 from skin.training import run_folder, speed
 from skin.training.options import Options
 from skin.training.splits import Splits, cache_folder, index_of, unpack_arrays
 from skin.utils import cli
 from skin.utils.console import Log
+from skin.utils.errors import printable
 from skin.utils.files import write_atomically
 from skin.utils.home import home
 from skin.utils.parallel import Topology
@@ -21,6 +24,7 @@ from skin.utils.parallel import Topology
 PAGE = "check.html"
 _OF_THE_CHECK = {"check", "out", "resume"}  # options that a command to train does not repeat
 _GO_ON = "--allow-missing"
+_LOOK_AT = 10  # lines on odd classes; the page has all
 
 
 def run(
@@ -44,7 +48,7 @@ def run(
             keep_duplicates=options.keep_duplicates, cache=cache_folder(options), progress=advance,
             balanced=options.class_weights == "balanced",
         )  # fmt: skip
-    log.say("\n".join([*report.lines(), f"written: {out / 'check.json'}"]))
+    log.say("\n".join([*report.lines(log.width), *look_at(report), f"written: {out / 'check.json'}"]))
     splits = Splits(report.index, report.rows, report.index.classes)
     advice = check_page.Advice(
         command=shlex.join(command(cli.parse(Options, None, argv), options, report)),
@@ -54,6 +58,14 @@ def run(
     write_atomically(check_page.html(report, advice, options.seed).encode("utf-8"), out / PAGE)
     log.say(f"to look at: {out / PAGE}")
     return report.exit_code
+
+
+def look_at(report: CheckReport) -> list[str]:
+    """Return lines on the classes that a person should look at, as check.html has them."""
+    odd = suspicions(report.counts(), report.index.rows["label"].value_counts())
+    named = [(", ".join(printable(readable_name(cls)) for cls in it.classes), it.reason) for it in odd]
+    more = [f"and {len(named) - _LOOK_AT:,} more, in {PAGE}"] if len(named) > _LOOK_AT else []
+    return [*(f"look at {names}: {reason}" for names, reason in named[:_LOOK_AT]), *more]
 
 
 def command(typed: Options, options: Options, report: CheckReport) -> list[str]:

@@ -40,29 +40,46 @@ class EpochResult:
 
 
 @dataclass(frozen=True)
+class InTable:
+    """A column as the table of a terminal or a page shows it: its title in two lines, and the format of its cells."""
+
+    title: tuple[str, str]
+    format: str
+    width: int  # of a usual cell
+    rank: int  # if the terminal is narrow, the column of the highest rank goes first
+
+
+@dataclass(frozen=True)
 class Column:
     """One column: its name, how its value comes from an epoch, and how the line of the epoch shows it."""
 
     name: str
     compute: Callable[[EpochResult], int | float]
     shown: str = ""  # a format string; the line does not show the column if it is empty
+    table: InTable | None = None  # None if tables do not show it
     optional: bool = False  # rows of runs that began before the column existed lack it
 
 
 COLUMNS = (
-    Column("epoch", lambda e: e.epoch, "epoch {:2}"),
+    Column("epoch", lambda e: e.epoch, "epoch {:2}", InTable(("", "epoch"), "{}", 5, 0)),
     Column("lr", lambda e: e.lr),
-    Column("train_loss", lambda e: e.train.loss, "  loss {:.4f}"),
-    Column("train_accuracy", lambda e: e.train.accuracy, " accuracy {:.4f}"),
-    Column("val_loss", lambda e: e.val_loss, "  val loss {:.4f}"),
-    Column("val_accuracy", lambda e: metrics.accuracy(e.labels, e.probabilities), " accuracy {:.4f}"),
+    Column("train_loss", lambda e: e.train.loss, "  loss {:.4f}", InTable(("training", "loss"), "{:.4f}", 8, 2)),
+    Column("train_accuracy", lambda e: e.train.accuracy, " accuracy {:.4f}",
+           InTable(("training", "accuracy"), "{:.3f}", 8, 8)),
+    Column("val_loss", lambda e: e.val_loss, "  val loss {:.4f}", InTable(("validation", "loss"), "{:.4f}", 10, 3)),
+    Column("val_accuracy", lambda e: metrics.accuracy(e.labels, e.probabilities), " accuracy {:.4f}",
+           InTable(("validation", "accuracy"), "{:.3f}", 10, 1)),
     Column("val_balanced_accuracy", lambda e: metrics.balanced_accuracy(e.labels, e.probabilities),
-           " balanced {:.4f}"),
-    Column("val_macro_auc", lambda e: metrics.macro_auc(e.labels, e.probabilities), " AUC {:.4f}"),
-    Column("seconds", lambda e: e.seconds, "  {:.0f} s"),
-    Column("images_per_second", lambda e: e.train.images / e.train_seconds, "  {:.1f} images/s"),
-    Column("data_wait_seconds", lambda e: e.data_wait_seconds, "  wait {:.1f} s"),
-    Column("peak_memory_mib", lambda e: e.peak_memory_mib),  # the line shows all readings of memory instead
+           " balanced {:.4f}", InTable(("balanced", "accuracy"), "{:.3f}", 8, 6)),
+    Column("val_macro_auc", lambda e: metrics.macro_auc(e.labels, e.probabilities), " AUC {:.4f}",
+           InTable(("macro", "AUC"), "{:.3f}", 5, 7)),
+    Column("seconds", lambda e: e.seconds, "  {:.0f} s", InTable(("", "seconds"), "{:,.0f}", 7, 4)),
+    Column("images_per_second", lambda e: e.train.images / e.train_seconds, "  {:.1f} images/s",
+           InTable(("images", "a second"), "{:,.1f}", 8, 9)),
+    Column("data_wait_seconds", lambda e: e.data_wait_seconds, "  wait {:.1f} s",
+           InTable(("seconds of", "waiting"), "{:,.1f}", 10, 10)),
+    # The line shows all readings of memory instead.
+    Column("peak_memory_mib", lambda e: e.peak_memory_mib, table=InTable(("MiB of", "memory"), "{:,.0f}", 7, 11)),
     Column("grad_norm", lambda e: e.train.grad_norm, optional=True),
 )  # fmt: skip
 NAMES = tuple(column.name for column in COLUMNS)

@@ -1,38 +1,45 @@
-"""Draw curves.png: the losses, accuracies and learning rate of a training run, epoch by epoch."""
+"""Draw the losses, accuracies and learning rate of a training run, epoch by epoch, beside what it has to beat."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
+from collections.abc import Sequence
 from typing import Any
 
-from skin.utils.drawing import ACCENT, FAINT, GRID, SECOND, figure, styled
+from skin.training.columns import Row
+from skin.training.standing import Baseline
+from skin.utils.drawing import ACCENT, FAINT, GRID, INK, SECOND, figure, label, styled
 
 from matplotlib.ticker import MaxNLocator
 
 
-def draw_curves(rows: list[dict[str, Any]], best_epoch: int, monitor: str, path: Path) -> None:
-    """Draw losses, accuracies and the learning rate against epochs, and mark the best epoch.
+def draw_curves(rows: Sequence[Row], best_epoch: int, monitor: str, baseline: Baseline) -> bytes:
+    """Return a PNG of losses, accuracies and the learning rate against epochs, with the best epoch marked.
 
     Args:
-        rows: one dict per epoch with the columns of metrics.csv.
+        rows: one per epoch, with the columns of metrics.csv.
         best_epoch: the epoch (counted from 1) whose weights are in best.pt.
-        path: of the .png, which is replaced.
     """
     epochs = [row["epoch"] for row in rows]
 
-    def line(axes: Any, column: str, colour: str, label: str, style: str = "-") -> None:
+    def line(axes: Any, column: str, colour: str, name: str, style: str = "-") -> None:
         values = [row[column] for row in rows]
-        axes.plot(epochs, values, style, color=colour, label=label, linewidth=1.6, marker="o", markersize=3)
+        axes.plot(epochs, values, style, color=colour, label=name, linewidth=1.6, marker="o", markersize=3)
 
-    with styled():
+    def to_beat(axes: Any, value: float, name: str) -> None:
+        axes.axhline(value, color=INK, linewidth=1, linestyle=(0, (6, 3)), label=name)
+
+    with styled([baseline.commonest]):
         made = figure(11, 3.7)
         losses, accuracies, rates = made.subplots(1, 3)
         line(losses, "train_loss", ACCENT, "training")
         line(losses, "val_loss", SECOND, "validation")
+        to_beat(losses, baseline.loss, "the shares of the classes")
         losses.set_title("Loss (weighted cross entropy)")
         line(accuracies, "train_accuracy", ACCENT, "training")
         line(accuracies, "val_accuracy", SECOND, "validation")
         line(accuracies, "val_balanced_accuracy", SECOND, "validation, balanced", "--")
+        to_beat(accuracies, baseline.accuracy, label(f"always {baseline.commonest}", 36, 1))
         accuracies.set_title("Accuracy")
         accuracies.set_ylim(0, 1)
         line(rates, "lr", FAINT, "at the end of the epoch")
@@ -47,4 +54,6 @@ def draw_curves(rows: list[dict[str, Any]], best_epoch: int, monitor: str, path:
             axes.grid(axis="y", color=GRID, linewidth=0.8)
             # Below the picture, where it hides no line.
             axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=8)
-        made.savefig(path, bbox_inches="tight", pad_inches=0.12)
+        content = io.BytesIO()
+        made.savefig(content, format="png", bbox_inches="tight", pad_inches=0.12)
+        return content.getvalue()

@@ -11,6 +11,7 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ OPTIMIZERS = {
     "adam": ("step", "exp_avg", "exp_avg_sq"), "adamw": ("step", "exp_avg", "exp_avg_sq"),
     "sgd": ("momentum_buffer",),
 }  # fmt: skip
+# What `--track` may name: Python's name of a package that is also its name for pip.
+TRACKERS = ("tensorboard",)
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,10 @@ class Options:
         const=run_folders.LATEST, metavar="RUN",
     )  # fmt: skip
     save_minutes: float = option(10.0, "minutes between saves inside an epoch", group="run", metavar="N")
+    track: str = option(
+        "none", "tensorboard: also write the metrics where it reads them", group="run", choices=("none", *TRACKERS),
+        metavar="NAME",
+    )  # fmt: skip
 
     # These are no options: `read_options` sets them for a run that goes on.
     images_per_step: int | None = None  # those it had, over all replicas; None if --batch-size sets them anew
@@ -133,7 +140,7 @@ DEMO = {
     "monitor": "balanced_accuracy",  # by accuracy, an early epoch that calls everything a nevus may win
 }  # fmt: skip
 # Options that may change when a run goes on: they are of the machine, not of the experiment.
-MACHINE = {"amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "resume", "save_minutes"}
+MACHINE = {"amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "resume", "save_minutes", "track"}
 # More of them, which an error advises to change. The run says what a change means and writes it to config.json.
 MENDS = {"data", "labels", "batch_size", "lr", "skip_bad_images", "allow_missing"}
 AUTO = Path("auto")
@@ -296,6 +303,10 @@ def _check(options: Options) -> None:
         if getattr(options, name) > high:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be {high:,} or less")
     check_workers(options.workers)
+    if options.track in TRACKERS and find_spec(options.track) is None:
+        raise UserError(
+            f"--track {options.track} needs a package that is not here: pip install {options.track}, or --track none"
+        )
     if not 0 <= options.augment <= 3:
         raise UserError(f"--augment {options.augment}: must be 0 (none) to 3; 1 is the recipe's")
     if not 0 < options.lr < float("inf"):

@@ -16,11 +16,12 @@ from skin.data import contents, demo, unknowns
 from skin.data.index import count
 from skin.data.split import write_manifest
 from skin.evaluation.model_card import write_model_card
-from skin.model import checkpoint
+from skin.model import calibration, checkpoint
 from skin.model.calibration import Calibration
 from skin.training import attempts, nodes, run_folder
-from skin.training.columns import Row, epoch_line, write_metrics
+from skin.training.columns import Row, write_metrics
 from skin.training.curves import draw_curves
+from skin.training.follow import Follower
 from skin.training.options import MONITORS, Options, mended
 from skin.training.progress import Progress
 from skin.training.saver import Saver, kept, newest
@@ -49,6 +50,7 @@ class Run:
     progress: Progress
     log: Log
     saver: Saver
+    follower: Follower
     _saved: float = 0.0  # when, by the monotonic clock
 
     def begin_epoch(self) -> AbstractContextManager[Callable[[int], None]]:
@@ -57,8 +59,10 @@ class Run:
         progress.begin_epoch(len(batches), self.trainer.topology.device)
         memory.reset_peaks(self.trainer.topology.cuda_devices)
         self._saved = time.monotonic()
+        self.follower.begin(progress)
         title = f"epoch {progress.epoch + 1}/{options.epochs}"
-        return self.log.progress(title, batches.size, progress.step * batches.batch_size)
+        done = progress.step * batches.batch_size
+        return self.log.progress(title, batches.size, done, lambda: self.follower.left(progress))
 
     def is_time_to_save(self, interrupts: Interrupts) -> bool:
         """Look at loss, clock and signals after a step; return True if last.pt is to be saved before the next one.
@@ -110,8 +114,7 @@ class Run:
     def say_epoch(self, row: Row, usage: Memory, best: bool) -> None:
         """Say the line of an epoch, and what is worth saying once."""
         options, progress, cache = self.trainer.options, self.progress, self.trainer.dataset.cache
-        skipped = f"  {progress.skipped} steps skipped so far" if progress.skipped else ""
-        self.log.say(f"{epoch_line(row, options.epochs)}  {usage}{skipped}{'  best' if best else ''}")
+        self.follower.epoch(progress, row, usage, best)
         if math.isnan(progress.best_value):
             self.log.say_once(f"warning: the validation {options.monitor} is not defined; while it is not, the "
                               "newest epoch counts as the best")  # fmt: skip
@@ -122,22 +125,29 @@ class Run:
         """Print the step at which a run was stopped, and the command that goes on."""
         self.saver.wait()
         progress, saved = self.progress, "NOT saved" if self.saver.unsaved else "saved"
+        self.follower.stopped(progress)
         self.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; {saved}. "
                      f"Go on with: python train.py --resume {shlex.quote(str(self.folder))}")  # fmt: skip
 
-    def end(self, calibrated: Calibration) -> None:
-        """Write the model card and the curves of a run whose best.pt is done, and say what to do next."""
+    def end(self, calibrated: Calibration, logits: np.ndarray) -> None:
+        """Write the last files of a run whose best.pt is done, and say what to do next.
+
+        Args:
+            logits: float32 [N, C], of the best model for the validation split.
+        """
         progress, folder, monitor = self.progress, self.folder, self.trainer.options.monitor
         write_model_card(
             folder / "model_card.md", self.config, self.splits.classes, progress.history[progress.best_epoch - 1],
             warnings=unknowns.read(folder / unknowns.NAME) or (), calibrated=calibrated,
         )  # fmt: skip
-        draw_curves(progress.history, progress.best_epoch, monitor, folder / "curves.png")
+        curves = draw_curves(progress.history, progress.best_epoch, monitor, self.follower.baseline)
+        self.follower.ended(progress, calibration.probabilities_of(calibrated, logits), curves)
+        files.write_atomically(curves, folder / "curves.png")  # the last file: `finished` looks for it
         attempts.forget(folder)
         path = shlex.quote(str(folder / "best.pt"))
         self.log.say(
             f"\nbest validation {monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
-            f"everything is in {folder}: best.pt, metrics.csv, curves.png, model_card.md\n"
+            f"everything is in {folder}: best.pt, report.html, metrics.csv, curves.png, model_card.md\n"
             f"next:  python evaluate.py --checkpoint {path}\n"
             f"       python predict.py --checkpoint {path} IMAGE"
         )
@@ -256,12 +266,15 @@ class Opened:
         if self.options.gpus is None and (warning := unusable_gpus()):
             log.warn(f"WARNING: {warning}")
         where = f"run     {folder}" + (f" on {platform.node()}" if topology.nodes > 1 else "")
-        header = self.splits.describe(trainer.class_weights.cpu().numpy()), trainer.describe(), where
-        log.say("\n".join(header) + "\n")
+        follower = Follower(folder, self.splits, trainer, log, self.held)
+        weights = trainer.class_weights.cpu().numpy()
+        log.say(self.splits.describe())
+        log.say(self.splits.describe_classes(weights), on_terminal=self.splits.describe_classes(weights, log.width))
+        log.say("\n".join((f"beat    {follower.baseline}", trainer.describe(), where)) + "\n")
         for line in warnings:
             log.say(f"WARNING: {line}", style="bold red")
         progress = Progress(MONITORS[self.options.monitor])
-        return Run(folder, config, self.splits, trainer, progress, log, saver)
+        return Run(folder, config, self.splits, trainer, progress, log, saver, follower)
 
 
 @contextmanager

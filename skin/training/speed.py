@@ -24,7 +24,7 @@ import torch
 SECONDS = 2.0  # for the steps, after the model is built; a step that has begun is finished
 _INPUT_SECONDS = 0.5
 _PIXELS = 4 * 300**2  # of a step on a CPU: a whole batch might take a minute there
-_FORWARD = 1 / 3  # of the work of a training step
+FORWARD = 1 / 3  # of the work of a training step
 
 BuildTrainer = Callable[[Options, Topology, Splits], Trainer]
 TrainStep = Callable[[Trainer, torch.Tensor, torch.Tensor, float], Any]
@@ -134,7 +134,7 @@ def _run_seconds(
         return max(seconds, input_seconds / workers) if on_gpu else seconds + input_seconds / usable_cores()
 
     images = splits.rows["split"].value_counts()
-    each = images.get("train", 0) * one(step_seconds) + images.get("val", 0) * one(step_seconds * _FORWARD)
+    each = images.get("train", 0) * one(step_seconds) + images.get("val", 0) * one(step_seconds * FORWARD)
     return float(options.epochs * each)
 
 

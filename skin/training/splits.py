@@ -22,7 +22,7 @@ from skin.data.layouts import read_index
 from skin.data.npz import is_npz_image, unpack_in
 from skin.model.network import preprocess_for
 from skin.training.options import Options
-from skin.utils import run_folders
+from skin.utils import run_folders, text_table
 from skin.utils.console import Log
 from skin.utils.errors import UserError, printable
 
@@ -114,8 +114,8 @@ class Splits:
         """Return what the user must know of the data; `balanced` as in `unknowns.of_split`."""
         return [*self.index.warnings, *unknowns.of_split(self.rows, self.classes, balanced)]
 
-    def describe(self, class_weights: np.ndarray) -> str:
-        """Return the header's lines about the data: the folder, the classes, the split."""
+    def describe(self) -> str:
+        """Return the header's lines about the data: the folder, what was found in it, the leaks of its split."""
         groups = self.rows["group"].nunique()
         where = f"{printable(self.index.root)}: {self.index.layout}"
         lines = [f"data    {where}, {len(self.rows):,} images in {groups:,} groups"]
@@ -123,15 +123,18 @@ class Splits:
         if leaks := split.leaks(self.rows):  # only a split that the data bring can have any
             lines.append(f"        LEAK: {len(leaks):,} lesions or patients stand in two splits of the data's own")
             lines.append(f"        split, so its figures will flatter the model; {leaks[0]}")
-        counts = self.counts()
-        names = [readable_name(name) for name in self.classes]
-        width = min(44, max(map(len, names)))
-        lines.append(f"        {'class':{width}}  {'train':>7}{'val':>7}{'test':>7}  weight")
-        for name, row, weight in zip(names, counts.to_numpy(), class_weights, strict=True):
-            lines.append(f"        {name[:width]:{width}}  {row[0]:7,}{row[1]:7,}{row[2]:7,}  {weight:6.2f}")
-        totals = counts.sum().to_numpy()
-        lines.append(f"        {'all':{width}}  {totals[0]:7,}{totals[1]:7,}{totals[2]:7,}")
         return "\n".join(lines)
+
+    def describe_classes(self, class_weights: np.ndarray, width: int | None = None) -> str:
+        """Return the header's table of the classes, for a terminal of so many columns."""
+        counts = self.counts()
+        numbers = [
+            text_table.Numbers(split, [f"{n:,}" for n in (*counts[split], counts[split].sum())], rank)
+            for rank, split in enumerate(SPLITS)
+        ]
+        weights = text_table.Numbers("weight", [*(f"{weight:.2f}" for weight in class_weights), ""], len(SPLITS))
+        names = [*(printable(readable_name(name)) for name in self.classes), "all"]
+        return "\n".join(text_table.table("class", names, [*numbers, weights], width, indent=8))
 
 
 def read_splits(options: Options, manifest: Path | None = None, log: Log | None = None) -> Splits:

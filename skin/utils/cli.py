@@ -77,7 +77,8 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         help = action.help or ""
-        unsaid = not any(action.default is d for d in (None, False, argparse.SUPPRESS)) and "default" not in help
+        nothing = any(action.default is d for d in (None, False, argparse.SUPPRESS)) or action.default in ("", ())
+        unsaid = not nothing and "default" not in help
         silent = not (unsaid and action.option_strings)
         return help if silent else help + " (default: %(default)s)"
 

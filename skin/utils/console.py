@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +13,27 @@ from typing import Any, TextIO
 
 from skin.utils.errors import printable
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)  # fmt: skip
+from rich.table import Column
+from rich.text import Text
+
+LINE_MINUTES = 3.0  # between lines on how far a bar has come, where there is no terminal to draw it on
 
 
 @contextlib.contextmanager
-def progress(console: Console, title: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
+def progress(
+    console: Console, title: str, total: int | None, done: int = 0, note: Callable[[], str] = lambda: ""
+) -> Iterator[Callable[[int], None]]:
     """Show a bar with images per second and the time left; yield a function to call with the number of images done.
 
     Nothing is drawn if `console` is quiet or is not a terminal.
@@ -25,27 +41,39 @@ def progress(console: Console, title: str, total: int | None, done: int = 0) -> 
     Args:
         total: images in total; None if nobody knows.
         done: images that were done before.
+        note: returns what else there is to say, such as when all the work ends.
     """
     if console.quiet or not console.is_terminal:
         yield lambda images: None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]:.0f} images/s"),
-        TimeRemainingColumn(),
-    )
     start, seen = time.perf_counter(), 0
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=total, completed=done, speed=0.0)
+    with Progress(*_columns(console.width, total), console=console, transient=True) as bar:
+        task = bar.add_task(title, total=total, completed=done, speed="", note=note())
 
         def advance(images: int) -> None:
             nonlocal seen
             seen += images
-            bar.update(task, advance=images, speed=seen / (time.perf_counter() - start))
+            speed = _speed(seen, time.perf_counter() - start)
+            bar.update(task, advance=images, speed=speed, note=note())
 
         yield advance
+
+
+def _columns(width: int, total: int | None) -> list[ProgressColumn]:
+    """Return the columns of a bar on a terminal of `width` columns: the narrower it is, the fewer they are."""
+    title, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    if width < 40:
+        room = Column(max_width=width - len(" 100%"), no_wrap=True)
+        short = TextColumn("{task.description}", table_column=room)
+        return [short, TaskProgressColumn() if total else MofNCompleteColumn()]
+    bar = BarColumn(bar_width=max(4, min(40, width - 68)))
+    if width < 80:
+        return [title, bar, MofNCompleteColumn(), TimeRemainingColumn()]
+    return [title, bar, MofNCompleteColumn(), TextColumn("{task.fields[speed]}"), TimeRemainingColumn(), note]
+
+
+def _speed(images: int, seconds: float) -> str:
+    return f"{images / seconds:.0f} images/s" if seconds > 0 else ""
 
 
 class Log:
@@ -62,13 +90,25 @@ class Log:
         stream: Any = sys.stdout and _Lasting(sys.stdout)  # None if the caller closed it: Console is silent then
         self.console = Console(file=stream, highlight=False, soft_wrap=True, emoji=False, quiet=quiet)
 
-    def say(self, text: str = "", style: str | None = None) -> None:
-        """Print one or more lines; foreign text in them is made printable.
+    @property
+    def width(self) -> int | None:
+        """The columns of the terminal; None if the lines do not go to one, and may have any length."""
+        return self.console.width if self.console.is_terminal else None
+
+    def say(self, text: str = "", style: str | None = None, on_terminal: str | None = None) -> None:
+        """Print one or more lines, their foreign text made printable; a terminal gets them wrapped between words.
 
         If the disk is full, the file lacks a line and the run goes on: saving a checkpoint will report it.
+
+        Args:
+            on_terminal: lines that a terminal gets instead, as they are.
         """
-        lines = [printable(line, limit=1000) for line in text.split("\n")]
-        for line in lines:
+        lines = shown = [printable(line, limit=1000) for line in text.split("\n")]
+        if self.width is not None and on_terminal is None:
+            shown = [part for line in lines for part in _wrapped(line, self.console)]
+        elif self.width is not None and on_terminal is not None:
+            shown = [printable(line, limit=1000) for line in on_terminal.split("\n")]
+        for line in shown:
             self.console.print(line, style=style, markup=False)
         self._keep(lines)
 
@@ -91,11 +131,47 @@ class Log:
             self._said.add(text)
             self.say(text)
 
+    @contextlib.contextmanager
     def progress(
-        self, title: str, total: int, done: int = 0
-    ) -> contextlib.AbstractContextManager[Callable[[int], None]]:
-        """Show a bar, as `progress` does, on the console of this log."""
-        return progress(self.console, title, total, done)
+        self, title: str, total: int, done: int = 0, note: Callable[[], str] = lambda: ""
+    ) -> Iterator[Callable[[int], None]]:
+        """Show a bar, as `progress` does; off a terminal, say a line every few minutes."""
+        if self.quiet or self.width is not None:
+            with progress(self.console, title, total, done, note) as advance:
+                yield advance
+            return
+        start = last = time.perf_counter()
+        seen = 0
+
+        def count(images: int) -> None:
+            nonlocal seen, last
+            seen += images
+            now = time.perf_counter()
+            if now - last >= 60 * LINE_MINUTES:
+                last = now
+                where = f"{title}: {done + seen:,} of {total:,}", _speed(seen, now - start), note()
+                self.say(", ".join(filter(None, where)))
+
+        yield count
+
+
+_LABEL = re.compile(r" *(?:\w+  +)?")  # what stands before a line's text: "model   efficientnet_b0, ..."
+
+
+def _wrapped(line: str, console: Console) -> list[str]:
+    """Return a line in pieces as wide as the terminal, broken between words and indented below its text.
+
+    A command, which is there to be copied, stays whole, and so does a word that is too long.
+    """
+    if cell_len(line) <= console.width or "python " in line:
+        return [line]
+    label = _LABEL.match(line)[0]  # type: ignore[index]  # it matches an empty text, too
+    if len(label) > console.width // 3:
+        label, line = "", line.lstrip()
+    indent = len(label) or 2
+    text = Text(line[len(label) :], overflow="ignore")
+    first, *others = (piece.plain.rstrip() for piece in text.wrap(console, console.width - indent))
+    return [label + first, *(" " * indent + piece for piece in others)]
 
 
 class _Lasting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ def test_help_does_not_wait_for_torch(script: str) -> None:
     done = answer(script, "--help")
     assert (done.returncode, done.stderr) == (0, "imported:\n")
     assert done.stdout.startswith(f"usage: {script}")
+    assert not re.search(r"\(default: (\(\)|\[\])?\)", done.stdout), "a default that is nothing is not said"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.cells import cell_len
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -255,14 +256,13 @@ def test_no_checkpoint_yet_says_what_to_type_first(run: Run) -> None:
     assert "train one first: python train.py" in err
 
 
-def test_a_terminal_gets_a_table(best_pt: Path, tmp_path: Path) -> None:
-    for seed in range(2):
-        draw(tmp_path / f"{seed}.png", seed)
+def on_terminal(words: list[object], width: int, folder: Path) -> str:
+    """What a script writes on a terminal of so many columns, without colours."""
     leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-    words = [sys.executable, ROOT / "predict.py", "--checkpoint", best_pt, "0.png", "1.png"]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
-    process = warm.Popen(words, stdout=follower, stderr=follower, cwd=tmp_path, env=environment)
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    environment |= {"TERM": "xterm", "OMP_NUM_THREADS": "1"}
+    process = warm.Popen(words, stdout=follower, stderr=follower, cwd=folder, env=environment)
     os.close(follower)
     shown = b""
     try:
@@ -271,10 +271,46 @@ def test_a_terminal_gets_a_table(best_pt: Path, tmp_path: Path) -> None:
     except OSError:  # how Linux tells that the other side of a terminal has closed
         pass
     assert process.wait() == 0
-    text = shown.decode()
-    assert "90 % set" in text
-    assert any(readable_name(name) in text for name in tiny.CLASSES)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()).replace("\r", "")
+
+
+CHINESE, ARABIC = "黑色素瘤与其他皮肤肿瘤的综合分类", "ورم ميلانيني حميد"
+FOREIGN = ("akiec", "a name so long that it is read to its end by nobody", "mel", "nv", CHINESE, ARABIC, "vasc")
+
+
+@pytest.fixture(scope="module")
+def foreign_pt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_checkpoint(tmp_path_factory.mktemp("foreign") / "best.pt", classes=FOREIGN)
+
+
+@pytest.mark.parametrize("width", [20, 60, 80, 120])
+def test_on_a_terminal_every_class_stands_beside_its_own_number(
+    foreign_pt: Path, tmp_path: Path, run: Run, width: int
+) -> None:
+    draw(tmp_path / "a.png")
+    script = [sys.executable, ROOT / "predict.py", "--amp", "off", "--checkpoint", foreign_pt, "--top-k", "7"]
+    _, *lines = on_terminal([*script, "a.png"], width, tmp_path).splitlines()  # the first says which model answers
+    assert all(cell_len(line) <= width for line in lines)
+    (answer,) = map(json.loads, run("a.png", "--json", "--top-k", 7, checkpoint=foreign_pt)[1].splitlines())
+    # A class begins on the line of its number. What follows without one belongs to it, up to the set.
+    shown, _, members = re.sub("[█▏▎▍▌▋▊▉]", "", "\n".join(lines[1:])).partition("90 % set:")
+    blocks = re.findall(r"(\d+\.\d) %([^%]*?)(?=\d+\.\d %|$)", shown)
+    found = [(number, "".join(name.split())) for number, name in blocks]
+    expected = [(f"{100 * p:.1f}", "".join(readable_name(name).split())) for name, p in answer["top"].items()]
+    assert found == expected
+    assert "".join(members.split()) == "".join(",".join(map(readable_name, answer["prediction_set"])).split())
+
+
+def test_a_picture_that_is_unlike_is_said_before_its_numbers(tmp_path: Path) -> None:
+    odd = tiny.calibration(temperature=1.0, threshold=0.1, unlike_threshold=1e-9)
+    draw(tmp_path / "a.png")
+    model = tiny.write_checkpoint(tmp_path / "best.pt", calibration=odd)
+    text = on_terminal([sys.executable, ROOT / "predict.py", "--checkpoint", model, "a.png", "a.png"], 100, tmp_path)
     assert "2 images in" in text
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    place = lines.index("a.png")
+    assert lines[place + 1] == "unlike the training images: the numbers mean little"
+    assert re.match(r"\d+\.\d %", lines[place + 2])
 
 
 # What makes a start slow and a prediction has no need of. (torch itself imports numpy and pynvml.)

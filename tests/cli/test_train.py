@@ -46,7 +46,7 @@ SMALL = ("--model", "efficientnet_b0", "--weights", "none", "--image-size", 32, 
          "--gpus", 0, "--lr", 2e-4, "--seed", 20240101)  # fmt: skip
 OF_THE_CLOCK = {"seconds", "images_per_second", "data_wait_seconds", "peak_memory_mib"}
 WRITTEN = {"config.json", "environment.json", "split.csv", "metrics.csv", "train.log", "curves.png", "best.pt",
-           "last.pt", "model_card.md", "contents.csv", "warnings.txt"}  # fmt: skip
+           "last.pt", "model_card.md", "contents.csv", "warnings.txt", "report.html"}  # fmt: skip
 
 
 def main(*argv: object) -> int:

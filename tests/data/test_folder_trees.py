@@ -264,7 +264,8 @@ def test_a_folder_of_what_was_put_aside_is_a_class_and_is_said(tmp_path: Path, n
     index = read_index(tree(tmp_path, "mel:9", "nv:9", f"{name}:2"))
     assert sizes(index)[name] == 2
     assert index.notes == (
-        f"the folder {name} is learnt as a class, with 2 images: if it is none, move it out of the data folder",
+        f"the folder '{name}' is learnt as if it were a diagnosis, with 2 images: if it is none, move it out of the "
+        "data folder",
     )
     assert read_index(tree(tmp_path, f"{name}:9")).notes == ()
 
@@ -458,3 +459,12 @@ def test_group_by_keeps_the_lesions_of_a_table_together(tmp_path: Path) -> None:
     tree(tmp_path, files={f"{day}/i{n}.jpg": "" for n, day in enumerate(("d1", "d1", "d2", "d2", "d3"))})
     index = read_index(tmp_path, group_by=r"^(d[12])/")
     assert index.rows["group"].tolist() == ["d1", "d1", "d1", "d1", "i4"]
+
+
+def test_a_folder_of_one_class_names_the_folder_above(tmp_path: Path) -> None:
+    root = tree(tmp_path, "my set/mel:9", "my set/nv:9")
+    with pytest.raises(UserError, match="if 'mel' is itself a class, name the folder above it") as error:
+        read_index(root / "my set" / "mel")
+    advised = re.search(r"--data '([^']*)'", str(error.value))
+    assert advised is not None
+    assert read_index(Path(advised[1])).classes == ("mel", "nv")

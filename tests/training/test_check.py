@@ -12,7 +12,7 @@ import train
 from skin.data.audit import CheckReport, check
 from skin.data.layouts import read_index
 from skin.training import speed
-from skin.training.check import command
+from skin.training.check import command, look_at
 from skin.training.options import Options
 from skin.training.splits import Splits
 from skin.utils import cli, parallel
@@ -129,3 +129,12 @@ def test_small_views_of_the_first_epochs_are_reckoned_with(monkeypatch: pytest.M
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert speed.duration(seconds) == words
+
+
+def test_the_terminal_names_the_classes_to_look_at_as_the_page_does(report: CheckReport) -> None:
+    label = report.rows["label"].replace("vasc", "to sort")
+    classes = (*report.index.classes[:-1], "to sort")
+    renamed = replace(report.index, rows=report.index.rows.assign(label=label), classes=classes)
+    odd = replace(report, index=renamed, rows=report.rows.assign(label=label))
+    assert look_at(odd)[-1] == "look at to sort: very few images to learn from: fewer than 10"
+    assert len(look_at(odd)) == len(look_at(report))

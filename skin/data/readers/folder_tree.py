@@ -384,8 +384,8 @@ def _of_doubtful(tree: Tree) -> list[str]:
     labels = tree.labels
     usual = sorted(labels.values())[len(labels) // 2]
     return [
-        f"the folder {label} is learnt as a class, with {count(number, 'image')}: if it is none, move it out of the "
-        "data folder"
+        f"the folder '{label}' is learnt as if it were a diagnosis, with {count(number, 'image')}: if it is none, "
+        "move it out of the data folder"
         for label, number in labels.items()
         if names.is_doubtful(label) and number < _HALF * usual
     ]
