@@ -50,7 +50,7 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, monitor: str, baseline: Ba
         for axes in (losses, accuracies, rates):
             axes.axvline(best_epoch, color=FAINT, linewidth=1, linestyle=":", label=best)
             axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.grid(axis="y", color=GRID, linewidth=0.8)
             # Below the picture, where it hides no line.
             axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), fontsize=8)
