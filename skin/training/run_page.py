@@ -172,6 +172,6 @@ def _shown(mistake: Mistake) -> Context:
         picture = None
     return {
         "name": mistake.image, "label": readable_name(mistake.label), "predicted": readable_name(mistake.predicted),
-        "probability": f"{100 * mistake.probability:.0f}\N{NO-BREAK SPACE}%", "of_label": f"{100 * mistake.of_label:.0f}\N{NO-BREAK SPACE}%",
+        "probability": f"{100 * mistake.probability:.0f} %", "of_label": f"{100 * mistake.of_label:.0f} %",
         "picture": picture,
     }  # fmt: skip
