@@ -1,6 +1,6 @@
 # make demo and make test need Python 3.11 or later and make. Both set up .venv on first use.
 #
-#   make demo CPU=1                      PyTorch without CUDA
+#   make demo CPU=1                      PyTorch without CUDA: 0.5 GB to download, not 3.3
 #   make demo PYTHON=/path/to/python     this Python, not the first that is found
 
 VENV ?= .venv

@@ -138,7 +138,7 @@ def answer_early(settings_class: type[Any], description: str | None) -> None:
 
 
 def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """Print one line on a package that is not installed, and leave with code 2; print any other exception as usual."""
+    """Say in one line that a package is not installed, and leave with code 2; print other exceptions as usual."""
     line = explain(error) if isinstance(error, ModuleNotFoundError) else None
     if line is not None:
         raise SystemExit(fail(line))

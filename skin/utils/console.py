@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import sys
 import time
@@ -20,13 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def progress(console: Console, title: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Show a bar with images per second and the time left; yield a function to call with the number of images done.
 
-    Nothing is drawn if `console` is quiet or is not a terminal.
+    Nothing is drawn if `console` is quiet, or where a bar cannot be drawn over itself (see `can_redraw`).
 
     Args:
         total: images in total; None if nobody knows.
         done: images that were done before.
     """
-    if console.quiet or not console.is_terminal:
+    if console.quiet or not can_redraw(console):
         yield lambda images: None
         return
     columns = (
@@ -46,6 +47,17 @@ def progress(console: Console, title: str, total: int | None, done: int = 0) -> 
             bar.update(task, advance=images, speed=seen / (time.perf_counter() - start))
 
         yield advance
+
+
+def can_redraw(console: Console) -> bool:
+    """Return True if what `console` shows can be drawn over: on a terminal, and in a notebook that has ipywidgets.
+
+    FORCE_COLOR, which notebooks and some CI set for the programs that they start, asks for colour alone. Rich takes
+    a pipe for a terminal by it.
+    """
+    if console.is_jupyter:  # rich draws through ipywidgets there, and would warn at each frame if they are missing
+        return importlib.util.find_spec("ipywidgets") is not None
+    return console.is_terminal and console.file.isatty()
 
 
 class Log:

@@ -62,8 +62,9 @@ def explain(error: BaseException, batch_size: int | None = None) -> str | None:
         return f"the GPU has failed: {text.partition(chr(10))[0]}"
     if "Symlink loop" in text:
         return f"{text}: a link that leads back to itself; name another path"
-    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] not in _OURS:
-        return _missing(error.name)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return None if package in _OURS else _missing(package)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import skin
 
 import pytest
 
@@ -30,6 +33,23 @@ def test_help_does_not_wait_for_torch(script: str) -> None:
     done = answer(script, "--help")
     assert (done.returncode, done.stderr) == (0, "imported:\n")
     assert done.stdout.startswith(f"usage: {script}")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_version(script: str) -> None:
+    done = answer(script, "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{script} {skin.__version__}\n", "imported:\n")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_package_that_is_missing_is_one_line(script: str) -> None:
+    """`-S` leaves out all that pip has installed, as a Python does for which nothing was installed."""
+    words = {"predict.py": ["a.png"], "train.py": ["--demo"]}.get(script, [])
+    done = subprocess.run(
+        [sys.executable, "-S", str(ROOT / script), *words], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: the package \w+ is not installed.*: run `.+`( first)?\n", done.stderr)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
