@@ -2,10 +2,10 @@
 #
 #   docker build -t skin .                            for CPUs
 #   docker build -t skin --build-arg TORCH=cuda .     for NVIDIA GPUs
-#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" skin train.py --demo
-#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" -p 127.0.0.1:7860:7860 skin
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/workspace" skin train.py --demo
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/workspace" -p 127.0.0.1:7860:7860 skin
 #
-# The working folder in the container is /work, so paths and results are those of the folder that is mounted there.
+# The working folder in the container is /workspace, so paths and results are those of the folder that is mounted there.
 # The default shared memory of 64 MB is enough. With GPUs, add --gpus all.
 
 FROM python:3.11-slim-bookworm
@@ -29,10 +29,10 @@ RUN python -m compileall -q .
 # `--user` may name any user, to whom the files of a run then belong. So home and working folder are everybody's.
 ENV HOME=/home/skin PYTHONUNBUFFERED=1
 RUN useradd --uid 1000 skin \
-    && mkdir -p "$HOME/.cache" /work \
-    && chmod 1777 "$HOME" "$HOME/.cache" /work
+    && mkdir -p "$HOME/.cache" /workspace \
+    && chmod 1777 "$HOME" "$HOME/.cache" /workspace
 USER 1000
-WORKDIR /work
+WORKDIR /workspace
 
 EXPOSE 7860
 # The first word is the script; `exec` lets the signals of `docker stop` reach it.
