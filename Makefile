@@ -1,33 +1,49 @@
-# make demo and make test need nothing but Python 3.11 and make; both set up .venv on first use.
+# make demo and make test need Python 3.11 or later and make. Both set up .venv on first use.
+#
+#   make demo CPU=1                      PyTorch without CUDA: 0.5 GB to download, not 3.3
+#   make demo PYTHON=/path/to/python     this Python, not the first that is found
 
-PYTHON ?= python3.11
 VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO = runs/latest/demo/HAM10000_images_part_1
 
+# The first that runs and is 3.11 or later. A name alone is not enough: a version manager has names that do not run.
+PYTHONS = $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3)
+FOUND = $(firstword $(foreach python,$(PYTHONS),$(shell \
+	"$(python)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$(python)")))
+NONE = $(error none of these is Python 3.11 or later: $(PYTHONS). Install one, or name one: make PYTHON=/path/to/python)
+
+PYTORCH_CPU = --extra-index-url https://download.pytorch.org/whl/cpu
+PIP_INSTALL = $(BIN)/pip install --disable-pip-version-check
+
 .PHONY: demo test lint bench torture simulate clean
 
 $(VENV)/.ready: requirements.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(or $(FOUND),$(NONE)) -m venv $(VENV)
+	$(PIP_INSTALL) $(if $(CPU),$(PYTORCH_CPU)) -r requirements.txt
+	touch $@
+
+$(VENV)/.ready-dev: requirements-dev.txt $(VENV)/.ready
+	$(PIP_INSTALL) -r requirements-dev.txt
 	touch $@
 
 demo: $(VENV)/.ready
 	$(BIN)/python train.py --demo
 	$(BIN)/python evaluate.py
 	$(BIN)/python predict.py "$$(ls $(DEMO)/*.jpg | head -n 1)"
+	@echo "To go on: source $(BIN)/activate, then python app.py, or python train.py --data DIR"
 
-test: $(VENV)/.ready
+test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/.ready
+lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.ready
+bench: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest tests/bench/speed.py --numprocesses=0 --benchmark-enable --benchmark-only --benchmark-autosave
 
-torture: $(VENV)/.ready
+torture: $(VENV)/.ready-dev
 	$(BIN)/python tests/torture.py
 
 simulate: $(VENV)/.ready

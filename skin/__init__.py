@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from skin.model.classifier import load_classifier
 
 __all__ = ["load_classifier"]
+__version__ = "0.1.0"
 
 set_up_threads()
 set_up_home()

@@ -68,5 +68,6 @@ def choose(amp: str, device: torch.device) -> Precision:
 def _automatic(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.float16
-    units = torch.cpu.get_capabilities()
+    # PyTorch 2.9, which a hosted notebook may have, lacks the function.
+    units: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return torch.bfloat16 if any(units.get(u) for u in ("avx512_bf16", "amx_bf16", "bf16")) else None

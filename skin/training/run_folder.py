@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from skin import __version__
 from skin.utils import files
 from skin.utils.errors import UserError
 from skin.utils.parallel import usable_gpus
@@ -117,6 +118,7 @@ def environment() -> dict[str, Any]:
     import torchvision
 
     return {
+        "skin": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),  # its own class is not a str to a checkpoint
         "torchvision": torchvision.__version__,

@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from skin import __version__
 from skin.utils.errors import UserError, printable
 from skin.utils.home import user_path
 from skin.utils.known_errors import explain
@@ -97,6 +98,7 @@ def parse(
         UserError: an option is unknown, or a value has the wrong type or is none of the choices.
     """
     parser = _Parser(description=description, formatter_class=_Help, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     groups: dict[str, Any] = {}
     types_of = typing.get_type_hints(settings_class)
     for field in options(settings_class):
@@ -124,8 +126,9 @@ def answer_early(settings_class: type[Any], description: str | None) -> None:
     """Answer `--help` or a mistyped option and leave; do nothing if the command line is sound.
 
     A script calls this before it imports torch, which takes seconds. Under torchrun it does nothing: all processes
-    have to end together there, and `main` sees to that.
+    have to end together there, and `main` sees to that. A package that the imports then miss is one line, too.
     """
+    sys.excepthook = _say_what_is_missing
     if by_torchrun():
         return
     try:
@@ -133,6 +136,14 @@ def answer_early(settings_class: type[Any], description: str | None) -> None:
             parse(settings_class, description)
     except (UserError, SystemExit):
         run(lambda: bool(parse(settings_class, description)))  # the same again, and out loud
+
+
+def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """Say in one line that a package is not installed, and leave with code 2; print other exceptions as usual."""
+    line = explain(error) if isinstance(error, ModuleNotFoundError) else None
+    if line is not None:
+        raise SystemExit(fail(line))
+    sys.__excepthook__(kind, error, trace)
 
 
 def _value_type(annotation: Any) -> Any:
@@ -192,7 +203,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 141
         except Exception as error:
-            known = isinstance(error, (RuntimeError, MemoryError, OSError))
+            known = isinstance(error, (RuntimeError, MemoryError, OSError, ModuleNotFoundError))
             line = explain(error) if known else None
             if line is None:
                 traceback.print_exc()

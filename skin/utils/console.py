@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import sys
@@ -36,14 +37,14 @@ def progress(
 ) -> Iterator[Callable[[int], None]]:
     """Show a bar with images per second and the time left; yield a function to call with the number of images done.
 
-    Nothing is drawn if `console` is quiet or is not a terminal.
+    Nothing is drawn if `console` is quiet, or where a bar cannot be drawn over itself (see `can_redraw`).
 
     Args:
         total: images in total; None if nobody knows.
         done: images that were done before.
         note: returns what else there is to say, such as when all the work ends.
     """
-    if console.quiet or not console.is_terminal:
+    if console.quiet or not can_redraw(console):
         yield lambda images: None
         return
     start, seen = time.perf_counter(), 0
@@ -76,6 +77,21 @@ def _speed(images: int, seconds: float) -> str:
     return f"{images / seconds:.0f} images/s" if seconds > 0 else ""
 
 
+def can_redraw(console: Console) -> bool:
+    """Return True if what `console` shows can be drawn over: on a terminal, and in a notebook that has ipywidgets.
+
+    FORCE_COLOR, which notebooks and some CI set for the programs that they start, asks for colour alone. Rich takes
+    a pipe for a terminal by it.
+    """
+    if console.is_jupyter:  # rich draws through ipywidgets there, and would warn at each frame if they are missing
+        return importlib.util.find_spec("ipywidgets") is not None
+    return _is_screen(console)
+
+
+def _is_screen(console: Console) -> bool:
+    return console.is_terminal and console.file.isatty()
+
+
 class Log:
     """The messages of a run. Only the main process prints them (`quiet` in the others).
 
@@ -93,7 +109,7 @@ class Log:
     @property
     def width(self) -> int | None:
         """The columns of the terminal; None if the lines do not go to one, and may have any length."""
-        return self.console.width if self.console.is_terminal else None
+        return self.console.width if _is_screen(self.console) else None
 
     def say(self, text: str = "", style: str | None = None, on_terminal: str | None = None) -> None:
         """Print one or more lines, their foreign text made printable; a terminal gets them wrapped between words.
@@ -136,7 +152,7 @@ class Log:
         self, title: str, total: int, done: int = 0, note: Callable[[], str] = lambda: ""
     ) -> Iterator[Callable[[int], None]]:
         """Show a bar, as `progress` does; off a terminal, say a line every few minutes."""
-        if self.quiet or self.width is not None:
+        if self.quiet or can_redraw(self.console):
             with progress(self.console, title, total, done, note) as advance:
                 yield advance
             return

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from skin.utils.errors import UserError
 
+_ROOT = Path(__file__).parents[2]
+_OURS = ("skin", "tests", "train")
 _GPU_IS_FULL = re.compile(r"OutOfMemoryError|out of memory|_ALLOC_FAILED")
 _HOST_IS_FULL = re.compile(r"MemoryError|std::bad_alloc|[Cc]an('|no)t allocate memory")
 # gloo's errors are bare RuntimeErrors that name its source files; NCCL's have classes, such as DistBackendError.
@@ -57,6 +62,9 @@ def explain(error: BaseException, batch_size: int | None = None) -> str | None:
         return f"the GPU has failed: {text.partition(chr(10))[0]}"
     if "Symlink loop" in text:
         return f"{text}: a link that leads back to itself; name another path"
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return None if package in _OURS else _missing(package)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return None
@@ -71,6 +79,24 @@ def is_out_of_memory(line: str | BaseException) -> bool:
 def is_about_peers(line: str) -> bool:
     """Return True if the last line of a traceback tells of the end of another process. Its message says more."""
     return bool(_FROM_PEERS.search(line))
+
+
+def _missing(package: str) -> str:
+    """Return what to do about a package that this Python lacks: most often, .venv is there and not activated."""
+    made = _ROOT / ".venv"
+    script = made / ("Scripts/activate" if os.name == "nt" else "bin/activate")
+    if script.is_file() and Path(sys.prefix).resolve() != made.resolve():
+        activate = _quoted(script) if os.name == "nt" else f"source {_quoted(script)}"
+        return f"the package {package} is not installed for {sys.executable}: run `{activate}` first"
+    install = f"{_quoted(Path(sys.executable))} -m pip install -r {_quoted(_ROOT / 'requirements.txt')}"
+    return f"the package {package} is not installed: run `{install}`"
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as it is typed, relative to the working folder if it lies in that."""
+    here = Path.cwd()
+    text = str(path.relative_to(here) if path.is_relative_to(here) else path)
+    return f'"{text}"' if " " in text else text
 
 
 def _is_of_a_semaphore(error: BaseException) -> bool:

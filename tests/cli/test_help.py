@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import skin
+
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -32,6 +34,23 @@ def test_help_does_not_wait_for_torch(script: str) -> None:
     assert (done.returncode, done.stderr) == (0, "imported:\n")
     assert done.stdout.startswith(f"usage: {script}")
     assert not re.search(r"\(default: (\(\)|\[\])?\)", done.stdout), "a default that is nothing is not said"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_version(script: str) -> None:
+    done = answer(script, "--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{script} {skin.__version__}\n", "imported:\n")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_package_that_is_missing_is_one_line(script: str) -> None:
+    """`-S` leaves out all that pip has installed, as a Python does for which nothing was installed."""
+    words = {"predict.py": ["a.png"], "train.py": ["--demo"]}.get(script, [])
+    done = subprocess.run(
+        [sys.executable, "-S", str(ROOT / script), *words], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: the package \w+ is not installed.*: run `.+`( first)?\n", done.stderr)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

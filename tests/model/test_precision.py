@@ -77,3 +77,8 @@ def test_convolutions_in_tf32_are_not_called_float32(
     assert str(Precision("cuda", None)) == said
     assert str(Precision("cpu", None)) == "float32"
     assert str(Precision("cuda", torch.bfloat16)) == "bfloat16 (autocast)"
+
+
+def test_a_pytorch_that_does_not_tell_the_units_of_a_cpu_has_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert choose("auto", torch.device("cpu")).dtype is None

@@ -1,20 +1,30 @@
-"""What a run says: whole words on a terminal, a line now and then where there is none."""
+"""What a run says: whole words and bars on a terminal and in a notebook, a line now and then where there is none."""
 
 from __future__ import annotations
 
 import io
+import os
+import sys
 from pathlib import Path
 
 from skin.utils import console
 from skin.utils.console import Log, progress
+from tests.conftest import ROOT
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from rich.cells import cell_len
 from rich.console import Console
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def on_terminal(width: int) -> tuple[Log, io.StringIO]:
-    log, stream = Log(), io.StringIO()
+    log, stream = Log(), Terminal()
     log.console = Console(file=stream, force_terminal=True, width=width, soft_wrap=True, highlight=False, emoji=False)
     return log, stream
 
@@ -71,7 +81,7 @@ def test_off_a_terminal_there_is_a_line_every_few_minutes(
 
 
 def drawn(width: int, title: str = "epoch 12/20") -> list[str]:
-    stream = io.StringIO()
+    stream = Terminal()
     terminal = Console(file=stream, force_terminal=True, width=width, color_system=None, legacy_windows=False)
     with progress(terminal, title, 9999, 1234, lambda: "run: 3 h 20 min left") as advance:
         advance(1)
@@ -89,3 +99,56 @@ def test_a_bar_has_as_many_columns_as_fit(width: int) -> None:
 
 def test_a_long_title_gives_way_to_the_percentage() -> None:
     assert all("12%" in line for line in drawn(20, "comparing the images") if "compar" in line)
+
+
+# ---- where a bar can be drawn -----------------------------------------------------------------------------
+
+IN_A_CELL = """
+from rich.console import Console
+from skin.utils.console import progress
+with progress(Console(), "reading", 30) as advance:
+    advance(12)
+"""
+
+
+def bar_on(console: Console) -> None:
+    with progress(console, "reading", 30) as advance:
+        advance(12)
+
+
+def test_a_bar_on_a_terminal() -> None:
+    ours, terminals = os.openpty()
+    with open(ours, "rb", buffering=0) as reader:
+        with open(terminals, "w") as terminal:
+            bar_on(Console(file=terminal, width=80))
+            terminal.write("the end")
+        assert b"12/30" in read_to(reader, b"the end")
+
+
+def read_to(reader: io.RawIOBase, end: bytes) -> bytes:
+    text = b""
+    while end not in text:
+        text += reader.read(65536) or b""
+    return text
+
+
+@pytest.mark.parametrize("environment", [{}, {"FORCE_COLOR": "1"}], ids=["plain", "force-color"])
+def test_no_bar_in_a_pipe_even_if_it_may_have_colours(environment: dict[str, str]) -> None:
+    file = io.StringIO()
+    bar_on(Console(file=file, _environ={"TERM": "xterm-color", **environment}))
+    assert file.getvalue() == ""
+
+
+def test_a_bar_in_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in a widget: an output that is filled and emptied as the cell runs."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(IN_A_CELL)])
+    client = NotebookClient(notebook, timeout=60, kernel_name="python3")
+    client.execute()
+    assert any("/30" in str(widget.get("outputs")) for widget in client.widget_state.values())
+
+
+def test_no_bar_and_no_warning_in_a_notebook_without_widgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    bar_on(Console(file=io.StringIO(), force_jupyter=True))  # a warning would be an error

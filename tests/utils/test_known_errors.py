@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.synchronize
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
 
-from skin.utils import memory
+from skin.utils import known_errors, memory
 from skin.utils.errors import UserError
 from skin.utils.known_errors import explain, explained, is_out_of_memory
 from tests import nvml
@@ -103,3 +108,37 @@ def test_nvml_that_is_missing_or_fails_halfway_costs_a_figure(
 )
 def test_out_of_memory_is_told_from_other_errors(error: Exception | str, is_one: bool) -> None:
     assert is_out_of_memory(error) == is_one
+
+
+def test_a_package_is_missing_since_the_environment_is_not_activated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv.create(tmp_path / ".venv", symlinks=True)
+    monkeypatch.setattr(known_errors, "_ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    line = explain(ModuleNotFoundError("No module named 'cv2'", name="cv2")) or ""
+    command = re.fullmatch(r"the package cv2 is not installed for \S+: run `(.+)` first", line)
+    assert command is not None
+    assert command[1] == "source .venv/bin/activate"
+    followed = ["bash", "-c", f"{command[1]} && python -c 'import sys; print(sys.prefix)'"]
+    done = subprocess.run(followed, capture_output=True, text=True, timeout=60)
+    assert Path(done.stdout.strip()).resolve() == (tmp_path / ".venv").resolve()
+
+
+@pytest.mark.parametrize("active", [True, False], ids=["in-the-environment", "no-environment"])
+def test_a_package_is_missing_since_it_was_never_installed(
+    active: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_errors, "_ROOT", tmp_path)
+    if active:
+        venv.create(tmp_path / ".venv", symlinks=True)
+        monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    monkeypatch.chdir(tmp_path)
+    line = explain(ModuleNotFoundError("No module named 'cv2.x'", name="cv2.x"))
+    install = f"{sys.executable} -m pip install -r requirements.txt"
+    assert line == f"the package cv2 is not installed: run `{install}`"
+
+
+def test_a_module_of_ours_that_is_missing_is_a_bug() -> None:
+    assert explain(ModuleNotFoundError("No module named 'skin.none'", name="skin.none")) is None
+    assert explain(ModuleNotFoundError("none is named")) is None
