@@ -83,7 +83,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], options: Options) -> torc
     common: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay, "fused": True}
     if options.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=0.9, **common)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer](parameters, **common)
+    return (torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam)(parameters, **common)
 
 
 def make_parallel(classifier: Classifier, options: Options, topology: Topology) -> nn.Module:

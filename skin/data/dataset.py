@@ -192,7 +192,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     @property
     def largest(self) -> int:
         """Return the most images that this process gets in a batch."""
-        return -(-max(b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False)) // self.world)
+        most: int = max(b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False))
+        return -(-most // self.world)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Return the rows of each batch of an epoch, over all processes, int64."""

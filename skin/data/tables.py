@@ -107,7 +107,8 @@ def _parsed(content: bytes, delimiter: str, columns: int, wanted: list[int], pat
                 io.BytesIO(content), sep=delimiter, dtype=str, keep_default_na=False, index_col=False,
                 usecols=None if len(wanted) == columns else wanted,
             )  # fmt: skip
-            return table.fillna("").apply(lambda values: values.str.strip())
+            stripped: pd.DataFrame = table.fillna("").apply(lambda values: values.str.strip())
+            return stripped
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' parser errors are ValueErrors
         reason = str(error).removeprefix("Error tokenizing data. C error: ")
         raise UserError(f"{path} cannot be read as a table: {reason}; save it again as CSV in UTF-8") from error
@@ -129,7 +130,7 @@ def _with_arrow(content: bytes, delimiter: str, columns: int, wanted: list[int])
     )
     stripped = [pyarrow.compute.utf8_trim_whitespace(values) for values in table.itercolumns()]
     table = pyarrow.table(stripped, table.column_names)
-    cells = table.to_pandas(types_mapper={pyarrow.string(): pd.StringDtype(na_value=np.nan)}.get)
+    cells: pd.DataFrame = table.to_pandas(types_mapper={pyarrow.string(): pd.StringDtype(na_value=np.nan)}.get)
     return cells.iloc[1:].set_axis(cells.iloc[0].tolist(), axis="columns").reset_index(drop=True)
 
 

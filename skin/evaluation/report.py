@@ -406,7 +406,8 @@ class _Answers:
         """Return the images that are answered rightly, bool [N]; None for a metric that is no share of these."""
         if entry.of_malignant and self.malignant is not None:
             truth, two = two_classes(self.malignant, self.labels, self.probabilities)
-            return two.argmax(1) == truth
+            hits: Bools = two.argmax(1) == truth
+            return hits
         return self.probabilities.argmax(1) == self.labels if entry.metric.name == "accuracy" else None
 
 

@@ -77,6 +77,7 @@ def make_page(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
         return answer_html(model, path)
 
     keep = (max(1, keep_seconds // 6), keep_seconds)
+    page: gr.Blocks
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=keep) as page:
         gr.HTML(f'<p role="note">{NOTICE}</p>', elem_id="notice")
         gr.HTML(_header(model), elem_id="header")

@@ -115,7 +115,7 @@ def bytes_needed(network: nn.Module) -> int:
     These are both generations of `last.pt`, `best.pt`, and one of each that is being written. `last.pt` holds the
     weights and two moments of Adam per weight.
     """
-    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    weights: int = sum(tensor.nbytes for tensor in network.state_dict().values())
     return (3 * 3 + 2) * weights
 
 

@@ -121,4 +121,5 @@ def _own_statistics(found: Any, trainer: Trainer, path: Path) -> Tensor | None:
     like = batch_norm.read(trainer.classifier.network).expand(max(rows, 1), -1)
     check_tensors({"statistics": found}, {"statistics": like}, path)
     topology = trainer.topology
-    return found[topology.rank] if rows == topology.world else found.double().mean(0).float()
+    own: Tensor = found[topology.rank] if rows == topology.world else found.double().mean(0).float()
+    return own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from skin.data.dataset import Batch, EpochBatches, SkinDiseaseDataset
 from skin.model import precision
@@ -170,5 +170,5 @@ def compiled(classifier: Classifier, topology: Topology) -> nn.Module:
     """Return the classifier compiled. Raises `UserError` for the CPU and for DataParallel."""
     if reason := cannot_compile(topology):
         raise UserError(reason)
-    model: Any = torch.compile(classifier, dynamic=False)  # an epoch has two sizes of batches at most
-    return model
+    # An epoch has two sizes of batches at most. torch says that the result is a function; it is a module.
+    return cast(nn.Module, torch.compile(classifier, dynamic=False))
