@@ -21,7 +21,7 @@ from skin.data.images import ImageError, Preprocess, centre_crop, read_image
 from skin.data.npz import is_npz_image, read_npz_image
 from skin.utils.errors import UserError
 from skin.utils.hardware import usable_cores
-from skin.utils.known_errors import explain
+from skin.utils.known_errors import advice_on
 from skin.utils.memory import keep_freed_memory
 from skin.utils.processes import prepare_children
 from skin.utils.signals import LOADER, ignore_in_worker, waiting
@@ -111,7 +111,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
             numbers = _to_be_sent((2, len(keys)), torch.int64)
         except RuntimeError as problem:  # another process has taken the room in shared memory meanwhile
             none = torch.empty(0)
-            return Batch(none, none, none, explain(problem) or str(problem))
+            return Batch(none, none, none, advice_on(problem) or str(problem))
         indices = [index for _, index in keys]
         numbers.numpy()[:] = self.labels[indices], indices
         error = ""

@@ -31,7 +31,7 @@ from typing import Any, NoReturn, TypeVar
 
 from skin.utils.errors import UserError, printable
 from skin.utils.home import user_path
-from skin.utils.known_errors import explain
+from skin.utils.known_errors import advice_on
 from skin.utils.launchers import by_torchrun, refuse_bare_launcher
 from skin.utils.processes import end_children, end_now, leave
 from skin.utils.signals import STOP_SIGNALS, StopWatch, end
@@ -192,7 +192,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             code = 141
         except Exception as error:
             known = isinstance(error, (RuntimeError, MemoryError, OSError))
-            line = explain(error) if known else None
+            line = advice_on(error) if known else None
             if line is None:
                 traceback.print_exc()
             code = 1 if line is None else fail(line)

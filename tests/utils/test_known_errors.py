@@ -7,7 +7,7 @@ import multiprocessing.synchronize
 
 from skin.utils import memory
 from skin.utils.errors import UserError
-from skin.utils.known_errors import explain, explained, is_out_of_memory
+from skin.utils.known_errors import advice_on, as_user_errors, is_out_of_memory
 from tests import nvml
 
 import pytest
@@ -42,18 +42,18 @@ LATE = "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Time
     ],
 )  # fmt: skip
 def test_a_fault_is_one_line(error: Exception, line: str) -> None:
-    with pytest.raises(UserError, match=line) as caught, explained(batch_size=32):
+    with pytest.raises(UserError, match=line) as caught, as_user_errors(batch_size=32):
         raise error
     assert str(caught.value).isprintable()
 
 
 def test_it_says_how_to_go_on() -> None:
-    with pytest.raises(UserError, match=r"; --resume goes on$"), explained(32, lambda: "--resume goes on"):
+    with pytest.raises(UserError, match=r"; --resume goes on$"), as_user_errors(32, lambda: "--resume goes on"):
         raise RuntimeError(WORKER)
 
 
 def test_a_batch_of_one_cannot_be_halved() -> None:
-    line = explain(torch.OutOfMemoryError("CUDA out of memory."), 1)
+    line = advice_on(torch.OutOfMemoryError("CUDA out of memory."), 1)
     assert line is not None
     assert "--image-size" in line
 
@@ -63,13 +63,14 @@ def test_no_room_for_a_lock_between_processes_is_too_little_shared_memory(monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)
-    with pytest.raises(UserError, match=r"shared memory \(/dev/shm\): enlarge it, or use --workers 0"), explained():
+    said = r"shared memory \(/dev/shm\): enlarge it, or use --workers 0"
+    with pytest.raises(UserError, match=said), as_user_errors():
         multiprocessing.Event()
 
 
 def test_what_is_not_known_is_left_as_it_is() -> None:
     """A mistake in the program is a traceback, not a line that hides it."""
-    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught, explained():
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught, as_user_errors():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     assert not isinstance(caught.value, UserError)
 
