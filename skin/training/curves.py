@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from skin.training.columns import Row
 from skin.utils.drawing import ACCENT, FAINT, GRID, SECOND, figure, styled
 
 from matplotlib.ticker import MaxNLocator
 
 
-def draw_curves(rows: list[dict[str, Any]], best_epoch: int, monitor: str, path: Path) -> None:
+def draw_curves(rows: Sequence[Row], best_epoch: int, monitor: str, path: Path) -> None:
     """Draw losses, accuracies and the learning rate against epochs, and mark the best epoch.
 
     Args:
-        rows: one dict per epoch with the columns of metrics.csv.
+        rows: of metrics.csv, one per epoch.
         best_epoch: the epoch (counted from 1) whose weights are in best.pt.
         path: of the .png, which is replaced.
     """

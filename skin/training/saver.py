@@ -94,7 +94,7 @@ class Saver:
             raise error
         self._say(f"warning: {error}; training goes on, the next save tries again")
 
-    def _write(self, last: dict[str, Any], best: dict[str, Any] | None, rows: list[Row]) -> None:
+    def _write(self, last: LastPt, best: BestPt | None, rows: list[Row]) -> None:
         self.unsaved = True
         try:
             _refuse_broken(last["model"], self.folder)

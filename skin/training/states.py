@@ -43,7 +43,7 @@ class LastPt(TypedDict):
     scaler: dict[str, Any]  # {} if nothing is scaled
     progress: ProgressState
     classes: list[str]
-    machine: dict[str, Any]  # what the last bits depend on
+    machine: dict[str, str | int]  # what the last bits depend on
     plan: dict[str, int]  # what decides which images a step takes
 
 
