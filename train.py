@@ -71,10 +71,9 @@ def build_trainer(
     return Trainer(
         options=options, topology=topology, classifier=classifier, data=data, origin=origin,
         make_parallel=make_parallel, model=make_parallel(classifier, options, topology),
-        optimizer=make_optimizer(network.parameters(), options),
+        optimizer=make_optimizer(network.parameters(), options), class_weights=weights.to(topology.device),
         # Small gradients vanish in float16, which has five bits of exponent; bfloat16 and float32 need no scaling.
         scaler=torch.amp.GradScaler(topology.device.type, enabled=precision.dtype is torch.float16),
-        class_weights=weights.to(topology.device),
     )  # fmt: skip
 
 
@@ -83,7 +82,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], options: Options) -> torc
     common: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay, "fused": True}
     if options.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=0.9, **common)
-    return (torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam)(parameters, **common)
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[options.optimizer](parameters, **common)
 
 
 def make_parallel(classifier: Classifier, options: Options, topology: Topology) -> nn.Module:
