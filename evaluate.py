@@ -45,7 +45,7 @@ from skin.utils import parallel
 from skin.utils.console import Log
 from skin.utils.driver import unusable_gpus
 from skin.utils.errors import UserError
-from skin.utils.known_errors import explained
+from skin.utils.known_errors import as_user_errors
 from skin.utils.memory import keep_freed_memory
 from skin.utils.parallel import Topology
 from skin.utils.run_folders import newest_model
@@ -126,7 +126,7 @@ def predict(
         f"evaluate {checkpoint.model_name} ({checkpoint.path}) on {len(dataset):,} images of {test.root}"
         f"{'' if test.split == 'all' else f', {test.split} split'}; {topology.describe()}, {mode}"
     )
-    with explained(batch_size), log.progress("evaluate", -(-len(dataset) // topology.world)) as advance:
+    with as_user_errors(batch_size), log.progress("evaluate", -(-len(dataset) // topology.world)) as advance:
         classifier = for_inference(checkpoint, mode).to(topology.device)
         start = time.perf_counter()
         # A large set's features would fill the memory, so only their distances are kept.

@@ -37,7 +37,7 @@ from skin.training.splits import Splits
 from skin.training.states import BestPt, LastPt, Restorable, checked_last
 from skin.training.trainer import Trainer, common_precision, compiled, starting_weights, tune_kernels
 from skin.utils import memory, parallel
-from skin.utils.known_errors import explained
+from skin.utils.known_errors import as_user_errors
 from skin.utils.parallel import Topology
 from skin.utils.signals import Interrupts, Stopped
 
@@ -71,10 +71,9 @@ def build_trainer(
     return Trainer(
         options=options, topology=topology, classifier=classifier, data=data, origin=origin,
         make_parallel=make_parallel, model=make_parallel(classifier, options, topology),
-        optimizer=make_optimizer(network.parameters(), options),
+        optimizer=make_optimizer(network.parameters(), options), class_weights=weights.to(topology.device),
         # Small gradients vanish in float16, which has five bits of exponent; bfloat16 and float32 need no scaling.
         scaler=torch.amp.GradScaler(topology.device.type, enabled=precision.dtype is torch.float16),
-        class_weights=weights.to(topology.device),
     )  # fmt: skip
 
 
@@ -83,7 +82,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], options: Options) -> torc
     common: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay, "fused": True}
     if options.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=0.9, **common)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.optimizer](parameters, **common)
+    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return kinds[options.optimizer](parameters, **common)
 
 
 def make_parallel(classifier: Classifier, options: Options, topology: Topology) -> nn.Module:
@@ -283,7 +283,7 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    with explained(), Interrupts() as interrupts, parallel.processes() as processes:
+    with as_user_errors(), Interrupts() as interrupts, parallel.processes() as processes:
         options = common_options(__doc__, argv, processes)
         if options.check:
             return check.run(options, argv, processes, build_trainer, train_step) if processes.is_main else 0
@@ -292,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with open_run(options, topology) as opened:
             run = begin(opened)
-            with explained(run.trainer.batches.most_images // topology.replicas, run.how_to_go_on):
+            with as_user_errors(run.trainer.batches.most_images // topology.replicas, run.how_to_go_on):
                 return fit(run, interrupts)
 
 

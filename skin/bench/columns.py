@@ -283,12 +283,3 @@ def column(name: str) -> Column:
     """Return the column of that name."""
     return next(each for each in COLUMNS if each.name == name)
 
-
-def flat(row: Row, rows: Sequence[Row]) -> dict[str, str]:
-    """Return a line of the CSV."""
-    values = {column.name: column.value(row, rows) for column in COLUMNS}
-    return {
-        name: "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-        for name, value in values.items()
-    }
-

@@ -50,4 +50,5 @@ def picture(number: int) -> np.ndarray:
     draw = np.random.Generator(np.random.Philox(key=np.array([1, number], dtype=np.uint64)))
     blotches = cv2.resize(draw.random((6, 8, 3), dtype=np.float32), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
     grain = cv2.GaussianBlur(draw.standard_normal((HEIGHT, WIDTH, 3), dtype=np.float32), (0, 0), 0.7)
-    return np.clip(60 + 140 * blotches + 45 * grain, 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(60 + 140 * blotches + 45 * grain, 0, 255)
+    return pixels.astype(np.uint8)

@@ -70,11 +70,6 @@ class Row:
         """Return the row as an entry of the JSON's `cells`."""
         return {**{name: of(self) for name, of, _, _ in COLUMNS}, "samples": self.samples}
 
-    def to_csv(self) -> dict[str, str]:
-        """Return the row as a line for a spreadsheet, without the single rounds."""
-        values = {name: of(self) for name, of, _, _ in COLUMNS}
-        return {name: f"{value:.6g}" if isinstance(value, float) else str(value) for name, value in values.items()}
-
 
 class Column(NamedTuple):
     """A column of the JSON, the CSV and the table."""
@@ -108,8 +103,8 @@ def benchmark(options: BenchmarkOptions, splits: Splits, console: Console) -> in
         content = {**heading.to_json(complete=True), "cells": [row.to_json() for row in rows]}
         files.write_json(options.json, content)
     if options.csv:
-        names = [column.name for column in COLUMNS]
-        files.write_csv(options.csv, names, [list(row.to_csv().values()) for row in rows])
+        cells = ([column.of(row) for column in COLUMNS] for row in rows)  # without the single rounds
+        files.write_csv(options.csv, [column.name for column in COLUMNS], cells, six_digits=True)
     return 0
 
 

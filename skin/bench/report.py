@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from skin.bench import machine
-from skin.bench.columns import COLUMNS, Row, flat, three_digits
+from skin.bench.columns import COLUMNS, Row, three_digits
 from skin.bench.options import RECIPES, BenchmarkOptions
 from skin.utils import cli, files
 from skin.utils.errors import UserError, printable
@@ -72,8 +72,8 @@ class Report:
         if options.json:
             files.write_json(options.json, self.to_json())
         if options.csv:
-            names, rows = [column.name for column in COLUMNS], [flat(row, self.rows) for row in self.rows]
-            files.write_csv(options.csv, names, [[row[name] for name in names] for row in rows])
+            rows = ([column.value(row, self.rows) for column in COLUMNS] for row in self.rows)
+            files.write_csv(options.csv, [column.name for column in COLUMNS], rows, six_digits=True)
 
 
 

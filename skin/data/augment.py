@@ -32,7 +32,7 @@ def _times(value: float, strength: float) -> float:
 
 
 def _to_the_power(value: float, strength: float) -> float:
-    return value**strength
+    return math.pow(value, strength)
 
 
 def _rest(value: float, strength: float) -> float:

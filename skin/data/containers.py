@@ -148,7 +148,7 @@ def picture_column(parquet: pyarrow.parquet.ParquetFile) -> str | None:
 def _has_bytes(kind: Any) -> bool:
     import pyarrow.types as kinds
 
-    return kinds.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    return bool(kinds.is_struct(kind) and kind.get_field_index("bytes") >= 0)
 
 
 _known: dict[str, tuple[tuple[int, int], Places]] = {}  # by file, with its size and time

@@ -55,7 +55,8 @@ def changed(rows: pd.DataFrame, path: Path) -> list[str]:
     other = ~np.isnan(sizes) & (sizes != _sizes(rows["path"]))
     for i in np.flatnonzero(known["blake2b"] != ""):
         other[i] = other[i] or digest(rows["path"].iloc[i]) != known["blake2b"].iloc[i]
-    return rows["image"][other].tolist()
+    names: list[str] = rows["image"][other].tolist()
+    return names
 
 
 def sha256_of(rows: pd.DataFrame) -> str:

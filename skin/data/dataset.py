@@ -11,17 +11,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from skin.data.augment import STANDARD, augment
+from skin.data.augment import STANDARD, Augmentation, augment
 from skin.data.cache import PixelCache
 from skin.data.containers import is_member, member_bytes
 from skin.data.images import ImageError, Preprocess, centre_crop, read_image
 from skin.data.npz import is_npz_image, read_npz_image
 from skin.utils.errors import UserError
 from skin.utils.hardware import usable_cores
-from skin.utils.known_errors import explain
+from skin.utils.known_errors import advice_on
 from skin.utils.memory import keep_freed_memory
 from skin.utils.processes import prepare_children
 from skin.utils.signals import LOADER, ignore_in_worker, waiting
@@ -48,6 +49,15 @@ class Batch(NamedTuple):
     error: str = ""
 
 
+@dataclass(frozen=True)
+class RandomViews:
+    """The augmented views of a run. Each is a function of the seed, the epoch and the image alone."""
+
+    seed: int = 0
+    ranges: Augmentation = STANDARD
+    size_of: Callable[[int], int] | None = None  # returns the side of the views of an epoch; None is the network's
+
+
 class SkinDiseaseDataset(Dataset[Batch]):
     """Images of skin and their labels, read a batch at a time.
 
@@ -55,11 +65,9 @@ class SkinDiseaseDataset(Dataset[Batch]):
         paths: of the images.
         labels: int [N], the class of each.
         preprocess: the size and interpolation of the stored image and of the view.
-        seed: of the augmentation.
+        views: the augmented ones of training.
         cache: keeps stored images once decoded; its rows are those of the whole data folder.
         cache_rows: int [N], the row in the cache of each image.
-        size_of: returns the side of the views of an epoch; None is the network's throughout.
-        strength: of the augmentation; 1 is the recipe's, 0 is none.
 
     A key is (epoch, index): the augmented view of that epoch, or the plain centre view for epoch `PLAIN`.
     """
@@ -69,22 +77,18 @@ class SkinDiseaseDataset(Dataset[Batch]):
         paths: Sequence[str],
         labels: np.ndarray,
         preprocess: Preprocess,
-        seed: int = 0,
+        views: RandomViews = RandomViews(),
         cache: PixelCache | None = None,
         cache_rows: np.ndarray | None = None,
-        size_of: Callable[[int], int] | None = None,
-        strength: float = 1.0,
     ) -> None:
         # One array of bytes, not a list of str: a million objects would be copied into every forked
         # worker, page by page, since their reference counts change.
         self.paths = np.array([os.fsencode(path) for path in paths])
         self.labels = np.asarray(labels, dtype=np.int64)
         self.preprocess = preprocess
-        self.seed = seed
+        self.views = views
         self.cache = cache
         self.cache_rows = np.arange(len(paths)) if cache_rows is None else cache_rows
-        self.size_of = size_of
-        self.ranges = STANDARD.scaled(strength)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -103,15 +107,15 @@ class SkinDiseaseDataset(Dataset[Batch]):
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
         """Return a whole batch of one epoch. Each view is written straight into its place in it."""
-        span = self.preprocess.image_size
-        size = span if self.size_of is None or keys[0][0] == PLAIN else self.size_of(keys[0][0])
+        span, views = self.preprocess.image_size, self.views
+        size = span if views.size_of is None or keys[0][0] == PLAIN else views.size_of(keys[0][0])
         # Errors are sent as text: a worker's exception would reach the loop as a traceback, and its peers would wait.
         try:
             images = _to_be_sent((len(keys), size, size, 3), torch.uint8)
             numbers = _to_be_sent((2, len(keys)), torch.int64)
         except RuntimeError as problem:  # another process has taken the room in shared memory meanwhile
             none = torch.empty(0)
-            return Batch(none, none, none, explain(problem) or str(problem))
+            return Batch(none, none, none, advice_on(problem) or str(problem))
         indices = [index for _, index in keys]
         numbers.numpy()[:] = self.labels[indices], indices
         error = ""
@@ -121,7 +125,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
                 if epoch == PLAIN:
                     view[:] = centre_crop(stored, size)
                 else:
-                    augment(stored, size, (self.seed, epoch, index), view, self.ranges, span)
+                    augment(stored, size, (views.seed, epoch, index), view, views.ranges, span)
         except ImageError as problem:
             error = problem.with_options
         return Batch(images, numbers[0], numbers[1], error)
@@ -192,7 +196,8 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     @property
     def largest(self) -> int:
         """Return the most images that this process gets in a batch."""
-        return -(-max(b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False)) // self.world)
+        most: int = max(b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False))
+        return -(-most // self.world)
 
     def plan(self, epoch: int) -> list[np.ndarray]:
         """Return the rows of each batch of an epoch, over all processes, int64."""

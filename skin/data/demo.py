@@ -256,4 +256,5 @@ def _view(rng: np.random.Generator, light: np.ndarray, radius: float) -> np.ndar
             cv2.ellipse(hairs, middle, axes, rng.normal(0, 30), 0, rng.uniform(15, 60), 200, 1, cv2.LINE_AA)
         _blend(picture, (52, 36, 30), hairs.astype(np.float32) / 255)
     grain = 2.5 * rng.standard_normal((HEIGHT, WIDTH, 1), dtype=np.float32)
-    return np.clip(picture + grain, 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(picture + grain, 0, 255)
+    return pixels.astype(np.uint8)

@@ -13,7 +13,7 @@ import io
 import logging
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from skin.utils.errors import UserError
 
@@ -23,6 +23,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+T = TypeVar("T")
 Check = Callable[[tuple[int, int], bytes], None]
 
 _TAGS = [
@@ -55,7 +56,7 @@ def full_scale(most: int) -> int:
     Cameras have 8, 10, 12, 14 or 16 bits; files have 8 or 16. The least of those depths that holds the numbers is
     taken. Otherwise a picture of 12 bits in a file of 16 would be all but black.
     """
-    return next(2**bits - 1 for bits in _DEPTHS if most < 2**bits)
+    return next((1 << bits) - 1 for bits in _DEPTHS if most < 1 << bits)
 
 
 def dicom_size(data: bytes) -> tuple[int, int]:
@@ -80,7 +81,7 @@ def read_dicom(data: bytes, check: Check) -> np.ndarray:
     return _quietly(lambda: _read(data, check))
 
 
-def _quietly(read: Callable[[], Any]) -> Any:
+def _quietly(read: Callable[[], T]) -> T:
     """Return what `read` returns, with words of our own for errors that may quote a file."""
     try:
         return read()
@@ -199,12 +200,13 @@ def _white(pixels: np.ndarray, header: Dataset) -> int:
 
 
 def _scaled(pixels: np.ndarray, white: int) -> np.ndarray:
-    return _table(np.arange(white + 1) / white)[np.minimum(pixels, white)]
+    return _shown(np.minimum(pixels, white), np.arange(white + 1) / white)
 
 
-def _table(shades: np.ndarray) -> np.ndarray:
-    """Return shades from 0 to 1 as uint8."""
-    return np.rint(np.clip(shades, 0, 1) * 255).astype(np.uint8)
+def _shown(numbers: np.ndarray, shades: np.ndarray) -> np.ndarray:
+    """Return numbers, [H, W], as uint8. The number n has the shade `shades[n]`, from 0 to 1."""
+    seen: np.ndarray = np.rint(np.clip(shades, 0, 1) * 255).astype(np.uint8)[numbers]
+    return seen
 
 
 def _grey(pixels: np.ndarray, header: Dataset) -> np.ndarray:
@@ -216,14 +218,14 @@ def _grey(pixels: np.ndarray, header: Dataset) -> np.ndarray:
     numbers = pixels.view(every.dtype)
     window = _window(header)
     if window is not None:
-        return _table(_windowed(values, *window, str(header.get("VOILUTFunction") or "LINEAR")))[numbers]
+        return _shown(numbers, _windowed(values, *window, str(header.get("VOILUTFunction") or "LINEAR")))
     if header.get("VOILUTSequence"):
         bits = int(header.VOILUTSequence[0].LUTDescriptor[2])
-        return _table(apply_voi(np.rint(values).astype(np.int64), header) / (2**bits - 1))[numbers]
+        return _shown(numbers, apply_voi(np.rint(values).astype(np.int64), header) / (2**bits - 1))
     if pixels.dtype.kind == "u" and np.array_equal(values, every):
         return _scaled(pixels, _white(pixels, header))
     least, most = np.sort(values[[int(pixels.min()), int(pixels.max())]])  # a negative number counts from the end
-    return _table((values - least) / max(most - least, 1e-12))[numbers]
+    return _shown(numbers, (values - least) / max(most - least, 1e-12))
 
 
 def _window(header: Dataset) -> tuple[float, float] | None:
@@ -256,4 +258,5 @@ def _coloured(pixels: np.ndarray, header: Dataset) -> np.ndarray:
     colours = apply_color_lut(every.view(pixels.dtype), header)[:, :3]
     if colours.dtype != np.uint8:  # palettes of 16 bits; some hold numbers of 8
         colours = (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
-    return colours[pixels.view(every.dtype)]
+    seen: np.ndarray = colours[pixels.view(every.dtype)]
+    return seen

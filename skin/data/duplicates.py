@@ -108,7 +108,7 @@ def perceptual_hashes(
             return kept.add(path, perceptual_hash(path)) if found is None else found
         return None
 
-    hashes = np.ma.masked_all((len(paths), 4), dtype=np.uint64)
+    hashes: np.ma.MaskedArray = np.ma.masked_all((len(paths), 4), dtype=np.uint64)
     for row, found in enumerate(in_threads(hash_of, paths, progress)):
         if found is not None:
             hashes[row] = found

@@ -57,4 +57,5 @@ def readable_page(page: str) -> str:
 
 def example(content: bytes, page: str) -> str:
     """Return a word of `content` that is not plain ASCII, so that people see if it was read right."""
-    return max(_WORD.findall(content), key=len).decode(page, "replace")
+    words: list[bytes] = _WORD.findall(content)
+    return max(words, key=len).decode(page, "replace")

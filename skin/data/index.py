@@ -144,11 +144,7 @@ def build_index(
     alone = 0 if warnings or by_path else int((rows["group"] == "").sum())
     warnings += unknowns.of_groups(rows["group"])
     rows["group"] = rows["group"].mask(rows["group"] == "", rows["image"])
-    attributes = [column for column in rows.columns if column not in COLUMNS]
-    rows = rows[[*COLUMNS, *attributes]].sort_values("image", ignore_index=True)
-    rows = rows.astype({column: "str" for column in COLUMNS if column != "path"})
-    for column in (name for name in attributes if name not in PEOPLE):
-        rows[column] = _as_numbers(rows[column])
+    rows = _in_order(rows)
     classes = tuple(sorted(rows["label"].unique()))
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
     of_none = [f"{draft.source} has no image of {empty}"] if empty else []
@@ -158,16 +154,30 @@ def build_index(
         warnings.append(f"{unread} are in no format that is read: save them as JPEG or PNG to use them")
     label = [draft.label_note] if draft.label_note else []
     notes = (*draft.unusable, *label, *draft.notes, *by_path, *of_none, *_passed_over(folder), *_still_packed(folder))
-    left_out = dict(draft.unusable)
-    unnamed, copies = len(draft.unnamed), len(folder.copies)
-    if unnamed:
-        left_out[f"{count(unnamed, 'image')} in the folder that {draft.source} does not name"] = unnamed
-    if looked_for and copies:
-        left_out[f"{count(copies, 'image')} that the folder holds twice"] = copies
     return Index(
         folder.root, layout, rows, classes, notes, (*draft.warnings, *warnings), tuple(faults), draft.missing,
-        draft.unnamed, draft.source, columns, left_out,
+        draft.unnamed, draft.source, columns, _left_out(draft, len(folder.copies) if looked_for else 0),
     )  # fmt: skip
+
+
+def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows sorted by image, the attributes behind the index's own columns, and as numbers if they are."""
+    attributes = [column for column in rows.columns if column not in COLUMNS]
+    rows = rows[[*COLUMNS, *attributes]].sort_values("image", ignore_index=True)
+    rows = rows.astype({column: "str" for column in COLUMNS if column != "path"})
+    for column in (name for name in attributes if name not in PEOPLE):
+        rows[column] = _as_numbers(rows[column])
+    return rows
+
+
+def _left_out(draft: Draft, copies: int) -> dict[str, int]:
+    """Return `Index.left_out`. `copies` is the number of images that the folder holds twice."""
+    left_out, unnamed = dict(draft.unusable), len(draft.unnamed)
+    if unnamed:
+        left_out[f"{count(unnamed, 'image')} in the folder that {draft.source} does not name"] = unnamed
+    if copies:
+        left_out[f"{count(copies, 'image')} that the folder holds twice"] = copies
+    return left_out
 
 
 def _with_plain_numbers(draft: Draft) -> Draft:

@@ -92,7 +92,7 @@ class NpzFile:
             raise UserError(f"{self.path}: {name} is {dtype} {list(shape)}, not {count} class numbers")
         try:
             with np.load(self.path, allow_pickle=False) as archive:
-                labels = archive[name].reshape(-1).astype(np.int64)
+                labels: np.ndarray = archive[name].reshape(-1).astype(np.int64)
         except _BROKEN as error:
             raise UserError(f"{self.path}: {name} cannot be read: {error}; download it again") from error
         if count and (labels.min() < 0 or labels.max() >= classes):

@@ -72,7 +72,8 @@ def assign(
     for group in deal.order(seed):
         deal.put(group, deal.neediest(group))
     deal.fill_empty_splits()
-    return np.asarray(SPLITS)[np.asarray(deal.split_of)[deal.group_of_row]]
+    names: np.ndarray = np.asarray(SPLITS)[np.asarray(deal.split_of)[deal.group_of_row]]
+    return names
 
 
 class _Deal:
@@ -96,7 +97,8 @@ class _Deal:
         shuffled = np.random.Generator(np.random.Philox(key=seed)).permutation(len(self.contents))
         kinds = np.array([len(content) for content in self.contents])[shuffled]
         sizes = np.array([sum(count for _, count in content) for content in self.contents])[shuffled]
-        return shuffled[np.lexsort((-sizes, -kinds))].tolist()
+        groups: list[int] = shuffled[np.lexsort((-sizes, -kinds))].tolist()
+        return groups
 
     def neediest(self, group: int) -> int:
         best, most = self.splits[0], -np.inf

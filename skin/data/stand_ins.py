@@ -98,7 +98,8 @@ def _texture(generator: np.random.Generator, side: int) -> np.ndarray:
     layers = np.fft.irfft2(spectrum, (side, side))
     layers = (layers - layers.mean((1, 2), keepdims=True)) / layers.std((1, 2), keepdims=True)
     mixed = np.einsum("ij,jhw->hwi", generator.uniform(-1, 1, (3, 3)), layers) * generator.uniform(20, 60)
-    return np.clip(mixed + generator.integers(40, 216, 3), 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(mixed + generator.integers(40, 216, 3), 0, 255)
+    return pixels.astype(np.uint8)
 
 
 def _scene(generator: np.random.Generator, side: int) -> np.ndarray:

@@ -107,7 +107,8 @@ def _parsed(content: bytes, delimiter: str, columns: int, wanted: list[int], pat
                 io.BytesIO(content), sep=delimiter, dtype=str, keep_default_na=False, index_col=False,
                 usecols=None if len(wanted) == columns else wanted,
             )  # fmt: skip
-            return table.fillna("").apply(lambda values: values.str.strip())
+            stripped: pd.DataFrame = table.fillna("").apply(lambda values: values.str.strip())
+            return stripped
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' parser errors are ValueErrors
         reason = str(error).removeprefix("Error tokenizing data. C error: ")
         raise UserError(f"{path} cannot be read as a table: {reason}; save it again as CSV in UTF-8") from error
@@ -129,7 +130,7 @@ def _with_arrow(content: bytes, delimiter: str, columns: int, wanted: list[int])
     )
     stripped = [pyarrow.compute.utf8_trim_whitespace(values) for values in table.itercolumns()]
     table = pyarrow.table(stripped, table.column_names)
-    cells = table.to_pandas(types_mapper={pyarrow.string(): pd.StringDtype(na_value=np.nan)}.get)
+    cells: pd.DataFrame = table.to_pandas(types_mapper={pyarrow.string(): pd.StringDtype(na_value=np.nan)}.get)
     return cells.iloc[1:].set_axis(cells.iloc[0].tolist(), axis="columns").reset_index(drop=True)
 
 
@@ -144,12 +145,7 @@ def _blank(table: pd.DataFrame) -> pd.Series:
 
 
 def row_number(path: Path, position: int) -> int:
-    """Return the number of a row of `read_table(path)` as a spreadsheet counts: with the header and empty rows.
-
-    In a table of another kind, such as a workbook, the first row after the header is 2.
-    """
-    if path.suffix.lower() == ".xlsx":
-        return position + 2
+    """Return the number of a row of `read_table(path)` as a spreadsheet counts: with the header and empty rows."""
     content, delimiter, skipped = _in_utf_8(path)
     cells = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=delimiter)
     filled = (number for number, row in enumerate(cells, start=1 + skipped) if any(cell.strip() for cell in row))
@@ -283,8 +279,14 @@ def listed_columns(columns: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def from_one_hot(table: pd.DataFrame, columns: Sequence[str], path: Path) -> tuple[pd.Series, np.ndarray]:
+def from_one_hot(
+    table: pd.DataFrame, columns: Sequence[str], path: Path, numbers: pd.Index | None = None
+) -> tuple[pd.Series, np.ndarray]:
     """Read labels from one-hot columns (`1`, `1.0` or `True` in the column of the class).
+
+    Args:
+        path: of the table.
+        numbers: of its rows as a spreadsheet counts; None if `table` is the whole of `read_table(path)`.
 
     Returns:
         labels: the marked column's name per row, `""` if none or several are marked.
@@ -298,9 +300,9 @@ def from_one_hot(table: pd.DataFrame, columns: Sequence[str], path: Path) -> tup
         values = without_words(table[name]).str.lower().map({**_TRUE, **_FALSE})
         if values.isna().any():
             row = int(np.flatnonzero(values.isna())[0])
+            number = row_number(path, row) if numbers is None else numbers[row]
             raise UserError(
-                f"{path}, row {row_number(path, row)}, column {name}: '{table[name].iloc[row]}' is neither 1 nor 0 "
-                "(one-hot labels)"
+                f"{path}, row {number}, column {name}: '{table[name].iloc[row]}' is neither 1 nor 0 (one-hot labels)"
             )
         marks[:, position] = values
     marked = marks.sum(axis=1)

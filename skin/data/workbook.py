@@ -21,6 +21,8 @@ _HEADER_ROWS = 100  # the row of the column names is among the first so many
 def read_workbook(path: Path, *columns: str) -> pd.DataFrame:
     """Read the first sheet that has a row with the names `columns`: text from there on, `""` if a cell is empty.
 
+    The index of the table holds the numbers of its rows in the sheet.
+
     Raises:
         UserError: openpyxl is not installed, the file is no workbook, or no sheet has these columns.
     """
@@ -53,15 +55,18 @@ def read_workbook(path: Path, *columns: str) -> pd.DataFrame:
 
 
 def _table(rows: Iterable[tuple[object, ...]], columns: tuple[str, ...]) -> pd.DataFrame | None:
-    lines: Iterator[list[str]] = ([_text(cell) for cell in row] for row in rows)
-    for header in itertools.islice(lines, _HEADER_ROWS):
+    lines: Iterator[tuple[int, list[str]]] = enumerate(([_text(cell) for cell in row] for row in rows), start=1)
+    for _, header in itertools.islice(lines, _HEADER_ROWS):
         if all(find_column(header, name) for name in columns):
             break
     else:
         return None
     used = {name: place for place, name in reversed(list(enumerate(header))) if name}  # the first of two alike
-    body = [[line[place] if place < len(line) else "" for place in used.values()] for line in lines if any(line)]
-    return pd.DataFrame(body, columns=list(used), dtype=str)
+    body = {
+        number: [line[place] if place < len(line) else "" for place in used.values()]
+        for number, line in lines if any(line)
+    }  # fmt: skip
+    return pd.DataFrame(list(body.values()), index=list(body), columns=list(used), dtype=str)
 
 
 def _text(cell: object) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import platform
 from pathlib import Path
-from typing import Any
 
-from skin.evaluation.report_types import About
+from skin.evaluation.report_types import About, Plain
 from skin.model.checkpoint import Checkpoint
 
 import numpy as np
@@ -43,10 +42,10 @@ def of_checkpoint(checkpoint: Checkpoint) -> About:
     )
 
 
-def _training(checkpoint: Checkpoint) -> dict[str, Any]:
+def _training(checkpoint: Checkpoint) -> dict[str, Plain]:
     """Return the run's options, and the figures of its best epoch; a path becomes its last part."""
-    options = {name: checkpoint.config[name] for name in _TRAINING if checkpoint.config.get(name) is not None}
-    plain = {name: value for name, value in options.items() if isinstance(value, str | int | float | bool)}
+    options = {name: checkpoint.config.get(name) for name in _TRAINING}
+    plain: dict[str, Plain] = {name: value for name, value in options.items() if isinstance(value, Plain)}
     if "weights" in plain:
         plain["weights"] = Path(str(plain["weights"])).name
     best = {name: value for name, value in checkpoint.metrics.items() if name == "epoch" or name.startswith("val_")}

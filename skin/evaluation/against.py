@@ -56,35 +56,31 @@ def order_of(classes: tuple[str, ...], others: tuple[str, ...], name: str) -> li
 
 
 def compare(
-    other: Other, rows: Bools, labels: Ints, probabilities: Floats, estimates: Estimates, malignant: Bools | None,
-    two: Estimates | None,
+    other: Other, rows: Bools, labels: Ints, probabilities: Floats, estimates: Estimates, malignant: Bools | None
 ) -> Callable[[], AgainstReport]:  # fmt: skip
     """Ask for the first model less the other; return a function that gives it once the rounds are drawn.
 
     Args:
         rows: bool [N], the images of the M that count. labels: int [M]. probabilities: float [M, C].
-        estimates, two: the first model's, of all classes, and of malignant (None if there is no such division).
-        malignant: bool [C].
+        estimates: the first model's. malignant: bool [C]; None if there is no such division.
     """
     resampler, theirs = estimates.resampler, other.probabilities[rows]
     others = Estimates(labels, theirs, resampler)
-    delong = two_others = None
+    delong, of_two = None, None
     if malignant is not None:
-        is_malignant, risk = two_classes(malignant, labels, theirs)
-        two_others = Estimates(is_malignant, risk, resampler)
-        ours = probabilities[:, malignant].sum(1)
-        delong = PairedTest(delong_p_value(is_malignant == 1, ours, risk[:, 1], resampler.group_of_row))
+        (is_malignant, risk), (_, other_risk) = (two_classes(malignant, labels, p) for p in (probabilities, theirs))
+        of_two = Estimates(is_malignant, risk, resampler), Estimates(is_malignant, other_risk, resampler)
+        p_value = delong_p_value(is_malignant == 1, risk[:, 1], other_risk[:, 1], resampler.group_of_row)
+        delong = PairedTest(p_value)
 
     def report() -> AgainstReport:
-        overall, of_malignant = _compared(metrics.OVERALL, estimates, others), None
-        if two is not None and two_others is not None:
-            of_malignant = _compared(metrics.OF_TWO_CLASSES, two, two_others, 1)
+        overall = _compared(metrics.OVERALL, estimates, others)
         return AgainstReport(
             checkpoint=other.checkpoint,
             checkpoint_sha256=other.checkpoint_sha256,
             model=other.model,
             overall=overall,
-            malignant=of_malignant,
+            malignant=_compared(metrics.OF_TWO_CLASSES, *of_two, 1) if of_two else None,
             mcnemar=mcnemar(estimates.predicted == labels, others.predicted == labels, resampler),
             delong=delong,
             conclusion=conclusion(overall.difference[DECIDES], len(labels)),

@@ -524,7 +524,7 @@ def _correlations(rounds: Floats) -> Floats:
     apart = np.nan_to_num(rounds - np.nanmean(rounds, axis=0))
     length = np.sqrt((apart**2).sum(0))
     apart /= np.where(length > 1e-12, length, 1.0)
-    correlations = apart.T @ apart
+    correlations: Floats = apart.T @ apart
     np.fill_diagonal(correlations, 1.0)
     return correlations
 

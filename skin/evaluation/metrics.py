@@ -35,7 +35,9 @@ CALIBRATION_BINS = 15  # Guo et al. 2017
 def ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
     """Return numerator / denominator in float64; nan if the denominator is 0."""
     numerator, denominator = np.broadcast_arrays(np.asarray(numerator, float), np.asarray(denominator, float))
-    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
+    ratios: Floats = np.full(denominator.shape, np.nan)
+    np.divide(numerator, denominator, out=ratios, where=denominator != 0)
+    return ratios
 
 
 def mean_of_available(values: Floats) -> Floats:
@@ -132,20 +134,23 @@ def top_k_hits(labels: Array, probabilities: Array, k: int) -> Bools:
     """Return if the true class is among the k most probable, bool [N]. Of equals, the first in class order counts."""
     own = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], axis=1)
     earlier = np.arange(probabilities.shape[1]) < labels[:, None]
-    return ((probabilities > own) | ((probabilities == own) & earlier)).sum(1) < k
+    hits: Bools = ((probabilities > own) | ((probabilities == own) & earlier)).sum(1) < k
+    return hits
 
 
 def negative_log_likelihood(labels: Array, probabilities: Array) -> Floats:
     """Return -log of the true class's probability in nats, [N]. The probability is cut at 2.2e-16."""
     own = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], axis=1)[:, 0]
-    return -np.log(np.clip(own.astype(np.float64), SMALLEST_PROBABILITY, 1.0))
+    lost: Floats = -np.log(np.clip(own.astype(np.float64), SMALLEST_PROBABILITY, 1.0))
+    return lost
 
 
 def squared_error(labels: Array, probabilities: Array) -> Floats:
     """Return the squared distance of the probabilities from the one-hot truth (Brier 1950), [N], 0 .. 2."""
     values = probabilities.astype(np.float64)
     own = np.take_along_axis(values, labels.astype(np.int64)[:, None], axis=1)[:, 0]
-    return np.einsum("nc,nc->n", values, values) - 2 * own + 1
+    squares: Floats = np.einsum("nc,nc->n", values, values)
+    return squares - 2 * own + 1
 
 
 def confidence_bin(confidence: Array, bins: int = CALIBRATION_BINS) -> Ints:
@@ -164,7 +169,7 @@ def confidence_gap(labels: Array, probabilities: Array, bins: int = CALIBRATION_
 
 def chance_of_gap(labels: Array, probabilities: Array) -> Floats:
     """Return the variance of an image's gap if its confidence is right, [N]: that of an answer right as often."""
-    confidence = probabilities.max(1, initial=0).astype(np.float64)
+    confidence: Floats = probabilities.max(1, initial=0).astype(np.float64)
     return confidence * (1 - confidence)
 
 
@@ -221,7 +226,8 @@ def _area_above(start: Array, end: Array, before: Array, after: Array, sensitivi
     first = np.clip(start, sensitivity, 1.0)
     width = np.clip(end - first, 0.0, None)
     entered = before + (after - before) * np.clip(np.nan_to_num(ratio(first - start, end - start)), 0.0, 1.0)
-    return width * (1 - (entered + after) / 2)
+    area: Floats = width * (1 - (entered + after) / 2)
+    return area
 
 
 class Ranks(NamedTuple):
@@ -272,7 +278,8 @@ def partial_auc_of(ranks: Ranks, sensitivity: float) -> Floats:
     own, hits, above, passed = (each[:, from_level:] for each in of_levels)
     positives, negatives = ranks.positives[:, None], ranks.negatives[:, None]
     start, end = ratio(hits - own, positives), ratio(hits, positives)
-    return _area_above(start, end, ratio(above, negatives), ratio(passed, negatives), sensitivity).sum(1)
+    area: Floats = _area_above(start, end, ratio(above, negatives), ratio(passed, negatives), sensitivity).sum(1)
+    return area
 
 
 # ---- the types of an entry of the list ------------------------------------------------------------------

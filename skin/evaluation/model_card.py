@@ -20,6 +20,8 @@ from skin.utils.files import write_atomically
 
 from markupsafe import Markup
 
+Metrics = Mapping[str, int | float | None]  # a row of metrics.csv; None if a metric is not defined
+
 _BEGIN, _END = "<!-- results: written by evaluate.py -->", "<!-- end of results -->"
 _PROCEDURE = (
     "weights", "epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "freeze_epochs", "class_weights",
@@ -31,7 +33,7 @@ def write_model_card(
     path: Path,
     config: dict[str, Any],
     classes: Sequence[str],
-    metrics: Mapping[str, Any],
+    metrics: Metrics,
     report: Report | None = None,
     warnings: Sequence[str] = (),
     calibrated: Calibration | None = None,
@@ -77,7 +79,7 @@ def _existing(path: Path) -> tuple[str | None, str]:
 
 
 def _card(
-    config: dict[str, Any], classes: Sequence[str], metrics: Mapping[str, Any], warnings: Sequence[str],
+    config: dict[str, Any], classes: Sequence[str], metrics: Metrics, warnings: Sequence[str],
     unlike: Any, results: str,
 ) -> str:  # fmt: skip
     resolved = config.get("resolved") or {}

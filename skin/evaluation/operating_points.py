@@ -112,7 +112,8 @@ class Target:
 
     def scores(self, probabilities: Floats) -> Floats:
         """Return the probability of the target, [N], from those of the classes [N, C]."""
-        return probabilities[:, self.members].sum(1)
+        scores: Floats = probabilities[:, self.members].sum(1)
+        return scores
 
     def positives(self, labels: Array) -> Bools:
         """Return the images that are the target, bool [N]."""

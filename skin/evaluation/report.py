@@ -37,6 +37,7 @@ from skin.evaluation.report_types import (
     Heterogeneity,
     Intervals,
     MalignantReport,
+    NetBenefit,
     OperatingReport,
     PrevalenceReport,
     Report,
@@ -133,31 +134,19 @@ def build(
     parts = None if prevalence is None else prevalences.of_set(prevalence, predictions.classes, labels)
     estimates = Estimates(labels, probabilities, resampler)
     raw = Estimates(labels, calibration.softmax(predictions.logits[known]), resampler, ranked=False)
-    two, curve = None, None
-    if malignant is not None:
-        is_malignant, risk = two_classes(malignant, labels, probabilities)
-        two = Estimates(is_malignant, risk, resampler)
-        curve = decision_curve(is_malignant == 1, risk[:, 1], resampler)
+    of_malignant = _malignant(answers, resampler)
     of_sets = means_of(_set_columns(calibrated, known, labels), resampler)
-    of_threshold = None
-    if threshold is not None:
-        of_threshold = means_of(_threshold_columns(labels, probabilities, threshold), resampler)
+    per_class = _per_class(answers, estimates, threshold)
     points = _operating_points(
         predictions, malignant, labels, probabilities, resampler, cost_ratio, parts, prevalence
     )
     deferred = deferral(labels, probabilities, resampler)
     by_balanced = _balanced(predictions.calibration, labels, probabilities, resampler)
-    one_view = None
-    if predictions.one_view is not None:
-        of_view = calibration.probabilities_of(predictions.calibration, predictions.one_view[known])
-        one_view = Estimates(labels, of_view, resampler)
+    views = _views(predictions, estimates)
     compared = None
     if predictions.other is not None:
-        compared = against.compare(predictions.other, known, labels, probabilities, estimates, malignant, two)
-    per_class = _per_class(predictions.classes, estimates)
-    if threshold is not None and of_threshold is not None:
-        per_class = _with_threshold(per_class, threshold, of_threshold())
-    operating, at_prevalence = points()
+        compared = against.compare(predictions.other, known, labels, probabilities, estimates, malignant)
+    (malignant_report, curve), (operating, at_prevalence) = of_malignant(), points()
     return Report(
         images=len(labels),
         groups=resampler.num_groups,
@@ -168,11 +157,11 @@ def build(
             resampled="images" if resampler.num_groups == len(labels) else "lesions or patients",
         ),
         metrics={metric.name: estimates.estimate(metric.name) for metric in metrics.OVERALL},
-        per_class=per_class,
+        per_class=per_class(),
         confusion_matrix=ConfusionMatrix(list(predictions.classes), estimates.confusion.tolist()),
-        malignant=None if malignant is None or two is None else _malignant(predictions.classes, malignant, two),
+        malignant=malignant_report,
         operating_points=operating,
-        decision_curve=None if curve is None else curve(),
+        decision_curve=curve,
         deferral=deferred(),
         decision=_decision(estimates, by_balanced),
         calibration=_calibration(predictions, calibrated, estimates, raw, of_sets(), answers),
@@ -180,24 +169,38 @@ def build(
             name: _subgroups(binned[known], answers, resampler_of) for name, binned in (by or {}).items()
         },
         prevalence=at_prevalence,
-        views=None if one_view is None else _comparison(metrics.OF_A_COMPARISON, one_view, estimates),
+        views=views(),
         against=None if compared is None else compared(),
         per_lesion=per_lesion(labels, probabilities, groups, lesions, malignant, rounds, seed),
         per_patient=per_patient(labels, probabilities, groups, lesions, patients, malignant, rounds, seed),
     )
 
 
-def _per_class(classes: tuple[str, ...], estimates: Estimates) -> dict[str, ClassReport]:
-    return {
-        name: ClassReport(
-            name=readable_name(name),
-            support=int((estimates.labels == c).sum()),
-            groups=estimates.resampler.size(estimates.labels == c).groups,
-            predicted=int((estimates.predicted == c).sum()),
-            metrics={metric.name: estimates.estimate(metric.name, c) for metric in metrics.PER_CLASS},
-        )
-        for c, name in enumerate(classes)
-    }
+def _per_class(
+    answers: _Answers, estimates: Estimates, threshold: float | None
+) -> Callable[[], dict[str, ClassReport]]:
+    """Ask for the metrics of each class, also at a threshold if one is given."""
+    of_threshold = None
+    if threshold is not None:
+        columns = _threshold_columns(answers.labels, answers.probabilities, threshold)
+        of_threshold = means_of(columns, estimates.resampler)
+
+    def report() -> dict[str, ClassReport]:
+        found = {
+            name: ClassReport(
+                name=readable_name(name),
+                support=int((estimates.labels == c).sum()),
+                groups=estimates.resampler.size(estimates.labels == c).groups,
+                predicted=int((estimates.predicted == c).sum()),
+                metrics={metric.name: estimates.estimate(metric.name, c) for metric in metrics.PER_CLASS},
+            )
+            for c, name in enumerate(answers.classes)
+        }
+        if threshold is None or of_threshold is None:
+            return found
+        return _with_threshold(found, threshold, of_threshold())
+
+    return report
 
 
 def _threshold_columns(labels: Ints, probabilities: Floats, threshold: float) -> dict[tuple[int, str], Column]:
@@ -275,6 +278,15 @@ def _decision(estimates: Estimates, balanced: Estimates | None) -> DecisionRepor
     return DecisionReport(calibration.DECISION, of(estimates), of(balanced), difference)
 
 
+def _views(predictions: Predictions, estimates: Estimates) -> Callable[[], Comparison | None]:
+    """Ask for one view of each image against the average over several, which `estimates` are of."""
+    if predictions.one_view is None:
+        return lambda: None
+    of_view = calibration.probabilities_of(predictions.calibration, predictions.one_view[predictions.known])
+    one_view = Estimates(estimates.labels, of_view, estimates.resampler)
+    return lambda: _comparison(metrics.OF_A_COMPARISON, one_view, estimates)
+
+
 def _comparison(compared: tuple[Metric, ...], before: Estimates, after: Estimates) -> Comparison:
     return Comparison(
         before={metric.name: before.estimate(metric.name) for metric in compared},
@@ -286,13 +298,27 @@ def _comparison(compared: tuple[Metric, ...], before: Estimates, after: Estimate
 # ---- malignant against benign ---------------------------------------------------------------------------------
 
 
-def _malignant(classes: tuple[str, ...], malignant: Bools, estimates: Estimates) -> MalignantReport:
-    return MalignantReport(
-        malignant=[name for name, m in zip(classes, malignant, strict=True) if m],
-        benign=[name for name, m in zip(classes, malignant, strict=True) if not m],
-        support=int(estimates.labels.sum()),
-        metrics={metric.name: estimates.estimate(metric.name, 1) for metric in metrics.OF_TWO_CLASSES},
-    )
+def _malignant(
+    answers: _Answers, resampler: Resampler
+) -> Callable[[], tuple[MalignantReport | None, list[NetBenefit] | None]]:
+    """Ask for the metrics of malignant against benign, and the decision curve."""
+    if answers.malignant is None:
+        return lambda: (None, None)
+    truth, risk = two_classes(answers.malignant, answers.labels, answers.probabilities)
+    estimates = Estimates(truth, risk, resampler)
+    curve = decision_curve(truth == 1, risk[:, 1], resampler)
+    members = list(zip(answers.classes, answers.malignant, strict=True))
+
+    def report() -> tuple[MalignantReport, list[NetBenefit]]:
+        found = MalignantReport(
+            malignant=[name for name, is_malignant in members if is_malignant],
+            benign=[name for name, is_malignant in members if not is_malignant],
+            support=int(truth.sum()),
+            metrics={metric.name: estimates.estimate(metric.name, 1) for metric in metrics.OF_TWO_CLASSES},
+        )
+        return found, curve()
+
+    return report
 
 
 # ---- calibration ----------------------------------------------------------------------------------------------
@@ -413,7 +439,8 @@ class _Answers:
         """Return the images that are answered rightly, bool [N]; None for a metric that is no share of these."""
         if entry.of_malignant and self.malignant is not None:
             truth, two = two_classes(self.malignant, self.labels, self.probabilities)
-            return two.argmax(1) == truth
+            hits: Bools = two.argmax(1) == truth
+            return hits
         return self.probabilities.argmax(1) == self.labels if entry.metric.name == "accuracy" else None
 
 

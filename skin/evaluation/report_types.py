@@ -16,6 +16,7 @@ from skin.utils.run_folders import KIND
 
 FORMAT_VERSION = 1
 
+Plain = str | int | float | bool  # a value of an option
 ByMetric = dict[str, Estimate]  # each under the metric's name
 
 _INLINE: dict[str, str] = {"json": "inline"}  # the field's entries stand among the fields
@@ -509,7 +510,7 @@ class About:
     precision: str = "?"
     seconds: float = math.nan
     images_per_second: float = math.nan
-    training: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Plain] = field(default_factory=dict)
     preprocess: dict[str, Any] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=dict)
 

@@ -100,7 +100,8 @@ def softmax(logits: npt.ArrayLike, temperature: float = 1.0, biases: npt.ArrayLi
     """Return the probabilities [N, C], in float64, of logits [N, C] / temperature + biases [C]."""
     scaled = np.asarray(logits, np.float64) / temperature + np.asarray(biases, np.float64)
     exponentials: Doubles = np.exp(scaled - scaled.max(1, keepdims=True, initial=-np.inf))
-    return exponentials / exponentials.sum(1, keepdims=True)
+    sums: Doubles = exponentials.sum(1, keepdims=True)
+    return exponentials / sums
 
 
 def fit(
@@ -199,7 +200,9 @@ def balanced(calibration: Calibration, probabilities: Doubles) -> npt.NDArray[np
     """
     if "mean_probabilities" not in calibration:
         return None
-    return (probabilities / np.asarray(calibration["mean_probabilities"])).argmax(1)
+    ratios: Doubles = probabilities / np.asarray(calibration["mean_probabilities"])
+    classes: npt.NDArray[np.int64] = ratios.argmax(1)
+    return classes
 
 
 def _answers(logits: Floats, labels: npt.NDArray[np.int64], group: npt.NDArray[np.int64]) -> Answers:

@@ -251,13 +251,8 @@ class SkinClassifier:
         if not 1 <= views <= VIEWS:
             raise UserError(f"cannot average over {views} views; choose 1 to {VIEWS}")
         images = torch.from_numpy(pixels).to(self.device)
-        logits, traits = self._forward(images)
-        for k in range(1, views):
-            more_logits, more_traits = self._forward(tta.dihedral(images, k))
-            logits, traits = logits + more_logits, traits + more_traits
-        calibrated = calibration.apply(
-            self._calibration, (logits / views).cpu().numpy(), (traits / views).cpu().numpy()
-        )
+        _, (logits, traits) = tta.averaged(self._forward, images, views)
+        calibrated = calibration.apply(self._calibration, logits.cpu().numpy(), traits.cpu().numpy())
         if not np.isfinite(calibrated.probabilities).all():
             remedy = "try --amp off (in Python amp='off'), or another checkpoint"
             raise UserError(f"the model's answers are not finite; {remedy}")

@@ -74,7 +74,8 @@ class DepthwiseConv2d(nn.Conv2d):
         known = x.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
         if not (known and torch.is_grad_enabled()):
             return super().forward(x)
-        return _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.stride[0])
+        y: Tensor = _Depthwise.apply(x.to(dtype), self.weight.to(dtype), self.stride[0])
+        return y
 
 
 class _Depthwise(torch.autograd.Function):
@@ -139,7 +140,8 @@ def _weight_gradient_5x5(x: Tensor, g: Tensor, stride: int) -> Tensor:
     def columns(first: int) -> Tensor:
         shifted = flat[first * c : first * c + size].view(n, h, row, c).permute(0, 3, 1, 2)
         only_w = [False, True, False]
-        return _backward(g, shifted, kernel, None, [stride] * 2, [2, 0], [1, 1], False, [0, 0], c, only_w)[1]
+        found: Tensor = _backward(g, shifted, kernel, None, [stride] * 2, [2, 0], [1, 1], False, [0, 0], c, only_w)[1]
+        return found
 
     return torch.cat((columns(0), columns(2)[..., 1:]), dim=-1).to(x.dtype)
 
@@ -153,7 +155,8 @@ class BatchNormSiLU(nn.BatchNorm2d):
             return F.silu(super().forward(x))
         self.num_batches_tracked.add_(1)
         statistics = (self.running_mean, self.running_var)
-        return _BatchNormSiLU.apply(x, self.weight, self.bias, statistics, self.momentum, self.eps)
+        y: Tensor = _BatchNormSiLU.apply(x, self.weight, self.bias, statistics, self.momentum, self.eps)
+        return y
 
 
 class _BatchNormSiLU(torch.autograd.Function):
@@ -183,11 +186,14 @@ class FusedSqueezeExcitation(SqueezeExcitation):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or not (torch.is_grad_enabled() and x.requires_grad):
-            return super().forward(x)
-        return _SqueezeExcitation.apply(x, self._gate, *self.parameters())
+            y: Tensor = super().forward(x)
+        else:
+            y = _SqueezeExcitation.apply(x, self._gate, *self.parameters())
+        return y
 
     def _gate(self, mean: Tensor) -> Tensor:
-        return self.scale_activation(self.fc2(self.activation(self.fc1(mean))))
+        scale: Tensor = self.scale_activation(self.fc2(self.activation(self.fc1(mean))))
+        return scale
 
 
 class _SqueezeExcitation(torch.autograd.Function):

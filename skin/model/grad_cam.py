@@ -87,4 +87,5 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     share = (position - below)[..., None]
     colour = _RAMP[below] * (1 - share) + _RAMP[below + 1] * share
     alpha = _OPACITY * np.clip(heat, 0, 1)[..., None]
-    return np.rint(image * (1 - alpha) + colour * alpha).astype(np.uint8)
+    pixels: np.ndarray = np.rint(image * (1 - alpha) + colour * alpha)
+    return pixels.astype(np.uint8)

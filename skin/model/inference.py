@@ -21,7 +21,7 @@ from skin.utils.signals import Stopped
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 BATCH_PIXELS = 64 * 224 * 224  # on a CPU larger batches are no faster; a GPU takes eight times as many
@@ -103,10 +103,10 @@ def collect(
             break
         images, rows = checked(batch).images, batch.indices.numpy()
         if with_features:
-            first, (answers, traits) = _views(classifier.answers, images, views)
+            first, (answers, traits) = tta.averaged(classifier.answers, images, views)
             kept[rows] = keep(traits.cpu().numpy())
         else:
-            first, (answers,) = _views(lambda view: (model(view),), images, views)
+            first, (answers,) = tta.averaged(lambda view: (model(view),), images, views)
         logits[rows], one_view[rows] = answers.cpu().numpy(), first.cpu().numpy()
         on_batch(len(rows))
     if topology.any([stopped])[0]:
@@ -130,13 +130,3 @@ def traits_of(classifier: Classifier, squares: np.ndarray, device: torch.device,
     """Return the traits, float32 [N, T], of squares uint8 [N, S, S, 3] by a model in eval mode."""
     batches = (torch.from_numpy(squares[a : a + batch_size]) for a in range(0, len(squares), batch_size))
     return np.concatenate([classifier.answers(batch.to(device))[1].cpu().numpy() for batch in batches])
-
-
-def _views(
-    ask: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor, views: int
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return the first tensor of the first view, and each tensor that `ask` gives averaged over the first `views`."""
-    first = sums = ask(images)
-    for k in range(1, views):
-        sums = tuple(total + more for total, more in zip(sums, ask(tta.dihedral(images, k)), strict=True))
-    return first[0], tuple(total / views for total in sums) if views > 1 else sums

@@ -86,7 +86,8 @@ def _imagenet_state(name: str) -> dict[str, Tensor]:
     official: Any = get_model_weights(name).DEFAULT
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(official.url).path).name
     try:
-        return official.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        state: dict[str, Tensor] = official.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        return state
     except Exception as error:  # of the network, the disk or the unpickler: a file that is there may be broken
         if file.exists():
             raise UserError(f"cannot read the ImageNet weights {file}; remove it, and it is fetched anew") from error

@@ -51,7 +51,7 @@ def convolutions_use_tf32() -> bool:
     if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
         return False
     convolutions: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    return convolutions.fp32_precision == "tf32"
+    return bool(convolutions.fp32_precision == "tf32")
 
 
 def choose(amp: str, device: torch.device) -> Precision:

@@ -51,7 +51,8 @@ def load(path: Path) -> dict[str, Any]:
             state = torch.load(file, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise NotLoadable(f"it holds a {type(state).__name__}, not a dict")
-        return _Rebuilder().plain(state)
+        plain: dict[str, Any] = _Rebuilder().plain(state)
+        return plain
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except NotLoadable as error:

@@ -6,6 +6,8 @@ itself. Averaging over such views is test-time augmentation (`--tta`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from skin.model.choices import VIEWS
 
 from torch import Tensor
@@ -31,3 +33,13 @@ def dihedral(images: Tensor, k: int) -> Tensor:
     if k >= 4:
         images = images.flip(2)
     return images.rot90(k % 4, (1, 2)).contiguous()
+
+
+def averaged(
+    ask: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor, views: int
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the first tensor of the first view, and each tensor that `ask` gives averaged over the first `views`."""
+    first = sums = ask(images)
+    for k in range(1, views):
+        sums = tuple(total + more for total, more in zip(sums, ask(dihedral(images, k)), strict=True))
+    return first[0], tuple(total / views for total in sums) if views > 1 else sums

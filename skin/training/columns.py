@@ -6,9 +6,7 @@ stays empty for the epochs that they had done by then.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 from skin.evaluation import metrics
 from skin.training.records import Totals
 from skin.utils.errors import UserError
-from skin.utils.files import write_atomically
+from skin.utils.files import write_csv
 
 import numpy as np
 
@@ -96,13 +94,9 @@ def epoch_line(row: Row, epochs: int) -> str:
     return "".join({**shown, "epoch": f"{shown['epoch']}/{epochs}"}.values())
 
 
-def write_metrics(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_metrics(path: Path, rows: Sequence[Row]) -> None:
     """Write metrics.csv: one row per epoch, an empty field if a row lacks a column. Raises `WriteError`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, NAMES, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()} for row in rows)
-    write_atomically(text.getvalue().encode(), path)
+    write_csv(path, NAMES, ([row.get(name) for name in NAMES] for row in rows), six_digits=True)
 
 
 def checked_rows(history: Any, epochs: int) -> list[Row]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from skin.data.dataset import Batch, EpochBatches, PlainBatches, SkinDiseaseDataset, default_workers, make_loader
+from skin.data.augment import STANDARD
+from skin.data.dataset import (
+    Batch,
+    EpochBatches,
+    PlainBatches,
+    RandomViews,
+    SkinDiseaseDataset,
+    default_workers,
+    make_loader,
+)  # fmt: skip
 from skin.data.images import Preprocess
 from skin.training.options import Options
 from skin.training.recipes import RECIPES
@@ -49,7 +58,8 @@ def training_data(
     size_of = functools.partial(
         RECIPES[options.recipe].image_size, epochs=options.epochs, full=preprocess.image_size
     )
-    dataset = splits.dataset("train", preprocess, options.seed, cache, size_of, options.augment)
+    views = RandomViews(options.seed, STANDARD.scaled(options.augment), size_of)
+    dataset = splits.dataset("train", preprocess, views, cache)
     batches = EpochBatches(
         dataset.labels, images_per_step or options.batch_size * topology.replicas, options.seed,
         topology.replicas, topology.rank, topology.world,

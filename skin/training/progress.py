@@ -190,6 +190,7 @@ def _own_records(found: Any, step: int, topology: Topology) -> Tensor:
     if not all(torch.isfinite(column).all() for column in sums):
         raise UserError("the checkpoint's records are not those of its steps: damaged")
     if len(found) == topology.world:
-        return found[topology.rank]
+        own: Tensor = found[topology.rank]
+        return own
     columns = [column.sum(0) if topology.is_main else torch.zeros(step) for column in sums]
     return torch.stack([*columns, norms[0]], dim=1)

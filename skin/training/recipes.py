@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A way of training; the options say the rest."""
 
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # of options that the command line does not set
+    defaults: Mapping[str, int | float] = field(default_factory=dict)  # of options that the command line does not set
     small_side: float = 1.0  # side of the first epochs' views, as a share of the full side
     small_epochs: float = 0.0  # number of those first epochs, as a share of all
 

@@ -6,7 +6,7 @@ import math
 import platform
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -204,7 +204,7 @@ class Run:
             "epoch": self.progress.epoch, "step": self.progress.step, "changed": changed, "resolved": resolved,
             "environment": run_folder.environment(),
         }  # fmt: skip
-        steps = {name: resolved[name] for name in ("images_per_step", "steps_per_epoch")}
+        steps = {"images_per_step": resolved["images_per_step"], "steps_per_epoch": resolved["steps_per_epoch"]}
         self.config = {
             **self.config, **changed, "resolved": {**self.config["resolved"], **steps},
             "resumed": [*self.config.get("resumed", []), now],
@@ -223,7 +223,7 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _changes(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
+def _changes(now: Mapping[str, str | int], before: dict[str, Any]) -> list[str]:
     changed = [name for name in now if str(now[name]) != str(before.get(name))]
     return [f"{name} {now[name]} (was {before.get(name)})" for name in changed]
 

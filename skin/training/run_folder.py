@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from skin import __version__
 from skin.utils import files
@@ -110,7 +110,27 @@ def _point(link: Path, target: str) -> None:
                     path.unlink()
 
 
-def environment() -> dict[str, Any]:
+class Environment(TypedDict):
+    """What a run was made with; environment.json."""
+
+    skin: str
+    python: str
+    torch: str
+    torchvision: str
+    numpy: str
+    opencv: str
+    pillow: str
+    cuda: str | None
+    cudnn: int | None
+    gpus: list[str]
+    cpu: str
+    cores: int | None
+    threads: int
+    platform: str
+    git_commit: str | None
+
+
+def environment() -> Environment:
     """Return the versions, device names and git commit of this run."""
     import cv2
     import numpy

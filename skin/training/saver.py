@@ -94,7 +94,7 @@ class Saver:
             raise error
         self._say(f"warning: {error}; training goes on, the next save tries again")
 
-    def _write(self, last: dict[str, Any], best: dict[str, Any] | None, rows: list[Row]) -> None:
+    def _write(self, last: LastPt, best: BestPt | None, rows: list[Row]) -> None:
         self.unsaved = True
         try:
             _refuse_broken(last["model"], self.folder)
@@ -115,7 +115,7 @@ def bytes_needed(network: nn.Module) -> int:
     These are both generations of `last.pt`, `best.pt`, and one of each that is being written. `last.pt` holds the
     weights and two moments of Adam per weight.
     """
-    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    weights: int = sum(tensor.nbytes for tensor in network.state_dict().values())
     return (3 * 3 + 2) * weights
 
 

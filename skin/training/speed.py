@@ -16,7 +16,7 @@ from skin.training.trainer import Trainer
 from skin.utils import parallel
 from skin.utils.errors import UserError
 from skin.utils.hardware import usable_cores
-from skin.utils.known_errors import explain
+from skin.utils.known_errors import advice_on
 from skin.utils.parallel import Topology
 
 import torch
@@ -48,7 +48,7 @@ def estimate(
         input_seconds, _ = _seconds_per_image(_loading(trainer), _INPUT_SECONDS)
         step_seconds, steps = _seconds_per_image(_stepping(trainer, train_step), SECONDS)
     except (UserError, RuntimeError, MemoryError, OSError) as error:
-        return [f"Not measured: {explain(error) or error}"]
+        return [f"Not measured: {advice_on(error) or error}"]
     seconds = _run_seconds(options, topology, splits, step_seconds, input_seconds)
     size, batch = trainer.classifier.preprocess.image_size, trainer.batches.most_images
     return [

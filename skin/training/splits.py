@@ -14,7 +14,7 @@ from skin.data import contents, split, unknowns
 from skin.data.cache import NO_HOME, PixelCache, default_folder, folder_of
 from skin.data.class_names import readable_name
 from skin.data.containers import container_of
-from skin.data.dataset import SkinDiseaseDataset
+from skin.data.dataset import RandomViews, SkinDiseaseDataset
 from skin.data.duplicates import join_near_duplicates
 from skin.data.images import ImageError, Preprocess, read_header, read_image
 from skin.data.index import Index
@@ -67,25 +67,23 @@ class Splits:
         self,
         split: str,
         preprocess: Preprocess,
-        seed: int = 0,
+        views: RandomViews = RandomViews(),
         cache: PixelCache | None = None,
-        size_of: Callable[[int], int] | None = None,
-        strength: float = 1.0,
         most: int | None = None,
     ) -> SkinDiseaseDataset:
         """Return the data set of a split.
 
         Args:
             split: "train", "val" or "test".
+            views: the augmented ones, for training.
             cache: from `open_cache`.
-            size_of, strength: as for `SkinDiseaseDataset`.
             most: images; of a larger split they are taken evenly. None takes all.
         """
         where = np.flatnonzero(self.rows["split"] == split)
         step = -(-len(where) // most) if most else 1
         where, labels = where[::step], self.labels(split)[::step]
         paths = self.rows["path"].iloc[where].tolist()
-        return SkinDiseaseDataset(paths, labels, preprocess, seed, cache, where, size_of, strength)
+        return SkinDiseaseDataset(paths, labels, preprocess, views, cache, where)
 
     def open_cache(
         self, preprocess: Preprocess, options: Options, checkpoint_bytes: int = 0

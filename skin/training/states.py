@@ -43,7 +43,7 @@ class LastPt(TypedDict):
     scaler: dict[str, Any]  # {} if nothing is scaled
     progress: ProgressState
     classes: list[str]
-    machine: dict[str, Any]  # what the last bits depend on
+    machine: dict[str, str | int]  # what the last bits depend on
     plan: dict[str, int]  # what decides which images a step takes
 
 
@@ -121,4 +121,5 @@ def _own_statistics(found: Any, trainer: Trainer, path: Path) -> Tensor | None:
     like = batch_norm.read(trainer.classifier.network).expand(max(rows, 1), -1)
     check_tensors({"statistics": found}, {"statistics": like}, path)
     topology = trainer.topology
-    return found[topology.rank] if rows == topology.world else found.double().mean(0).float()
+    own: Tensor = found[topology.rank] if rows == topology.world else found.double().mean(0).float()
+    return own

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict, cast
 
 from skin.data.dataset import Batch, EpochBatches, SkinDiseaseDataset
 from skin.model import precision
@@ -21,6 +21,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.models import EfficientNet
+
+
+class Resolved(TypedDict):
+    """`resolved` in config.json."""
+
+    image_size: int
+    weights: str
+    precision: str
+    parallel: str
+    gpus: int
+    processes: int
+    workers: int
+    images_per_step: int
+    steps_per_epoch: int
+    parameters: int
 
 
 @dataclass
@@ -85,7 +100,7 @@ class Trainer:
         """Return the settings that decide, beside the seed, which images a step of an epoch takes."""
         return {"images a step": self.batches.batch_size, "images to train on": self.batches.size}
 
-    def machine(self) -> dict[str, Any]:
+    def machine(self) -> dict[str, str | int]:
         """Return the facts on which the last bits of a result depend."""
         return {
             "device": self.topology.describe(),
@@ -95,7 +110,7 @@ class Trainer:
             "torch": str(torch.__version__),
         }
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> Resolved:
         """Return the values that "auto" and the defaults became, for config.json."""
         return {
             "image_size": self.classifier.preprocess.image_size,
@@ -170,5 +185,5 @@ def compiled(classifier: Classifier, topology: Topology) -> nn.Module:
     """Return the classifier compiled. Raises `UserError` for the CPU and for DataParallel."""
     if reason := cannot_compile(topology):
         raise UserError(reason)
-    model: Any = torch.compile(classifier, dynamic=False)  # an epoch has two sizes of batches at most
-    return model
+    # An epoch has two sizes of batches at most. torch says that the result is a function; it is a module.
+    return cast(nn.Module, torch.compile(classifier, dynamic=False))

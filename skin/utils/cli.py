@@ -32,7 +32,7 @@ from typing import Any, NoReturn, TypeVar
 from skin import __version__
 from skin.utils.errors import UserError, printable
 from skin.utils.home import user_path
-from skin.utils.known_errors import explain
+from skin.utils.known_errors import advice_on
 from skin.utils.launchers import by_torchrun, refuse_bare_launcher
 from skin.utils.processes import end_children, end_now, leave
 from skin.utils.signals import STOP_SIGNALS, StopWatch, end
@@ -140,7 +140,7 @@ def answer_early(settings_class: type[Any], description: str | None) -> None:
 
 def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
     """Say in one line that a package is not installed, and leave with code 2; print other exceptions as usual."""
-    line = explain(error) if isinstance(error, ModuleNotFoundError) else None
+    line = advice_on(error) if isinstance(error, ModuleNotFoundError) else None
     if line is not None:
         raise SystemExit(fail(line))
     sys.__excepthook__(kind, error, trace)
@@ -204,7 +204,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             code = 141
         except Exception as error:
             known = isinstance(error, (RuntimeError, MemoryError, OSError, ModuleNotFoundError))
-            line = explain(error) if known else None
+            line = advice_on(error) if known else None
             if line is None:
                 traceback.print_exc()
             code = 1 if line is None else fail(line)

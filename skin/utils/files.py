@@ -114,21 +114,25 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(
-    path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], for_people: bool = False
-) -> None:
-    """Write a CSV table, as `write_atomically` does. Numbers are written so that they are read back exactly.
+    path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], for_people: bool = False,
+    six_digits: bool = False,
+) -> None:  # fmt: skip
+    """Write a CSV table, as `write_atomically` does. None is an empty cell.
 
     Args:
         for_people: change a text that a spreadsheet would take for a formula (`safe_cell`).
+        six_digits: of a float, which is otherwise written so that it is read back exactly.
     """
 
-    def cells(row: Sequence[object]) -> list[object]:
-        return [safe_cell(cell) if isinstance(cell, str) else cell for cell in row]
+    def shown(cell: object) -> object:
+        if six_digits and isinstance(cell, float):
+            return f"{cell:.6g}"
+        return safe_cell(cell) if for_people and isinstance(cell, str) else cell
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in itertools.chain([columns], rows):
-        writer.writerow(cells(row) if for_people else row)
+        writer.writerow(map(shown, row) if for_people or six_digits else row)
     # A name that is no UTF-8 becomes escapes, as in `write_json`.
     write_atomically(text.getvalue().encode("utf-8", "backslashreplace"), path)
 

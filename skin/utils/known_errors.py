@@ -27,7 +27,7 @@ _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (exited une
 
 
 @contextlib.contextmanager
-def explained(batch_size: int | None = None, go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
+def as_user_errors(batch_size: int | None = None, go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Turn the errors that are known here into a `UserError`; let every other exception pass.
 
     Args:
@@ -37,13 +37,13 @@ def explained(batch_size: int | None = None, go_on: Callable[[], str] = lambda: 
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
-        line = explain(error, batch_size)
+        line = advice_on(error, batch_size)
         if line is None:
             raise
         raise UserError("; ".join(filter(None, (line, go_on())))) from error
 
 
-def explain(error: BaseException, batch_size: int | None = None) -> str | None:
+def advice_on(error: BaseException, batch_size: int | None = None) -> str | None:
     """Return one line that says what happened and what to do; None if the exception is not known here."""
     text = str(error)
     if _GPU_IS_FULL.search(_line(error)):

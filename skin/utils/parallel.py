@@ -84,20 +84,20 @@ class Topology:
             return []
         return [self.device] if self.distributed else [torch.device("cuda", i) for i in range(self.gpus)]
 
-    def from_main(self, value: Any) -> Any:
-        """Return rank 0's `value` in every process. Pickle must be able to take it."""
-        if not self.distributed:
-            return value
-        box = [value]
-        with waiting(PEER):
-            dist.broadcast_object_list(box, src=0, group=self.patient)
-        return box[0]
+    def from_main(self, value: T | None) -> T:
+        """Return rank 0's `value` in every process; the others' is dropped. Pickle must be able to take it."""
+        box: list[Any] = [value]
+        if self.distributed:
+            with waiting(PEER):
+                dist.broadcast_object_list(box, src=0, group=self.patient)
+        of_main: T = box[0]
+        return of_main
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """Return all processes' `value`, by rank, in every process. Pickle must be able to take it."""
         if not self.distributed:
             return [value]
-        values = [None] * self.world
+        values: list[Any] = [None] * self.world
         with waiting(PEER):
             dist.all_gather_object(values, value, group=self.control)
         return values

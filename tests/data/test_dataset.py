@@ -15,6 +15,7 @@ from skin.data.dataset import (
     Batch,
     EpochBatches,
     PlainBatches,
+    RandomViews,
     SkinDiseaseDataset,
     ahead,
     checked,
@@ -45,7 +46,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture
 def dataset(files: list[str]) -> SkinDiseaseDataset:
-    return SkinDiseaseDataset(files, np.arange(20) % 3, PREPROCESS, seed=5)
+    return SkinDiseaseDataset(files, np.arange(20) % 3, PREPROCESS, RandomViews(seed=5))
 
 
 # ---- the order of an epoch -----------------------------------------------------------------------------
@@ -212,8 +213,8 @@ def test_one_key_is_a_batch_of_one(dataset: SkinDiseaseDataset) -> None:
 def test_the_cache_changes_no_byte(dataset: SkinDiseaseDataset, files: list[str], tmp_path: Path) -> None:
     cache = PixelCache.open(np.array([os.fsencode(path) for path in files]), PREPROCESS, tmp_path)
     odd = np.arange(1, 20, 2)  # a part of the folder: its rows in the cache are not its own
-    kept = SkinDiseaseDataset([files[row] for row in odd], np.zeros(10), PREPROCESS, 5, cache, odd)
-    plain = SkinDiseaseDataset([files[row] for row in odd], np.zeros(10), PREPROCESS, 5)
+    kept = SkinDiseaseDataset([files[row] for row in odd], np.zeros(10), PREPROCESS, RandomViews(seed=5), cache, odd)
+    plain = SkinDiseaseDataset([files[row] for row in odd], np.zeros(10), PREPROCESS, RandomViews(seed=5))
     keys = [(epoch, index) for epoch in (0, 1, PLAIN) for index in range(10)]
     for _ in ("decoded", "read back"):
         assert torch.equal(kept.__getitems__(keys).images, plain.__getitems__(keys).images)

@@ -508,7 +508,7 @@ def test_a_ph2_row_with_two_marks_is_counted_and_an_unknown_mark_named(tmp_path:
     two = ph2(tmp_path / "two", ["IMD003", None, "X", "X", None, 0], ["IMD009", None, None, "X", None, 1])
     assert "rows that mark no class: 0, several: 1 (first: IMD003)" in refusal(two)
     unknown = ph2(tmp_path / "unknown", ["IMD003", None, "maybe", None, None, 0])
-    assert "column Common Nevus: 'maybe' is neither 1 nor 0" in refusal(unknown)
+    assert "row 14, column Common Nevus: 'maybe' is neither 1 nor 0" in refusal(unknown)  # below legend and header
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])

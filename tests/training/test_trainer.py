@@ -457,7 +457,7 @@ def test_a_part_without_images_is_named(settings: Options) -> None:
 def test_the_strength_of_the_augmentation_reaches_the_images(settings: Options, parts: Splits) -> None:
     """At 0 a view of training is the centre of its image, as validation sees it."""
     recipe, none = (built(settings, parts, augment=strength) for strength in (1.0, 0.0))
-    assert recipe.dataset.ranges == STANDARD
+    assert recipe.dataset.views.ranges == STANDARD
     (plain,) = none.dataset[(PLAIN, 3)].images.int()
     (without,) = none.dataset[(0, 3)].images.int()
     (augmented,) = recipe.dataset[(0, 3)].images.int()

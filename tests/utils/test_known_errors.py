@@ -12,7 +12,7 @@ from pathlib import Path
 
 from skin.utils import known_errors, memory
 from skin.utils.errors import UserError
-from skin.utils.known_errors import explain, explained, is_out_of_memory
+from skin.utils.known_errors import advice_on, as_user_errors, is_out_of_memory
 from tests import nvml
 
 import pytest
@@ -47,18 +47,18 @@ LATE = "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Time
     ],
 )  # fmt: skip
 def test_a_fault_is_one_line(error: Exception, line: str) -> None:
-    with pytest.raises(UserError, match=line) as caught, explained(batch_size=32):
+    with pytest.raises(UserError, match=line) as caught, as_user_errors(batch_size=32):
         raise error
     assert str(caught.value).isprintable()
 
 
 def test_it_says_how_to_go_on() -> None:
-    with pytest.raises(UserError, match=r"; --resume goes on$"), explained(32, lambda: "--resume goes on"):
+    with pytest.raises(UserError, match=r"; --resume goes on$"), as_user_errors(32, lambda: "--resume goes on"):
         raise RuntimeError(WORKER)
 
 
 def test_a_batch_of_one_cannot_be_halved() -> None:
-    line = explain(torch.OutOfMemoryError("CUDA out of memory."), 1)
+    line = advice_on(torch.OutOfMemoryError("CUDA out of memory."), 1)
     assert line is not None
     assert "--image-size" in line
 
@@ -68,13 +68,14 @@ def test_no_room_for_a_lock_between_processes_is_too_little_shared_memory(monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(multiprocessing.synchronize.SemLock, "__init__", full)
-    with pytest.raises(UserError, match=r"shared memory \(/dev/shm\): enlarge it, or use --workers 0"), explained():
+    said = r"shared memory \(/dev/shm\): enlarge it, or use --workers 0"
+    with pytest.raises(UserError, match=said), as_user_errors():
         multiprocessing.Event()
 
 
 def test_what_is_not_known_is_left_as_it_is() -> None:
     """A mistake in the program is a traceback, not a line that hides it."""
-    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught, explained():
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as caught, as_user_errors():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
     assert not isinstance(caught.value, UserError)
 
@@ -116,7 +117,7 @@ def test_a_package_is_missing_since_the_environment_is_not_activated(
     venv.create(tmp_path / ".venv", symlinks=True)
     monkeypatch.setattr(known_errors, "_ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
-    line = explain(ModuleNotFoundError("No module named 'cv2'", name="cv2")) or ""
+    line = advice_on(ModuleNotFoundError("No module named 'cv2'", name="cv2")) or ""
     command = re.fullmatch(r"the package cv2 is not installed for \S+: run `(.+)` first", line)
     assert command is not None
     assert command[1] == "source .venv/bin/activate"
@@ -134,11 +135,11 @@ def test_a_package_is_missing_since_it_was_never_installed(
         venv.create(tmp_path / ".venv", symlinks=True)
         monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
     monkeypatch.chdir(tmp_path)
-    line = explain(ModuleNotFoundError("No module named 'cv2.x'", name="cv2.x"))
+    line = advice_on(ModuleNotFoundError("No module named 'cv2.x'", name="cv2.x"))
     install = f"{sys.executable} -m pip install -r requirements.txt"
     assert line == f"the package cv2 is not installed: run `{install}`"
 
 
 def test_a_module_of_ours_that_is_missing_is_a_bug() -> None:
-    assert explain(ModuleNotFoundError("No module named 'skin.none'", name="skin.none")) is None
-    assert explain(ModuleNotFoundError("none is named")) is None
+    assert advice_on(ModuleNotFoundError("No module named 'skin.none'", name="skin.none")) is None
+    assert advice_on(ModuleNotFoundError("none is named")) is None

@@ -21,7 +21,7 @@ def read(folder: Folder) -> Draft | None:
     table = table[table[image] != ""]  # a legend stands above the table or below it
     columns = [need_column(table, path, name) for name in _CLASSES]
     marks = table[columns].apply(lambda values: values.replace({"X": "1", "x": "1"}))
-    labels, marked = from_one_hot(marks, columns, path)
+    labels, marked = from_one_hot(marks, columns, path, numbers=marks.index)
     asymmetry = find_column(list(table.columns), "asymmetry", "asymmetry_(0/1/2)")
     attributes = present_columns(table, "histological_diagnosis")
     if asymmetry:
