@@ -124,15 +124,15 @@ def write_csv(
         six_digits: of a float, which is otherwise written so that it is read back exactly.
     """
 
-    def shown(cell: object) -> object:
-        if six_digits and isinstance(cell, float):
-            return f"{cell:.6g}"
-        return safe_cell(cell) if for_people and isinstance(cell, str) else cell
+    def cells(row: Sequence[object]) -> Sequence[object]:
+        if for_people:
+            row = [safe_cell(cell) if isinstance(cell, str) else cell for cell in row]
+        return [f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row] if six_digits else row
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in itertools.chain([columns], rows):
-        writer.writerow(map(shown, row) if for_people or six_digits else row)
+        writer.writerow(cells(row))
     # A name that is no UTF-8 becomes escapes, as in `write_json`.
     write_atomically(text.getvalue().encode("utf-8", "backslashreplace"), path)
 
