@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skin.utils import run_folders
 from skin.utils.errors import UserError, printable
 
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _WIDE = 1000
 SCORE = "balanced_accuracy"  # of the test split
@@ -80,6 +80,8 @@ def show(order: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps([dataclasses.asdict(run) for run in runs], indent=2, allow_nan=False))
         return 0
+    from rich.console import Console  # not needed for `--help`
+
     # A pipe has no width of its own, and lines that are broken there are of no use.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     table = _table(runs)
@@ -155,6 +157,8 @@ def _score(path: Path) -> dict[str, float | None] | None:
 
 
 def _table(runs: list[Run], without: Sequence[str] = ()) -> Table:
+    from rich.table import Table
+
     table = Table(
         box=None, pad_edge=False, header_style="bold", caption_justify="left",
         caption="val: the metric that picked the epoch, accuracy unless --monitor was given\n"

@@ -48,7 +48,8 @@ def run(
             keep_duplicates=options.keep_duplicates, cache=cache_folder(options), progress=advance,
             balanced=options.class_weights == "balanced",
         )  # fmt: skip
-    log.say("\n".join([*report.lines(log.width), *look_at(report), f"written: {out / 'check.json'}"]))
+    *lines, verdict = report.lines(log.width)
+    log.say("\n".join([*lines, *look_at(report), verdict, f"written: {out / 'check.json'}"]))
     splits = Splits(report.index, report.rows, report.index.classes)
     advice = check_page.Advice(
         command=shlex.join(command(cli.parse(Options, None, argv), options, report)),
