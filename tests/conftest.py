@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the scripts are modules at the top of the repository: `import train`
@@ -42,6 +45,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_endings(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Draw the curves once for all trainings in a process, and few stand-ins: half of what a tiny training takes.
+
+    Only where the slow tests are left out; their trainings, and those in processes of their own, end in full.
+    """
+    run = sys.modules.get("skin.training.run")
+    if run is None or request.config.option.markexpr != "not slow":
+        yield
+        return
+    from skin.data import stand_ins
+    from skin.training import curves, ending, follow
+
+    drawn: list[bytes] = []
+
+    def draw_once(*arguments: Any) -> bytes:
+        if not drawn:
+            drawn.append(curves.draw_curves(*arguments))
+        return drawn[0]
+
+    few = SimpleNamespace(COUNT=4, draw=functools.partial(stand_ins.draw, count=4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "draw_curves", draw_once)
+        patch.setattr(follow, "draw_curves", draw_once)
+        patch.setattr(ending, "stand_ins", few)
+        yield
 
 
 @pytest.fixture(scope="session")
