@@ -28,6 +28,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def slow(*values: Any) -> Any:
+    """Parameters of a test that `make test` leaves out: it is long, and runs with others anyway."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         os.environ[warm.SERVER] = warm.server()  # one for all of pytest's processes

@@ -53,6 +53,7 @@ def elsewhere(tmp_path: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_prelude_takes_away_what_it_says(elsewhere: dict[str, str]) -> None:
     code = "import os, signal, multiprocessing as m; print(hasattr(os, 'fork'), m.get_start_method()); import fcntl"
     done = subprocess.run([sys.executable, "-c", code], env=elsewhere, capture_output=True, text=True, timeout=120)

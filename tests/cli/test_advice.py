@@ -20,6 +20,7 @@ from skin.utils import files, run_folders
 from skin.utils.errors import UserError
 from tests.cli.runs import at_step, call
 from tests.cli.test_resume import send
+from tests.conftest import slow
 
 import pytest
 import torch
@@ -96,11 +97,6 @@ def broken_loss(patch: pytest.MonkeyPatch) -> None:
 GPU_FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 SHM_FULL = RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
 KILLED = RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")
-
-
-def slow(*values: Any) -> Any:
-    """Parameters of a test that `make test` leaves out: it is long, and runs with others anyway."""
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ def test_a_run_folder_that_is_removed_ends_the_run(monkeypatch: pytest.MonkeyPat
         call("--save-minutes", 0)
 
 
+@pytest.mark.slow
 def test_steps_that_the_scaler_skips_are_counted_over_an_interruption(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,6 +135,7 @@ def test_the_fast_recipe_goes_on_to_the_same_bits_in_views_of_the_same_size(
     assert same(data.parent / "fast") == []
 
 
+@pytest.mark.slow
 def test_a_signal_in_validation_waits_for_no_more_than_a_batch(
     undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_signal_in_validation_waits_for_no_more_than_a_batch(
     assert same(undisturbed) == []
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_calibration_leaves_the_run_as_it_was(
     undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

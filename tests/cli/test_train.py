@@ -330,6 +330,7 @@ def test_the_demo_in_a_folder_of_its_own_one_image_a_step(tmp_path: Path, monkey
     assert all(torch.isfinite(value).all() for value in weights(latest).values())
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_stops_the_run_or_is_left_out(demo_folder: Path, tmp_path: Path) -> None:
     data = tmp_path / "Fotos du \n café"  # a name that must break neither a line nor a path
     shutil.copytree(demo_folder, data)
@@ -470,6 +471,7 @@ def by_two(demo_folder: Path, settled: Path, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_hold_equal_weights_after_every_epoch(by_two: Path) -> None:
     for epoch in (1, 2):
         one, other = (torch.load(by_two / f"rank{rank}-epoch{epoch}.pt", weights_only=True) for rank in (0, 1))
@@ -554,6 +556,7 @@ def test_a_run_that_breaks_before_its_first_save_does_not_speak_of_one(
     assert not (tmp_path / "run" / "best.pt").exists()
 
 
+@pytest.mark.slow
 def test_absurd_numbers_that_have_a_meaning_train(demo_folder: Path, tmp_path: Path) -> None:
     out = trained(demo_folder, tmp_path / "run", "--epochs", 1, "--batch-size", 10**9, "--cache", tmp_path / "cache",
                   "--cache-limit", 1e300, "--save-minutes", 1e300, "--warmup-epochs", 1e308)  # fmt: skip

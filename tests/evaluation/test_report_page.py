@@ -10,6 +10,7 @@ from skin.evaluation import pages, report, report_files, schema, subgroups
 from skin.evaluation.population import describe
 from skin.evaluation.report_types import About, Report, StandIns, to_json
 from skin.evaluation.verdict import verdict
+from tests.conftest import slow
 from tests.evaluation.test_population import Data, rows
 from tests.evaluation.test_report import HAM, Stored, answers_of
 
@@ -191,8 +192,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [(390, "dark"), (1280, "light"), slow(390, "light"), slow(1280, "dark")],
+)
 def test_axe_finds_nothing_and_no_table_is_cut_off(
     whole: Report, pictures: dict[str, bytes], tmp_path: Path, browser: Browser, width: int, scheme: str
 ) -> None:

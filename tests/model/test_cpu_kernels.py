@@ -71,7 +71,7 @@ def run(layer: nn.Module, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
     return [y.detach(), leaf.grad, *(p.grad.clone() for p in layer.parameters() if p.grad is not None)]
 
 
-@pytest.mark.parametrize("size", [7, 10])
+@pytest.mark.parametrize("size", [7, pytest.param(10, marks=pytest.mark.slow)])
 def test_every_depthwise_shape_of_b0_to_b7_has_torchs_gradients_in_float32(size: int) -> None:
     shapes = depthwise_shapes()
     assert len(shapes) > 50
