@@ -265,10 +265,11 @@ def limit_host_memory() -> None:
     try:
         import resource
 
-        meminfo = Path("/proc/meminfo").read_text()
         data_pages = int(Path("/proc/self/statm").read_text().split()[5])
     except (ImportError, OSError):
         return
-    free = 1024 * int(meminfo.split("MemAvailable:")[1].split()[0])
-    limit = data_pages * resource.getpagesize() + int(0.9 * free)
+    free = memory.free_mib()
+    if free is None:
+        return
+    limit = data_pages * resource.getpagesize() + int(0.9 * free * memory.MIB)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))

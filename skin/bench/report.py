@@ -20,7 +20,9 @@ from skin.utils.errors import UserError, printable
 from rich.table import Table
 from rich.text import Text
 
-SCHEMA = 3
+# 4: --plan ("plan") and --infer ("infer") write reports, too, with cells of their own; those of training are as in 3.
+SCHEMA = 4
+COMPARABLE = (3, SCHEMA)
 CAPTION = (
     "×plain: times the plain recipe without AMP · ceiling: images/s of the bare step on ready batches · "
     "reached: training's share of it · wait: share of the time spent waiting for data · "
@@ -32,7 +34,7 @@ CAPTION = (
 class Heading:
     """The time, machine and settings of a benchmark."""
 
-    kind: str  # "training" or "input"
+    kind: str  # "training", "input", "plan" or "infer"
     time: str
     command: str
     settings: dict[str, Any]  # the options, as JSON has them
@@ -92,7 +94,7 @@ def read(path: Path) -> Report | str:
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise UserError(f"{printable(path)} is no benchmark report; name a file that --json wrote")
     schema, kind = content["schema"], content.get("kind")
-    if schema != SCHEMA or kind == "input":
+    if schema not in COMPARABLE or kind != "training":
         theirs = f"schema {schema} ({kind})"
         return f"not compared: that report has {theirs}, this program writes {SCHEMA} (training)"
     try:
