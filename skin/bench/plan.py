@@ -285,7 +285,8 @@ def _others(
     for name in MODELS:
         if name == settings.model:
             continue
-        size, status = preprocess_for(name).image_size, "estimated"
+        status: Status = "estimated"
+        size = preprocess_for(name).image_size
         work = work_of(name, size)
         cost = worked_out(known, known_work, work, 0 if trace.on_gpu else BASE_MIB)
         if time.perf_counter() < end:
