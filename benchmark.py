@@ -6,8 +6,8 @@
     python benchmark.py --compare bench.json     # what got slower?
     python benchmark.py --find-batch             # how large a batch fits
     python benchmark.py --input                  # decoding and augmentation alone
-    python benchmark.py --plan --data HAM10000   # how long a run would take, and what it would wait for
-    python benchmark.py --infer --checkpoint runs/latest/best.pt --data HAM10000    # answers: latency, accuracy
+    python benchmark.py --plan --data HAM10000   # how long would a run take, and what does it wait for?
+    python benchmark.py --infer --checkpoint FILE --data HAM10000    # latency of answers, accuracy
 
 Each case of the matrix runs train.py's own functions in a process of its own, the cases
 in turns over --rounds. "plain" is the loop that a notebook would have (skin/bench/plain.py).

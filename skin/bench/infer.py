@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from skin.bench import images, infer_plot
 from skin.bench.columns import three_digits
 from skin.bench.infer_quality import Quality, Reference
-from skin.bench.measurement import arithmetic, limit_host_memory
+from skin.bench.measurement import arithmetic, limited_host_memory
 from skin.bench.options import AMP, BenchmarkOptions
 from skin.bench.report import Heading, new_heading
 from skin.evaluation import test_set
@@ -65,9 +65,9 @@ class Way(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The way in a line of text: "predict.py amp on", "onnx 1 thread"."""
+        """The way in a line of text: "predict.py amp on", "onnx 1 CPU thread"."""
         if self.name == "onnx":
-            return f"onnx {self.threads} thread{'s' * (self.threads != 1)}"
+            return f"onnx {self.threads} CPU thread{'s' * (self.threads != 1)}"
         return f"{self.name} amp {self.amp}"
 
 
@@ -117,7 +117,7 @@ COLUMNS = (
     Column("title", lambda row: row.way.title, "way"),
     Column("amp", lambda row: row.way.amp),
     Column("precision", lambda row: row.way.precision),
-    Column("device", lambda row: row.way.device, "on"),
+    Column("device", lambda row: row.way.device),
     Column("threads", lambda row: row.way.threads),
     Column("batch_size", lambda row: row.batch_size, "batch"),
     Column("calls", lambda row: len(row.calls)),
@@ -129,23 +129,22 @@ COLUMNS = (
     Column("images_per_second_low", lambda row: min(row.speeds, default=None)),
     Column("images_per_second_high", lambda row: max(row.speeds, default=None)),
     Column("agreement", _of_quality("agreement"), "agree", "{:.1%}".format),
-    Column("largest_change", _of_quality("largest_change"), "change", "{:.0e}".format),
-    Column("balanced_accuracy", _of_quality("balanced_accuracy"), "bal. acc.", "{:.3f}".format),
+    Column("largest_change", _of_quality("largest_change"), "Δp", "{:.0e}".format),
+    Column("balanced_accuracy", _of_quality("balanced_accuracy"), "bal.acc", "{:.3f}".format),
     Column("balanced_accuracy_low", _of_quality("low")),
     Column("balanced_accuracy_high", _of_quality("high")),
-    Column("difference", _of_quality("difference"), "less float32", "{:+.3f}".format),
-    Column("difference_low", _of_quality("difference_low"), "from", "{:+.3f}".format),
-    Column("difference_high", _of_quality("difference_high"), "to", "{:+.3f}".format),
+    Column("difference", _of_quality("difference"), "Δ", "{:+.3f}".format),
+    Column("difference_low", _of_quality("difference_low"), "low", "{:+.3f}".format),
+    Column("difference_high", _of_quality("difference_high"), "high", "{:+.3f}".format),
 )  # fmt: skip
 
 
 def benchmark(options: BenchmarkOptions, console: Console) -> int:
     """Measure, show and write; return the exit code."""
     heading, say = new_heading("infer", options), _sayer(console)
-    limit_host_memory()
     rows: list[Row] = []
     complete = False
-    with tempfile.TemporaryDirectory(prefix="skin-infer-") as name:
+    with limited_host_memory(), tempfile.TemporaryDirectory(prefix="skin-infer-") as name:
         folder = Path(name)
         path = options.checkpoint or _random_checkpoint(folder / "best.pt", options)
         model = load_best(path)
@@ -306,10 +305,12 @@ def _sizes(way: Way, squares: np.ndarray, options: BenchmarkOptions) -> list[int
     most = LARGEST_ON_CPU if way.device == "cpu" else LARGEST
 
     def speed(size: int) -> float | None:
+        if size > most:
+            return None
         try:
             batch = _batch(squares, size)
             way.ask(batch)  # kernels are chosen and memory is taken
-            return size / min(_time(way.ask, batch, 2)) if size <= most else None
+            return size / min(_time(way.ask, batch, 2))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) and explain(error) is None:
                 raise
@@ -348,8 +349,7 @@ def table(rows: Sequence[Row]) -> Table:
     view = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     shown = [c for c in COLUMNS if c.heading and any(c.of(row) is not None for row in rows)]
     for column in shown:
-        words = column.name in ("title", "device")
-        view.add_column(column.heading, justify="left" if words else "right", no_wrap=True)
+        view.add_column(column.heading, justify="left" if column.name == "title" else "right", no_wrap=True)
     for row in rows:
         values = [column.of(row) for column in shown]
         view.add_row(*("" if v is None else c.show(v) for c, v in zip(shown, values, strict=True)))
@@ -366,9 +366,9 @@ def caption(reference: Reference, model: Checkpoint) -> str:
     if reference.probabilities is not None:
         number = len(reference.probabilities)
         parts.append(f"agree: same class as the plain network in float32, of {number} images")
-        parts.append("change: the largest of a probability")
+        parts.append("Δp: largest change of a probability")
     if reference.labels is not None:
-        parts.append("less float32: balanced accuracy less that of the plain network in float32, 95 % interval")
+        parts.append("Δ: balanced accuracy less that of float32, paired, with the ends of its 95 % interval")
     return " · ".join(parts)
 
 

@@ -6,6 +6,7 @@ loader. Each is warmed up and then timed over a window. GPUs are synchronised on
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -258,6 +259,22 @@ def arithmetic(policy: Precision) -> str:
     if policy.dtype is not None:
         return str(policy.dtype).removeprefix("torch.")
     return "tf32" if policy.device_type == "cuda" and convolutions_use_tf32() else "float32"
+
+
+@contextlib.contextmanager
+def limited_host_memory() -> Iterator[None]:
+    """Let allocations of this process fail before the system swaps or kills it, until the block ends (Linux only)."""
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limit_host_memory()
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 def limit_host_memory() -> None:

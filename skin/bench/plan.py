@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from skin.bench.columns import three_digits
 from skin.bench.forecast import Cache, Trace, forecast, scaled, sentences, together, verdict
-from skin.bench.measurement import Step, TrainingLoop, limit_host_memory, time_steps
+from skin.bench.measurement import Step, TrainingLoop, limited_host_memory, time_steps
 from skin.bench.options import BenchmarkOptions
 from skin.bench.report import Heading, new_heading
 from skin.bench.work import KeptForBackward, Work, work_of
@@ -45,7 +45,7 @@ from rich.table import Table
 from rich.text import Text
 
 IMAGES = 10_000  # of the set that a plan without --data is for, as large as HAM10000
-GENERATED = 1000  # images to measure on then
+GENERATED = 400  # images to measure on then
 LOADER_SECONDS, STEP_SECONDS, FED_SECONDS, OTHER_SECONDS = 3.0, 6.0, 15.0, 1.0
 OTHERS_SECONDS = 25.0  # for all other models together: on a slow machine the largest are worked out
 SMALL_BATCH = 8  # up to which a step of four times the images is tried
@@ -98,10 +98,9 @@ class Row:
 def benchmark(options: BenchmarkOptions, splits: Splits, console: Console, make_loop: MakeLoop) -> int:
     """Measure, show and write the plan; return the exit code."""
     heading = new_heading("plan", options)
-    limit_host_memory()
     settings = _settings(options)
     trace, complete, rows = None, False, list[Row]()
-    with parallel.setup(settings.gpus) as topology, explained(settings.batch_size):
+    with limited_host_memory(), parallel.setup(settings.gpus) as topology, explained(settings.batch_size):
         console.print(f"measuring {options.model} on {topology.describe()}, about a minute", markup=False)
         try:
             trace = measure(settings, topology, splits, make_loop, IMAGES if options.generated else None)
@@ -147,11 +146,11 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="skin-plan-") as folder:
         cache = folder if kept.state == "on" and kept.later >= 0.5 else "off"  # train as most epochs of the run do
         loop = make_loop(replace(settings, cache=cache), topology, splits)
-        step, forward = _seconds(loop, loop.ready_step), _seconds(loop, loop.ready_forward)
+        step, forward = (_seconds(loop, take, STEP_SECONDS) for take in (loop.ready_step, loop.ready_forward))
         peak_mib = memory.read_all(topology).peak_mib
-        larger = _seconds(loop, lambda: loop.ready_step(4)) if settings.batch_size <= SMALL_BATCH else None
+        larger = _larger_step(loop) if settings.batch_size <= SMALL_BATCH else None
         decode, cached = _loading(loop.trainer, splits, replace(settings, cache=folder))
-        fed = _fed(loop, step)
+        fed = _fed(loop, step, decode)
         workers = loop.trainer.loader.num_workers
     counts = splits.rows["split"].value_counts()
     scale = 1.0 if images is None else images / len(splits.rows)
@@ -168,7 +167,7 @@ def measure(
     return replace(trace, slowdown=fed / expected)
 
 
-def _seconds(loop: PlanLoop, take: Callable[[], Step], seconds: float = STEP_SECONDS) -> float:
+def _seconds(loop: PlanLoop, take: Callable[[], Step], seconds: float) -> float:
     """Return the seconds per image of steps on a batch that is ready, after a warm-up."""
     steps = iter(take, None)
     once = time_steps(steps, 1, loop.topology)
@@ -179,10 +178,24 @@ def _seconds(loop: PlanLoop, take: Callable[[], Step], seconds: float = STEP_SEC
     return once.seconds / once.images
 
 
-def _fed(loop: PlanLoop, step: float) -> float:
-    """Return the seconds per image of train.py's loop with its loader."""
-    count = math.ceil(FED_SECONDS / (step * loop.trainer.batches.most_images))
-    count = max(4, min(count, loop.steps_per_epoch - 2))
+def _larger_step(loop: PlanLoop) -> float | None:
+    """Return the seconds per image of steps with four times the images; None if those do not fit."""
+    try:
+        return _seconds(loop, lambda: loop.ready_step(4), STEP_SECONDS)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _fed(loop: PlanLoop, step: float, decode: float) -> float:
+    """Return the seconds per image of train.py's loop with its loader.
+
+    Args:
+        step, decode: seconds per image, of which each limits the number of steps.
+    """
+    images = min(FED_SECONDS / step, FED_SECONDS / decode)
+    count = max(4, math.ceil(images / loop.trainer.batches.most_images))
     loop.prepare(count + 2)
     steps = itertools.chain.from_iterable(map(loop.epoch_steps, itertools.count()))
     time_steps(steps, 2, loop.topology)  # the loader's processes start

@@ -93,7 +93,7 @@ def read(path: Path) -> Report | str:
         raise UserError(f"{printable(path)} is not JSON ({error}); name a file that --json wrote") from error
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise UserError(f"{printable(path)} is no benchmark report; name a file that --json wrote")
-    schema, kind = content["schema"], content.get("kind")
+    schema, kind = content["schema"], content.get("kind", "training")
     if schema not in COMPARABLE or kind != "training":
         theirs = f"schema {schema} ({kind})"
         return f"not compared: that report has {theirs}, this program writes {SCHEMA} (training)"

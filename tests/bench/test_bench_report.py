@@ -287,7 +287,7 @@ def test_a_ratio_is_as_uncertain_as_both_of_its_speeds() -> None:
 @pytest.mark.parametrize(("schema", "kind"), [(99, "training"), (3, "input")])
 def test_another_schema_is_said(tmp_path: Path, schema: int, kind: str) -> None:
     (tmp_path / "old.json").write_text(json.dumps({"schema": schema, "kind": kind}))
-    line = f"not compared: that report has schema {schema} ({kind}), this program writes 3 (training)"
+    line = f"not compared: that report has schema {schema} ({kind}), this program writes 4 (training)"
     assert report.read(tmp_path / "old.json") == line
 
 
