@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from skin.bench import images, infer_plot
 from skin.bench.columns import three_digits
 from skin.bench.infer_quality import Quality, Reference
+from skin.bench.machine import device_name
 from skin.bench.measurement import arithmetic, limited_host_memory
 from skin.bench.options import AMP, BenchmarkOptions
 from skin.bench.report import Heading, new_heading
@@ -168,7 +169,7 @@ def benchmark(options: BenchmarkOptions, console: Console) -> int:
             if rows:
                 console.print(table(rows))
                 console.print(caption(reference, model))
-                _write(options, heading, reference, rows, complete)
+                _write(options, heading, model, reference, rows, complete)
     return 0
 
 
@@ -356,10 +357,14 @@ def table(rows: Sequence[Row]) -> Table:
     return view
 
 
+def _title(model: Checkpoint) -> str:
+    return f"{model.model_name}, {model.preprocess.image_size} px"
+
+
 def caption(reference: Reference, model: Checkpoint) -> str:
     """Return what the columns of the table mean."""
     parts = [
-        f"{model.model_name}, {model.preprocess.image_size} px",
+        _title(model),
         "squares in memory are answered, decoding is not counted",
         f"p95 of {LEAST_CALLS[95]} calls, p99 of {LEAST_CALLS[99]} and more",
     ]
@@ -368,13 +373,14 @@ def caption(reference: Reference, model: Checkpoint) -> str:
         parts.append(f"agree: same class as the plain network in float32, of {number} images")
         parts.append("Δp: largest change of a probability")
     if reference.labels is not None:
-        parts.append("Δ: balanced accuracy less that of float32, paired, with the ends of its 95 % interval")
+        parts.append("Δ: balanced accuracy less that of float32, paired; low, high: of its 95 % interval")
     return " · ".join(parts)
 
 
 def _write(
-    options: BenchmarkOptions, heading: Heading, reference: Reference, rows: Sequence[Row], complete: bool
-) -> None:
+    options: BenchmarkOptions, heading: Heading, model: Checkpoint, reference: Reference, rows: Sequence[Row],
+    complete: bool,
+) -> None:  # fmt: skip
     """Write the files that are asked for."""
     names = [column.name for column in COLUMNS]
     cells = [{column.name: column.of(row) for column in COLUMNS} for row in rows]
@@ -386,4 +392,5 @@ def _write(
     if options.csv:
         files.write_csv(options.csv, names, [list(cell.values()) for cell in cells])
     if options.plot:
-        infer_plot.draw(cells, options.plot)
+        devices = dict.fromkeys(device_name(heading.environment, int(row.way.device == "cuda")) for row in rows)
+        infer_plot.draw(cells, f"{_title(model)}; {', '.join(devices)}", options.plot)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skin.utils import drawing
-from skin.utils.drawing import COLOURS, GRID
+from skin.utils.drawing import COLOURS, FAINT, GRID
 from skin.utils.files import write_atomically
 
 from matplotlib.axes import Axes
@@ -17,8 +17,8 @@ MARKERS = "osD^vP"
 Cell = dict[str, Any]  # a row, by the names of infer.COLUMNS
 
 
-def draw(cells: Sequence[Cell], path: Path) -> None:
-    """Draw the cells to `path`."""
+def draw(cells: Sequence[Cell], subtitle: str, path: Path) -> None:
+    """Draw the cells to `path`; `subtitle` says which model and which machine they are of."""
     ways = list(dict.fromkeys((cell["title"], cell["device"]) for cell in cells))
     known = any(cell["balanced_accuracy"] is not None for cell in cells)
     with drawing.styled():
@@ -32,7 +32,9 @@ def draw(cells: Sequence[Cell], path: Path) -> None:
             if known:
                 _accuracy(panels[1], mine[0], look)
         _dress(panels, sorted({cell["batch_size"] for cell in cells}))
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        columns = -(-len(ways) // 2) if len(ways) > 3 else len(ways)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+        figure.suptitle(subtitle, fontsize=9, color=FAINT, x=0.01, ha="left")
         buffer = io.BytesIO()
         figure.savefig(buffer, format=path.suffix.lstrip(".") or "png")
     write_atomically(buffer.getvalue(), path)

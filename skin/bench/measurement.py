@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict
 
+from skin.bench import energy
 from skin.bench.cases import Case
 from skin.model.precision import Precision, convolutions_use_tf32
 from skin.utils import memory
@@ -99,6 +100,7 @@ class Measurement:
     bare: Window  # the step on a batch that is ready
     fed: Window  # training with its loader
     memory: MemoryReading
+    fed_joules: float | None = None  # of all devices in use, during `fed`; None if a counter does not say it
 
     @property
     def epoch_seconds(self) -> float:
@@ -232,11 +234,13 @@ def measure(case: Case, loop: TrainingLoop) -> Measurement:
         stream, count = loop.epoch_steps(1), loop.steps_per_epoch
     else:
         _take(stream, case.warmup)
+    before = energy.read(topology.cuda_devices)
     with GpuSampler(topology.cuda_devices) as sampler:
         fed = time_steps(stream, count, topology)
+    joules = energy.spent(before, energy.read(topology.cuda_devices))
     return Measurement(
         case, loop.train_images, arithmetic(loop.precision), loop.workers, loop.cached, first_step_seconds,
-        bare, fed, _memory(topology, sampler.means()),
+        bare, fed, _memory(topology, sampler.means()), _of_all(topology, joules),
     )  # fmt: skip
 
 
@@ -252,6 +256,14 @@ def _memory(topology: Topology, activity: list[GpuReading]) -> MemoryReading:
     for gpu, means in zip(gpus, itertools.chain.from_iterable(topology.gather(activity)), strict=False):
         gpu.update(means)
     return {"gpus": gpus, "rss_mib": reading.peak_rss_mib}
+
+
+def _of_all(topology: Topology, joules: float | None) -> float | None:
+    """Return the energy of all processes' GPUs; processes on the CPU read the same counter."""
+    known = [each for each in topology.gather(joules) if each is not None]
+    if len(known) < topology.world:
+        return None
+    return float(sum(known)) if topology.cuda_devices else known[0]
 
 
 def arithmetic(policy: Precision) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from skin.bench.columns import three_digits
 from skin.bench.forecast import Cache, Trace, forecast, scaled, sentences, together, verdict
+from skin.bench.machine import busy_cores
 from skin.bench.measurement import Step, TrainingLoop, limited_host_memory, time_steps
 from skin.bench.options import BenchmarkOptions
 from skin.bench.report import Heading, new_heading
@@ -101,6 +102,8 @@ def benchmark(options: BenchmarkOptions, splits: Splits, console: Console, make_
     settings = _settings(options)
     trace, complete, rows = None, False, list[Row]()
     with limited_host_memory(), parallel.setup(settings.gpus) as topology, explained(settings.batch_size):
+        if busy := busy_cores():
+            console.print(busy, markup=False, soft_wrap=True)
         console.print(f"measuring {options.model} on {topology.describe()}, about a minute", markup=False)
         try:
             trace = measure(settings, topology, splits, make_loop, IMAGES if options.generated else None)

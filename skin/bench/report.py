@@ -174,4 +174,6 @@ def _how(row: Row) -> list[str]:
     """Return lines on the computation of a row, and on the way of its images to the steps."""
     how = row.rounds[0].values
     processes = f"{how['workers']} loader process" + ("es" if how["workers"] != 1 else "")
-    return [str(how["precision"]), processes, "images decoded before" if how["cached"] else "decoding"]
+    decoding = "images decoded before" if how["cached"] else "decoding"
+    silent = ["energy not measured"] if row.mean("joules_per_image") is None else []
+    return [str(how["precision"]), processes, decoding, *silent]

@@ -225,6 +225,6 @@ def test_the_table_fits_a_hundred_columns(best_pt: Path) -> None:
 def test_accuracy_is_drawn_where_it_is_known(tmp_path: Path, known: bool) -> None:
     accuracy = {"balanced_accuracy": 0.8, "balanced_accuracy_low": 0.7, "balanced_accuracy_high": 0.85}
     cells = [filled(number, size, **(accuracy if known else {})) for number in range(2) for size in (1, 8, 32)]
-    infer_plot.draw(cells, tmp_path / "plot.png")
+    infer_plot.draw(cells, "efficientnet_b0, 64 px; A CPU", tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert (picture.width > 1000) == known
