@@ -6,6 +6,8 @@
     python benchmark.py --compare bench.json     # what got slower?
     python benchmark.py --find-batch             # how large a batch fits
     python benchmark.py --input                  # decoding and augmentation alone
+    python benchmark.py --plan --data HAM10000   # how long would a run take, and what does it wait for?
+    python benchmark.py --infer --checkpoint FILE --data HAM10000    # latency of answers, accuracy
 
 Each case of the matrix runs train.py's own functions in a process of its own, the cases
 in turns over --rounds. "plain" is the loop that a notebook would have (skin/bench/plain.py).
@@ -30,7 +32,7 @@ if __name__ == "__main__" and sys.argv[1:2] != ["--case"]:  # before torch, whic
     cli.answer_early(BenchmarkOptions, __doc__)
 
 import train
-from skin.bench import cases, images, input_path, plot, process, report
+from skin.bench import cases, images, infer, input_path, plan, plot, process, report
 from skin.bench.compare import compare
 from skin.bench.matrix import Matrix
 from skin.bench.measurement import Step
@@ -46,6 +48,7 @@ from skin.utils.signals import patience
 import numpy as np
 import torch
 from rich.console import Console
+from torch.nn import functional as F
 
 
 class OurLoop:
@@ -76,13 +79,26 @@ class OurLoop:
             deque(pool.map(trainer.dataset.stored, rows.tolist()), maxlen=0)
         topology.barrier()
 
-    def ready_step(self) -> Step:
-        """Take `train.train_step` on a batch that is on the device already."""
+    def ready_step(self, copies: int = 1) -> Step:
+        """Take `train.train_step` on a batch that is on the device already, each image taken so many times."""
+        images, labels, weight = self._ready_batch()
+        if copies > 1:
+            images, labels, weight = images.repeat(copies, 1, 1, 1), labels.repeat(copies), copies * weight
+        return Step(len(images), 0.0, train.train_step(self.trainer, images, labels, weight).loss)
+
+    @torch.no_grad()
+    def ready_forward(self) -> Step:
+        """Answer that batch as validation does."""
+        images, labels, _ = self._ready_batch()
+        logits = self.trainer.classifier.eval()(images)
+        self.trainer.classifier.train()
+        return Step(len(images), 0.0, F.cross_entropy(logits, labels))
+
+    def _ready_batch(self) -> tuple[torch.Tensor, torch.Tensor, float]:
         if self._ready is None:
             self._ready = self._on_device(0)
             self.trainer.classifier.train()
-        record = train.train_step(self.trainer, *self._ready)
-        return Step(len(self._ready[0]), 0.0, record.loss)
+        return self._ready
 
     def last_step(self) -> None:
         """Take `train.train_step` on the last batch of an epoch."""
@@ -146,20 +162,27 @@ def with_images(options: BenchmarkOptions) -> BenchmarkOptions:
         return options
     if options.input:
         needed = input_path.images_needed(options)
+    elif options.plan:
+        needed = plan.GENERATED
     else:
         needed = cases.images_needed(cases.plan(options, usable_gpus()), options.find_batch)
     folder = default_folder()
     if folder is None:
         raise UserError("no home folder is known (HOME is not set) to keep generated images in: name some by --data")
-    return replace(options, data=images.write(folder / "benchmark-images", needed))
+    return replace(options, data=images.write(folder / "benchmark-images", needed), generated=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = with_images(read_options(__doc__, argv))
+    options = read_options(__doc__, argv)
     console = Console(highlight=False, emoji=False, width=100)
+    if options.infer:
+        return infer.benchmark(options, console)
+    options = with_images(options)
     splits = read_splits(Options(data=options.data, labels=options.labels, allow_missing=True, keep_duplicates=True))
     if options.input:
         return input_path.benchmark(options, splits, console)
+    if options.plan:
+        return plan.benchmark(options, splits, console, OurLoop)
     return benchmark_training(options, len(splits.of("train")), console)
 
 

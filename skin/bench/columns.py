@@ -10,9 +10,11 @@ from typing import Any, Literal, TypedDict
 
 from skin.bench.cases import Key
 from skin.bench.measurement import GpuReading, Measurement, MemoryReading
+from skin.bench.work import Work, work_of
 
 import numpy as np
 
+JOULES_PER_KWH = 3.6e6
 Value = float | int | str | bool | None
 Status = Literal["ok", "skipped", "oom", "failed"]
 
@@ -180,7 +182,7 @@ class Column:
     name: str
     of_row: Callable[[Row], Value] | None = None  # read off the row
     condition: Callable[[Measurement], Value] | None = None  # of a measurement, alike in all rounds
-    metric: Callable[[Measurement], float] | None = None  # of a round; the row has the mean and the spread
+    metric: Callable[[Measurement], float | None] | None = None  # of a round; the row has the mean and the spread
     ratio: Ratio | None = None  # to another row
     heading: str = ""
     show: Callable[[Any], str] = str  # in the table
@@ -233,6 +235,16 @@ def _one_gpu(key: Key) -> Key | None:
     return replace(key, gpus=1, parallel="single") if key.gpus > 1 else None
 
 
+def _work(row: Row) -> Work:
+    return work_of(row.key.model, row.key.image_size)
+
+
+def _tflops(row: Row) -> float | None:
+    """Return the arithmetic of the bare step, in 10^12 a second: its way back takes twice the forward pass."""
+    speed = row.mean("step_images_per_second")
+    return None if speed is None else speed * 3 * 2 * _work(row).gmacs / 1000
+
+
 GPU_COLUMNS: dict[str, Callable[[Sequence[float]], float]] = {  # of each GPU, and how rounds are combined
     "allocated_mib": max, "reserved_mib": max, "nvml_used_mib": max,
     "utilisation_percent": statistics.fmean, "power_watts": statistics.fmean,
@@ -244,6 +256,8 @@ COLUMNS: tuple[Column, ...] = (
     Column("status", attrgetter("status")),
     Column("reason", attrgetter("reason")),
     Column("rounds", lambda row: len(row.rounds)),
+    Column("gmacs", lambda row: _work(row).gmacs),  # of a forward pass of an image
+    Column("parameters", lambda row: _work(row).parameters),
     # How it was measured
     Column("precision", condition=lambda m: m.precision),
     Column("whole_epoch", condition=lambda m: m.case.whole_epoch),
@@ -265,6 +279,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("step_ms_p95", metric=_percentile(95), heading="p95", show="{:,.0f}".format),
     Column("epoch_seconds", metric=lambda m: m.epoch_seconds, heading="epoch s", show=three_digits),
     Column("first_step_seconds", metric=lambda m: m.first_step_seconds),
+    Column("step_tflops", lambda row: _tflops(row)),
+    Column("joules_per_image", metric=lambda m: None if m.fed_joules is None else m.fed_joules / m.fed.images,
+           note="{:.2f} J an image"),
+    Column("epoch_kwh", metric=lambda m: None if m.fed_joules is None
+           else m.fed_joules / m.fed.images * m.train_images / JOULES_PER_KWH, note="{:.3f} kWh an epoch"),
     Column("scaling_efficiency", ratio=Ratio("images_per_second", _one_gpu, lambda key: key.gpus),
            note="{:.0%} of linear scaling"),
     Column("amp_speedup", ratio=Ratio("images_per_second", _amp_off), note="{:.2f} times the speed of amp off"),

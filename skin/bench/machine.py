@@ -69,6 +69,17 @@ def busy_gpus(present: int) -> list[str]:
     return lines
 
 
+def busy_cores() -> str | None:
+    """Return a line if other programs keep half of the usable cores at work; None if not, or if nobody says it."""
+    try:
+        load, cores = os.getloadavg()[0], usable_cores()
+    except (AttributeError, OSError):  # Windows has none
+        return None
+    if load < cores / 2:
+        return None
+    return f"other programs are at work (load {load:.1f} on {cores} cores): times will change as they come and go"
+
+
 def _cpu_flags() -> list[str]:
     """Return the vector instructions of the processor, as Linux names them."""
     try:

@@ -6,6 +6,7 @@ loader. Each is warmed up and then timed over a window. GPUs are synchronised on
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -15,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypedDict
 
+from skin.bench import energy
 from skin.bench.cases import Case
 from skin.model.precision import Precision, convolutions_use_tf32
 from skin.utils import memory
@@ -98,6 +100,7 @@ class Measurement:
     bare: Window  # the step on a batch that is ready
     fed: Window  # training with its loader
     memory: MemoryReading
+    fed_joules: float | None = None  # of all devices in use, during `fed`; None if a counter does not say it
 
     @property
     def epoch_seconds(self) -> float:
@@ -231,11 +234,13 @@ def measure(case: Case, loop: TrainingLoop) -> Measurement:
         stream, count = loop.epoch_steps(1), loop.steps_per_epoch
     else:
         _take(stream, case.warmup)
+    before = energy.read(topology.cuda_devices)
     with GpuSampler(topology.cuda_devices) as sampler:
         fed = time_steps(stream, count, topology)
+    joules = energy.spent(before, energy.read(topology.cuda_devices))
     return Measurement(
         case, loop.train_images, arithmetic(loop.precision), loop.workers, loop.cached, first_step_seconds,
-        bare, fed, _memory(topology, sampler.means()),
+        bare, fed, _memory(topology, sampler.means()), _of_all(topology, joules),
     )  # fmt: skip
 
 
@@ -253,6 +258,14 @@ def _memory(topology: Topology, activity: list[GpuReading]) -> MemoryReading:
     return {"gpus": gpus, "rss_mib": reading.peak_rss_mib}
 
 
+def _of_all(topology: Topology, joules: float | None) -> float | None:
+    """Return the energy of all processes' GPUs; processes on the CPU read the same counter."""
+    known = [each for each in topology.gather(joules) if each is not None]
+    if len(known) < topology.world:
+        return None
+    return float(sum(known)) if topology.cuda_devices else known[0]
+
+
 def arithmetic(policy: Precision) -> str:
     """Return the number format of the convolutions. On CUDA, "AMP off" is TF32 unless it has been switched off."""
     if policy.dtype is not None:
@@ -260,15 +273,32 @@ def arithmetic(policy: Precision) -> str:
     return "tf32" if policy.device_type == "cuda" and convolutions_use_tf32() else "float32"
 
 
+@contextlib.contextmanager
+def limited_host_memory() -> Iterator[None]:
+    """Let allocations of this process fail before the system swaps or kills it, until the block ends (Linux only)."""
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limit_host_memory()
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
 def limit_host_memory() -> None:
     """Let allocations of this process fail from now on before the system swaps or kills it (Linux only)."""
     try:
         import resource
 
-        meminfo = Path("/proc/meminfo").read_text()
         data_pages = int(Path("/proc/self/statm").read_text().split()[5])
     except (ImportError, OSError):
         return
-    free = 1024 * int(meminfo.split("MemAvailable:")[1].split()[0])
-    limit = data_pages * resource.getpagesize() + int(0.9 * free)
+    free = memory.free_mib()
+    if free is None:
+        return
+    limit = data_pages * resource.getpagesize() + int(0.9 * free * memory.MIB)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ RECIPES = {  # name, and a short one for tables
     "ours": "ours", "ours-compiled": "compiled", "plain": "plain", "plain-channels-last": "plain-cl",
 }  # fmt: skip
 PARALLEL = ("dp", "ddp")
-LEAST = {"batch_size": 1, "steps": 1, "warmup": 0, "rounds": 1, "image_size": 32}
+LEAST = {"batch_size": 1, "steps": 1, "warmup": 0, "rounds": 1, "image_size": 32, "epochs": 1}
+KINDS = ("input", "plan", "infer", "find_batch")  # of what is measured besides training; one at a time
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,29 @@ class BenchmarkOptions:
     )
     input: bool = option(False, "measure the input path alone: JPEG to augmented batch", group="measuring")
 
+    plan: bool = option(
+        False, "say how long a run of train.py would take and what limits it (a minute or two)", group="plan"
+    )
+    epochs: int = option(20, "of the run that is planned", group="plan", metavar="N")
+    price_per_hour: float | None = option(
+        None, "of this machine, in any currency: the plan says the cost", group="plan", metavar="P"
+    )
+
+    infer: bool = option(
+        False, "measure answers, not training: latency by batch size, torch and ONNX", group="infer"
+    )
+    checkpoint: Path | None = option(
+        None, "trained model to answer (default: --model with random weights)", group="infer", metavar="FILE"
+    )
+
     json: Path | None = option(None, "write everything to this file", group="output", metavar="FILE")
     csv: Path | None = option(None, "write the rows to this file", group="output", metavar="FILE")
     plot: Path | None = option(None, "draw the rows to this file (png, svg or pdf)", group="output", metavar="FILE")
     compare: Path | None = option(
         None, "an earlier JSON: say what got slower or faster", group="output", metavar="FILE"
     )
+
+    generated: bool = False  # the images of `data` were drawn here, since the user named none
 
     def chosen(self, name: str, known: Iterable[str]) -> list[str]:
         """Return a comma-separated option as a list without repetitions.
@@ -116,11 +135,13 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
     check_workers(options.workers)
+    _check_kind(options)
     options.gpu_counts(present=0)
     for name, known in (("amp", AMP), ("recipes", RECIPES), ("parallel", PARALLEL)):
         options.chosen(name, known)
     _check_outputs(options)
-    absolute = {name: path.resolve() for name in ("data", "labels") if (path := getattr(options, name)) is not None}
+    paths = {name: getattr(options, name) for name in ("data", "labels", "checkpoint")}
+    absolute = {name: path.resolve() for name, path in paths.items() if path is not None}
     if options.cache not in ("auto", "off"):
         absolute["cache"] = str(user_path(options.cache).resolve())
     return dataclasses.replace(options, **absolute)
@@ -139,6 +160,22 @@ def _check_outputs(options: BenchmarkOptions) -> None:
             raise UserError(f"--{name} {path}: cannot be written; name a file in a folder of yours")
     if options.plot is not None and options.plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot {options.plot}: end the name in .png, .svg or .pdf")
-    for name in ("plot", "compare"):
-        if options.input and getattr(options, name) is not None:
-            raise UserError(f"--{name} is for training, not for --input, which --json and --csv write down")
+
+
+def _check_kind(options: BenchmarkOptions) -> None:
+    """Raise `UserError` for options that do not go together."""
+    chosen = [f"--{name.replace('_', '-')}" for name in KINDS if getattr(options, name)]
+    if len(chosen) > 1:
+        raise UserError(f"{' and '.join(chosen)} measure different things; choose one")
+    for kind, refused in (("input", "plot compare"), ("plan", "plot compare"), ("infer", "compare")):
+        for name in refused.split():
+            if getattr(options, kind) and getattr(options, name) is not None:
+                raise UserError(f"--{name} is for training, not for --{kind}, which --json and --csv write down")
+    price = options.price_per_hour
+    if price is not None and not (options.plan and 0 <= price < math.inf):
+        needed = "must be 0 or more, such as 2.5" if options.plan else "is for --plan"
+        raise UserError(f"--price-per-hour {price:g}: {needed}")
+    if options.checkpoint is not None and not options.infer:
+        raise UserError("--checkpoint is for --infer: training starts from random weights here")
+    if options.infer and options.data is not None and options.checkpoint is None:
+        raise UserError("--infer --data needs a trained model to answer for the images: --checkpoint FILE")

@@ -20,7 +20,9 @@ from skin.utils.errors import UserError, printable
 from rich.table import Table
 from rich.text import Text
 
-SCHEMA = 3
+# 4: --plan ("plan") and --infer ("infer") write reports, too, with cells of their own; those of training are as in 3.
+SCHEMA = 4
+COMPARABLE = (3, SCHEMA)
 CAPTION = (
     "×plain: times the plain recipe without AMP · ceiling: images/s of the bare step on ready batches · "
     "reached: training's share of it · wait: share of the time spent waiting for data · "
@@ -32,7 +34,7 @@ CAPTION = (
 class Heading:
     """The time, machine and settings of a benchmark."""
 
-    kind: str  # "training" or "input"
+    kind: str  # "training", "input", "plan" or "infer"
     time: str
     command: str
     settings: dict[str, Any]  # the options, as JSON has them
@@ -91,8 +93,8 @@ def read(path: Path) -> Report | str:
         raise UserError(f"{printable(path)} is not JSON ({error}); name a file that --json wrote") from error
     if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
         raise UserError(f"{printable(path)} is no benchmark report; name a file that --json wrote")
-    schema, kind = content["schema"], content.get("kind")
-    if schema != SCHEMA or kind == "input":
+    schema, kind = content["schema"], content.get("kind", "training")
+    if schema not in COMPARABLE or kind != "training":
         theirs = f"schema {schema} ({kind})"
         return f"not compared: that report has {theirs}, this program writes {SCHEMA} (training)"
     try:
@@ -172,4 +174,6 @@ def _how(row: Row) -> list[str]:
     """Return lines on the computation of a row, and on the way of its images to the steps."""
     how = row.rounds[0].values
     processes = f"{how['workers']} loader process" + ("es" if how["workers"] != 1 else "")
-    return [str(how["precision"]), processes, "images decoded before" if how["cached"] else "decoding"]
+    decoding = "images decoded before" if how["cached"] else "decoding"
+    silent = ["energy not measured"] if row.mean("joules_per_image") is None else []
+    return [str(how["precision"]), processes, decoding, *silent]

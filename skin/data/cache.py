@@ -144,6 +144,11 @@ class PixelCache:
         self._checked[index] = True
         return stored
 
+    def kept(self) -> int:
+        """Return how many of the images are stored, by reading all of them."""
+        paths = [os.fsdecode(path) for path in self._paths]
+        return sum(self._store is not None and self._store.load(path, _stamp(path)) is not None for path in paths)
+
     def build(self, processes: int | None = None) -> None:
         """Decode the missing images ahead, in `processes` (None: one per core).
 

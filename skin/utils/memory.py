@@ -93,6 +93,15 @@ def peak_rss_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MIB
 
 
+def free_mib() -> float | None:
+    """Return the memory that processes of this machine could still get without swapping; None if nobody says it."""
+    try:
+        meminfo = Path("/proc/meminfo").read_text()
+        return int(meminfo.split("MemAvailable:")[1].split()[0]) / 1024
+    except (OSError, IndexError):  # not Linux
+        return None
+
+
 def nvml_used_mib(device: torch.device) -> float | None:
     """Return the memory in use on a GPU, by anyone; None if NVML is missing or does not answer."""
     info = ask_nvml("nvmlDeviceGetMemoryInfo", device)

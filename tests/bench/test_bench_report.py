@@ -141,18 +141,35 @@ def test_a_metric_that_a_report_does_not_have_yet_is_unknown() -> None:
 
 
 def test_metrics_are_computed_from_the_windows() -> None:
-    """Bare 40 images in 2 s; fed 30 in 3 s, of which 0.6 waiting, in steps of 1, 2 and 6 ms; 100 images an epoch."""
+    """Bare 40 images in 2 s; fed 30 in 3 s, of which 0.6 waiting, in steps of 1, 2 and 6 ms; 100 images an epoch.
+
+    The 30 images took 60 J.
+    """
     case = Case(key(), data="", labels=None, workers=0, cache="off", steps=3, warmup=1)
     bare, fed = Window(2.0, (1.0,), 40, 0.0, 0.5), Window(3.0, (1.0, 2.0, 6.0), 30, 0.6, 0.25)
-    measured = Measurement(case, 100, "float32", 2, False, 9.0, bare, fed, {"gpus": [], "rss_mib": 1.0})
+    measured = Measurement(case, 100, "float32", 2, False, 9.0, bare, fed, {"gpus": [], "rss_mib": 1.0}, 60.0)
     assert columns.take(measured).values == {
         "precision": "float32", "whole_epoch": False, "workers": 2, "cached": False, "images_per_second": 10.0,
         "step_images_per_second": 20.0, "end_to_end_share": 0.5, "data_wait_share": pytest.approx(0.2),
         "step_ms_median": 2.0, "step_ms_p95": pytest.approx(5.6), "epoch_seconds": 10.0, "first_step_seconds": 9.0,
-        "loss": 0.25,
+        "loss": 0.25, "joules_per_image": 2.0, "epoch_kwh": pytest.approx(200 / 3.6e6),
     }  # fmt: skip
     whole = replace(measured, case=replace(case, whole_epoch=True))
     assert columns.take(whole).values["epoch_seconds"] == 3.0
+
+
+def test_energy_that_no_counter_tells_is_not_measured() -> None:
+    made = row([1.0])
+    assert "energy not measured" not in report.notes([made])[0]
+    made.rounds[0].values["joules_per_image"] = None
+    assert "energy not measured" in report.notes([made])[0]
+    assert made.to_json([made])["samples"]["joules_per_image"] == [None]
+
+
+def test_arithmetic_is_that_of_the_network_three_times_a_step() -> None:
+    """B0 at 224 pixels: 0.384 GMACs an image with a head of seven classes."""
+    made = row([1.0], image_size=224)
+    assert value("step_tflops", [made]) == pytest.approx(6 * 0.3845e-3, rel=1e-3)
 
 
 def test_a_new_column_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +304,7 @@ def test_a_ratio_is_as_uncertain_as_both_of_its_speeds() -> None:
 @pytest.mark.parametrize(("schema", "kind"), [(99, "training"), (3, "input")])
 def test_another_schema_is_said(tmp_path: Path, schema: int, kind: str) -> None:
     (tmp_path / "old.json").write_text(json.dumps({"schema": schema, "kind": kind}))
-    line = f"not compared: that report has schema {schema} ({kind}), this program writes 3 (training)"
+    line = f"not compared: that report has schema {schema} ({kind}), this program writes 4 (training)"
     assert report.read(tmp_path / "old.json") == line
 
 
@@ -324,7 +341,8 @@ def test_the_notes_tell_of_a_round_that_failed_and_of_how_the_images_came() -> N
     made = replace(row([1.0]), reason="failed rounds: 1 (out of memory)")
     assert report.notes([made]) == [
         "CPU ours amp on failed rounds: 1 (out of memory)",
-        "CPU ours amp on: bfloat16, 1 loader process, images decoded before, last loss 1.000",
+        "CPU ours amp on: bfloat16, 1 loader process, images decoded before, 1.00 J an image, 1.000 kWh an epoch, "
+        "last loss 1.000",
     ]
 
 

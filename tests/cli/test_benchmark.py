@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -14,9 +15,10 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import benchmark
-from skin.bench import cases, columns, input_path, process, report
+from skin.bench import cases, columns, input_path, plan, process, report
 from skin.bench.cases import Case, Key
 from skin.bench.columns import Row
+from skin.bench.forecast import Trace
 from skin.bench.matrix import Matrix
 from skin.bench.options import BenchmarkOptions
 from skin.bench.process import Result
@@ -275,6 +277,103 @@ def test_one_process_of_several_that_is_killed_is_a_row(demo_folder: Path, tmp_p
     )
     reason = "killed by the system, most likely for lack of memory"
     assert process.run(ddp_case(demo_folder), script) == Result("oom", reason)
+
+
+@pytest.fixture
+def short_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan of a few steps, and of one model beside the chosen one."""
+    for name in ("LOADER_SECONDS", "STEP_SECONDS", "FED_SECONDS", "OTHER_SECONDS"):
+        monkeypatch.setattr(plan, name, 0.01)
+    monkeypatch.setattr(plan, "MODELS", ("efficientnet_b0", "efficientnet_b1"))
+    monkeypatch.setattr(plan, "PIXELS", 2)
+
+
+PLAN = ("--plan", "--model", "efficientnet_b1", "--image-size", "32", "--workers", "0", "--amp", "off")
+TRACE = Trace(
+    on_gpu=False, cores=2, threads=2, workers=1, image_size=32, batch_size=32, train_images=700, val_images=200,
+    decode=0.01, cached=0.001, cache="on", kept_now=0.0, kept_later=1.0, cache_gib=1.0, step=0.1, forward=0.03,
+    larger_step=None, slowdown=1.0, could_use_amp=False, peak_mib=1000.0, memory_mib=8000.0,
+)  # fmt: skip
+
+
+@pytest.mark.usefixtures("short_plan")
+def test_a_plan_is_measured_shown_and_written(
+    demo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, sheet, cache = tmp_path / "plan.json", tmp_path / "plan.csv", tmp_path / "cache"
+    where = ["--data", str(demo_folder), "--cache", str(cache), "--json", str(out), "--csv", str(sheet)]
+    assert benchmark.main([*PLAN, "--batch-size", "4", "--epochs", "3", "--price-per-hour", "2", *where]) == 0
+    content = json.loads(out.read_text())
+    assert (content["schema"], content["kind"], content["complete"]) == (4, "plan", True)
+    trace = content["trace"]
+    counts = (trace["train_images"], trace["val_images"], trace["batch_size"], trace["workers"])
+    assert counts == (113, 32, 4, 0)
+    assert (trace["cache"], trace["kept_now"], trace["kept_later"]) == ("on", 0.0, 1.0)
+    assert trace["larger_step"] > 0
+    assert content["verdict"]["limit"] in ("data", "compute", "threads")
+    assert content["forecast"]["run"] > content["forecast"]["epoch"] > 0
+    cells = [(cell["model"], cell["image_size"], cell["status"]) for cell in content["cells"]]
+    assert cells == [("efficientnet_b0", 224, "measured"), ("efficientnet_b1", 32, "measured")]
+    assert content["cells"][1]["cost"] == pytest.approx(2 * content["forecast"]["run"] / 3600)
+    assert len(sheet.read_text().splitlines()) == 3
+    assert "limited by" in capsys.readouterr().out
+    assert not cache.exists()  # the user's cache is looked at, and nothing is put there
+
+
+def test_ctrl_c_keeps_the_plan_of_the_chosen_model(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*anything: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan, "measure", lambda *anything: TRACE)
+    monkeypatch.setattr(plan, "_cost_of", interrupted)
+    out = tmp_path / "plan.json"
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main([*PLAN, "--data", str(demo_folder), "--json", str(out)])
+    content = json.loads(out.read_text())
+    assert not content["complete"]
+    assert [cell["model"] for cell in content["cells"]] == ["efficientnet_b1"]
+    assert content["trace"] == dataclasses.asdict(TRACE)
+
+
+def test_a_model_that_does_not_fit_is_said_and_no_larger_one_is_tried(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the larger ones, those are told that need more than the 8000 MiB that there are."""
+    tried = []
+
+    def too_large(settings: Options, *anything: object) -> None:
+        tried.append(settings.model)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(plan, "measure", lambda *anything: TRACE)
+    monkeypatch.setattr(plan, "_cost_of", too_large)
+    monkeypatch.setattr(plan, "MODELS", ("efficientnet_b0", "efficientnet_b1", "efficientnet_b2"))
+    monkeypatch.setattr(plan, "BASE_MIB", 1000)  # the trace's step takes next to nothing beside it
+    out = tmp_path / "plan.json"
+    assert benchmark.main([*PLAN, "--data", str(demo_folder), "--json", str(out)]) == 0
+    rows = json.loads(out.read_text())["cells"]
+    assert [row["status"] for row in rows] == ["does not fit", "measured", "estimated"]
+    assert tried == ["efficientnet_b0"]
+
+
+def test_a_plan_without_data_is_for_a_set_of_ten_thousand_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def measure(*given: object) -> Trace:
+        asked.append(given[-1])
+        return TRACE
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(plan, "measure", measure)
+    monkeypatch.setattr(plan, "GENERATED", 70)
+    monkeypatch.setattr(plan, "MODELS", ())
+    assert benchmark.main([*PLAN]) == 0
+    assert asked == [10_000]
+    assert len(list(tmp_path.rglob("*.jpg"))) == 70
 
 
 def test_help_fits_the_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

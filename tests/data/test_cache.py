@@ -106,6 +106,18 @@ def test_paths_as_bytes_are_the_same_paths(
     assert decoded == []
 
 
+def test_it_tells_how_many_of_its_images_it_keeps(tmp_path: Path, paths: list[str]) -> None:
+    """Two are read; one of their files is then another one."""
+    copies = [shutil.copy(path, tmp_path) for path in paths[:3]]
+    cache = PixelCache.open(copies, PREPROCESS, tmp_path / "cache")
+    assert cache.kept() == 0
+    cache.read(0)
+    cache.read(2)
+    assert cache.kept() == 2
+    shutil.copy(paths[3], copies[2])
+    assert PixelCache.open(copies, PREPROCESS, tmp_path / "cache").kept() == 1
+
+
 def test_another_stored_size_is_another_cache(tmp_path: Path, paths: list[str]) -> None:
     for other in (PREPROCESS, replace(PREPROCESS, resize_size=41), replace(PREPROCESS, interpolation="bilinear")):
         cache = PixelCache.open(paths, other, tmp_path)
