@@ -6,7 +6,7 @@
     python benchmark.py --compare bench.json     # what got slower?
     python benchmark.py --find-batch             # how large a batch fits
     python benchmark.py --input                  # decoding and augmentation alone
-    python benchmark.py --plan --data HAM10000   # how long would a run take, and what does it wait for?
+    python benchmark.py --plan --data HAM10000   # how long a run would take, and what it waits for
     python benchmark.py --infer --checkpoint FILE --data HAM10000    # latency of answers, accuracy
 
 Each case of the matrix runs train.py's own functions in a process of its own, the cases

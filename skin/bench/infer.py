@@ -33,7 +33,7 @@ from skin.model.precision import Precision, choose
 from skin.utils import files
 from skin.utils.errors import UserError
 from skin.utils.hardware import usable_cores
-from skin.utils.known_errors import explain, is_out_of_memory
+from skin.utils.known_errors import advice_on, is_out_of_memory
 from skin.utils.parallel import usable_gpus
 
 import numpy as np
@@ -313,7 +313,7 @@ def _sizes(way: Way, squares: np.ndarray, options: BenchmarkOptions) -> list[int
             way.ask(batch)  # kernels are chosen and memory is taken
             return size / min(_time(way.ask, batch, 2))
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) and explain(error) is None:
+            if not is_out_of_memory(error) and advice_on(error) is None:
                 raise
             return None
 

@@ -35,7 +35,7 @@ from skin.training.trainer import Trainer
 from skin.utils import files, memory, parallel
 from skin.utils.files import spare_bytes
 from skin.utils.hardware import usable_cores
-from skin.utils.known_errors import explained, is_out_of_memory
+from skin.utils.known_errors import as_user_errors, is_out_of_memory
 from skin.utils.memory import MIB
 from skin.utils.parallel import Topology
 
@@ -101,7 +101,7 @@ def benchmark(options: BenchmarkOptions, splits: Splits, console: Console, make_
     heading = new_heading("plan", options)
     settings = _settings(options)
     trace, complete, rows = None, False, list[Row]()
-    with limited_host_memory(), parallel.setup(settings.gpus) as topology, explained(settings.batch_size):
+    with limited_host_memory(), parallel.setup(settings.gpus) as topology, as_user_errors(settings.batch_size):
         if busy := busy_cores():
             console.print(busy, markup=False, soft_wrap=True)
         console.print(f"measuring {options.model} on {topology.describe()}, about a minute", markup=False)
