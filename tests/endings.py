@@ -135,7 +135,8 @@ def try_case(case: Case, work: Path, data: Path, checkpoint: Path, rank: int = 0
 
 def _wait_for_the_end(case: Case, child: subprocess.Popen[bytes], work: Path) -> None:
     begin, ended = time.time(), None
-    while alive := processes_in(work):
+    # On a busy machine the child may not yet have come to its folder.
+    while (alive := processes_in(work)) or child.poll() is None:
         if child.poll() is not None:
             ended = ended or time.time()
         since = _time_in(work / "left") or ended or begin + SECONDS_TO_COME
