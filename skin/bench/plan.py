@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from skin.bench.columns import three_digits
@@ -152,7 +153,8 @@ def measure(
         step, forward = (_seconds(loop, take, STEP_SECONDS) for take in (loop.ready_step, loop.ready_forward))
         peak_mib = memory.read_all(topology).peak_mib
         larger = _larger_step(loop) if settings.batch_size <= SMALL_BATCH else None
-        decode, cached = _loading(loop.trainer, splits, replace(settings, cache=folder))
+        empty = str(Path(folder) / "loader")  # the loop has put its first batch into its own
+        decode, cached = _loading(loop.trainer, splits, replace(settings, cache=empty))
         fed = _fed(loop, step, decode)
         workers = loop.trainer.loader.num_workers
     counts = splits.rows["split"].value_counts()
@@ -227,8 +229,8 @@ def _loader_seconds(stream: Iterator[object], workers: int, most: int | None) ->
 
     The clock starts once each process has given its first batch.
     """
-    count, start = 0, time.perf_counter()
-    began, seconds = 0, 0.0
+    begin = start = time.perf_counter()
+    count, began, seconds = 0, 0, 0.0
     for _ in stream:
         count += 1
         if count <= workers:
@@ -237,8 +239,8 @@ def _loader_seconds(stream: Iterator[object], workers: int, most: int | None) ->
         seconds = time.perf_counter() - start
         if count == most or (most is None and seconds >= LOADER_SECONDS and count >= 3 * workers):
             break
-    if count <= began:  # all images together are no more than the first batches
-        return seconds, count
+    if count == began:  # all images together are no more than the first batches
+        return (start - begin) / count / LOADER_BATCH, count
     return seconds / (count - began) / LOADER_BATCH, count
 
 

@@ -183,6 +183,16 @@ def test_a_loader_is_timed_from_the_first_batch_of_its_last_process(clock: Calla
     assert batches == 2 + 8
 
 
+def test_a_set_of_fewer_batches_than_processes_is_timed_from_the_start(clock: Callable[[float], None]) -> None:
+    """One batch of eight in 4 s, by one of two processes."""
+
+    def stream() -> Iterator[None]:
+        clock(4.0)
+        yield
+
+    assert plan._loader_seconds(stream(), workers=2, most=None) == (0.5, 1)
+
+
 def test_another_model_is_worked_out_from_what_is_known() -> None:
     """Twice the multiplications, four times what is kept; 16 bytes per weight are apart from that."""
     mib = 2**20
