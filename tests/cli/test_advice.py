@@ -207,6 +207,7 @@ def test_an_image_that_is_damaged(part: str, recorded: bool, capsys: pytest.Capt
     assert config()["skip_bad_images"] is True
 
 
+@pytest.mark.slow
 def test_an_image_that_was_mended_where_it_lies(capsys: pytest.CaptureFixture[str]) -> None:
     """`mend or remove it`: one other file is taken, and is known from then on."""
     files.write_json(Path("run/config.json"), {**config(), "data": str(Path("moved").resolve())})
@@ -218,6 +219,7 @@ def test_an_image_that_was_mended_where_it_lies(capsys: pytest.CaptureFixture[st
     assert "another file" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_other_pictures_under_the_same_names(stopped: Path) -> None:
     files = sorted(Path("moved").rglob("*.jpg"))
     first = files[0].read_bytes()

@@ -138,6 +138,7 @@ def test_too_little_memory_on_the_gpu_says_which_batch_size_to_try(monkeypatch: 
         call()
 
 
+@pytest.mark.slow
 def test_a_loader_process_that_is_killed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     loaders: list[Any] = []
     make_iterator = torch.utils.data.DataLoader._get_iterator

@@ -142,6 +142,7 @@ def errors(process: subprocess.CompletedProcess[str]) -> list[str]:
 # ---- training -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_agents_without_a_shared_folder(data: Path, one_machine: Path, tmp_path: Path) -> None:
     """The second machine keeps its copy elsewhere, and no file of the run."""
     folders = [tmp_path / "first", tmp_path / "second"]

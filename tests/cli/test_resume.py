@@ -26,6 +26,7 @@ from skin.utils import files, parallel, run_folders
 from skin.utils.errors import UserError
 from tests import warm
 from tests.cli.runs import at_step, call, left_over
+from tests.conftest import slow
 from tests.torture import RECIPE, ROOT, differences, outcome
 
 import pytest
@@ -99,7 +100,7 @@ def prepared(stopped: Path) -> Run:
 # ---- to the same bits -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), slow(signal.SIGHUP, 129)])
 def test_a_signal_stops_at_the_end_of_the_step(
     number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +110,7 @@ def test_a_signal_stops_at_the_end_of_the_step(
     assert checkpoint.load(Path("run/last.pt"))["progress"]["step"] == 1
 
 
+@pytest.mark.slow
 def test_the_run_goes_on_to_the_same_bits_with_other_workers_too(
     undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +181,7 @@ def test_a_signal_to_save_saves_and_the_run_goes_on(monkeypatch: pytest.MonkeyPa
     assert saved == [(0, 2)]
 
 
+@pytest.mark.slow
 def test_last_pt_that_is_broken_gives_way_to_the_one_before(
     undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

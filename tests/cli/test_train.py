@@ -279,6 +279,7 @@ def test_memory_stays_flat_over_epochs(tmp_path: Path, monkeypatch: pytest.Monke
 # ---- other ways to begin, and to end -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_a_better_epoch_the_run_ends_when_its_patience_does(tmp_path: Path) -> None:
     """With a frozen body and steps of nearly nothing all epochs are alike: the first is the best one."""
     data = demo.write(tmp_path / "data", images=70)
@@ -499,6 +500,7 @@ def test_torchrun_trains_on_the_demo_set(tmp_path: Path) -> None:
     assert (found["parallel"], found["processes"], found["images_per_step"]) == ("DDP", 2, 32)
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one_with_their_images_together(
     by_two: Path, demo_folder: Path, settled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

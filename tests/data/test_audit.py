@@ -247,6 +247,7 @@ def test_near_pairs_are_those_of_a_search_through_all_pairs(monkeypatch: pytest.
     assert len(pairs) > 100
 
 
+@pytest.mark.slow
 def test_many_pictures_alike_take_little_more_memory_than_their_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pair is found by nearly all of the 16 pieces, and is held but once."""
     monkeypatch.setattr(duplicates, "_BLOCK", 1 << 12)

@@ -462,6 +462,7 @@ def test_photographs_of_50_and_108_megapixels_are_read(width: int, height: int) 
     assert np.abs(stored.astype(int) - (200, 100, 50)).max() <= 3
 
 
+@pytest.mark.slow
 def test_the_heaviest_image_that_is_read_stays_below_a_gigabyte() -> None:
     """120 million pixels with alpha, in a process that may not have more."""
     code = (

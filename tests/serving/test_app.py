@@ -70,7 +70,7 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.fixture(params=[DESKTOP, pytest.param(PHONE, marks=pytest.mark.slow)], ids=["desktop", "phone"])
 def visit(request: pytest.FixtureRequest, browser: Browser, app: App) -> Iterator[Visit]:
     with visiting(browser, app.address, **request.param) as visit:
         yield visit
