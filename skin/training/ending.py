@@ -11,7 +11,7 @@ from skin.model.calibration import Calibration
 from skin.model.inference import collect, traits_of
 from skin.model.network import Classifier
 from skin.model.unlike import Training
-from skin.training.loading import plain_loader
+from skin.training.loading import some_of_training
 from skin.training.run import Run
 
 import numpy as np
@@ -45,8 +45,8 @@ def known_and_strange(
         Stopped: `stopping` returned True in one of the processes.
     """
     trainer, topology = run.trainer, run.trainer.topology
-    loader = plain_loader(
-        "train", trainer.options, topology, run.splits, trainer.data, run.log, most=unlike.MOST_IMAGES
+    loader = some_of_training(
+        trainer.options, topology, run.splits, trainer.data, run.log, most=unlike.MOST_IMAGES
     )
     traits = collect(classifier, loader, topology, True, stopping=stopping).features
     own = loader.dataset

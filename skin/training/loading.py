@@ -76,18 +76,28 @@ def validation_loader(
     options: Options, topology: Topology, splits: Splits, training: TrainingData, log: Log
 ) -> DataLoader[Batch]:
     """Return the loader of the validation split: plain views, each image once, each process its share."""
-    return plain_loader("val", options, topology, splits, training, log)
+    return _plain_loader("val", options, topology, splits, training, log, training.workers)
 
 
-def plain_loader(
-    part: str, options: Options, topology: Topology, splits: Splits, training: TrainingData, log: Log,
+def some_of_training(
+    options: Options, topology: Topology, splits: Splits, training: TrainingData, log: Log, most: int
+) -> DataLoader[Batch]:
+    """Return a loader of at most `most` training images, taken evenly, as plain views; each process has its share.
+
+    They are read in the process itself. After the epochs it may hold ten gigabytes, and a process forked from it
+    would keep a copy of each page that it writes to from then on.
+    """
+    return _plain_loader("train", options, topology, splits, training, log, workers=0, most=most)
+
+
+def _plain_loader(
+    part: str, options: Options, topology: Topology, splits: Splits, training: TrainingData, log: Log, workers: int,
     most: int | None = None,
 ) -> DataLoader[Batch]:  # fmt: skip
-    """Return the loader of a split, or of at most `most` of its images taken evenly, as plain views."""
     dataset = splits.dataset(part, training.dataset.preprocess, cache=training.dataset.cache, most=most)
     size = 2 * options.batch_size * max(1, len(topology.cuda_devices))
     batches = PlainBatches(len(dataset), size, topology.rank, topology.world)
-    return make_loader(dataset, batches, training.workers, training.loader.pin_memory, log.say_once)
+    return make_loader(dataset, batches, workers, training.loader.pin_memory, log.say_once)
 
 
 def _refuse_small_pieces(batches: EpochBatches, topology: Topology, least_side: int) -> None:

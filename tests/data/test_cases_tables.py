@@ -34,7 +34,8 @@ def test_a_table_of_the_cases(cases: Path, name: str, words: dict[str, str], not
     found = {Path(str(row.path)).name: row.label for row in index.rows.itertuples()}
     assert found == {image: words[label] for image, label in truth.items()}
     assert [line[: len(note)] for line in index.notes] == ([note] if note else [])
-    assert list(index.rows.columns) == ["image", "path", "label", "group", "split"]
+    people = ["patient_id"] if name == "patient_unknown" else []
+    assert list(index.rows.columns) == ["image", "path", "label", "group", "split", *people]
 
 
 def test_an_unknown_patient_is_none(cases: Path) -> None:
