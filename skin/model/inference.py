@@ -16,6 +16,7 @@ from skin.data.dataset import (
 )  # fmt: skip
 from skin.model import tta
 from skin.model.network import Classifier
+from skin.utils.memory import return_freed_memory
 from skin.utils.parallel import Topology
 from skin.utils.signals import Stopped
 
@@ -98,6 +99,9 @@ def collect(
     none = traits_of(classifier, np.zeros((1, 32, 32, 3), np.uint8), topology.device)[:0] if with_features else None
     kept = np.zeros((size, 0), np.float32) if none is None else _rows_like(keep(none), size)
     stopped = False
+    if isinstance(loader, DataLoader) and loader.num_workers and loader._iterator is None:
+        # Its processes are forked from here, and hold a copy of each page that is used again from then on.
+        return_freed_memory()
     for batch in ahead(loader, topology.device):
         if stopped := stopping():
             break
