@@ -18,7 +18,7 @@ from skin.serving.words import languages
 from skin.utils.errors import UserError
 from tests import tiny
 from tests.bench.app_load import ROOT, ask, ask_for, call, running_app, top_class, upload
-from tests.serving.browsing import DESKTOP, PHONE, Visit, chromium, visiting
+from tests.browsing import DESKTOP, PHONE, Visit, chromium, visiting
 
 import numpy as np
 import pytest

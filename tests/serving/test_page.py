@@ -24,7 +24,7 @@ from skin.serving.outputs import csv_header
 from skin.serving.words import languages
 from tests import tiny
 from tests.bench.app_load import upload
-from tests.serving.browsing import DESKTOP, PHONE, Visit, chromium, visiting
+from tests.browsing import DESKTOP, PHONE, Visit, chromium, visiting
 
 import pillow_heif
 import pytest
