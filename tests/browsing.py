@@ -29,6 +29,12 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+def violations(page: Page) -> list[str]:
+    """Return what axe-core finds wrong for people who read with other means than their eyes and a mouse."""
+    found = Axe().run(page).response["violations"]
+    return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]
+
+
 @dataclass
 class Visit:
     """A page, and what it asked the network for and complained of."""
@@ -42,9 +48,7 @@ class Visit:
         self.page.set_input_files("#upload input[type=file]", list(paths))
 
     def violations(self) -> list[str]:
-        """What axe-core finds wrong for people who read with other means than their eyes and a mouse."""
-        found = Axe().run(self.page).response["violations"]
-        return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]
+        return violations(self.page)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the scripts are modules at the top of the repository: `import train`
@@ -122,3 +125,12 @@ def run_script(
         return warm.run(command, cwd=tmp_path, env=environment, timeout=240, **keywords)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window (see the `browser` marker)."""
+    from tests.browsing import chromium  # most modules of tests start none
+
+    with chromium() as found:
+        yield found

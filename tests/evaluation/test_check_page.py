@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 MARKUP = '<img src=x onerror="alert(1)"> & "quoted"'
 ARABIC = "ورم ميلانيني حميد"
@@ -180,15 +179,6 @@ def test_an_image_that_has_gone_since_the_audit_is_left_out(made: Made) -> None:
     report = faulty(made)
     (made.folder / "copy.png").unlink()
     assert "cannot be read now copy.png" in shown(html(report, ADVICE, 0))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=flags)
-        yield browser
-        browser.close()
 
 
 @pytest.mark.browser

@@ -18,7 +18,7 @@ from skin.serving.words import languages
 from skin.utils.errors import UserError
 from tests import tiny
 from tests.bench.app_load import ROOT, ask, ask_for, call, running_app, top_class, upload
-from tests.browsing import DESKTOP, PHONE, Visit, chromium, visiting
+from tests.browsing import DESKTOP, PHONE, Visit, visiting
 
 import numpy as np
 import pytest
@@ -62,12 +62,6 @@ def app(best_pt: Path) -> Iterator[App]:
         port = taken.getsockname()[1]
         with running_app("--checkpoint", best_pt, "--port", port) as (address, process):
             yield App(address, process, port)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(params=[DESKTOP, pytest.param(PHONE, marks=pytest.mark.slow)], ids=["desktop", "phone"])

@@ -24,7 +24,7 @@ from skin.serving.outputs import csv_header
 from skin.serving.words import languages
 from tests import tiny
 from tests.bench.app_load import upload
-from tests.browsing import DESKTOP, PHONE, Visit, chromium, visiting
+from tests.browsing import DESKTOP, PHONE, Visit, visiting
 
 import pillow_heif
 import pytest
@@ -76,12 +76,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield Server(address, model, hold)
         hold.set()
         site.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture
