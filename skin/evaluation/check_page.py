@@ -5,7 +5,6 @@ It names files relative to the data folder, never where that folder lies.
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from skin.data.images import ImageError
 from skin.data.index import COLUMNS
 from skin.data.split import SPLITS, Leak
 from skin.data.suspicious import Suspicion, suspicions
-from skin.evaluation.pages import Context, in_html, render
+from skin.evaluation.pages import Context, as_base64, in_html, render
 
 import numpy as np
 from markupsafe import Markup
@@ -140,7 +139,7 @@ def _pictures(paths: Iterable[str], make: Callable[[str], np.ndarray]) -> dict[s
 
     def picture(path: str) -> Markup | None:
         try:
-            return Markup(base64.b64encode(thumbnails.jpeg(make(path), quality=70)).decode("ascii"))
+            return as_base64(thumbnails.jpeg(make(path), quality=70))
         except ImageError:  # changed since the audit
             return None
 

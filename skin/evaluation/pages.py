@@ -53,16 +53,22 @@ _PIXELS_PER_INCH = 90  # of a picture on the page
 
 def html(report: Report, pictures: Mapping[str, bytes]) -> str:
     """Return the report as one HTML file that needs nothing else: pictures (PNG, by file name) inside, no scripts."""
-    data = {
-        name: {"data": Markup(base64.b64encode(content).decode("ascii")), "width": css_width(content)}
-        for name, content in pictures.items()
-    }
+    data = {name: inside(content) for name, content in pictures.items()}
     return render("report.html", _context(report) | {"pictures": data, "top_level": 1, "level": 2}, in_html)
 
 
-def css_width(png: bytes) -> int:
-    """Return the width in CSS pixels at which the letters of a picture are as large as the page's own."""
-    return round(int.from_bytes(png[16:20], "big") / DPI * _PIXELS_PER_INCH)  # the width in a PNG's first chunk
+def inside(png: bytes) -> Context:
+    """Return a PNG as the macro `picture` has it: its data, and the width in CSS pixels.
+
+    At that width its letters are as large as the page's own.
+    """
+    pixels = int.from_bytes(png[16:20], "big")  # in a PNG's first chunk
+    return {"data": as_base64(png), "width": round(pixels / DPI * _PIXELS_PER_INCH)}
+
+
+def as_base64(content: bytes) -> Markup:
+    """Return the content of a file as a data URL in a page has it."""
+    return Markup(base64.b64encode(content).decode("ascii"))
 
 
 def stard_ai(report: Report) -> str:

@@ -5,7 +5,6 @@ It names files by their names, never where they lie.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from skin.data import thumbnails
 from skin.data.class_names import readable_name
 from skin.data.images import ImageError
 from skin.data.split import SPLITS
-from skin.evaluation.pages import Context, css_width, in_html, render
+from skin.evaluation.pages import Context, as_base64, in_html, inside, render
 from skin.training.columns import COLUMNS, Row
 from skin.training.options import Options
 from skin.training.splits import Splits
@@ -22,7 +21,6 @@ from skin.training.standing import Course, Remark
 from skin.utils import cli
 
 import numpy as np
-from markupsafe import Markup
 
 NAME = "report.html"
 _EPOCHS = 12  # rows of the table, the newest; metrics.csv has all
@@ -92,7 +90,7 @@ def html(course: Course, remarks: Sequence[Remark], splits: Splits, weights: np.
         "epochs": {"done": len(course.rows), "all": course.options.epochs},
         "best": _best(course),
         "baseline": str(course.baseline),
-        "pictures": _pictures(state.curves),
+        "pictures": {"curves": inside(state.curves)} if state.curves else {},
         "table": _table(course.rows),
         "mistakes": None if state.mistakes is None else [_shown(mistake) for mistake in state.mistakes],
         "images": len(splits.rows),
@@ -104,12 +102,6 @@ def html(course: Course, remarks: Sequence[Remark], splits: Splits, weights: np.
         "classes": _classes(splits, weights),
         "settings": _settings(course.options),
     }, in_html)  # fmt: skip
-
-
-def _pictures(curves: bytes) -> dict[str, Context]:
-    if not curves:
-        return {}
-    return {"curves": {"data": Markup(base64.b64encode(curves).decode("ascii")), "width": css_width(curves)}}
 
 
 def _best(course: Course) -> Context:
@@ -167,7 +159,7 @@ def _settings(options: Options) -> Context:
 def _shown(mistake: Mistake) -> Context:
     try:
         pixels = thumbnails.fitted(mistake.path, *_PICTURE)
-        picture = Markup(base64.b64encode(thumbnails.jpeg(pixels, quality=80)).decode("ascii"))
+        picture = as_base64(thumbnails.jpeg(pixels, quality=80))
     except ImageError:  # gone since it was last read
         picture = None
     return {
