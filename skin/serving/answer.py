@@ -7,13 +7,13 @@ images gets no number at all. The words are in `words.toml`, the HTML is in `web
 from __future__ import annotations
 
 import base64
-import io
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from skin.data import thumbnails
 from skin.data.class_names import BENIGN, is_malignant, same_disease
 from skin.data.images import ImageError
 from skin.model.classifier import Answer, Prediction, SkinClassifier
@@ -23,7 +23,6 @@ from skin.utils.errors import UserError, printable
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 
 WEB = Path(__file__).with_name("web")
 NAMED = 4  # classes of a set that the headline names; the rest are counted
@@ -199,6 +198,4 @@ def _bars(prediction: Prediction, words: Words, calibrated: bool) -> list[dict[s
 
 
 def _data_url(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/jpeg;base64," + base64.b64encode(thumbnails.jpeg(pixels, quality=90)).decode()
