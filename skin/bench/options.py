@@ -11,7 +11,7 @@ from pathlib import Path
 
 from skin.model.choices import MODELS
 from skin.utils import cli
-from skin.utils.cli import option
+from skin.utils.cli import flag_of, option
 from skin.utils.errors import UserError
 from skin.utils.hardware import check_workers
 from skin.utils.home import user_path
@@ -133,7 +133,7 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
     for name, least in LEAST.items():
         value = getattr(options, name)
         if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
+            raise UserError(f"{flag_of(name)} {value}: must be {least} or more")
     check_workers(options.workers)
     _check_kind(options)
     options.gpu_counts(present=0)
@@ -164,7 +164,7 @@ def _check_outputs(options: BenchmarkOptions) -> None:
 
 def _check_kind(options: BenchmarkOptions) -> None:
     """Raise `UserError` for options that do not go together."""
-    chosen = [f"--{name.replace('_', '-')}" for name in KINDS if getattr(options, name)]
+    chosen = [flag_of(name) for name in KINDS if getattr(options, name)]
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(chosen)} measure different things; choose one")
     for kind, refused in (("input", "plot compare"), ("plan", "plot compare"), ("infer", "compare")):

@@ -9,7 +9,7 @@ from pathlib import Path
 from skin.evaluation import run_list
 from skin.evaluation.run_list import ORDERS
 from skin.model.choices import AMP, VIEWS
-from skin.utils.cli import option
+from skin.utils.cli import flag_of, option
 from skin.utils.errors import UserError
 from skin.utils.hardware import check_workers
 
@@ -101,12 +101,12 @@ def check(options: EvaluateOptions) -> None:
     of_data = {"labels": "a table", "label_column": "a column", "group_column": "a column", "group_by": "a pattern"}
     for name, what in of_data.items():
         if getattr(options, name) is not None and options.data is None:
-            raise UserError(f"--{name.replace('_', '-')} is {what} for --data: name the folder, too")
+            raise UserError(f"{flag_of(name)} is {what} for --data: name the folder, too")
     check_workers(options.workers)
     for name in ("batch_size", "seed"):
         value, least = getattr(options, name), 1 if name == "batch_size" else 0
         if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
+            raise UserError(f"{flag_of(name)} {value}: must be {least} or more")
     if options.seed >= 2**63:
         raise UserError(f"--seed {options.seed}: must be below 2**63")
 

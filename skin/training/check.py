@@ -85,7 +85,7 @@ def command(typed: Options, options: Options, report: CheckReport) -> list[str]:
         value = values[field.name]
         if field.name in _OF_THE_CHECK or value == field.default:
             continue
-        flag = f"--{field.name.replace('_', '-')}"
+        flag = cli.flag_of(field.name)
         text = _as_typed(value)
         words += [flag] if value is True else [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return words

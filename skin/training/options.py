@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from skin.model.choices import MODELS
 from skin.training.recipes import RECIPES
 from skin.utils import cli, run_folders
-from skin.utils.cli import option
+from skin.utils.cli import flag_of, option
 from skin.utils.errors import UserError
 from skin.utils.hardware import check_workers
 from skin.utils.home import user_path
@@ -175,7 +175,7 @@ def common_options(description: str | None, argv: Sequence[str] | None, topology
             values = [value if value == "left out" else "given" for value in values]
         for rank, value in enumerate(values):
             if value != values[0]:
-                raise UserError(f"--{name.replace('_', '-')} is {value} in process {rank} and {values[0]} in process "
+                raise UserError(f"{flag_of(name)} is {value} in process {rank} and {values[0]} in process "
                                 "0: start all machines with the same options")  # fmt: skip
     if topology.is_main:
         return common
@@ -297,11 +297,11 @@ def _check(options: Options) -> None:
     for name, low in least.items():
         value = getattr(options, name)
         if value is not None and not low <= value < float("inf"):
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be {low} or more")
+            raise UserError(f"{flag_of(name)} {value}: must be {low} or more")
     most = {"epochs": MOST_EPOCHS, "batch_size": 2**31 - 1, "freeze_epochs": MOST_EPOCHS, "patience": MOST_EPOCHS}
     for name, high in most.items():
         if getattr(options, name) > high:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be {high:,} or less")
+            raise UserError(f"{flag_of(name)} {getattr(options, name)}: must be {high:,} or less")
     check_workers(options.workers)
     if options.track in TRACKERS and find_spec(options.track) is None:
         raise UserError(
@@ -322,7 +322,7 @@ def _check_unchanged(options: Options, config: dict[str, Any]) -> None:
     for name in now.keys() - MACHINE - MENDS:
         if now[name] != before[name]:
             values = now[name] if isinstance(now[name], list) else [now[name]]
-            flag = f"--{name.replace('_', '-')}"
+            flag = flag_of(name)
             option = " ".join(flag if value is True else f"{flag} {shlex.quote(str(value))}" for value in values)
             has = ", ".join(before[name]) or "none" if isinstance(before[name], list) else before[name]
             raise UserError(

@@ -149,7 +149,7 @@ def _settings(options: Options) -> Context:
         text = Path(value).name if field.name in _PATHS and value else str(value)
         if isinstance(value, (tuple, list)):
             text = ", ".join(value)
-        flag = f"--{field.name.replace('_', '-')}"
+        flag = cli.flag_of(field.name)
         if field.name in _OF_THE_FOLDER or value is None or value is False or text == "":
             continue
         (usual if value == field.default else own).append({"flag": flag, "value": "" if value is True else text})

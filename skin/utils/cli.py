@@ -55,6 +55,11 @@ def options(settings_class: type[Any]) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(settings_class) if "group" in field.metadata]
 
 
+def flag_of(name: str) -> str:
+    """Return the flag of a field: `batch_size` -> `--batch-size`."""
+    return f"--{name.replace('_', '-')}"
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
@@ -116,7 +121,7 @@ def parse(
                 keywords["action"] = "store_true"
             elif "action" not in keywords:
                 keywords["type"] = kind
-            group.add_argument("--" + field.name.replace("_", "-"), default=field.default, **keywords)
+            group.add_argument(flag_of(field.name), default=field.default, **keywords)
     parser.set_defaults(**(defaults or {}))
     values = vars(parser.parse_args(argv))
     return settings_class(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
