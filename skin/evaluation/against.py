@@ -11,11 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from skin.data.class_names import match_classes
-from skin.evaluation import metrics, paired
+from skin.evaluation import metrics
 from skin.evaluation.intervals import Estimate, Estimates, Resampler
 from skin.evaluation.malignant import two_classes
 from skin.evaluation.metrics import Array, Bools, Floats, Ints
-from skin.evaluation.report_types import AgainstReport, Comparison, McNemar, PairedTest
+from skin.evaluation.paired import comparison
+from skin.evaluation.report_types import AgainstReport, McNemar, PairedTest
 from skin.utils.errors import UserError
 
 import numpy as np
@@ -69,34 +70,24 @@ def compare(
     delong, of_two = None, None
     if malignant is not None:
         (is_malignant, risk), (_, other_risk) = (two_classes(malignant, labels, p) for p in (probabilities, theirs))
-        of_two = Estimates(is_malignant, risk, resampler), Estimates(is_malignant, other_risk, resampler)
+        of_two = Estimates(is_malignant, other_risk, resampler), Estimates(is_malignant, risk, resampler)
         p_value = delong_p_value(is_malignant == 1, risk[:, 1], other_risk[:, 1], resampler.group_of_row)
         delong = PairedTest(p_value)
 
     def report() -> AgainstReport:
-        overall = _compared(metrics.OVERALL, estimates, others)
+        overall = comparison(metrics.OVERALL, others, estimates)
         return AgainstReport(
             checkpoint=other.checkpoint,
             checkpoint_sha256=other.checkpoint_sha256,
             model=other.model,
             overall=overall,
-            malignant=_compared(metrics.OF_TWO_CLASSES, *of_two, 1) if of_two else None,
+            malignant=comparison(metrics.OF_TWO_CLASSES, *of_two, 1) if of_two else None,
             mcnemar=mcnemar(estimates.predicted == labels, others.predicted == labels, resampler),
             delong=delong,
             conclusion=conclusion(overall.difference[DECIDES], len(labels)),
         )
 
     return report
-
-
-def _compared(
-    chosen: tuple[metrics.Metric, ...], ours: Estimates, others: Estimates, of_class: int | None = None
-) -> Comparison:
-    return Comparison(
-        before={metric.name: others.estimate(metric.name, of_class) for metric in chosen},
-        after={metric.name: ours.estimate(metric.name, of_class) for metric in chosen},
-        difference={metric.name: paired.difference(metric, ours, others, of_class) for metric in chosen},
-    )
 
 
 def conclusion(difference: Estimate, images: int) -> str:

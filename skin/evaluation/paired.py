@@ -10,6 +10,7 @@ import math
 
 from skin.evaluation.intervals import Estimate, Estimates, interval
 from skin.evaluation.metrics import Array, BiasedUpwards, Floats, Metric, OfConfusion, OfSums, Percentiles
+from skin.evaluation.report_types import Comparison
 
 import numpy as np
 from scipy.special import stdtrit
@@ -46,6 +47,17 @@ def difference(metric: Metric, one: Estimates, other: Estimates, of_class: int |
         return interval(Percentiles(), value, apart, everything)
     # What a calibration error is too large by is no noise that two of them share, so their distances are added up.
     return from_ends(*ends, -1.0 if isinstance(metric.interval, BiasedUpwards) else correlation(*rounds))
+
+
+def comparison(
+    chosen: tuple[Metric, ...], before: Estimates, after: Estimates, of_class: int | None = None
+) -> Comparison:
+    """Return some metrics (of a class) of two answers to the same images, and after less before."""
+    return Comparison(
+        before={metric.name: before.estimate(metric.name, of_class) for metric in chosen},
+        after={metric.name: after.estimate(metric.name, of_class) for metric in chosen},
+        difference={metric.name: difference(metric, after, before, of_class) for metric in chosen},
+    )
 
 
 def mean_of_groups(sums: Floats, images: Array) -> Estimate:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from skin.data.class_names import readable_name
-from skin.evaluation import against, metrics, operating_points, paired, subgroups
+from skin.evaluation import against, metrics, operating_points, subgroups
 from skin.evaluation import prevalence as prevalences
 from skin.evaluation.against import Other
 from skin.evaluation.decision_curve import decision_curve
@@ -20,8 +20,9 @@ from skin.evaluation.gaps import Group, heterogeneity
 from skin.evaluation.intervals import LEVEL, Column, Estimate, Estimates, Resampler, means_of
 from skin.evaluation.lesions import per_lesion, per_patient
 from skin.evaluation.malignant import malignant_classes, two_classes
-from skin.evaluation.metrics import Bools, Floats, Ints, Metric, Percentiles
+from skin.evaluation.metrics import Bools, Floats, Ints, Percentiles
 from skin.evaluation.operating_points import Target
+from skin.evaluation.paired import comparison
 from skin.evaluation.prevalence import MALIGNANT as MALIGNANT_TARGET
 from skin.evaluation.prevalence import Part
 from skin.evaluation.reliability import reliability
@@ -269,13 +270,11 @@ def _balanced(
 
 
 def _decision(estimates: Estimates, balanced: Estimates | None) -> DecisionReport:
-    def of(found: Estimates) -> ByMetric:
-        return {metric.name: found.estimate(metric.name) for metric in metrics.OF_LABELS}
-
     if balanced is None:
-        return DecisionReport(calibration.DECISION, of(estimates), None, None)
-    difference = {metric.name: paired.difference(metric, balanced, estimates) for metric in metrics.OF_LABELS}
-    return DecisionReport(calibration.DECISION, of(estimates), of(balanced), difference)
+        alone = {metric.name: estimates.estimate(metric.name) for metric in metrics.OF_LABELS}
+        return DecisionReport(calibration.DECISION, alone, None, None)
+    found = comparison(metrics.OF_LABELS, estimates, balanced)
+    return DecisionReport(calibration.DECISION, found.before, found.after, found.difference)
 
 
 def _views(predictions: Predictions, estimates: Estimates) -> Callable[[], Comparison | None]:
@@ -284,15 +283,7 @@ def _views(predictions: Predictions, estimates: Estimates) -> Callable[[], Compa
         return lambda: None
     of_view = calibration.probabilities_of(predictions.calibration, predictions.one_view[predictions.known])
     one_view = Estimates(estimates.labels, of_view, estimates.resampler)
-    return lambda: _comparison(metrics.OF_A_COMPARISON, one_view, estimates)
-
-
-def _comparison(compared: tuple[Metric, ...], before: Estimates, after: Estimates) -> Comparison:
-    return Comparison(
-        before={metric.name: before.estimate(metric.name) for metric in compared},
-        after={metric.name: after.estimate(metric.name) for metric in compared},
-        difference={metric.name: paired.difference(metric, after, before) for metric in compared},
-    )
+    return lambda: comparison(metrics.OF_A_COMPARISON, one_view, estimates)
 
 
 # ---- malignant against benign ---------------------------------------------------------------------------------
@@ -352,7 +343,7 @@ def _calibration(
     if answers.malignant is not None:
         truth, two = two_classes(answers.malignant, labels, probabilities)
         of_malignant = reliability(truth == 1, two[:, 1], resampler)
-    compared = _comparison(metrics.OF_PROBABILITIES, raw, estimates)
+    compared = comparison(metrics.OF_PROBABILITIES, raw, estimates)
     biases, losses = fitted.get("biases"), fitted.get("cross_validation")
     of_training: Any = fitted.get("unlike", {})
     return CalibrationReport(
