@@ -96,8 +96,7 @@ def collect(
     head: Any = classifier.network.classifier[1]
     keep = of_features or (lambda traits: traits)
     logits, one_view = (np.zeros((size, head.out_features), np.float32) for _ in range(2))
-    none = traits_of(classifier, np.zeros((1, 32, 32, 3), np.uint8), topology.device)[:0] if with_features else None
-    kept = np.zeros((size, 0), np.float32) if none is None else _rows_like(keep(none), size)
+    kept = _rows_like(keep(np.zeros((0, sum(classifier.widths()) if with_features else 0), np.float32)), size)
     stopped = False
     if isinstance(loader, DataLoader) and loader.num_workers and loader._iterator is None:
         # Its processes are forked from here, and hold a copy of each page that is used again from then on.
