@@ -81,6 +81,8 @@ COLUMNS = (
     Column("grad_norm", lambda e: e.train.grad_norm, optional=True),
 )  # fmt: skip
 NAMES = tuple(column.name for column in COLUMNS)
+TABLE = {column.name: column.table for column in COLUMNS if column.table}
+"""The columns of tables for people, by their names."""
 
 
 def row_of(result: EpochResult) -> Row:
@@ -92,6 +94,11 @@ def epoch_line(row: Row, epochs: int) -> str:
     """Return a row as the line that a person reads."""
     shown = {column.name: column.shown.format(row[column.name]) for column in COLUMNS if column.name in row}
     return "".join({**shown, "epoch": f"{shown['epoch']}/{epochs}"}.values())
+
+
+def cell(row: Row, name: str) -> str:
+    """Return a value of a row as `TABLE` shows it; `""` if the row lacks it."""
+    return TABLE[name].format.format(row[name]) if name in row else ""
 
 
 def write_metrics(path: Path, rows: Sequence[Row]) -> None:

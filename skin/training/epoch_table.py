@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from skin.training.columns import COLUMNS, Row
+from skin.training.columns import TABLE, Row, cell
 from skin.utils import text_table
 
 _BEST, _RANK_OF_BEST = "best", 5
@@ -21,26 +21,24 @@ class EpochTable:
 
     def __init__(self, width: int, epochs: int, monitor: str) -> None:
         self._epochs = epochs
-        shown = {column.name: column.table for column in COLUMNS if column.table}
-        widths = {name: it.width for name, it in shown.items()} | {_BEST: len(_BEST)}
+        widths = {name: it.width for name, it in TABLE.items()} | {_BEST: len(_BEST)}
         widths["epoch"] = max(widths["epoch"], len(f"{epochs}/{epochs}"))
-        ranks = {name: it.rank for name, it in shown.items()} | {_BEST: _RANK_OF_BEST, f"val_{monitor}": 0}
+        ranks = {name: it.rank for name, it in TABLE.items()} | {_BEST: _RANK_OF_BEST, f"val_{monitor}": 0}
         fit = text_table.fitting(list(widths.values()), [ranks[name] for name in widths], width)
         names = [list(widths)[place] for place in fit]
         self._with_best = _BEST in names
-        self._columns = [(name, shown[name], widths[name]) for name in names if name != _BEST]
+        self._widths = {name: widths[name] for name in names if name != _BEST}
 
     def header(self) -> str:
         """Return the two lines above the rows."""
-        return "\n".join(self._line([it.title[line] for _, it, _ in self._columns]) for line in (0, 1))
+        return "\n".join(self._line([TABLE[name].title[line] for name in self._widths]) for line in (0, 1))
 
     def row(self, row: Row, best: bool) -> str:
         """Return the line of an epoch."""
-        cells = [it.format.format(row[name]) if name in row else "" for name, it, _ in self._columns]
+        cells = [cell(row, name) for name in self._widths]
         cells[0] += f"/{self._epochs}"
         return self._line(cells) + (" " * text_table.GAP + _BEST if best and self._with_best else "")
 
     def _line(self, cells: Sequence[str]) -> str:
-        widths = [width for _, _, width in self._columns]
-        padded = [text_table.right(cell, width) for cell, width in zip(cells, widths, strict=True)]
+        padded = [text_table.right(text, width) for text, width in zip(cells, self._widths.values(), strict=True)]
         return (" " * text_table.GAP).join(padded)

@@ -14,7 +14,7 @@ from skin.data.class_names import readable_name
 from skin.data.images import ImageError
 from skin.data.split import SPLITS
 from skin.evaluation.pages import Context, as_base64, in_html, inside, render
-from skin.training.columns import COLUMNS, Row
+from skin.training.columns import TABLE, Row, cell
 from skin.training.options import Options
 from skin.training.splits import Splits
 from skin.training.standing import Course, Remark
@@ -115,13 +115,9 @@ def _best(course: Course) -> Context:
 
 def _table(rows: Sequence[Row]) -> Context:
     """Return the newest rows, the last one first."""
-    shown = {column.name: column.table for column in COLUMNS if column.table}
     return {
-        "titles": [_capital(" ".join(filter(None, it.title))) for it in shown.values()],
-        "rows": [
-            [it.format.format(row[name]) if name in row else "" for name, it in shown.items()]
-            for row in reversed(rows[-_EPOCHS:])
-        ],
+        "titles": [_capital(" ".join(filter(None, it.title))) for it in TABLE.values()],
+        "rows": [[cell(row, name) for name in TABLE] for row in reversed(rows[-_EPOCHS:])],
         "others": max(0, len(rows) - _EPOCHS),
     }
 
