@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from skin.data.class_names import readable_name
@@ -87,7 +88,7 @@ class Predictions:
     one_view: Floats | None = None
     other: Other | None = None
 
-    @property
+    @cached_property
     def calibrated(self) -> Calibrated:
         return calibration.calibrated(self.calibration, self.logits, self.distance)
 
