@@ -91,10 +91,10 @@ def some_of_training(
 
 
 def _plain_loader(
-    part: str, options: Options, topology: Topology, splits: Splits, training: TrainingData, log: Log, workers: int,
+    split: str, options: Options, topology: Topology, splits: Splits, training: TrainingData, log: Log, workers: int,
     most: int | None = None,
 ) -> DataLoader[Batch]:  # fmt: skip
-    dataset = splits.dataset(part, training.dataset.preprocess, cache=training.dataset.cache, most=most)
+    dataset = splits.dataset(split, training.dataset.preprocess, cache=training.dataset.cache, most=most)
     size = 2 * options.batch_size * max(1, len(topology.cuda_devices))
     batches = PlainBatches(len(dataset), size, topology.rank, topology.world)
     return make_loader(dataset, batches, workers, training.loader.pin_memory, log.say_once)
