@@ -10,10 +10,10 @@ README.md lists the layouts of a data folder. A run has one folder, in runs/.
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from skin.training.options import Options, common_options
 from skin.utils import cli
@@ -25,7 +25,7 @@ from skin.data.dataset import Batch, timed_ahead
 from skin.model import calibration, checkpoint
 from skin.model.inference import collect
 from skin.model.network import Classifier, preprocess_for
-from skin.training import averaging, batch_norm, check, ending, losses, mixing
+from skin.training import batch_norm, check, ema, ending, losses, mixing
 from skin.training.loading import training_data, validation_loader
 from skin.training.progress import Progress
 from skin.training.records import StepDone, StepRecord
@@ -69,7 +69,7 @@ def build_trainer(
         options=options, topology=topology, classifier=classifier, data=data, origin=origin,
         make_parallel=make_parallel, model=make_parallel(classifier, options, topology),
         optimizer=make_optimizer(network.parameters(), options), class_weights=weights.to(topology.device),
-        averaged=averaging.averaged(classifier, options.ema),
+        averaged=ema.averaged(classifier, options.ema),
         # Small gradients vanish in float16, which has five bits of exponent; bfloat16 and float32 need no scaling.
         scaler=torch.amp.GradScaler(topology.device.type, enabled=precision.dtype is torch.float16),
     )  # fmt: skip
@@ -77,11 +77,10 @@ def build_trainer(
 
 def make_optimizer(parameters: Iterable[nn.Parameter], options: Options) -> torch.optim.Optimizer:
     """Return the optimizer of `--optimizer`; `OPTIMIZERS` in skin/training/options.py lists them all."""
-    common: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay, "fused": True}
-    if options.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=0.9, **common)
-    kinds: dict[str, type[torch.optim.Adam]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[options.optimizer](parameters, **common)
+    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
+        "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": functools.partial(torch.optim.SGD, momentum=0.9),
+    }  # fmt: skip
+    return kinds[options.optimizer](parameters, lr=options.lr, weight_decay=options.weight_decay, fused=True)
 
 
 def make_parallel(classifier: Classifier, options: Options, topology: Topology) -> nn.Module:
@@ -206,7 +205,7 @@ def last_pt(trainer: Trainer, progress: Progress, classes: Sequence[str]) -> Las
         "classes": list(classes),
         "machine": trainer.machine(),
         "plan": trainer.plan(),
-        "averaged": averaging.state(trainer.averaged, trainer.topology),
+        "averaged": ema.state(trainer.averaged, trainer.topology),
     }
 
 
@@ -218,7 +217,7 @@ def load_last(last: Restorable, trainer: Trainer, progress: Progress) -> None:
     trainer.optimizer.load_state_dict(last["optimizer"])
     if last["scaler"] and trainer.scaler.is_enabled():  # one that was off then, or is off now, starts anew
         trainer.scaler.load_state_dict(last["scaler"])
-    averaging.restore(trainer.averaged, last["averaged"])
+    ema.restore(trainer.averaged, last["averaged"])
     progress.load_state(last["progress"], trainer.topology, len(trainer.batches))
 
 
@@ -250,8 +249,7 @@ def begin(opened: Opened) -> Run:
     run = opened.begin(trainer)
     if opened.last is not None:
         load_last(checked_last(opened.last, trainer, splits.classes, run.folder / "last.pt"), trainer, run.progress)
-    if options.resume is not None:
-        run.say_resumed(opened.source, opened.last)
+    run.say_resumed(opened.source, opened.last)
     return run
 
 

@@ -168,13 +168,15 @@ class Run:
         )
 
     def say_resumed(self, source: str, last: dict[str, Any] | None) -> None:
-        """Say what the run goes on from and what has changed since.
+        """Say what a run that goes on goes on from, and what has changed since.
 
         Args:
             source: a line on the save that it goes on from.
             last: contents of that save; None if there is none.
         """
         progress = self.progress
+        if self.trainer.options.resume is None:
+            return
         if last is None:
             self.log.say(source)
         else:

@@ -13,7 +13,7 @@ from skin.data.images import PreprocessDict
 from skin.model.calibration import Calibration
 from skin.model.checkpoint import check_tensors
 from skin.training import batch_norm
-from skin.training.averaging import AveragedState
+from skin.training.ema import AveragedState
 from skin.training.options import OPTIMIZERS
 from skin.training.progress import ProgressState
 from skin.training.trainer import Trainer

@@ -6,7 +6,7 @@ import copy
 
 from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import Precision
-from skin.training import averaging
+from skin.training import ema
 from skin.utils.parallel import Topology
 
 import pytest
@@ -31,18 +31,18 @@ def move(classifier: Classifier) -> None:
 
 
 def test_a_decay_of_zero_is_no_average(classifier: Classifier) -> None:
-    assert averaging.averaged(classifier, 0.0) is None
+    assert ema.averaged(classifier, 0.0) is None
 
 
 def test_short_runs_have_a_short_memory() -> None:
-    assert averaging.decay_at(1, 0.998) == pytest.approx(2 / 11)
-    assert averaging.decay_at(90, 0.998) == pytest.approx(0.91)
-    assert averaging.decay_at(10**6, 0.998) == 0.998
-    assert averaging.decay_at(10**6, 0.1) == 0.1
+    assert ema.decay_at(1, 0.998) == pytest.approx(2 / 11)
+    assert ema.decay_at(90, 0.998) == pytest.approx(0.91)
+    assert ema.decay_at(10**6, 0.998) == 0.998
+    assert ema.decay_at(10**6, 0.1) == 0.1
 
 
 def test_weights_and_statistics_are_averaged_and_counts_are_copied(classifier: Classifier) -> None:
-    model = averaging.averaged(classifier, 0.5)
+    model = ema.averaged(classifier, 0.5)
     assert model is not None
     names = ("classifier.1.bias", "features.0.1.running_var", "features.0.1.num_batches_tracked")
     by_hand: list[torch.Tensor] = []
@@ -62,15 +62,15 @@ def test_weights_and_statistics_are_averaged_and_counts_are_copied(classifier: C
 
 
 def test_a_state_goes_on_to_the_same_bits(classifier: Classifier) -> None:
-    model, other = averaging.averaged(classifier, 0.9), averaging.averaged(classifier, 0.9)
+    model, other = ema.averaged(classifier, 0.9), ema.averaged(classifier, 0.9)
     assert model is not None
     assert other is not None
     for _ in range(3):
         move(classifier)
         model.update_parameters(classifier)
-    state = copy.deepcopy(averaging.state(model, CPU))
+    state = copy.deepcopy(ema.state(model, CPU))
     assert state is not None
-    averaging.restore(other, {**state, "statistics": state["statistics"][0]})
+    ema.restore(other, {**state, "statistics": state["statistics"][0]})
     move(classifier)
     for each in (model, other):
         each.update_parameters(classifier)
