@@ -291,15 +291,18 @@ def _surest_mistakes(labels: Array, probabilities: Array) -> Array:
 def _contact_sheet(
     rows: Array, predictions: Predictions, dataset: SkinDiseaseDataset, images: Sequence[str]
 ) -> Figure:
-    pictures, captions = [], []
+    captions = []
     probabilities = predictions.calibrated.probabilities[rows]
     for row, of_classes in zip(rows.tolist(), probabilities, strict=True):
-        view = centre_crop(dataset.stored(row), dataset.preprocess.image_size)
-        pictures.append(cv2.resize(view, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA))
         said = predictions.classes[int(of_classes.argmax())]
-        truth = predictions.classes[int(predictions.labels[row])]
-        captions.append((images[row], readable_name(truth), f"{said}, {of_classes.max():.1%}"))
-    return plots.mistakes(pictures, captions)
+        truth = readable_name(predictions.classes[int(predictions.labels[row])])
+        captions.append((images[row], f"is {truth}", f"said {said}, {of_classes.max():.1%}"))
+    return plots.contact_sheet("The most confident mistakes", _thumbnails(rows, dataset), captions)
+
+
+def _thumbnails(rows: Array, dataset: SkinDiseaseDataset) -> list[Array]:
+    views = (centre_crop(dataset.stored(row), dataset.preprocess.image_size) for row in rows.tolist())
+    return [cv2.resize(view, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA) for view in views]
 
 
 def _png(figure: Figure) -> bytes:

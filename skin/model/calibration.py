@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from skin.model.unlike import Training, Unlike, catch
 from skin.model.unlike import distance as unlike_distance
@@ -54,11 +54,12 @@ class SetThresholds(TypedDict):
 
 
 class Answers(TypedDict):
-    """The network's answers for the validation images, which evaluate.py chooses thresholds on."""
+    """The network's answers for the validation images: evaluate.py chooses thresholds on them, folds pool them."""
 
     logits: Tensor  # float32 [N, C]
     labels: Tensor  # int64 [N]
     groups: Tensor  # int64 [N], the number of each image's lesion or patient
+    distance: NotRequired[Tensor]  # float64 [N], as `distance` gives it; files from before there were folds lack it
 
 
 class CrossValidation(TypedDict):
@@ -140,7 +141,7 @@ def fit(
         **of_probabilities,
         "decision": DECISION,
         "mean_probabilities": mean.tolist(),
-        "answers": _answers(logits, labels, group),
+        "answers": _answers(logits, labels, group, unlike_distance(unlike, features)),
         "sets": {name: _fit_sets(probabilities, labels, coverage, group) for name, coverage in COVERAGES.items()},
         "unlike": {**unlike, "caught": catch(unlike, stand_ins)} if stand_ins else unlike,
     }
@@ -205,13 +206,16 @@ def balanced(calibration: Calibration, probabilities: Doubles) -> npt.NDArray[np
     return classes
 
 
-def _answers(logits: Floats, labels: npt.NDArray[np.int64], group: npt.NDArray[np.int64]) -> Answers:
+def _answers(
+    logits: Floats, labels: npt.NDArray[np.int64], group: npt.NDArray[np.int64], distance: Doubles
+) -> Answers:
     import torch  # a checkpoint holds tensors, not arrays
 
     return {
         "logits": torch.from_numpy(logits.astype(np.float32)),
         "labels": torch.from_numpy(labels),
         "groups": torch.from_numpy(group.astype(np.int64)),
+        "distance": torch.from_numpy(distance.astype(np.float64)),
     }
 
 
