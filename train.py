@@ -273,7 +273,7 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
     run.saver.wait()
     topology.barrier()
     classifier = copy.deepcopy(run.trainer.classifier)  # what --resume needs stays as it is
-    weights = checkpoint.load_best(best).network.state_dict() if topology.is_main else None
+    weights = checkpoint.load_single(best).network.state_dict() if topology.is_main else None
     classifier.network.load_state_dict(topology.from_main(weights))  # the folder may be on rank 0's machine alone
     logits, traits, _ = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
     calibrated = ending.calibrate(run, classifier, logits, traits, interrupts.stopping)
