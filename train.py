@@ -26,7 +26,7 @@ from skin.data.dataset import Batch, timed_ahead
 from skin.model import calibration, checkpoint
 from skin.model.inference import collect
 from skin.model.network import Classifier, preprocess_for
-from skin.training import batch_norm, check, ending, losses
+from skin.training import batch_norm, check, ending, folds, losses
 from skin.training.columns import EpochResult, row_of
 from skin.training.loading import training_data, validation_loader
 from skin.training.progress import Progress
@@ -282,18 +282,23 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
         run.end(calibrated, logits)
 
 
+def train(options: Options, topology: Topology, interrupts: Interrupts) -> int:
+    """Train one model; return 0, or 128 + the signal that stopped it."""
+    with open_run(options, topology) as opened:
+        run = begin(opened)
+        with as_user_errors(run.trainer.batches.most_images // topology.replicas, run.how_to_go_on):
+            return fit(run, interrupts)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     with as_user_errors(), Interrupts() as interrupts, parallel.processes() as processes:
         options = common_options(__doc__, argv, processes)
         if options.check:
             return check.run(options, argv, processes, build_trainer, train_step) if processes.is_main else 0
         topology = parallel.on_devices(processes, options.gpus)
-        if finished(options, topology):
-            return 0
-        with open_run(options, topology) as opened:
-            run = begin(opened)
-            with as_user_errors(run.trainer.batches.most_images // topology.replicas, run.how_to_go_on):
-                return fit(run, interrupts)
+        if options.folds:
+            return folds.run(options, topology, interrupts, train)
+        return 0 if finished(options, topology) else train(options, topology, interrupts)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,8 @@
 
 Confident learning (Northcutt, Jiang and Chuang 2021): an image counts confidently as a class if its probability of
 that class reaches the mean which the images with this label have. It is listed if the most probable of these classes
-is not its label. The list is ranked by the probability of the label, its "self-confidence", the lowest first.
-Probabilities are calibrated here, so nothing is taken off for rare classes: that would rank a sure mistake in a common
-class behind a slight doubt about a rare one.
+is not its label. The list is ranked by the probability of the label, its "self-confidence", the lowest first. The
+probabilities are calibrated, so no allowance is made for rare classes.
 """
 
 from __future__ import annotations

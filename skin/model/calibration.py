@@ -59,7 +59,7 @@ class Answers(TypedDict):
     logits: Tensor  # float32 [N, C]
     labels: Tensor  # int64 [N]
     groups: Tensor  # int64 [N], the number of each image's lesion or patient
-    distance: NotRequired[Tensor]  # float64 [N], as `distance` gives it; files from before there were folds lack it
+    distance: NotRequired[Tensor]  # float64 [N], from the training images; older files and ensembles lack it
 
 
 class CrossValidation(TypedDict):
@@ -129,10 +129,15 @@ def fit(
     labels = np.asarray(labels, np.int64)
     if len(labels) == 0:
         return {}
-    unlike = fit_unlike(np.asarray(features, np.float32), labels, training)
+    import torch  # a checkpoint holds tensors, not arrays
+
+    features = np.asarray(features, np.float32)
+    unlike = fit_unlike(features, labels, training)
     if stand_ins:
         unlike["caught"] = catch(unlike, stand_ins)
-    return fit_probabilities(logits, labels, groups, unlike)
+    fitted = fit_probabilities(logits, labels, groups, unlike)
+    fitted["answers"]["distance"] = torch.from_numpy(unlike_distance(unlike, features))
+    return fitted
 
 
 def fit_probabilities(
@@ -150,7 +155,7 @@ def fit_probabilities(
         **of_probabilities,
         "decision": DECISION,
         "mean_probabilities": mean.tolist(),
-        "answers": _answers(logits, labels, group, unlike_distance(unlike, features)),
+        "answers": _answers(logits, labels, group),
         "sets": {name: _fit_sets(probabilities, labels, coverage, group) for name, coverage in COVERAGES.items()},
         "unlike": unlike,
     }
@@ -215,16 +220,13 @@ def balanced(calibration: Calibration, probabilities: Doubles) -> npt.NDArray[np
     return classes
 
 
-def _answers(
-    logits: Floats, labels: npt.NDArray[np.int64], group: npt.NDArray[np.int64], distance: Doubles
-) -> Answers:
+def _answers(logits: Floats, labels: npt.NDArray[np.int64], group: npt.NDArray[np.int64]) -> Answers:
     import torch  # a checkpoint holds tensors, not arrays
 
     return {
         "logits": torch.from_numpy(logits.astype(np.float32)),
         "labels": torch.from_numpy(labels),
         "groups": torch.from_numpy(group.astype(np.int64)),
-        "distance": torch.from_numpy(distance.astype(np.float64)),
     }
 
 

@@ -303,11 +303,12 @@ def open_run(options: Options, topology: Topology) -> Iterator[Opened]:
         if topology.is_main and resuming:
             held.enter_context(run_folder.hold(folder))
             attempts.note(folder, by_itself=options.auto or restarted_by_torchrun())
-        if options.demo and topology.is_main:
+        draws = options.demo and options.fold is None  # the folds of a run share a set
+        if draws and topology.is_main:
             folder = folder if resuming else run_folder.create(folder, own=options.out is None)
             demo.write(folder / "demo")
         folder = topology.from_main(folder)
-        if options.demo:
+        if draws:
             options = replace(options, data=(folder / "demo").resolve())
         manifest = folder / "split.csv" if resuming else None
         if not resuming and options.fold is not None:  # the folds were cut when the first of them began
