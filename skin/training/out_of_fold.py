@@ -142,12 +142,21 @@ class Pooled:
         """Return the report of these answers. It is of the folds' models, one an image, not of the ensemble."""
         answers = self.predictions
         made = report.build(answers, seed=options.seed)
+        resolved = self.models[0].config["resolved"]
         about = replace(
-            of_checkpoint(best), checkpoint=f"{folder.name}/fold-1 to fold-{len(self.models)}",
-            model=self.models[0].model_name, created=time.strftime("%Y-%m-%d %H:%M:%S"),
-            data=self.set.name, data_name=self.set.name, layout=self.set.layout,
-            images_sha256=self.set.images_sha256, own_data=True, split=FOLDS,
-        )  # fmt: skip
+            of_checkpoint(best),
+            checkpoint=f"{folder.name}/fold-1 to fold-{len(self.models)}",
+            model=self.models[0].model_name,
+            created=time.strftime("%Y-%m-%d %H:%M:%S"),
+            data=self.set.name,
+            data_name=self.set.name,
+            layout=self.set.layout,
+            images_sha256=self.set.images_sha256,
+            own_data=True,
+            split=FOLDS,
+            precision=resolved["precision"],
+            device=resolved["parallel"],
+        )
         notes = list(self.set.notes)
         if self.left_out:
             notes.append(f"{count(self.left_out, 'image')} of the folds were left out while they were trained")

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from skin import load_classifier
-from skin.model import calibration, checkpoint, ensemble
-from skin.model.checkpoint import EnsembleCheckpoint, load_best
-from skin.model.ensemble import Unseen, save_ensemble
-from skin.model.export import export
-from skin.utils.errors import UserError
+from skin.model import checkpoint
+from skin.model.ensemble import save_ensemble
 from tests import tiny
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
