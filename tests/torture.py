@@ -266,6 +266,7 @@ def outcome(run: Path) -> dict[str, Any]:
     # Saved every minute or never: that is asked for anew each time, and changes nothing.
     for config in (best["config"],):
         del config["save_minutes"]
+        config["out"] = Path(config["out"]).name  # a fold's is absolute
     names = sorted(file.name for file in run.iterdir() if file.name not in (saver.PREVIOUS, "demo"))
     return {"last.pt": last, "best.pt": best, "metrics.csv": rows, "files": names}
 

@@ -1,6 +1,6 @@
 """Flip some labels of a real set, train folds on it, and see how many of them the review list finds.
 
-    python tests/bench/label_noise.py --data HAM10000 --folds 5 --work noise -- --model efficientnet_b0 --image-size 128
+    python tests/bench/label_noise.py --data HAM10000 --folds 5 -- --model efficientnet_b0 --image-size 128
 
 What stands after `--` goes to train.py. A share of the labels becomes another class of the set, at random. The
 printed figure is how many times as many flipped labels stand at the top of label_review.csv as chance would put
