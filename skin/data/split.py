@@ -96,6 +96,8 @@ class _Deal:
         self.class_size = np.bincount(labels, minlength=classes).tolist()
         self.dealt = [0] * classes
         self.held = [[0] * classes for _ in fractions]
+        self.images = [0] * len(fractions)
+        self.alike = len({fractions[split] for split in self.splits}) == 1
         self.split_of = [0] * len(names)
 
     def order(self, seed: int) -> list[int]:
@@ -107,7 +109,8 @@ class _Deal:
 
     def neediest(self, group: int) -> int:
         best, most = self.splits[0], -np.inf
-        for split in self.splits:
+        # Folds often need the same. Then the emptiest comes first, or the first would get the rest of each class.
+        for split in sorted(self.splits, key=self.images.__getitem__) if self.alike else self.splits:
             held, fraction = self.held[split], self.fractions[split]
             need = 0.0
             for label, count in self.contents[group]:
@@ -121,6 +124,7 @@ class _Deal:
         for label, count in self.contents[group]:
             self.dealt[label] += count
             self.held[split][label] += count
+            self.images[split] += count
 
     def fill_empty_splits(self) -> None:
         """Move the smallest group that can be spared into each split that lacks a class."""
@@ -146,6 +150,7 @@ class _Deal:
     def _move(self, group: int, split: int) -> None:
         for label, count in self.contents[group]:
             self.held[self.split_of[group]][label] -= count
+            self.images[self.split_of[group]] -= count
             self.dealt[label] -= count
         self.put(group, split)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
 import shutil
 import signal
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +144,7 @@ def test_folds_in_another_order_stopped_and_resumed_come_to_the_same_bits(
     assert not Path("run/best.pt").exists()
     (run,) = run_list.found(Path())
     assert (run.state, run.epochs, run.of_epochs) == ("1 of 2 folds", 1, 2)
+    monkeypatch.setattr(folds.out_of_fold.report_files, "draw", lambda *arguments: {})
     with monkeypatch.context() as patch:
         at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert call(*TWO, "--fold", 1) == 143
@@ -163,7 +163,7 @@ def test_folds_in_another_order_stopped_and_resumed_come_to_the_same_bits(
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[int, list[int]]]]:
+def tried(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[int]]]:
     """`folds.run` with a stand-in for the training, which notes the folds that are trained and done."""
     done: set[Path] = set()
     monkeypatch.setattr(folds, "is_done", lambda folder: folder in done)
@@ -185,7 +185,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[int, 
         with Interrupts() as interrupts, parallel.setup(0) as topology:
             return folds.run(options, topology, interrupts, train_one), trained
 
-    yield run
+    return run
 
 
 def test_a_fold_that_another_process_trains_is_left_to_it(
@@ -240,7 +240,8 @@ def test_one_fold_alone_needs_the_folder_that_the_folds_share() -> None:
 
 
 def test_more_folds_than_lesions_of_a_class_name_the_class_and_how_many_it_has() -> None:
-    with pytest.raises(UserError, match=r"--folds 9: class '\w+' has images of (\d) lesions.* use --folds \1 at most"):
+    named = r"--folds 9: class '\w+' has images of (\d) lesions.* use --folds \1 at most"
+    with pytest.raises(UserError, match=named):
         call("--folds", 9)
     assert not Path("run").exists()
 
@@ -266,14 +267,21 @@ def test_a_folder_with_a_run_of_one_model_is_refused(folded: Path) -> None:
     Path("run").mkdir()
     config = json.loads((folded / "config.json").read_text()) | {"folds": None}
     Path("run/config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="--folds 2: the run .* has none"):
+    with pytest.raises(UserError, match=r"--folds 2: the run .* has none"):
         call(*TWO, "--fold", 1)
 
 
-def test_a_check_says_what_the_folds_will_be(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_a_check_says_what_the_folds_will_be(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(train.check.speed, "estimate", lambda *arguments: [])
-    with contextlib.suppress(UserError):
-        call("--folds", 3, "--check")
+    assert call("--folds", 3, "--check") == 0
     said = capsys.readouterr().out
-    assert "3 folds, cut from training and validation together; the 7 images of the test split are in none" in said
-    assert "fold 3: 21 images of" in said
+    cut = "3 folds, cut from training and validation together; the 8 images of the test split are in none"
+    assert cut in said
+    sizes = [int(line.split()[2]) for line in said.splitlines() if line.startswith("  fold ")]
+    assert sum(sizes) == 62
+    assert max(sizes) - min(sizes) <= 4
+    page = Path("run/check.html").read_text()
+    assert "That is for one model, and --folds 3 trains as many." in page
+    assert "--folds 3 --out" not in page
