@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -213,6 +214,28 @@ def test_a_run_whose_first_fold_cannot_begin_leaves_the_folder_free(tried: Calla
     with pytest.raises(UserError, match="no such weights"):
         tried("--folds", 2, within=fail)
     assert tried("--folds", 2) == (0, [1, 2])
+
+
+@pytest.mark.parametrize(("seed", "refused"), [(0, False), (1, True)])
+def test_two_processes_that_begin_a_run_at_once_share_its_folder(
+    seed: int, refused: bool, tried: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = folds.read_splits
+
+    def overtaken(*arguments: Any, **keywords: Any) -> Any:
+        monkeypatch.setattr(folds, "read_splits", read)
+        assert tried("--folds", 2, "--fold", 2) == (0, [2])
+        return read(*arguments, **keywords)
+
+    monkeypatch.setattr(folds, "read_splits", overtaken)
+    expected = pytest.raises(UserError, match=r"--seed 1: the run .* has 0") if refused else contextlib.nullcontext()
+    with expected:
+        assert tried("--folds", 2, "--fold", 1, "--seed", seed) == (0, [1])
+
+
+def test_the_folder_of_a_fold_goes_on_with_that_fold_of_its_run(folded: Path) -> None:
+    options = read_options(None, ["--resume", str(folded / "fold-2")])
+    assert (options.resume, options.out, options.folds, options.fold) == (folded, folded, 2, 2)
 
 
 # ---- what is refused ----------------------------------------------------------------------------------------
