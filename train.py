@@ -25,7 +25,7 @@ from skin.data.dataset import Batch, timed_ahead
 from skin.model import calibration, checkpoint
 from skin.model.inference import collect
 from skin.model.network import Classifier, preprocess_for
-from skin.training import batch_norm, check, ema, ending, losses, mixing
+from skin.training import batch_norm, check, ema, ending, folds, losses, mixing
 from skin.training.loading import training_data, validation_loader
 from skin.training.progress import Progress
 from skin.training.records import StepDone, StepRecord
@@ -145,8 +145,7 @@ def train_step(trainer: Trainer, images: Tensor, labels: Tensor, batch_weight: f
     trainer.optimizer.zero_grad(set_to_none=True)
     if trainer.averaged is not None:
         trainer.averaged.update_parameters(trainer.classifier)
-    loss_sum, weight, correct = sums
-    return StepRecord(loss_sum, weight, correct, torch.full_like(weight, len(labels)), grad_norm)
+    return StepRecord._make([*sums, torch.full_like(grad_norm, len(labels)), grad_norm])
 
 
 def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[StepDone]:
@@ -238,8 +237,7 @@ def save(run: Run, best: bool = False) -> None:
     """Copy the run's state; a thread of the saver writes it with `torch.save` while the training goes on."""
     last = last_pt(run.trainer, run.progress, run.splits.classes)
     if run.trainer.topology.is_main:
-        network, rows = run.trainer.validated.network, run.progress.history
-        run.saver.save(last, best_pt(run, network, {}) if best else None, rows)
+        run.saver.save(last, best_pt(run, run.trainer.validated.network, {}) if best else None, run.progress.history)
 
 
 def begin(opened: Opened) -> Run:
@@ -280,18 +278,23 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
         run.end(calibrated, logits)
 
 
+def train(options: Options, topology: Topology, interrupts: Interrupts) -> int:
+    """Train one model, unless that is done; return 0, or 128 + the signal that stopped it."""
+    if finished(options, topology):
+        return 0
+    with open_run(options, topology) as opened:
+        run = begin(opened)
+        with as_user_errors(run.trainer.images_per_pass(), run.how_to_go_on, options.accumulate):
+            return fit(run, interrupts)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     with as_user_errors(), Interrupts() as interrupts, parallel.processes() as processes:
         options = common_options(__doc__, argv, processes)
         if options.check:
             return check.run(options, argv, processes, build_trainer, train_step) if processes.is_main else 0
         topology = parallel.on_devices(processes, options.gpus)
-        if finished(options, topology):
-            return 0
-        with open_run(options, topology) as opened:
-            run = begin(opened)
-            with as_user_errors(run.trainer.images_per_pass(), run.how_to_go_on, options.accumulate):
-                return fit(run, interrupts)
+        return folds.run(options, topology, interrupts, train)
 
 
 if __name__ == "__main__":

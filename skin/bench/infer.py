@@ -25,8 +25,9 @@ from skin.bench.report import Heading, new_heading
 from skin.evaluation import test_set
 from skin.model import checkpoint as checkpoints
 from skin.model import export
+from skin.model.averaging import as_one
 from skin.model.calibration import probabilities_of
-from skin.model.checkpoint import Checkpoint, load_best
+from skin.model.checkpoint import Checkpoint, SingleCheckpoint, load_best
 from skin.model.classifier import SkinClassifier
 from skin.model.network import build, preprocess_for
 from skin.model.precision import Precision, choose
@@ -40,6 +41,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
 BATCHES = (1, 8, 32)
 LARGEST, LARGEST_ON_CPU = 1024, 128  # images that the search for the largest batch ends at
@@ -218,20 +220,33 @@ def _as_predict(model: SkinClassifier) -> Ask:
 def plain(model: Checkpoint, precision: Precision) -> Ask:
     """Return a notebook's way: torchvision's network as it is, float batches, the default memory layout."""
     device = torch.device(precision.device_type)
-    network = model.network.to(device).eval()
-    mean, std = (
-        255 * torch.tensor(values, device=device).view(1, 3, 1, 1)
-        for values in (model.preprocess.mean, model.preprocess.std)
-    )
+    network = as_one(model, lambda single: _Plain(single, precision)).to(device).eval()
 
     @torch.inference_mode()
     def ask(squares: np.ndarray) -> np.ndarray:
-        pixels = torch.from_numpy(squares).to(device).permute(0, 3, 1, 2).float().contiguous()
-        with precision.autocast():
-            logits = network((pixels - mean) / std)
-        return probabilities_of(model.calibration, logits.float().cpu().numpy())
+        logits = network(torch.from_numpy(squares).to(device))
+        return probabilities_of(model.calibration, logits.cpu().numpy())
 
     return ask
+
+
+class _Plain(nn.Module):
+    """A network as a notebook would ask it, from uint8 [B, S, S, 3] to logits, float32 [B, C]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: SingleCheckpoint, precision: Precision) -> None:
+        super().__init__()
+        self.network, self.precision = model.network, precision
+        self.register_buffer("mean", 255 * torch.tensor(model.preprocess.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(model.preprocess.std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.permute(0, 3, 1, 2).float().contiguous()
+        with self.precision.autocast():
+            logits: Tensor = self.network((pixels - self.mean) / self.std)
+        return logits.float()
 
 
 def _as_onnx(session: Any) -> Ask:

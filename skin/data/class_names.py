@@ -130,3 +130,12 @@ def match_classes(model_classes: Sequence[str], data_classes: Iterable[str]) -> 
         tuple(cls for cls in data if cls not in to_model),
         tuple(cls for cls in model_classes if cls not in taken),
     )
+
+
+def order_of(classes: Sequence[str], others: Sequence[str]) -> list[int] | None:
+    """Return, for each of a model's classes, its place among another's; None if the two have not the same classes."""
+    match = match_classes(classes, others)
+    theirs = {ours: they for they, ours in match.to_model.items()}
+    if match.unmatched_data or match.unmatched_model or len(theirs) < len(others):
+        return None
+    return [others.index(theirs[cls]) for cls in classes]

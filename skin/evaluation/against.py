@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from skin.data.class_names import match_classes
+from skin.data import class_names
 from skin.evaluation import metrics
 from skin.evaluation.intervals import Estimate, Estimates, Resampler
 from skin.evaluation.malignant import two_classes
@@ -46,14 +46,13 @@ def order_of(classes: tuple[str, ...], others: tuple[str, ...], name: str) -> li
     Raises:
         UserError: the two have not the same classes.
     """
-    match = match_classes(classes, others)
-    theirs = {ours: they for they, ours in match.to_model.items()}
-    if match.unmatched_data or match.unmatched_model or len(theirs) < len(classes):
+    order = class_names.order_of(classes, others)
+    if order is None:
         raise UserError(
             f"--against {name}: its classes ({', '.join(others)}) are not those of the model ({', '.join(classes)}); "
             "only models of the same classes can be compared"
         )
-    return [others.index(theirs[cls]) for cls in classes]
+    return order
 
 
 def compare(

@@ -24,9 +24,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from skin.model.unlike import Training, Unlike, catch
+from skin.model.unlike import OfMembers, Training, Unlike, catch
 from skin.model.unlike import distance as unlike_distance
 from skin.model.unlike import fit as fit_unlike
 from skin.utils.errors import UserError
@@ -54,11 +54,12 @@ class SetThresholds(TypedDict):
 
 
 class Answers(TypedDict):
-    """The network's answers for the validation images, which evaluate.py chooses thresholds on."""
+    """The network's answers for the validation images: evaluate.py chooses thresholds on them, folds pool them."""
 
     logits: Tensor  # float32 [N, C]
     labels: Tensor  # int64 [N]
     groups: Tensor  # int64 [N], the number of each image's lesion or patient
+    distance: NotRequired[Tensor]  # float64 [N], from the training images; older files and ensembles lack it
 
 
 class CrossValidation(TypedDict):
@@ -82,7 +83,7 @@ class Calibration(TypedDict, total=False):
     mean_probabilities: list[float]  # one per class: the mean over the validation images
     answers: Answers
     sets: dict[str, SetThresholds]  # by coverage: "90" and "95"
-    unlike: Unlike
+    unlike: Unlike | OfMembers
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,30 @@ def fit(
         The calibration for `apply`: numbers, lists and tensors, safe for `torch.load(weights_only=True)`. Empty if
         N is 0.
     """
-    logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
-    features = np.asarray(features, np.float32)
+    labels = np.asarray(labels, np.int64)
     if len(labels) == 0:
         return {}
+    import torch  # a checkpoint holds tensors, not arrays
+
+    features = np.asarray(features, np.float32)
+    unlike = fit_unlike(features, labels, training)
+    if stand_ins:
+        unlike["caught"] = catch(unlike, stand_ins)
+    fitted = fit_probabilities(logits, labels, groups, unlike)
+    fitted["answers"]["distance"] = torch.from_numpy(unlike_distance(unlike, features))
+    return fitted
+
+
+def fit_probabilities(
+    logits: npt.ArrayLike, labels: npt.ArrayLike, groups: npt.ArrayLike | None, unlike: Unlike | OfMembers
+) -> Calibration:
+    """Fit the probabilities and the sets to go with a flag that is fitted already; see `fit`, N must be above 0."""
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
     group = np.unique(np.arange(len(labels)) if groups is None else np.asarray(groups), return_inverse=True)[1]
     of_probabilities = _fit_probabilities(logits, labels, group)
     probabilities = probabilities_of(of_probabilities, logits)
     # One image of each class more, so that none is 0.
     mean = (probabilities.sum(0) + 1) / (len(labels) + logits.shape[1])
-    unlike = fit_unlike(features, labels, training)
     return {
         "images": len(labels),
         **of_probabilities,
@@ -142,7 +157,7 @@ def fit(
         "mean_probabilities": mean.tolist(),
         "answers": _answers(logits, labels, group),
         "sets": {name: _fit_sets(probabilities, labels, coverage, group) for name, coverage in COVERAGES.items()},
-        "unlike": {**unlike, "caught": catch(unlike, stand_ins)} if stand_ins else unlike,
+        "unlike": unlike,
     }
 
 

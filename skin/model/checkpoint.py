@@ -7,11 +7,14 @@ Inference needs `best.pt`; `--resume` needs `last.pt`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypedDict, cast
 
+from skin.data.class_names import order_of
 from skin.data.images import Preprocess
 from skin.model.calibration import COVERAGES, DECISION, Calibration
 from skin.model.choices import MODELS
@@ -28,6 +31,7 @@ from torchvision.models import EfficientNet
 __all__ = ["FORMAT_VERSION", "Checkpoint", "check_tensors", "load", "load_best", "save"]
 
 FORMAT_VERSION = 1
+MOST_MEMBERS = 100  # of an ensemble
 
 
 # ---- writing --------------------------------------------------------------------------------------------
@@ -76,11 +80,13 @@ class _Sink:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A validated `best.pt`: the network with its weights, on the CPU in eval mode, and its settings."""
+    """A validated `best.pt`: a `SingleCheckpoint` or an `EnsembleCheckpoint`, and what is alike in both.
+
+    Those who ask a model need not know which it is; `skin.model.fold_batchnorm.for_inference` makes it ready.
+    """
 
     path: Path
-    network: EfficientNet
-    model_name: str
+    model_name: str  # such as "efficientnet_b3", or "5 x efficientnet_b0"
     classes: tuple[str, ...]
     preprocess: Preprocess
     config: dict[str, Any]  # the run's config.json: every option by its name, and `resolved`
@@ -103,7 +109,30 @@ class Checkpoint:
         return printable(", ".join(said), limit=1000)
 
 
-_KEYS = {"model": dict, "classes": list, "preprocess": dict, "config": dict, "metrics": dict, "calibration": dict}
+@dataclass(frozen=True)
+class SingleCheckpoint(Checkpoint):
+    """One model: the network with its weights, on the CPU in eval mode."""
+
+    network: EfficientNet
+
+
+class Source(TypedDict):
+    """The file that a member of an ensemble was taken from: its name and that of its folder, and its SHA-256."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class EnsembleCheckpoint(Checkpoint):
+    """Several models that answer as one: see `skin.model.ensemble`. All of them see the same squares of images."""
+
+    members: tuple[SingleCheckpoint, ...]
+    sources: tuple[Source, ...]  # one per member
+
+
+_SHARED = {"classes": list, "config": dict, "metrics": dict, "calibration": dict}
+_KEYS = {"model": dict, "preprocess": dict, **_SHARED}
 _TEXT_OR_NONE = (str, type(None))
 _CONFIG: dict[str, Any] = {  # the types of the options that others read; each may be missing
     "data": _TEXT_OR_NONE, "labels": _TEXT_OR_NONE, "group_by": _TEXT_OR_NONE, "demo": bool, "split": str,
@@ -125,23 +154,36 @@ def load_best(path: Path) -> Checkpoint:
     state = load(path)
     if not is_version(state.get("format_version")):
         raise UserError(f"{path}: not a best.pt of format version {FORMAT_VERSION}; was it written by train.py?")
-    for key, kind in _KEYS.items():
-        if not isinstance(state.get(key), kind):
-            raise UserError(f"{path}: damaged checkpoint: {key!r} is not a {kind.__name__}")
-    _check_config(state["config"], path)
-    name, classes = state["config"]["model"], state["classes"]
-    _check_classes(classes, path)
-    if not all(_is_number(value) or value is None for value in state["metrics"].values()):
-        raise UserError(f"{path}: damaged checkpoint: 'metrics' holds values that are not numbers")
+    return _ensemble(state, path) if "members" in state else _single(state, path, str(path))
+
+
+def load_single(path: Path) -> SingleCheckpoint:
+    """Read and validate a `best.pt` of one model. Raises `UserError` as `load_best` does, and for an ensemble."""
+    found = load_best(path)
+    if not isinstance(found, SingleCheckpoint):
+        raise UserError(f"{path} is an ensemble itself; name its models instead")
+    return found
+
+
+def _single(state: dict[str, Any], path: Path, name: str) -> SingleCheckpoint:
+    """Validate the contents of a `best.pt` of one model, which errors call `name`."""
+    _check_kinds(state, _KEYS, name)
+    _check_config(state["config"], name)
+    model, classes = state["config"].get("model"), state["classes"]
+    if model not in MODELS:
+        raise UserError(f"{name}: unknown model {model!r}; known are {MODELS[0]} to {MODELS[-1]}")
+    _check_classes(classes, name)
+    _check_metrics(state["metrics"], name)
     with torch.device("meta"):
-        network = build(name, len(classes))
-    check_tensors(state["model"], network.state_dict(), path)
-    _check_calibration(state["calibration"], len(classes), network.classifier[1].in_features, path)
+        network = build(model, len(classes))
+    check_tensors(state["model"], network.state_dict(), name)
+    features = network.classifier[1].in_features
+    _check_calibration(state["calibration"], len(classes), partial(_check_unlike, classes, features), name)
     network.load_state_dict(state["model"], assign=True)
-    return Checkpoint(
+    return SingleCheckpoint(
         path=path,
         network=network.eval(),
-        model_name=name,
+        model_name=model,
         classes=tuple(classes),
         preprocess=Preprocess.from_dict(state["preprocess"]),
         config=state["config"],
@@ -150,12 +192,81 @@ def load_best(path: Path) -> Checkpoint:
     )
 
 
+def _ensemble(state: dict[str, Any], path: Path) -> EnsembleCheckpoint:
+    """Validate the contents of a `best.pt` of several models."""
+    _check_kinds(state, {"members": list, "sources": list, **_SHARED}, str(path))
+    _check_config(state["config"], str(path))
+    _check_classes(state["classes"], str(path))
+    _check_metrics(state["metrics"], str(path))
+    sources = _checked_sources(state["sources"], path)
+    names = [f"{path}: member {n} ({source['file']})" for n, source in enumerate(sources, 1)]
+    found = dict(enumerate(state["members"]))
+    for number, name in enumerate(names):
+        if not isinstance(found.pop(number, None), dict):
+            raise UserError(f"{name} is missing: make the ensemble again")
+    if found:
+        raise UserError(f"{path}: damaged checkpoint: it has more members than sources")
+    members = [_single(member, path, name) for member, name in zip(state["members"], names, strict=True)]
+    check_together(state["classes"], members, names)
+    _check_calibration(state["calibration"], len(state["classes"]), _check_unlike_of_members, str(path))
+    return EnsembleCheckpoint(
+        path=path,
+        model_name=name_of([member.model_name for member in members]),
+        classes=tuple(state["classes"]),
+        preprocess=members[0].preprocess,
+        config=state["config"],
+        metrics=state["metrics"],
+        calibration=cast(Calibration, state["calibration"]),
+        members=tuple(members),
+        sources=sources,
+    )
+
+
+def _checked_sources(sources: list[Any], path: Path) -> tuple[Source, ...]:
+    """Return the files of an ensemble's members, one at least, no two the same."""
+    for source in sources:
+        if not isinstance(source, dict) or not all(isinstance(source.get(key), str) for key in ("file", "sha256")):
+            raise UserError(f"{path}: damaged checkpoint: 'sources' do not name files")
+    hashes = [source["sha256"] for source in sources]
+    if not 1 <= len(set(hashes)) == len(hashes) <= MOST_MEMBERS:
+        raise UserError(f"{path}: damaged checkpoint: it has not 1 to {MOST_MEMBERS} different members")
+    return tuple({"file": source["file"], "sha256": source["sha256"]} for source in sources)
+
+
+def check_together(classes: Sequence[str], members: Sequence[SingleCheckpoint], names: Sequence[str]) -> None:
+    """Check that models can answer as one: for the same classes, in any order, and for the same square of an image.
+
+    Each brings its own mean and std of pixels.
+
+    Raises:
+        UserError: naming, by `names`, the first that does not fit.
+    """
+    for member, name in zip(members, names, strict=True):
+        if order_of(classes, member.classes) is None:
+            raise UserError(
+                f"{name}: its classes ({', '.join(member.classes)}) are not those of {names[0]} "
+                f"({', '.join(classes)}); only models of the same classes can be averaged"
+            )
+        for field in ("image_size", "resize_size", "interpolation"):
+            own, first = getattr(member.preprocess, field), getattr(members[0].preprocess, field)
+            if own != first:
+                remedy = "" if field == "interpolation" else "; train them with the same --image-size"
+                raise UserError(
+                    f"{name}: its images are prepared with {field} {own}, those of {names[0]} with {first}{remedy}"
+                )
+
+
+def name_of(models: Sequence[str]) -> str:
+    """Return the name of an ensemble of these models: "2 x efficientnet_b0 + efficientnet_b3"."""
+    return " + ".join(f"{n} x {name}" if n > 1 else name for name, n in sorted(Counter(models).items()))
+
+
 def is_version(value: Any) -> bool:
     """Return True if a file's format version is the one that is written here."""
     return type(value) is int and value == FORMAT_VERSION
 
 
-def check_tensors(state: Any, expected: dict[str, Tensor], path: Path) -> None:
+def check_tensors(state: Any, expected: dict[str, Tensor], path: Path | str) -> None:
     """Check that `state` has the names, shapes and dtypes of `expected`, and finite numbers.
 
     Raises:
@@ -173,7 +284,18 @@ def check_tensors(state: Any, expected: dict[str, Tensor], path: Path) -> None:
             raise UserError(f"{path}: damaged checkpoint: tensor {key} holds numbers that are not finite")
 
 
-def _check_classes(classes: list[Any], path: Path) -> None:
+def _check_kinds(state: dict[str, Any], kinds: Mapping[str, type], path: str) -> None:
+    for key, kind in kinds.items():
+        if not isinstance(state.get(key), kind):
+            raise UserError(f"{path}: damaged checkpoint: {key!r} is not a {kind.__name__}")
+
+
+def _check_metrics(metrics: dict[str, Any], path: str) -> None:
+    if not all(_is_number(value) or value is None for value in metrics.values()):
+        raise UserError(f"{path}: damaged checkpoint: 'metrics' holds values that are not numbers")
+
+
+def _check_classes(classes: list[Any], path: str) -> None:
     try:
         sound = all(isinstance(name, str) and 0 < len(name.encode()) <= 1000 for name in classes)
     except UnicodeEncodeError:  # half a character (a lone surrogate), which no terminal and no file can take
@@ -182,16 +304,15 @@ def _check_classes(classes: list[Any], path: Path) -> None:
         raise UserError(f"{path}: damaged checkpoint: 'classes' is not a list of different names")
 
 
-def _check_config(config: dict[str, Any], path: Path) -> None:
+def _check_config(config: dict[str, Any], path: str) -> None:
     for key, kind in _CONFIG.items():
         if key in config and (not isinstance(config[key], kind) or (kind is int and isinstance(config[key], bool))):
             raise UserError(f"{path}: damaged checkpoint: the config's {key!r} is a {type(config[key]).__name__}")
-    name = config.get("model")
-    if name not in MODELS:
-        raise UserError(f"{path}: unknown model {name!r}; known are {MODELS[0]} to {MODELS[-1]}")
 
 
-def _check_calibration(calibration: dict[str, Any], classes: int, features: int, path: Path) -> None:
+def _check_calibration(
+    calibration: dict[str, Any], classes: int, check_unlike: Callable[[dict[str, Any]], None], path: str
+) -> None:
     """Check that `skin.model.calibration.apply` can use it for `classes` classes; an empty one is fine."""
     if not calibration:
         return
@@ -202,25 +323,39 @@ def _check_calibration(calibration: dict[str, Any], classes: int, features: int,
             sound = len(thresholds) == classes and all(map(_is_finite, thresholds))
             if not sound or not all(type(c) is int and 0 <= c < classes for c in shared):
                 raise ValueError("sets")
+        if not (_is_finite(calibration["temperature"]) and calibration["temperature"] > 0):
+            raise ValueError("temperature")
         unlike = calibration["unlike"]
-        means, directions, variances = unlike["means"], unlike["directions"], unlike["variances"]
-        shapes = {1 <= len(means) <= classes, means.shape[1:] == directions.shape[1:] == (features,)}
-        shapes |= {len(directions) == len(variances), means.dtype == directions.dtype == torch.float32}
-        positive = [calibration["temperature"], unlike["rest"], *variances]
-        if shapes != {True} or not all(_is_finite(value) and value > 0 for value in positive):
-            raise ValueError("unlike")
         if not (_is_number(unlike["threshold"]) and unlike["threshold"] > 0 and type(calibration["images"]) is int):
             raise ValueError("threshold")
-        if not (torch.isfinite(means).all() and torch.isfinite(directions).all()):
-            raise ValueError("means")
-        _check_stages(unlike)
+        _check_caught(unlike)
+        check_unlike(unlike)
         _check_probabilities(calibration, classes)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged checkpoint: its calibration does not fit its model") from error
 
 
+def _check_unlike(classes: Sequence[str], features: int, unlike: dict[str, Any]) -> None:
+    """Check the flag of a network with so many pooled features."""
+    means, directions, variances = unlike["means"], unlike["directions"], unlike["variances"]
+    shapes = {1 <= len(means) <= len(classes), means.shape[1:] == directions.shape[1:] == (features,)}
+    shapes |= {len(directions) == len(variances), means.dtype == directions.dtype == torch.float32}
+    positive = [unlike["rest"], *variances]
+    if shapes != {True} or not all(_is_finite(value) and value > 0 for value in positive):
+        raise ValueError("unlike")
+    if not (torch.isfinite(means).all() and torch.isfinite(directions).all()):
+        raise ValueError("means")
+    _check_stages(unlike)
+
+
+def _check_unlike_of_members(unlike: dict[str, Any]) -> None:
+    """Check the flag of an ensemble, which is its threshold alone."""
+    if "means" in unlike:
+        raise ValueError("unlike")
+
+
 def _check_stages(unlike: dict[str, Any]) -> None:
-    """Check what checkpoints of earlier versions lack: the stages, their scales, and the pictures that are caught."""
+    """Check what checkpoints of earlier versions lack: the stages and their scales."""
     stages, scales = unlike.get("stages", []), unlike.get("scales", [[0.0, 1.0]])
     if len(scales) != len(stages) + 1:
         raise ValueError("scales")
@@ -234,6 +369,9 @@ def _check_stages(unlike: dict[str, Any]) -> None:
             raise ValueError("stages")
         if not (torch.isfinite(mean).all() and torch.isfinite(whitening).all()):
             raise ValueError("stages")
+
+
+def _check_caught(unlike: dict[str, Any]) -> None:
     for kind, caught in unlike.get("caught", {}).items():
         if type(kind) is not str or type(caught["images"]) is not int or not _is_finite(caught["flagged"]):
             raise ValueError("caught")
@@ -257,6 +395,9 @@ def _check_probabilities(calibration: dict[str, Any], classes: int) -> None:
     dtypes = [logits.dtype, labels.dtype, groups.dtype]
     if dtypes != [torch.float32, torch.int64, torch.int64] or not torch.isfinite(logits).all():
         raise ValueError("answers")
+    distance = calibration["answers"].get("distance", labels.to(torch.float64))
+    if distance.dtype != torch.float64 or distance.shape != labels.shape or distance.isnan().any():
+        raise ValueError("distance")
     if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise ValueError("labels")
 

@@ -7,13 +7,13 @@ calibrated probabilities. A graph cannot say how to resize or name the classes, 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
+from skin.model.averaging import as_one
 from skin.model.calibration import DECISION
-from skin.model.checkpoint import Checkpoint, load_best
-from skin.model.unlike import Unlike
+from skin.model.checkpoint import Checkpoint, SingleCheckpoint, load_best
+from skin.model.log_distance import log_distance
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
 
@@ -37,55 +37,40 @@ class Portable(nn.Module):
     0 without a calibration.
     """
 
-    mean: Tensor
-    std: Tensor
     biases: Tensor
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
-        self.network = checkpoint.network
+        self.model: Any = as_one(checkpoint, _Network)
         self.temperature = float(checkpoint.calibration.get("temperature", 1.0))
-        self.distance = Distance(checkpoint.calibration["unlike"]) if "unlike" in checkpoint.calibration else None
+        self.log_distance = log_distance(checkpoint.calibration)
         biases = checkpoint.calibration.get("biases", [0.0] * len(checkpoint.classes))
         self.register_buffer("biases", torch.tensor(biases, dtype=torch.float32))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, traits = self.model.answers(images)
+        return (logits / self.temperature + self.biases).softmax(1), logits, self.log_distance(traits).exp()
+
+
+class _Network(nn.Module):
+    """`Classifier.answers` of one model, in operations that a graph can hold."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, checkpoint: SingleCheckpoint) -> None:
+        super().__init__()
+        self.network = checkpoint.network
         self.register_buffer("mean", 255 * torch.tensor(checkpoint.preprocess.mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(checkpoint.preprocess.std).view(1, 3, 1, 1))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
         maps = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
         traits = []
         for stage in self.network.features:
             maps = stage(maps)
             traits.append(maps.mean((2, 3)))
-        logits = self.network.classifier(traits[-1])
-        distance = logits[:, 0] * 0 if self.distance is None else self.distance(traits)
-        return (logits / self.temperature + self.biases).softmax(1), logits, distance
-
-
-class Distance(nn.Module):
-    """`unlike.distance` as layers of a graph: from the traits of each stage, [B, W] each, to [B]."""
-
-    def __init__(self, unlike: Unlike) -> None:
-        super().__init__()
-        self.stages = [(stage["mean"], stage["whitening"]) for stage in unlike.get("stages", [])]
-        self.means, self.directions, self.rest = unlike["means"], unlike["directions"], unlike["rest"]
-        self.precision = 1 / torch.tensor(unlike["variances"])
-        self.scales = torch.tensor(unlike.get("scales", [[0.0, 1.0]]))
-        self.threshold = math.log(unlike["threshold"])
-
-    def forward(self, traits: list[Tensor]) -> Tensor:
-        early = traits[len(traits) - 1 - len(self.stages) : -1]
-        distances = [
-            ((of_stage - mean) @ whitening).square().mean(1)
-            for of_stage, (mean, whitening) in zip(early, self.stages, strict=True)
-        ]
-        units = traits[-1] / traits[-1].norm(dim=1, keepdim=True).clamp_min(1e-12)
-        apart = units[:, None] - self.means
-        along = (apart @ self.directions.T).square()
-        rest = (apart.square().sum(2) - along.sum(2)).clamp_min(0) / self.rest
-        distances.append((along @ self.precision + rest).amin(1) / units.shape[1])
-        logs = torch.stack(distances, 1).clamp_min(1e-12).log()
-        return (((logs - self.scales[:, 0]) / self.scales[:, 1]).amax(1) - self.threshold).exp()
+        return self.network.classifier(traits[-1]), torch.cat(traits, 1)
 
 
 def export(checkpoint_path: Path, path: Path) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from skin.model.checkpoint import Checkpoint
+from skin.model.averaging import Ensemble, as_one
+from skin.model.checkpoint import Checkpoint, SingleCheckpoint
 from skin.model.network import Classifier
 from skin.model.precision import Precision
 
@@ -22,9 +23,13 @@ from torchvision.models import EfficientNet
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
 
-def for_inference(checkpoint: Checkpoint, precision: Precision) -> Classifier:
-    """Return the model of a checkpoint, fused, in eval mode, on the CPU. The checkpoint's own network is changed."""
-    return Classifier(fuse(checkpoint.network, precision), checkpoint.preprocess, precision).eval()
+def for_inference(checkpoint: Checkpoint, precision: Precision) -> Classifier | Ensemble:
+    """Return the model of a checkpoint, fused, in eval mode, on the CPU. The checkpoint's networks are changed."""
+
+    def fused(single: SingleCheckpoint) -> Classifier:
+        return Classifier(fuse(single.network, precision), single.preprocess, precision)
+
+    return as_one(checkpoint, fused).eval()
 
 
 def fuse(network: EfficientNet, precision: Precision) -> EfficientNet:

@@ -3,15 +3,14 @@
 Grad-CAM (Selvaraju et al. 2017) weighs each feature map of the last block by the mean gradient of the
 class's logit with respect to that map, adds the maps up, and keeps the values above zero. EfficientNet's
 head is a mean over the map and one linear layer. So that gradient is known without a backward pass: it is the
-class's row of weights, divided by the number of map cells. The heat map therefore takes only a forward pass,
-in the model's own precision and memory format. It needs no hooks and no state that two threads could share.
-The tests compare it with gradients from autograd.
+class's row of weights, divided by the number of map cells (`Classifier.evidence`). The heat map therefore takes
+only a forward pass, in the model's own precision and memory format. It needs no hooks and no state that two threads
+could share. The tests compare it with gradients from autograd.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+from skin.model.averaging import Ensemble
 from skin.model.network import Classifier
 
 import numpy as np
@@ -28,7 +27,7 @@ _OPACITY = 0.65  # of the strongest evidence; the picture stays visible beneath
 
 
 @torch.no_grad()
-def grad_cam(classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+def grad_cam(classifier: Classifier | Ensemble, images: Tensor, classes: Tensor) -> Tensor:
     """Return heat maps of the evidence for one class per image, by Grad-CAM on the last feature block.
 
     Args:
@@ -40,11 +39,7 @@ def grad_cam(classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
         float32 [B, H, W], 0 to 1: each map is divided by its own maximum. All 0 if the
         picture holds no evidence for the class.
     """
-    with classifier.precision.autocast():
-        maps = classifier.network.features(classifier.normalise(images)).float()
-    head: Any = classifier.network.classifier[1]
-    weights = head.weight[classes].float() / (maps.shape[2] * maps.shape[3])
-    heat = torch.einsum("bdhw,bd->bhw", maps, weights).clamp_min(0)
+    heat = classifier.evidence(images, classes)[1].clamp_min(0)
     peak = heat.amax((1, 2), keepdim=True)
     heat = heat / torch.where(peak > 0, peak, 1)
     return _over_pixels(heat, images.shape[1], images.shape[2])

@@ -77,7 +77,8 @@ def collect(
     """Run a model, in eval mode, over this process's share of a set and gather all shares.
 
     Args:
-        model: a `Classifier`, or one that `nn.DataParallel` spreads over its GPUs (for logits alone).
+        model: a `Classifier` or an `Ensemble`; or, for logits alone, a `Classifier` that `nn.DataParallel` spreads
+            over its GPUs.
         loader: over `PlainBatches` of a data set; the shares of all processes hold each row of the set once.
         with_features: return traits, too (`Classifier.answers`).
         on_batch: called with the number of images after each batch.
@@ -93,9 +94,8 @@ def collect(
     size = len(loader.dataset)  # type: ignore[arg-type]
     model.eval()
     classifier: Any = model.module if isinstance(model, nn.DataParallel) else model
-    head: Any = classifier.network.classifier[1]
     keep = of_features or (lambda traits: traits)
-    logits, one_view = (np.zeros((size, head.out_features), np.float32) for _ in range(2))
+    logits, one_view = (np.zeros((size, classifier.num_classes), np.float32) for _ in range(2))
     kept = _rows_like(keep(np.zeros((0, sum(classifier.widths()) if with_features else 0), np.float32)), size)
     stopped = False
     if isinstance(loader, DataLoader) and loader.num_workers and loader._iterator is None:

@@ -156,6 +156,27 @@ class Classifier(nn.Module):
                 means.append(self._pooled(maps))
         return self.head(means[-1]), torch.cat(means, 1)
 
+    def evidence(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits, float32 [B, C], and what each cell of the last maps adds to the logit of a class per image.
+
+        Args:
+            images: uint8 [B, H, W, 3]. classes: int64 [B].
+
+        Returns:
+            The logits, and float32 [B, h, w], which add up to the class's logit without its bias.
+        """
+        with self.precision.autocast():
+            maps = self.network.features(self.normalise(images)).float()
+        head: Any = self.network.classifier[1]
+        weights = head.weight[classes].float() / (maps.shape[2] * maps.shape[3])
+        return self.head(self._pooled(maps)), torch.einsum("bdhw,bd->bhw", maps, weights)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        head: Any = self.network.classifier[1]
+        return int(head.out_features)
+
     @torch.no_grad()
     def widths(self) -> list[int]:
         """Return the number of traits of each stage; the model must be in eval mode."""

@@ -1,7 +1,8 @@
 """The eight ways to lay a square picture on itself, for averaging a prediction over them.
 
 A dermatoscope has no up or down, so a quarter turn or a mirror image of a lesion is as good as the picture
-itself. Averaging over such views is test-time augmentation (`--tta`).
+itself. Averaging over such views is test-time augmentation (`--tta`). Logits and traits are averaged, those of an
+ensemble after its members (see `averaging`).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict, final
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,7 @@ class Caught(TypedDict):
     flagged: float
 
 
+@final
 class Unlike(Gaussians):
     """The place of the images' traits, and the distance beyond which an image is unlike them.
 
@@ -81,6 +82,18 @@ class Unlike(Gaussians):
     stages: NotRequired[list[Stage]]
     scales: NotRequired[list[list[float]]]  # mean and standard deviation of log distances, by stage, the last's last
     caught: NotRequired[dict[str, Caught]]  # by kind of picture
+
+
+@final
+class OfMembers(TypedDict):
+    """The flag of an ensemble, whose one trait is the mean of the logarithms of its members' distances.
+
+    So an image counts as unlike if it is so to most of the members, each by its own measure. Any of them alone
+    would flag more: of two members that agree on nothing, 4 % of the validation images.
+    """
+
+    threshold: float  # as distances are: 1 is the mean of the members' own limits
+    caught: NotRequired[dict[str, Caught]]
 
 
 class Training(NamedTuple):
@@ -117,14 +130,28 @@ def fit(traits: Floats, labels: Ints, training: Training | None = None) -> Unlik
         logs = _log_distances(place, traits)
     centre = logs.mean(0) if len(logs) else np.zeros(logs.shape[1])
     spread = np.maximum(logs.std(0), _LEAST_SPREAD) if len(logs) else np.ones(logs.shape[1])
-    scores = np.sort(((logs - centre) / spread).max(1))
-    rank = min(math.ceil((len(scores) + 1) * LIKE_SHARE), len(scores))  # of fewer than 49, the largest
     place["scales"] = np.stack([centre, spread], 1).tolist()
-    place["threshold"] = math.exp(scores[rank - 1]) if rank else math.inf
+    place["threshold"] = _limit(((logs - centre) / spread).max(1))
     return place
 
 
-def distance(unlike: Unlike, traits: Floats) -> Doubles:
+def fit_of_members(log_distances: Floats | None) -> OfMembers:
+    """Fit the flag of an ensemble on images that none of its members has seen.
+
+    Args:
+        log_distances: [N], their trait; None if it is not known: the threshold is then the members' own.
+    """
+    known = log_distances is not None and len(log_distances) > 0 and bool(np.isfinite(log_distances).all())
+    return {"threshold": _limit(np.asarray(log_distances, np.float64)) if known else 1.0}
+
+
+def _limit(scores: Doubles) -> float:
+    """Return the distance that `LIKE_SHARE` of images with these logarithms of it, [N], stay within."""
+    rank = min(math.ceil((len(scores) + 1) * LIKE_SHARE), len(scores))  # of fewer than 49, the largest
+    return math.exp(np.sort(scores)[rank - 1]) if rank else math.inf
+
+
+def distance(unlike: Unlike | OfMembers, traits: Floats) -> Doubles:
     """Return the distance from the training images of images with these traits [N, T], float64 [N]; 1 is the limit.
 
     Traits may begin with those of stages that a checkpoint of an earlier version does not know.
@@ -132,8 +159,11 @@ def distance(unlike: Unlike, traits: Floats) -> Doubles:
     Raises:
         KeyError, TypeError, ValueError: the traits are of another network.
     """
-    scales = np.asarray(unlike.get("scales", [[0.0, 1.0]]), np.float64)
-    scores = ((_log_distances(unlike, traits) - scales[:, 0]) / scales[:, 1]).max(1)
+    if "means" in unlike:
+        scales = np.asarray(unlike.get("scales", [[0.0, 1.0]]), np.float64)
+        scores = ((_log_distances(unlike, traits) - scales[:, 0]) / scales[:, 1]).max(1)
+    else:
+        scores = traits[:, -1].astype(np.float64)
     with np.errstate(over="ignore"):
         distances: Doubles = np.exp(scores - np.log(unlike["threshold"]))
     return distances
@@ -147,7 +177,7 @@ def catch(unlike: Unlike, stand_ins: Mapping[str, Floats]) -> dict[str, Caught]:
     }
 
 
-def passing(unlike: Unlike) -> list[str]:
+def passing(unlike: Unlike | OfMembers) -> list[str]:
     """Return the kinds of pictures without skin that pass for the most part; empty if that was not measured."""
     return [kind for kind, caught in unlike.get("caught", {}).items() if caught["flagged"] < WEAK]
 

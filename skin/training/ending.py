@@ -27,7 +27,7 @@ def best_classifier(run: Run) -> Classifier:
     run.saver.wait()
     topology.barrier()
     classifier = copy.deepcopy(run.trainer.classifier)
-    weights = checkpoint.load_best(run.folder / "best.pt").network.state_dict() if topology.is_main else None
+    weights = checkpoint.load_single(run.folder / "best.pt").network.state_dict() if topology.is_main else None
     classifier.network.load_state_dict(topology.from_main(weights))  # the folder may be on rank 0's machine alone
     return classifier
 

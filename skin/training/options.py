@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # A checkpoint keeps a row of metrics.csv per epoch; skin.model.tensorfile reads the values of at most so many.
 MOST_EPOCHS = 10_000
+MOST_FOLDS = 100
 # Validation metrics that can pick the best model, each with True if larger is better.
 MONITORS = {"accuracy": True, "balanced_accuracy": True, "macro_auc": True, "loss": False}
 
@@ -127,6 +128,14 @@ class Options:
     patience: int = option(0, "stop after N epochs without a better one; 0 is never", group="training", metavar="N")
     seed: int = option(0, "seed of the split, the weights, the order and the augmentation", group="training")
 
+    folds: int | None = option(
+        None, "train K models, each without its part of the images, and one ensemble of them", group="training",
+        metavar="K",
+    )  # fmt: skip
+    fold: int | None = option(
+        None, "train this fold alone, 1 to K, into the folder of the others", group="training", metavar="N"
+    )
+
     amp: str = option(
         "auto", "auto, fp16, bf16 or off", group="machine", choices=("auto", "fp16", "bf16", "off"), metavar="A"
     )
@@ -161,7 +170,9 @@ DEMO = {
     "monitor": "balanced_accuracy",  # by accuracy, an early epoch that calls everything a nevus may win
 }  # fmt: skip
 # Options that may change when a run goes on: they are of the machine, not of the experiment.
-MACHINE = {"amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "resume", "save_minutes", "track"}
+MACHINE = {
+    "amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "resume", "save_minutes", "track", "fold",
+}  # fmt: skip
 # More of them, which an error advises to change. The run says what a change means and writes it to config.json.
 MENDS = {"data", "labels", "batch_size", "accumulate", "lr", "skip_bad_images", "allow_missing"}
 AUTO = Path("auto")
@@ -214,13 +225,16 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
     """
     options = cli.parse(Options, description, argv)
     auto = options.resume == AUTO
-    folder = _run_in(options.out) if auto else options.resume
+    folder = _run_in(options.out) if auto else options.resume or _folder_of_folds(options)
     config: dict[str, Any] = {}
     if folder is not None:
         if folder == run_folders.LATEST:  # a run has a link of that name only once it has a model
             folder = run_folders.newest_run()
         folder = folder.resolve()  # runs/latest may point at another run before this one ends
         config = run_folders.read_config(folder)
+        if config.get("fold"):  # the folder of a fold: its run goes on, with that fold alone
+            config = {**run_folders.read_config(folder.parent), "fold": config["fold"]}
+            folder = folder.parent
         known = {f.name for f in cli.options(Options)} - {"out", "resume"}
         defaults = {name: value for name, value in config.items() if name in known}
         options = cli.parse(Options, description, argv, {**defaults, "batch_size": None})
@@ -241,8 +255,14 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
     _check(options)
     if options.resume is not None:
         options = _with_labels(options, config)
-        _check_unchanged(options, config)
+        check_unchanged(options, config)
     return options
+
+
+def _folder_of_folds(options: Options) -> Path | None:
+    """Return the folder that another `--fold` has begun, and that this one goes on with; None if there is none."""
+    begun = options.fold is not None and options.out is not None and (options.out / "config.json").exists()
+    return options.out if begun else None
 
 
 def _run_in(out: Path | None) -> Path | None:
@@ -313,8 +333,8 @@ def _check(options: Options) -> None:
         raise UserError("--check audits the data of a folder: say which by --data DIR")
     least = {
         "epochs": 1, "batch_size": 1, "accumulate": 1, "freeze_epochs": 0, "patience": 0, "seed": 0, "mixup": 0.0,
-        "cutmix": 0.0,
-        "warmup_epochs": 0.0, "cache_limit": 0.0, "weight_decay": 0.0, "save_minutes": 0.0,
+        "cutmix": 0.0, "warmup_epochs": 0.0, "cache_limit": 0.0, "weight_decay": 0.0, "save_minutes": 0.0, "folds": 2,
+        "fold": 1,
     }  # fmt: skip
     for name, low in least.items():
         value = getattr(options, name)
@@ -328,6 +348,7 @@ def _check(options: Options) -> None:
         if getattr(options, name) > high:
             raise UserError(f"{flag_of(name)} {getattr(options, name)}: must be {high:,} or less")
     check_workers(options.workers)
+    _check_folds(options)
     if options.track in TRACKERS and find_spec(options.track) is None:
         raise UserError(
             f"--track {options.track} needs a package that is not here: pip install {options.track}, or --track none"
@@ -343,16 +364,31 @@ def _check(options: Options) -> None:
         raise UserError(f"--seed {options.seed}: must be below 2**63")
 
 
-def _check_unchanged(options: Options, config: dict[str, Any]) -> None:
+def _check_folds(options: Options) -> None:
+    folds, fold = options.folds, options.fold
+    if folds is not None and folds > MOST_FOLDS:
+        raise UserError(f"--folds {folds}: must be {MOST_FOLDS} or less")
+    if fold is None:
+        return
+    if folds is None:
+        raise UserError(f"--fold {fold}: say of how many, by --folds K")
+    if fold > folds:
+        raise UserError(f"--fold {fold}: must be 1 to {folds}, the folds that there are")
+    if options.out is None and not options.check:
+        raise UserError(f"--fold {fold}: say by --out DIR which folder the folds share")
+
+
+def check_unchanged(options: Options, config: dict[str, Any]) -> None:
     """Raise `UserError` if an option would make the run that goes on another run."""
     now = cli.plain(options)
     before = {**cli.plain(Options()), **config}  # a run of an earlier version lacks newer options
-    for name in now.keys() - MACHINE - MENDS:
+    for name in sorted(now.keys() - MACHINE - MENDS):
         if now[name] != before[name]:
             values = now[name] if isinstance(now[name], list) else [now[name]]
             flag = flag_of(name)
             option = " ".join(flag if value is True else f"{flag} {shlex.quote(str(value))}" for value in values)
             has = ", ".join(before[name]) or "none" if isinstance(before[name], list) else before[name]
+            has = "none" if has is None else has
             raise UserError(
                 f"{option}: the run {options.resume} has {has}; "
                 f"leave the option out to go on with it, or start a new run with {option}"

@@ -91,7 +91,13 @@ class Run:
 
     def how_to_go_on(self) -> str:
         """Return what is left after a fault, and the command that goes on."""
-        return f"{kept(self.folder)}; go on with: python train.py --resume {shlex.quote(str(self.folder))}"
+        return f"{kept(self.folder)}; go on with: {self._command}"
+
+    @property
+    def _command(self) -> str:
+        """The command that goes on with the run; with all of its folds, if it has some."""
+        folder = self.folder if self.trainer.options.fold is None else self.folder.parent
+        return f"python train.py --resume {shlex.quote(str(folder))}"
 
     def refuse_bad_loss(self) -> None:
         """Raise `UserError`, naming the images, if a step of this epoch had a loss that is not finite."""
@@ -142,7 +148,7 @@ class Run:
         progress, saved = self.progress, "NOT saved" if self.saver.unsaved else "saved"
         self.follower.stopped(progress)
         self.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; {saved}. "
-                     f"Go on with: python train.py --resume {shlex.quote(str(self.folder))}")  # fmt: skip
+                     f"Go on with: {self._command}")  # fmt: skip
 
     def end(self, calibrated: Calibration, logits: np.ndarray) -> None:
         """Write the last files of a run whose best.pt is done, and say what to do next.
@@ -162,10 +168,13 @@ class Run:
         path = shlex.quote(str(folder / "best.pt"))
         self.log.say(
             f"\nbest validation {monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
-            f"everything is in {folder}: best.pt, report.html, metrics.csv, curves.png, model_card.md\n"
-            f"next:  python evaluate.py --checkpoint {path}\n"
-            f"       python predict.py --checkpoint {path} IMAGE"
+            f"everything is in {folder}: best.pt, report.html, metrics.csv, curves.png, model_card.md"
         )
+        if self.trainer.options.fold is None:
+            self.log.say(
+                f"next:  python evaluate.py --checkpoint {path}\n"
+                f"       python predict.py --checkpoint {path} IMAGE"
+            )
 
     def say_resumed(self, source: str, last: dict[str, Any] | None) -> None:
         """Say what a run that goes on goes on from, and what has changed since.
@@ -312,13 +321,16 @@ def open_run(options: Options, topology: Topology) -> Iterator[Opened]:
         if topology.is_main and resuming:
             held.enter_context(run_folder.hold(folder))
             attempts.note(folder, by_itself=options.auto or restarted_by_torchrun())
-        if options.demo and topology.is_main:
+        draws = options.demo and options.fold is None  # the folds of a run share a set
+        if draws and topology.is_main:
             folder = folder if resuming else run_folder.create(folder, own=options.out is None)
             demo.write(folder / "demo")
         folder = topology.from_main(folder)
-        if options.demo:
+        if draws:
             options = replace(options, data=(folder / "demo").resolve())
         manifest = folder / "split.csv" if resuming else None
+        if not resuming and options.fold is not None:  # the folds were cut when the first of them began
+            manifest = folder.parent / "split.csv"
         splits: Splits = topology.from_main(read_splits(options, manifest, log) if topology.is_main else None)
         splits = nodes.on_this_machine(splits, options, topology)
         found: Any = (cli.plain(options), None, "")
@@ -334,10 +346,15 @@ def finished(options: Options, topology: Topology) -> bool:
     """Return True, and say so, if `--resume auto` found a run that is done to the last file. Rank 0 looks for all."""
     done = False
     if topology.is_main and options.auto and options.resume is not None:
-        best = options.resume / "best.pt"
-        # In this order: curves.png is a run's last file, and best.pt takes longer to read.
-        there = (options.resume / "curves.png").exists() and best.exists()
-        done = there and bool(checkpoint.load_best(best).calibration)
+        done = is_done(options.resume)
         if done:
             Log().say(f"{options.resume} is done: there is nothing to go on with")
     return bool(topology.from_main(done))
+
+
+def is_done(folder: Path) -> bool:
+    """Return True if the run in a folder is done to the last file."""
+    best = folder / "best.pt"
+    # In this order: curves.png is a run's last file, and best.pt takes longer to read.
+    there = (folder / "curves.png").exists() and best.exists()
+    return there and bool(checkpoint.load_best(best).calibration)

@@ -570,8 +570,7 @@ def test_features_are_used_at_once_and_let_go() -> None:
     class Classifier(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.network = torch.nn.Module()
-            self.network.classifier = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Linear(3, 2))
+            self.head, self.num_classes = torch.nn.Linear(3, 2), 2
 
         def widths(self) -> list[int]:
             return [3]
@@ -579,7 +578,7 @@ def test_features_are_used_at_once_and_let_go() -> None:
         def answers(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             pooled = images.float().mean((1, 2))
             kept.append(weakref.ref(pooled))
-            return self.network.classifier[1](pooled), pooled
+            return self.head(pooled), pooled
 
     class Loader(list):
         dataset = range(40)

@@ -169,7 +169,7 @@ def test_the_same_value_said_again_is_no_contradiction(run: Path) -> None:
         ("--ema", "0.9", "0.0"),
         ("--class-weights", "none", "balanced"),
         ("--split", "80/10/10", "70/20/10"),
-        ("--group-by", "P[0-9]+", "None"),
+        ("--group-by", "P[0-9]+", "none"),
     ],
 )
 def test_what_would_make_it_another_run_is_refused_by_name(run: Path, option: str, value: str, was: str) -> None:
