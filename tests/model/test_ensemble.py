@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from skin import load_classifier
-from skin.model import calibration, checkpoint, ensemble
-from skin.model.checkpoint import EnsembleCheckpoint, load_best
-from skin.model.ensemble import Unseen, save_ensemble
-from skin.model.export import export
-from skin.utils.errors import UserError
+from skin.model import checkpoint
+from skin.model.ensemble import save_ensemble
 from tests import tiny
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
@@ -24,7 +19,7 @@ SWAPPED = ("nv", "mel", *(name for name in tiny.CLASSES if name not in ("nv", "m
 
 
 def fitted(temperature: float, biases: list[float], seed: int) -> dict[str, Any]:
-    """A calibration with answers to twelve images, whose flag's distance is the squared length of unit features: 1."""
+    """A calibration with answers to twelve images; its flag's distance is 1 for every image."""
     found = tiny.calibration(temperature, threshold=0.2, unlike_threshold=1 / 1280)
     logits = torch.randn(12, 7, generator=torch.Generator().manual_seed(seed))
     answers = {"logits": logits, "labels": torch.arange(12) % 7, "groups": torch.arange(12) // 2}
@@ -36,7 +31,8 @@ def other(path: Path, state: dict[str, Any], seed: int, **changes: Any) -> Path:
     head = state["model"]["classifier.1.weight"]
     noise = torch.randn(head.shape, generator=torch.Generator().manual_seed(seed))
     path.parent.mkdir()
-    checkpoint.save({**state, **changes, "model": {**state["model"], "classifier.1.weight": head + head.std() * noise}}, path)
+    model = {**state["model"], "classifier.1.weight": head + head.std() * noise}
+    checkpoint.save({**state, **changes, "model": model}, path)
     return path
 
 
@@ -62,8 +58,8 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     own = fitted(1.5, [1.0, -1.0, 0.0, 2.0, 0.0, 0.0, -2.0], 1)
     first = tiny.write_checkpoint(folder / "a" / "best.pt", calibration=own)
     state = checkpoint.load(first)
-    second = other(folder / "b" / "best.pt", state, 1, calibration=fitted(0.8, [0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0], 2))
-    return [first, second]
+    changed = fitted(0.8, [0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0], 2)
+    return [first, other(folder / "b" / "best.pt", state, 1, calibration=changed)]
 
 
 def probabilities(path: Path, views: int = 1) -> np.ndarray:
