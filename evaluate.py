@@ -104,8 +104,8 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
         predictions, by, options.rounds, options.seed, options.threshold, options.cost_ratio, stated
     )
     images = test.rows["image"].tolist()
-    notes = [*several.notes(checkpoint), *test.notes]
-    notes += [*report_files.submission_notes(images, checkpoint.classes, test.layout), *plots.notes(made)]
+    notes = [*test.notes, *report_files.submission_notes(images, checkpoint.classes, test.layout)]
+    notes += plots.notes(made)
     made = replace(made, about=about, warnings=list(test.warnings), notes=notes, population=test.population)
     made = replace(made, verdict=verdict(made))
     report_files.write(out, made, predictions, test, checkpoint.preprocess, by)

@@ -18,9 +18,10 @@ from skin.data import split as splits
 from skin.data import unknowns
 from skin.evaluation import metrics, test_set
 from skin.model import ensemble
-from skin.model.checkpoint import Checkpoint, EnsembleCheckpoint, SingleCheckpoint
+from skin.model.checkpoint import EnsembleCheckpoint, SingleCheckpoint
 from skin.model.ensemble import Unseen
 from skin.utils import run_folders
+from skin.utils.errors import UserError
 from skin.utils.files import write_json
 from skin.utils.run_folders import LATEST
 
@@ -39,8 +40,12 @@ def join(paths: Sequence[Path], unseen: Unseen | None = None) -> EnsembleCheckpo
     """
     models = ensemble.joinable(paths)
     folder = folder_of(paths)
-    folder.mkdir(parents=True, exist_ok=True)
-    _copy_records(paths, folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _copy_records(paths, folder)
+    except OSError as error:
+        remedy = "start evaluate.py in a folder that you may write into"
+        raise UserError(f"cannot write the ensemble into {folder}: {error.strerror}; {remedy}") from error
     if unseen is None and share_validation(models):
         unseen = ensemble.kept_answers(models)
     found = {} if unseen is None else _metrics(unseen)
@@ -67,20 +72,10 @@ def share_validation(models: Sequence[SingleCheckpoint]) -> bool:
     return bool(named[0]) and all(names == named[0] for names in named)
 
 
-def notes(checkpoint: Checkpoint) -> list[str]:
-    """Return what a reader must know of an ensemble; nothing of a single model."""
-    if not isinstance(checkpoint, EnsembleCheckpoint):
-        return []
-    files = ", ".join(source["file"] for source in checkpoint.sources)
-    said = [f"an ensemble of {len(checkpoint.members)} ({files}): the mean of their calibrated probabilities"]
-    if not checkpoint.calibration:
-        said.append("the average is not calibrated: its members share no validation images")
-    return said
-
-
 def _copy_records(paths: Sequence[Path], folder: Path) -> None:
     """Copy the records of the runs into the ensemble's folder; an empty split.csv is that of a run without one."""
-    for stale in (folder / run_folders.SPLIT, folder / unknowns.NAME, *folder.glob(test_set.OF_OTHERS)):
+    of_members = folder.glob(test_set.OF_MEMBER.format("*"))
+    for stale in (folder / run_folders.SPLIT, folder / unknowns.NAME, *of_members):
         stale.unlink(missing_ok=True)
     first = paths[0].parent
     for name in (run_folders.SPLIT, unknowns.NAME):
@@ -90,7 +85,7 @@ def _copy_records(paths: Sequence[Path], folder: Path) -> None:
     for number, path in enumerate(paths[1:], 2):
         manifest = _manifest(path.parent)
         if manifest.empty or not manifest.equals(own):
-            splits.write_manifest(manifest, folder / test_set.OF_OTHERS.replace("*", str(number)))
+            splits.write_manifest(manifest, folder / test_set.OF_MEMBER.format(number))
 
 
 def _manifest(run: Path) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from skin.data.index import Index, count
 from skin.data.layouts import read_index
 from skin.evaluation.population import describe
 from skin.evaluation.report_types import Population
-from skin.model.checkpoint import Checkpoint
+from skin.model.checkpoint import Checkpoint, EnsembleCheckpoint
 from skin.utils import run_folders
 from skin.utils.errors import UserError
 
@@ -31,7 +31,7 @@ import numpy.typing as npt
 import pandas as pd
 
 LOOKED_AT = 20  # files, to tell the run's own data from others of the same names
-OF_OTHERS = "split-*.csv"  # in the folder of an ensemble: the split.csv of each other member whose own is another
+OF_MEMBER = "split-{}.csv"  # beside an ensemble: the split.csv of a member, by its number, if it is not the first's
 UNKNOWN = -1  # the label of an image whose class the model lacks
 _NOT_ATTRIBUTES = {"image", "path", "label", "group", "split", "lesion_id", "patient_id"}
 
@@ -188,14 +188,15 @@ class _Run:
         return splits.read_manifest(self.manifest_path) if self.manifest_path.exists() else None
 
     def seen_by_others(self, part: pd.DataFrame) -> list[str]:
-        """Return the warnings of `_seen_in_training` by the split of each other member of an ensemble, by names."""
+        """Return the warnings of `_seen_in_training` by the splits of an ensemble's other members, by names."""
         found = []
-        for path in sorted(self.folder.glob(OF_OTHERS)):
-            manifest = splits.read_manifest(path)
-            seen = _seen_in_training(
-                part, None if manifest.empty else manifest, False, pd.Series("", part.index)
-            )
-            found += [f"by {path.name}, of a model of the ensemble: {warning}" for warning in seen]
+        sources = self.checkpoint.sources if isinstance(self.checkpoint, EnsembleCheckpoint) else ()
+        for number, source in enumerate(sources, 1):
+            path = self.folder / OF_MEMBER.format(number)
+            if path.exists():
+                known = splits.read_manifest(path)
+                seen = _seen_in_training(part, None if known.empty else known, False, pd.Series("", part.index))
+                found += [f"member {number} ({source['file']}): {warning}" for warning in seen]
         return found
 
     @cached_property

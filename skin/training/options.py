@@ -200,6 +200,8 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
             folder = run_folders.newest_run()
         folder = folder.resolve()  # runs/latest may point at another run before this one ends
         config = run_folders.read_config(folder)
+        if run_folders.is_joined(config):
+            raise UserError(f"--resume {folder}: an ensemble of the models of other runs; name one of those runs")
         known = {f.name for f in cli.options(Options)} - {"out", "resume"}
         defaults = {name: value for name, value in config.items() if name in known}
         options = cli.parse(Options, description, argv, {**defaults, "batch_size": None})

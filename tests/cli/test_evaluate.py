@@ -17,6 +17,7 @@ from skin.data.layouts import read_index
 from skin.evaluation import metrics, plots, report_files, schema
 from skin.model import calibration, checkpoint, inference
 from skin.model.checkpoint import load_best
+from skin.training.options import read_options
 from skin.utils import run_folders
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
@@ -266,12 +267,6 @@ def another_head(run_folder: Path, folder: Path, answers: bool = True, seed: int
     return folder / "best.pt"
 
 
-def said_of(folder: Path) -> list[str]:
-    """The notes and warnings of a report."""
-    found = json.loads((folder / "report.json").read_text())
-    return [*found["notes"], *found["warnings"]]
-
-
 def test_several_checkpoints_are_one_model(
     run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -297,8 +292,9 @@ def test_several_checkpoints_are_one_model(
     (listed,) = json.loads(capsys.readouterr().out)
     assert (listed["recipe"], listed["model"], listed["state"]) == ("ensemble", "2 x b0", "done")
     assert run_folders.newest_run() == run_folders.LATEST  # it is no run to go on with
+    with pytest.raises(UserError, match=r"--resume .*ensemble-.*: an ensemble of the models of other runs"):
+        read_options(None, ["--resume", str(joined.parent)])
     assert run_folders.newest_model() == run_folders.LATEST / "best.pt"
-    assert any("an ensemble of 2 (guess/best.pt, b/best.pt)" in line for line in said_of(tmp_path / "out"))
 
 
 def asked(path: Path, images: list[Path]) -> np.ndarray:
@@ -315,10 +311,11 @@ def test_what_one_model_of_several_was_trained_on_is_said(run: Run, run_folder: 
     (third.parent / "split.csv").unlink()
     made, said = run("--checkpoint", run_folder / "best.pt", second, third)
     number = (manifest["split"] == "test").sum()
-    assert f"by split-2.csv, of a model of the ensemble: {number} of {number} images were TRAINED ON" in said
-    assert "by split-3.csv, of a model of the ensemble: no split.csv beside the checkpoint" in said
+    assert f"member 2 (b/best.pt): {number} of {number} images were TRAINED ON" in said
+    assert "member 3 (c/best.pt): no split.csv beside the checkpoint" in said
     assert made["calibration"]["temperature"] is None
-    assert any("the average is not calibrated" in line for line in said_of(tmp_path / "out"))
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "here it is not, for want of validation images that all of them share" in report
 
 
 def test_models_whose_answers_were_not_kept_are_asked_for_them(run: Run, run_folder: Path, tmp_path: Path) -> None:
