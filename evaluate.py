@@ -4,6 +4,7 @@
     python evaluate.py --by sex,age,localization        # does it serve everyone alike?
     python evaluate.py --data PAD-UFES-20               # another set, matched by class name
     python evaluate.py --checkpoint runs/NAME/best.pt --tta 8
+    python evaluate.py --checkpoint runs/A/best.pt runs/B/best.pt    # the two as one model, an ensemble
     python evaluate.py --against runs/OTHER/best.pt     # is it better than another model?
     python evaluate.py --list                           # the runs, with data, score, duration and state
     torchrun --standalone --nproc-per-node 4 evaluate.py    # the images shared over processes
@@ -31,7 +32,7 @@ if __name__ == "__main__":  # before torch, which takes seconds to import
         cli.run(lambda: list_runs(cli.parse(EvaluateOptions, __doc__)))
 
 from skin.data.dataset import SkinDiseaseDataset
-from skin.evaluation import against, pages, plots, prevalence, report, report_files, subgroups, test_set
+from skin.evaluation import against, pages, plots, prevalence, report, report_files, several, subgroups, test_set
 from skin.evaluation.about import of_checkpoint
 from skin.evaluation.model_card import check_model_card, write_model_card
 from skin.evaluation.report import Predictions
@@ -40,6 +41,7 @@ from skin.evaluation.test_set import TestSet
 from skin.evaluation.verdict import verdict
 from skin.model import calibration, inference, precision
 from skin.model.checkpoint import Checkpoint, load_best
+from skin.model.ensemble import Unseen, joinable
 from skin.model.fold_batchnorm import for_inference
 from skin.utils import parallel
 from skin.utils.console import Log
@@ -48,7 +50,7 @@ from skin.utils.errors import UserError
 from skin.utils.known_errors import as_user_errors
 from skin.utils.memory import keep_freed_memory
 from skin.utils.parallel import Topology
-from skin.utils.run_folders import newest_model
+from skin.utils.run_folders import BEST, newest_model
 
 import numpy as np
 
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     """Evaluate a checkpoint on a set, and write the report."""
-    checkpoint = load_best(options.checkpoint or newest_model())
+    checkpoint = load(options, topology)
     if topology.is_main:
         if options.gpus is None and (warning := unusable_gpus()):
             print(f"WARNING: {warning}", file=sys.stderr)
@@ -112,6 +114,34 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     log.say(pages.summary(made, out))
 
 
+def load(options: EvaluateOptions, topology: Topology) -> Checkpoint:
+    """Return the model; of several checkpoints, the ensemble, which rank 0 writes into a run folder of its own."""
+    paths = options.checkpoint
+    if len(paths) < 2:
+        return load_best(paths[0] if paths else newest_model())
+    models = joinable(paths)
+    if topology.is_main:
+        several.join(paths)
+    topology.barrier()
+    made = load_best(several.folder_of(paths) / BEST)
+    if not made.calibration and several.share_validation(models):
+        unseen = ask_validation(options, topology, made)
+        if topology.is_main:
+            several.join(paths, unseen)
+        topology.barrier()
+        made = load_best(made.path)
+    return made
+
+
+def ask_validation(options: EvaluateOptions, topology: Topology, made: Checkpoint) -> Unseen:
+    """Return an ensemble's answers to the validation images that its members share."""
+    log = Log(quiet=not topology.is_main)
+    val = test_set.read(made, None, None, "val", options.allow_missing)
+    answers, _ = predict(replace(options, tta=1), topology, made, val, log)
+    known = answers.known
+    return Unseen(answers.logits[known], val.labels[known], answers.groups[known])
+
+
 def predict(
     options: EvaluateOptions, topology: Topology, checkpoint: Checkpoint, test: TestSet, log: Log
 ) -> tuple[Predictions, About]:
@@ -138,7 +168,7 @@ def predict(
     if not np.isfinite(logits).all():
         raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
     about = replace(
-        of_checkpoint(checkpoint),
+        of_checkpoint(checkpoint, classifier),
         created=time.strftime("%Y-%m-%d %H:%M:%S"),
         data=test.name,
         data_name=test.name,

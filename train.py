@@ -29,7 +29,7 @@ from skin.training import batch_norm, check, ema, ending, folds, losses, mixing
 from skin.training.loading import training_data, validation_loader
 from skin.training.progress import Progress
 from skin.training.records import StepDone, StepRecord
-from skin.training.run import Opened, Run, finished, open_run
+from skin.training.run import Opened, Run, open_run
 from skin.training.saver import bytes_needed
 from skin.training.splits import Splits
 from skin.training.states import BestPt, LastPt, Restorable, checked_last
@@ -279,9 +279,7 @@ def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> N
 
 
 def train(options: Options, topology: Topology, interrupts: Interrupts) -> int:
-    """Train one model, unless that is done; return 0, or 128 + the signal that stopped it."""
-    if finished(options, topology):
-        return 0
+    """Train one model; return 0, or 128 + the signal that stopped it."""
     with open_run(options, topology) as opened:
         run = begin(opened)
         with as_user_errors(run.trainer.images_per_pass(), run.how_to_go_on, options.accumulate):

@@ -448,8 +448,13 @@ def fuzz_checkpoints(count: int, draw: random.Random, folder: Path) -> Counter[s
     small = io.BytesIO()
     torch.save({**best, "model": {"w": torch.zeros(5, 7), "b": torch.arange(3)}, "calibration": {}}, small)
     path, outcomes = folder / "best.pt", Counter[str]()
+    ensemble = {
+        **{name: best[name] for name in ("format_version", "classes", "config", "metrics")},
+        "members": [best, best], "sources": [{"file": f"{name}/best.pt", "sha256": name} for name in "ab"],
+        "calibration": {**best["calibration"], "unlike": {"threshold": 2.0}},
+    }  # fmt: skip
     ways: list[Callable[[], None]] = [
-        lambda: _use_best(spoilt_state(best, draw), path),
+        lambda: _use_best(spoilt_state(draw.choice([best, best, ensemble]), draw), path),
         lambda: _read_bytes(spoilt_archive(small.getvalue(), draw), path),
         lambda: Progress(True).load_state(spoilt_state(progress, draw), Topology(torch.device("cpu")), 4),
     ]

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from pathlib import Path
 
-from skin.evaluation.report_types import About, Plain
-from skin.model.checkpoint import Checkpoint
+from skin.evaluation.report_types import About, MemberReport, Plain
+from skin.model.averaging import Ensemble
+from skin.model.checkpoint import Checkpoint, EnsembleCheckpoint
+from skin.model.ensemble import source_of
 
 import numpy as np
 import torch
 import torchvision
+from torch import nn
 
 # Options of a run that a reader needs to make the model again, as far as the run has them.
 _TRAINING = (
-    "recipe", "weights", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "warmup_epochs", "freeze_epochs",
-    "augment", "mixup", "label_smoothing", "ema", "class_weights", "monitor", "patience", "metadata", "folds",
-    "split", "amp", "seed",
+    "recipe", "weights", "epochs", "batch_size", "accumulate", "optimizer", "lr", "weight_decay", "warmup_epochs",
+    "freeze_epochs", "augment", "cutout", "mixup", "cutmix", "label_smoothing", "ema", "class_weights", "monitor",
+    "patience", "folds", "split", "amp", "seed",
 )  # fmt: skip
 
 
-def of_checkpoint(checkpoint: Checkpoint) -> About:
-    """Return what is known of a model from its checkpoint alone."""
-    path = checkpoint.path.resolve()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+def of_checkpoint(checkpoint: Checkpoint, model: nn.Module | None = None) -> About:
+    """Return what is known of a model from its checkpoint, and the costs of an ensemble's members from `model`."""
+    source = source_of(checkpoint.path)
     return About(
-        checkpoint=f"{path.parent.name}/{path.name}",
-        checkpoint_sha256=digest,
+        checkpoint=source["file"],
+        checkpoint_sha256=source["sha256"],
         model=checkpoint.model_name,
         image_size=checkpoint.preprocess.image_size,
         training=_training(checkpoint),
@@ -39,7 +39,18 @@ def of_checkpoint(checkpoint: Checkpoint) -> About:
             "torchvision": torchvision.__version__,
             "numpy": np.__version__,
         },
+        members=_members(checkpoint, model),
     )
+
+
+def _members(checkpoint: Checkpoint, model: nn.Module | None) -> list[MemberReport]:
+    """Return the models of an ensemble that has answered; none of a single model."""
+    if not isinstance(checkpoint, EnsembleCheckpoint) or not isinstance(model, Ensemble):
+        return []
+    return [
+        MemberReport(source["file"], source["sha256"], member.model_name, *cost)
+        for source, member, cost in zip(checkpoint.sources, checkpoint.members, model.costs(), strict=True)
+    ]
 
 
 def _training(checkpoint: Checkpoint) -> dict[str, Plain]:

@@ -22,8 +22,9 @@ MOST_ROUNDS = 100_000  # each keeps a number per metric and class
 class EvaluateOptions:
     """The options of evaluate.py: the model, the images, the method and the files."""
 
-    checkpoint: Path | None = option(
-        None, "the trained model (default: the newest run's)", group="what", metavar="FILE"
+    checkpoint: tuple[Path, ...] = option(
+        (), "the trained model (default: the newest run's); several are one ensemble", group="what", nargs="+",
+        metavar="FILE",
     )
     data: Path | None = option(None, "another set, any layout (default: the run's own)", group="what", metavar="DIR")
     labels: Path | None = option(None, "table image,label[,group][,split] for --data", group="what", metavar="CSV")

@@ -511,6 +511,21 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class MemberReport:
+    """A model of an ensemble, by its file and the name of its folder, and what it costs alone.
+
+    Attributes:
+        weights_mib: its size in memory. ms_per_image: its time for one view, without decoding.
+    """
+
+    checkpoint: str
+    checkpoint_sha256: str
+    model: str
+    weights_mib: float
+    ms_per_image: float
+
+
+@dataclass(frozen=True)
 class About:
     """The model, the set, and the way it was evaluated; `split` is "all" for a set without one.
 
@@ -519,6 +534,7 @@ class About:
         checkpoint_sha256: of the file. images_sha256: of the evaluated images, from `contents.sha256_of`.
         training: options of the run, its best epoch, and the metrics on its validation split.
         preprocess: of an image. software: versions.
+        members: the models of an ensemble, whose costs add up to its own; empty for one model.
     """
 
     created: str = "?"
@@ -540,6 +556,7 @@ class About:
     training: dict[str, Plain] = field(default_factory=dict)
     preprocess: dict[str, Any] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=dict)
+    members: list[MemberReport] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ class Run:
         state: `done`; `unfinished`, to go on with --resume; `no model`, if no epoch has ended; with folds, such as
             `2 of 5 folds`, until they are done.
         folds: the models of the run, by --folds; None for a run of one.
-        epochs: those done, of all folds together. of_epochs: those asked for.
+        epochs: those done, of all folds together. of_epochs: those asked for; 0 of an ensemble of other runs' models,
+            its recipe `ensemble`.
         seconds: of its epochs.
         monitor: the metric that picked the best epoch, and validation: its value there; the mean over folds.
         score: of the last report on the run's own test split, with its 95 % interval; None if there is no report.
@@ -122,20 +123,21 @@ def _run_of_one(path: Path, config: dict[str, Any]) -> Run:
     values = [value for row in rows if (value := _number(row.get(f"val_{monitor}"))) is not None]
     best = (min if monitor == "loss" else max)(values, default=None)
     has_model = (path / run_folders.BEST).is_file()
-    ended = has_model and (path / "model_card.md").is_file()
+    joined = run_folders.is_joined(config)
+    ended = has_model and (joined or (path / "model_card.md").is_file())
     split = path / "split.csv"
     began = (split if split.exists() else path / run_folders.CONFIG).stat().st_mtime
     return Run(
         name=path.name,
         began=time.strftime("%Y-%m-%d %H:%M", time.localtime(began)),
         data="demo" if config.get("demo") else Path(str(config.get("data") or "?")).name,
-        model=str(config.get("model", "?")).removeprefix("efficientnet_"),
+        model=str(config.get("model", "?")).replace("efficientnet_", ""),
         image_size=config["resolved"].get("image_size") or config.get("image_size"),
-        recipe=str(config.get("recipe", "standard")),
+        recipe="ensemble" if joined else str(config.get("recipe", "standard")),
         state=_DONE if ended else "unfinished" if has_model else "no model",
         folds=None,
         epochs=len(rows),
-        of_epochs=int(config.get("epochs") or 0),
+        of_epochs=0 if joined else int(config.get("epochs") or 0),
         seconds=sum(_number(row.get("seconds")) or 0.0 for row in rows),
         monitor=monitor,
         validation=best,
@@ -225,7 +227,7 @@ _COLUMNS = (
     _Column("data", lambda run: run.data),
     _Column("model", lambda run: f"{f'{run.folds} x ' * bool(run.folds)}{run.model} {run.image_size or ''}".strip()),
     _Column("recipe", lambda run: run.recipe),
-    _Column("epochs", lambda run: f"{run.epochs}/{run.of_epochs}"),
+    _Column("epochs", lambda run: f"{run.epochs}/{run.of_epochs}" if run.of_epochs else ""),
     _Column("time", lambda run: _duration(run.seconds)),
     _Column("val", lambda run: "" if run.validation is None else f"{run.validation:.3f}"),
     _Column("test", lambda run: _with_interval(run.score)),

@@ -22,7 +22,7 @@ from skin.data.index import Index, count
 from skin.data.layouts import read_index
 from skin.evaluation.population import describe
 from skin.evaluation.report_types import Population
-from skin.model.checkpoint import Checkpoint
+from skin.model.checkpoint import Checkpoint, EnsembleCheckpoint
 from skin.utils import run_folders
 from skin.utils.errors import UserError
 
@@ -31,6 +31,7 @@ import numpy.typing as npt
 import pandas as pd
 
 LOOKED_AT = 20  # files, to tell the run's own data from others of the same names
+OF_MEMBER = "split-{}.csv"  # beside an ensemble: the split.csv of a member, by its number, if it is not the first's
 UNKNOWN = -1  # the label of an image whose class the model lacks
 _NOT_ATTRIBUTES = {"image", "path", "label", "group", "split", "lesion_id", "patient_id"}
 
@@ -145,7 +146,7 @@ def read(
         layout=index.layout,
         split=split if (part["split"] != "").any() else "all",
         notes=tuple(_without_path(note, index.root) for note in notes),
-        warnings=(*_seen_in_training(part, run.manifest, own, copies), *of_run),
+        warnings=(*_seen_in_training(part, run.manifest, own, copies), *run.seen_by_others(part), *of_run),
         of_run=tuple(of_run),
         own=own,
         population=describe(
@@ -157,8 +158,14 @@ def read(
 
 def seen_by(checkpoint: Checkpoint, test: TestSet) -> list[str]:
     """Return warnings for images of a set that another model was trained on, by their names."""
-    manifest = _Run(checkpoint).manifest
-    return _seen_in_training(test.rows, manifest, test.own, pd.Series("", test.rows.index))
+    run = _Run(checkpoint)
+    by_itself = _seen_in_training(test.rows, run.manifest, test.own, pd.Series("", test.rows.index))
+    return by_itself + run.seen_by_others(test.rows)
+
+
+def place_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the options of a checkpoint's run that say where its data and their table are now."""
+    return {name: _Run(checkpoint).config.get(name) for name in ("data", "labels")}
 
 
 @dataclass(frozen=True)
@@ -173,12 +180,24 @@ class _Run:
 
     @property
     def manifest_path(self) -> Path:
-        return self.folder / "split.csv"
+        return self.folder / run_folders.SPLIT
 
     @cached_property
     def manifest(self) -> pd.DataFrame | None:
         """The table split.csv; None if it is not beside the checkpoint."""
         return splits.read_manifest(self.manifest_path) if self.manifest_path.exists() else None
+
+    def seen_by_others(self, part: pd.DataFrame) -> list[str]:
+        """Return the warnings of `_seen_in_training` by the splits of an ensemble's other members, by names."""
+        found = []
+        sources = self.checkpoint.sources if isinstance(self.checkpoint, EnsembleCheckpoint) else ()
+        for number, source in enumerate(sources, 1):
+            path = self.folder / OF_MEMBER.format(number)
+            if path.exists():
+                known = splits.read_manifest(path)
+                seen = _seen_in_training(part, None if known.empty else known, False, pd.Series("", part.index))
+                found += [f"member {number} ({source['file']}): {warning}" for warning in seen]
+        return found
 
     @cached_property
     def config(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ applied to what comes out.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -18,6 +19,8 @@ from skin.model.log_distance import log_distance
 
 import torch
 from torch import Tensor, nn
+
+_TIMED = 4  # images
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -72,6 +75,27 @@ class Ensemble(nn.Module):
         temperatures = of_class.new_tensor([member.temperature for member in self._all()])
         weights = of_class.softmax(0) / temperatures[:, None]
         return _log_average(logs), torch.einsum("mb,mbhw->bhw", weights, torch.stack(parts))
+
+    @torch.inference_mode()
+    def costs(self) -> list[tuple[float, float]]:
+        """Return, per member, the MiB of its weights and the milliseconds that it takes for an image.
+
+        The time is that of a batch of `_TIMED` blank images, after one that chooses kernels.
+        """
+        size = self.preprocess.image_size
+        device = self._all()[0].order.device
+        images = torch.zeros((_TIMED, size, size, 3), dtype=torch.uint8, device=device)
+        found = []
+        for member in self._all():
+            seconds = 0.0
+            for _ in range(2):
+                start = time.perf_counter()
+                float(member.answers(images)[1].sum())  # waits for a GPU, too
+                seconds = time.perf_counter() - start
+            tensors = [*member.model.parameters(), *member.model.buffers()]
+            mib = sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2**20
+            found.append((mib, 1000 * seconds / _TIMED))
+        return found
 
     def _all(self) -> list[_Member]:
         return cast(list[_Member], list(self.members))

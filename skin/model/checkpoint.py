@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypedDict, cast
+from typing import Any, BinaryIO, ClassVar, TypedDict, cast
 
 from skin.data.class_names import order_of
 from skin.data.images import Preprocess
@@ -92,6 +92,7 @@ class Checkpoint:
     config: dict[str, Any]  # the run's config.json: every option by its name, and `resolved`
     metrics: dict[str, float | None]  # the best epoch's row of metrics.csv; None if a metric is not defined
     calibration: Calibration  # empty until the run has come to its end
+    lacks_calibration: ClassVar[str] = "its run has not come to its end"  # if it is empty
 
     def describe(self) -> str:
         """Return one line that tells models apart: the file, the training data and the validation score."""
@@ -103,7 +104,7 @@ class Checkpoint:
         if value is not None:
             said.append(f"validation {monitor.replace('_', ' ')} {value:.4f}")
         if not self.calibration:
-            said.append("uncalibrated (its run has not come to its end)")
+            said.append(f"uncalibrated ({self.lacks_calibration})")
         elif weak := passing(self.calibration["unlike"]):
             said.append(f"cannot tell {', '.join(weak)} from its training images")
         return printable(", ".join(said), limit=1000)
@@ -129,6 +130,7 @@ class EnsembleCheckpoint(Checkpoint):
 
     members: tuple[SingleCheckpoint, ...]
     sources: tuple[Source, ...]  # one per member
+    lacks_calibration: ClassVar[str] = "its members share no validation images"
 
 
 _SHARED = {"classes": list, "config": dict, "metrics": dict, "calibration": dict}

@@ -20,7 +20,7 @@ from skin.data import contents, demo, split, unknowns
 from skin.model.network import preprocess_for
 from skin.training import out_of_fold, run_folder
 from skin.training.options import Options, check_unchanged, mended
-from skin.training.run import is_done
+from skin.training.run import finished, is_done
 from skin.training.splits import Splits, read_splits
 from skin.utils import cli, files
 from skin.utils.console import Log
@@ -53,7 +53,7 @@ def run(options: Options, topology: Topology, interrupts: Interrupts, train_one:
     """
     folds = options.folds
     if folds is None:
-        return train_one(options, topology, interrupts)
+        return 0 if finished(options, topology) else train_one(options, topology, interrupts)
     begun = topology.from_main(_begin(options, topology) if topology.is_main else None)
     folder, data = begun.folder, begun.data if options.demo else options.data  # each machine has its own data
     options = replace(options, out=folder, data=data)

@@ -232,6 +232,8 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
             folder = run_folders.newest_run()
         folder = folder.resolve()  # runs/latest may point at another run before this one ends
         config = run_folders.read_config(folder)
+        if run_folders.is_joined(config):
+            raise UserError(f"--resume {folder}: an ensemble of the models of other runs; name one of those runs")
         if config.get("fold"):  # the folder of a fold: its run goes on, with that fold alone
             config = {**run_folders.read_config(folder.parent), "fold": config["fold"]}
             folder = folder.parent

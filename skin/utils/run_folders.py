@@ -17,6 +17,7 @@ from skin.utils.errors import UserError
 LATEST = Path("runs/latest")
 BEST = "best.pt"
 CONFIG = "config.json"
+SPLIT = "split.csv"
 REPORT, KIND = "report.json", "skin evaluation report"
 _CHECK = "check.json"
 _CHECK_KEYS = {"ok", "root", "layout", "exact_duplicates", "near_duplicates", "leaks"}
@@ -41,16 +42,27 @@ def newest_run() -> Path:
 
 
 def _newest(file: str) -> Path | None:
-    """Return the folder in `runs` whose `file` was written last, under its own name; None if none has such a file."""
+    """Return the folder in `runs` whose `file` was written last, under its own name; None if none has such a file.
+
+    An ensemble that evaluate.py has made of other runs' models is no run to go on with, and none that has ended.
+    """
     found = []
     for folder in LATEST.parent.glob("*"):
         try:
             written = (folder / file).stat().st_mtime_ns
         except OSError:  # no run, or a link that leads nowhere
             continue
+        if is_joined(_content(folder / CONFIG)):
+            continue
         # A folder named `latest` may be a copy as old as its original, which has the better name.
         found.append((written, folder.name != LATEST.name, folder.name, folder))
     return _shown(max(found)[-1].resolve()) if found else None
+
+
+def is_joined(config: dict[str, Any]) -> bool:
+    """Return True if a config.json is that of an ensemble of the models of other runs."""
+    resolved = config.get("resolved")
+    return isinstance(resolved, dict) and "joined" in resolved
 
 
 def _shown(folder: Path) -> Path:
@@ -65,7 +77,7 @@ def is_ours(folder: Path, names: Iterable[str]) -> bool:
     The contents of its files decide: anybody may have a `config.json` or a `report.json`.
     """
     names = set(names)
-    if {CONFIG, "split.csv"} <= names and isinstance(_content(folder / CONFIG).get("resolved"), dict):
+    if {CONFIG, SPLIT} <= names and isinstance(_content(folder / CONFIG).get("resolved"), dict):
         return True
     if REPORT in names and _content(folder / REPORT).get("kind") == KIND:
         return True

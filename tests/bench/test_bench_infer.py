@@ -16,6 +16,7 @@ from skin.bench.infer_quality import Reference
 from skin.bench.options import BenchmarkOptions
 from skin.model.checkpoint import load_best
 from skin.model.classifier import SkinClassifier
+from skin.model.ensemble import save_ensemble
 from skin.model.precision import Precision
 from skin.utils.errors import UserError
 from tests import tiny
@@ -81,6 +82,12 @@ def test_the_ways_say_the_same(best_pt: Path) -> None:
     fused = infer._as_predict(SkinClassifier(load_best(best_pt), torch.device("cpu"), "off"))(SQUARES)
     assert plain.sum(1) == pytest.approx(np.ones(6))
     assert fused == pytest.approx(plain, abs=1e-4)
+
+
+def test_the_ways_of_an_ensemble_say_the_same(best_pt: Path, tmp_path: Path) -> None:
+    path = save_ensemble([best_pt], tmp_path / "one.pt").path
+    single = infer.plain(load_best(best_pt), Precision("cpu", None))(SQUARES)
+    assert infer.plain(load_best(path), Precision("cpu", None))(SQUARES) == pytest.approx(single, abs=1e-5)
 
 
 def test_agreement_change_and_the_paired_difference_are_worked_out() -> None:

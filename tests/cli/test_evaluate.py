@@ -17,6 +17,8 @@ from skin.data.layouts import read_index
 from skin.evaluation import metrics, plots, report_files, schema
 from skin.model import calibration, checkpoint, inference
 from skin.model.checkpoint import load_best
+from skin.training.options import read_options
+from skin.utils import run_folders
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
 from tests import tiny, warm
@@ -250,6 +252,94 @@ def test_the_model_itself_and_models_of_other_classes_are_not_compared(
     tiny.write_checkpoint(tmp_path / "two.pt", classes=("mel", "nv"))
     with pytest.raises(UserError, match=r"--against .*two\.pt: its classes \(mel, nv\) are not those of the model"):
         run("--against", tmp_path / "two.pt")
+
+
+def another_head(run_folder: Path, folder: Path, answers: bool = True, seed: int = 0) -> Path:
+    """A run like `run_folder`'s, in `folder`, whose model has another head; return its best.pt."""
+    shutil.copytree(run_folder, folder, ignore=shutil.ignore_patterns("evaluation*"))
+    state = checkpoint.load(folder / "best.pt")
+    head = state["model"]["classifier.1.weight"]
+    noise = torch.randn(head.shape, generator=torch.Generator().manual_seed(seed))
+    state["model"]["classifier.1.weight"] = head + head.std() * noise
+    if not answers:
+        del state["calibration"]["answers"]
+    checkpoint.save(state, folder / "best.pt")
+    return folder / "best.pt"
+
+
+def test_several_checkpoints_are_one_model(
+    run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = [run_folder / "best.pt", another_head(run_folder, tmp_path / "b")]
+    made, _ = run("--checkpoint", *both)
+    (joined,) = tmp_path.glob("runs/ensemble-*/best.pt")
+    about, answers = made["about"], pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert (about["model"], about["checkpoint"]) == ("2 x efficientnet_b0", f"{joined.parent.name}/best.pt")
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in both]
+    assert [member["checkpoint_sha256"] for member in about["members"]] == hashes
+    assert all(member["weights_mib"] > 15 and member["ms_per_image"] > 0 for member in about["members"])
+    val = (split.read_manifest(run_folder / "split.csv")["split"] == "val").sum()
+    assert made["calibration"]["validation_images"] == val
+    paths = {path.stem: path for path in demo_folder.rglob("*.jpg")}
+    images = [paths[image] for image in answers["image"][:8]]
+    averages = np.mean([asked(path, images) for path in both], axis=0)
+    logits = answers[[f"logit_{name}" for name in tiny.CLASSES]].to_numpy()[:8]
+    np.testing.assert_allclose(logits, np.log(averages), atol=1e-4)
+    np.testing.assert_allclose(answers[list(tiny.CLASSES)].to_numpy()[:8], asked(joined, images), atol=1e-4)
+    report = (tmp_path / "out" / "report.md").read_text().replace("\\", "")
+    assert "The model is an ensemble of 2: guess/best.pt (efficientnet_b0" in report
+    assert evaluate.main(["--list", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert (listed["recipe"], listed["model"], listed["state"]) == ("ensemble", "2 x b0", "done")
+    assert run_folders.newest_run() == run_folders.LATEST  # it is no run to go on with
+    with pytest.raises(UserError, match=r"--resume .*ensemble-.*: an ensemble of the models of other runs"):
+        read_options(None, ["--resume", str(joined.parent)])
+    assert run_folders.newest_model() == run_folders.LATEST / "best.pt"
+
+
+def asked(path: Path, images: list[Path]) -> np.ndarray:
+    model = load_classifier(path, device="cpu", amp="off")
+    return np.stack([prediction.probabilities for prediction in model.predict(images)])
+
+
+def test_what_one_model_of_several_was_trained_on_is_said(run: Run, run_folder: Path, tmp_path: Path) -> None:
+    second = another_head(run_folder, tmp_path / "b")
+    manifest = split.read_manifest(second.parent / "split.csv")
+    turned = manifest.replace({"split": {"test": "train", "train": "test"}})
+    split.write_manifest(turned, second.parent / "split.csv")
+    third = another_head(run_folder, tmp_path / "c", seed=1)
+    (third.parent / "split.csv").unlink()
+    made, said = run("--checkpoint", run_folder / "best.pt", second, third)
+    number = (manifest["split"] == "test").sum()
+    assert f"member 2 (b/best.pt): {number} of {number} images were TRAINED ON" in said
+    assert "member 3 (c/best.pt): no split.csv beside the checkpoint" in said
+    assert made["calibration"]["temperature"] is None
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "here it is not, for want of validation images that all of them share" in report
+
+
+def test_models_whose_answers_were_not_kept_are_asked_for_them(run: Run, run_folder: Path, tmp_path: Path) -> None:
+    made, _ = run("--checkpoint", run_folder / "best.pt", another_head(run_folder, tmp_path / "b", answers=False))
+    manifest = split.read_manifest(run_folder / "split.csv")
+    assert made["calibration"]["validation_images"] == (manifest["split"] == "val").sum()
+    (joined,) = tmp_path.glob("runs/ensemble-*/best.pt")
+    assert 0 < load_best(joined).metrics["val_accuracy"] < 1
+
+
+def test_mixtures_are_refused_by_name(run: Run, run_folder: Path, tmp_path: Path) -> None:
+    first = run_folder / "best.pt"
+    (tmp_path / "copy.pt").write_bytes(first.read_bytes())
+    tiny.write_checkpoint(tmp_path / "two.pt", classes=("mel", "nv"), image_size=32)
+    tiny.write_checkpoint(tmp_path / "large.pt")
+    for name, reason in {
+        "copy.pt": r"copy\.pt is the same model as .*guess/best\.pt: name each model once",
+        "two.pt": r"two\.pt: its classes \(mel, nv\) are not those of .*guess/best\.pt",
+        "large.pt": r"large\.pt: its images are prepared with image_size 64, those of .* with 32; train them with",
+        "gone.pt": r"no checkpoint at .*gone\.pt",
+    }.items():
+        with pytest.raises(UserError, match=reason):
+            run("--checkpoint", first, tmp_path / name)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_lesions_of_another_set_are_found_in_its_paths(run: Run, demo_folder: Path, tmp_path: Path) -> None:

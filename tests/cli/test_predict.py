@@ -15,6 +15,7 @@ from pathlib import Path
 import predict
 from skin import load_classifier
 from skin.data.class_names import readable_name
+from skin.model.ensemble import save_ensemble
 from skin.serving.overlays import overlay_name
 from skin.utils import cli
 from tests import tiny, warm
@@ -226,6 +227,20 @@ def test_eight_views_change_the_probabilities_a_little(run: Run) -> None:
     draw("a.png")
     plain, views = (run("a.png", "--json", *words)[1] for words in ((), ("--tta", 8)))
     assert json.loads(plain)["probability"] != json.loads(views)["probability"]
+
+
+def test_an_ensemble_answers_like_any_model(run: Run, best_pt: Path, tmp_path: Path) -> None:
+    second = tiny.write_checkpoint(tmp_path / "uncalibrated.pt")
+    both = save_ensemble([best_pt, second], tmp_path / "both.pt").path
+    draw("a.png")
+    words = ("a.png", "--tta", 2, "--csv", "out.csv", "--explain", "why", "--json")
+    code, out, err = run(*words, checkpoint=both)
+    said = f"model {both}: 2 x efficientnet_b0, uncalibrated (its members share no validation images)\n"
+    assert (code, err) == (0, said)
+    assert Path(json.loads(out)["overlay"]).is_file()
+    with open("out.csv", encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert sum(float(row[name]) for name in tiny.CLASSES) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize(
