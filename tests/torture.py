@@ -42,7 +42,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # a sum in two threads would be another sum
 import train  # noqa: E402
 from skin.data import cache, demo  # noqa: E402
 from skin.model import calibration, checkpoint  # noqa: E402
-from skin.training import saver  # noqa: E402
+from skin.training import out_of_fold, run_folder, saver  # noqa: E402
 from skin.utils import cli  # noqa: E402
 from skin.utils.cli import option  # noqa: E402
 from tests import endings  # noqa: E402
@@ -63,7 +63,10 @@ POINTS = {
     "link": 8,
     "cache": 60,  # a file of the pixel cache is written, or is whole and has not its name yet
     "calibration": 1,
+    "fold": 2,  # the next fold is about to begin
+    "pool": 1,  # all are done, and their answers are put together
 }
+OF_FOLDS = ("fold", "pool")  # points that other runs do not come to
 
 
 class Setup(NamedTuple):
@@ -72,14 +75,25 @@ class Setup(NamedTuple):
     processes: int
     workers: int
     amp: str
+    parts: bool = False  # of the recipe `strong`, and those that it leaves out
+    folds: int = 0  # 0 is one model
 
     @property
     def name(self) -> str:
-        return f"{'alone' if self.processes == 1 else f'ranks{self.processes}'}-{self.workers}-{self.amp}"
+        who = "alone" if self.processes == 1 else f"ranks{self.processes}"
+        what = f"{'-parts' if self.parts else ''}{f'-folds{self.folds}' if self.folds else ''}"
+        return f"{who}-{self.workers}-{self.amp}{what}"
+
+    @property
+    def options(self) -> list[str]:
+        return ["--workers", str(self.workers), "--amp", self.amp, *(PARTS if self.parts else ())]
 
 
+PARTS = ("--ema", "0.9", "--mixup", "0.4", "--cutmix", "1", "--label-smoothing", "0.1", "--cutout", "0.4",
+         "--accumulate", "2", "--batch-size", "8")  # fmt: skip
 SETUPS = [Setup(1, 0, "off"), Setup(1, 2, "off"), Setup(1, 0, "bf16"), Setup(1, 2, "fp16"),
-          Setup(2, 0, "off"), Setup(2, 2, "bf16")]  # fmt: skip
+          Setup(2, 0, "off"), Setup(2, 2, "bf16"), Setup(1, 0, "off", parts=True), Setup(2, 0, "off", parts=True),
+          Setup(1, 0, "off", folds=2)]  # fmt: skip
 
 
 # How a run that was killed goes on through the command line.
@@ -156,6 +170,8 @@ def arm(kill: Kill, steps: mmap.mmap) -> None:
     watch(os, "link", "link")
     watch(cache, "write_all", "cache")
     watch(calibration, "fit", "calibration")
+    watch(run_folder, "is_held", "fold")
+    watch(out_of_fold, "write", "pool")
 
 
 class Process(NamedTuple):
@@ -165,11 +181,11 @@ class Process(NamedTuple):
 
 def start(work: Path, setup: Setup, kills: list[Kill | None], steps: mmap.mmap) -> list[Process]:
     """Fork a training run in the folder `work`, one process a rank; it goes on from what is there."""
-    arguments = [*RECIPE, "--data", "../data", "--workers", str(setup.workers), "--amp", setup.amp]
+    arguments = [*RECIPE, "--data", "../data", *setup.options]
     if (work / "run" / "config.json").exists():
         arguments = ["--resume", "run", "--workers", str(setup.workers)]
     else:
-        arguments += ["--out", "run"]
+        arguments += ["--out", "run", *(["--folds", str(setup.folds)] if setup.folds else [])]
     arguments += ["--save-minutes", "0" if any(kills) else "10"]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -243,6 +259,12 @@ def end(processes: list[Process], after: float | None) -> list[int]:
 
 def outcome(run: Path) -> dict[str, Any]:
     """All that a finished run leaves behind, but for what depends on the machine's pace."""
+    if folds := folds_of(run):
+        best = torch.load(run / saver.BEST, weights_only=True)
+        whole = {name: best[name] for name in ("classes", "metrics", "calibration")}
+        tables = {name: (run / name).read_text() for name in ("split.csv", "out_of_fold.csv", "label_review.csv")}
+        names = sorted(file.name for file in run.iterdir())
+        return {"best.pt": whole, **tables, "files": names, **{fold.name: outcome(fold) for fold in folds}}
     last, best = (torch.load(run / name, weights_only=True) for name in (saver.LAST, saver.BEST))
     for row in (best["metrics"], *last["progress"]["history"]):
         for column in MACHINE_COLUMNS:
@@ -253,8 +275,14 @@ def outcome(run: Path) -> dict[str, Any]:
     # Saved every minute or never: that is asked for anew each time, and changes nothing.
     for config in (best["config"],):
         del config["save_minutes"]
+        config["out"] = Path(config["out"]).name  # a fold's is absolute
     names = sorted(file.name for file in run.iterdir() if file.name not in (saver.PREVIOUS, "demo"))
     return {"last.pt": last, "best.pt": best, "metrics.csv": rows, "files": names}
+
+
+def folds_of(run: Path) -> list[Path]:
+    """The folders of a run's folds; none for a run of one model."""
+    return sorted(run.glob("fold-*"))
 
 
 def differences(a: Any, b: Any, name: str = "") -> Iterator[str]:
@@ -275,6 +303,8 @@ def differences(a: Any, b: Any, name: str = "") -> Iterator[str]:
 
 def steps_saved(run: Path) -> int:
     """How many steps of the run would not be lost now."""
+    if folds := folds_of(run):
+        return sum(map(steps_saved, folds))
     state, _ = saver.newest(run)
     progress = state["progress"] if state else {"epoch": 0, "step": 0, "steps": 0}
     return int(progress["epoch"] * progress["steps"] + progress["step"])
@@ -304,7 +334,8 @@ def torment(folder: Path, setup: Setup, kills: int, draw: random.Random, tally: 
         Failure: a bit differs, a file is left over, a step is lost, a message is missing, a process hangs.
     """
     expected, before, number = undisturbed(folder, setup), tally.count, 0
-    where = [*POINTS, "step", "step"] if counted else [*POINTS, "anywhen", "step", "step"]
+    points = [point for point in POINTS if setup.folds or point not in OF_FOLDS]
+    where = [*points, "step", "step"] if counted else [*points, "anywhen", "step", "step"]
     while (left := before + kills - tally.count) > 0:
         work = folder / f"{setup.name}-{number}"
         work.mkdir()
@@ -354,7 +385,7 @@ def killed_run(work: Path, setup: Setup, points: list[str], draw: random.Random,
         elif point is not None:
             continue  # it came to its end before it came there
     _wait_for_groups(groups)
-    leftovers = [file.name for file in (work / "run").iterdir() if file.name.endswith(".tmp")]
+    leftovers = [file.name for file in (work / "run").rglob("*.tmp")]
     if leftovers:
         raise Failure(f"{work}: left over: {leftovers}")
 
@@ -398,7 +429,7 @@ def command_run(folder: Path, number: int, draw: random.Random, tally: Tally) ->
     if kind == "little shared memory":
         mount = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
         launcher = ["unshare", "-m", "sh", "-c", mount, "sh", *launcher]
-    options = ["--workers", str(setup.workers), "--amp", setup.amp, "--save-minutes", "0"]
+    options = [*setup.options, "--save-minutes", "0"]
     first = [*launcher, train_py, *RECIPE, "--data", "data", *options, "--out", "run", "--resume", "auto"]
     child = subprocess.Popen(first, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wanted = work / "run" / draw.choice([saver.LAST, saver.PREVIOUS, saver.BEST])
@@ -441,7 +472,7 @@ def main() -> int:
         for number, setup in enumerate(chosen):
             share = settings.kills // len(chosen) + (number < settings.kills % len(chosen))
             torment(folder, setup, share, draw, tally, settings.counted)
-            print(f"{setup.name:14} {share} kills and more, no bit differs", flush=True)
+            print(f"{setup.name:18} {share} kills and more, no bit differs", flush=True)
         for number in range(settings.commands):
             command_run(folder, number, draw, tally)
     if settings.endings:

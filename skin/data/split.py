@@ -1,13 +1,14 @@
 """Train, validation and test splits: stratified by class, no lesion or patient in two of them.
 
-`assign` is the algorithm on plain arrays. `split_index` applies it to a data set and keeps the splits that the data
-bring. `leaks` looks for groups in two splits. The manifest (`split.csv`) is the record of a run's split; it is a
-labels table itself.
+`deal` is the algorithm on plain arrays. `split_index` applies it to a data set and keeps the splits that the data
+bring. `cut_folds` cuts training and validation anew, into the folds of a run with several models. `leaks` looks for
+groups in two splits. The manifest (`split.csv`) is the record of a run's split; it is a labels table itself.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,11 @@ import pandas as pd
 
 SPLITS = ("train", "val", "test")
 MANIFEST_COLUMNS = ["image", "label", "group", "split"]
+FOLD = "fold"  # a column more in the manifest of a run of folds: 1 to K, or 0 in the test split
 
 
 class TooFewGroups(UserError):
-    """A class cannot stand in every split. `label` is its number."""
+    """A class cannot stand in every part. `label` is its number."""
 
     def __init__(self, label: int, groups: int, splits: int) -> None:
         super().__init__(f"class {label} has too few groups for the split: {groups}, and {splits} are needed")
@@ -49,48 +51,53 @@ def parse_fractions(text: str) -> tuple[float, float, float]:
 def assign(
     labels: np.ndarray, groups: np.ndarray, fractions: tuple[float, float, float], seed: int
 ) -> np.ndarray:
-    """Return a split for each row, such that no group is in two and each class is near its fractions.
+    """Return `'train'`, `'val'` or `'test'` for each row, [N] of `<U5`: `deal` into these three splits."""
+    names: np.ndarray = np.asarray(SPLITS)[deal(labels, groups, fractions, seed)]
+    return names
+
+
+def deal(labels: np.ndarray, groups: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray:
+    """Return the number of a part for each row, int64 [N]: no group is in two, each class is near its fractions.
 
     Groups are taken in an order drawn from (`seed`, the set of groups), those of several classes first, then the
-    larger ones. Each goes to the split that lacks most images of its classes, by the fractions of the images dealt
+    larger ones. Each goes to the part that lacks most images of its classes, by the fractions of the images dealt
     so far. So large and small groups alike are spread by the fractions. The result depends on the set of rows and
     the seed, not on the order of the rows.
 
     Args:
         labels: int [N], from 0.
         groups: [N], names.
-        fractions: of train, val, test; they add up to 1, and a split of fraction 0 stays empty.
+        fractions: of the parts; they add up to 1, and a part of fraction 0 stays empty.
         seed: of the draw.
 
-    Returns:
-        `'train'`, `'val'` or `'test'`, [N] of `<U5`.
-
     Raises:
-        TooFewGroups: a class cannot have a group in every split.
+        TooFewGroups: a class cannot have a group in every part.
     """
-    deal = _Deal(np.asarray(labels), np.asarray(groups), fractions)
-    for group in deal.order(seed):
-        deal.put(group, deal.neediest(group))
-    deal.fill_empty_splits()
-    names: np.ndarray = np.asarray(SPLITS)[np.asarray(deal.split_of)[deal.group_of_row]]
-    return names
+    dealt = _Deal(np.asarray(labels), np.asarray(groups), fractions)
+    for group in dealt.order(seed):
+        dealt.put(group, dealt.neediest(group))
+    dealt.fill_empty_splits()
+    parts: np.ndarray = np.asarray(dealt.split_of)[dealt.group_of_row]
+    return parts
 
 
 class _Deal:
     """The groups (as `[(label, images), ...]`), and the images of each class in each split while they are dealt."""
 
-    def __init__(self, labels: np.ndarray, groups: np.ndarray, fractions: tuple[float, float, float]) -> None:
+    def __init__(self, labels: np.ndarray, groups: np.ndarray, fractions: Sequence[float]) -> None:
         self.group_of_row, names = pd.factorize(groups, sort=True)
         classes = int(labels.max()) + 1
         pairs, images = np.unique(self.group_of_row.astype(np.int64) * classes + labels, return_counts=True)
         self.contents: list[list[tuple[int, int]]] = [[] for _ in range(len(names))]
         for pair, count in zip(pairs.tolist(), images.tolist(), strict=True):
             self.contents[pair // classes].append((pair % classes, count))
-        self.splits = [split for split in range(len(SPLITS)) if fractions[split] > 0]
+        self.splits = [split for split in range(len(fractions)) if fractions[split] > 0]
         self.fractions = fractions
         self.class_size = np.bincount(labels, minlength=classes).tolist()
         self.dealt = [0] * classes
-        self.held = [[0] * classes for _ in SPLITS]
+        self.held = [[0] * classes for _ in fractions]
+        self.images = [0] * len(fractions)
+        self.alike = len({fractions[split] for split in self.splits}) == 1
         self.split_of = [0] * len(names)
 
     def order(self, seed: int) -> list[int]:
@@ -102,7 +109,8 @@ class _Deal:
 
     def neediest(self, group: int) -> int:
         best, most = self.splits[0], -np.inf
-        for split in self.splits:
+        # Folds often need the same. Then the emptiest comes first, or the first would get the rest of each class.
+        for split in sorted(self.splits, key=self.images.__getitem__) if self.alike else self.splits:
             held, fraction = self.held[split], self.fractions[split]
             need = 0.0
             for label, count in self.contents[group]:
@@ -116,6 +124,7 @@ class _Deal:
         for label, count in self.contents[group]:
             self.dealt[label] += count
             self.held[split][label] += count
+            self.images[split] += count
 
     def fill_empty_splits(self) -> None:
         """Move the smallest group that can be spared into each split that lacks a class."""
@@ -141,6 +150,7 @@ class _Deal:
     def _move(self, group: int, split: int) -> None:
         for label, count in self.contents[group]:
             self.held[self.split_of[group]][label] -= count
+            self.images[self.split_of[group]] -= count
             self.dealt[label] -= count
         self.put(group, split)
 
@@ -185,6 +195,30 @@ def split_index(index: Index, fractions: tuple[float, float, float], seed: int) 
     return rows
 
 
+def cut_folds(rows: pd.DataFrame, classes: Sequence[str], folds: int, seed: int) -> np.ndarray:
+    """Return the fold of each row of a split data set, int64 [N]: 1 to `folds`, or 0 in the test split.
+
+    The folds cut training and validation together, whatever the data bring.
+
+    Raises:
+        UserError: a class has too few groups; it names the class.
+    """
+    cut = (rows["split"] != "test").to_numpy()
+    labels = pd.Categorical(rows.loc[cut, "label"], categories=list(classes)).codes.astype(np.int64)
+    try:
+        parts = deal(labels, rows.loc[cut, "group"].to_numpy(), [1 / folds] * folds, seed)
+    except TooFewGroups as error:
+        most = f"--folds {error.groups} at most" if error.groups > 1 else "no --folds"
+        raise UserError(
+            f"--folds {folds}: class '{printable(classes[error.label])}' has images of {error.groups} lesions, "
+            f"patients or single images beside the test split, and each fold needs one of its own: use {most}, add "
+            "images, or leave the class out (--ignore-class)"
+        ) from error
+    fold = np.zeros(len(rows), np.int64)
+    fold[cut] = 1 + parts
+    return fold
+
+
 def _follow_group(rows: pd.DataFrame) -> None:
     """Put rows without a split into the split of their group, in place."""
     placed = rows[rows["split"] != ""]
@@ -219,17 +253,20 @@ def leaks(rows: pd.DataFrame) -> list[Leak]:
     ]
 
 
-def write_manifest(rows: pd.DataFrame, path: Path) -> None:
-    """Write `image,label,group,split` of `rows` as CSV: the record of a run's split."""
-    text = rows[MANIFEST_COLUMNS].to_csv(index=False, lineterminator="\n")
-    write_atomically(text.encode("utf-8"), path)
+def write_manifest(rows: pd.DataFrame, path: Path, folds: np.ndarray | None = None) -> None:
+    """Write `image,label,group,split` of `rows` as CSV, the record of a run's split; `fold` too, from `cut_folds`."""
+    table = rows[MANIFEST_COLUMNS]
+    if folds is not None:
+        table = table.assign(**{FOLD: folds})
+    write_atomically(table.to_csv(index=False, lineterminator="\n").encode("utf-8"), path)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """Return the manifest at `path`: the columns image, label, group, split, as text.
+    """Return the manifest at `path`: the columns image, label, group, split, as text, and `fold` if it has folds.
 
     Raises:
-        UserError: it cannot be read, lacks a column, names an image twice, or names a split that is none.
+        UserError: it cannot be read, lacks a column, names an image twice, names a split that is none, or a fold
+            that is no number.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
@@ -245,7 +282,18 @@ def read_manifest(path: Path) -> pd.DataFrame:
     wrong = ~table["split"].isin(SPLITS)
     if wrong.any():
         raise UserError(f"{path} puts '{table.loc[wrong, 'image'].iloc[0]}' in none of the splits train, val, test")
-    return table[MANIFEST_COLUMNS]
+    if FOLD not in table:
+        return table[MANIFEST_COLUMNS]
+    folds = pd.to_numeric(table[FOLD], errors="coerce")
+    if (folds.isna() | (folds < 0) | (folds % 1 != 0)).any():
+        raise UserError(f"{path} has folds that are no numbers: it is not the split.csv of a run")
+    return table[MANIFEST_COLUMNS].assign(**{FOLD: folds.astype(np.int64)})
+
+
+def of_fold(manifest: pd.DataFrame, fold: int) -> pd.DataFrame:
+    """Return the manifest of a run of folds as the model of one has it: the fold is validation, others train."""
+    splits = np.where(manifest[FOLD] == fold, "val", np.where(manifest[FOLD] > 0, "train", "test"))
+    return manifest.assign(split=splits)[MANIFEST_COLUMNS]
 
 
 def apply_manifest(

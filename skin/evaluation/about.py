@@ -23,8 +23,8 @@ _TRAINING = (
 )  # fmt: skip
 
 
-def of_checkpoint(checkpoint: Checkpoint, model: nn.Module) -> About:
-    """Return what is known of a model from its checkpoint, and the costs of an ensemble's members from `model`."""
+def of_checkpoint(checkpoint: Checkpoint, model: nn.Module | None = None) -> About:
+    """Return what is known of a model from its checkpoint, and, if it is asked as `model`, its members' costs."""
     source = source_of(checkpoint.path)
     return About(
         checkpoint=source["file"],
@@ -43,8 +43,8 @@ def of_checkpoint(checkpoint: Checkpoint, model: nn.Module) -> About:
     )
 
 
-def _members(checkpoint: Checkpoint, model: nn.Module) -> list[MemberReport]:
-    """Return the models of an ensemble; none of a single model."""
+def _members(checkpoint: Checkpoint, model: nn.Module | None) -> list[MemberReport]:
+    """Return the models of an ensemble that was asked; none of a single model."""
     if not isinstance(checkpoint, EnsembleCheckpoint) or not isinstance(model, Ensemble):
         return []
     return [

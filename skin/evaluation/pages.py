@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from skin.data.class_names import readable_name
-from skin.evaluation import metrics, operating_points, subgroups
+from skin.evaluation import metrics, operating_points, spread, subgroups
 from skin.evaluation.metrics import Metric
 from skin.evaluation.report_types import (
     AgainstReport,
@@ -29,6 +29,7 @@ from skin.evaluation.report_types import (
     Comparison,
     DecisionReport,
     DeferralReport,
+    FoldsReport,
     MalignantReport,
     OperatingPoint,
     OperatingReport,
@@ -168,6 +169,8 @@ def _context(report: Report) -> Context:
         "per_patient": _per_patient(report.per_patient, report) if report.per_patient else None,
         "views": _compared(metrics.OF_A_COMPARISON, report.views) if report.views else [],
         "against": _against(report.against) if report.against else None,
+        "folds": _folds(report.folds) if report.folds else None,
+        "label_review": dataclasses.asdict(report.label_review) if report.label_review else None,
         "operating": _operating(report.operating_points, report),
         "prevalence": _prevalence(report.prevalence, report) if report.prevalence else None,
         "decision_curve": _decision_curve(report),
@@ -317,6 +320,23 @@ def _against(found: AgainstReport) -> Context:
         "malignant": _compared(metrics.OF_TWO_CLASSES, found.malignant) if found.malignant else [],
         "mcnemar": mcnemar,
         "delong": "" if delong is None else f"{delong:.3f}",
+    }
+
+
+def _folds(found: FoldsReport) -> Context:
+    temperatures = [fold.temperature for fold in found.folds]
+
+    def cells(values: Mapping[str, float]) -> list[str]:
+        return [f"{values[metric.name]:.{metric.digits}f}" for metric in spread.METRICS]
+
+    return {
+        "titles": [metric.label for metric in spread.METRICS],
+        "rows": [
+            {"name": str(fold.fold), "images": fold.images, "metrics": cells(fold.metrics)} for fold in found.folds
+        ],
+        "mean": cells(found.mean),
+        "standard_deviation": cells(found.standard_deviation),
+        "temperatures": f"{min(temperatures):.2f} to {max(temperatures):.2f}",
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from skin.evaluation import metrics
 from skin.evaluation.intervals import Estimate
 from skin.evaluation.metrics import Array
+from skin.evaluation.population import FOLDS
 from skin.evaluation.report_types import Amount, Report, Subgroup
 from skin.evaluation.subgroups import METRICS, SubgroupMetric
 from skin.utils import drawing
@@ -444,7 +445,7 @@ def flow(report: Report) -> Figure | None:
         f"{name}: {said(amount)}".replace("\n", ", ") for name, amount in found.splits.items() if name != about.split
     ]
     unknown = f"Of classes that the model lacks\n{found.unknown_class:,} images" if found.unknown_class else ""
-    split = "" if about.split == "all" else f", {about.split} split"
+    split = "" if about.split == "all" else ", out of fold" if about.split == FOLDS else f", {about.split} split"
     boxes = [  # each step, and what leaves the way there
         (f"Found in {name}\n{found.found:,} images", "\n".join(["Left out", *left_out])),
         (f"Used\n{said(found.used)}", "\n".join(["Not evaluated here", *others]) if others else ""),
@@ -479,16 +480,18 @@ def _boxes(boxes: list[tuple[str, str]]) -> Figure:
     return made
 
 
-# ---- the mistakes ---------------------------------------------------------------------------------------------
+# ---- contact sheets ---------------------------------------------------------------------------------------------
 
 
-def mistakes(pictures: list[Array], captions: list[tuple[str, str, str]]) -> Figure:
-    """Draw a contact sheet of pictures uint8 [S, S, 3]; a caption is name, true class and prediction."""
-    columns = min(5, max(1, len(pictures)))
+def contact_sheet(
+    title: str, pictures: list[Array], captions: list[tuple[str, str, str]], most_columns: int = 5
+) -> Figure:
+    """Draw pictures uint8 [S, S, 3] side by side; a caption is the name above, and two texts below."""
+    columns = min(most_columns, max(1, len(pictures)))
     rows = math.ceil(len(pictures) / columns)
     with styled(text for caption in captions for text in caption):
-        below = [f"{label(f'is {truth}', 27, 2)}\n{label(f'said {said}', 27, 3)}" for _, truth, said in captions]
-        above = [label(name, 29, 2) for name, _, _ in captions]
+        below = [f"{label(first, 27, 2)}\n{label(second, 27, 3)}" for _, first, second in captions]
+        above = [label(name, 29, 2) for name, *_ in captions]
         lines = _lines(above) + _lines(below)
         made = _figure(1.8 * columns + 0.2, (1.75 + 0.13 * lines) * rows + 0.35)
         panels = made.subplots(rows, columns, squeeze=False).ravel()
@@ -498,5 +501,5 @@ def mistakes(pictures: list[Array], captions: list[tuple[str, str, str]]) -> Fig
             axes.imshow(picture, interpolation="bilinear")
             axes.text(0, 1.03, name, transform=axes.transAxes, fontsize=6.5, color=FAINT, va="bottom")
             axes.text(0, -0.03, said, transform=axes.transAxes, fontsize=7.5, va="top", linespacing=1.2)
-        made.suptitle("The most confident mistakes", x=0.01, ha="left", **_HEADING)
+        made.suptitle(title, x=0.01, ha="left", **_HEADING)
     return made

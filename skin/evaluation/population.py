@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 
 EVALUATED = "evaluated"  # the column of a set that is not the run's own
+FOLDS = "folds"  # the split of all images that take turns in validation
+_SPLITS = (FOLDS, *SPLITS)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def describe(
         unknown: the images of `part` whose class the model lacks.
         of_run: the rows of the run with their splits, if `index` is another set and they can be read.
     """
-    in_split = {split: rows[rows["split"] == split] for split in SPLITS if (rows["split"] == split).any()}
+    in_split = {split: rows[rows["split"] == split] for split in _SPLITS if (rows["split"] == split).any()}
     columns = dict(in_split) if of_run is None and in_split else {EVALUATED: part}
     if of_run is not None:
         columns |= {split: of_run[of_run["split"] == split] for split in SPLITS if (of_run["split"] == split).any()}

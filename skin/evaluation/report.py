@@ -75,6 +75,7 @@ class Predictions:
         lesions, patients: [N], those of each image, if the set tells them.
         one_view: float [N, C], the logits of one view, if `logits` are averaged over several.
         other: the answers of the model that this one is compared with.
+        given: the calibrated answers, if each image has its own model, as out of fold; `calibration` is empty then.
     """
 
     classes: tuple[str, ...]
@@ -87,9 +88,12 @@ class Predictions:
     patients: npt.NDArray[Any] | None = None
     one_view: Floats | None = None
     other: Other | None = None
+    given: Calibrated | None = None
 
     @cached_property
     def calibrated(self) -> Calibrated:
+        if self.given is not None:
+            return self.given
         return calibration.calibrated(self.calibration, self.logits, self.distance)
 
     @property

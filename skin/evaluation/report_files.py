@@ -15,7 +15,8 @@ from skin.data.class_names import ISIC_2018, ISIC_2019, MILK10K, match_classes, 
 from skin.data.dataset import SkinDiseaseDataset
 from skin.data.images import Preprocess, centre_crop
 from skin.data.readers import milk10k
-from skin.evaluation import pages, plots
+from skin.evaluation import label_review, pages, plots
+from skin.evaluation.label_review import Review
 from skin.evaluation.lesions import by_lesion
 from skin.evaluation.metrics import Array
 from skin.evaluation.report import Predictions
@@ -131,6 +132,12 @@ def write(
     if made:
         written.append(submission.name)
     remove_stale(folder, written)
+
+
+def write_page(folder: Path, report: Report, pictures: Mapping[str, bytes]) -> None:
+    """Write report.json and report.html alone, with the pictures (PNG, by file name) in the page."""
+    write_json(folder / REPORT, to_json(report))
+    write_atomically(pages.html(report, pictures).encode(), folder / "report.html")
 
 
 def _labels(predictions: Predictions, test: TestSet) -> list[str]:
@@ -291,15 +298,34 @@ def _surest_mistakes(labels: Array, probabilities: Array) -> Array:
 def _contact_sheet(
     rows: Array, predictions: Predictions, dataset: SkinDiseaseDataset, images: Sequence[str]
 ) -> Figure:
-    pictures, captions = [], []
+    captions = []
     probabilities = predictions.calibrated.probabilities[rows]
     for row, of_classes in zip(rows.tolist(), probabilities, strict=True):
-        view = centre_crop(dataset.stored(row), dataset.preprocess.image_size)
-        pictures.append(cv2.resize(view, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA))
         said = predictions.classes[int(of_classes.argmax())]
-        truth = predictions.classes[int(predictions.labels[row])]
-        captions.append((images[row], readable_name(truth), f"{said}, {of_classes.max():.1%}"))
-    return plots.mistakes(pictures, captions)
+        truth = readable_name(predictions.classes[int(predictions.labels[row])])
+        captions.append((images[row], f"is {truth}", f"said {said}, {of_classes.max():.1%}"))
+    return plots.contact_sheet("The most confident mistakes", _thumbnails(rows, dataset), captions)
+
+
+def label_review_sheet(
+    found: Review, predictions: Predictions, dataset: SkinDiseaseDataset, images: Sequence[str]
+) -> bytes | None:
+    """Return the contact sheet of the labels to look at first, a PNG; None if there are none."""
+    first = found.first(label_review.SHOWN)
+    if not len(first):
+        return None
+    names = [readable_name(name) for name in predictions.classes]
+    captions = []
+    for place, row in zip(first.tolist(), found.rows[first].tolist(), strict=True):
+        label, suggested = names[int(predictions.labels[row])], names[int(found.suggested[place])]
+        captions.append((images[row], f"label {label}, {found.score[place]:.1%}", f"→ {suggested}?"))
+    title = "Labels that deserve a second look, with the probability that the models give them"
+    return _png(plots.contact_sheet(title, _thumbnails(found.rows[first], dataset), captions, most_columns=6))
+
+
+def _thumbnails(rows: Array, dataset: SkinDiseaseDataset) -> list[Array]:
+    views = (centre_crop(dataset.stored(row), dataset.preprocess.image_size) for row in rows.tolist())
+    return [cv2.resize(view, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA) for view in views]
 
 
 def _png(figure: Figure) -> bytes:

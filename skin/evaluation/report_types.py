@@ -262,6 +262,33 @@ class AgainstReport:
 
 
 @dataclass(frozen=True)
+class FoldReport:
+    """The model of one fold on that fold, which it was not trained on; `temperature` calibrates it."""
+
+    fold: int
+    images: int
+    groups: int
+    temperature: float
+    metrics: dict[str, float] = field(metadata=_INLINE)
+
+
+@dataclass(frozen=True)
+class FoldsReport:
+    """The folds of a cross-validation, and the mean and standard deviation of their metrics, by name."""
+
+    folds: list[FoldReport]
+    mean: dict[str, float]
+    standard_deviation: dict[str, float]
+
+
+@dataclass(frozen=True)
+class LabelReview:
+    """The number of images whose label deserves a second look."""
+
+    images: int
+
+
+@dataclass(frozen=True)
 class UnlikeReport:
     """Images flagged as unlike the training images: their share, and that among images of unknown classes.
 
@@ -544,6 +571,8 @@ class Report:
         prevalence: if the user states any.
         views: one view of each image against the average over several, with --tta.
         against: the model against another, with --against.
+        folds: the spread over folds, if the answers to each image are of the model that was trained without it.
+        label_review: of the labels, by such answers.
         per_lesion, per_patient: for a set that tells the lesion or the patient of each image, if one has two images.
         verdict: what a reader must know first. population: the flow of the images, and Table 1.
         warnings: what a reader must know. notes: what a reader should know.
@@ -565,6 +594,8 @@ class Report:
     prevalence: PrevalenceReport | None = field(default=None, metadata=_OPTIONAL)
     views: Comparison | None = field(default=None, metadata=_OPTIONAL)
     against: AgainstReport | None = field(default=None, metadata=_OPTIONAL)
+    folds: FoldsReport | None = field(default=None, metadata=_OPTIONAL)
+    label_review: LabelReview | None = field(default=None, metadata=_OPTIONAL)
     per_lesion: LesionReport | None = field(default=None, metadata=_OPTIONAL)
     per_patient: PatientReport | None = field(default=None, metadata=_OPTIONAL)
     about: About = About()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _WIDE = 1000
+_DONE = "done"
 SCORE = "balanced_accuracy"  # of the test split
 
 
@@ -30,10 +31,13 @@ class Run:
     Attributes:
         began: the local time at which its split was drawn.
         data: the name of the data folder. recipe: how it was trained, model: the network, image_size: its input.
-        state: `done`; `unfinished`, to go on with --resume; `no model`, if no epoch has ended.
-        epochs: those done. of_epochs: those asked for; 0 of an ensemble of other runs' models, its recipe `ensemble`.
+        state: `done`; `unfinished`, to go on with --resume; `no model`, if no epoch has ended; with folds, such as
+            `2 of 5 folds`, until they are done.
+        folds: the models of the run, by --folds; None for a run of one.
+        epochs: those done, of all folds together. of_epochs: those asked for; 0 of an ensemble that evaluate.py has
+            made of other runs' models, whose recipe is `ensemble`.
         seconds: of its epochs.
-        monitor: the metric that picked the best epoch, and validation: its value there.
+        monitor: the metric that picked the best epoch, and validation: its value there; the mean over folds.
         score: of the last report on the run's own test split, with its 95 % interval; None if there is no report.
     """
 
@@ -44,6 +48,7 @@ class Run:
     image_size: int | None
     recipe: str
     state: str
+    folds: int | None
     epochs: int
     of_epochs: int
     seconds: float
@@ -105,7 +110,13 @@ def found(folder: Path) -> Iterator[Run]:
 
 
 def _run(path: Path) -> Run:
+    """Return what a run folder tells. Raises `UserError` if it is none of ours."""
     config = run_folders.read_config(path)
+    alone, folds = _run_of_one(path, config), config.get("folds")
+    return _with_folds(alone, path, folds) if type(folds) is int and config.get("fold") is None else alone
+
+
+def _run_of_one(path: Path, config: dict[str, Any]) -> Run:
     rows = _rows(path / "metrics.csv")
     monitor = str(config.get("monitor", "accuracy"))
     # The best epoch is the first of the best values; a loss is best when it is lowest.
@@ -123,13 +134,32 @@ def _run(path: Path) -> Run:
         model=str(config.get("model", "?")).replace("efficientnet_", ""),
         image_size=config["resolved"].get("image_size") or config.get("image_size"),
         recipe="ensemble" if joined else str(config.get("recipe", "standard")),
-        state="done" if ended else "unfinished" if has_model else "no model",
+        state=_DONE if ended else "unfinished" if has_model else "no model",
+        folds=None,
         epochs=len(rows),
         of_epochs=0 if joined else int(config.get("epochs") or 0),
         seconds=sum(_number(row.get("seconds")) or 0.0 for row in rows),
         monitor=monitor,
         validation=best,
         score=_score(path / "evaluation" / run_folders.REPORT),
+    )
+
+
+def _with_folds(whole: Run, path: Path, folds: int) -> Run:
+    """Return a run of folds, with the sums and means of its folds; the score is that of its ensemble."""
+    folders = [path / f"fold-{number}" for number in range(1, folds + 1)]
+    parts = [_run(folder) for folder in folders if (folder / run_folders.CONFIG).is_file()]
+    values = [part.validation for part in parts if part.validation is not None]
+    ended = (path / run_folders.BEST).is_file() and (path / "report.html").is_file()
+    done = sum(part.state == _DONE for part in parts)
+    return dataclasses.replace(
+        whole,
+        state=_DONE if ended else f"{done} of {folds} folds",
+        folds=folds,
+        epochs=sum(part.epochs for part in parts),
+        of_epochs=folds * whole.of_epochs,
+        seconds=sum(part.seconds for part in parts),
+        validation=sum(values) / len(values) if values else None,
     )
 
 
@@ -162,7 +192,7 @@ def _table(runs: list[Run], without: Sequence[str] = ()) -> Table:
 
     table = Table(
         box=None, pad_edge=False, header_style="bold", caption_justify="left",
-        caption="val: the metric that picked the epoch, accuracy unless --monitor was given\n"
+        caption="val: the metric that picked the epoch, accuracy unless --monitor was given; the mean over folds\n"
         "test: balanced accuracy on the run's own test split, with its 95 % interval, as last evaluated",
     )  # fmt: skip
     shown = [column for column in _COLUMNS if column.title not in without]
@@ -195,7 +225,7 @@ class _Column(NamedTuple):
 _COLUMNS = (
     _Column("run", lambda run: run.name),
     _Column("data", lambda run: run.data),
-    _Column("model", lambda run: f"{run.model} {run.image_size or ''}".strip()),
+    _Column("model", lambda run: f"{f'{run.folds} x ' * bool(run.folds)}{run.model} {run.image_size or ''}".strip()),
     _Column("recipe", lambda run: run.recipe),
     _Column("epochs", lambda run: f"{run.epochs}/{run.of_epochs}" if run.of_epochs else ""),
     _Column("time", lambda run: _duration(run.seconds)),

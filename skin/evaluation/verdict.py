@@ -41,6 +41,6 @@ def _doubts(report: Report, present: list[ClassReport]) -> list[str]:
         more = f" and {len(few) - NAMED} more" if len(few) > NAMED else ""
         named = ", ".join(few[:NAMED]) + more
         found.append(f"Classes of fewer than {FEW} images, of which the metrics say little: {named}")
-    if report.calibration.temperature is None:
+    if report.calibration.temperature is None and report.folds is None:
         found.append("The checkpoint holds no calibration: probabilities and prediction sets promise nothing")
     return found

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from skin.model.unlike import OfMembers, Training, Unlike, catch
 from skin.model.unlike import distance as unlike_distance
@@ -54,11 +54,12 @@ class SetThresholds(TypedDict):
 
 
 class Answers(TypedDict):
-    """The network's answers for the validation images, which evaluate.py chooses thresholds on."""
+    """The network's answers for the validation images: evaluate.py chooses thresholds on them, folds pool them."""
 
     logits: Tensor  # float32 [N, C]
     labels: Tensor  # int64 [N]
     groups: Tensor  # int64 [N], the number of each image's lesion or patient
+    distance: NotRequired[Tensor]  # float64 [N], from the training images; older files and ensembles lack it
 
 
 class CrossValidation(TypedDict):
@@ -128,10 +129,15 @@ def fit(
     labels = np.asarray(labels, np.int64)
     if len(labels) == 0:
         return {}
-    unlike = fit_unlike(np.asarray(features, np.float32), labels, training)
+    import torch  # a checkpoint holds tensors, not arrays
+
+    features = np.asarray(features, np.float32)
+    unlike = fit_unlike(features, labels, training)
     if stand_ins:
         unlike["caught"] = catch(unlike, stand_ins)
-    return fit_probabilities(logits, labels, groups, unlike)
+    fitted = fit_probabilities(logits, labels, groups, unlike)
+    fitted["answers"]["distance"] = torch.from_numpy(unlike_distance(unlike, features))
+    return fitted
 
 
 def fit_probabilities(

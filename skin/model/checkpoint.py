@@ -397,6 +397,9 @@ def _check_probabilities(calibration: dict[str, Any], classes: int) -> None:
     dtypes = [logits.dtype, labels.dtype, groups.dtype]
     if dtypes != [torch.float32, torch.int64, torch.int64] or not torch.isfinite(logits).all():
         raise ValueError("answers")
+    distance = calibration["answers"].get("distance", labels.to(torch.float64))
+    if distance.dtype != torch.float64 or distance.shape != labels.shape or distance.isnan().any():
+        raise ValueError("distance")
     if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
         raise ValueError("labels")
 

@@ -11,7 +11,7 @@ from skin.data.audit import CheckReport, check
 from skin.data.class_names import readable_name
 from skin.data.suspicious import suspicions
 from skin.evaluation import check_page
-from skin.training import run_folder, speed
+from skin.training import folds, run_folder, speed
 from skin.training.options import Options
 from skin.training.splits import Splits, cache_folder, index_of, unpack_arrays
 from skin.utils import cli
@@ -24,6 +24,7 @@ from skin.utils.parallel import Topology
 PAGE = "check.html"
 _OF_THE_CHECK = {"check", "out", "resume"}  # options that a command to train does not repeat
 _GO_ON = "--allow-missing"
+_UNCUT = "cannot be split"
 _LOOK_AT = 10  # lines on odd classes; the page has all
 
 
@@ -49,12 +50,17 @@ def run(
             balanced=options.class_weights == "balanced",
         )  # fmt: skip
     *lines, verdict = report.lines(log.width)
+    if options.folds is not None and not any(_UNCUT in fault for fault in report.faults):
+        lines += folds.describe(Splits(report.index, report.rows, report.index.classes), options.folds, options.seed)
     log.say("\n".join([*lines, *look_at(report), verdict, f"written: {out / 'check.json'}"]))
     splits = Splits(report.index, report.rows, report.index.classes)
     advice = check_page.Advice(
         command=shlex.join(command(cli.parse(Options, None, argv), options, report)),
         to_mend=[fault for fault in report.faults if _GO_ON not in fault],
-        duration=speed.estimate(options, processes, splits, build_trainer, train_step),
+        duration=[
+            *speed.estimate(options, processes, splits, build_trainer, train_step),
+            *([f"That is for one model, and --folds {options.folds} trains as many."] if options.folds else []),
+        ],
     )
     write_atomically(check_page.html(report, advice, options.seed).encode("utf-8"), out / PAGE)
     log.say(f"to look at: {out / PAGE}")

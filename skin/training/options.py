@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skin.model.choices import MODELS
-from skin.training.recipes import RECIPES
+from skin.training.recipes import RECIPES, described
 from skin.utils import cli, run_folders
 from skin.utils.cli import flag_of, option
 from skin.utils.errors import UserError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # A checkpoint keeps a row of metrics.csv per epoch; skin.model.tensorfile reads the values of at most so many.
 MOST_EPOCHS = 10_000
+MOST_FOLDS = 100
 # Validation metrics that can pick the best model, each with True if larger is better.
 MONITORS = {"accuracy": True, "balanced_accuracy": True, "macro_auc": True, "loss": False}
 
@@ -76,8 +77,8 @@ class Options:
     image_size: int | None = option(None, "side in pixels (default: the model's own)", group="model", metavar="N")
 
     recipe: str = option(
-        "standard", "standard is the sources' recipe; fast gets to the same quality sooner: "
-        + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in RECIPES["fast"].defaults.items()),
+        "standard", "standard is the sources' recipe; fast gets to the same quality sooner "
+        f"({described('fast')}); strong gets the best model ({described('strong')})",
         group="training", choices=tuple(RECIPES), metavar="NAME",
     )  # fmt: skip
     epochs: int = option(20, "passes over the training split", group="training", metavar="N")
@@ -93,9 +94,30 @@ class Options:
     freeze_epochs: int = option(
         0, "train the head alone at first, at the peak rate; the warm-up comes after", group="training", metavar="N",
     )  # fmt: skip
+    accumulate: int = option(
+        1, "passes per step: N times the images in the memory of one", group="training", metavar="N"
+    )
     augment: float = option(
         1.0, "strength of the augmentation: 1 is the recipe's, 0 is none", group="training", metavar="X"
     )
+    cutout: float = option(
+        0.0, "hide a square from half of the views, its side a share of theirs; 0 is none", group="training",
+        metavar="X",
+    )  # fmt: skip
+    mixup: float = option(
+        0.0, "blend pairs of images, with shares from Beta(A, A); 0 is none", group="training", metavar="A"
+    )
+    cutmix: float = option(
+        0.0, "paste a piece of an image into another, with shares from Beta(A, A); 0 is none", group="training",
+        metavar="A",
+    )  # fmt: skip
+    label_smoothing: float = option(
+        0.0, "share of each label that goes to all classes alike", group="training", metavar="X"
+    )
+    ema: float = option(
+        0.0, "validate and save the mean of the weights over the steps, with this decay; 0 is the last weights",
+        group="training", metavar="D",
+    )  # fmt: skip
     class_weights: str = option(
         "balanced", "against imbalance: balanced or none", group="training", choices=("balanced", "none"), metavar="W"
     )
@@ -105,6 +127,14 @@ class Options:
     )  # fmt: skip
     patience: int = option(0, "stop after N epochs without a better one; 0 is never", group="training", metavar="N")
     seed: int = option(0, "seed of the split, the weights, the order and the augmentation", group="training")
+
+    folds: int | None = option(
+        None, "train K models, each without its part of the images, and one ensemble of them", group="training",
+        metavar="K",
+    )  # fmt: skip
+    fold: int | None = option(
+        None, "train this fold alone, 1 to K, into the folder of the others", group="training", metavar="N"
+    )
 
     amp: str = option(
         "auto", "auto, fp16, bf16 or off", group="machine", choices=("auto", "fp16", "bf16", "off"), metavar="A"
@@ -140,9 +170,11 @@ DEMO = {
     "monitor": "balanced_accuracy",  # by accuracy, an early epoch that calls everything a nevus may win
 }  # fmt: skip
 # Options that may change when a run goes on: they are of the machine, not of the experiment.
-MACHINE = {"amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "resume", "save_minutes", "track"}
+MACHINE = {
+    "amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "resume", "save_minutes", "track", "fold",
+}  # fmt: skip
 # More of them, which an error advises to change. The run says what a change means and writes it to config.json.
-MENDS = {"data", "labels", "batch_size", "lr", "skip_bad_images", "allow_missing"}
+MENDS = {"data", "labels", "batch_size", "accumulate", "lr", "skip_bad_images", "allow_missing"}
 AUTO = Path("auto")
 # Files that a run may leave in its folder if it is killed as it begins.
 _BEGUN = {
@@ -193,7 +225,7 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
     """
     options = cli.parse(Options, description, argv)
     auto = options.resume == AUTO
-    folder = _run_in(options.out) if auto else options.resume
+    folder = _run_in(options.out) if auto else options.resume or _folder_of_folds(options)
     config: dict[str, Any] = {}
     if folder is not None:
         if folder == run_folders.LATEST:  # a run has a link of that name only once it has a model
@@ -202,6 +234,9 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
         config = run_folders.read_config(folder)
         if run_folders.is_joined(config):
             raise UserError(f"--resume {folder}: an ensemble of the models of other runs; name one of those runs")
+        if config.get("fold"):  # the folder of a fold: its run goes on, with that fold alone
+            config = {**run_folders.read_config(folder.parent), "fold": config["fold"]}
+            folder = folder.parent
         known = {f.name for f in cli.options(Options)} - {"out", "resume"}
         defaults = {name: value for name, value in config.items() if name in known}
         options = cli.parse(Options, description, argv, {**defaults, "batch_size": None})
@@ -222,8 +257,14 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
     _check(options)
     if options.resume is not None:
         options = _with_labels(options, config)
-        _check_unchanged(options, config)
+        check_unchanged(options, config)
     return options
+
+
+def _folder_of_folds(options: Options) -> Path | None:
+    """Return the folder that another `--fold` has begun, and that this one goes on with; None if there is none."""
+    begun = options.fold is not None and options.out is not None and (options.out / "config.json").exists()
+    return options.out if begun else None
 
 
 def _run_in(out: Path | None) -> Path | None:
@@ -293,40 +334,63 @@ def _check(options: Options) -> None:
     if options.check and options.data is None:
         raise UserError("--check audits the data of a folder: say which by --data DIR")
     least = {
-        "epochs": 1, "batch_size": 1, "freeze_epochs": 0, "patience": 0, "seed": 0,
-        "warmup_epochs": 0.0, "cache_limit": 0.0, "weight_decay": 0.0, "save_minutes": 0.0,
+        "epochs": 1, "batch_size": 1, "accumulate": 1, "freeze_epochs": 0, "patience": 0, "seed": 0, "mixup": 0.0,
+        "cutmix": 0.0, "warmup_epochs": 0.0, "cache_limit": 0.0, "weight_decay": 0.0, "save_minutes": 0.0, "folds": 2,
+        "fold": 1,
     }  # fmt: skip
     for name, low in least.items():
         value = getattr(options, name)
         if value is not None and not low <= value < float("inf"):
             raise UserError(f"{flag_of(name)} {value}: must be {low} or more")
-    most = {"epochs": MOST_EPOCHS, "batch_size": 2**31 - 1, "freeze_epochs": MOST_EPOCHS, "patience": MOST_EPOCHS}
+    most = {
+        "epochs": MOST_EPOCHS, "batch_size": 2**31 - 1, "accumulate": 2**31 - 1, "freeze_epochs": MOST_EPOCHS,
+        "patience": MOST_EPOCHS,
+    }  # fmt: skip
     for name, high in most.items():
         if getattr(options, name) > high:
             raise UserError(f"{flag_of(name)} {getattr(options, name)}: must be {high:,} or less")
     check_workers(options.workers)
+    _check_folds(options)
     if options.track in TRACKERS and find_spec(options.track) is None:
         raise UserError(
             f"--track {options.track} needs a package that is not here: pip install {options.track}, or --track none"
         )
     if not 0 <= options.augment <= 3:
         raise UserError(f"--augment {options.augment}: must be 0 (none) to 3; 1 is the recipe's")
+    for name in ("cutout", "label_smoothing", "ema"):
+        if not 0 <= getattr(options, name) < 1:
+            raise UserError(f"{flag_of(name)} {getattr(options, name)}: must be 0 or more, and below 1")
     if not 0 < options.lr < float("inf"):
         raise UserError(f"--lr {options.lr}: must be above 0")
     if options.seed >= 2**63:
         raise UserError(f"--seed {options.seed}: must be below 2**63")
 
 
-def _check_unchanged(options: Options, config: dict[str, Any]) -> None:
+def _check_folds(options: Options) -> None:
+    folds, fold = options.folds, options.fold
+    if folds is not None and folds > MOST_FOLDS:
+        raise UserError(f"--folds {folds}: must be {MOST_FOLDS} or less")
+    if fold is None:
+        return
+    if folds is None:
+        raise UserError(f"--fold {fold}: say of how many, by --folds K")
+    if fold > folds:
+        raise UserError(f"--fold {fold}: must be 1 to {folds}, the folds that there are")
+    if options.out is None and not options.check:
+        raise UserError(f"--fold {fold}: say by --out DIR which folder the folds share")
+
+
+def check_unchanged(options: Options, config: dict[str, Any]) -> None:
     """Raise `UserError` if an option would make the run that goes on another run."""
     now = cli.plain(options)
     before = {**cli.plain(Options()), **config}  # a run of an earlier version lacks newer options
-    for name in now.keys() - MACHINE - MENDS:
+    for name in sorted(now.keys() - MACHINE - MENDS):
         if now[name] != before[name]:
             values = now[name] if isinstance(now[name], list) else [now[name]]
             flag = flag_of(name)
             option = " ".join(flag if value is True else f"{flag} {shlex.quote(str(value))}" for value in values)
             has = ", ".join(before[name]) or "none" if isinstance(before[name], list) else before[name]
+            has = "none" if has is None else has
             raise UserError(
                 f"{option}: the run {options.resume} has {has}; "
                 f"leave the option out to go on with it, or start a new run with {option}"
@@ -337,5 +401,5 @@ def _check_unchanged(options: Options, config: dict[str, Any]) -> None:
 
 def mended(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     """Return the options in `MENDS` whose values differ from `config`, a run's config.json."""
-    now = cli.plain(options)
-    return {name: now[name] for name in sorted(MENDS) if now[name] != config.get(name)}
+    now, before = cli.plain(options), {**cli.plain(Options()), **config}  # an earlier version had fewer options
+    return {name: now[name] for name in sorted(MENDS) if now[name] != before[name]}

@@ -19,11 +19,12 @@ from skin.evaluation.model_card import write_model_card
 from skin.model import calibration, checkpoint
 from skin.model.calibration import Calibration
 from skin.training import attempts, nodes, run_folder
-from skin.training.columns import Row, write_metrics
+from skin.training.columns import EpochResult, Row, row_of, write_metrics
 from skin.training.curves import draw_curves
 from skin.training.follow import Follower
 from skin.training.options import MONITORS, Options, mended
 from skin.training.progress import Progress
+from skin.training.records import Totals
 from skin.training.saver import Saver, kept, newest
 from skin.training.splits import Splits, read_splits
 from skin.training.trainer import Trainer, cannot_compile
@@ -90,7 +91,13 @@ class Run:
 
     def how_to_go_on(self) -> str:
         """Return what is left after a fault, and the command that goes on."""
-        return f"{kept(self.folder)}; go on with: python train.py --resume {shlex.quote(str(self.folder))}"
+        return f"{kept(self.folder)}; go on with: {self._command}"
+
+    @property
+    def _command(self) -> str:
+        """The command that goes on with the run; with all of its folds, if it has some."""
+        folder = self.folder if self.trainer.options.fold is None else self.folder.parent
+        return f"python train.py --resume {shlex.quote(str(folder))}"
 
     def refuse_bad_loss(self) -> None:
         """Raise `UserError`, naming the images, if a step of this epoch had a loss that is not finite."""
@@ -111,6 +118,20 @@ class Run:
     def _refuse(self, what: str) -> None:
         raise UserError(f"{what}; {kept(self.folder)}; try a smaller --lr, or --amp off")
 
+    def measured(self, totals: Totals, val_loss: float, logits: np.ndarray) -> tuple[Row, Memory]:
+        """Return the row of metrics.csv for the epoch that has been validated, and the memory in use.
+
+        All processes must call it together.
+        """
+        trainer, progress = self.trainer, self.progress
+        usage = memory.read_all(trainer.topology)
+        return row_of(EpochResult(
+            epoch=progress.epoch + 1, lr=trainer.optimizer.param_groups[0]["lr"], train=totals, val_loss=val_loss,
+            labels=self.splits.labels("val"), probabilities=calibration.softmax(logits),
+            train_seconds=progress.seconds, seconds=progress.elapsed(), data_wait_seconds=progress.wait_seconds,
+            peak_memory_mib=usage.peak_mib,
+        )), usage  # fmt: skip
+
     def say_epoch(self, row: Row, usage: Memory, best: bool) -> None:
         """Say the line of an epoch, and what is worth saying once."""
         options, progress, cache = self.trainer.options, self.progress, self.trainer.dataset.cache
@@ -127,7 +148,7 @@ class Run:
         progress, saved = self.progress, "NOT saved" if self.saver.unsaved else "saved"
         self.follower.stopped(progress)
         self.log.say(f"stopped after epoch {progress.epoch}, step {progress.step}; {saved}. "
-                     f"Go on with: python train.py --resume {shlex.quote(str(self.folder))}")  # fmt: skip
+                     f"Go on with: {self._command}")  # fmt: skip
 
     def end(self, calibrated: Calibration, logits: np.ndarray) -> None:
         """Write the last files of a run whose best.pt is done, and say what to do next.
@@ -147,19 +168,24 @@ class Run:
         path = shlex.quote(str(folder / "best.pt"))
         self.log.say(
             f"\nbest validation {monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
-            f"everything is in {folder}: best.pt, report.html, metrics.csv, curves.png, model_card.md\n"
-            f"next:  python evaluate.py --checkpoint {path}\n"
-            f"       python predict.py --checkpoint {path} IMAGE"
+            f"everything is in {folder}: best.pt, report.html, metrics.csv, curves.png, model_card.md"
         )
+        if self.trainer.options.fold is None:
+            self.log.say(
+                f"next:  python evaluate.py --checkpoint {path}\n"
+                f"       python predict.py --checkpoint {path} IMAGE"
+            )
 
     def say_resumed(self, source: str, last: dict[str, Any] | None) -> None:
-        """Say what the run goes on from and what has changed since.
+        """Say what a run that goes on goes on from, and what has changed since.
 
         Args:
             source: a line on the save that it goes on from.
             last: contents of that save; None if there is none.
         """
         progress = self.progress
+        if self.trainer.options.resume is None:
+            return
         if last is None:
             self.log.say(source)
         else:
@@ -183,7 +209,8 @@ class Run:
         machine = _changes(trainer.machine(), _dict(last.get("machine"))) if last else []
         before = {**trainer.plan(), "images a step": self.config["resolved"]["images_per_step"]}
         plan = _changes(trainer.plan(), {**before, **_dict((last or {}).get("plan"))})
-        other = [f"{name} {changed[name]:g} (was {self.config[name]:g})" for name in ("lr",) if name in changed]
+        was = {**cli.plain(Options()), **self.config}
+        other = [f"{name} {changed[name]:g} (was {was[name]:g})" for name in ("lr", "accumulate") if name in changed]
         other += plan
         for what, names in (("left out", splits.left_out), ("another file than before", splits.changed)):
             other += [f"{count(len(names), 'image')} {what} (first: {names[0]})"] if names else []
@@ -294,13 +321,16 @@ def open_run(options: Options, topology: Topology) -> Iterator[Opened]:
         if topology.is_main and resuming:
             held.enter_context(run_folder.hold(folder))
             attempts.note(folder, by_itself=options.auto or restarted_by_torchrun())
-        if options.demo and topology.is_main:
+        draws = options.demo and options.fold is None  # the folds of a run share a set
+        if draws and topology.is_main:
             folder = folder if resuming else run_folder.create(folder, own=options.out is None)
             demo.write(folder / "demo")
         folder = topology.from_main(folder)
-        if options.demo:
+        if draws:
             options = replace(options, data=(folder / "demo").resolve())
         manifest = folder / "split.csv" if resuming else None
+        if not resuming and options.fold is not None:  # the folds were cut when the first of them began
+            manifest = folder.parent / "split.csv"
         splits: Splits = topology.from_main(read_splits(options, manifest, log) if topology.is_main else None)
         splits = nodes.on_this_machine(splits, options, topology)
         found: Any = (cli.plain(options), None, "")
@@ -316,10 +346,15 @@ def finished(options: Options, topology: Topology) -> bool:
     """Return True, and say so, if `--resume auto` found a run that is done to the last file. Rank 0 looks for all."""
     done = False
     if topology.is_main and options.auto and options.resume is not None:
-        best = options.resume / "best.pt"
-        # In this order: curves.png is a run's last file, and best.pt takes longer to read.
-        there = (options.resume / "curves.png").exists() and best.exists()
-        done = there and bool(checkpoint.load_best(best).calibration)
+        done = is_done(options.resume)
         if done:
             Log().say(f"{options.resume} is done: there is nothing to go on with")
     return bool(topology.from_main(done))
+
+
+def is_done(folder: Path) -> bool:
+    """Return True if the run in a folder is done to the last file."""
+    best = folder / "best.pt"
+    # In this order: curves.png is a run's last file, and best.pt takes longer to read.
+    there = (folder / "curves.png").exists() and best.exists()
+    return there and bool(checkpoint.load_best(best).calibration)

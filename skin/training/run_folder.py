@@ -73,15 +73,28 @@ def _made(folder: Path, own: bool) -> bool:
     return True
 
 
+def is_held(folder: Path) -> bool:
+    """Return True if a process, this one or another, holds a run folder."""
+    if not (folder / LOCK).exists():
+        return False
+    try:
+        held = files.lock(folder / LOCK)
+    except TimeoutError:
+        return True
+    if held is not None:
+        held.release()
+    return False
+
+
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def hold(folder: Path, seconds: float = 0.0) -> Iterator[None]:
     """Hold a run folder against other processes, and remove what a killed one left half-written.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process has held it for `seconds`.
     """
     try:
-        held = files.lock(folder / LOCK)
+        held = files.lock(folder / LOCK, seconds)
     except TimeoutError as error:
         raise UserError(f"another process is training in {folder}: stop it, or wait for its end") from error
     try:

@@ -138,6 +138,9 @@ class Splits:
 def read_splits(options: Options, manifest: Path | None = None, log: Log | None = None) -> Splits:
     """Read the data folder of a run and cut it by group, or as `manifest`, a run's split.csv, has it.
 
+    With `--folds` and no `--fold`, what the folds are cut from may all be training. With `--fold`, the manifest may
+    be that of all folds.
+
     Args:
         log: shows how far the reading of images has come; None is silent.
 
@@ -163,7 +166,7 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
         with log.progress("comparing images", len(index.rows)) as advance:
             index = join_near_duplicates(index, cache_folder(options), advance)
     rows = split.split_index(index, split.parse_fractions(options.split), options.seed)
-    _refuse_empty(rows, index.root, f"give it a share of --split {options.split}")
+    _refuse_empty(rows, options, index.root, f"give it a share of --split {options.split}")
     return Splits(index, rows, index.classes)
 
 
@@ -204,8 +207,9 @@ def _refuse_gone(options: Options, run: Path) -> None:
             )
 
 
-def _refuse_empty(rows: pd.DataFrame, root: Path, remedy: str) -> None:
-    for name in ("train", "val"):
+def _refuse_empty(rows: pd.DataFrame, options: Options, root: Path, remedy: str) -> None:
+    to_be_cut = options.folds is not None and options.fold is None  # then the folds take turns in validation
+    for name in ("train",) if to_be_cut else ("train", "val"):
         if not (rows["split"] == name).any():
             raise UserError(f"{root}: the {name} split is empty; {remedy}")
 
@@ -222,6 +226,8 @@ def _as_before(index: Index, options: Options, manifest: Path, log: Log) -> Spli
     Images are matched by name, wherever they lie now.
     """
     before = split.read_manifest(manifest)
+    if options.fold is not None and split.FOLD in before:
+        before = split.of_fold(before, options.fold)
     found = before[before["image"].isin(index.rows["image"])] if options.allow_missing else before
     if found.empty:
         raise UserError(f"{index.root} has none of the images of {manifest}: name the run's data with --data DIR")
@@ -240,7 +246,7 @@ def _as_before(index: Index, options: Options, manifest: Path, log: Log) -> Spli
         with log.progress("reading images", len(rows)) as advance:
             index = _without_unreadable(index, preprocess, True, advance)
         rows = index.rows
-    _refuse_empty(rows, index.root, "bring its images back")
+    _refuse_empty(rows, options, index.root, "bring its images back")
     present = set(rows["label"])
     classes = tuple(name for name in index.classes if name in present)
     left_out = before.loc[~before["image"].isin(rows["image"]), "image"]

@@ -14,7 +14,6 @@ from typing import Literal
 from skin.data.class_names import readable_name
 from skin.training.columns import Row
 from skin.training.options import MONITORS, Options
-from skin.training.recipes import RECIPES
 from skin.utils.errors import printable
 
 import numpy as np
@@ -135,7 +134,7 @@ def overfitting(course: Course) -> Remark | None:
         return None
     options = course.options
     ways = [] if options.patience else [f"--patience {_PATIENCE}"]
-    if "strong" in RECIPES and options.recipe != "strong":
+    if options.recipe != "strong":
         ways.append("--recipe strong")
     elif options.augment < 2:
         ways.append(f"--augment {1 if options.augment < 1 else 2}")

@@ -79,6 +79,7 @@ class Interrupts:
         self._alone = False
         self._first = 0.0
         self._exits = ExitStack()
+        self._held = ExitStack()
 
     def __enter__(self) -> Interrupts:
         self._exits.enter_context(handled((*STOP_SIGNALS, *SAVE_SIGNALS), self._take))
@@ -87,6 +88,7 @@ class Interrupts:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._held.close()
         self._exits.close()
 
     def hold(self, alone: bool = False) -> None:
@@ -97,7 +99,14 @@ class Interrupts:
                 yet: it raises `Stopped`, and the step before is the last.
         """
         self._holding, self._alone = True, alone
-        self._exits.enter_context(patience())
+        self._held.enter_context(patience())
+
+    def release(self) -> None:
+        """Let signals end the process at once again, also one that came while they were held."""
+        self._holding = False
+        self._held.close()
+        if self.stop is not None:
+            end(self.stop)
 
     def stopping(self) -> bool:
         """Return True if this process was asked to stop."""

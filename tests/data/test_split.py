@@ -9,7 +9,9 @@ from skin.data.layouts import read_index
 from skin.data.split import (
     apply_manifest,
     assign,
+    cut_folds,
     leaks,
+    of_fold,
     parse_fractions,
     read_manifest,
     split_index,
@@ -131,6 +133,58 @@ def test_a_class_with_too_few_lesions_is_named() -> None:
 def test_one_class_only_is_refused() -> None:
     with pytest.raises(UserError, match=r"one class only \('nv'\)"):
         split_index(index_of([(f"i{n}", "nv", f"g{n}", "") for n in range(20)]), RECIPE, 0)
+
+
+# --------------------------------------------------------------------------- folds
+
+
+def split_rows(test: int = 4) -> pd.DataFrame:
+    """Rows of two classes with lesions of one to three images; the first lesions are the test split."""
+    rows = [
+        (f"{label}-{n:02d}-{image}", label, f"{label}-{n}", "test" if n < test else ("val" if n % 3 else "train"))
+        for label, lesions in (("mel", 19), ("nv", 64)) for n in range(lesions) for image in range(1 + n % 3)
+    ]  # fmt: skip
+    return index_of(rows).rows
+
+
+def test_folds_are_of_like_size_in_each_class_and_no_lesion_is_in_two() -> None:
+    rows = split_rows()
+    fold = cut_folds(rows, ("mel", "nv"), 5, seed=0)
+    assert ((fold == 0) == (rows["split"] == "test")).all()
+    assert pd.Series(fold).groupby(rows["group"]).nunique().max() == 1
+    for label, images in (("mel", 29), ("nv", 120)):  # 15 and 60 lesions of two images in the mean, beside the test's
+        sizes = np.bincount(fold[rows["label"] == label], minlength=6)[1:]
+        assert abs(sizes - images / 5).max() <= 1
+
+
+def test_the_cut_depends_on_the_set_of_rows_and_the_seed_alone() -> None:
+    rows = split_rows()
+    fold = cut_folds(rows, ("mel", "nv"), 5, seed=3)
+    order = np.random.default_rng(0).permutation(len(rows))
+    assert np.array_equal(cut_folds(rows.iloc[order], ("mel", "nv"), 5, seed=3), fold[order])
+    assert not np.array_equal(cut_folds(rows, ("mel", "nv"), 5, seed=4), fold)
+
+
+def test_a_class_with_fewer_lesions_than_folds_is_named_with_its_number() -> None:
+    named = r"--folds 16: class 'mel' has images of 15 lesions, .* use --folds 15 at most"
+    with pytest.raises(UserError, match=named):
+        cut_folds(split_rows(), ("mel", "nv"), 16, seed=0)
+    assert set(cut_folds(split_rows(), ("mel", "nv"), 15, seed=0)) == set(range(16))
+
+
+def test_the_manifest_of_folds_gives_each_fold_its_own(tmp_path: Path) -> None:
+    rows = split_rows()
+    fold = cut_folds(rows, ("mel", "nv"), 3, seed=0)
+    write_manifest(rows, tmp_path / "split.csv", fold)
+    manifest = read_manifest(tmp_path / "split.csv")
+    assert manifest["fold"].tolist() == fold.tolist()
+    second = of_fold(manifest, 2)
+    assert list(second.columns) == ["image", "label", "group", "split"]
+    assert second["split"].tolist() == [("test", "train", "val", "train")[number] for number in fold]
+    text = (tmp_path / "split.csv").read_text()
+    (tmp_path / "split.csv").write_text(text.replace(",0\n", ",none\n"))
+    with pytest.raises(UserError, match="folds that are no numbers"):
+        read_manifest(tmp_path / "split.csv")
 
 
 # --------------------------------------------------------------------------- splits that the data bring

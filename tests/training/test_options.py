@@ -79,6 +79,10 @@ def test_paths_are_absolute_so_that_a_run_goes_on_anywhere(tmp_path: Path, monke
         (["--data", "d", "--epochs", "0"], "--epochs 0: must be 1 or more"),
         (["--data", "d", "--batch-size", "0"], "--batch-size 0: must be 1 or more"),
         (["--data", "d", "--batch-size", "1.5"], "argument --batch-size: invalid int value"),
+        (["--data", "d", "--accumulate", "0"], "--accumulate 0: must be 1 or more"),
+        (["--data", "d", "--mixup", "-1"], "--mixup -1.0: must be 0.0 or more"),
+        (["--data", "d", "--ema", "1"], "--ema 1.0: must be 0 or more, and below 1"),
+        (["--data", "d", "--label-smoothing", "nan"], "--label-smoothing nan: must be 0 or more, and below 1"),
         (["--data", "d", "--augment", "-1"], r"--augment -1.0: must be 0 \(none\) to 3"),
         (["--data", "d", "--augment", "nan"], r"--augment nan: must be 0 \(none\) to 3"),
         (["--data", "d", "--lr", "0"], "--lr 0.0: must be above 0"),
@@ -162,9 +166,10 @@ def test_the_same_value_said_again_is_no_contradiction(run: Path) -> None:
         ("--epochs", "9", "7"),
         ("--image-size", "96", "64"),
         ("--seed", "1", "0"),
+        ("--ema", "0.9", "0.0"),
         ("--class-weights", "none", "balanced"),
         ("--split", "80/10/10", "70/20/10"),
-        ("--group-by", "P[0-9]+", "None"),
+        ("--group-by", "P[0-9]+", "none"),
     ],
 )
 def test_what_would_make_it_another_run_is_refused_by_name(run: Path, option: str, value: str, was: str) -> None:

@@ -115,11 +115,13 @@ def test_overfitting_names_the_epoch_and_the_remedies() -> None:
     found = said(course(recorded("by_heart", 10), SMALL, augment=0.0, epochs=18))["overfitting"]
     assert found.text == (
         "overfitting since epoch 1: the validation loss has risen from 1.94 to 2.13 while that of training fell; "
-        "best.pt has epoch 3; for another run: --patience 5 or --augment 1"
+        "best.pt has epoch 3; for another run: --patience 5 or --recipe strong"
     )
     later = said(course(recorded("no_augmentation"), DEMO, monitor="balanced_accuracy", patience=5))["overfitting"]
     assert later.text.startswith("overfitting since epoch 5: the validation loss has risen from 1.59 to 1.86")
-    assert later.text.endswith("; best.pt has epoch 9; for another run: --augment 2")
+    assert later.text.endswith("; best.pt has epoch 9; for another run: --recipe strong")
+    strong = said(course(recorded("no_augmentation"), DEMO, monitor="balanced_accuracy", recipe="strong"))
+    assert strong["overfitting"].text.endswith("; for another run: --patience 5 or --augment 2")
     assert "overfitting" not in said(course(recorded("by_heart", 5), SMALL)), "its best epoch is two epochs ago"
     assert "overfitting" not in said(course(recorded("demo"), DEMO)), "the validation loss is all but its lowest"
 
@@ -178,7 +180,7 @@ def test_every_option_that_is_advised_can_be_typed() -> None:
         course([*recorded("demo"), {**recorded("demo")[-1], "epoch": 13}], DEMO),
     ]
     typed = [found for it in courses for remark in remarks(it) for found in re.findall(r"(--\S+) (\S+)", remark.text)]
-    assert {flag for flag, _ in typed} == {"--lr", "--weights", "--epochs", "--patience", "--augment", "--workers",
+    assert {flag for flag, _ in typed} == {"--lr", "--weights", "--epochs", "--patience", "--recipe", "--workers",
                                            "--cache"}  # fmt: skip
     for flag, value in typed:
         cli.parse(Options, None, ["--data", "d", flag, value.rstrip(",;")])
