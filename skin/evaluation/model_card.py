@@ -17,7 +17,6 @@ from skin.model.calibration import Calibration
 from skin.model.unlike import passing
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
-from skin.utils.run_folders import is_joined
 
 from markupsafe import Markup
 
@@ -98,7 +97,6 @@ def _card(
             "epoch": metrics.get("epoch", "unknown"),
             **{name: metrics.get(name) for name in ("val_accuracy", "val_balanced_accuracy", "val_macro_auc")},
         },
-        "ensemble": is_joined(config),
         "stand_ins": unlike.get("caught", {}),
         "cannot_tell": passing(unlike) if unlike else [],
         "results": Markup(results),  # Markdown already

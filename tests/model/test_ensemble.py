@@ -67,6 +67,13 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [first, other(folder / "b" / "best.pt", state, 1, calibration=changed)]
 
 
+@pytest.fixture(scope="module")
+def two(members: list[Path], tmp_path_factory: pytest.TempPathFactory) -> EnsembleCheckpoint:
+    """The two as one, calibrated on the answers that they keep."""
+    path = tmp_path_factory.mktemp("two") / "two.pt"
+    return save_ensemble(members, path, ensemble.kept_answers(models(members)))
+
+
 def probabilities(path: Path, views: int = 1) -> np.ndarray:
     model = load_classifier(path, device="cpu", amp="off")
     return np.stack([p.probabilities for p in model.predict_pixels(PICTURES, views=views)])
@@ -79,7 +86,7 @@ def test_an_ensemble_of_one_model_answers_as_the_model(members: list[Path], tmp_
 
 
 def test_of_two_the_calibrated_probabilities_are_averaged(members: list[Path], tmp_path: Path) -> None:
-    made = save_ensemble(members, tmp_path / "two.pt")
+    made = save_ensemble(members, tmp_path / "two.pt")  # without a calibration of its own
     assert made.model_name == "2 x efficientnet_b0"
     assert [source["file"] for source in made.sources] == ["a/best.pt", "b/best.pt"]
     expected = (probabilities(members[0]) + probabilities(members[1])) / 2
@@ -87,14 +94,15 @@ def test_of_two_the_calibrated_probabilities_are_averaged(members: list[Path], t
     np.testing.assert_allclose(probabilities(tmp_path / "two.pt"), expected, atol=2e-6)
 
 
-def test_classes_in_another_order_are_matched_by_name(members: list[Path], tmp_path: Path) -> None:
+def test_classes_in_another_order_are_matched_by_name(
+    members: list[Path], two: EnsembleCheckpoint, tmp_path: Path
+) -> None:
     checkpoint.save(swapped(checkpoint.load(members[1])), tmp_path / "swapped.pt")
-    straight = save_ensemble(members, tmp_path / "straight.pt", ensemble.kept_answers(models(members)))
     paths = [members[0], tmp_path / "swapped.pt"]
     turned = save_ensemble(paths, tmp_path / "turned.pt", ensemble.kept_answers(models(paths)))
     assert turned.classes == tiny.CLASSES
-    assert turned.calibration["temperature"] == pytest.approx(straight.calibration["temperature"])
-    np.testing.assert_allclose(probabilities(turned.path), probabilities(straight.path), atol=2e-6)
+    assert turned.calibration["temperature"] == pytest.approx(two.calibration["temperature"])
+    np.testing.assert_allclose(probabilities(turned.path), probabilities(two.path), atol=2e-6)
 
 
 def models(paths: list[Path]) -> list[checkpoint.SingleCheckpoint]:
@@ -138,10 +146,9 @@ def test_the_flag_is_the_mean_of_the_logarithms_of_the_members_distances(members
         np.testing.assert_allclose(found, expected / limit, rtol=1e-4)
 
 
-def test_the_heat_map_is_that_of_the_gradient_of_the_average(members: list[Path], tmp_path: Path) -> None:
+def test_the_heat_map_is_that_of_the_gradient_of_the_average(members: list[Path], two: EnsembleCheckpoint) -> None:
     """Against autograd: of the log of the mean probability, the normalising sums held fixed as Grad-CAM does."""
-    save_ensemble(members, tmp_path / "two.pt")
-    model = load_classifier(tmp_path / "two.pt", device="cpu", amp="off")
+    model = load_classifier(two.path, device="cpu", amp="off")
     images, cls = torch.from_numpy(PICTURES), torch.full((6,), 4)
     with torch.no_grad():
         logits, cells = model._model.evidence(images, cls)
@@ -167,6 +174,7 @@ def test_of_one_model_the_heat_is_the_models(members: list[Path], tmp_path: Path
     np.testing.assert_allclose(ours.explain(PICTURES[0]).heat, theirs.explain(PICTURES[0]).heat, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_ensembles_answers_in_one_file(members: list[Path], tmp_path: Path) -> None:
     checkpoint.save(swapped(checkpoint.load(members[1])), tmp_path / "swapped.pt")
     paths = [members[0], tmp_path / "swapped.pt"]
@@ -189,10 +197,9 @@ def test_networks_of_other_depths_go_together(members: list[Path], tmp_path: Pat
     np.testing.assert_allclose(probabilities(tmp_path / "both.pt"), expected, atol=2e-6)
 
 
-def test_an_ensemble_is_no_member_of_another(members: list[Path], tmp_path: Path) -> None:
-    save_ensemble(members, tmp_path / "two.pt")
+def test_an_ensemble_is_no_member_of_another(members: list[Path], two: EnsembleCheckpoint, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"two\.pt is an ensemble itself; name its models instead"):
-        save_ensemble([members[0], tmp_path / "two.pt"], tmp_path / "three.pt")
+        save_ensemble([members[0], two.path], tmp_path / "three.pt")
     assert not (tmp_path / "three.pt").exists()
 
 
@@ -206,10 +213,8 @@ def test_members_see_the_same_square_of_an_image(members: list[Path], tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def sound(members: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    path = tmp_path_factory.mktemp("sound") / "two.pt"
-    assert isinstance(save_ensemble(members, path, ensemble.kept_answers(models(members))), EnsembleCheckpoint)
-    return checkpoint.load(path)
+def sound(two: EnsembleCheckpoint) -> dict[str, Any]:
+    return checkpoint.load(two.path)
 
 
 SPOILT: list[tuple[str, Any, str]] = [
