@@ -77,7 +77,7 @@ class Damage:
 
 @dataclass
 class Candidate:
-    """A file that was tried. Without content it could not be made, for `reason`."""
+    """A file that was tried. Without damage it is out of the question, for `reason`."""
 
     name: str
     content: bytes = b""
@@ -177,7 +177,8 @@ def images_of(
     chosen = split == ("val" if (split != "").any() else "")
     chosen &= found.labels != UNKNOWN
     if not chosen.any():
-        raise UserError(f"--small is judged on validation images, and {found.root} has none: name a set by --data DIR")
+        judged = "--small is judged on validation images"
+        raise UserError(f"{judged}, and {found.root} has none: name a set by --data DIR")
     training = paths[split == "train"]
     some = training[np.unique(np.linspace(0, len(training) - 1, TRAINING).astype(int))] if len(training) else []
     number = int(chosen.sum())
@@ -228,8 +229,11 @@ def judge(checkpoint: Checkpoint, candidates: Sequence[Candidate], images: Image
     for it, session in zip(made, sessions, strict=True):
         it.milliseconds = _milliseconds(session, squares[:1])
     full, *others = (Answers(*map(np.concatenate, zip(*answers, strict=True))) for answers in found)
-    for it, answers in zip(made[1:], others, strict=True):
-        it.damage = damage(checkpoint.classes, images.labels, full, answers)
+    for it, small in zip(made[1:], others, strict=True):
+        if np.isfinite(small.probabilities).all():
+            it.damage = damage(checkpoint.classes, images.labels, full, small)
+        else:
+            it.reason = "refused: its probabilities are not finite"
 
 
 def _batches(checkpoint: Checkpoint, paths: Sequence[str]) -> Iterator[np.ndarray]:
@@ -259,8 +263,7 @@ def damage(classes: Sequence[str], labels: np.ndarray, full: Answers, small: Ans
     )
     error = "expected_calibration_error"
     added = metrics.value(error, labels, small.probabilities) - metrics.value(error, labels, full.probabilities)
-    finite = np.isfinite(small.probabilities).all(1)  # an answer that is no number is another answer
-    same = (small.probabilities.argmax(1) == full.probabilities.argmax(1)) & finite
+    same = small.probabilities.argmax(1) == full.probabilities.argmax(1)
     return Damage(
         images=len(labels), agreement=float(same.mean()),
         flags=float(((small.distance <= 1) == (full.distance <= 1)).mean()),

@@ -1,8 +1,8 @@
 """Make an exported model smaller: fewer bits for its weights, or for its activations, too.
 
-Weights are kept in fewer bits and turned back into float32 by nodes that onnxruntime computes once, when it loads the
-file: the answers take as long as the full model's. Activations in fewer bits are onnxruntime's own quantization. No way
-is safe by itself: EfficientNet loses more by 8 bits than most networks, so skin/evaluation/small.py judges each.
+Weights are kept in fewer bits and turned back into float32 by nodes that onnxruntime computes once, when it loads
+the file: the answers take as long as the full model's. Activations in fewer bits are onnxruntime's own quantization.
+No way is safe by itself: EfficientNet loses more by 8 bits than most networks. skin/evaluation/small.py judges each.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def quantized(content: bytes, squares: np.ndarray, bits: int) -> bytes:
     """Return the file with weights in 8 bits, per channel, and activations in so many, by onnxruntime."""
     from onnxruntime import quantization
 
-    class Squares(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Squares(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self.batches = iter([squares[first : first + _BATCH] for first in range(0, len(squares), _BATCH)])
 

@@ -54,7 +54,7 @@ class PredictSettings:
         if self.small and not self.export:
             raise UserError("--small is about the file of --export: --export FILE --small")
         if (self.data or self.labels) and not self.small:
-            raise UserError("--data and --labels name the images of --small; images to predict are named without them")
+            raise UserError("--data and --labels name the images of --small; those to predict need no option")
         if self.labels and not self.data:
             raise UserError(f"--labels {self.labels}: needs the images that it labels, --data DIR")
         if not self.images and not self.export:
