@@ -209,7 +209,8 @@ def test_shares_are_of_the_peaks_of_all_devices() -> None:
 
 def test_the_second_table_fits_and_says_what_was_not_measured() -> None:
     made = row([1.0], gpus=4, parallel="ddp", recipe="plain-channels-last")
-    made.rounds[0].values.update({"forward_ms": 1234.0, "backward_ms": None, "optimizer_ms": 12345.0, "data_ms": 123.0})
+    parts = {"forward_ms": 1234.0, "backward_ms": None, "optimizer_ms": 12345.0, "data_ms": 123.0}
+    made.rounds[0].values.update(parts)
     stream = io.StringIO()
     Console(file=stream, width=100).print(report.second_table([made, empty("oom", "big")]))
     head, line, *_ = stream.getvalue().splitlines()
