@@ -10,7 +10,6 @@ README.md lists the layouts of a data folder. A run has one folder, in runs/.
 
 from __future__ import annotations
 
-import copy
 import math
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,8 +25,7 @@ from skin.data.dataset import Batch, timed_ahead
 from skin.model import calibration, checkpoint
 from skin.model.inference import collect
 from skin.model.network import Classifier, preprocess_for
-from skin.training import batch_norm, check, ending, losses
-from skin.training.columns import EpochResult, row_of
+from skin.training import averaging, batch_norm, check, ending, losses, mixing
 from skin.training.loading import training_data, validation_loader
 from skin.training.progress import Progress
 from skin.training.records import StepDone, StepRecord
@@ -36,14 +34,13 @@ from skin.training.saver import bytes_needed
 from skin.training.splits import Splits
 from skin.training.states import BestPt, LastPt, Restorable, checked_last
 from skin.training.trainer import Trainer, common_precision, compiled, starting_weights, tune_kernels
-from skin.utils import memory, parallel
+from skin.utils import parallel
 from skin.utils.known_errors import as_user_errors
 from skin.utils.parallel import Topology
 from skin.utils.signals import Interrupts, Stopped
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torchvision.models import EfficientNet, get_model
@@ -72,6 +69,7 @@ def build_trainer(
         options=options, topology=topology, classifier=classifier, data=data, origin=origin,
         make_parallel=make_parallel, model=make_parallel(classifier, options, topology),
         optimizer=make_optimizer(network.parameters(), options), class_weights=weights.to(topology.device),
+        averaged=averaging.averaged(classifier, options.ema),
         # Small gradients vanish in float16, which has five bits of exponent; bfloat16 and float32 need no scaling.
         scaler=torch.amp.GradScaler(topology.device.type, enabled=precision.dtype is torch.float16),
     )  # fmt: skip
@@ -96,9 +94,16 @@ def make_parallel(classifier: Classifier, options: Options, topology: Topology) 
     return model
 
 
-def weighted_cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weighted mean of -log p_i[y_i] and the sum of weights in it: mean * weight adds up over batches."""
-    return F.cross_entropy(logits, labels, weight=class_weights), class_weights[labels].sum()
+def weighted_cross_entropy(
+    logits: Tensor, labels: Tensor, class_weights: Tensor, smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean of -log p_i[y_i] and the sum of weights in it: mean * weight adds up over batches.
+
+    Labels are int64 [B], or float32 [B, C] for images that are mixed: the share of each class.
+    """
+    if smoothing or labels.dim() == 2:
+        return losses.soft_cross_entropy(logits, labels, class_weights, smoothing)
+    return nn.functional.cross_entropy(logits, labels, weight=class_weights), class_weights[labels].sum()
 
 
 def learning_rate(step: int, steps: int, warmup: int, peak: float, frozen: int = 0) -> float:
@@ -115,28 +120,34 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float, frozen: int =
 
 
 def train_step(trainer: Trainer, images: Tensor, labels: Tensor, batch_weight: float) -> StepRecord:
-    """Take one optimizer step on a batch. One path for float16, bfloat16 and float32, on CPU and GPU.
+    """Take one optimizer step on a batch, in the passes of `--accumulate`. One path for all precisions and devices.
 
     Args:
         images: uint8 [B, H, W, 3] on the device: this process's share of the batch.
         labels: int64 [B] on the device.
         batch_weight: sum of the class weights over the whole batch, all processes together.
     """
-    logits = trainer.model(images)  # autocast is inside, see `build_trainer`
-    mean, weight = weighted_cross_entropy(logits, labels, trainer.class_weights)
-    loss = mean
-    if trainer.topology.distributed:  # DDP averages gradients: each mean counts by its share of the batch's weight
-        loss = mean * (weight / batch_weight * trainer.topology.world)
-    trainer.scaler.scale(loss).backward()
+    options = trainer.options
+    sums = torch.zeros(3, device=images.device)  # of the loss, the weights and the right answers
+    for some, own, context in trainer.passes(images, labels):
+        with context:
+            some, targets = mixing.mixed(some, own, len(trainer.class_weights), options)
+            logits = trainer.model(some)  # autocast is inside, see `build_trainer`
+            mean, weight = weighted_cross_entropy(logits, targets, trainer.class_weights, options.label_smoothing)
+            # Each mean counts by its share of the batch's weight; DDP divides the sum of gradients by the processes.
+            loss = mean * (weight / batch_weight * trainer.topology.world)
+            trainer.scaler.scale(loss).backward()
+        sums += torch.stack([mean.detach() * weight, weight, (logits.argmax(1) == own).sum()])
     trainer.scaler.unscale_(trainer.optimizer)
     gradients = [p.grad for p in trainer.classifier.network.parameters() if p.grad is not None]
     grad_norm = nn.utils.get_total_norm(gradients)  # stays on the GPU, which nothing waits for here
     trainer.scaler.step(trainer.optimizer)  # skipped if a gradient is not finite
     trainer.scaler.update()
     trainer.optimizer.zero_grad(set_to_none=True)
-    with torch.no_grad():
-        correct = (logits.argmax(1) == labels).sum()
-        return StepRecord(mean * weight, weight, correct, torch.full_like(weight, len(labels)), grad_norm)
+    if trainer.averaged is not None:
+        trainer.averaged.update_parameters(trainer.classifier)
+    loss_sum, weight, correct = sums
+    return StepRecord(loss_sum, weight, correct, torch.full_like(weight, len(labels)), grad_norm)
 
 
 def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[StepDone]:
@@ -144,17 +155,14 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
     options, device, batches = trainer.options, trainer.topology.device, trainer.batches
     batches.set_epoch(epoch, first_step)
     batch_weights = trainer.batch_weights(epoch)
-    steps = options.epochs * len(batches)
-    frozen = options.freeze_epochs * len(batches) if options.freeze_epochs < options.epochs else 0
-    warmup = int(min(options.warmup_epochs * len(batches), 0.3 * (steps - frozen)))
     trainer.freeze(epoch < options.freeze_epochs)
     trainer.classifier.train()
     for step, (batch, wait_seconds) in enumerate(timed_ahead(trainer.loader, device), start=first_step):
         trainer.refuse_unread(batch)
         done = epoch * len(batches) + step
         for group in trainer.optimizer.param_groups:
-            group["lr"] = learning_rate(done, steps, warmup, options.lr, frozen)
-        trainer.seed_dropout(done)
+            group["lr"] = learning_rate(done, *trainer.schedule())
+        trainer.seed_step(done)
         record = train_step(trainer, batch.images, batch.labels, batch_weights[step])
         yield StepDone(step + 1, record, batch.indices, wait_seconds)
 
@@ -173,19 +181,14 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     """Validate, note the row of the epoch in metrics.csv, and save."""
     trainer, progress, topology = run.trainer, run.progress, run.trainer.topology
     totals = progress.totals(topology)
-    batch_norm.average(trainer.classifier.network, topology)
-    model = trainer.model if topology.kind == "DataParallel" else trainer.classifier
+    for network in (trainer.classifier.network, trainer.validated.network):  # with --ema, two networks
+        batch_norm.average(network, topology)
     run.saver.wait()  # the loader's processes are forked here for the first time, with no other thread at work
-    logits = collect(model, val_loader, topology, stopping=interrupts.stopping).logits
+    logits = collect(trainer.validating(), val_loader, topology, stopping=interrupts.stopping).logits
     run.refuse_bad_outputs(logits)
     labels, weights = run.splits.labels("val"), trainer.class_weights.cpu()
     val_loss, _ = weighted_cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), weights)
-    usage = memory.read_all(topology)  # all processes ask at once
-    row = row_of(EpochResult(
-        epoch=progress.epoch + 1, lr=trainer.optimizer.param_groups[0]["lr"], train=totals, val_loss=float(val_loss),
-        labels=labels, probabilities=calibration.softmax(logits), train_seconds=progress.seconds,
-        seconds=progress.elapsed(), data_wait_seconds=progress.wait_seconds, peak_memory_mib=usage.peak_mib,
-    ))  # fmt: skip
+    row, usage = run.measured(totals, float(val_loss), logits)
     best = progress.end_epoch(row, row["val_" + trainer.options.monitor], totals.skipped)
     save(run, best)
     run.say_epoch(row, usage, best)
@@ -203,6 +206,7 @@ def last_pt(trainer: Trainer, progress: Progress, classes: Sequence[str]) -> Las
         "classes": list(classes),
         "machine": trainer.machine(),
         "plan": trainer.plan(),
+        "averaged": averaging.state(trainer.averaged, trainer.topology),
     }
 
 
@@ -214,6 +218,7 @@ def load_last(last: Restorable, trainer: Trainer, progress: Progress) -> None:
     trainer.optimizer.load_state_dict(last["optimizer"])
     if last["scaler"] and trainer.scaler.is_enabled():  # one that was off then, or is off now, starts anew
         trainer.scaler.load_state_dict(last["scaler"])
+    averaging.restore(trainer.averaged, last["averaged"])
     progress.load_state(last["progress"], trainer.topology, len(trainer.batches))
 
 
@@ -234,7 +239,7 @@ def save(run: Run, best: bool = False) -> None:
     """Copy the run's state; a thread of the saver writes it with `torch.save` while the training goes on."""
     last = last_pt(run.trainer, run.progress, run.splits.classes)
     if run.trainer.topology.is_main:
-        network, rows = run.trainer.classifier.network, run.progress.history
+        network, rows = run.trainer.validated.network, run.progress.history
         run.saver.save(last, best_pt(run, network, {}) if best else None, rows)
 
 
@@ -269,16 +274,11 @@ def fit(run: Run, interrupts: Interrupts) -> int:
 
 def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> None:
     """Calibrate the best model on the validation split, and write the last files of a run."""
-    topology, best = run.trainer.topology, run.folder / "best.pt"
-    run.saver.wait()
-    topology.barrier()
-    classifier = copy.deepcopy(run.trainer.classifier)  # what --resume needs stays as it is
-    weights = checkpoint.load_best(best).network.state_dict() if topology.is_main else None
-    classifier.network.load_state_dict(topology.from_main(weights))  # the folder may be on rank 0's machine alone
+    topology, classifier = run.trainer.topology, ending.best_classifier(run)
     logits, traits, _ = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
     calibrated = ending.calibrate(run, classifier, logits, traits, interrupts.stopping)
-    if topology.is_main:
-        checkpoint.save(best_pt(run, classifier.network, calibrated), best)  # torch.save, whole or not at all
+    if topology.is_main:  # by torch.save, whole or not at all
+        checkpoint.save(best_pt(run, classifier.network, calibrated), run.folder / "best.pt")
         run.end(calibrated, logits)
 
 
@@ -292,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with open_run(options, topology) as opened:
             run = begin(opened)
-            with as_user_errors(run.trainer.batches.most_images // topology.replicas, run.how_to_go_on):
+            with as_user_errors(run.trainer.images_per_pass(), run.how_to_go_on, options.accumulate):
                 return fit(run, interrupts)
 
 

@@ -55,7 +55,7 @@ def trainer_of(demo_folder: Path, topology: Topology, **changes: object) -> Trai
 def one_step(trainer: Trainer) -> StepRecord:
     batch = next(iter(trainer.loader))
     images, labels = batch.images.to(trainer.topology.device), batch.labels.to(trainer.topology.device)
-    trainer.seed_dropout(0)
+    trainer.seed_step(0)
     return train.train_step(trainer, images, labels, float(trainer.class_weights[labels].sum()))
 
 
@@ -103,7 +103,7 @@ def test_a_step_with_amp_off_is_the_one_written_by_hand(demo_folder: Path, one_g
     images, labels = batch.images.cuda(), batch.labels.cuda()
 
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
-    trainer.seed_dropout(0)
+    trainer.seed_step(0)
     loss = nn.CrossEntropyLoss(trainer.class_weights)(network(trainer.classifier.normalise(images)), labels)
     loss.backward()
     optimizer.step()

@@ -72,14 +72,23 @@ class Setup(NamedTuple):
     processes: int
     workers: int
     amp: str
+    parts: bool = False  # of the recipe `strong`, and those that it leaves out
 
     @property
     def name(self) -> str:
-        return f"{'alone' if self.processes == 1 else f'ranks{self.processes}'}-{self.workers}-{self.amp}"
+        who = "alone" if self.processes == 1 else f"ranks{self.processes}"
+        return f"{who}-{self.workers}-{self.amp}{'-parts' if self.parts else ''}"
+
+    @property
+    def options(self) -> list[str]:
+        return ["--workers", str(self.workers), "--amp", self.amp, *(PARTS if self.parts else ())]
 
 
+PARTS = ("--ema", "0.9", "--mixup", "0.4", "--cutmix", "1", "--label-smoothing", "0.1", "--cutout", "0.4",
+         "--accumulate", "2", "--batch-size", "8")  # fmt: skip
 SETUPS = [Setup(1, 0, "off"), Setup(1, 2, "off"), Setup(1, 0, "bf16"), Setup(1, 2, "fp16"),
-          Setup(2, 0, "off"), Setup(2, 2, "bf16")]  # fmt: skip
+          Setup(2, 0, "off"), Setup(2, 2, "bf16"), Setup(1, 0, "off", parts=True), Setup(2, 0, "off", parts=True),
+          ]  # fmt: skip
 
 
 # How a run that was killed goes on through the command line.
@@ -165,7 +174,7 @@ class Process(NamedTuple):
 
 def start(work: Path, setup: Setup, kills: list[Kill | None], steps: mmap.mmap) -> list[Process]:
     """Fork a training run in the folder `work`, one process a rank; it goes on from what is there."""
-    arguments = [*RECIPE, "--data", "../data", "--workers", str(setup.workers), "--amp", setup.amp]
+    arguments = [*RECIPE, "--data", "../data", *setup.options]
     if (work / "run" / "config.json").exists():
         arguments = ["--resume", "run", "--workers", str(setup.workers)]
     else:
@@ -398,7 +407,7 @@ def command_run(folder: Path, number: int, draw: random.Random, tally: Tally) ->
     if kind == "little shared memory":
         mount = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"'
         launcher = ["unshare", "-m", "sh", "-c", mount, "sh", *launcher]
-    options = ["--workers", str(setup.workers), "--amp", setup.amp, "--save-minutes", "0"]
+    options = [*setup.options, "--save-minutes", "0"]
     first = [*launcher, train_py, *RECIPE, "--data", "data", *options, "--out", "run", "--resume", "auto"]
     child = subprocess.Popen(first, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wanted = work / "run" / draw.choice([saver.LAST, saver.PREVIOUS, saver.BEST])
@@ -441,7 +450,7 @@ def main() -> int:
         for number, setup in enumerate(chosen):
             share = settings.kills // len(chosen) + (number < settings.kills % len(chosen))
             torment(folder, setup, share, draw, tally, settings.counted)
-            print(f"{setup.name:14} {share} kills and more, no bit differs", flush=True)
+            print(f"{setup.name:18} {share} kills and more, no bit differs", flush=True)
         for number in range(settings.commands):
             command_run(folder, number, draw, tally)
     if settings.endings:

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 GREY = np.array([0.299, 0.587, 0.114])  # luma of RGB, ITU-R BT.601
+MEAN = (124, 116, 104)  # of ImageNet's pixels, RGB: about 0 when normalised
 
 _Rows = tuple[tuple[float, float], tuple[float, float]]
 
@@ -58,6 +59,7 @@ class Augmentation:
     brightness: float = _range(0.1, _times)  # of mid grey, either way
     contrast: float = _range(0.1, _times)  # factor 1 ± this, about mid grey
     saturation: float = _range(0.1, _times)  # factor 1 ± this
+    cutout: float = _range(0.0, _at_most)  # side of the square that half of the views lack, as a share of theirs
 
     def scaled(self, strength: float) -> Augmentation:
         """Return these ranges times `strength`: 1 changes none, and with 0 a view is the crop of the middle.
@@ -166,7 +168,8 @@ def augment(
         uint8 [size, size, 3]. A rotation that looks beyond the edge shows the picture mirrored there.
     """
     span = span or size
-    draw = generator(*key).random(10)
+    draws = generator(*key)
+    draw = draws.random(10)
     to_source = affine(draw[:6], stored.shape[0], stored.shape[1], size, ranges, span)
     if exact := bool(draw[9] < ranges.exact):
         to_source = by_quarters(to_source, size, span)
@@ -179,4 +182,20 @@ def augment(
         padded = cv2.cvtColor(stored, cv2.COLOR_RGB2RGBA)  # OpenCV interpolates four channels faster than three
         padded = cv2.warpAffine(padded, to_source, (size, size), flags=flags, borderMode=border)
         view = cv2.cvtColor(padded, cv2.COLOR_RGBA2RGB, dst=out)
-    return cv2.transform(view, colour(draw[6:9], ranges), dst=view)
+    view = cv2.transform(view, colour(draw[6:9], ranges), dst=view)
+    if ranges.cutout and draws.random() < 0.5:
+        cut_out(view, ranges.cutout, draws.random(2))
+    return view
+
+
+def cut_out(view: np.ndarray, share: float, draw: np.ndarray) -> None:
+    """Paint a square of a view, [size, size, 3], in the mean colour (DeVries and Taylor 2017).
+
+    Args:
+        share: of the view's side.
+        draw: two uniform numbers in [0, 1): where its middle lies. It may reach beyond the edge.
+    """
+    size = len(view)
+    half = max(1, round(share * size)) / 2
+    (top, bottom), (left, right) = ((max(0, round(m * size - half)), round(m * size + half)) for m in draw.tolist())
+    view[top:bottom, left:right] = MEAN

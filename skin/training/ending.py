@@ -1,12 +1,13 @@
-"""What the end of a run needs to tell images unlike its own: some of its own, and pictures of no skin."""
+"""The end of a run: its best model, calibrated by validation images, some of its own, and pictures of no skin."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 from skin.data import stand_ins
 from skin.data.images import ImageError, centre_crop
-from skin.model import calibration, unlike
+from skin.model import calibration, checkpoint, unlike
 from skin.model.calibration import Calibration
 from skin.model.inference import collect, traits_of
 from skin.model.network import Classifier
@@ -15,6 +16,20 @@ from skin.training.loading import some_of_training
 from skin.training.run import Run
 
 import numpy as np
+
+
+def best_classifier(run: Run) -> Classifier:
+    """Return a classifier with the weights of best.pt, once that is on the disk. The one in training stays as it is.
+
+    All processes must call it together.
+    """
+    topology = run.trainer.topology
+    run.saver.wait()
+    topology.barrier()
+    classifier = copy.deepcopy(run.trainer.classifier)
+    weights = checkpoint.load_best(run.folder / "best.pt").network.state_dict() if topology.is_main else None
+    classifier.network.load_state_dict(topology.from_main(weights))  # the folder may be on rank 0's machine alone
+    return classifier
 
 
 def calibrate(

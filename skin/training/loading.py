@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from skin.data.augment import STANDARD
 from skin.data.dataset import (
@@ -48,7 +48,7 @@ def training_data(
     """Prepare the training split.
 
     Args:
-        images_per_step: over all replicas; `--batch-size` per replica if None.
+        images_per_step: over all replicas and passes; `--batch-size` for each replica in a pass if None.
         checkpoint_bytes: that the pixel cache leaves free for the run folder on the same disk.
 
     Raises:
@@ -58,13 +58,15 @@ def training_data(
     size_of = functools.partial(
         RECIPES[options.recipe].image_size, epochs=options.epochs, full=preprocess.image_size
     )
-    views = RandomViews(options.seed, STANDARD.scaled(options.augment), size_of)
+    ranges = replace(STANDARD, cutout=options.cutout).scaled(options.augment)
+    views = RandomViews(options.seed, ranges, size_of)
     dataset = splits.dataset("train", preprocess, views, cache)
     batches = EpochBatches(
-        dataset.labels, images_per_step or options.batch_size * topology.replicas, options.seed,
-        topology.replicas, topology.rank, topology.world,
+        dataset.labels, images_per_step or options.batch_size * topology.replicas * options.accumulate, options.seed,
+        topology.replicas, topology.rank, topology.world, options.accumulate,
     )  # fmt: skip
-    _refuse_small_pieces(batches, topology, least_side=size_of(0))  # later epochs have larger views, if others
+    # Later epochs have larger views, if others.
+    _refuse_small_pieces(batches, topology, options.accumulate, least_side=size_of(0))
     on_gpu = topology.device.type == "cuda"
     workers = options.workers if options.workers is not None else default_workers(on_gpu)
     notes: list[str] = []
@@ -100,12 +102,11 @@ def _plain_loader(
     return make_loader(dataset, batches, workers, training.loader.pin_memory, log.say_once)
 
 
-def _refuse_small_pieces(batches: EpochBatches, topology: Topology, least_side: int) -> None:
+def _refuse_small_pieces(batches: EpochBatches, topology: Topology, passes: int, least_side: int) -> None:
     """Raise `UserError` if a replica would get no image of a batch, or too few pixels for BatchNorm."""
     if batches.least_images < 1:
-        raise UserError(
-            f"{min(batches.batch_size, batches.size)} images a step are too few for {topology.replicas} "
-            f"{'processes' if topology.distributed else 'GPUs'}; use fewer of them"
-        )
+        who = f"{topology.replicas} {'processes' if topology.distributed else 'GPUs'}"
+        where = f"{passes} passes on {who}; use a smaller --accumulate" if passes > 1 else f"{who}; use fewer of them"
+        raise UserError(f"{min(batches.batch_size, batches.size)} images a step are too few for {where}")
     if batches.least_images < 2 and least_side <= 32:
         raise UserError("a batch of one 32-pixel image gives BatchNorm a single value; use a larger --batch-size")

@@ -1,10 +1,11 @@
-"""Class weights against imbalance."""
+"""Class weights against imbalance, and the smoothing of labels that goes with them."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def class_weights(labels: np.ndarray, num_classes: int, kind: str = "balanced") -> Tensor:
@@ -22,3 +23,28 @@ def class_weights(labels: np.ndarray, num_classes: int, kind: str = "balanced") 
     counts = np.bincount(labels, minlength=num_classes)
     weights = np.divide(len(labels), num_classes * counts, where=counts > 0, out=np.zeros(num_classes))
     return torch.from_numpy(weights.astype(np.float32))
+
+
+def soft_cross_entropy(
+    logits: Tensor, labels: Tensor, class_weights: Tensor, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Return what `weighted_cross_entropy` in train.py does, for labels that are mixed or smoothed.
+
+    In a mixed image the cross entropy of each class counts by its share and its weight. The weight of the image is
+    the mean of its classes' weights, by their shares. With this weight the smoothed share of the label goes to all
+    classes alike. In torch's `label_smoothing` each class gets it by that class's own weight. So the rare classes get
+    nearly all of it, and their probabilities rise everywhere.
+
+    Args:
+        logits: float32 [B, C].
+        labels: int64 [B], or float32 [B, C]: the share of each class.
+        class_weights: float32 [C].
+        smoothing: that share of a label, 0 to 1.
+
+    Returns:
+        The weighted mean, and the sum of the weights of the images.
+    """
+    weights = class_weights[labels] if labels.dim() == 1 else labels @ class_weights
+    of_labels = F.cross_entropy(logits, labels, class_weights, reduction="sum")
+    of_all = -weights @ F.log_softmax(logits, 1).mean(1)
+    return torch.lerp(of_labels, of_all, smoothing) / weights.sum(), weights.sum()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skin.model.choices import MODELS
-from skin.training.recipes import RECIPES
+from skin.training.recipes import RECIPES, described
 from skin.utils import cli, run_folders
 from skin.utils.cli import flag_of, option
 from skin.utils.errors import UserError
@@ -76,8 +76,8 @@ class Options:
     image_size: int | None = option(None, "side in pixels (default: the model's own)", group="model", metavar="N")
 
     recipe: str = option(
-        "standard", "standard is the sources' recipe; fast gets to the same quality sooner: "
-        + ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in RECIPES["fast"].defaults.items()),
+        "standard", "standard is the sources' recipe; fast gets to the same quality sooner "
+        f"({described('fast')}); strong gets the best model ({described('strong')})",
         group="training", choices=tuple(RECIPES), metavar="NAME",
     )  # fmt: skip
     epochs: int = option(20, "passes over the training split", group="training", metavar="N")
@@ -93,9 +93,30 @@ class Options:
     freeze_epochs: int = option(
         0, "train the head alone at first, at the peak rate; the warm-up comes after", group="training", metavar="N",
     )  # fmt: skip
+    accumulate: int = option(
+        1, "passes per step: N times the images in the memory of one", group="training", metavar="N"
+    )
     augment: float = option(
         1.0, "strength of the augmentation: 1 is the recipe's, 0 is none", group="training", metavar="X"
     )
+    cutout: float = option(
+        0.0, "hide a square from half of the views, its side a share of theirs; 0 is none", group="training",
+        metavar="X",
+    )  # fmt: skip
+    mixup: float = option(
+        0.0, "blend pairs of images, with shares from Beta(A, A); 0 is none", group="training", metavar="A"
+    )
+    cutmix: float = option(
+        0.0, "paste a piece of an image into another, with shares from Beta(A, A); 0 is none", group="training",
+        metavar="A",
+    )  # fmt: skip
+    label_smoothing: float = option(
+        0.0, "share of each label that goes to all classes alike", group="training", metavar="X"
+    )
+    ema: float = option(
+        0.0, "validate and save the mean of the weights over the steps, with this decay; 0 is the last weights",
+        group="training", metavar="D",
+    )  # fmt: skip
     class_weights: str = option(
         "balanced", "against imbalance: balanced or none", group="training", choices=("balanced", "none"), metavar="W"
     )
@@ -142,7 +163,7 @@ DEMO = {
 # Options that may change when a run goes on: they are of the machine, not of the experiment.
 MACHINE = {"amp", "gpus", "compile", "workers", "cache", "cache_limit", "out", "resume", "save_minutes", "track"}
 # More of them, which an error advises to change. The run says what a change means and writes it to config.json.
-MENDS = {"data", "labels", "batch_size", "lr", "skip_bad_images", "allow_missing"}
+MENDS = {"data", "labels", "batch_size", "accumulate", "lr", "skip_bad_images", "allow_missing"}
 AUTO = Path("auto")
 # Files that a run may leave in its folder if it is killed as it begins.
 _BEGUN = {
@@ -291,14 +312,18 @@ def _check(options: Options) -> None:
     if options.check and options.data is None:
         raise UserError("--check audits the data of a folder: say which by --data DIR")
     least = {
-        "epochs": 1, "batch_size": 1, "freeze_epochs": 0, "patience": 0, "seed": 0,
+        "epochs": 1, "batch_size": 1, "accumulate": 1, "freeze_epochs": 0, "patience": 0, "seed": 0, "mixup": 0.0,
+        "cutmix": 0.0,
         "warmup_epochs": 0.0, "cache_limit": 0.0, "weight_decay": 0.0, "save_minutes": 0.0,
     }  # fmt: skip
     for name, low in least.items():
         value = getattr(options, name)
         if value is not None and not low <= value < float("inf"):
             raise UserError(f"{flag_of(name)} {value}: must be {low} or more")
-    most = {"epochs": MOST_EPOCHS, "batch_size": 2**31 - 1, "freeze_epochs": MOST_EPOCHS, "patience": MOST_EPOCHS}
+    most = {
+        "epochs": MOST_EPOCHS, "batch_size": 2**31 - 1, "accumulate": 2**31 - 1, "freeze_epochs": MOST_EPOCHS,
+        "patience": MOST_EPOCHS,
+    }  # fmt: skip
     for name, high in most.items():
         if getattr(options, name) > high:
             raise UserError(f"{flag_of(name)} {getattr(options, name)}: must be {high:,} or less")
@@ -309,6 +334,9 @@ def _check(options: Options) -> None:
         )
     if not 0 <= options.augment <= 3:
         raise UserError(f"--augment {options.augment}: must be 0 (none) to 3; 1 is the recipe's")
+    for name in ("cutout", "label_smoothing", "ema"):
+        if not 0 <= getattr(options, name) < 1:
+            raise UserError(f"{flag_of(name)} {getattr(options, name)}: must be 0 or more, and below 1")
     if not 0 < options.lr < float("inf"):
         raise UserError(f"--lr {options.lr}: must be above 0")
     if options.seed >= 2**63:
@@ -335,5 +363,5 @@ def _check_unchanged(options: Options, config: dict[str, Any]) -> None:
 
 def mended(options: Options, config: dict[str, Any]) -> dict[str, Any]:
     """Return the options in `MENDS` whose values differ from `config`, a run's config.json."""
-    now = cli.plain(options)
-    return {name: now[name] for name in sorted(MENDS) if now[name] != config.get(name)}
+    now, before = cli.plain(options), {**cli.plain(Options()), **config}  # an earlier version had fewer options
+    return {name: now[name] for name in sorted(MENDS) if now[name] != before[name]}

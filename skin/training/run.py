@@ -19,11 +19,12 @@ from skin.evaluation.model_card import write_model_card
 from skin.model import calibration, checkpoint
 from skin.model.calibration import Calibration
 from skin.training import attempts, nodes, run_folder
-from skin.training.columns import Row, write_metrics
+from skin.training.columns import EpochResult, Row, row_of, write_metrics
 from skin.training.curves import draw_curves
 from skin.training.follow import Follower
 from skin.training.options import MONITORS, Options, mended
 from skin.training.progress import Progress
+from skin.training.records import Totals
 from skin.training.saver import Saver, kept, newest
 from skin.training.splits import Splits, read_splits
 from skin.training.trainer import Trainer, cannot_compile
@@ -111,6 +112,20 @@ class Run:
     def _refuse(self, what: str) -> None:
         raise UserError(f"{what}; {kept(self.folder)}; try a smaller --lr, or --amp off")
 
+    def measured(self, totals: Totals, val_loss: float, logits: np.ndarray) -> tuple[Row, Memory]:
+        """Return the row of metrics.csv for the epoch that has been validated, and the memory in use.
+
+        All processes must call it together.
+        """
+        trainer, progress = self.trainer, self.progress
+        usage = memory.read_all(trainer.topology)
+        return row_of(EpochResult(
+            epoch=progress.epoch + 1, lr=trainer.optimizer.param_groups[0]["lr"], train=totals, val_loss=val_loss,
+            labels=self.splits.labels("val"), probabilities=calibration.softmax(logits),
+            train_seconds=progress.seconds, seconds=progress.elapsed(), data_wait_seconds=progress.wait_seconds,
+            peak_memory_mib=usage.peak_mib,
+        )), usage  # fmt: skip
+
     def say_epoch(self, row: Row, usage: Memory, best: bool) -> None:
         """Say the line of an epoch, and what is worth saying once."""
         options, progress, cache = self.trainer.options, self.progress, self.trainer.dataset.cache
@@ -183,7 +198,8 @@ class Run:
         machine = _changes(trainer.machine(), _dict(last.get("machine"))) if last else []
         before = {**trainer.plan(), "images a step": self.config["resolved"]["images_per_step"]}
         plan = _changes(trainer.plan(), {**before, **_dict((last or {}).get("plan"))})
-        other = [f"{name} {changed[name]:g} (was {self.config[name]:g})" for name in ("lr",) if name in changed]
+        was = {**cli.plain(Options()), **self.config}
+        other = [f"{name} {changed[name]:g} (was {was[name]:g})" for name in ("lr", "accumulate") if name in changed]
         other += plan
         for what, names in (("left out", splits.left_out), ("another file than before", splits.changed)):
             other += [f"{count(len(names), 'image')} {what} (first: {names[0]})"] if names else []

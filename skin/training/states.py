@@ -13,6 +13,7 @@ from skin.data.images import PreprocessDict
 from skin.model.calibration import Calibration
 from skin.model.checkpoint import check_tensors
 from skin.training import batch_norm
+from skin.training.averaging import AveragedState
 from skin.training.options import OPTIMIZERS
 from skin.training.progress import ProgressState
 from skin.training.trainer import Trainer
@@ -45,6 +46,7 @@ class LastPt(TypedDict):
     classes: list[str]
     machine: dict[str, str | int]  # what the last bits depend on
     plan: dict[str, int]  # what decides which images a step takes
+    averaged: AveragedState | None  # with --ema
 
 
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
@@ -58,6 +60,7 @@ class Restorable(TypedDict):
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     progress: Any  # `Progress.load_state` checks it
+    averaged: AveragedState | None  # its statistics are those of this process
 
 
 def checked_last(found: dict[str, Any], trainer: Trainer, classes: tuple[str, ...], path: Path) -> Restorable:
@@ -80,7 +83,20 @@ def checked_last(found: dict[str, Any], trainer: Trainer, classes: tuple[str, ..
         "scaler": _scaler_state(found.get("scaler"), path),
         "statistics": _own_statistics(found.get("statistics"), trainer, path),
         "progress": found.get("progress"),
+        "averaged": _averaged_state(found.get("averaged"), trainer, path),
     }
+
+
+def _averaged_state(found: Any, trainer: Trainer, path: Path) -> AveragedState | None:
+    if trainer.averaged is None:
+        return None
+    if not isinstance(found, dict) or type(found.get("steps")) is not int or not 0 <= found["steps"] < 2**63:
+        raise UserError(f"{path}: damaged checkpoint: 'averaged' is not the mean of a model's weights")
+    check_tensors(found.get("model"), trainer.validated.network.state_dict(), path)
+    statistics = _own_statistics(found.get("statistics"), trainer, path)
+    if statistics is None:
+        raise UserError(f"{path}: damaged checkpoint: 'averaged' lacks the statistics of BatchNorm")
+    return {"model": found["model"], "statistics": statistics, "steps": found["steps"]}
 
 
 def _optimizer_state(found: Any, trainer: Trainer, path: Path) -> dict[str, Any]:

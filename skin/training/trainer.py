@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypedDict, cast
 
@@ -19,6 +20,8 @@ from skin.utils.parallel import Topology
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from torchvision.models import EfficientNet
 
@@ -49,6 +52,7 @@ class Trainer:
     model: nn.Module  # the classifier as the steps call it: compiled, or wrapped for several GPUs or processes
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    averaged: AveragedModel | None  # the mean of the classifier over the steps, with --ema
     class_weights: Tensor  # float32 [C], on the device
     data: TrainingData
     origin: str  # where the weights come from
@@ -68,14 +72,46 @@ class Trainer:
         """The loader of those batches."""
         return self.data.loader
 
+    @property
+    def validated(self) -> Classifier:
+        """The classifier that is validated and saved: that of the averaged weights, if there is one."""
+        return self.classifier if self.averaged is None else cast(Classifier, self.averaged.module)
+
+    def validating(self) -> nn.Module:
+        """Return that classifier as validation calls it: all GPUs of DataParallel take part."""
+        on_gpus = self.topology.kind == "DataParallel"
+        return self.make_parallel(self.validated, self.options, self.topology) if on_gpus else self.validated
+
+    def passes(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor, AbstractContextManager[None]]]:
+        """Cut a batch into the passes of `--accumulate`, near equal; each with the context that it is to run in.
+
+        DDP sums the gradients of the processes up in the last pass, once for all.
+        """
+        pieces = self.options.accumulate
+        cut = zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True)
+        for number, (some, theirs) in enumerate(cut, start=1):
+            waits = number < pieces and isinstance(self.model, DistributedDataParallel)
+            yield some, theirs, cast(DistributedDataParallel, self.model).no_sync() if waits else nullcontext()
+
+    def schedule(self) -> tuple[int, int, float, int]:
+        """Return what `learning_rate` in train.py asks for: steps in total and of the warm-up, peak, frozen steps."""
+        options, each = self.options, len(self.batches)
+        steps = options.epochs * each
+        frozen = options.freeze_epochs * each if options.freeze_epochs < options.epochs else 0
+        return steps, int(min(options.warmup_epochs * each, 0.3 * (steps - frozen))), options.lr, frozen
+
+    def images_per_pass(self) -> int:
+        """Return the most images that a device has in a forward pass."""
+        return self.batches.most_images // (self.topology.replicas * self.options.accumulate)
+
     def freeze(self, frozen: bool) -> None:
         """Freeze or free the body. DDP looks only once at which parameters need gradients, so it is made anew."""
         if frozen != self.classifier.frozen:
             self.classifier.freeze(frozen)
             self.model = self.make_parallel(self.classifier, self.options, self.topology)
 
-    def seed_dropout(self, step: int) -> None:
-        """Make the draws of dropout a function of (seed, step, rank, GPU): nothing to save, nothing to restore.
+    def seed_step(self, step: int) -> None:
+        """Make the draws of dropout and mixing a function of (seed, step, rank, GPU): nothing to save or restore.
 
         Args:
             step: counted from the beginning of the run.

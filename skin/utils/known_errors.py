@@ -27,29 +27,36 @@ _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (exited une
 
 
 @contextlib.contextmanager
-def as_user_errors(batch_size: int | None = None, go_on: Callable[[], str] = lambda: "") -> Iterator[None]:
+def as_user_errors(
+    batch_size: int | None = None, go_on: Callable[[], str] = lambda: "", passes: int | None = None
+) -> Iterator[None]:
     """Turn the errors that are known here into a `UserError`; let every other exception pass.
 
     Args:
-        batch_size: images per step on each device; None if no other could be tried.
+        batch_size: images in a pass on each device; None if no other could be tried.
         go_on: called after a fault; returns how to go on once it is mended.
+        passes: that a training step is made of; None if nothing is trained.
     """
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
-        line = advice_on(error, batch_size)
+        line = advice_on(error, batch_size, passes)
         if line is None:
             raise
         raise UserError("; ".join(filter(None, (line, go_on())))) from error
 
 
-def advice_on(error: BaseException, batch_size: int | None = None) -> str | None:
-    """Return one line that says what happened and what to do; None if the exception is not known here."""
+def advice_on(error: BaseException, batch_size: int | None = None, passes: int | None = None) -> str | None:
+    """Return one line that says what happened and what to do; None if the exception is not known here.
+
+    Args:
+        batch_size, passes: as in `as_user_errors`.
+    """
     text = str(error)
     if _GPU_IS_FULL.search(_line(error)):
-        return "the GPU has too little memory" + _smaller(batch_size)
+        return "the GPU has too little memory" + _smaller(batch_size, passes)
     if _HOST_IS_FULL.search(_line(error)):
-        return "this machine has too little memory" + _smaller(batch_size) + ", or fewer --workers"
+        return "this machine has too little memory" + _smaller(batch_size, passes) + ", or fewer --workers"
     if "Bus error" in text or re.search(r"</torch_\S*>: No space left", text) or _is_of_a_semaphore(error):
         return "the loader's processes have too little shared memory (/dev/shm): enlarge it, or use --workers 0"
     if worker := _WORKER.search(text):
@@ -110,9 +117,12 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _smaller(batch_size: int | None) -> str:
+def _smaller(batch_size: int | None, passes: int | None) -> str:
     if batch_size is None:  # the script has no batches of its own, or has not come to them
         return ": end what else uses it, or use a smaller model"
     if batch_size < 2:
         return ": start a new run with a smaller --image-size or --model"
-    return f" for {batch_size} images a step: try --batch-size {batch_size // 2}"
+    if passes is None:
+        return f" for {batch_size} images at a time: try --batch-size {batch_size // 2}"
+    # The steps stay what they were, if the number is even.
+    return f" for {batch_size} images at a time: try --batch-size {batch_size // 2} --accumulate {2 * passes}"

@@ -102,10 +102,12 @@ KILLED = RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")
 @pytest.mark.parametrize(
     ("fault", "pattern", "value", "said"),
     [
-        (raising(GPU_FULL), r"for 16 images a step: try (--batch-size 8); the last good", [],
-         "note: images a step 8 (was 16), steps an epoch 7 (was 4): the results will not be those of the "
-         "undisturbed run; epoch 1 begins anew"),
-        slow(raising(MemoryError()), r"try (--batch-size 8), or fewer", [], "epoch 1 begins anew"),
+        (raising(GPU_FULL), r"for 16 images at a time: try (--batch-size 8 --accumulate 2); the last good", [],
+         "note: accumulate 2 (was 1), steps an epoch 3 (was 4): the results will not be those of the undisturbed "
+         "run\n"),
+        slow(raising(MemoryError()), r"try (--batch-size 8) --accumulate 2, or fewer", [],
+             "note: images a step 8 (was 16), steps an epoch 7 (was 4): the results will not be those of the "
+             "undisturbed run; epoch 1 begins anew"),
         slow(raising(MemoryError()), r"or fewer (--workers)", [0], "0 epochs and 2 steps are done"),
         slow(raising(SHM_FULL), r"or use (--workers 0)", [], "0 epochs and 2 steps are done"),
         slow(raising(KILLED), r"try fewer (--workers)", [0], "0 epochs and 2 steps are done"),

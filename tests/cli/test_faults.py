@@ -134,7 +134,7 @@ def test_too_little_memory_on_the_gpu_says_which_batch_size_to_try(monkeypatch: 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
     at_step(monkeypatch, 1, full)
-    with pytest.raises(UserError, match=r"too little memory for 16 images a step: try --batch-size 8"):
+    with pytest.raises(UserError, match=r"for 16 images at a time: try --batch-size 8 --accumulate 2"):
         call()
 
 

@@ -27,12 +27,12 @@ from skin.utils.errors import UserError
 from tests import warm
 from tests.cli.runs import at_step, call, left_over
 from tests.conftest import slow
-from tests.torture import RECIPE, ROOT, differences, outcome
+from tests.torture import PARTS, RECIPE, ROOT, differences, outcome
 
 import pytest
 import torch
 
-SHORT = ("--epochs", 1)
+SHORT = ("--epochs", 1, *PARTS)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_a_signal_in_validation_waits_for_no_more_than_a_batch(
         collect = train.collect
         patch.setattr(train, "collect", lambda *a, **k: (send(signal.SIGTERM), collect(*a, **k))[1])
         assert call(*SHORT) == 143
-    assert "stopped after epoch 0, step 4; saved" in capsys.readouterr().out
+    assert "stopped after epoch 0, step 3; saved" in capsys.readouterr().out
     assert not Path("run/best.pt").exists()
     assert call("--resume", "run") == 0
     assert same(undisturbed) == []
@@ -176,7 +176,7 @@ def test_a_signal_to_save_saves_and_the_run_goes_on(monkeypatch: pytest.MonkeyPa
 
     with monkeypatch.context() as patch:
         at_step(patch, 2, lambda: send(signal.SIGUSR1))
-        at_step(patch, 4, look)
+        at_step(patch, 3, look)
         assert call(*SHORT) == 0
     assert saved == [(0, 2)]
 
@@ -245,7 +245,9 @@ def test_a_run_stopped_before_its_first_save_begins_again(
     assert "stopped after epoch 0, step 1" in said
 
 
-@pytest.mark.parametrize("setup", ["alone-1-off", pytest.param("ranks2-0-off", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "setup", ["alone-1-off", slow("ranks2-0-off"), slow("alone-0-off-parts"), slow("ranks2-0-off-parts")]
+)
 def test_runs_killed_at_random_points_come_to_the_same_bits(setup: str) -> None:
     """The short form of `make torture`: real processes, alone or two together, and real SIGKILLs."""
     done = warm.run(
@@ -307,6 +309,9 @@ def test_an_image_with_another_label_is_refused(stopped: Path) -> None:
         (lambda state: state["optimizer"]["param_groups"][0].update(lr="fast"), "not this model's adam state"),
         (lambda state: state.update(scaler={"scale": 1.0}), "not the state of a GradScaler"),
         (lambda state: state.pop("progress"), "format version"),
+        (lambda state: state.update(averaged={"steps": -1}), "'averaged' is not the mean of a model's weights"),
+        (lambda state: state["averaged"]["model"].pop("classifier.1.bias"), "classifier.1.bias is missing"),
+        (lambda state: state["averaged"].update(statistics=None), "'averaged' lacks the statistics"),
         (lambda state: state["progress"].update(epoch=-1), "'epoch' is -1"),
         (lambda state: state["progress"].update(step=10**6), "contradict"),
         (lambda state: state["progress"].update(records=torch.zeros(1, 9, 5)), "not those of its steps"),

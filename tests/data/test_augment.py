@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import skin.data.augment as chapter
-from skin.data.augment import GREY, STANDARD, Augmentation, affine, augment, by_quarters, colour, generator
+from skin.data.augment import (
+    GREY,
+    MEAN,
+    STANDARD,
+    Augmentation,
+    affine,
+    augment,
+    by_quarters,
+    colour,
+    cut_out,
+    generator,
+)  # fmt: skip
 from skin.data.images import centre_crop
 
 import numpy as np
@@ -246,3 +257,35 @@ def test_every_draw_uses_its_whole_range() -> None:
     assert draws.min() < 0.002
     assert draws.max() > 0.998
     assert np.abs(np.corrcoef(draws.T) - np.eye(10)).max() < 0.1
+
+
+# ---- cutout ---------------------------------------------------------------------------------------------
+
+
+def test_cutout_hides_a_square_of_half_of_the_views_and_changes_nothing_else(stored: np.ndarray) -> None:
+    hiding, hidden = replace(STANDARD, cutout=0.5), 0
+    for index in range(60):
+        whole, view = (augment(stored, SIZE, (0, 0, index), ranges=ranges) for ranges in (STANDARD, hiding))
+        gone = (view != whole).any(2)
+        if not gone.any():
+            continue
+        hidden += 1
+        assert (view[gone] == MEAN).all()
+        rows, columns = (np.flatnonzero(gone.any(axis)) for axis in (1, 0))
+        assert len(rows) <= SIZE // 2
+        assert len(columns) <= SIZE // 2
+    assert 18 <= hidden <= 42
+
+
+def test_a_square_in_the_middle_by_hand() -> None:
+    view = np.zeros((8, 8, 3), np.uint8)
+    cut_out(view, 0.5, np.array([0.5, 0.25]))  # rows 2 to 5, columns 0 to 3
+    expected = np.zeros((8, 8), bool)
+    expected[2:6, 0:4] = True
+    assert np.array_equal((view == MEAN).all(2), expected)
+
+
+def test_no_augmentation_is_no_cutout_and_a_stronger_one_hides_no_more() -> None:
+    ranges = replace(STANDARD, cutout=0.4)
+    assert ranges.scaled(0).cutout == 0
+    assert ranges.scaled(2).cutout == 0.4

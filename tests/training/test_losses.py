@@ -67,3 +67,41 @@ def test_two_halves_add_up_where_the_mean_of_their_means_does_not(epoch: tuple[t
 
     of_means = sum(m for m, _ in halves) / 2
     assert abs(float(of_means - whole)) > 1e-3
+
+
+# ---- mixed and smoothed labels --------------------------------------------------------------------------
+
+
+def test_a_mixed_image_counts_each_class_by_its_share_and_weight() -> None:
+    """p = (1/4, 3/4), weights 2 and 5, shares 0.6 and 0.4: 1.2 ln 4 + 2 ln(4/3), over 1.2 + 2."""
+    logits, shares = torch.tensor([[0.0, math.log(3)]]), torch.tensor([[0.6, 0.4]])
+    mean, weight = weighted_cross_entropy(logits, shares, torch.tensor([2.0, 5.0]))
+    assert float(weight) == pytest.approx(3.2)
+    assert float(mean) == pytest.approx((1.2 * math.log(4) + 2 * math.log(4 / 3)) / 3.2)
+
+
+def test_unmixed_shares_are_labels(epoch: tuple[torch.Tensor, ...]) -> None:
+    logits, labels, weights = epoch
+    shares = torch.nn.functional.one_hot(labels, 7).float()
+    for smoothing in (0.0, 0.1):
+        of_shares = weighted_cross_entropy(logits, shares, weights, smoothing)
+        of_labels = weighted_cross_entropy(logits, labels, weights, smoothing)
+        assert [float(x) for x in of_shares] == pytest.approx([float(x) for x in of_labels], rel=1e-5)
+
+
+def test_without_class_weights_smoothing_is_that_of_torch(epoch: tuple[torch.Tensor, ...]) -> None:
+    logits, labels, _ = epoch
+    mean, weight = weighted_cross_entropy(logits, labels, torch.ones(7), 0.1)
+    assert float(weight) == 96
+    assert float(mean) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)))
+
+
+def test_the_smoothed_share_goes_to_all_classes_alike() -> None:
+    """torch's would pull the rare class up nine times as hard as the common ones."""
+    logits = torch.zeros(1, 3, requires_grad=True)
+    mean, weight = weighted_cross_entropy(logits, torch.tensor([0]), torch.tensor([1.0, 1.0, 9.0]), 0.3)
+    mean.backward()
+    assert float(weight) == 1
+    # softmax minus the smoothed label: 1/3 - (0.7 + 0.1), 1/3 - 0.1, 1/3 - 0.1
+    assert logits.grad is not None
+    assert logits.grad[0].tolist() == pytest.approx([1 / 3 - 0.8, 1 / 3 - 0.1, 1 / 3 - 0.1])

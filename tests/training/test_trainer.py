@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,7 @@ def first_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
 
 
 def step(trainer: Trainer, images: Tensor, labels: Tensor) -> StepRecord:
-    trainer.seed_dropout(0)
+    trainer.seed_step(0)
     return train.train_step(trainer, images, labels, float(trainer.class_weights[labels].sum()))
 
 
@@ -140,7 +142,7 @@ def test_a_step_with_amp_off_is_the_one_written_by_hand_to_the_last_bit(
 
     criterion = nn.CrossEntropyLoss(trainer.class_weights)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
-    trainer.seed_dropout(0)
+    trainer.seed_step(0)
     loss = criterion(network(pixels), labels)
     loss.backward()
     optimizer.step()
@@ -161,7 +163,7 @@ def test_a_record_is_what_the_batch_was(settings: Options, parts: Splits) -> Non
     trainer = built(settings, parts)
     images, labels = first_batch(trainer)
     network = copy.deepcopy(trainer.classifier.network)
-    trainer.seed_dropout(0)
+    trainer.seed_step(0)
     with torch.no_grad():
         logits = network(trainer.classifier.normalise(images))
     of_each = nn.functional.cross_entropy(logits, labels, reduction="none") * trainer.class_weights[labels]
@@ -205,7 +207,7 @@ def test_the_norm_is_of_the_unscaled_gradients(settings: Options, parts: Splits,
     trainer = built(settings, parts)
     network = copy.deepcopy(trainer.classifier.network)
     images, labels = first_batch(trainer)
-    trainer.seed_dropout(0)
+    trainer.seed_step(0)
     nn.CrossEntropyLoss(trainer.class_weights)(network(trainer.classifier.normalise(images)), labels).backward()
     squares = [float(p.grad.double().square().sum()) for p in network.parameters() if p.grad is not None]
     trainer.scaler = torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale > 1)
@@ -333,7 +335,7 @@ def test_dropouts_draws_are_a_function_of_seed_step_and_process(settings: Option
     def draws(seed: int, at: int, rank: int) -> tuple[float, ...]:
         trainer.topology = Topology(torch.device("cpu"), rank=rank, world=2)
         trainer.options = dataclasses.replace(settings, seed=seed)
-        trainer.seed_dropout(at)
+        trainer.seed_step(at)
         return tuple(torch.rand(3).tolist())
 
     trainer = built(settings, parts)
@@ -348,18 +350,18 @@ def test_dataparallels_replicas_draw_dropout_of_their_own(
     trainer = built(settings, parts)
     generators = tuple(torch.Generator() for _ in range(3))
     monkeypatch.setattr(torch.cuda, "default_generators", generators)
-    trainer.seed_dropout(5)
+    trainer.seed_step(5)
     alone = torch.rand(3).tolist()
     before = [g.initial_seed() for g in generators]
     trainer.topology = Topology(torch.device("cuda", 0), gpus=2)
-    trainer.seed_dropout(5)
+    trainer.seed_step(5)
     assert torch.rand(3).tolist() == alone  # the CPU's draws are as ever
     first, second, third = (g.initial_seed() for g in generators)
     assert first != second
     assert third == before[2]  # a GPU that is not used
-    trainer.seed_dropout(6)
+    trainer.seed_step(6)
     assert generators[1].initial_seed() != second
-    trainer.seed_dropout(5)
+    trainer.seed_step(5)
     assert [g.initial_seed() for g in generators] == [first, second, third]
 
 
@@ -463,3 +465,71 @@ def test_the_strength_of_the_augmentation_reaches_the_images(settings: Options, 
     (augmented,) = recipe.dataset[(0, 3)].images.int()
     off, far = ((view - plain).abs().float().mean() for view in (without, augmented))
     assert 3 * off < far  # a shift of half a pixel remains
+
+
+# ---- several passes, and the mean of the weights ---------------------------------------------------------
+
+
+def without_noise(trainer: Trainer) -> Trainer:
+    """A trainer whose answer for an image depends on no other image and no draw: the body frozen, no dropout."""
+    trainer.freeze(True)
+    trainer.classifier.network.classifier[0].p = 0.0
+    return trainer
+
+
+@pytest.mark.parametrize("passes", [2, 5])  # 16 images are 8, 8, and 4, 3, 3, 3, 3
+def test_a_step_in_passes_has_the_gradient_of_the_whole_batch(settings: Options, parts: Splits, passes: int) -> None:
+    whole = without_noise(built(settings, parts))
+    images, labels = first_batch(whole)
+    cut = without_noise(built(settings, parts, accumulate=passes))
+    one, several = (step(trainer, images, labels) for trainer in (whole, cut))
+    assert torch.stack(several).tolist() == pytest.approx(torch.stack(one).tolist(), rel=1e-5)
+
+
+def test_a_step_takes_a_batch_for_each_pass(settings: Options, parts: Splits) -> None:
+    trainer = built(settings, parts, batch_size=8, accumulate=3)
+    assert trainer.batches.batch_size == 24
+    assert trainer.images_per_pass() == 8
+    assert [len(labels) for _, labels, _ in trainer.passes(*first_batch(trainer))] == [8, 8, 8]
+
+
+def test_ddp_sums_up_in_the_last_pass_alone(
+    settings: Options, parts: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrapped(nn.Module):
+        synchronised = True
+
+        @contextlib.contextmanager
+        def no_sync(self) -> Iterator[None]:
+            self.synchronised = False
+            yield
+            self.synchronised = True
+
+    monkeypatch.setattr("skin.training.trainer.DistributedDataParallel", Wrapped)
+    trainer, model = built(settings, parts, accumulate=3), Wrapped()
+    trainer.model = model
+    seen = []
+    for _, _, context in trainer.passes(*first_batch(trainer)):
+        with context:
+            seen.append(model.synchronised)
+    assert seen == [False, False, True]
+
+
+def test_more_passes_than_images_are_refused(settings: Options, parts: Splits) -> None:
+    with pytest.raises(UserError, match="images a step are too few for 999 passes on 1 GPUs; use a smaller --accum"):
+        built(settings, parts, accumulate=999)
+
+
+def test_what_is_validated_is_the_mean_of_the_weights(settings: Options, parts: Splits) -> None:
+    trainer = built(settings, parts, ema=0.5)
+    images, labels = first_batch(trainer)
+    name, seen = "classifier.1.bias", []
+    for _ in range(3):
+        step(trainer, images, labels)
+        seen.append(state_of(trainer)[name])
+    first, second, third = seen
+    mean = first + (1 - 2 / 11) * (second - first)
+    mean = mean + (1 - 3 / 12) * (third - mean)
+    assert torch.allclose(trainer.validated.network.state_dict()[name], mean, atol=1e-7)
+    assert trainer.validating() is trainer.validated
+    assert not torch.equal(mean, third)
