@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -60,7 +60,7 @@ def note_start(folder: Path) -> None:
     known = _read(folder)
     start = _start(known)
     if start is not None:
-        files.write_json(folder / NAME, {**known, KEY: {**start, "starts": start["starts"] + 1}})
+        files.write_json(folder / NAME, {**known, KEY: {**known[KEY], "starts": start["starts"] + 1}})
 
 
 def note_end(folder: Path, rows: Sequence[Row]) -> Goodput | None:
@@ -74,6 +74,8 @@ def note_end(folder: Path, rows: Sequence[Row]) -> Goodput | None:
     """
     known = _read(folder)
     start, useful = _start(known), float(sum(row["seconds"] for row in rows))
+    if start is not None and known[KEY].get("useful_seconds") == useful:  # it had ended before, and nothing came since
+        return Goodput(**{field.name: known[KEY][field.name] for field in fields(Goodput)})
     if start is None or not 0 < useful <= (seconds := time.time() - start["began"]):
         return None
     found = Goodput(useful / seconds, useful, seconds, start["starts"])

@@ -72,12 +72,12 @@ how=(--gpus "$gpus" --rounds "$rounds" --steps 30 --warmup 10)
 models=(efficientnet_b3 efficientnet_b0 efficientnet_b4)
 train=(--demo)
 answers=(--rounds 2)
-most=()
+most=(--amp on --batch-size 128)  # where the search for the largest batch begins
 if [ "$mode" = small ]; then
     # The set of the training, so that nothing is drawn twice.
     how=(--gpus "$gpus" --rounds 1 --warmup 1 --amp off --image-size 64 --batch-size 4 --steps 2
         --data "$folder/run/demo")
-    most=(--batch-size 4096)  # the search begins with all images, and ends there
+    most=(--batch-size 4096 --image-size 32)  # the search begins with all images, and ends there
     models=(efficientnet_b0 efficientnet_b0 efficientnet_b0)
     train=(--demo --epochs 1 --image-size 32)
     answers=(--rounds 1 --amp off --steps 2 --batch-size 2)
@@ -88,14 +88,14 @@ fi
 
 # shellcheck disable=SC2016  # the commands in quotes are for the inner shell
 step machine 40 bash -c 'nvidia-smi; "$0" -m pip list; "$0" -c "import torch; print(torch.__version__)"' "$python"
-step training 200 "$python" train.py "${train[@]}" --out "$folder/run"
+step training 180 "$python" train.py "${train[@]}" --out "$folder/run"
 # shellcheck disable=SC2016
 step figure 30 awk -F, -v least="$FIGURE" '
     NR == 1 { for (i = 1; i <= NF; i++) if ($i == "val_accuracy") column = i; next }
     $column > best { best = $column }
     END { print "validation accuracy", best, "of at least", least; exit !(NR > 1 && best >= least) }
 ' "$folder/run/metrics.csv"
-step tests 280 "$python" -m pytest -m gpu tests/test_gpu.py tests/test_gpu_training.py --numprocesses=0
+step tests 250 "$python" -m pytest -m gpu tests/test_gpu.py tests/test_gpu_training.py --numprocesses=0
 for number in 0 1 2; do
     limits=(240 190 190)
     bench "matrix-$((number + 1))-${models[$number]#efficientnet_}" "${limits[$number]}" --model "${models[$number]}" \
@@ -103,7 +103,7 @@ for number in 0 1 2; do
 done
 # Beside the step that is not compiled, with AMP alone: compiling takes a minute for each case.
 bench compile 130 --model "${models[0]}" --recipes ours,ours-compiled --amp on "${how[@]}" --rounds 1
-bench find-batch 100 --model "${models[0]}" --recipes ours --find-batch "${how[@]}" --rounds 1 "${most[@]}"
+bench find-batch 160 --model "${models[0]}" --recipes ours --find-batch "${how[@]}" --rounds 1 "${most[@]}"
 bench infer 90 --infer --checkpoint "$folder/run/best.pt" --data "$folder/run/demo" "${answers[@]}"
 
 if [ $total -gt $LIMIT ]; then

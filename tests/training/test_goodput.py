@@ -36,10 +36,15 @@ def test_it_is_the_seconds_of_the_epochs_over_those_since_the_first_start(folder
     }
 
 
-def test_a_run_that_goes_on_after_its_end_goes_on_from_its_beginning(folder: Path) -> None:
+def test_a_start_after_the_end_that_trains_nothing_changes_nothing_but_the_starts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     goodput.note_end(folder, ROWS)
+    monkeypatch.setattr(goodput.time, "time", lambda: 90000.0)  # the next day
     goodput.note_start(folder)
     assert goodput.note_end(folder, ROWS) == goodput.Goodput(0.75, 300.0, 400.0, 3)
+    more = goodput.note_end(folder, [*ROWS, {"epoch": 3, "seconds": 590.0}])
+    assert more == goodput.Goodput(0.01, 890.0, 89000.0, 3)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"goodput": 3}', '{"goodput": {"began": "x", "starts": 1}}'])
