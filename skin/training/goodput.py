@@ -74,8 +74,9 @@ def note_end(folder: Path, rows: Sequence[Row]) -> Goodput | None:
     """
     known = _read(folder)
     start, useful = _start(known), float(sum(row["seconds"] for row in rows))
-    if start is not None and known[KEY].get("useful_seconds") == useful:  # it had ended before, and nothing came since
-        return Goodput(**{field.name: known[KEY][field.name] for field in fields(Goodput)})
+    names = [field.name for field in fields(Goodput)]
+    if start is not None and known[KEY].keys() >= set(names) and known[KEY]["useful_seconds"] == useful:
+        return Goodput(**{name: known[KEY][name] for name in names})  # it had ended, and nothing came since
     if start is None or not 0 < useful <= (seconds := time.time() - start["began"]):
         return None
     found = Goodput(useful / seconds, useful, seconds, start["starts"])
