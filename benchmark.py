@@ -61,6 +61,7 @@ class OurLoop:
         self.train_images = self.trainer.batches.size
         self.steps_per_epoch = len(self.trainer.batches)
         self.workers = self.trainer.loader.num_workers
+        self.model, self.optimizer = self.trainer.model, self.trainer.optimizer
         self._ready: tuple[torch.Tensor, torch.Tensor, float] | None = None
 
     @property
@@ -142,6 +143,8 @@ def benchmark_training(options: BenchmarkOptions, train_images: int, console: Co
     finally:  # also after Ctrl-C: the results so far are shown and kept
         found = matrix.report
         console.print(report.table(found.rows))
+        if any(row.status == "ok" for row in found.rows):
+            console.print(report.second_table(found.rows))
         for line in report.notes(found.rows):
             say(line)
         found.write(options)

@@ -6,6 +6,7 @@
     torchrun --standalone --nproc-per-node 4 predict.py photos/ --csv out.csv    the images shared over processes
     python predict.py lesion.jpg --explain why/      and show the evidence (Grad-CAM)
     python predict.py --export model.onnx            the model for other runtimes
+    python predict.py --export model.onnx --small    its smallest file that still answers alike
 
 Folders are read with all subfolders, files in the order of their names, in constant memory. An image that
 cannot be read is named on stderr and the others are predicted; the exit code is then 1. Probabilities are
@@ -16,11 +17,13 @@ This is research software, not a medical device.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from pathlib import Path
 
 from skin.serving.settings import PredictSettings
 from skin.utils import cli
@@ -46,9 +49,7 @@ def main() -> int:
     checkpoint = settings.checkpoint or newest_model()
     with parallel.setup(None) as topology:
         if settings.export and topology.is_main:
-            from skin.model.export import export  # onnx takes its time to load
-
-            print(export(checkpoint, settings.export))
+            print(export(checkpoint, settings.export, settings))
         if not settings.images:
             return 0
         warning = unusable_gpus()
@@ -60,6 +61,17 @@ def main() -> int:
             print(f"model {model.description}", file=sys.stderr, flush=True)
         failures = predict_all(model, settings, topology)
     return 1 if failures else 0
+
+
+def export(checkpoint: Path, path: Path, settings: PredictSettings) -> str:
+    """Write the model as ONNX; return a line on the file. The imports are here since onnx takes its time to load."""
+    if settings.small:
+        from skin.evaluation.small import export_small
+
+        return export_small(checkpoint, path, settings.data, settings.labels, functools.partial(print, flush=True))
+    from skin.model import export as full
+
+    return full.export(checkpoint, path)
 
 
 def predict_all(model: SkinClassifier, settings: PredictSettings, topology: Topology) -> int:

@@ -60,6 +60,7 @@ class Case:
     warmup: int
     whole_epoch: bool = False  # time the loader's window over an epoch from its first step to its last
     probe: bool = False  # only see if a batch of this size fits
+    price_per_hour: float | None = None  # of the machine
 
     def with_batch(self, size: int, **different: Any) -> Case:
         """Return the case with another batch size, and other differences."""
@@ -116,6 +117,7 @@ def _case(options: BenchmarkOptions, gpus: int, mode: str, amp: str, recipe: str
         data=str(options.data or ""), labels=None if options.labels is None else str(options.labels),
         workers=options.workers, cache=options.cache, steps=options.steps or steps,
         warmup=warmup if options.warmup is None else options.warmup, whole_epoch=options.whole_epoch,
+        price_per_hour=options.price_per_hour,
     )  # fmt: skip
 
 

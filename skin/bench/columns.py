@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 
 from skin.bench.cases import Key
 from skin.bench.measurement import GpuReading, Measurement, MemoryReading
-from skin.bench.work import Work, work_of
+from skin.bench.work import Work, numbers_moved, work_of
 
 import numpy as np
 
@@ -187,6 +187,7 @@ class Column:
     heading: str = ""
     show: Callable[[Any], str] = str  # in the table
     show_spread: bool = False
+    second: bool = False  # in the second table, on where a step goes
     note: str = ""  # a line of text below the table, with {} for the value
     compare: Comparison | None = None
     csv_only: bool = False  # the JSON has it in `memory` or `spread`
@@ -245,6 +246,34 @@ def _tflops(row: Row) -> float | None:
     return None if speed is None else speed * 3 * 2 * _work(row).gmacs / 1000
 
 
+def _gigabytes(row: Row) -> float | None:
+    """Return the least memory traffic of the bare step, in 10^9 bytes a second (see `work.numbers_moved`)."""
+    speed = row.mean("step_images_per_second")
+    if speed is None:
+        return None
+    width = 2 if row.rounds[0].values["precision"] in ("float16", "bfloat16") else 4
+    return speed * width * numbers_moved(row.key.model, row.key.image_size) / 1e9
+
+
+def _share(reached: Callable[[Row], float | None], peak: str) -> Callable[[Row], float | None]:
+    """Return the share of a peak, measured on one device, that all devices of a row reach together."""
+
+    def share(row: Row) -> float | None:
+        most, found = row.mean(peak), reached(row)
+        return None if not most or found is None else found / (most * row.key.replicas)
+
+    return share
+
+
+def _phase(name: str) -> Callable[[Measurement], float | None]:
+    return lambda m: getattr(m.phases, name, None)
+
+
+def _cost(hours: Callable[[Measurement], float]) -> Callable[[Measurement], float | None]:
+    """Return what something costs that takes so many hours."""
+    return lambda m: None if m.case.price_per_hour is None else m.case.price_per_hour * hours(m)
+
+
 GPU_COLUMNS: dict[str, Callable[[Sequence[float]], float]] = {  # of each GPU, and how rounds are combined
     "allocated_mib": max, "reserved_mib": max, "nvml_used_mib": max,
     "utilisation_percent": statistics.fmean, "power_watts": statistics.fmean,
@@ -279,7 +308,22 @@ COLUMNS: tuple[Column, ...] = (
     Column("step_ms_p95", metric=_percentile(95), heading="p95", show="{:,.0f}".format),
     Column("epoch_seconds", metric=lambda m: m.epoch_seconds, heading="epoch s", show=three_digits),
     Column("first_step_seconds", metric=lambda m: m.first_step_seconds),
-    Column("step_tflops", lambda row: _tflops(row)),
+    # Where a step goes, and how near it comes to what the device can do
+    Column("data_ms", metric=lambda m: 1000 * m.fed.wait_seconds / len(m.fed.step_ms), heading="data",
+           show="{:,.0f}".format, second=True),
+    Column("forward_ms", metric=_phase("forward"), heading="forward", show="{:,.0f}".format, second=True),
+    Column("backward_ms", metric=_phase("backward"), heading="backward", show="{:,.0f}".format, second=True),
+    Column("optimizer_ms", metric=_phase("optimizer"), heading="optimizer", show="{:,.0f}".format, second=True),
+    Column("step_tflops", lambda row: _tflops(row), heading="TFLOP/s", show="{:.3g}".format, second=True),
+    Column("matrix_tflops", metric=lambda m: None if m.peaks.flops is None else m.peaks.flops / 1e12),
+    Column("matrix_share", _share(_tflops, "matrix_tflops"), heading="of peak", show="{:.0%}".format, second=True),
+    Column("step_gigabytes_per_second", lambda row: _gigabytes(row), heading="GB/s", show=three_digits, second=True),
+    Column("copy_gigabytes_per_second", metric=lambda m: None if m.peaks.bytes is None else m.peaks.bytes / 1e9),
+    Column("copy_share", _share(_gigabytes, "copy_gigabytes_per_second"), heading="of copy", show="{:.0%}".format,
+           second=True),
+    Column("epoch_cost", metric=_cost(lambda m: m.epoch_seconds / 3600), note="cost {:.3g} an epoch"),
+    Column("cost_per_1000_images", metric=_cost(lambda m: 1000 / m.fed.images_per_second / 3600),
+           note="{:.3g} per 1,000 images"),
     Column("joules_per_image", metric=lambda m: None if m.fed_joules is None else m.fed_joules / m.fed.images,
            note="{:.2f} J an image"),
     Column("epoch_kwh", metric=lambda m: None if m.fed_joules is None

@@ -1,7 +1,8 @@
 """Measure one case: how fast it trains, how steadily, and how much memory it takes.
 
 First comes the bare step on a batch that is ready: training cannot be faster. Then comes training itself, with its
-loader. Each is warmed up and then timed over a window. GPUs are synchronised only at the window's edges.
+loader. Each is warmed up and then timed over a window. GPUs are synchronised only at the window's edges. What would
+disturb that comes last: a few steps with marks between their parts, and the peaks of the device.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import NamedTuple, Protocol, TypedDict
 
-from skin.bench import energy
+from skin.bench import energy, roofline
 from skin.bench.cases import Case
+from skin.bench.clock import StepClock
+from skin.bench.phases import Phases, time_phases
+from skin.bench.roofline import Peaks
 from skin.model.precision import Precision, convolutions_use_tf32
 from skin.utils import memory
 from skin.utils.memory import ask_nvml
@@ -25,7 +29,9 @@ from skin.utils.parallel import Topology
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+MARKED = 5  # steps, at most, in which the parts are timed
 
 
 class Step(NamedTuple):
@@ -44,6 +50,8 @@ class TrainingLoop(Protocol):
     train_images: int  # of an epoch, over all processes
     steps_per_epoch: int
     workers: int  # loader processes
+    model: nn.Module  # that a step calls
+    optimizer: torch.optim.Optimizer
 
     @property
     def cached(self) -> bool:
@@ -100,7 +108,9 @@ class Measurement:
     bare: Window  # the step on a batch that is ready
     fed: Window  # training with its loader
     memory: MemoryReading
-    fed_joules: float | None = None  # of all devices in use, during `fed`; None if a counter does not say it
+    fed_joules: float | None  # of all devices in use, during `fed`; None if a counter does not say it
+    phases: Phases | None  # of the bare step
+    peaks: Peaks  # of one of its devices
 
     @property
     def epoch_seconds(self) -> float:
@@ -108,33 +118,6 @@ class Measurement:
         if self.case.whole_epoch:
             return self.fed.seconds
         return self.train_images / self.fed.images_per_second
-
-
-class StepClock:
-    """Marks the ends of steps: by events in the GPU's own stream, which wait for nothing, or by the clock."""
-
-    def __init__(self, topology: Topology) -> None:
-        self.devices = topology.cuda_devices
-        self.marks: list[Any] = []
-
-    def synchronise(self) -> None:
-        for device in self.devices:
-            torch.cuda.synchronize(device)
-
-    def mark(self) -> None:
-        if self.devices:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record(torch.cuda.current_stream(self.devices[0]))
-            self.marks.append(event)
-        else:
-            self.marks.append(time.perf_counter())
-
-    def step_ms(self) -> tuple[float, ...]:
-        """Return the milliseconds between marks. Call it after `synchronise`."""
-        pairs = itertools.pairwise(self.marks)
-        if self.devices:
-            return tuple(a.elapsed_time(b) for a, b in pairs)
-        return tuple(1000 * (b - a) for a, b in pairs)
 
 
 def time_steps(steps: Iterator[Step], count: int, topology: Topology) -> Window:
@@ -238,9 +221,14 @@ def measure(case: Case, loop: TrainingLoop) -> Measurement:
     with GpuSampler(topology.cuda_devices) as sampler:
         fed = time_steps(stream, count, topology)
     joules = energy.spent(before, energy.read(topology.cuda_devices))
+    used = _memory(topology, sampler.means())  # read before matrices that are no part of training take some
+    phases = time_phases(
+        loop.ready_step, loop.model, loop.optimizer, StepClock(topology), min(MARKED, case.steps)
+    )
+    topology.barrier()  # a device that still trains would slow down the others' peaks
     return Measurement(
         case, loop.train_images, arithmetic(loop.precision), loop.workers, loop.cached, first_step_seconds,
-        bare, fed, _memory(topology, sampler.means()), _of_all(topology, joules),
+        bare, fed, used, _of_all(topology, joules), phases, roofline.measure(topology.device, loop.precision),
     )  # fmt: skip
 
 

@@ -65,15 +65,16 @@ class BenchmarkOptions:
     find_batch: bool = option(
         False, "search for the largest batch that fits and measure that", group="measuring"
     )
+    price_per_hour: float | None = option(
+        None, "of this machine, in any currency: also say the cost, of training or of --plan's runs",
+        group="measuring", metavar="P",
+    )  # fmt: skip
     input: bool = option(False, "measure the input path alone: JPEG to augmented batch", group="measuring")
 
     plan: bool = option(
         False, "say how long a run of train.py would take and what limits it (a minute or two)", group="plan"
     )
     epochs: int = option(20, "of the run that is planned", group="plan", metavar="N")
-    price_per_hour: float | None = option(
-        None, "of this machine, in any currency: the plan says the cost", group="plan", metavar="P"
-    )
 
     infer: bool = option(
         False, "measure answers, not training: latency by batch size, torch and ONNX", group="infer"
@@ -172,9 +173,10 @@ def _check_kind(options: BenchmarkOptions) -> None:
             if getattr(options, kind) and getattr(options, name) is not None:
                 raise UserError(f"--{name} is for training, not for --{kind}, which --json and --csv write down")
     price = options.price_per_hour
-    if price is not None and not (options.plan and 0 <= price < math.inf):
-        needed = "must be 0 or more, such as 2.5" if options.plan else "is for --plan"
-        raise UserError(f"--price-per-hour {price:g}: {needed}")
+    if price is not None and not 0 <= price < math.inf:
+        raise UserError(f"--price-per-hour {price:g}: must be 0 or more, such as 2.5")
+    if price is not None and (options.input or options.infer):
+        raise UserError("--price-per-hour is for training and --plan: leave it out")
     if options.checkpoint is not None and not options.infer:
         raise UserError("--checkpoint is for --infer: training starts from random weights here")
     if options.infer and options.data is not None and options.checkpoint is None:

@@ -89,7 +89,7 @@ class PlainLoop:
         )
         weights = losses.class_weights(labels, len(splits.classes))
         self.criterion = nn.CrossEntropyLoss(weight=weights.to(topology.device))
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.lr)
         self.scaler = self.precision.make_scaler()
         self.ready: tuple[Tensor, Tensor] | None = None
         self.workers = self.loader.num_workers

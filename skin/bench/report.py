@@ -21,12 +21,18 @@ from rich.table import Table
 from rich.text import Text
 
 # 4: --plan ("plan") and --infer ("infer") write reports, too, with cells of their own; those of training are as in 3.
-SCHEMA = 4
-COMPARABLE = (3, SCHEMA)
+# 5: cells of training have more: the parts of a step, the device's peaks and the shares of them, the cost.
+SCHEMA = 5
+COMPARABLE = (3, 4, SCHEMA)
 CAPTION = (
     "×plain: times the plain recipe without AMP · ceiling: images/s of the bare step on ready batches · "
     "reached: training's share of it · wait: share of the time spent waiting for data · "
     "epoch s: {} · GiB: peak allocated on the fullest GPU, RSS on the CPU"
+)
+SECOND_CAPTION = (
+    "ms of a step: data: waiting for it · forward, backward, optimizer: in steps of their own, median · "
+    "of peak: arithmetic, of matrix products measured here · GB/s: the least traffic of the convolutions, "
+    "of copy: of copying measured here · ?: not measured"
 )
 
 
@@ -116,7 +122,7 @@ def table(rows: Sequence[Row]) -> Table:
     for name in ("device", "recipe", "amp"):
         view.add_column(name, no_wrap=True)
     for column in COLUMNS:
-        if column.heading:
+        if column.heading and not column.second:
             view.add_column(column.heading, justify="right", no_wrap=True)
     skipped: dict[tuple[str, str | None], list[Row]] = {}
     for row in rows:
@@ -124,7 +130,7 @@ def table(rows: Sequence[Row]) -> Table:
         if row.status == "skipped":
             skipped.setdefault((row.key.place, row.reason), []).append(row)
         elif row.status == "ok":
-            view.add_row(*title, *_values(row, rows))
+            view.add_row(*title, *_values(row, rows, second=False))
         else:
             view.add_row(*title, Text(row.status, style="yellow"))
     for (place, _), alike in skipped.items():
@@ -134,14 +140,31 @@ def table(rows: Sequence[Row]) -> Table:
     return view
 
 
-def _values(row: Row, rows: Sequence[Row]) -> list[str]:
-    """Return a row's values in the columns of the table."""
+def second_table(rows: Sequence[Row]) -> Table:
+    """Return where the steps of the measured rows go, and how near they come to the device's limits."""
+    view = Table(
+        box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", caption=SECOND_CAPTION,
+        caption_justify="left",
+    )  # fmt: skip
+    for name in ("device", "recipe", "amp"):
+        view.add_column(name, no_wrap=True)
+    for column in COLUMNS:
+        if column.second:
+            view.add_column(column.heading, justify="right", no_wrap=True)
+    for row in rows:
+        if row.status == "ok":
+            view.add_row(row.key.place, RECIPES[row.key.recipe], row.key.amp, *_values(row, rows, second=True))
+    return view
+
+
+def _values(row: Row, rows: Sequence[Row], second: bool) -> list[str]:
+    """Return a row's values in the columns of a table."""
     texts = []
     for column in COLUMNS:
-        if not column.heading:
+        if not column.heading or column.second != second:
             continue
         value = column.value(row, rows)
-        text = "" if value is None else column.show(value)
+        text = ("?" if second else "") if value is None else column.show(value)
         if column.show_spread and len(row.rounds) > 1:
             samples = [sample for sample in row.samples(column.name) if sample is not None]
             text += f" ±{three_digits((max(samples) - min(samples)) / 2)}"

@@ -38,6 +38,33 @@ def work_of(model: str, image_size: int, classes: int = 7) -> Work:
     return Work(counter.get_total_flops() / 2 / len(image) / 1e9, parameters, kept.mib / len(image))
 
 
+@functools.cache
+def numbers_moved(model: str, image_size: int) -> int:
+    """Return how many numbers of activations a training step must at least read or write per image.
+
+    It counts the convolutions alone, and what each must move even if all that lies between two of them (BatchNorm,
+    SiLU, squeeze-and-excitation, the sum with a shortcut) were done in passing. On the way there a convolution reads
+    its input and writes its output. On the way back it reads the gradient of its output and its input again, and
+    writes the gradient of its input. So that is three times its input and twice its output, or twice its input for
+    the first one. Weights, gradients of weights and the optimizer's state do not count: they are moved once per
+    batch. Real kernels move more.
+    """
+    with torch.device("meta"):
+        network, image = build(model, 7).train(), torch.empty(2, 3, image_size, image_size)
+    moved = 0
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal moved
+        passes = 2 if inputs[0] is image else 3
+        moved += passes * inputs[0].numel() + 2 * output.numel()
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(count)
+    network(image)
+    return moved // len(image)
+
+
 class KeptForBackward:
     """Adds up the tensors that autograd keeps while the block runs, without the weights of `network`."""
 

@@ -6,6 +6,7 @@ calibrated probabilities. A graph cannot say how to resize or name the classes, 
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -88,16 +89,9 @@ def export(checkpoint_path: Path, path: Path) -> str:
     Raises:
         UserError: there is no such checkpoint, a package is missing, the file cannot be written, or answers differ.
     """
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    refuse_nowhere(path)
     checkpoint = load_best(checkpoint_path)
-    portable = Portable(checkpoint).eval()
-    size = checkpoint.preprocess.image_size
-    images = np.random.Generator(np.random.Philox(0)).integers(0, 256, (2, size, size, 3), np.uint8)
-    content = _to_onnx(portable, torch.from_numpy(images), _metadata(checkpoint))
-    difference = _difference(content, portable, images)
-    if not difference <= TOLERANCE:
-        raise UserError(f"cannot export: onnxruntime's probabilities differ from torch's by {difference:.1g}")
+    content, difference = as_onnx(checkpoint)
     write_atomically(content, path)
     return (
         f"wrote {path}: {checkpoint.model_name}, {len(checkpoint.classes)} classes, ONNX opset {OPSET}, "
@@ -105,7 +99,41 @@ def export(checkpoint_path: Path, path: Path) -> str:
     )
 
 
-def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+def refuse_nowhere(path: Path) -> None:
+    """Raise `UserError` if there is no folder to write `path` in: nobody should wait for that."""
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+
+
+def require_packages() -> None:
+    """Raise `UserError` if a package that the export needs is missing."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):  # torch's exporter is written with onnxscript
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            missing = error.name or name
+            raise UserError(f"cannot export: {missing} is missing; pip install -r requirements.txt") from error
+
+
+def as_onnx(checkpoint: Checkpoint) -> tuple[bytes, float]:
+    """Return the contents of the ONNX file, and the largest difference in a probability from torch.
+
+    Raises:
+        UserError: a package is missing, or answers differ.
+    """
+    require_packages()
+    portable = Portable(checkpoint).eval()
+    size = checkpoint.preprocess.image_size
+    images = np.random.Generator(np.random.Philox(0)).integers(0, 256, (2, size, size, 3), np.uint8)
+    content = _to_onnx(portable, torch.from_numpy(images), metadata(checkpoint))
+    difference = _difference(content, portable, images)
+    if not difference <= TOLERANCE:
+        raise UserError(f"cannot export: onnxruntime's probabilities differ from torch's by {difference:.1g}")
+    return content, difference
+
+
+def metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return what the file says of itself."""
     sets = checkpoint.calibration.get("sets")
     return {
         "classes": json.dumps(checkpoint.classes),
@@ -121,11 +149,8 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _to_onnx(portable: Portable, images: Tensor, metadata: dict[str, str]) -> bytes:
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  torch's exporter is written with it
-    except ImportError as error:
-        raise UserError(f"cannot export: {error.name} is missing; pip install -r requirements.txt") from error
+    import onnx
+
     program: Any = torch.onnx.export(
         portable,
         (images,),

@@ -36,13 +36,27 @@ class PredictSettings:
     explain: Path | None = option(
         None, "write a Grad-CAM overlay of each image's most probable class", group="output", metavar="DIR"
     )
-    export: Path | None = option(None, "write the model as ONNX", group="output", metavar="FILE")
+
+    export: Path | None = option(None, "write the model as ONNX", group="export", metavar="FILE")
+    small: bool = option(
+        False, "the smallest file that answers like the full one on validation images", group="export"
+    )
+    data: Path | None = option(
+        None, "validation images for --small (default: the run's own)", group="export", metavar="DIR"
+    )
+    labels: Path | None = option(None, "table of labels for --data, as for train.py", group="export", metavar="CSV")
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise UserError(f"--top-k {self.top_k}: at least one class must be shown")
         if not 1 <= self.tta <= 8:
             raise UserError(f"--tta {self.tta}: there are 8 views of an image; choose 1 to 8")
+        if self.small and not self.export:
+            raise UserError("--small is about the file of --export: --export FILE --small")
+        if (self.data or self.labels) and not self.small:
+            raise UserError("--data and --labels name the images of --small; those to predict need no option")
+        if self.labels and not self.data:
+            raise UserError(f"--labels {self.labels}: needs the images that it labels, --data DIR")
         if not self.images and not self.export:
             raise UserError(
                 "nothing to predict: name an image or a folder, or - for a list on stdin; see predict.py --help"

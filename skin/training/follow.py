@@ -13,6 +13,7 @@ from skin.training import run_page
 from skin.training.columns import Row, epoch_line
 from skin.training.curves import draw_curves
 from skin.training.epoch_table import EpochTable
+from skin.training.goodput import Goodput
 from skin.training.pace import Work, in_words
 from skin.training.progress import Progress
 from skin.training.speed import duration
@@ -53,7 +54,7 @@ class Follower:
         self._tracker: Tensorboard | None = None
         self._begun = False
         self._said: set[str] = set()  # kinds of what was to say after the last epoch
-        self._curves = b""
+        self._curves, self._goodput = b"", ""
         self._drawn, self._drawing = -math.inf, _DRAWING_SECONDS
 
     def begin(self, progress: Progress) -> None:
@@ -101,15 +102,20 @@ class Follower:
         if self._trainer.topology.is_main and progress.history:
             self._renew(progress, "stopped", draw=False)
 
-    def ended(self, progress: Progress, probabilities: np.ndarray, curves: bytes) -> None:
+    def ended(
+        self, progress: Progress, probabilities: np.ndarray, curves: bytes, goodput: Goodput | None = None
+    ) -> None:
         """Tell of a run that has come to its end.
 
         Args:
             probabilities: float64 [N, C], of the best model for the validation split.
             curves: of the whole run, a PNG.
+            goodput: None if it is not known.
         """
-        self._curves = curves
+        self._curves, self._goodput = curves, "" if goodput is None else str(goodput)
         self._log.say(f"\n{remarks(self._course(progress, ended=True))[0].text}")
+        if self._goodput:
+            self._log.say(self._goodput)
         self._renew(progress, "ended", draw=False, probabilities=probabilities)
 
     def _course(self, progress: Progress, ended: bool = False) -> Course:
@@ -143,6 +149,7 @@ class Follower:
             going=going, left="" if seconds is None else in_words(seconds, now), curves=self._curves,
             warnings=unknowns.read(self._folder / unknowns.NAME) or (),
             mistakes=None if probabilities is None else run_page.worst(self._splits, probabilities),
+            goodput=self._goodput,
         )  # fmt: skip
         page = run_page.html(course, remarks(course), self._splits, self._weights, state)
         write_atomically(page.encode("utf-8"), self._folder / run_page.NAME)

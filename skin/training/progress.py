@@ -47,7 +47,7 @@ class Progress:
     steps: int = 0  # steps of that epoch in total
     skipped: int = 0  # steps that the scaler skipped in the epochs that are done
     records: Tensor = field(default_factory=lambda: torch.zeros(0, FIELDS))  # float32 [steps, FIELDS], see `fields`
-    seconds: float = 0.0  # spent on the steps of the epoch under way
+    seconds: float = 0.0  # spent on the steps of the epoch under way, without saves
     wait_seconds: float = 0.0  # of those, waiting for the loader
     best_value: float = math.nan
     best_epoch: int = 0  # counted from 1; 0 is none yet
@@ -70,6 +70,10 @@ class Progress:
     def elapsed(self) -> float:
         """Return the seconds that this epoch has taken until now."""
         return time.perf_counter() - self._start
+
+    def held_up(self, seconds: float) -> None:
+        """Leave out the seconds for which a save has held up the steps: they are no time of this epoch."""
+        self._start += seconds
 
     def tick(self) -> None:
         """Take the time until now as that of the steps."""

@@ -18,7 +18,7 @@ from skin.data.split import write_manifest
 from skin.evaluation.model_card import write_model_card
 from skin.model import calibration, checkpoint
 from skin.model.calibration import Calibration
-from skin.training import attempts, nodes, run_folder
+from skin.training import attempts, goodput, nodes, run_folder
 from skin.training.columns import EpochResult, Row, row_of, write_metrics
 from skin.training.curves import draw_curves
 from skin.training.follow import Follower
@@ -162,7 +162,8 @@ class Run:
             warnings=unknowns.read(folder / unknowns.NAME) or (), calibrated=calibrated,
         )  # fmt: skip
         curves = draw_curves(progress.history, progress.best_epoch, monitor, self.follower.baseline)
-        self.follower.ended(progress, calibration.probabilities_of(calibrated, logits), curves)
+        found = goodput.note_end(folder, progress.history)
+        self.follower.ended(progress, calibration.probabilities_of(calibrated, logits), curves, found)
         files.write_atomically(curves, folder / "curves.png")  # the last file: `finished` looks for it
         attempts.forget(folder)
         path = shlex.quote(str(folder / "best.pt"))
@@ -267,6 +268,7 @@ class Opened:
     last: dict[str, Any] | None  # contents of the last.pt to go on from, unchecked
     source: str  # a line on what that is
     held: ExitStack
+    began: float  # when this start had read its options, by `time.time`
 
     @property
     def origin(self) -> str:
@@ -285,11 +287,14 @@ class Opened:
             write_manifest(self.splits.rows, folder / "split.csv")
             contents.write(self.splits.rows, folder / contents.NAME)
             unknowns.write(warnings, folder / unknowns.NAME)
-            files.write_json(folder / "environment.json", run_folder.environment())
+            files.write_json(folder / goodput.NAME, {**run_folder.environment(), **goodput.first_start(self.began)})
             files.write_json(folder / "config.json", config)
+        elif topology.is_main:
+            goodput.note_start(folder)
         folder, config = topology.from_main((folder, config))
         log = Log(folder / "train.log", quiet=not topology.is_main)
-        saver = self.held.enter_context(Saver(folder, log.say))
+        progress = Progress(MONITORS[self.options.monitor])
+        saver = self.held.enter_context(Saver(folder, log.say, progress.held_up))
         if self.options.gpus is None and (warning := unusable_gpus()):
             log.warn(f"WARNING: {warning}")
         where = f"run     {folder}" + (f" on {platform.node()}" if topology.nodes > 1 else "")
@@ -300,7 +305,6 @@ class Opened:
         log.say("\n".join((f"beat    {follower.baseline}", trainer.describe(), where)) + "\n")
         for line in warnings:
             log.say(f"WARNING: {line}", style="bold red")
-        progress = Progress(MONITORS[self.options.monitor])
         return Run(folder, config, self.splits, trainer, progress, log, saver, follower)
 
 
@@ -313,7 +317,7 @@ def open_run(options: Options, topology: Topology) -> Iterator[Opened]:
     Rank 0 alone reads the folder and the table of the data, so that no process can see another split than the
     others. The other machines need the images and nothing else.
     """
-    resuming = options.resume is not None
+    began, resuming = time.time(), options.resume is not None
     log = Log(quiet=not topology.is_main)
     new = None if resuming or not topology.is_main else run_folder.new_folder(options.out, options.model)
     folder: Path = topology.from_main(options.resume or new)
@@ -339,7 +343,7 @@ def open_run(options: Options, topology: Topology) -> Iterator[Opened]:
         config, last, source = topology.from_main(found)
         if resuming and cannot_compile(topology):  # an option of the run cannot be taken back
             options = replace(options, compile=False)
-        yield Opened(options, topology, splits, folder, config, last, source, held)
+        yield Opened(options, topology, splits, folder, config, last, source, held, began)
 
 
 def finished(options: Options, topology: Topology) -> bool:

@@ -55,6 +55,7 @@ class State:
     curves: bytes  # a PNG; empty as long as there are no curves
     warnings: Sequence[str]
     mistakes: Sequence[Mistake] | None  # None before the end
+    goodput: str = ""  # in words; "" before the end, or if it is not known
 
 
 def worst(splits: Splits, probabilities: np.ndarray) -> list[Mistake]:
@@ -86,7 +87,8 @@ def html(course: Course, remarks: Sequence[Remark], splits: Splits, weights: np.
     return render("run.html", {
         "name": state.name,
         "verdict": {"level": first.level, "text": first.text, "reasons": [other.text for other in others]},
-        "going": state.going, "left": state.left, "when": state.when, "device": state.device,
+        "going": state.going, "left": state.left, "goodput": state.goodput,
+        "when": state.when, "device": state.device,
         "epochs": {"done": len(course.rows), "all": course.options.epochs},
         "best": _best(course),
         "baseline": str(course.baseline),

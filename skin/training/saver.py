@@ -12,6 +12,7 @@ would be lost; the last save leads to it again.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -36,12 +37,15 @@ class Saver:
     Args:
         folder: of the run.
         say: takes a line for the user.
+        held_up: takes the seconds for which a save has held up the training: its copy, the wait for the one before.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, say: Callable[[str], None], held_up: Callable[[float], None] = lambda seconds: None
+    ) -> None:
         self.folder = folder
         self.unsaved = False  # True if the newest save has failed
-        self._say = say
+        self._say, self._held_up = say, held_up
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
@@ -67,10 +71,12 @@ class Saver:
         Raises:
             UserError: the save before has failed in a way that training cannot go on from.
         """
+        begin = time.perf_counter()
         self.wait()
         states = _copy(last), _copy(best)
         self._thread = threading.Thread(target=self._write, args=(*states, list(rows)), name="saver")
         self._thread.start()
+        self._held_up(time.perf_counter() - begin)
 
     def wait(self) -> None:
         """Wait until the contents of the last `save` are on the disk. Raises as `check` does."""

@@ -14,9 +14,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from skin.bench import cases, columns, machine, matrix, measurement, process
+from skin.bench import cases, columns, machine, matrix, measurement, process, roofline
 from skin.bench.cases import Case, Key
+from skin.bench.clock import StepClock
 from skin.bench.options import BenchmarkOptions, read_options
+from skin.bench.phases import time_phases
 from skin.bench.process import Result
 from skin.model.precision import Precision
 from skin.training.options import Options
@@ -440,6 +442,8 @@ class Counting:
 
     def __init__(self) -> None:
         self.taken: list[str] = []
+        self.model = torch.nn.Linear(1, 1)
+        self.optimizer = torch.optim.SGD(self.model.parameters())
 
     def prepare(self, steps: int) -> None:
         self.taken.append(f"prepare {steps}")
@@ -460,7 +464,9 @@ class Counting:
 def test_without_warm_up_a_case_takes_only_the_steps_that_are_timed() -> None:
     loop = Counting()
     found = measurement.measure(dataclasses.replace(CASE, warmup=0, steps=2), loop)
-    assert loop.taken == ["prepare 10", *3 * ["ready"], *2 * ["epoch 0"]]  # the first ready step is timed by itself
+    timed = ["prepare 10", *3 * ["ready"], *2 * ["epoch 0"]]  # the first ready step is timed by itself
+    assert loop.taken == [*timed, *2 * ["ready"]]  # and then come those with marks
+    assert found.phases is None  # this loop's steps have no parts
     assert found.epoch_seconds == pytest.approx(12 / found.fed.images_per_second)
 
 
@@ -468,8 +474,71 @@ def test_an_epoch_is_timed_whole_after_one_that_has_ended() -> None:
     """An epoch left halfway has batches in the loader's hands, which the next would wait for."""
     loop = Counting()
     found = measurement.measure(dataclasses.replace(CASE, warmup=1, whole_epoch=True), loop)
-    assert loop.taken == ["prepare 6", *2 * ["ready"], "last", "ready", *3 * ["epoch 0"], *3 * ["epoch 1"]]
+    assert loop.taken == ["prepare 6", *2 * ["ready"], "last", "ready", *3 * ["epoch 0"], *3 * ["epoch 1"], "ready"]
     assert found.epoch_seconds == found.fed.seconds
+
+
+class Ticking(StepClock):
+    """A clock that goes on when it is told to."""
+
+    now = 0.0
+
+    def mark(self) -> None:
+        self.marks.append(self.now)
+
+
+def test_the_parts_of_a_step_are_told_apart() -> None:
+    """2 ms to the logits, 3 to the optimizer, 1 to the end; one step of three is slow on its way back."""
+    clock, model = Ticking(Topology(torch.device("cpu"))), torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    back = iter([0.003, 0.3, 0.003])
+
+    def step() -> None:
+        clock.now += 0.002
+        loss = model(torch.ones(1, 1)).sum()
+        clock.now += next(back)
+        loss.backward()
+        optimizer.step()
+        clock.now += 0.001
+
+    found = time_phases(step, model, optimizer, clock, 3)
+    assert found is not None
+    assert (found.forward, found.backward, found.optimizer) == pytest.approx((2.0, 3.0, 1.0))
+    step_without_hooks = len(clock.marks)
+    model(torch.ones(1, 1))
+    assert len(clock.marks) == step_without_hooks
+
+
+def test_a_step_whose_optimizer_was_skipped_has_no_parts() -> None:
+    clock, model = Ticking(Topology(torch.device("cpu"))), torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters())
+    assert time_phases(lambda: model(torch.ones(1, 1)), model, optimizer, clock, 2) is None
+
+
+def test_the_best_of_some_tries_is_a_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of 512 and 1024 a side take 10 and 40 ms; the larger one ends the search. A copy takes 50 ms."""
+    times = iter([0.010, 0.040, 0.050])
+    monkeypatch.setattr(roofline, "_best_seconds", lambda work, device: next(times))
+    found = roofline.measure(torch.device("cpu"), Precision("cpu", None))
+    assert found.flops == pytest.approx(2 * 1024**3 / 0.040)
+    assert found.bytes == pytest.approx(2 * 2**26 / 0.050)
+
+
+def test_a_device_that_is_full_has_no_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(work: object, device: object) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(roofline, "_best_seconds", full)
+    assert roofline.measure(torch.device("cpu"), Precision("cpu", None)) == roofline.Peaks(None, None)
+
+
+def test_the_peaks_of_this_machine_are_numbers_above_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roofline, "_SIDES", (64,))
+    monkeypatch.setattr(roofline, "_COPIED", {"cpu": 1000})
+    found = roofline.measure(torch.device("cpu"), Precision("cpu", torch.bfloat16))
+    assert found.flops is not None
+    assert found.bytes is not None
+    assert min(found.flops, found.bytes) > 0
 
 
 def test_a_probe_takes_its_steps_and_measures_nothing() -> None:

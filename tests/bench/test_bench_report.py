@@ -10,15 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from skin.bench import columns, machine, plot, report
+from skin.bench import columns, machine, plot, report, work
 from skin.bench.cases import Case, Key
 from skin.bench.columns import Column, Row
 from skin.bench.compare import compare
 from skin.bench.measurement import GpuReading, Measurement, Window
 from skin.bench.options import RECIPES, BenchmarkOptions
+from skin.bench.phases import Phases
+from skin.bench.roofline import Peaks
 from skin.utils.errors import UserError
 
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -143,16 +146,22 @@ def test_a_metric_that_a_report_does_not_have_yet_is_unknown() -> None:
 def test_metrics_are_computed_from_the_windows() -> None:
     """Bare 40 images in 2 s; fed 30 in 3 s, of which 0.6 waiting, in steps of 1, 2 and 6 ms; 100 images an epoch.
 
-    The 30 images took 60 J.
+    The 30 images took 60 J. At 7.20 an hour an epoch of 10 s costs 0.02, and 1,000 images 0.20.
     """
-    case = Case(key(), data="", labels=None, workers=0, cache="off", steps=3, warmup=1)
+    case = Case(key(), data="", labels=None, workers=0, cache="off", steps=3, warmup=1, price_per_hour=7.2)
     bare, fed = Window(2.0, (1.0,), 40, 0.0, 0.5), Window(3.0, (1.0, 2.0, 6.0), 30, 0.6, 0.25)
-    measured = Measurement(case, 100, "float32", 2, False, 9.0, bare, fed, {"gpus": [], "rss_mib": 1.0}, 60.0)
+    measured = Measurement(
+        case, 100, "float32", 2, False, 9.0, bare, fed, {"gpus": [], "rss_mib": 1.0}, 60.0, Phases(1.0, 2.0, 0.5),
+        Peaks(3e12, None),
+    )  # fmt: skip
     assert columns.take(measured).values == {
         "precision": "float32", "whole_epoch": False, "workers": 2, "cached": False, "images_per_second": 10.0,
         "step_images_per_second": 20.0, "end_to_end_share": 0.5, "data_wait_share": pytest.approx(0.2),
         "step_ms_median": 2.0, "step_ms_p95": pytest.approx(5.6), "epoch_seconds": 10.0, "first_step_seconds": 9.0,
         "loss": 0.25, "joules_per_image": 2.0, "epoch_kwh": pytest.approx(200 / 3.6e6),
+        "data_ms": pytest.approx(200.0), "forward_ms": 1.0, "backward_ms": 2.0, "optimizer_ms": 0.5,
+        "matrix_tflops": 3.0, "copy_gigabytes_per_second": None, "epoch_cost": pytest.approx(0.02),
+        "cost_per_1000_images": pytest.approx(0.2),
     }  # fmt: skip
     whole = replace(measured, case=replace(case, whole_epoch=True))
     assert columns.take(whole).values["epoch_seconds"] == 3.0
@@ -170,6 +179,55 @@ def test_arithmetic_is_that_of_the_network_three_times_a_step() -> None:
     """B0 at 224 pixels: 0.384 GMACs an image with a head of seven classes."""
     made = row([1.0], image_size=224)
     assert value("step_tflops", [made]) == pytest.approx(6 * 0.3845e-3, rel=1e-3)
+
+
+def test_the_least_traffic_of_two_convolutions_is_worked_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of 3 x 8 x 8 becomes 4 x 8 x 8 and then 2 x 8 x 8: 2 * 192 + 2 * 256, and 3 * 256 + 2 * 128."""
+    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.SiLU(), torch.nn.Conv2d(4, 2, 1))
+    monkeypatch.setattr(work, "build", lambda name, classes: layers.to("meta"))
+    assert work.numbers_moved.__wrapped__("two", 8) == 384 + 512 + 768 + 256
+
+
+def test_a_b3_moves_five_times_the_numbers_that_its_convolutions_compute() -> None:
+    """23.8 million per image of 300 pixels. In float32 at 10 images a second that is 4.8 GB."""
+    made = row([1.0], model="efficientnet_b3", image_size=300)
+    made.rounds[0].values.update({"step_images_per_second": 10.0, "precision": "float32"})
+    assert value("step_gigabytes_per_second", [made]) == pytest.approx(10 * 4 * 5 * 23.83e6 / 1e9, rel=2e-3)
+    made.rounds[0].values["precision"] = "bfloat16"
+    assert value("step_gigabytes_per_second", [made]) == pytest.approx(10 * 2 * 5 * 23.83e6 / 1e9, rel=2e-3)
+
+
+def test_shares_are_of_the_peaks_of_all_devices() -> None:
+    made = row([1.0], image_size=224, gpus=2, parallel="ddp")
+    made.rounds[0].values.update({"step_images_per_second": 1000.0, "matrix_tflops": 10.0})
+    tflops = value("step_tflops", [made])
+    assert isinstance(tflops, float)
+    assert value("matrix_share", [made]) == pytest.approx(tflops / 20)
+    made.rounds[0].values["copy_gigabytes_per_second"] = None
+    assert value("copy_share", [made]) is None
+
+
+def test_the_second_table_fits_and_says_what_was_not_measured() -> None:
+    made = row([1.0], gpus=4, parallel="ddp", recipe="plain-channels-last")
+    parts = {"forward_ms": 1234.0, "backward_ms": None, "optimizer_ms": 12345.0, "data_ms": 123.0}
+    made.rounds[0].values.update(parts)
+    stream = io.StringIO()
+    Console(file=stream, width=100).print(report.second_table([made, empty("oom", "big")]))
+    head, line, *_ = stream.getvalue().splitlines()
+    assert head.split()[3:7] == ["data", "forward", "backward", "optimizer"]
+    assert line.split()[:8] == ["4", "GPUs", "ddp", "plain-cl", "on", "123", "1,234", "?"]
+    assert "…" not in stream.getvalue()
+
+
+def test_a_report_of_schema_4_is_read_and_lacks_the_new_columns(tmp_path: Path) -> None:
+    content = {**of(row([1.0])).to_json(), "schema": 4}
+    for name in ("forward_ms", "matrix_tflops", "epoch_cost"):
+        del content["cells"][0]["samples"][name]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    found = report.read(tmp_path / "old.json")
+    assert isinstance(found, report.Report)
+    assert value("forward_ms", found.rows) is None
+    assert value("matrix_share", found.rows) is None
 
 
 def test_a_new_column_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +362,7 @@ def test_a_ratio_is_as_uncertain_as_both_of_its_speeds() -> None:
 @pytest.mark.parametrize(("schema", "kind"), [(99, "training"), (3, "input")])
 def test_another_schema_is_said(tmp_path: Path, schema: int, kind: str) -> None:
     (tmp_path / "old.json").write_text(json.dumps({"schema": schema, "kind": kind}))
-    line = f"not compared: that report has schema {schema} ({kind}), this program writes 4 (training)"
+    line = f"not compared: that report has schema {schema} ({kind}), this program writes 5 (training)"
     assert report.read(tmp_path / "old.json") == line
 
 
@@ -341,7 +399,8 @@ def test_the_notes_tell_of_a_round_that_failed_and_of_how_the_images_came() -> N
     made = replace(row([1.0]), reason="failed rounds: 1 (out of memory)")
     assert report.notes([made]) == [
         "CPU ours amp on failed rounds: 1 (out of memory)",
-        "CPU ours amp on: bfloat16, 1 loader process, images decoded before, 1.00 J an image, 1.000 kWh an epoch, "
+        "CPU ours amp on: bfloat16, 1 loader process, images decoded before, cost 1 an epoch, "
+        "1 per 1,000 images, 1.00 J an image, 1.000 kWh an epoch, "
         "last loss 1.000",
     ]
 

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,7 @@ def test_the_run_goes_on_to_the_same_bits_with_other_workers_too(
     said = capsys.readouterr().out
     assert "0 epochs and 2 steps are done" in said
     assert "note: " not in said
+    assert re.search(r"goodput \d+%: .* in 2 starts went into steps and validations that count", said)
     assert same(undisturbed) == []
     assert left_over(Path("run")) == []
 

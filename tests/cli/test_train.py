@@ -164,6 +164,16 @@ def test_environment_json_names_versions_and_machine(run: Path) -> None:
     assert found["cpu"]
 
 
+def test_the_end_of_a_run_tells_its_goodput(run: Path) -> None:
+    found = json.loads((run / "environment.json").read_text())["goodput"]
+    useful = sum(float(row["seconds"]) for row in table(run / "metrics.csv"))
+    assert found["useful_seconds"] == pytest.approx(useful, rel=1e-5)
+    assert 0 < found["goodput"] < 1
+    assert found["starts"] == 1
+    assert f"goodput {found['goodput']:.0%}: " in (run / "train.log").read_text()
+    assert f"goodput {found['goodput']:.0%}: " in (run / "report.html").read_text()
+
+
 def test_the_curves_are_a_picture(run: Path) -> None:
     with Image.open(run / "curves.png") as picture:
         assert picture.format == "PNG"
