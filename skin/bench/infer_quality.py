@@ -46,7 +46,7 @@ class Reference:
         self.probabilities, self.labels = probabilities, labels
         self.estimates: Estimates | None = None
         if probabilities is not None and labels is not None and groups is not None:
-            self.estimates = Estimates(labels, probabilities, Resampler(groups), ranked=False)
+            self.estimates = Estimates(labels, probabilities, Resampler(groups), ranked=())
 
     def of(self, answers: np.ndarray) -> Quality | None:
         """Return the quality of a way's answers to the same images, float [N, C]."""
@@ -56,6 +56,6 @@ class Reference:
         change = float(np.abs(answers - self.probabilities).max())
         if self.estimates is None or self.labels is None:
             return Quality(agreement, change)
-        mine = Estimates(self.labels, answers, self.estimates.resampler, ranked=False)
+        mine = Estimates(self.labels, answers, self.estimates.resampler, ranked=())
         value, less = mine.estimate(METRIC.name), paired.difference(METRIC, mine, self.estimates)
         return Quality(agreement, change, value.value, value.low, value.high, less.value, less.low, less.high)

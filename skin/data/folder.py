@@ -83,10 +83,12 @@ class Folder:
             if folder and is_ours(self.root / folder, (entry.name for entry in entries)):
                 self.ours.append(folder)
                 continue
+            above = f"{folder}/" if folder else ""
             for entry in entries:
-                if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+                name = entry.name
+                if name.startswith(".") or name.lower() in _SYSTEM:
                     continue
-                path = f"{folder}/{entry.name}" if folder else entry.name
+                path = above + name
                 if entry.is_symlink():
                     if not Path(entry.path).exists():
                         continue
@@ -99,7 +101,7 @@ class Folder:
                     self.folders.append(path)
                     pending.append(path)
                 elif entry.is_file():
-                    self._add_file(path, entry.name)
+                    self._add_file(path, name)
 
     def _drop_emptied(self) -> None:
         """Drop our own folders, and those that hold nothing else (`runs`), from `folders`."""

@@ -279,8 +279,9 @@ def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, lis
     picture would be replaced by its mask or thumbnail of the same name. If none is, the whole set was converted.
     """
     notes = []
-    files = pd.Series([folder.find(name) for name in names.tolist()], index=names.index, dtype=object)
-    named = names.str.lower().str.endswith(IMAGE_SUFFIXES)
+    words = names.tolist()
+    files = pd.Series([folder.find(name) for name in words], index=names.index, dtype=object)
+    named = np.array(["." in name and name.lower().endswith(IMAGE_SUFFIXES) for name in words], bool)
     converted = bool(named.any()) and bool(files[named].isna().all())
     if converted:
         files[named] = [folder.find(name, converted=True) for name in names[named]]

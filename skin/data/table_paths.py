@@ -24,9 +24,10 @@ def relative_names(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Se
     names of the files, if those differ. If the folder has none of them, they stay, and `Folder.find` refuses them.
     Relative paths may begin with the data folder's own name.
     """
-    paths = names[names.str.contains(r"[/\\]", regex=True)].str.replace("\\", "/", regex=False)
-    if paths.empty:
+    are_paths = ["/" in name or "\\" in name for name in names]
+    if not any(are_paths):
         return names, []
+    paths = names[are_paths].str.replace("\\", "/", regex=False)
     absolute = paths.str.startswith("/") | paths.str.match(_DRIVE)
     here = paths[absolute].map(_inside(folder.root))
     away = paths[absolute][here.isna()]

@@ -41,12 +41,11 @@ def decision_curve(positives: Array, risk: Array, resampler: Resampler) -> Calla
 
     def curve() -> list[NetBenefit]:
         values, drawn = figures(np.ones((resampler.num_groups, 1))), rounds()
-        everything = resampler.size(np.ones(len(risk), bool))
 
         def less(name: str, other: str, k: int, cost: float, worth: float = 1.0) -> Estimate:
             """Return worth * share of cell `name` - cost * share of cell `other`, at threshold k."""
             shares = [
-                _times(interval(Share(), float(values[cell][0, k]), drawn[cell][:, k], everything), factor)
+                _times(interval(Share(), float(values[cell][0, k]), drawn[cell][:, k], resampler.everything), factor)
                 for cell, factor in ((name, worth), (other, cost))
             ]
             return from_ends(shares[0], shares[1], correlation(drawn[name][:, k], drawn[other][:, k]))

@@ -22,7 +22,7 @@ of the work. So a `Resampler` draws once for all that it was asked before the fi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
@@ -115,6 +115,7 @@ class Resampler:
         names, group_of_row = np.unique(groups, return_inverse=True)
         self.group_of_row = group_of_row.astype(np.int32)
         self.num_groups, self.num_rows = len(names), len(group_of_row)
+        self.everything = Size(self.num_rows, self.num_groups)
         self.rounds, self.seed, self.first_key = rounds, seed, stream << 32
         self._by_group = np.argsort(self.group_of_row, kind="stable")
         self._waiting: list[Asked] = []
@@ -214,14 +215,15 @@ class Ranking:
 
     def ranks(self, weights: Array) -> metrics.Ranks:
         """Return the class's images in order, drawn by the group weights [G, B]."""
-        own, tied = (self.positives @ weights).T, (self.level @ weights).T
+        own = (self.positives @ weights).T
         hits, reached = _running(own), _running((self.between @ weights).T)
-        positives, negatives = own.sum(1), reached[:, -1] + tied.sum(1)
-        above = reached[:, :-1]
-        passed = above  # [B, K]: the negatives with a score as high
+        positives, negatives = (running[:, -1:].sum(1) for running in (hits, reached))
+        above = passed = reached[:, :-1]  # [B, K]: the negatives with a higher score, and with one as high
         if self.level.nnz:
-            passed = above + _running(tied)
-            above = passed - tied
+            tied = np.ascontiguousarray((self.level @ weights).T)
+            up_to = _running(tied)
+            passed = above + up_to
+            above, negatives = passed - tied, negatives + up_to[:, -1]
         return metrics.Ranks(np.ascontiguousarray(own, np.float64), hits, above, passed, positives, negatives)
 
     def metrics(self, weights: Array) -> dict[str, Floats]:
@@ -244,13 +246,16 @@ class Estimates:
         confusion: int [C, C].
     """
 
-    def __init__(self, labels: Array, probabilities: Array, resampler: Resampler, ranked: bool = True) -> None:
+    def __init__(
+        self, labels: Array, probabilities: Array, resampler: Resampler, ranked: Sequence[int] | None = None
+    ) -> None:
         """Compute the values, and ask for the rounds.
 
         Args:
             labels: int [N]. probabilities: float [N, C].
             resampler: of the same N rows.
-            ranked: False leaves out the metrics that rank images, which are most of the work.
+            ranked: the classes whose images are ranked (all if None), which is most of the work; the metrics that
+                rank images are nan for the others, and left out if there is no such class.
         """
         self.num_classes = probabilities.shape[1]
         self.predicted = probabilities.argmax(1) if len(labels) else np.zeros(0, np.int64)
@@ -259,14 +264,15 @@ class Estimates:
         self.confusion = metrics.confusion_matrix(labels, self.predicted, self.num_classes)
         self.values = metrics.values(labels, probabilities, ranked)
         self._additive = additive = _Additive(labels, probabilities, resampler)
-        columns = enumerate(probabilities.T) if ranked else ()
-        rankings = [Ranking(labels == c, scores, resampler) for c, scores in columns]
+        classes = range(self.num_classes) if ranked is None else ranked
+        rankings = {c: Ranking(labels == c, probabilities[:, c], resampler) for c in classes}
 
         def all_metrics(weights: Array) -> dict[str, Floats]:
-            of_classes = [ranking.metrics(weights) for ranking in rankings]
-            names = of_classes[0] if of_classes else ()
-            stacked = {name: np.stack([found[name] for found in of_classes], axis=-1) for name in names}
-            return metrics.with_means({**additive.metrics(weights), **stacked})
+            found = additive.metrics(weights)
+            for c, ranking in rankings.items():
+                for name, of_class in ranking.metrics(weights).items():
+                    found.setdefault(name, np.full((len(of_class), self.num_classes), np.nan))[:, c] = of_class
+            return metrics.with_means(found)
 
         self._rounds = resampler.ask(all_metrics)
 
@@ -288,8 +294,9 @@ class Estimates:
         if of_class is None:
             if isinstance(metric.interval, BiasedUpwards):
                 return self._additive.mean_gap(name, float(self.values[name]))
-            everything = self.resampler.size(np.ones(len(self.labels), bool))
-            return interval(metric.interval, float(self.values[name]), self.rounds[name], everything)
+            return interval(
+                metric.interval, float(self.values[name]), self.rounds[name], self.resampler.everything
+            )
         estimate = self._of_class(metric, of_class)
         if isinstance(metric.interval, LikeShare):
             own, others = self._sides(of_class)
@@ -311,7 +318,7 @@ class Estimates:
         """Return the number of images and groups that a class's metric rests on."""
         if isinstance(metric.interval, ShareOfClass):
             return self.resampler.size(metric.interval.basis(self.labels == c, self.predicted == c))
-        return self.resampler.size(np.ones(len(self.labels), bool))
+        return self.resampler.everything
 
     def _sides(self, c: int) -> tuple[Size, Size]:
         """Return the size of a class, and of all others together."""

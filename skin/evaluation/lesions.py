@@ -67,7 +67,9 @@ def per_lesion(
     resampler = Resampler(groups[found.first][one_class], rounds, seed)
     of_lesion, answers = of_lesion[one_class], found.probabilities[one_class]
     estimates = Estimates(of_lesion, answers, resampler)
-    two = None if malignant is None else Estimates(*two_classes(malignant, of_lesion, answers), resampler)
+    two = None
+    if malignant is not None:
+        two = Estimates(*two_classes(malignant, of_lesion, answers), resampler, ranked=(1,))
     overall = {metric.name: estimates.estimate(metric.name) for metric in metrics.OVERALL}
     return LesionReport(int(one_class.sum()), overall, None if two is None else _of_malignant(two))
 
@@ -103,7 +105,7 @@ def per_patient(
         risk = np.zeros(len(first))
         np.maximum.at(risk, of_image, answers[:, malignant].sum(1))
         np.logical_or.at(ill, of_image, malignant[labels])
-        two = Estimates(ill.astype(np.int64), np.stack([1 - risk, risk], 1), resampler)
+        two = Estimates(ill.astype(np.int64), np.stack([1 - risk, risk], 1), resampler, ranked=(1,))
     return PatientReport(
         patients=len(first),
         accuracy=accuracy()["accuracy"],

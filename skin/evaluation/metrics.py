@@ -14,7 +14,7 @@ take any leading axes, [..., C, C], because the bootstrap computes a thousand at
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -251,13 +251,15 @@ class Ranks(NamedTuple):
 def auc_of(ranks: Ranks) -> Floats:
     """Return `auc` of each draw, [B]."""
     pairs = ranks.positives * ranks.negatives
-    return ratio(pairs - (ranks.own * (ranks.above + ranks.passed)).sum(1) / 2, pairs)
+    above = np.einsum("bk,bk->b", ranks.own, ranks.above)
+    passed = above if ranks.passed is ranks.above else np.einsum("bk,bk->b", ranks.own, ranks.passed)
+    return ratio(pairs - (above + passed) / 2, pairs)
 
 
 def average_precision_of(ranks: Ranks) -> Floats:
     """Return `average_precision` of each draw, [B]."""
     precision = ranks.hits / np.maximum(ranks.hits + ranks.passed, 1)
-    return ratio((ranks.own * precision).sum(1), ranks.positives)
+    return ratio(np.einsum("bk,bk->b", ranks.own, precision), ranks.positives)
 
 
 def sensitivity_at_specificity_of(ranks: Ranks, specificity: float) -> Floats:
@@ -271,15 +273,17 @@ def sensitivity_at_specificity_of(ranks: Ranks, specificity: float) -> Floats:
 
 def partial_auc_of(ranks: Ranks, sensitivity: float) -> Floats:
     """Return `partial_auc` of each draw, [B]."""
-    # Only the levels that come above the sensitivity in one of the draws matter: the last fifth, for 0.8.
-    reach = sensitivity * ranks.positives
-    from_level = min([int(np.searchsorted(hits, least)) for hits, least in zip(ranks.hits, reach, strict=True)])
-    of_levels = ranks.own, ranks.hits, ranks.above, ranks.passed
-    own, hits, above, passed = (each[:, from_level:] for each in of_levels)
-    positives, negatives = ranks.positives[:, None], ranks.negatives[:, None]
-    start, end = ratio(hits - own, positives), ratio(hits, positives)
-    area: Floats = _area_above(start, end, ratio(above, negatives), ratio(passed, negatives), sensitivity).sum(1)
-    return area
+    pairs = np.zeros(len(ranks.positives))  # of a positive that counts, and a negative it outranks
+    for b, reach in enumerate(sensitivity * ranks.positives):
+        first = int(np.searchsorted(ranks.hits[b], reach, "right"))  # the level on which the sensitivity is passed
+        own, above, passed = (each[b, first:].astype(float) for each in (ranks.own, ranks.above, ranks.passed))
+        if not len(own):  # no positive is drawn
+            continue
+        before = reach - (ranks.hits[b, first] - own[0])  # the part of that level that does not count
+        above[0] += (passed[0] - above[0]) * before / own[0]
+        own[0] -= before
+        pairs[b] = (own * (ranks.negatives[b] - (above + passed) / 2)).sum()
+    return ratio(pairs, ranks.positives * ranks.negatives)
 
 
 # ---- the types of an entry of the list ------------------------------------------------------------------
@@ -546,16 +550,24 @@ OF_TWO_CLASSES = tuple(BY_NAME[name] for name in (
 ))  # fmt: skip
 
 
-def values(labels: Array, probabilities: Array, ranked: bool = True) -> dict[str, Floats]:
+def values(labels: Array, probabilities: Array, ranked: Sequence[int] | None = None) -> dict[str, Floats]:
     """Return every metric of a set by name: [] for the set, [C] for its classes.
 
     Args:
-        ranked: False leaves out the metrics that rank images, which are most of the work.
+        ranked: the classes whose images are ranked (all if None), which is most of the work; the metrics that rank
+            images are nan for the others, and left out if there is no such class.
     """
-    left_out = (MeanOverClasses,) if ranked else (MeanOverClasses, OfRanking)
     confusion = confusion_matrix(labels, probabilities.argmax(1), probabilities.shape[1])
-    computed = [metric for metric in METRICS if not isinstance(metric.source, left_out)]
-    return with_means({m.name: _value(m.source, labels, probabilities, confusion) for m in computed})
+    computed = [metric for metric in METRICS if not isinstance(metric.source, MeanOverClasses | OfRanking)]
+    found = {m.name: _value(m.source, labels, probabilities, confusion) for m in computed}
+    for c in range(probabilities.shape[1]) if ranked is None else ranked:
+        order = np.argsort(probabilities[:, c], kind="stable")  # what is sorted is soon sorted again
+        positives, scores = labels[order] == c, probabilities[order, c]
+        for metric in METRICS:
+            if isinstance(metric.source, OfRanking):
+                of_classes = found.setdefault(metric.name, np.full(probabilities.shape[1], np.nan))
+                of_classes[c] = metric.source.compute(positives, scores)
+    return with_means(found)
 
 
 def with_means(found: dict[str, Floats]) -> dict[str, Floats]:

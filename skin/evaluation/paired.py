@@ -43,8 +43,7 @@ def difference(metric: Metric, one: Estimates, other: Estimates, of_class: int |
         images = np.bincount(one.resampler.group_of_row)
         return mean_of_groups(one.sums(metric.name) - other.sums(metric.name), images)
     if isinstance(metric.interval, Percentiles) and isinstance(metric.source, OfConfusion):
-        everything = one.resampler.size(np.ones(len(one.labels), bool))
-        return interval(Percentiles(), value, apart, everything)
+        return interval(Percentiles(), value, apart, one.resampler.everything)
     # What a calibration error is too large by is no noise that two of them share, so their distances are added up.
     return from_ends(*ends, -1.0 if isinstance(metric.interval, BiasedUpwards) else correlation(*rounds))
 

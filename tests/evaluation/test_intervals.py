@@ -229,7 +229,7 @@ def calibrated_set(seed: int, lesions: int, sharpened: float = 1.0) -> tuple[np.
 
 def calibration_error(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> Estimate:
     resampler = Resampler(groups, rounds=2)
-    return Estimates(labels, probabilities, resampler, ranked=False).estimate("expected_calibration_error")
+    return Estimates(labels, probabilities, resampler, ranked=()).estimate("expected_calibration_error")
 
 
 def test_calibration_error_of_a_calibrated_model_may_be_nothing() -> None:

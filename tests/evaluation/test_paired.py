@@ -77,7 +77,7 @@ def test_newcombes_interval_of_two_shares() -> None:
     labels = np.zeros(50, int)
     resampler = Resampler(np.arange(50), 20_000)
     answers = [np.stack([right, ~right], 1).astype(float) for right in (one, other)]
-    estimates = [Estimates(labels, answer, resampler, ranked=False) for answer in answers]
+    estimates = [Estimates(labels, answer, resampler, ranked=()) for answer in answers]
     found = paired.difference(BY_NAME["accuracy"], *estimates)
 
     def wilson(share: float) -> tuple[float, float]:

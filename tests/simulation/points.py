@@ -51,7 +51,7 @@ def _pairs(size: int, seed: int, rounds: int = ROUNDS) -> dict[str, Estimate]:
         one, other = (Estimates(labels, answer, resampler) for answer in answers)
         found |= {f"{m.title}: {what}": paired.difference(m, one, other) for m in OF_A_COMPARISON}
     label, balanced = (
-        Estimates(labels, np.eye(4)[called], resampler, ranked=False)
+        Estimates(labels, np.eye(4)[called], resampler, ranked=())
         for called in (right.argmax(1), (right / SHARES).argmax(1))
     )
     return found | {f"{m.title}: balanced - most probable": paired.difference(m, balanced, label) for m in OF_LABELS}

@@ -93,7 +93,7 @@ def of_calibration(size: int, seed: int, sharpened: float, model: str) -> dict[s
     truth = _calibration_truth(sharpened)
     labels, probabilities, lesions = drawn(seed, size, HAM_SHARES, 1.5, sharpened)
     resampler = Resampler(lesions, 1)
-    error = Estimates(labels, probabilities, resampler, ranked=False).estimate("expected_calibration_error")
+    error = Estimates(labels, probabilities, resampler, ranked=()).estimate("expected_calibration_error")
     found = {f"Expected calibration error, {model}": holds(error, truth["error"])}
     for name, event, said in _events(labels, probabilities):
         of_event = reliability(event, said, resampler)
