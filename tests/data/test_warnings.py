@@ -153,7 +153,7 @@ def test_the_check_shows_the_warnings(tmp_path: Path) -> None:
         "no lesion or patient is known, so pictures of one lesion may stand on both sides of the split; tell which "
         "belong together with --group-by REGEX, a table's column (--group-column NAME), or sub-folders",
         "6 images in total",
-        "fewer than 10 training images of mel (2), nv (2)",
+        "fewer than 10 training images of mel (2), nv (1)",
     ]
     assert json.loads((tmp_path / "out" / "check.json").read_text())["warnings"] == report.warnings
     shown = [line for line in report.lines() if line.startswith("WARNING: ")]
