@@ -3,8 +3,8 @@
 `fast` has few epochs, within which a higher learning rate falls to zero. Its first epochs look at smaller views,
 since coarse things are learnt first (progressive resizing, as in EfficientNetV2, Tan and Le 2021).
 
-`strong` averages the weights over the steps and moves the images further, so that it does not overfit within its
-epochs. docs/training.md says what each part brought, and which were left out since they brought nothing.
+`strong` averages the weights over the steps and moves the images further, both against overfitting. Mixing images and
+smoothing labels are left out: they may cost ranking and calibration.
 """
 
 from __future__ import annotations
