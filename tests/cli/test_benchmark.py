@@ -118,8 +118,11 @@ def test_a_training_part_smaller_than_a_batch_is_refused(demo_folder: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_training_part_of_one_batch_and_a_bit_is_enough(demo_folder: Path) -> None:
+def test_a_training_part_of_one_batch_and_a_bit_is_enough(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Our loader lets the last image join the batch before it."""
+    monkeypatch.setattr(input_path, "WORKERS", (0,))  # the batches are those of any number
     settings = Options(data=demo_folder, keep_duplicates=True)
     parts = read_splits(settings)
     batch_size = len(parts.of("train")) - 1

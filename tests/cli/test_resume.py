@@ -247,7 +247,7 @@ def test_a_run_stopped_before_its_first_save_begins_again(
     assert "stopped after epoch 0, step 1" in said
 
 
-@pytest.mark.parametrize("setup", ["alone-1-off", slow("ranks2-0-off-parts"), slow("alone-0-off-folds2")])
+@pytest.mark.parametrize("setup", ["alone-1-off", slow("ranks2-0-off-parts")])
 def test_runs_killed_at_random_points_come_to_the_same_bits(setup: str) -> None:
     """The short form of `make torture`: real processes, alone or two together, and real SIGKILLs."""
     done = warm.run(
