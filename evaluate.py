@@ -121,13 +121,13 @@ def load(options: EvaluateOptions, topology: Topology) -> Checkpoint:
         return load_best(paths[0] if paths else newest_model())
     models = joinable(paths)
     if topology.is_main:
-        several.join(paths)
+        several.join(models)
     topology.barrier()
     made = load_best(several.folder_of(paths) / BEST)
     if not made.calibration and several.share_validation(models):
         unseen = ask_validation(options, topology, made)
         if topology.is_main:
-            several.join(paths, unseen)
+            several.join(models, unseen)
         topology.barrier()
         made = load_best(made.path)
     return made

@@ -179,7 +179,7 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     """Validate, note the row of the epoch in metrics.csv, and save."""
     trainer, progress, topology = run.trainer, run.progress, run.trainer.topology
     totals = progress.totals(topology)
-    for network in (trainer.classifier.network, trainer.validated.network):  # with --ema, two networks
+    for network in dict.fromkeys((trainer.classifier.network, trainer.validated.network)):  # two with --ema
         batch_norm.average(network, topology)
     run.saver.wait()  # the loader's processes are forked here for the first time, with no other thread at work
     logits = collect(trainer.validating(), val_loader, topology, stopping=interrupts.stopping).logits

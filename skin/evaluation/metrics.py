@@ -14,6 +14,7 @@ take any leading axes, [..., C, C], because the bootstrap computes a thousand at
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -531,6 +532,7 @@ METRICS = (
     _sensitivity_at(0.95, "sensitivity_at_95_specificity", "Sensitivity at 95 % specificity"),
 )  # fmt: skip
 BY_NAME = {metric.name: metric for metric in METRICS}
+_OF_VALIDATION = ("accuracy", "balanced_accuracy", "macro_auc")
 OVERALL = tuple(metric for metric in METRICS if not metric.of_class)
 PER_CLASS = tuple(metric for metric in METRICS if metric.of_class)
 OF_CALLED = tuple(metric for metric in PER_CLASS if isinstance(metric.interval, ShareOfClass))
@@ -578,6 +580,12 @@ def with_means(found: dict[str, Floats]) -> dict[str, Floats]:
         if isinstance(metric.source, MeanOverClasses) and metric.source.of in found
     }
     return {**found, **means}
+
+
+def of_validation(labels: Array, probabilities: Array) -> dict[str, float | None]:
+    """Return the metrics that best.pt keeps of answers to images that were not trained on; None if not defined."""
+    found = {name: float(value(name, labels, probabilities)) for name in _OF_VALIDATION}
+    return {f"val_{name}": one if math.isfinite(one) else None for name, one in found.items()}
 
 
 def value(name: str, labels: Array, probabilities: Array) -> Floats:

@@ -17,7 +17,7 @@ from pathlib import Path
 from skin.data import split as splits
 from skin.data import unknowns
 from skin.evaluation import metrics, test_set
-from skin.model import ensemble
+from skin.model import calibration, ensemble
 from skin.model.checkpoint import EnsembleCheckpoint, SingleCheckpoint
 from skin.model.ensemble import Unseen
 from skin.utils import run_folders
@@ -25,20 +25,20 @@ from skin.utils.errors import UserError
 from skin.utils.files import write_json
 from skin.utils.run_folders import LATEST
 
-import numpy as np
 import pandas as pd
 
 
-def join(paths: Sequence[Path], unseen: Unseen | None = None) -> EnsembleCheckpoint:
-    """Write the ensemble of the models in these files, into the folder of just these models, and return it.
+def join(models: Sequence[SingleCheckpoint], unseen: Unseen | None = None) -> EnsembleCheckpoint:
+    """Write the ensemble of these models into the folder of just them, and return it.
 
     Args:
+        models: as `ensemble.joinable` has read them.
         unseen: answers to calibrate the average on; by default those that the models keep, if they share them.
 
     Raises:
         UserError: as `save_ensemble`.
     """
-    models = ensemble.joinable(paths)
+    paths = [model.path for model in models]
     folder = folder_of(paths)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def join(paths: Sequence[Path], unseen: Unseen | None = None) -> EnsembleCheckpo
         raise UserError(f"cannot write the ensemble into {folder}: {error.strerror}; {remedy}") from error
     if unseen is None and share_validation(models):
         unseen = ensemble.kept_answers(models)
-    found = {} if unseen is None else _metrics(unseen)
+    found = {} if unseen is None else metrics.of_validation(unseen.labels, calibration.softmax(unseen.logits))
     config = test_set.place_of(models[0]) | {
         "resolved": {"image_size": models[0].preprocess.image_size, "joined": [str(path) for path in paths]}
     }
@@ -93,13 +93,3 @@ def _manifest(run: Path) -> pd.DataFrame:
     path = run / run_folders.SPLIT
     return splits.read_manifest(path) if path.exists() else pd.DataFrame(columns=splits.MANIFEST_COLUMNS, dtype=str)
 
-
-def _metrics(unseen: Unseen) -> dict[str, float | None]:
-    """Return the metrics of the average on the validation images, under the names that a run has for them."""
-    probabilities = np.exp(unseen.logits)
-    probabilities /= probabilities.sum(1, keepdims=True)
-    measured = {
-        f"val_{name}": float(getattr(metrics, name)(unseen.labels, probabilities))
-        for name in ("accuracy", "balanced_accuracy", "macro_auc")
-    }
-    return {name: value if np.isfinite(value) else None for name, value in measured.items()}

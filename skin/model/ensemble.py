@@ -27,7 +27,6 @@ from skin.model import calibration, unlike
 from skin.model.calibration import Doubles, Floats
 from skin.model.checkpoint import (
     FORMAT_VERSION,
-    Checkpoint,
     EnsembleCheckpoint,
     SingleCheckpoint,
     Source,
@@ -149,20 +148,6 @@ def _config(models: Sequence[SingleCheckpoint]) -> dict[str, Any]:
 # ---- answers to images that were not trained on ---------------------------------------------------------
 
 
-def log_probabilities(model: Checkpoint, logits: npt.ArrayLike, classes: Sequence[str]) -> Doubles:
-    """Return the logarithms of a model's calibrated probabilities [N, C] of its logits [N, C], in order of `classes`.
-
-    Raises:
-        UserError: the model has other classes.
-    """
-    order = order_of(classes, model.classes)
-    if order is None:
-        raise UserError(f"{model.path}: its classes are not {', '.join(classes)}")
-    probabilities = calibration.probabilities_of(model.calibration, logits)[:, order]
-    logs: Doubles = np.log(np.maximum(probabilities, 1e-38))  # the least of float32: -87
-    return logs
-
-
 def log_average(logs: Sequence[Floats]) -> Doubles:
     """Return the logarithm of the mean of probabilities whose logarithms, [N, C] of each member, are given."""
     average: Doubles = np.logaddexp.reduce(np.asarray(logs, np.float64), axis=0) - np.log(len(logs))
@@ -214,9 +199,14 @@ def out_of_fold(models: Sequence[SingleCheckpoint]) -> Unseen:
 
 
 def _kept(model: SingleCheckpoint, classes: Sequence[str]) -> Unseen:
-    """Return the answers that a model's calibration keeps, calibrated, for `classes` in their order."""
-    answers = model.calibration["answers"]
-    logs = log_probabilities(model, answers["logits"].numpy(), classes)
-    order = order_of(classes, model.classes)
-    assert order is not None
+    """Return the answers that a model's calibration keeps, calibrated, for `classes` in their order.
+
+    Raises:
+        UserError: the model has other classes.
+    """
+    answers, order = model.calibration["answers"], order_of(classes, model.classes)
+    if order is None:
+        raise UserError(f"{model.path}: its classes are not {', '.join(classes)}")
+    probabilities = calibration.probabilities_of(model.calibration, answers["logits"].numpy())[:, order]
+    logs = np.log(np.maximum(probabilities, 1e-38))  # the least of float32: -87
     return Unseen(logs, np.argsort(order)[answers["labels"].numpy()], answers["groups"].numpy())

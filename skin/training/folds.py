@@ -176,7 +176,7 @@ def _write(options: Options, folder: Path, splits: Splits, fold: np.ndarray, top
     files.write_json(folder / "environment.json", run_folder.environment())
     resolved = {
         "image_size": preprocess_for(options.model, options.image_size).image_size,
-        "images_per_step": options.batch_size * topology.replicas * options.accumulate,
+        "images_per_step": options.step_images(topology.replicas),
     }
     plain = cli.plain(replace(options, out=folder, fold=None))
     files.write_json(folder / CONFIG, {**plain, "resolved": resolved})

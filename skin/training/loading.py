@@ -48,7 +48,7 @@ def training_data(
     """Prepare the training split.
 
     Args:
-        images_per_step: over all replicas and passes; `--batch-size` for each replica in a pass if None.
+        images_per_step: over all replicas and passes; those of the options if None.
         checkpoint_bytes: that the pixel cache leaves free for the run folder on the same disk.
 
     Raises:
@@ -62,7 +62,7 @@ def training_data(
     views = RandomViews(options.seed, ranges, size_of)
     dataset = splits.dataset("train", preprocess, views, cache)
     batches = EpochBatches(
-        dataset.labels, images_per_step or options.batch_size * topology.replicas * options.accumulate, options.seed,
+        dataset.labels, images_per_step or options.step_images(topology.replicas), options.seed,
         topology.replicas, topology.rank, topology.world, options.accumulate,
     )  # fmt: skip
     # Later epochs have larger views, if others.

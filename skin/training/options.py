@@ -162,6 +162,10 @@ class Options:
     images_per_step: int | None = None  # those it had, over all replicas; None if --batch-size sets them anew
     auto: bool = False  # `--resume auto`
 
+    def step_images(self, replicas: int) -> int:
+        """Return the images of a step over all replicas: `--batch-size` for each of them in each pass."""
+        return self.batch_size * replicas * self.accumulate
+
 
 # Defaults with --demo: a small network from scratch on small pictures.
 DEMO = {

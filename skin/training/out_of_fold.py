@@ -60,11 +60,9 @@ def write(options: Options, folder: Path, log: Log) -> None:
         folder / CSV, pooled.images, pooled.rows["label"].tolist(), pooled.predictions,
         {"fold": pd.Series(pooled.fold)},
     )  # fmt: skip
-    of_whole = metrics.values(labels, probabilities)
     best = ensemble.save_ensemble(
         [model.path for model in pooled.models], folder / run_folders.BEST, ensemble.out_of_fold(pooled.models),
-        config=run_folders.read_config(folder),
-        metrics={f"val_{name}": float(of_whole[name]) for name in ("accuracy", "balanced_accuracy", "macro_auc")},
+        config=run_folders.read_config(folder), metrics=metrics.of_validation(labels, probabilities),
     )  # fmt: skip
     review = label_review.review(labels, probabilities, pooled.set.lesions)
     table = label_review.table(

@@ -20,6 +20,13 @@ def call(*arguments: object) -> int:
     return train.main([*RECIPE, "--data", "data", "--out", "run", *options])
 
 
+def empty_but_for(data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make an empty folder the working folder, with a link `data` in it, and return it."""
+    (folder / "data").symlink_to(data)
+    monkeypatch.chdir(folder)
+    return folder
+
+
 def at_step(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object]) -> None:
     """Have `act` called as the `number`-th step from now (counted from 1) begins."""
     step, count = train.train_step, 0

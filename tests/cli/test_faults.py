@@ -18,7 +18,7 @@ import train
 from skin.data import demo
 from skin.model import checkpoint
 from skin.utils.errors import UserError
-from tests.cli.runs import at_step, call, left_over
+from tests.cli.runs import at_step, call, empty_but_for, left_over
 from tests.torture import RECIPE, ROOT
 
 import pytest
@@ -32,9 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "data").symlink_to(data)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return empty_but_for(data, tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from skin.training.options import Options, read_options
 from skin.utils import parallel
 from skin.utils.errors import UserError
 from skin.utils.signals import Interrupts
-from tests.cli.runs import at_step, call, left_over
+from tests.cli.runs import at_step, call, empty_but_for, left_over
 from tests.torture import RECIPE, differences, outcome
 
 import numpy as np
@@ -63,10 +63,7 @@ def folded(data: Path, networks: list[int]) -> Path:
 
 @pytest.fixture(autouse=True)
 def work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, but for the data."""
-    (tmp_path / "data").symlink_to(data)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return empty_but_for(data, tmp_path, monkeypatch)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -26,7 +26,7 @@ from skin.training.states import checked_last
 from skin.utils import files, parallel, run_folders
 from skin.utils.errors import UserError
 from tests import warm
-from tests.cli.runs import at_step, call, left_over
+from tests.cli.runs import at_step, call, empty_but_for, left_over
 from tests.conftest import slow
 from tests.torture import PARTS, RECIPE, ROOT, differences, outcome
 
@@ -52,10 +52,7 @@ def undisturbed(data: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, but for the data."""
-    (tmp_path / "data").symlink_to(data)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return empty_but_for(data, tmp_path, monkeypatch)
 
 
 def same(undisturbed: Path) -> list[str]:
