@@ -38,6 +38,7 @@ from skin.bench.matrix import Matrix
 from skin.bench.measurement import Step
 from skin.bench.plain import PlainLoop
 from skin.data.cache import default_folder
+from skin.data.dataset import Batch, on_device
 from skin.training.options import Options
 from skin.training.splits import Splits, read_splits
 from skin.utils.driver import unusable_gpus
@@ -62,7 +63,7 @@ class OurLoop:
         self.steps_per_epoch = len(self.trainer.batches)
         self.workers = self.trainer.loader.num_workers
         self.model, self.optimizer = self.trainer.model, self.trainer.optimizer
-        self._ready: tuple[torch.Tensor, torch.Tensor, float] | None = None
+        self._ready: tuple[Batch, float] | None = None
 
     @property
     def cached(self) -> bool:
@@ -82,20 +83,21 @@ class OurLoop:
 
     def ready_step(self, copies: int = 1) -> Step:
         """Take `train.train_step` on a batch that is on the device already, each image taken so many times."""
-        images, labels, weight = self._ready_batch()
+        batch, weight = self._ready_batch()
         if copies > 1:
-            images, labels, weight = images.repeat(copies, 1, 1, 1), labels.repeat(copies), copies * weight
-        return Step(len(images), 0.0, train.train_step(self.trainer, images, labels, weight).loss)
+            more = batch.images.repeat(copies, 1, 1, 1), batch.labels.repeat(copies)
+            batch, weight = batch._replace(images=more[0], labels=more[1]), copies * weight
+        return Step(len(batch.images), 0.0, train.train_step(self.trainer, batch, weight).loss)
 
     @torch.no_grad()
     def ready_forward(self) -> Step:
         """Answer that batch as validation does."""
-        images, labels, _ = self._ready_batch()
-        logits = self.trainer.classifier.eval()(images)
+        batch, _ = self._ready_batch()
+        logits = self.trainer.classifier.eval()(batch.images)
         self.trainer.classifier.train()
-        return Step(len(images), 0.0, F.cross_entropy(logits, labels))
+        return Step(len(batch.images), 0.0, F.cross_entropy(logits, batch.labels))
 
-    def _ready_batch(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+    def _ready_batch(self) -> tuple[Batch, float]:
         if self._ready is None:
             self._ready = self._on_device(0)
             self.trainer.classifier.train()
@@ -105,12 +107,12 @@ class OurLoop:
         """Take `train.train_step` on the last batch of an epoch."""
         train.train_step(self.trainer, *self._on_device(-1))
 
-    def _on_device(self, step: int) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """Return a batch of the first epoch: images, labels, and the weight of its images over all processes."""
+    def _on_device(self, step: int) -> tuple[Batch, float]:
+        """Return a batch of the first epoch, and the weight of its images over all processes."""
         trainer, device = self.trainer, self.topology.device
         weight = float(trainer.class_weights.cpu()[trainer.dataset.labels[trainer.batches.plan(0)[step]]].sum())
         batch = trainer.dataset.__getitems__(list(trainer.batches)[step])
-        return batch.images.to(device), batch.labels.to(device), weight
+        return on_device(batch, device), weight
 
     def epoch_steps(self, epoch: int) -> Iterator[Step]:
         """Take `train.train_steps`; a small set has more epochs in a window than a run has in total."""

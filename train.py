@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before torch, which takes seconds to import
 from skin.data.dataset import Batch, timed_ahead
 from skin.model import calibration, checkpoint
 from skin.model.inference import collect
+from skin.model.metadata import attach
 from skin.model.network import Classifier, preprocess_for
 from skin.training import batch_norm, check, ema, ending, folds, losses, mixing
 from skin.training.loading import training_data, validation_loader
@@ -56,6 +57,7 @@ def build_trainer(
     torch.manual_seed(options.seed)  # of the new head, and of everything with --weights none
     network: EfficientNet = get_model(options.model, weights=None)
     network.classifier[1] = nn.Linear(network.classifier[1].in_features, len(splits.classes))
+    attach(network, splits.encoder)  # with --metadata
     origin = origin or starting_weights(network, options, topology)
     tune_kernels(network, topology)
     preprocess = preprocess_for(options.model, options.image_size)
@@ -118,25 +120,24 @@ def learning_rate(step: int, steps: int, warmup: int, peak: float, frozen: int =
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def train_step(trainer: Trainer, images: Tensor, labels: Tensor, batch_weight: float) -> StepRecord:
+def train_step(trainer: Trainer, batch: Batch, batch_weight: float) -> StepRecord:
     """Take one optimizer step on a batch, in the passes of `--accumulate`. One path for all precisions and devices.
 
     Args:
-        images: uint8 [B, H, W, 3] on the device: this process's share of the batch.
-        labels: int64 [B] on the device.
+        batch: this process's share, on the device: images uint8 [B, H, W, 3], labels int64 [B], metadata or None.
         batch_weight: sum of the class weights over the whole batch, all processes together.
     """
     options = trainer.options
-    sums = torch.zeros(3, device=images.device)  # of the loss, the weights and the right answers
-    for some, own, context in trainer.passes(images, labels):
+    sums = torch.zeros(3, device=batch.images.device)  # of the loss, the weights and the right answers
+    for some, context in trainer.passes(batch):
         with context:
-            some, targets = mixing.mixed(some, own, len(trainer.class_weights), options)
-            logits = trainer.model(some)  # autocast is inside, see `build_trainer`
+            images, targets, metadata = mixing.mixed(some, len(trainer.class_weights), options)
+            logits = trainer.model(images, metadata)  # autocast is inside, see `build_trainer`
             mean, weight = weighted_cross_entropy(logits, targets, trainer.class_weights, options.label_smoothing)
             # Each mean counts by its share of the batch's weight; DDP divides the sum of gradients by the processes.
             loss = mean * (weight / batch_weight * trainer.topology.world)
             trainer.scaler.scale(loss).backward()
-        sums += torch.stack([mean.detach() * weight, weight, (logits.argmax(1) == own).sum()])
+        sums += torch.stack([mean.detach() * weight, weight, (logits.argmax(1) == some.labels).sum()])
     trainer.scaler.unscale_(trainer.optimizer)
     gradients = [p.grad for p in trainer.classifier.network.parameters() if p.grad is not None]
     grad_norm = nn.utils.get_total_norm(gradients)  # stays on the GPU, which nothing waits for here
@@ -145,7 +146,7 @@ def train_step(trainer: Trainer, images: Tensor, labels: Tensor, batch_weight: f
     trainer.optimizer.zero_grad(set_to_none=True)
     if trainer.averaged is not None:
         trainer.averaged.update_parameters(trainer.classifier)
-    return StepRecord._make([*sums, torch.full_like(grad_norm, len(labels)), grad_norm])
+    return StepRecord._make([*sums, torch.full_like(grad_norm, len(batch.labels)), grad_norm])
 
 
 def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[StepDone]:
@@ -161,7 +162,7 @@ def train_steps(trainer: Trainer, epoch: int, first_step: int = 0) -> Iterator[S
         for group in trainer.optimizer.param_groups:
             group["lr"] = learning_rate(done, *trainer.schedule())
         trainer.seed_step(done)
-        record = train_step(trainer, batch.images, batch.labels, batch_weights[step])
+        record = train_step(trainer, batch, batch_weights[step])
         yield StepDone(step + 1, record, batch.indices, wait_seconds)
 
 

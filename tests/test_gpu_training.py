@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import train
+from skin.data.dataset import on_device
 from skin.model.checkpoint import load_best
 from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import Precision, choose
@@ -53,10 +54,9 @@ def trainer_of(demo_folder: Path, topology: Topology, **changes: object) -> Trai
 
 
 def one_step(trainer: Trainer) -> StepRecord:
-    batch = next(iter(trainer.loader))
-    images, labels = batch.images.to(trainer.topology.device), batch.labels.to(trainer.topology.device)
+    batch = on_device(next(iter(trainer.loader)), trainer.topology.device)
     trainer.seed_step(0)
-    return train.train_step(trainer, images, labels, float(trainer.class_weights[labels].sum()))
+    return train.train_step(trainer, batch, float(trainer.class_weights[batch.labels].sum()))
 
 
 def steps_taken(trainer: Trainer) -> int:

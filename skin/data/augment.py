@@ -73,13 +73,14 @@ class Augmentation:
 STANDARD = Augmentation()
 
 
-def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Return the random numbers of one image in one epoch.
+def generator(seed: int, epoch: int, index: int, stream: int = 0) -> np.random.Generator:
+    """Return the random numbers of one image in one epoch: those of its view, or another stream of them.
 
-    Philox is a counter-based generator (Salmon et al. 2011): another key is another independent stream.
+    Philox is a counter-based generator (Salmon et al. 2011): another key is another independent stream, and so is
+    another highest word of the counter, which no draw reaches.
     """
     key = np.array([seed, epoch << 40 | index], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
+    return np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, stream], dtype=np.uint64)))
 
 
 def affine(

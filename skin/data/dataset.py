@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from skin.data.augment import STANDARD, Augmentation, augment
+from skin.data.augment import STANDARD, Augmentation, augment, generator
 from skin.data.cache import PixelCache
 from skin.data.containers import is_member, member_bytes
 from skin.data.images import ImageError, Preprocess, centre_crop, read_image
+from skin.data.metadata import Encoder
 from skin.data.npz import is_npz_image, read_npz_image
 from skin.utils.errors import UserError
 from skin.utils.hardware import usable_cores
@@ -47,6 +48,7 @@ class Batch(NamedTuple):
     labels: Tensor  # int64 [B]
     indices: Tensor  # int64 [B], rows of the data set
     error: str = ""
+    metadata: Tensor | None = None  # float32 [B, M], if the images have some
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ class RandomViews:
     seed: int = 0
     ranges: Augmentation = STANDARD
     size_of: Callable[[int], int] | None = None  # returns the side of the views of an epoch; None is the network's
+
+
+@dataclass(frozen=True, eq=False)
+class Metadata:
+    """What is known beside the pixels of each image of a data set, as an encoder gives it."""
+
+    encoder: Encoder
+    rows: np.ndarray  # float32 [N, M]
 
 
 class SkinDiseaseDataset(Dataset[Batch]):
@@ -68,6 +78,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         views: the augmented ones of training.
         cache: keeps stored images once decoded; its rows are those of the whole data folder.
         cache_rows: int [N], the row in the cache of each image.
+        metadata: beside the pixels. In augmented views some of it is hidden.
 
     A key is (epoch, index): the augmented view of that epoch, or the plain centre view for epoch `PLAIN`.
     """
@@ -80,6 +91,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         views: RandomViews = RandomViews(),
         cache: PixelCache | None = None,
         cache_rows: np.ndarray | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
         # One array of bytes, not a list of str: a million objects would be copied into every forked
         # worker, page by page, since their reference counts change.
@@ -89,6 +101,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         self.views = views
         self.cache = cache
         self.cache_rows = np.arange(len(paths)) if cache_rows is None else cache_rows
+        self.metadata = metadata
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -113,6 +126,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
         try:
             images = _to_be_sent((len(keys), size, size, 3), torch.uint8)
             numbers = _to_be_sent((2, len(keys)), torch.int64)
+            metadata = self._metadata(keys)
         except RuntimeError as problem:  # another process has taken the room in shared memory meanwhile
             none = torch.empty(0)
             return Batch(none, none, none, advice_on(problem) or str(problem))
@@ -128,11 +142,28 @@ class SkinDiseaseDataset(Dataset[Batch]):
                     augment(stored, size, (views.seed, epoch, index), view, views.ranges, span)
         except ImageError as problem:
             error = problem.with_options
-        return Batch(images, numbers[0], numbers[1], error)
+        return Batch(images, numbers[0], numbers[1], error, metadata)
+
+    def _metadata(self, keys: Sequence[tuple[int, int]]) -> Tensor | None:
+        """Return the metadata of a batch; what is hidden of an image in training depends on its key alone."""
+        if self.metadata is None:
+            return None
+        encoder, rows = self.metadata.encoder, self.metadata.rows[[index for _, index in keys]]
+        if keys[0][0] != PLAIN:
+            draws = [generator(self.views.seed, *key, stream=1).random(1 + len(encoder.columns)) for key in keys]
+            encoder.hide(rows, np.array(draws))
+        found = _to_be_sent(rows.shape, torch.float32)
+        found.numpy()[:] = rows
+        return found
 
     def batch_bytes(self, images: int) -> int:
-        """Return the most bytes of shared memory that a batch takes, in whole pages: images and two numbers each."""
-        return sum(-(-size // PAGE) * PAGE for size in (images * self.preprocess.image_size**2 * 3, images * 16))
+        """Return the most bytes of shared memory that a batch takes, in whole pages.
+
+        They are those of the images, two numbers each, and the metadata.
+        """
+        known = 0 if self.metadata is None else 4 * self.metadata.encoder.width
+        each = (self.preprocess.image_size**2 * 3, 16, known)
+        return sum(-(-images * size // PAGE) * PAGE for size in each)
 
 
 def _to_be_sent(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -360,22 +391,23 @@ def timed_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[tupl
 
     def arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
         current.wait_event(copied)
-        for tensor in (batch.images, batch.labels):
-            tensor.record_stream(current)  # the other stream owns its memory, and must not take it back yet
+        for tensor in (batch.images, batch.labels, batch.metadata):
+            if tensor is not None:
+                tensor.record_stream(current)  # the other stream owns its memory, and must not take it back yet
         return batch
 
     coming: tuple[Batch, torch.cuda.Event] | None = None
     waited = 0.0
     for batch, seconds in _timed(batches, current.query):
         with torch.cuda.stream(stream):
-            images, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels))
+            moved = on_device(batch, device)
             copied = torch.cuda.Event()
             copied.record(stream)
         waited += seconds
         if coming is not None:
             yield arrived(*coming), waited
             waited = 0.0
-        coming = batch._replace(images=images, labels=labels), copied
+        coming = moved, copied
     if coming is not None:
         yield arrived(*coming), waited
 
@@ -390,6 +422,13 @@ def _timed(batches: Iterable[Batch], idle: Callable[[], bool]) -> Iterator[tuple
         if batch is None:
             return
         yield batch, (time.perf_counter() - mark) * idle()
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch with all that the network needs on a device; its rows stay where they are."""
+    images, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.images, batch.labels))
+    metadata = None if batch.metadata is None else batch.metadata.to(device, non_blocking=True)
+    return batch._replace(images=images, labels=labels, metadata=metadata)
 
 
 def checked(batch: Batch) -> Batch:

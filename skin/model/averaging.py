@@ -44,16 +44,19 @@ class Ensemble(nn.Module):
         self.preprocess = checkpoint.preprocess
         self.num_classes = len(checkpoint.classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, float32 [B, C], the log of the average probabilities, of uint8 [B, H, W, 3]."""
-        return _log_average([member(images) for member in self.members])
+    def forward(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
+        """Return logits, float32 [B, C], the log of the average probabilities, of uint8 [B, H, W, 3].
 
-    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        Metadata, float32 [B, M], are those of all members, one after another.
+        """
+        return _log_average([member(images, known) for member, known in self._each(metadata)])
+
+    def answers(self, images: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return logits, float32 [B, C], and one trait, [B, 1]: the mean of the log distances of the members.
 
         Each distance is 1 at its member's own limit. Members that have none do not count.
         """
-        answers = [member.answers(images) for member in self._all()]
+        answers = [member.answers(images, known) for member, known in self._each(metadata)]
         logits = _log_average([logs for logs, _ in answers])
         known = [distance for member, (_, distance) in zip(self._all(), answers, strict=True) if member.calibration]
         mean = torch.stack(known).mean(0) if known else torch.full_like(logits[:, 0], -math.inf)
@@ -63,14 +66,17 @@ class Ensemble(nn.Module):
         """Return [1], the number of traits."""
         return [1]
 
-    def evidence(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def evidence(
+        self, images: Tensor, classes: Tensor, metadata: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return logits and what each cell adds to the logit of a class per image, as `Classifier.evidence` does.
 
         The gradient of the ensemble's logit with respect to a member's is the member's share of the class's
         probability, divided by its temperature. By that its map is weighed, so a member that does not believe in
         the class says little of where it is.
         """
-        logs, parts = zip(*(member.evidence(images, classes) for member in self._all()), strict=True)
+        found = [member.evidence(images, classes, known) for member, known in self._each(metadata)]
+        logs, parts = zip(*found, strict=True)
         of_class = torch.stack([each.gather(1, classes[:, None])[:, 0] for each in logs])
         temperatures = of_class.new_tensor([member.temperature for member in self._all()])
         weights = of_class.softmax(0) / temperatures[:, None]
@@ -100,6 +106,14 @@ class Ensemble(nn.Module):
     def _all(self) -> list[_Member]:
         return cast(list[_Member], list(self.members))
 
+    def _each(self, metadata: Tensor | None) -> list[tuple[_Member, Tensor | None]]:
+        """Return the members, each with its own columns of the metadata."""
+        if metadata is None:
+            return [(member, None) for member in self._all()]
+        widths = [member.metadata_width for member in self._all()]
+        parts = [part if part.shape[1] else None for part in metadata.split(widths, 1)]
+        return list(zip(self._all(), parts, strict=True))
+
 
 class _Member(nn.Module):
     """A model of an ensemble, whose answers are calibrated, with the classes in the order of the ensemble's."""
@@ -110,6 +124,7 @@ class _Member(nn.Module):
     def __init__(self, checkpoint: SingleCheckpoint, model: nn.Module, classes: Sequence[str]) -> None:
         super().__init__()
         self.model: Any = model
+        self.metadata_width = 0 if checkpoint.encoder is None else checkpoint.encoder.width
         self.calibration = checkpoint.calibration
         self.temperature = float(self.calibration.get("temperature", 1.0))
         biases = self.calibration.get("biases", [0.0] * len(classes))
@@ -118,16 +133,16 @@ class _Member(nn.Module):
         self.register_buffer("order", order, persistent=False)
         self.log_distance = log_distance(self.calibration)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, metadata: Tensor | None) -> Tensor:
         """Return the logarithms of the probabilities, float32 [B, C]."""
-        return self._calibrated(self.model(images))
+        return self._calibrated(self.model(images, metadata))
 
-    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, traits = self.model.answers(images)
+    def answers(self, images: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        logits, traits = self.model.answers(images, metadata)
         return self._calibrated(logits), self.log_distance(traits)
 
-    def evidence(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        logits, cells = self.model.evidence(images, self.order[classes])
+    def evidence(self, images: Tensor, classes: Tensor, metadata: Tensor | None) -> tuple[Tensor, Tensor]:
+        logits, cells = self.model.evidence(images, self.order[classes], metadata)
         return self._calibrated(logits), cells
 
     def _calibrated(self, logits: Tensor) -> Tensor:

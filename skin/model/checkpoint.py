@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, ClassVar, TypedDict, cast
 
 from skin.data.class_names import order_of
 from skin.data.images import Preprocess
+from skin.data.metadata import Encoder, join
 from skin.model.calibration import COVERAGES, DECISION, Calibration
 from skin.model.choices import MODELS
 from skin.model.network import build
@@ -92,6 +93,7 @@ class Checkpoint:
     config: dict[str, Any]  # the run's config.json: every option by its name, and `resolved`
     metrics: dict[str, float | None]  # the best epoch's row of metrics.csv; None if a metric is not defined
     calibration: Calibration  # empty until the run has come to its end
+    encoder: Encoder | None  # of what the model takes beside the pixels; an ensemble's members one after another
     lacks_calibration: ClassVar[str] = "its run has not come to its end"  # if it is empty
 
     def describe(self) -> str:
@@ -176,8 +178,9 @@ def _single(state: dict[str, Any], path: Path, name: str) -> SingleCheckpoint:
         raise UserError(f"{name}: unknown model {model!r}; known are {MODELS[0]} to {MODELS[-1]}")
     _check_classes(classes, name)
     _check_metrics(state["metrics"], name)
+    encoder = _encoder(state["config"], name)
     with torch.device("meta"):
-        network = build(model, len(classes))
+        network = build(model, len(classes), encoder)
     check_tensors(state["model"], network.state_dict(), name)
     features = network.classifier[1].in_features
     _check_calibration(state["calibration"], len(classes), partial(_check_unlike, classes, features), name)
@@ -191,7 +194,17 @@ def _single(state: dict[str, Any], path: Path, name: str) -> SingleCheckpoint:
         config=state["config"],
         metrics=state["metrics"],
         calibration=cast(Calibration, state["calibration"]),
+        encoder=encoder,
     )
+
+
+def _encoder(config: dict[str, Any], name: str) -> Encoder | None:
+    """Return the encoder of a run's metadata, which its config has; None if it takes the pixels alone."""
+    found = config.get("resolved", {}).get("metadata")
+    try:
+        return None if found is None else Encoder.from_list(found)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{name}: damaged checkpoint: its 'metadata' are not the columns of a table") from error
 
 
 def _ensemble(state: dict[str, Any], path: Path) -> EnsembleCheckpoint:
@@ -219,6 +232,7 @@ def _ensemble(state: dict[str, Any], path: Path) -> EnsembleCheckpoint:
         config=state["config"],
         metrics=state["metrics"],
         calibration=cast(Calibration, state["calibration"]),
+        encoder=join(member.encoder for member in members),
         members=tuple(members),
         sources=sources,
     )

@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import urlparse
 
 from skin.data.images import LARGEST_SIDE, Preprocess
+from skin.data.metadata import Encoder
+from skin.model import metadata as branches
 from skin.model.precision import Precision
 from skin.model.tensorfile import load
 from skin.utils.errors import UserError
@@ -18,6 +20,8 @@ from skin.utils.errors import UserError
 import torch
 from torch import Tensor, nn
 from torchvision.models import EfficientNet, get_model, get_model_weights
+
+_NOT_BODY = ("classifier.", "metadata.")
 
 
 def preprocess_for(name: str, image_size: int | None = None) -> Preprocess:
@@ -43,18 +47,22 @@ def preprocess_for(name: str, image_size: int | None = None) -> Preprocess:
     )
 
 
-def build(name: str, num_classes: int) -> EfficientNet:
+def build(name: str, num_classes: int, encoder: Encoder | None = None) -> EfficientNet:
     """Build a torchvision EfficientNet with a new head for `num_classes`, randomly initialised.
 
-    Under `with torch.device("meta")` it costs nothing: shapes without memory.
+    With an encoder it has a branch for metadata. Under `with torch.device("meta")` it costs nothing: shapes without
+    memory.
     """
     network: EfficientNet = get_model(name, weights=None)
     network.classifier[1] = nn.Linear(network.classifier[1].in_features, num_classes)
+    branches.attach(network, encoder)
     return network
 
 
 def load_weights(network: EfficientNet, name: str, weights: str) -> str:
-    """Fill the network's body from `weights`, and return a line that says what was loaded. The head stays new.
+    """Fill the network's body from `weights`, and return a line that says what was loaded.
+
+    The head stays new, and so does a branch for metadata.
 
     Args:
         weights: "imagenet" (torchvision's own, downloaded once, with progress), "none", or the path of a
@@ -66,8 +74,8 @@ def load_weights(network: EfficientNet, name: str, weights: str) -> str:
     if weights == "none":
         return "random (trained from scratch)"
     state = _imagenet_state(name) if weights == "imagenet" else _file_state(Path(weights))
-    body = {key: value for key, value in state.items() if not key.startswith("classifier.")}
-    expected = {k: v for k, v in network.state_dict().items() if not k.startswith("classifier.")}
+    body = {key: value for key, value in state.items() if not key.startswith(_NOT_BODY)}
+    expected = {key: value for key, value in network.state_dict().items() if not key.startswith(_NOT_BODY)}
     for key in sorted(body.keys() ^ expected.keys()):
         verb = "lacks" if key in expected else "has the unknown"
         raise UserError(f"--weights {weights}: not a state_dict of {name}: it {verb} tensor {key}")
@@ -111,6 +119,9 @@ class Classifier(nn.Module):
 
     Normalisation and autocast are in here, so that both happen on the device, in each DataParallel replica, and in
     the same way everywhere. Only `network.state_dict()` is ever saved.
+
+    A network with a branch for metadata takes them encoded, float32 [B, M]. Where they are None, as anywhere with a
+    network of pixels alone, nothing is known of any image.
     """
 
     factor: Tensor  # float32 [3]
@@ -142,11 +153,12 @@ class Classifier(nn.Module):
             maps = self.network.features(self.normalise(images))
         return self._pooled(maps)
 
-    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def answers(self, images: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return logits, float32 [B, C], and traits, float32 [B, T], of uint8 [B, H, W, 3].
 
         Traits are the mean of each feature map behind each of the network's stages; the last D of them are the
-        pooled features. What a picture is made of shows in the early stages, which know more than the classes.
+        pooled features. What a picture is made of shows in the early stages, which know more than the classes. They
+        are of the pixels alone.
         """
         means = []
         with self.precision.autocast():
@@ -154,22 +166,25 @@ class Classifier(nn.Module):
             for stage in self.network.features:
                 maps = stage(maps)
                 means.append(self._pooled(maps))
-        return self.head(means[-1]), torch.cat(means, 1)
+        return self.head(means[-1], metadata), torch.cat(means, 1)
 
-    def evidence(self, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    def evidence(
+        self, images: Tensor, classes: Tensor, metadata: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return logits, float32 [B, C], and what each cell of the last maps adds to the logit of a class per image.
 
         Args:
             images: uint8 [B, H, W, 3]. classes: int64 [B].
 
         Returns:
-            The logits, and float32 [B, h, w], which add up to the class's logit without its bias.
+            The logits, and float32 [B, h, w], which add up to the class's logit without its bias, and without what
+            the metadata add to it.
         """
         with self.precision.autocast():
             maps = self.network.features(self.normalise(images)).float()
         head: Any = self.network.classifier[1]
         weights = head.weight[classes].float() / (maps.shape[2] * maps.shape[3])
-        return self.head(self._pooled(maps)), torch.einsum("bdhw,bd->bhw", maps, weights)
+        return self.head(self._pooled(maps), metadata), torch.einsum("bdhw,bd->bhw", maps, weights)
 
     @property
     def num_classes(self) -> int:
@@ -190,22 +205,24 @@ class Classifier(nn.Module):
         """Return the mean of each map, float32 [B, D], of [B, D, h, w] in any precision."""
         return torch.flatten(self.network.avgpool(maps.float()), 1)
 
-    def head(self, features: Tensor) -> Tensor:
-        """Return logits, float32 [B, C], of pooled features, float32 [B, D].
+    def head(self, features: Tensor, metadata: Tensor | None = None) -> Tensor:
+        """Return logits, float32 [B, C], of pooled features, float32 [B, D], and metadata.
 
         In float32 under autocast, too: bfloat16 has three digits, so that two classes often tied exactly, and their
         order decided.
         """
         with torch.autocast(self.precision.device_type, enabled=False):
+            if (branch := branches.branch_of(self.network)) is not None:
+                features = branch(features, metadata)
             logits: Tensor = self.network.classifier(features)
             return logits
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, float32 [B, C], of uint8 [B, H, W, 3] on the model's device."""
-        return self.head(self.features(images))
+    def forward(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
+        """Return logits, float32 [B, C], of uint8 [B, H, W, 3] and metadata, on the model's device."""
+        return self.head(self.features(images), metadata)
 
     def freeze(self, frozen: bool) -> None:
-        """Train the head alone (True) or everything (False).
+        """Train the head and the branch for metadata alone (True), or everything (False).
 
         A frozen body's BatchNorm layers stay in eval mode: their statistics are part of what is frozen.
         """

@@ -37,10 +37,13 @@ def dihedral(images: Tensor, k: int) -> Tensor:
 
 
 def averaged(
-    ask: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor, views: int
+    ask: Callable[..., tuple[Tensor, ...]], images: Tensor, views: int, *beside: Tensor
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return the first tensor of the first view, and each tensor that `ask` gives averaged over the first `views`."""
-    first = sums = ask(images)
+    """Return the first tensor of the first view, and each tensor that `ask` gives averaged over the first `views`.
+
+    `ask` is called with a view, and with what is known beside it.
+    """
+    first = sums = ask(images, *beside)
     for k in range(1, views):
-        sums = tuple(total + more for total, more in zip(sums, ask(dihedral(images, k)), strict=True))
+        sums = tuple(total + more for total, more in zip(sums, ask(dihedral(images, k), *beside), strict=True))
     return first[0], tuple(total / views for total in sums) if views > 1 else sums

@@ -13,7 +13,7 @@ from skin.data.suspicious import suspicions
 from skin.evaluation import check_page
 from skin.training import folds, run_folder, speed
 from skin.training.options import Options
-from skin.training.splits import Splits, cache_folder, index_of, unpack_arrays
+from skin.training.splits import Splits, cache_folder, index_of, unpack_arrays, with_metadata
 from skin.utils import cli
 from skin.utils.console import Log
 from skin.utils.errors import printable
@@ -53,7 +53,7 @@ def run(
     if options.folds is not None and not any(_UNCUT in fault for fault in report.faults):
         lines += folds.describe(Splits(report.index, report.rows, report.index.classes), options.folds, options.seed)
     log.say("\n".join([*lines, *look_at(report), verdict, f"written: {out / 'check.json'}"]))
-    splits = Splits(report.index, report.rows, report.index.classes)
+    splits = with_metadata(Splits(report.index, report.rows, report.index.classes), options.metadata)
     advice = check_page.Advice(
         command=shlex.join(command(cli.parse(Options, None, argv), options, report)),
         to_mend=[fault for fault in report.faults if _GO_ON not in fault],
@@ -99,6 +99,8 @@ def command(typed: Options, options: Options, report: CheckReport) -> list[str]:
 
 def _as_typed(value: object) -> str:
     """Return the text of an option's value; `~`, which stands for the home folder in every path, hides its name."""
+    if isinstance(value, tuple):
+        return ",".join(value)
     known = home()
     if isinstance(value, Path) and known is not None and value.is_relative_to(known):
         return str(Path("~") / value.relative_to(known))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from skin.data.dataset import Batch
 from skin.training.options import Options
 
 import torch
@@ -16,23 +17,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def mixed(images: Tensor, labels: Tensor, classes: int, options: Options) -> tuple[Tensor, Tensor]:
+def mixed(batch: Batch, classes: int, options: Options) -> tuple[Tensor, Tensor, Tensor | None]:
     """Mix each image of a batch with the one before it, as `--mixup` or `--cutmix` asks; with both, by a coin.
 
     The pairs are a permutation of the batch. So the sum of the class weights in it stays what it was. The draws are
     torch's, on the CPU, which the trainer seeds for each step.
 
     Args:
-        images: uint8 [B, H, W, 3].
-        labels: int64 [B].
+        batch: images uint8 [B, H, W, 3], labels int64 [B], metadata float32 [B, M] or None.
         classes: their number, C.
 
     Returns:
-        The images (uint8, or float32 if blended) and the shares of the classes in each, float32 [B, C]. Both as they
-        came if nothing is to be mixed.
+        The images (uint8, or float32 if blended), the shares of the classes in each, float32 [B, C], and the
+        metadata, mixed with these shares. All as they came if nothing is to be mixed.
     """
+    images, labels, metadata = batch.images, batch.labels, batch.metadata
     if not (options.mixup or options.cutmix) or len(labels) < 2:
-        return images, labels
+        return images, labels, metadata
     blend = bool(options.mixup) and (not options.cutmix or bool(torch.rand(()) < 0.5))
     alpha = torch.tensor(options.mixup if blend else options.cutmix)
     drawn = float(torch.distributions.Beta(alpha, alpha).sample())
@@ -43,7 +44,9 @@ def mixed(images: Tensor, labels: Tensor, classes: int, options: Options) -> tup
     else:
         images, own = _pasted(images, others, own)
     shares = F.one_hot(labels, classes).float()
-    return images, torch.lerp(shares.roll(1, 0), shares, own)
+    if metadata is not None:
+        metadata = torch.lerp(metadata.roll(1, 0), metadata, own)
+    return images, torch.lerp(shares.roll(1, 0), shares, own), metadata
 
 
 def _pasted(images: Tensor, others: Tensor, own: float) -> tuple[Tensor, float]:

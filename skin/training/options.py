@@ -72,6 +72,11 @@ class Options:
     skip_bad_images: bool = option(False, "leave out images that cannot be read", group="data")
     allow_missing: bool = option(False, "go on without images that are not there or have no class", group="data")
 
+    metadata: tuple[str, ...] = option(
+        (), "columns to use beside the pixels, such as age,sex,localization; each value may be missing", group="data",
+        action=cli.Names, metavar="NAMES",
+    )  # fmt: skip
+
     model: str = option("efficientnet_b3", "efficientnet_b0 to _b7", group="model", choices=MODELS, metavar="NAME")
     weights: str = option("imagenet", "imagenet, none, or a state_dict's path", group="model", metavar="W")
     image_size: int | None = option(None, "side in pixels (default: the model's own)", group="model", metavar="N")
@@ -256,6 +261,7 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
             options = dataclasses.replace(options, **{name: path.resolve()})
     if options.weights not in ("imagenet", "none"):
         options = dataclasses.replace(options, weights=str(user_path(options.weights).resolve()))
+    options = dataclasses.replace(options, metadata=_columns(options.metadata))
     if options.cache not in ("auto", "off"):
         options = dataclasses.replace(options, cache=str(user_path(options.cache)))
     _check(options)
@@ -263,6 +269,18 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
         options = _with_labels(options, config)
         check_unchanged(options, config)
     return options
+
+
+def _columns(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of `--metadata`, each once: a name, or several with commas between.
+
+    Raises:
+        UserError: a name is empty.
+    """
+    words = [word.strip() for name in names for word in name.split(",")]
+    if not all(words):
+        raise UserError("--metadata: a name between its commas is empty; name columns, such as age,sex,localization")
+    return tuple(dict.fromkeys(words))
 
 
 def _folder_of_folds(options: Options) -> Path | None:

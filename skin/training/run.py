@@ -26,7 +26,7 @@ from skin.training.options import MONITORS, Options, mended
 from skin.training.progress import Progress
 from skin.training.records import Totals
 from skin.training.saver import Saver, kept, newest
-from skin.training.splits import Splits, read_splits
+from skin.training.splits import Splits, read_splits, with_metadata
 from skin.training.trainer import Trainer, cannot_compile
 from skin.utils import cli, files, memory, run_folders
 from skin.utils.console import Log
@@ -335,7 +335,9 @@ def open_run(options: Options, topology: Topology) -> Iterator[Opened]:
         manifest = folder / "split.csv" if resuming else None
         if not resuming and options.fold is not None:  # the folds were cut when the first of them began
             manifest = folder.parent / "split.csv"
-        splits: Splits = topology.from_main(read_splits(options, manifest, log) if topology.is_main else None)
+        splits: Splits = topology.from_main(
+            _read_splits(options, manifest, folder if resuming else None, log) if topology.is_main else None
+        )
         splits = nodes.on_this_machine(splits, options, topology)
         found: Any = (cli.plain(options), None, "")
         if topology.is_main and resuming:
@@ -344,6 +346,12 @@ def open_run(options: Options, topology: Topology) -> Iterator[Opened]:
         if resuming and cannot_compile(topology):  # an option of the run cannot be taken back
             options = replace(options, compile=False)
         yield Opened(options, topology, splits, folder, config, last, source, held, began)
+
+
+def _read_splits(options: Options, manifest: Path | None, run: Path | None, log: Log) -> Splits:
+    """Read the splits with their metadata; `run` is the folder of a run that goes on."""
+    before = _dict(run_folders.read_config(run).get("resolved")) if run is not None else {}
+    return with_metadata(read_splits(options, manifest, log), options.metadata, before.get("metadata"))
 
 
 def finished(options: Options, topology: Topology) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from skin.data.dataset import default_workers
+from skin.data.dataset import Batch, default_workers, on_device
 from skin.model.network import preprocess_for
 from skin.training.options import Options
 from skin.training.recipes import RECIPES
@@ -19,15 +19,13 @@ from skin.utils.hardware import usable_cores
 from skin.utils.known_errors import advice_on
 from skin.utils.parallel import Topology
 
-import torch
-
 SECONDS = 2.0  # for the steps, after the model is built; a step that has begun is finished
 _INPUT_SECONDS = 0.5
 _PIXELS = 4 * 300**2  # of a step on a CPU: a whole batch might take a minute there
 FORWARD = 1 / 3  # of the work of a training step
 
 BuildTrainer = Callable[[Options, Topology, Splits], Trainer]
-TrainStep = Callable[[Trainer, torch.Tensor, torch.Tensor, float], Any]
+TrainStep = Callable[[Trainer, Batch, float], Any]
 
 
 def estimate(
@@ -90,13 +88,12 @@ def _loading(trainer: Trainer) -> Callable[[], int]:
 def _stepping(trainer: Trainer, train_step: TrainStep) -> Callable[[], int]:
     """Return a function that takes a training step, always on the same batch, and returns its number of images."""
     batch = trainer.dataset.__getitems__([(0, int(row)) for row in trainer.batches.plan(0)[0]])
-    device = trainer.topology.device
-    images, labels = batch.images.to(device), batch.labels.to(device)
+    batch = on_device(batch, trainer.topology.device)
     trainer.classifier.train()
 
     def step() -> int:
-        float(train_step(trainer, images, labels, 1.0).loss_sum)  # waits for the GPU
-        return len(labels)
+        float(train_step(trainer, batch, 1.0).loss_sum)  # waits for the GPU
+        return len(batch.labels)
 
     return step
 

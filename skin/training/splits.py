@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skin.data import contents, split, unknowns
+from skin.data import contents, metadata, split, unknowns
 from skin.data.cache import NO_HOME, PixelCache, default_folder, folder_of
 from skin.data.class_names import readable_name
 from skin.data.containers import container_of
-from skin.data.dataset import RandomViews, SkinDiseaseDataset
+from skin.data.dataset import Metadata, RandomViews, SkinDiseaseDataset
 from skin.data.duplicates import join_near_duplicates
 from skin.data.images import ImageError, Preprocess, read_header, read_image
 from skin.data.index import Index
 from skin.data.layouts import read_index
+from skin.data.metadata import Encoder
 from skin.data.npz import is_npz_image, unpack_in
 from skin.model.network import preprocess_for
 from skin.training.options import Options
@@ -43,6 +44,7 @@ class Splits:
         classes: the names, in the order of the model's outputs.
         left_out: names of the images that the run had when it began, and goes on without.
         changed: names of the images whose files are not the same as when it began.
+        encoder: of the columns that are used beside the pixels; None without `--metadata`.
     """
 
     index: Index
@@ -50,6 +52,7 @@ class Splits:
     classes: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    encoder: Encoder | None = None
 
     def of(self, split: str) -> pd.DataFrame:
         """Return the rows of "train", "val" or "test"."""
@@ -83,7 +86,12 @@ class Splits:
         step = -(-len(where) // most) if most else 1
         where, labels = where[::step], self.labels(split)[::step]
         paths = self.rows["path"].iloc[where].tolist()
-        return SkinDiseaseDataset(paths, labels, preprocess, views, cache, where)
+        return SkinDiseaseDataset(paths, labels, preprocess, views, cache, where, self._metadata(where))
+
+    def _metadata(self, where: np.ndarray) -> Metadata | None:
+        if self.encoder is None:
+            return None
+        return Metadata(self.encoder, self.encoder.encode(self.rows.iloc[where], len(where)))
 
     def open_cache(
         self, preprocess: Preprocess, options: Options, checkpoint_bytes: int = 0
@@ -118,6 +126,8 @@ class Splits:
         where = f"{printable(self.index.root)}: {self.index.layout}"
         lines = [f"data    {where}, {len(self.rows):,} images in {groups:,} groups"]
         lines += [f"        {note}" for note in self.index.notes]
+        if self.encoder is not None:
+            lines.append(f"        beside the pixels: {self.encoder.describe()}")
         if leaks := split.leaks(self.rows):  # only a split that the data bring can have any
             lines.append(f"        LEAK: {len(leaks):,} lesions or patients stand in two splits of the data's own")
             lines.append(f"        split, so its figures will flatter the model; {leaks[0]}")
@@ -168,6 +178,27 @@ def read_splits(options: Options, manifest: Path | None = None, log: Log | None 
     rows = split.split_index(index, split.parse_fractions(options.split), options.seed)
     _refuse_empty(rows, options, index.root, f"give it a share of --split {options.split}")
     return Splits(index, rows, index.classes)
+
+
+def with_metadata(splits: Splits, names: Sequence[str], found: object = None) -> Splits:
+    """Return the splits with the encoder of the columns of `--metadata`, fitted on the training split.
+
+    Args:
+        found: the encoder that a run has, from its config.json; its numbers are those that the network knows.
+
+    Raises:
+        UserError: a column is not there, or cannot be used, or `found` is damaged.
+    """
+    if not names:
+        return splits
+    training = splits.of("train")
+    encoder = metadata.fit(names, training, splits.index.columns.get("label", ""))
+    if found is not None:
+        try:
+            encoder = Encoder.from_list(found)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError("config.json of the run is damaged: its 'metadata' are no columns of a table") from error
+    return replace(splits, encoder=encoder)
 
 
 def index_of(options: Options, keep_going: bool = False) -> Index:

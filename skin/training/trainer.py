@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from skin.data.dataset import Batch, EpochBatches, SkinDiseaseDataset
+from skin.data.metadata import ColumnDict
 from skin.model import precision
 from skin.model.cpu_kernels import accelerate
 from skin.model.network import Classifier, load_weights
@@ -39,6 +40,7 @@ class Resolved(TypedDict):
     images_per_step: int
     steps_per_epoch: int
     parameters: int
+    metadata: NotRequired[list[ColumnDict]]  # the encoder, with --metadata
 
 
 @dataclass
@@ -82,16 +84,18 @@ class Trainer:
         on_gpus = self.topology.kind == "DataParallel"
         return self.make_parallel(self.validated, self.options, self.topology) if on_gpus else self.validated
 
-    def passes(self, images: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor, AbstractContextManager[None]]]:
+    def passes(self, batch: Batch) -> Iterator[tuple[Batch, AbstractContextManager[None]]]:
         """Cut a batch into the passes of `--accumulate`, near equal; each with the context that it is to run in.
 
         DDP sums the gradients of the processes up in the last pass, once for all.
         """
         pieces = self.options.accumulate
-        cut = zip(images.tensor_split(pieces), labels.tensor_split(pieces), strict=True)
-        for number, (some, theirs) in enumerate(cut, start=1):
+        tensors = [tensor for tensor in (batch.images, batch.labels, batch.metadata) if tensor is not None]
+        cut = zip(*(tensor.tensor_split(pieces) for tensor in tensors), strict=True)
+        for number, (images, labels, *known) in enumerate(cut, start=1):
             waits = number < pieces and isinstance(self.model, DistributedDataParallel)
-            yield some, theirs, cast(DistributedDataParallel, self.model).no_sync() if waits else nullcontext()
+            piece = batch._replace(images=images, labels=labels, metadata=known[0] if known else None)
+            yield piece, cast(DistributedDataParallel, self.model).no_sync() if waits else nullcontext()
 
     def schedule(self) -> tuple[int, int, float, int]:
         """Return what `learning_rate` in train.py asks for: steps in total and of the warm-up, peak, frozen steps."""
@@ -148,7 +152,7 @@ class Trainer:
 
     def resolved(self) -> Resolved:
         """Return the values that "auto" and the defaults became, for config.json."""
-        return {
+        found: Resolved = {
             "image_size": self.classifier.preprocess.image_size,
             "weights": self.origin,
             "precision": str(self.classifier.precision),
@@ -160,6 +164,9 @@ class Trainer:
             "steps_per_epoch": len(self.batches),
             "parameters": sum(p.numel() for p in self.classifier.network.parameters()),
         }
+        if self.dataset.metadata is not None:
+            found["metadata"] = self.dataset.metadata.encoder.to_list()
+        return found
 
     def describe(self) -> str:
         """Return the header's lines about model and machine."""

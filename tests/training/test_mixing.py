@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from skin.data.dataset import Batch
 from skin.training.mixing import mixed
 from skin.training.options import Options
 
@@ -10,13 +11,15 @@ import torch
 from torch import Tensor
 
 LABELS = torch.tensor([0, 1, 2, 1])
+ROWS = torch.arange(4)
 GREYS = torch.tensor([40, 80, 120, 160], dtype=torch.uint8)
 IMAGES = GREYS[:, None, None, None].expand(4, 12, 10, 3).contiguous()
 
 
 def of(seed: int, **options: float) -> tuple[Tensor, Tensor]:
     torch.manual_seed(seed)
-    return mixed(IMAGES.clone(), LABELS, 3, Options(**options))  # type: ignore[arg-type]
+    images, shares, _ = mixed(Batch(IMAGES.clone(), LABELS, ROWS), 3, Options(**options))  # type: ignore[arg-type]
+    return images, shares
 
 
 def own_share(shares: Tensor) -> float:
@@ -83,6 +86,6 @@ def test_nothing_to_mix_is_left_as_it_is(options: dict[str, float]) -> None:
     images, labels = IMAGES[:1], LABELS[:1]
     if not options:
         images, labels = IMAGES, LABELS
-    found = mixed(images, labels, 3, Options(**options))  # type: ignore[arg-type]
+    found = mixed(Batch(images, labels, ROWS), 3, Options(**options))  # type: ignore[arg-type]
     assert found[0] is images
     assert found[1] is labels

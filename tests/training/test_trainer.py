@@ -12,7 +12,7 @@ from typing import Any
 
 import train
 from skin.data.augment import STANDARD
-from skin.data.dataset import PLAIN
+from skin.data.dataset import PLAIN, Batch
 from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import Precision
 from skin.training import batch_norm
@@ -60,7 +60,11 @@ def first_batch(trainer: Trainer) -> tuple[Tensor, Tensor]:
 
 def step(trainer: Trainer, images: Tensor, labels: Tensor) -> StepRecord:
     trainer.seed_step(0)
-    return train.train_step(trainer, images, labels, float(trainer.class_weights[labels].sum()))
+    return train.train_step(trainer, as_batch(images, labels), float(trainer.class_weights[labels].sum()))
+
+
+def as_batch(images: Tensor, labels: Tensor) -> Batch:
+    return Batch(images, labels, torch.arange(len(labels)))
 
 
 def state_of(trainer: Trainer) -> dict[str, Tensor]:
@@ -490,7 +494,7 @@ def test_a_step_takes_a_batch_for_each_pass(settings: Options, parts: Splits) ->
     trainer = built(settings, parts, batch_size=8, accumulate=3)
     assert trainer.batches.batch_size == 24
     assert trainer.images_per_pass() == 8
-    assert [len(labels) for _, labels, _ in trainer.passes(*first_batch(trainer))] == [8, 8, 8]
+    assert [len(piece.labels) for piece, _ in trainer.passes(as_batch(*first_batch(trainer)))] == [8, 8, 8]
 
 
 def test_ddp_sums_up_in_the_last_pass_alone(
@@ -509,7 +513,7 @@ def test_ddp_sums_up_in_the_last_pass_alone(
     trainer, model = built(settings, parts, accumulate=3), Wrapped()
     trainer.model = model
     seen = []
-    for _, _, context in trainer.passes(*first_batch(trainer)):
+    for _, context in trainer.passes(as_batch(*first_batch(trainer))):
         with context:
             seen.append(model.synchronised)
     assert seen == [False, False, True]

@@ -1,0 +1,268 @@
+"""What is known beside the picture, such as age and sex, as numbers for a network: `train.py --metadata age,sex`.
+
+An `Encoder` is fitted on the training split and kept in the checkpoint. A column becomes the standardised number and
+a flag that is 1 if there is none, or one place per category, of which none is 1 if the value is missing or was not
+seen in training. So each value may be missing, of any image, in training and later.
+
+Encoding needs numpy alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from skin.utils.errors import UserError, printable
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Rows = npt.NDArray[np.float32]
+
+MOST_CATEGORIES = 50  # of a column; one with more is an id, or a text
+FURTHEST = 10.0  # standard deviations from the mean that a number counts for at most
+# Of the training images, all values are hidden from so many, and each value from so many of the others. A network
+# that has always been told everything could not answer by the pixels alone.
+DROP_ALL, DROP_EACH = 0.25, 0.2
+_MISSING = ("", "unknown", "nan", "na", "n/a", "null", "none", "<na>")
+_OF_THE_CLASS = re.compile(r"(table_)?(label$|class$|dx|diagnos|target|malignan|benign)", re.IGNORECASE)
+_OF_A_PERSON = re.compile(r"(.*_)?(id|group)$", re.IGNORECASE)
+
+
+class ColumnDict(TypedDict):
+    """A column in a checkpoint: a number if it has no categories."""
+
+    name: str
+    categories: list[str]
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column and the numbers that its values become: a category has a place each, a number has two places."""
+
+    name: str
+    categories: tuple[str, ...] = ()  # none: it is a number
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    @property
+    def width(self) -> int:
+        """The numbers that a value becomes."""
+        return len(self.categories) or 2
+
+    def encode(self, values: Iterable[Any]) -> Rows:
+        """Return the numbers of N values, float32 [N, width]. None, NaN, "" and "unknown" are missing."""
+        codes: dict[str, int] = {}
+        at = [codes.setdefault(text, len(codes)) for text in map(_text, values)]
+        table: Rows = np.array([self._numbers(text) for text in codes], np.float32).reshape(-1, self.width)
+        return table[at]
+
+    def problem(self, value: object) -> str:
+        """Return why a value counts as missing, in words; "" if it does not, or says that it is missing."""
+        text = _text(value)
+        if not text or (self.categories and text.casefold() in self._places):
+            return ""
+        if self.categories:
+            return f"the model knows {printable(', '.join(self.categories))}"
+        return "it is no number" if math.isnan(_number(text)) else ""
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name.casefold(): place for place, name in enumerate(self.categories)}
+
+    def _numbers(self, text: str) -> list[float]:
+        if self.categories:
+            place = self._places.get(text.casefold())
+            return [float(n == place) for n in range(self.width)]
+        number = _number(text)
+        if math.isnan(number):
+            return [0.0, 1.0]
+        return [min(FURTHEST, max(-FURTHEST, (number - self.mean) / self.deviation)), 0.0]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The columns that a model takes beside the pixels. Those of an ensemble may name a column once per member."""
+
+    columns: tuple[Column, ...]
+
+    @property
+    def width(self) -> int:
+        """The numbers that an image has, M."""
+        return sum(column.width for column in self.columns)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns, each once."""
+        return list(dict.fromkeys(column.name for column in self.columns))
+
+    @property
+    def fields(self) -> dict[str, list[str]]:
+        """The categories that a person may choose from, by column; a number has none."""
+        return {
+            name: list(dict.fromkeys(
+                word for column in self.columns if column.name == name for word in column.categories
+            ))
+            for name in self.names
+        }  # fmt: skip
+
+    @cached_property
+    def missing(self) -> Rows:
+        """The numbers of an image of which nothing is known, float32 [M]."""
+        return self.encode({}, 1).reshape(-1)
+
+    def encode(self, table: Mapping[str, Iterable[Any]] | pd.DataFrame, rows: int) -> Rows:
+        """Return the numbers of images, float32 [rows, M]; a column that `table` lacks is missing for all."""
+        parts = [
+            column.encode(table[column.name] if column.name in table else itertools.repeat(None, rows))
+            for column in self.columns
+        ]
+        return np.concatenate([np.zeros((rows, 0), np.float32), *parts], 1)
+
+    def hide(self, rows: Rows, draws: npt.NDArray[np.float64]) -> None:
+        """Hide values of images from the network, as in training: `rows`, float32 [N, M], are changed.
+
+        Args:
+            draws: float64 [N, 1 + columns], uniform in [0, 1): for all values of an image, then for each.
+        """
+        start, everything = 0, draws[:, 0] < DROP_ALL
+        for number, column in enumerate(self.columns, start=1):
+            span = slice(start, start := start + column.width)
+            rows[everything | (draws[:, number] < DROP_EACH), span] = self.missing[span]
+
+    def problems(self, values: Mapping[str, object]) -> list[str]:
+        """Return a line for each value that counts as missing though it was given, by column."""
+        lines = []
+        for name, value in values.items():
+            columns = [column for column in self.columns if column.name == name]
+            reasons = [column.problem(value) for column in columns] or [f"the model uses {', '.join(self.names)}"]
+            if all(reasons):
+                lines.append(f"{printable(f'{name}={value}')} counts as missing: {reasons[0]}")
+        return lines
+
+    def describe(self) -> str:
+        """Return the columns and their categories in words, for people."""
+        return "; ".join(
+            f"{name} ({printable(', '.join(words))})" if words else name for name, words in self.fields.items()
+        )
+
+    def to_list(self) -> list[ColumnDict]:
+        """Return plain data for a checkpoint; `from_list` reads them."""
+        return [
+            {"name": it.name, "categories": list(it.categories), "mean": it.mean, "deviation": it.deviation}
+            for it in self.columns
+        ]
+
+    @classmethod
+    def from_list(cls, found: Any) -> Encoder:
+        """Return the encoder of `to_list`, from a file that may hold anything.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is damaged.
+        """
+        columns = []
+        for it in found:
+            name, words, mean, deviation = it["name"], it["categories"], it["mean"], it["deviation"]
+            texts = [name, *words]
+            numbers = all(type(number) is float and math.isfinite(number) for number in (mean, deviation))
+            different = len({word.casefold() for word in words}) == len(words)
+            if not (all(type(text) is str and text for text in texts) and numbers and different and deviation > 0):
+                raise ValueError("column")
+            columns.append(Column(name, tuple(words), mean, deviation))
+        if not columns:
+            raise ValueError("no columns")
+        return cls(tuple(columns))
+
+
+def join(encoders: Iterable[Encoder | None]) -> Encoder | None:
+    """Return one encoder that gives the numbers of several, one after another; None if there is none."""
+    columns = tuple(column for encoder in encoders if encoder is not None for column in encoder.columns)
+    return Encoder(columns) if columns else None
+
+
+# ---- fitting --------------------------------------------------------------------------------------------
+
+
+def fit(names: Sequence[str], rows: pd.DataFrame, label_column: str = "") -> Encoder:
+    """Return the encoder of some columns, fitted on the images of a training split.
+
+    Args:
+        names: of the columns.
+        rows: of an index: the attributes are behind its own columns.
+        label_column: the table's own name of the column that the classes were read from.
+
+    Raises:
+        UserError: there is no such column, or it tells the class or the patient, or has no or too many values.
+    """
+    return Encoder(tuple(_fit_column(name, rows, label_column) for name in names))
+
+
+def usable(columns: Iterable[str]) -> list[str]:
+    """Return the names of columns that tell neither the class nor the patient."""
+    own = {"image", "path", "split"}
+    return [name for name in columns if name not in own and not _refusal(name, "")]
+
+
+def _fit_column(name: str, rows: pd.DataFrame, label_column: str) -> Column:
+    if reason := _refusal(name, label_column):
+        raise UserError(f"--metadata {printable(name)}: {reason}; leave it out")
+    known = usable(rows.columns)
+    if name not in known:
+        there = f"they have {printable(', '.join(known))}" if known else "they have none that can be used"
+        raise UserError(f"--metadata {printable(name)}: the data have no such column; {there}")
+    texts = [_text(value) for value in rows[name]]
+    pairs = [(text.casefold(), label) for text, label in zip(texts, rows["label"], strict=True) if text]
+    if not pairs:
+        raise UserError(f"--metadata {printable(name)}: no image of the training split has a value: leave it out")
+    if _gives_away(pairs):
+        raise UserError(f"--metadata {printable(name)}: each value goes with one class, or each class with one "
+                        "value, so that it gives the class away; leave it out")  # fmt: skip
+    numbers = np.array([_number(text) for text in texts if text])
+    if not np.isnan(numbers).any():
+        return Column(name, (), float(numbers.mean()), float(numbers.std()) or 1.0)
+    words = {text.casefold(): text for text in sorted({text for text in texts if text}, reverse=True)}
+    if len(words) > MOST_CATEGORIES:
+        raise UserError(f"--metadata {printable(name)}: it has {len(words):,} different values, and at most "
+                        f"{MOST_CATEGORIES} can be used; name a column of numbers or of few words")  # fmt: skip
+    return Column(name, tuple(sorted(words.values())))
+
+
+def _refusal(name: str, label_column: str) -> str:
+    """Return why a column is never used, by its name; "" if it may be."""
+    if name == label_column or _OF_THE_CLASS.match(name):
+        return "it tells the class that is to be predicted"
+    return "it tells whose an image is, which means nothing for new ones" if _OF_A_PERSON.fullmatch(name) else ""
+
+
+def _gives_away(pairs: Sequence[tuple[str, str]]) -> bool:
+    """Return True if values, most of them of several images, and classes follow from one another."""
+    different = len(set(pairs))
+    values, classes = (len({pair[side] for pair in pairs}) for side in (0, 1))
+    return min(values, classes) > 1 and len(pairs) >= 2 * values and different in (values, classes)
+
+
+def _text(value: Any) -> str:
+    """Return a value as text with single spaces; "" if it is missing."""
+    if value is None or value != value:
+        return ""
+    text = " ".join(str(value).split())
+    return "" if text.casefold() in _MISSING else text
+
+
+def _number(text: str) -> float:
+    """Return the number in a text; NaN if there is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
