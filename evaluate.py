@@ -35,7 +35,7 @@ from skin.data.dataset import SkinDiseaseDataset
 from skin.evaluation import against, pages, plots, prevalence, report, report_files, several, subgroups, test_set
 from skin.evaluation.about import of_checkpoint
 from skin.evaluation.model_card import check_model_card, write_model_card
-from skin.evaluation.report import Predictions
+from skin.evaluation.report import Predictions, Without
 from skin.evaluation.report_types import About
 from skin.evaluation.test_set import TestSet
 from skin.evaluation.verdict import verdict
@@ -96,6 +96,10 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
         log.say(f"note: {note}", style="dim")
 
     predictions, about = predict(options, topology, checkpoint, test, log)
+    if (known := test.metadata_for(checkpoint.encoder)) is not None:
+        again = load_best(checkpoint.path)  # the networks of the first have been changed for inference
+        pixels, _ = predict(options, topology, again, test, log, "by the pixels alone, without metadata")
+        predictions = replace(predictions, without=Without(pixels.logits, known.encoder.known(known.rows)))
     if other is not None:
         predictions = replace(predictions, other=ask_other(options, topology, other, predictions.classes, test, log))
     if not topology.is_main:
@@ -143,18 +147,20 @@ def ask_validation(options: EvaluateOptions, topology: Topology, made: Checkpoin
 
 
 def predict(
-    options: EvaluateOptions, topology: Topology, checkpoint: Checkpoint, test: TestSet, log: Log
+    options: EvaluateOptions, topology: Topology, checkpoint: Checkpoint, test: TestSet, log: Log, alone: str = ""
 ) -> tuple[Predictions, About]:
-    """Run the model over the set, in all processes."""
+    """Run the model over the set, in all processes; `alone` says that it is to do without metadata."""
     if topology.device.type == "cpu":
         keep_freed_memory()  # otherwise half of the time goes into new pages for each large activation
     mode = precision.choose(options.amp, topology.device)
-    dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess)
+    known = None if alone else test.metadata_for(checkpoint.encoder)
+    dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess, metadata=known)
     batch_size = options.batch_size or inference.fitting_batch_size(checkpoint.preprocess.image_size, topology)
     loader = inference.loader_of(dataset, batch_size, options.workers, topology, log.say)
     log.say(
         f"evaluate {checkpoint.model_name} ({checkpoint.path}) on {len(dataset):,} images of {test.root}"
         f"{'' if test.split == 'all' else f', {test.split} split'}; {topology.describe()}, {mode}"
+        f"{', ' * bool(alone)}{alone}"
     )
     with as_user_errors(batch_size), log.progress("evaluate", -(-len(dataset) // topology.world)) as advance:
         classifier = for_inference(checkpoint, mode).to(topology.device)

@@ -140,6 +140,15 @@ class Encoder:
             span = slice(start, start := start + column.width)
             rows[everything | (draws[:, number] < DROP_EACH), span] = self.missing[span]
 
+    def known(self, rows: Rows) -> dict[str, float]:
+        """Return, by column, the share of images, [N, M], that have a value which the encoder knows."""
+        start, found = 0, dict[str, float]()
+        for column in self.columns:
+            span = slice(start, start := start + column.width)
+            share = float((rows[:, span] != self.missing[span]).any(1).mean()) if len(rows) else 0.0
+            found[column.name] = max(share, found.get(column.name, 0.0))
+        return found
+
     def problems(self, values: Mapping[str, object]) -> list[str]:
         """Return a line for each value that counts as missing though it was given, by column."""
         lines = []
@@ -193,18 +202,36 @@ def join(encoders: Iterable[Encoder | None]) -> Encoder | None:
 # ---- fitting --------------------------------------------------------------------------------------------
 
 
-def fit(names: Sequence[str], rows: pd.DataFrame, label_column: str = "") -> Encoder:
+def fit(names: Sequence[str], rows: pd.DataFrame) -> Encoder:
     """Return the encoder of some columns, fitted on the images of a training split.
 
     Args:
-        names: of the columns.
-        rows: of an index: the attributes are behind its own columns.
+        names: of the columns, which `check_names` has let pass.
+        rows: of an index, of a training split.
+
+    Raises:
+        UserError: a column tells the class, or has no value, or too many.
+    """
+    return Encoder(tuple(_fit_column(name, rows) for name in names))
+
+
+def check_names(names: Sequence[str], columns: Iterable[str], label_column: str = "") -> None:
+    """Refuse names of no column, and of one that tells the class or the patient.
+
+    Args:
+        columns: of an index: its own, and the attributes.
         label_column: the table's own name of the column that the classes were read from.
 
     Raises:
-        UserError: there is no such column, or it tells the class or the patient, or has no or too many values.
+        UserError: naming the first.
     """
-    return Encoder(tuple(_fit_column(name, rows, label_column) for name in names))
+    known = usable(columns)
+    for name in names:
+        if reason := _refusal(name, label_column):
+            raise UserError(f"--metadata {printable(name)}: {reason}; leave it out")
+        if name not in known:
+            there = f"they have {printable(', '.join(known))}" if known else "they have none that can be used"
+            raise UserError(f"--metadata {printable(name)}: the data have no such column; {there}")
 
 
 def usable(columns: Iterable[str]) -> list[str]:
@@ -213,13 +240,7 @@ def usable(columns: Iterable[str]) -> list[str]:
     return [name for name in columns if name not in own and not _refusal(name, "")]
 
 
-def _fit_column(name: str, rows: pd.DataFrame, label_column: str) -> Column:
-    if reason := _refusal(name, label_column):
-        raise UserError(f"--metadata {printable(name)}: {reason}; leave it out")
-    known = usable(rows.columns)
-    if name not in known:
-        there = f"they have {printable(', '.join(known))}" if known else "they have none that can be used"
-        raise UserError(f"--metadata {printable(name)}: the data have no such column; {there}")
+def _fit_column(name: str, rows: pd.DataFrame) -> Column:
     texts = [_text(value) for value in rows[name]]
     pairs = [(text.casefold(), label) for text, label in zip(texts, rows["label"], strict=True) if text]
     if not pairs:

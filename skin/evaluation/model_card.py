@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from skin.data.class_names import readable_name
-from skin.evaluation import pages
+from skin.evaluation import metadata_alone, pages
 from skin.evaluation.report_types import Report
 from skin.model.calibration import Calibration
 from skin.model.unlike import passing
@@ -44,7 +44,7 @@ def write_model_card(
         config: the run's options, as in config.json. metrics: the best epoch's row of metrics.csv.
         report: of evaluate.py (`skin.evaluation.report.build`).
         warnings: what is not known of the training data.
-        calibrated: of the best model: how well pictures that show no skin are flagged.
+        calibrated: of the best model: how well pictures that show no skin are flagged, and metadata alone predict.
 
     Raises:
         UserError: the file cannot be read or written.
@@ -53,8 +53,7 @@ def write_model_card(
         return
     results = f"{_BEGIN}\n{_results(report)}\n{_END}"
     before, after = _existing(path)
-    unlike: Any = (calibrated or {}).get("unlike", {})
-    card = _card(config, classes, metrics, warnings, unlike, results) if before is None else before + results + after
+    card = _card(config, classes, metrics, warnings, calibrated or {}, results) if before is None else before + results + after
     write_atomically(card.encode("utf-8", "replace"), path)
 
 
@@ -80,8 +79,10 @@ def _existing(path: Path) -> tuple[str | None, str]:
 
 def _card(
     config: dict[str, Any], classes: Sequence[str], metrics: Metrics, warnings: Sequence[str],
-    unlike: Any, results: str,
+    calibrated: Calibration, results: str,
 ) -> str:  # fmt: skip
+    unlike: Any = calibrated.get("unlike", {})
+    alone = calibrated.get("metadata_alone")
     resolved = config.get("resolved") or {}
     context = {
         "model": config.get("model", "unknown model"),
@@ -97,6 +98,9 @@ def _card(
             "epoch": metrics.get("epoch", "unknown"),
             **{name: metrics.get(name) for name in ("val_accuracy", "val_balanced_accuracy", "val_macro_auc")},
         },
+        "metadata": list(config.get("metadata") or ()),
+        "alone": metadata_alone.said(alone) if alone else "",
+        "shortcut": alone is not None and metadata_alone.is_shortcut(alone),
         "stand_ins": unlike.get("caught", {}),
         "cannot_tell": passing(unlike) if unlike else [],
         "results": Markup(results),  # Markdown already

@@ -31,6 +31,7 @@ from skin.evaluation.report_types import (
     DeferralReport,
     FoldsReport,
     MalignantReport,
+    MetadataReport,
     OperatingPoint,
     OperatingReport,
     PatientReport,
@@ -168,6 +169,7 @@ def _context(report: Report) -> Context:
         "per_lesion": _beside_images(metrics.OVERALL, report.per_lesion.metrics, report) if report.per_lesion else [],
         "per_patient": _per_patient(report.per_patient, report) if report.per_patient else None,
         "views": _compared(metrics.OF_A_COMPARISON, report.views) if report.views else [],
+        "metadata": _metadata(report.metadata) if report.metadata else None,
         "against": _against(report.against) if report.against else None,
         "folds": _folds(report.folds) if report.folds else None,
         "label_review": dataclasses.asdict(report.label_review) if report.label_review else None,
@@ -305,6 +307,17 @@ def _compared(chosen: Iterable[Metric], found: Comparison) -> list[Context]:
         }
         for metric in chosen
     ]
+
+
+def _metadata(found: MetadataReport) -> Context:
+    difference = found.overall.difference["balanced_accuracy"]
+    return {
+        "known": [f"{name} of {100 * share:.0f} %" for name, share in found.known.items()],
+        "difference": difference.text(metrics.BY_NAME["balanced_accuracy"].digits),
+        "overall": _compared(metrics.OVERALL, found.overall),
+        "alone": found.alone,
+        "shortcut": found.shortcut,
+    }
 
 
 def _against(found: AgainstReport) -> Context:

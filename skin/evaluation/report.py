@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from skin.data.class_names import readable_name
-from skin.evaluation import against, metrics, operating_points, subgroups
+from skin.evaluation import against, metadata_alone, metrics, operating_points, subgroups
 from skin.evaluation import prevalence as prevalences
 from skin.evaluation.against import Other
 from skin.evaluation.decision_curve import decision_curve
@@ -39,6 +39,7 @@ from skin.evaluation.report_types import (
     Heterogeneity,
     Intervals,
     MalignantReport,
+    MetadataReport,
     NetBenefit,
     OperatingReport,
     PrevalenceReport,
@@ -60,6 +61,18 @@ import pandas as pd
 SetKey = tuple[str, str | int]  # a level of the prediction sets, and the name of a column or the number of a class
 
 
+class Without(NamedTuple):
+    """A model's answers to N images by the pixels alone, and what is known beside the pixels.
+
+    Attributes:
+        logits: float [N, C].
+        known: by column of the metadata, the share of images with a value that the model knows.
+    """
+
+    logits: Floats
+    known: dict[str, float]
+
+
 @dataclass(frozen=True)
 class Predictions:
     """A model's answers for N images, and the truth.
@@ -74,6 +87,7 @@ class Predictions:
         calibration: the checkpoint's, as `calibration.fit` made it.
         lesions, patients: [N], those of each image, if the set tells them.
         one_view: float [N, C], the logits of one view, if `logits` are averaged over several.
+        without: the answers if all metadata are missing, of a model that takes them.
         other: the answers of the model that this one is compared with.
         given: the calibrated answers, if each image has its own model, as out of fold; `calibration` is empty then.
     """
@@ -87,6 +101,7 @@ class Predictions:
     lesions: npt.NDArray[Any] | None = None
     patients: npt.NDArray[Any] | None = None
     one_view: Floats | None = None
+    without: Without | None = None
     other: Other | None = None
     given: Calibrated | None = None
 
@@ -148,7 +163,7 @@ def build(
     )
     deferred = deferral(labels, probabilities, resampler)
     by_balanced = _balanced(predictions.calibration, labels, probabilities, resampler)
-    views = _views(predictions, estimates)
+    views, with_metadata = _views(predictions, estimates), _metadata(predictions, estimates)
     compared = None
     if predictions.other is not None:
         compared = against.compare(predictions.other, known, labels, probabilities, estimates, malignant)
@@ -176,6 +191,7 @@ def build(
         },
         prevalence=at_prevalence,
         views=views(),
+        metadata=with_metadata(),
         against=None if compared is None else compared(),
         per_lesion=per_lesion(labels, probabilities, groups, lesions, malignant, rounds, seed),
         per_patient=per_patient(labels, probabilities, groups, lesions, patients, malignant, rounds, seed),
@@ -289,6 +305,22 @@ def _views(predictions: Predictions, estimates: Estimates) -> Callable[[], Compa
     of_view = calibration.probabilities_of(predictions.calibration, predictions.one_view[predictions.known])
     one_view = Estimates(estimates.labels, of_view, estimates.resampler)
     return lambda: comparison(metrics.OF_A_COMPARISON, one_view, estimates)
+
+
+def _metadata(predictions: Predictions, estimates: Estimates) -> Callable[[], MetadataReport | None]:
+    """Ask for the answers by the pixels alone against those with metadata, which `estimates` are of."""
+    without = predictions.without
+    if without is None:
+        return lambda: None
+    of_pixels = calibration.probabilities_of(predictions.calibration, without.logits[predictions.known])
+    pixels = Estimates(estimates.labels, of_pixels, estimates.resampler)
+    alone = predictions.calibration.get("metadata_alone")
+    return lambda: MetadataReport(
+        known=without.known,
+        overall=comparison(metrics.OVERALL, pixels, estimates),
+        alone=metadata_alone.said(alone) if alone else "",
+        shortcut=alone is not None and metadata_alone.is_shortcut(alone),
+    )
 
 
 # ---- malignant against benign ---------------------------------------------------------------------------------

@@ -219,6 +219,23 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class MetadataReport:
+    """A model with metadata, and the same model if all of them are missing.
+
+    Attributes:
+        known: by column, the share of images that have a value that the model knows.
+        overall: `before` is by the pixels alone, `after` with metadata.
+        alone: of metadata without pixels, in validation, in a sentence; "" if that was not measured.
+        shortcut: it is a warning.
+    """
+
+    known: dict[str, float]
+    overall: Comparison
+    alone: str
+    shortcut: bool
+
+
+@dataclass(frozen=True)
 class PairedTest:
     """A test whether two models are equal; None if there are too few images for it."""
 
@@ -570,6 +587,7 @@ class Report:
         decision_curve: of malignant; None if not every class is known as malignant or benign.
         prevalence: if the user states any.
         views: one view of each image against the average over several, with --tta.
+        metadata: with and without metadata, of a model that takes them.
         against: the model against another, with --against.
         folds: the spread over folds, if the answers to each image are of the model that was trained without it.
         label_review: of the labels, by such answers.
@@ -593,6 +611,7 @@ class Report:
     subgroups: dict[str, AttributeReport]
     prevalence: PrevalenceReport | None = field(default=None, metadata=_OPTIONAL)
     views: Comparison | None = field(default=None, metadata=_OPTIONAL)
+    metadata: MetadataReport | None = field(default=None, metadata=_OPTIONAL)
     against: AgainstReport | None = field(default=None, metadata=_OPTIONAL)
     folds: FoldsReport | None = field(default=None, metadata=_OPTIONAL)
     label_review: LabelReview | None = field(default=None, metadata=_OPTIONAL)

@@ -17,9 +17,11 @@ from skin.data import contents, unknowns
 from skin.data import split as splits
 from skin.data.cache import folder_of
 from skin.data.class_names import ClassMatch, match_classes
+from skin.data.dataset import Metadata
 from skin.data.duplicates import HashCache, near_copies, same_files
 from skin.data.index import Index, count
 from skin.data.layouts import read_index
+from skin.data.metadata import Encoder
 from skin.evaluation.population import describe
 from skin.evaluation.report_types import Population
 from skin.model.checkpoint import Checkpoint, EnsembleCheckpoint
@@ -69,6 +71,10 @@ class TestSet:
     def name(self) -> str:
         """The name of the data folder, which a report gives instead of its path."""
         return self.root.name or "data"
+
+    def metadata_for(self, encoder: Encoder | None) -> Metadata | None:
+        """Return what a model takes beside the pixels; None if it takes nothing."""
+        return None if encoder is None else Metadata(encoder, encoder.encode(self.rows, len(self.rows)))
 
     @property
     def attributes(self) -> list[str]:
@@ -133,6 +139,7 @@ def read(
     of_run = run.warnings(index) if own else []
     notes += [] if own else index.warnings  # advice for training: nothing is split here
     part = _part(rows, split, index.root, notes)
+    notes += _without_metadata(checkpoint, part)
     match = _matched(checkpoint, part["label"], index.root, notes)
     copies, rows_of_run = pd.Series("", part.index), None
     if run.manifest is not None and not own:
@@ -346,6 +353,12 @@ def _as_in_the_run(run: _Run, index: Index, allow_missing: bool, notes: list[str
     if more := len(index.rows) - len(rows):
         notes.append(f"the data hold {count(more, 'image')} that the run did not have: left out")
     return rows
+
+
+def _without_metadata(checkpoint: Checkpoint, rows: pd.DataFrame) -> list[str]:
+    """Return a note on the columns that the model takes beside the pixels and the set lacks."""
+    lacking = [] if checkpoint.encoder is None else [n for n in checkpoint.encoder.names if n not in rows]
+    return [f"the set has no column {', '.join(lacking)}: missing for all images"] if lacking else []
 
 
 def _without_path(text: str, root: Path) -> str:

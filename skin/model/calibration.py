@@ -69,6 +69,16 @@ class CrossValidation(TypedDict):
     biases: float
 
 
+class MetadataAlone(TypedDict):
+    """The balanced accuracy in validation of metadata without pixels (see skin/evaluation/metadata_alone.py)."""
+
+    balanced_accuracy: float
+    low: float  # of its 95 % interval
+    high: float
+    model: float  # of the model, with both
+    chance: float
+
+
 class Calibration(TypedDict, total=False):
     """A calibration as `best.pt` holds it; empty if the run has no validation images, or is not at its end.
 
@@ -84,6 +94,7 @@ class Calibration(TypedDict, total=False):
     answers: Answers
     sets: dict[str, SetThresholds]  # by coverage: "90" and "95"
     unlike: Unlike | OfMembers
+    metadata_alone: MetadataAlone  # of a model with metadata; an ensemble has none
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, ClassVar, TypedDict, cast
 from skin.data.class_names import order_of
 from skin.data.images import Preprocess
 from skin.data.metadata import Encoder, join
-from skin.model.calibration import COVERAGES, DECISION, Calibration
+from skin.model.calibration import COVERAGES, DECISION, Calibration, MetadataAlone
 from skin.model.choices import MODELS
 from skin.model.network import build
 from skin.model.tensorfile import load
@@ -137,6 +137,7 @@ class EnsembleCheckpoint(Checkpoint):
 
 _SHARED = {"classes": list, "config": dict, "metrics": dict, "calibration": dict}
 _KEYS = {"model": dict, "preprocess": dict, **_SHARED}
+_ALONE = MetadataAlone.__required_keys__
 _TEXT_OR_NONE = (str, type(None))
 _CONFIG: dict[str, Any] = {  # the types of the options that others read; each may be missing
     "data": _TEXT_OR_NONE, "labels": _TEXT_OR_NONE, "group_by": _TEXT_OR_NONE, "demo": bool, "split": str,
@@ -347,6 +348,8 @@ def _check_calibration(
         _check_caught(unlike)
         check_unlike(unlike)
         _check_probabilities(calibration, classes)
+        if not all(_is_finite(calibration.get("metadata_alone", {}).get(name, 0.0)) for name in _ALONE):
+            raise ValueError("metadata_alone")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged checkpoint: its calibration does not fit its model") from error
 

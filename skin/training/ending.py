@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from skin.data import stand_ins
 from skin.data.images import ImageError, centre_crop
+from skin.evaluation import metadata_alone
 from skin.model import calibration, checkpoint, unlike
-from skin.model.calibration import Calibration
+from skin.model.calibration import Calibration, MetadataAlone
 from skin.model.inference import collect, traits_of
 from skin.model.network import Classifier
 from skin.model.unlike import Training
@@ -45,7 +46,23 @@ def calibrate(
     labels, groups = run.splits.labels("val"), run.splits.groups("val")
     calibrated = calibration.fit(logits, labels, traits, groups, training, pictures)
     run.log.say(said(calibrated))
+    alone = _metadata_alone(run, calibration.probabilities_of(calibrated, logits))
+    if alone is not None:
+        calibrated["metadata_alone"] = alone
+        warning = metadata_alone.is_shortcut(alone)
+        run.log.say(f"{'WARNING: ' * warning}{metadata_alone.said(alone)}", style="bold red" if warning else None)
     return calibrated
+
+
+def _metadata_alone(run: Run, probabilities: np.ndarray) -> MetadataAlone | None:
+    """Return how well metadata alone predict beside the model's probabilities [N, C]; None without metadata."""
+    encoder, splits = run.splits.encoder, run.splits
+    if encoder is None:
+        return None
+    training, validation = (
+        (encoder.encode(splits.of(name), len(splits.of(name))), splits.labels(name)) for name in ("train", "val")
+    )
+    return metadata_alone.measure(training, validation, splits.groups("val"), probabilities)
 
 
 def known_and_strange(

@@ -187,28 +187,28 @@ def with_metadata(splits: Splits, names: Sequence[str], found: object = None) ->
         found: the encoder that a run has, from its config.json; its numbers are those that the network knows.
 
     Raises:
-        UserError: a column is not there, or cannot be used, or `found` is damaged.
+        UserError: a column cannot be used, or `found` is damaged.
     """
     if not names:
         return splits
-    training = splits.of("train")
-    encoder = metadata.fit(names, training, splits.index.columns.get("label", ""))
-    if found is not None:
-        try:
-            encoder = Encoder.from_list(found)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError("config.json of the run is damaged: its 'metadata' are no columns of a table") from error
-    return replace(splits, encoder=encoder)
+    if found is None:
+        return replace(splits, encoder=metadata.fit(names, splits.of("train")))
+    try:
+        return replace(splits, encoder=Encoder.from_list(found))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError("config.json of the run is damaged: its 'metadata' are no columns of a table") from error
 
 
 def index_of(options: Options, keep_going: bool = False) -> Index:
     """Read the data folder as a run's options say; `keep_going` as in `read_index`."""
     assert options.data is not None
-    return read_index(
+    index = read_index(
         options.data, labels=options.labels, allow_missing=options.allow_missing, keep_going=keep_going,
         label_column=options.label_column, group_column=options.group_column, ignore_class=options.ignore_class,
         group_by=options.group_by,
     )  # fmt: skip
+    metadata.check_names(options.metadata, index.rows.columns, index.columns.get("label", ""))
+    return index
 
 
 def _on_one_disk(one: Path, other: Path) -> bool:
