@@ -5,6 +5,7 @@
     find . -name '*.jpg' | python predict.py - --json > answers.jsonl
     torchrun --standalone --nproc-per-node 4 predict.py photos/ --csv out.csv    the images shared over processes
     python predict.py lesion.jpg --explain why/      and show the evidence (Grad-CAM)
+    python predict.py lesion.jpg --metadata age=55,sex=female    with what is known beside the pixels
     python predict.py --export model.onnx            the model for other runtimes
     python predict.py --export model.onnx --small    its smallest file that still answers alike
 
@@ -33,6 +34,7 @@ if __name__ == "__main__":  # before torch, which takes seconds to import
 
 from skin.data.image_files import image_paths
 from skin.model.classifier import Answer, SkinClassifier, load_classifier
+from skin.serving import metadata
 from skin.serving.outputs import is_terminal, open_outputs
 from skin.serving.overlays import save_overlay
 from skin.utils import parallel
@@ -59,7 +61,8 @@ def main() -> int:
             if warning:
                 print(f"WARNING: {warning}", file=sys.stderr)
             print(f"model {model.description}", file=sys.stderr, flush=True)
-        failures = predict_all(model, settings, topology)
+        known = metadata.known_of(settings.metadata, model.encoder, quiet=not topology.is_main)
+        failures = predict_all(model, settings, topology, known)
     return 1 if failures else 0
 
 
@@ -74,7 +77,9 @@ def export(checkpoint: Path, path: Path, settings: PredictSettings) -> str:
     return full.export(checkpoint, path)
 
 
-def predict_all(model: SkinClassifier, settings: PredictSettings, topology: Topology) -> int:
+def predict_all(
+    model: SkinClassifier, settings: PredictSettings, topology: Topology, known: metadata.KnownOf | None = None
+) -> int:
     """Predict every image and pass the answers to the outputs; return the number of things that cannot be read.
 
     Under torchrun the processes share the images. Rank 0 reads the names and writes all outputs.
@@ -93,7 +98,7 @@ def predict_all(model: SkinClassifier, settings: PredictSettings, topology: Topo
     start = time.perf_counter()
     paths = image_paths(settings.images, report, settings.null)
     with open_outputs(settings, model.classes) if topology.is_main else nullcontext(_nowhere) as show:
-        for answer, overlay in answers(model, paths, settings, topology):
+        for answer, overlay in answers(model, paths, settings, topology, known):
             if answer.error:
                 report(answer.source, answer.error.reason)
             show(answer, overlay)
@@ -113,7 +118,8 @@ def _nowhere(answer: Answer[str], overlay: str | None) -> None:
 
 
 def answers(
-    model: SkinClassifier, paths: Iterator[str], settings: PredictSettings, topology: Topology
+    model: SkinClassifier, paths: Iterator[str], settings: PredictSettings, topology: Topology,
+    known: metadata.KnownOf | None = None,
 ) -> Iterator[tuple[Answer[str], str | None]]:
     """Yield each image's answer and the path of its overlay, in the order of rank 0's `paths`, in every process.
 
@@ -121,7 +127,8 @@ def answers(
     """
 
     def own(paths: Iterable[str]) -> Iterator[tuple[Answer[str], str | None]]:
-        for answer in model.stream(paths, views=settings.tta, explain=settings.explain is not None):
+        explain = settings.explain is not None
+        for answer in model.stream(paths, views=settings.tta, explain=explain, metadata=known):
             overlay = None
             if settings.explain and answer.explanation:
                 overlay = save_overlay(answer.explanation, answer.source, settings.explain)

@@ -53,7 +53,10 @@ def write_model_card(
         return
     results = f"{_BEGIN}\n{_results(report)}\n{_END}"
     before, after = _existing(path)
-    card = _card(config, classes, metrics, warnings, calibrated or {}, results) if before is None else before + results + after
+    if before is None:
+        card = _card(config, classes, metrics, warnings, calibrated or {}, results)
+    else:
+        card = before + results + after
     write_atomically(card.encode("utf-8", "replace"), path)
 
 

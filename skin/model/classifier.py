@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,9 @@ from torch import Tensor
 Source = str | Path | BinaryIO | Image.Image | np.ndarray
 """An image: a path, an open binary file, a Pillow image, or an array. Arrays are uint8 or uint16 [H, W] grey,
 uint8 [H, W, 3] RGB or [H, W, 4] RGBA."""
+
+Known = Mapping[str, object]
+"""What is known of an image beside its pixels, by the name of a column: numbers, words, None."""
 
 SourceT = TypeVar("SourceT", bound=Source)
 T = TypeVar("T")
@@ -146,6 +149,7 @@ class SkinClassifier:
         facts: what people are told of the model before they rely on it.
         preprocess: how images are prepared; kept in the checkpoint.
         device: the device of the model.
+        encoder: of what the model takes beside the pixels, such as age and sex; None if it takes nothing.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device, amp: str = "auto") -> None:
@@ -155,23 +159,28 @@ class SkinClassifier:
         self.facts = facts_of(checkpoint)
         self.preprocess = checkpoint.preprocess
         self.device = device
+        self.encoder = checkpoint.encoder
         self._calibration = checkpoint.calibration
         self._model = for_inference(checkpoint, choose(amp, device)).requires_grad_(False).to(device)
 
     @overload
-    def predict(self, images: Source, *, views: int = 1) -> Prediction: ...
+    def predict(self, images: Source, *, views: int = 1, metadata: Known | None = None) -> Prediction: ...
 
     @overload
-    def predict(self, images: list[SourceT] | tuple[SourceT, ...], *, views: int = 1) -> list[Prediction]: ...
+    def predict(
+        self, images: list[SourceT] | tuple[SourceT, ...], *, views: int = 1, metadata: Known | None = None
+    ) -> list[Prediction]: ...
 
     def predict(
-        self, images: Source | list[SourceT] | tuple[SourceT, ...], *, views: int = 1
+        self, images: Source | list[SourceT] | tuple[SourceT, ...], *, views: int = 1, metadata: Known | None = None
     ) -> Prediction | list[Prediction]:
         """Classify one image, or a list of them (see `stream` for folders of any size).
 
         Args:
             images: see `Source`.
             views: 1 to 8 views of each image (turned, mirrored) to average over, at as many times the cost.
+            metadata: of all these images, such as `{"age": 55, "sex": "female"}`. What is not given is missing, and
+                so is what the model does not know (see `encoder`).
 
         Returns:
             A `Prediction`, or a list of them in the order of the images.
@@ -180,10 +189,11 @@ class SkinClassifier:
             ImageError: an image cannot be read; `.path` and `.reason` say which and why.
         """
         if not isinstance(images, (list, tuple)):
-            return self.predict_pixels(self.pixels(images)[None], views=views)[0]
+            return self.predict_pixels(self.pixels(images)[None], views=views, metadata=_each(metadata, 1))[0]
         results: list[Prediction] = []
         for batch in _batched(images, self._batch_size()):
-            results += self.predict_pixels(np.stack([self.pixels(image) for image in batch]), views=views)
+            pixels = np.stack([self.pixels(image) for image in batch])
+            results += self.predict_pixels(pixels, views=views, metadata=_each(metadata, len(batch)))
         return results
 
     def explain(self, image: Source, class_name: str | None = None) -> Explanation:
@@ -198,7 +208,8 @@ class SkinClassifier:
         return self.explain_pixels(pixels[None], [name])[0]
 
     def stream(
-        self, sources: Iterable[SourceT], *, views: int = 1, explain: bool = False, workers: int | None = None
+        self, sources: Iterable[SourceT], *, views: int = 1, explain: bool = False, workers: int | None = None,
+        metadata: Callable[[SourceT], Known] | None = None,
     ) -> Iterator[Answer[SourceT]]:
         """Classify any number of images, in constant memory, in their order.
 
@@ -210,13 +221,14 @@ class SkinClassifier:
             views: as in `predict`.
             explain: also explain each image's most probable class.
             workers: threads; by default one per core, at most 8, and two for a GPU.
+            metadata: returns those of a source; it is called in any of the threads.
 
         Yields:
             One `Answer` per source. A source that cannot be read has its `error`, and does not hold up the others.
         """
 
         def work(batch: list[SourceT]) -> list[Answer[SourceT]]:
-            return self._answer(batch, views, explain)
+            return self._answer(batch, views, explain, metadata)
 
         batches = _batched(sources, self._batch_size())
         first = list(itertools.islice(batches, 2))
@@ -243,15 +255,18 @@ class SkinClassifier:
             stored = read_image(image, self.preprocess)
         return centre_crop(stored, self.preprocess.image_size)
 
-    def predict_pixels(self, pixels: np.ndarray, *, views: int = 1) -> list[Prediction]:
-        """Classify squares from `pixels`, uint8 [B, S, S, 3], in one batch.
+    def predict_pixels(
+        self, pixels: np.ndarray, *, views: int = 1, metadata: Sequence[Known] | None = None
+    ) -> list[Prediction]:
+        """Classify squares from `pixels`, uint8 [B, S, S, 3], in one batch, each with metadata of its own.
 
         Logits and traits are averaged over the views, then calibrated.
         """
         if not 1 <= views <= VIEWS:
             raise UserError(f"cannot average over {views} views; choose 1 to {VIEWS}")
-        images = torch.from_numpy(pixels).to(self.device)
-        _, (logits, traits) = tta.averaged(self._forward, images, views)
+        images, known = torch.from_numpy(pixels).to(self.device), self._encoded(metadata)
+        beside = () if known is None else (known,)
+        _, (logits, traits) = tta.averaged(self._forward, images, views, *beside)
         calibrated = calibration.apply(self._calibration, logits.cpu().numpy(), traits.cpu().numpy())
         if not np.isfinite(calibrated.probabilities).all():
             remedy = "try --amp off (in Python amp='off'), or another checkpoint"
@@ -268,7 +283,9 @@ class SkinClassifier:
             for i, probabilities in enumerate(calibrated.probabilities)
         ]
 
-    def explain_pixels(self, pixels: np.ndarray, class_names: Sequence[str]) -> list[Explanation]:
+    def explain_pixels(
+        self, pixels: np.ndarray, class_names: Sequence[str], metadata: Sequence[Known] | None = None
+    ) -> list[Explanation]:
         """Explain squares from `pixels`, uint8 [B, S, S, 3], each for a class of its own.
 
         Raises:
@@ -278,15 +295,20 @@ class SkinClassifier:
             if name not in self.classes:
                 raise UserError(f"the model knows no class {name!r}; it knows {', '.join(self.classes)}")
         indices = torch.tensor([self.classes.index(name) for name in class_names], device=self.device)
-        heat = grad_cam(self._model, torch.from_numpy(pixels).to(self.device), indices).cpu().numpy()
+        known = self._encoded(metadata)
+        heat = grad_cam(self._model, torch.from_numpy(pixels).to(self.device), indices, known).cpu().numpy()
         return [Explanation(*row) for row in zip(class_names, pixels, heat, strict=True)]
 
-    def _answer(self, batch: list[SourceT], views: int, explain: bool) -> list[Answer[SourceT]]:
+    def _answer(
+        self, batch: list[SourceT], views: int, explain: bool, metadata: Callable[[SourceT], Known] | None
+    ) -> list[Answer[SourceT]]:
         readable: list[np.ndarray] = []
+        known: list[Known] = []
         errors: list[ImageError | None] = []
         for source in batch:
             try:
                 readable.append(self.pixels(source))
+                known.append(metadata(source) if metadata else {})
                 errors.append(None)
             except ImageError as error:
                 errors.append(error)
@@ -294,10 +316,10 @@ class SkinClassifier:
         explanations: Iterator[Explanation | None] = itertools.repeat(None)
         if readable:
             pixels = np.stack(readable)
-            predicted = self.predict_pixels(pixels, views=views)
+            predicted = self.predict_pixels(pixels, views=views, metadata=known)
             predictions = iter(predicted)
             if explain:
-                explanations = iter(self.explain_pixels(pixels, [p.label for p in predicted]))
+                explanations = iter(self.explain_pixels(pixels, [p.label for p in predicted], known))
         return [
             Answer(source, None, error, None)
             if error
@@ -306,8 +328,15 @@ class SkinClassifier:
         ]
 
     @torch.inference_mode()
-    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self._model.answers(images)
+    def _forward(self, images: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self._model.answers(images, metadata)
+
+    def _encoded(self, metadata: Sequence[Known] | None) -> Tensor | None:
+        """Return metadata as the model takes them, float32 [B, M]; None if there are none, or it takes none."""
+        if self.encoder is None or metadata is None:
+            return None
+        table = {name: [known.get(name) for known in metadata] for name in self.encoder.names}
+        return torch.from_numpy(self.encoder.encode(table, len(metadata))).to(self.device)
 
     def _names(self, probabilities: np.ndarray, members: np.ndarray) -> tuple[str, ...]:
         order = np.argsort(-probabilities, kind="stable")
@@ -340,6 +369,10 @@ def load_classifier(
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"cannot run the model on {name!r}: {reason}") from error
+
+
+def _each(metadata: Known | None, images: int) -> list[Known] | None:
+    return None if metadata is None else [metadata] * images
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

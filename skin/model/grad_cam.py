@@ -27,19 +27,22 @@ _OPACITY = 0.65  # of the strongest evidence; the picture stays visible beneath
 
 
 @torch.no_grad()
-def grad_cam(classifier: Classifier | Ensemble, images: Tensor, classes: Tensor) -> Tensor:
+def grad_cam(
+    classifier: Classifier | Ensemble, images: Tensor, classes: Tensor, metadata: Tensor | None = None
+) -> Tensor:
     """Return heat maps of the evidence for one class per image, by Grad-CAM on the last feature block.
 
     Args:
         classifier: in eval mode.
         images: uint8 [B, H, W, 3], RGB, on the classifier's device.
         classes: int64 [B], the class to explain for each image.
+        metadata: float32 [B, M], encoded, which decide how much a member of an ensemble has to say.
 
     Returns:
         float32 [B, H, W], 0 to 1: each map is divided by its own maximum. All 0 if the
         picture holds no evidence for the class.
     """
-    heat = classifier.evidence(images, classes)[1].clamp_min(0)
+    heat = classifier.evidence(images, classes, metadata)[1].clamp_min(0)
     peak = heat.amax((1, 2), keepdim=True)
     heat = heat / torch.where(peak > 0, peak, 1)
     return _over_pixels(heat, images.shape[1], images.shape[2])

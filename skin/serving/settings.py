@@ -24,6 +24,11 @@ class PredictSettings:
     )  # fmt: skip
     null: bool = option(False, "names on stdin end with NUL, as from find -print0", group="what to predict")
 
+    metadata: str = option(
+        "", "what is known beside the pixels: of all images (age=55,sex=female), or a table with a row for each",
+        group="what to predict", metavar="WHAT",
+    )  # fmt: skip
+
     checkpoint: Path | None = option(
         None, "the trained model (default: the newest run's)", group="model", metavar="FILE"
     )

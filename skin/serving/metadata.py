@@ -1,0 +1,95 @@
+"""What predict.py is told beside the pixels: `--metadata age=55,sex=female` of all images, or a table of them."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path, PurePath
+from typing import cast
+
+from skin.data.metadata import Encoder
+from skin.model.classifier import Known
+from skin.utils.errors import UserError, printable
+from skin.utils.home import user_path
+
+KnownOf = Callable[[str], Known]
+"""Returns what is known of the image at a path."""
+
+_NAMES = ("image", "image_id", "isic_id", "img_id", "image_name", "file_name", "filename", "file", "path")
+_SHOWN = 5  # values of a table that the model does not know; the others are counted
+
+
+def known_of(given: str, encoder: Encoder | None, quiet: bool = False) -> KnownOf | None:
+    """Return what `--metadata` says of images; None if it is not given.
+
+    What is given and counts as missing has a line on stderr, unless `quiet`.
+
+    Raises:
+        UserError: the model takes nothing beside the pixels, or it is neither values nor a table.
+    """
+    if not given:
+        return None
+    if encoder is None:
+        raise UserError(f"--metadata {printable(given)}: this model takes the pixels alone; leave it out")
+    say = (lambda line: None) if quiet else _warn
+    path = user_path(given)
+    if "=" in given and not path.exists():
+        known = values_of(given)
+        for problem in encoder.problems(known):
+            say(problem)
+        return lambda image: known
+    if not path.is_file():
+        raise UserError(f"--metadata {printable(given)}: there is no such table; values are like age=55,sex=female")
+    return _from_table(path, encoder, say)
+
+
+def values_of(given: str) -> dict[str, str]:
+    """Return the values in `age=55,sex=female`, by column.
+
+    Raises:
+        UserError: a part has no name, or no =.
+    """
+    found = {}
+    for part in given.split(","):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not name or not equals:
+            raise UserError(f"--metadata {printable(given)}: '{printable(part)}' is not COLUMN=VALUE")
+        found[name] = value
+    return found
+
+
+def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> KnownOf:
+    from skin.data.tables import find_column, read_table  # pandas takes its time to load
+
+    table = read_table(path)
+    columns = list(table.columns)
+    key = next((column for name in _NAMES if (column := find_column(columns, name))), None)
+    if key is None:
+        raise UserError(f"{path} has no column that names the images, such as image; it has {', '.join(columns)}")
+    used = [name for name in encoder.names if name in columns]
+    if lacking := [name for name in encoder.names if name not in columns]:
+        say(f"{path} has no column {printable(', '.join(lacking))}: missing for all images")
+    problems = [line for name in used for value in table[name].unique() for line in encoder.problems({name: value})]
+    for line in problems[:_SHOWN]:
+        say(line)
+    if len(problems) > _SHOWN:
+        say(f"{len(problems) - _SHOWN:,} more values of {path} count as missing")
+    rows = dict(zip(table[key], table[used].to_dict("records"), strict=True))
+    first = threading.Lock()
+
+    def find(image: str) -> Known:
+        """Return the row of an image, which the table names by its path, its file or that without the ending."""
+        file = PurePath(image)
+        for name in (image, file.name, file.stem):
+            if name in rows:
+                return cast(Known, rows[name])
+        if first.acquire(blocking=False):  # it is never given back
+            say(f"{path} has no row of {printable(image)}: its metadata, and those of others like it, are missing")
+        return {}
+
+    return find
+
+
+def _warn(line: str) -> None:
+    print(f"WARNING: {line}", file=sys.stderr, flush=True)
