@@ -29,6 +29,7 @@ from skin.model.averaging import as_one
 from skin.model.calibration import probabilities_of
 from skin.model.checkpoint import Checkpoint, SingleCheckpoint, load_best
 from skin.model.classifier import SkinClassifier
+from skin.model.metadata import branch_of
 from skin.model.network import build, preprocess_for
 from skin.model.precision import Precision, choose
 from skin.utils import files
@@ -244,14 +245,19 @@ class _Plain(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = images.permute(0, 3, 1, 2).float().contiguous()
+        pixels, branch = (pixels - self.mean) / self.std, branch_of(self.network)
         with self.precision.autocast():
-            logits: Tensor = self.network((pixels - self.mean) / self.std)
+            if branch is None:
+                logits: Tensor = self.network(pixels)
+            else:
+                features = self.network.avgpool(self.network.features(pixels)).flatten(1)
+                logits = self.network.classifier(branch(features, None))
         return logits.float()
 
 
 def _as_onnx(session: Any) -> Ask:
     def ask(squares: np.ndarray) -> np.ndarray:
-        found: np.ndarray = session.run(["probabilities"], {"images": squares})[0]
+        found: np.ndarray = session.run(["probabilities"], export.feed(session, squares))[0]
         return found
 
     return ask

@@ -111,6 +111,8 @@ def export_small(
 
     The metadata's `reduction` holds, as JSON, the way, the limits and what was measured.
 
+    A model with metadata is judged, and the ranges of its activations are taken, as if all of them were missing.
+
     Args:
         data: validation images; None is the run's own. labels: a table for them.
         say: takes the lines of the table, and how far the work is.
@@ -127,12 +129,12 @@ def export_small(
     found = [_made(way, full.content, squares, say) for way in reduced.WAYS]
     judge(checkpoint, [full, *found], images)
     say("\n".join(table([full, *found], None if not sys.stdout.isatty() else Console().width)))
-    best = choose(full, found)
+    best, with_metadata = choose(full, found), checkpoint.encoder is not None
     files.write_atomically(reduced.with_metadata(best.content, _metadata(checkpoint, best)), path)
     return (
         f"wrote {path}: {checkpoint.model_name}, {len(checkpoint.classes)} classes, {best.name}, {best.mib:.1f} MiB "
         f"of the full file's {full.mib:.1f}; {best.damage and _percent(best.damage.agreement)} of "
-        f"{len(images.labels):,} validation answers are the same"
+        f"{len(images.labels):,} validation answers are the same{', with all metadata missing' * with_metadata}"
     )
 
 
@@ -242,7 +244,7 @@ def _batches(checkpoint: Checkpoint, paths: Sequence[str]) -> Iterator[np.ndarra
 
 
 def _ask(session: Any, squares: np.ndarray) -> Answers:
-    return Answers(*session.run(["probabilities", "distance"], {"images": squares}))
+    return Answers(*session.run(["probabilities", "distance"], export.feed(session, squares)))
 
 
 def _milliseconds(session: Any, square: np.ndarray) -> float:

@@ -103,6 +103,8 @@ class Checkpoint:
         said = [f"{self.path}: {self.model_name}"]
         if self.config.get("data"):
             said.append(f"trained on {self.config['data']}")
+        if self.encoder is not None:
+            said.append(f"with {', '.join(self.encoder.names)} beside the pixels")
         if value is not None:
             said.append(f"validation {monitor.replace('_', ' ')} {value:.4f}")
         if not self.calibration:

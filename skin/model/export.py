@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from skin.model.averaging import as_one
 from skin.model.calibration import DECISION
 from skin.model.checkpoint import Checkpoint, SingleCheckpoint, load_best
 from skin.model.log_distance import log_distance
+from skin.model.metadata import branch_of
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
 
@@ -28,6 +30,11 @@ RULES = (
     "90 %, _95 for 95 %; null is every class), and always the most probable class. An image whose distance is not at "
     "most 1 is unlike the training images."
 )
+METADATA_RULES = (
+    "The input metadata has the numbers of each column, one after another. Of a column without categories they are "
+    "(value - mean) / deviation, at most 10 either way, and 0; or 0 and 1 if the value is missing. Of another column "
+    "they are a 1 in the place of its category and 0 elsewhere, all 0 if the value is missing or none of them."
+)
 TOLERANCE = 1e-4  # the largest difference in a probability between onnxruntime and torch
 
 
@@ -35,7 +42,7 @@ class Portable(nn.Module):
     """A model from uint8 [B, S, S, 3] RGB squares to (probabilities, logits, distance), float32.
 
     Probabilities and logits are [B, C]. The distance from the training images is [B], as `unlike.distance` gives it;
-    0 without a calibration.
+    0 without a calibration. Encoded metadata, float32 [B, M], are for a model with a branch for them.
     """
 
     biases: Tensor
@@ -48,8 +55,8 @@ class Portable(nn.Module):
         biases = checkpoint.calibration.get("biases", [0.0] * len(checkpoint.classes))
         self.register_buffer("biases", torch.tensor(biases, dtype=torch.float32))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, traits = self.model.answers(images)
+    def forward(self, images: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        logits, traits = self.model.answers(images, metadata)
         return (logits / self.temperature + self.biases).softmax(1), logits, self.log_distance(traits).exp()
 
 
@@ -65,13 +72,15 @@ class _Network(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(checkpoint.preprocess.mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(checkpoint.preprocess.std).view(1, 3, 1, 1))
 
-    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def answers(self, images: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
         maps = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
         traits = []
         for stage in self.network.features:
             maps = stage(maps)
             traits.append(maps.mean((2, 3)))
-        return self.network.classifier(traits[-1]), torch.cat(traits, 1)
+        branch = branch_of(self.network)
+        features = traits[-1] if branch is None else branch(traits[-1], metadata)
+        return self.network.classifier(features), torch.cat(traits, 1)
 
 
 def export(checkpoint_path: Path, path: Path) -> str:
@@ -83,6 +92,10 @@ def export(checkpoint_path: Path, path: Path) -> str:
     `rules`: a class is in the set if its probability reaches its threshold, the most probable class always is, and an
     image is unlike the training images if its distance is above 1.
 
+    A model that takes age and the like has a second input, `metadata`, float32 [batch, M], which cannot be left out.
+    The file says as JSON under `metadata` how `columns` are encoded, one after another, and which row means that all
+    are `missing`.
+
     Returns:
         A line for the user on the file that was written.
 
@@ -93,9 +106,10 @@ def export(checkpoint_path: Path, path: Path) -> str:
     checkpoint = load_best(checkpoint_path)
     content, difference = as_onnx(checkpoint)
     write_atomically(content, path)
+    takes = "" if checkpoint.encoder is None else f"; a second input, metadata, takes {checkpoint.encoder.describe()}"
     return (
         f"wrote {path}: {checkpoint.model_name}, {len(checkpoint.classes)} classes, ONNX opset {OPSET}, "
-        f"{len(content) / 2**20:.0f} MiB; largest difference from torch in a probability: {difference:.0e}"
+        f"{len(content) / 2**20:.0f} MiB; largest difference from torch in a probability: {difference:.0e}{takes}"
     )
 
 
@@ -124,9 +138,13 @@ def as_onnx(checkpoint: Checkpoint) -> tuple[bytes, float]:
     require_packages()
     portable = Portable(checkpoint).eval()
     size = checkpoint.preprocess.image_size
-    images = np.random.Generator(np.random.Philox(0)).integers(0, 256, (2, size, size, 3), np.uint8)
-    content = _to_onnx(portable, torch.from_numpy(images), metadata(checkpoint))
-    difference = _difference(content, portable, images)
+    draw = np.random.Generator(np.random.Philox(0))
+    inputs = {"images": draw.integers(0, 256, (2, size, size, 3), np.uint8)}
+    if checkpoint.encoder is not None:
+        missing = checkpoint.encoder.missing
+        inputs["metadata"] = np.stack([missing, draw.random(len(missing), np.float32)])
+    content = _to_onnx(portable, inputs, metadata(checkpoint))
+    difference = _difference(content, portable, inputs)
     if not difference <= TOLERANCE:
         raise UserError(f"cannot export: onnxruntime's probabilities differ from torch's by {difference:.1g}")
     return content, difference
@@ -134,8 +152,10 @@ def as_onnx(checkpoint: Checkpoint) -> tuple[bytes, float]:
 
 def metadata(checkpoint: Checkpoint) -> dict[str, str]:
     """Return what the file says of itself."""
-    sets = checkpoint.calibration.get("sets")
+    sets, encoder = checkpoint.calibration.get("sets"), checkpoint.encoder
+    known = {"columns": encoder.to_list(), "missing": encoder.missing.tolist()} if encoder is not None else None
     return {
+        **({} if known is None else {"metadata": json.dumps(known), "metadata_rules": METADATA_RULES}),
         "classes": json.dumps(checkpoint.classes),
         "preprocess": json.dumps(checkpoint.preprocess.to_dict()),
         "prediction_set_thresholds": json.dumps(sets["90"]["thresholds"] if sets else None),
@@ -148,18 +168,30 @@ def metadata(checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def _to_onnx(portable: Portable, images: Tensor, metadata: dict[str, str]) -> bytes:
+def feed(session: Any, squares: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the inputs of an exported model for squares, uint8 [N, S, S, 3], of which nothing else is known."""
+    inputs = {"images": squares}
+    if len(session.get_inputs()) > 1:
+        known = json.loads(session.get_modelmeta().custom_metadata_map["metadata"])
+        inputs["metadata"] = np.tile(np.array(known["missing"], np.float32), (len(squares), 1))
+    return inputs
+
+
+def _to_onnx(portable: Portable, inputs: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     import onnx
 
-    program: Any = torch.onnx.export(
-        portable,
-        (images,),
-        input_names=["images"],
-        output_names=["probabilities", "logits", "distance"],
-        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
-        opset_version=OPSET,
-        verbose=False,
-    )
+    batch = torch.export.Dim("batch")
+    with warnings.catch_warnings():  # that two inputs have the same batch is what is meant
+        warnings.filterwarnings("ignore", "# The axis name: batch will not be used")
+        program: Any = torch.onnx.export(
+            portable,
+            tuple(map(torch.from_numpy, inputs.values())),
+            input_names=list(inputs),
+            output_names=["probabilities", "logits", "distance"],
+            dynamic_shapes={name: {0: batch} for name in inputs},
+            opset_version=OPSET,
+            verbose=False,
+        )
     model = program.model_proto
     graph = model.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
@@ -168,12 +200,12 @@ def _to_onnx(portable: Portable, images: Tensor, metadata: dict[str, str]) -> by
     return bytes(model.SerializeToString())
 
 
-def _difference(content: bytes, portable: Portable, images: np.ndarray) -> float:
+def _difference(content: bytes, portable: Portable, inputs: dict[str, np.ndarray]) -> float:
     """Return the largest difference in a probability between onnxruntime and torch."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (probabilities,) = session.run(["probabilities"], {"images": images})
+    (probabilities,) = session.run(["probabilities"], inputs)
     with torch.inference_mode():
-        expected = portable(torch.from_numpy(images))[0].numpy()
+        expected = portable(*map(torch.from_numpy, inputs.values()))[0].numpy()
     return float(np.abs(probabilities - expected).max())

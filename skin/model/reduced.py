@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from skin.model.export import feed
+
 import numpy as np
 
 LARGE = 16384  # weights of a layer that is worth 8 bits by itself: most of the file, and the least of the damage
@@ -72,7 +74,10 @@ def _weights(graph: Any) -> list[Any]:
 
 def quantized(content: bytes, squares: np.ndarray, bits: int) -> bytes:
     """Return the file with weights in 8 bits, per channel, and activations in so many, by onnxruntime."""
+    import onnxruntime
     from onnxruntime import quantization
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     class Squares(quantization.CalibrationDataReader):
         def __init__(self) -> None:
@@ -80,7 +85,7 @@ def quantized(content: bytes, squares: np.ndarray, bits: int) -> bytes:
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             batch = next(self.batches, None)
-            return None if batch is None else {"images": batch}
+            return None if batch is None else feed(session, batch)
 
     kinds = {8: quantization.QuantType.QUInt8, 16: quantization.QuantType.QUInt16}
     with tempfile.TemporaryDirectory(prefix="skin-export-") as name, _quiet():
