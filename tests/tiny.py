@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from skin.data.metadata import Encoder
 from skin.model import checkpoint
 from skin.model import network as networks
+from skin.model.metadata import attach, branch_of
 from skin.model.precision import Precision
 
 import numpy as np
@@ -35,8 +37,12 @@ def write_checkpoint(
     calibration: dict[str, Any] | None = None,
     name: str = "efficientnet_b0",
     config: dict[str, Any] | None = None,
+    encoder: Encoder | None = None,
 ) -> Path:
-    """Write a `best.pt` with random weights to `path`; `config` is what it has besides the model's name."""
+    """Write a `best.pt` with random weights to `path`; `config` is what it has besides the model's name.
+
+    With an encoder the answers depend on metadata, too.
+    """
     preprocess = networks.preprocess_for(name, image_size)
     pictures = torch.from_numpy(np.stack([picture(s, image_size, image_size) for s in range(100, 116)]))
     with torch.random.fork_rng(), torch.no_grad():
@@ -49,12 +55,16 @@ def write_checkpoint(
         features = classifier.features(pictures)
         logits = classifier.eval().head(features)
         network.classifier[1].weight.mul_(2 / logits.std(0).mean())
+        attach(network, encoder)
+        if (branch := branch_of(network)) is not None:
+            torch.nn.init.normal_(branch.shift.weight)
+    known = {} if encoder is None else {"resolved": {"metadata": encoder.to_list()}}
     checkpoint.save(
         {
             "model": network.state_dict(),
             "classes": list(classes),
             "preprocess": preprocess.to_dict(),
-            "config": {"model": name, **(config or {})},
+            "config": {"model": name, **known, **(config or {})},
             "metrics": {},
             "calibration": calibration or {},
             "format_version": checkpoint.FORMAT_VERSION,

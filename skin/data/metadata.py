@@ -182,10 +182,11 @@ class Encoder:
         columns = []
         for it in found:
             name, words, mean, deviation = it["name"], it["categories"], it["mean"], it["deviation"]
-            texts = [name, *words]
-            numbers = all(type(number) is float and math.isfinite(number) for number in (mean, deviation))
-            different = len({word.casefold() for word in words}) == len(words)
-            if not (all(type(text) is str and text for text in texts) and numbers and different and deviation > 0):
+            if not all(type(text) is str and text for text in [name, *words]):
+                raise TypeError("text")
+            if not all(type(number) is float and math.isfinite(number) for number in (mean, deviation)):
+                raise TypeError("number")
+            if deviation <= 0 or len({word.casefold() for word in words}) < len(words):
                 raise ValueError("column")
             columns.append(Column(name, tuple(words), mean, deviation))
         if not columns:

@@ -74,6 +74,19 @@ def test_the_weight_of_the_batch_stays_what_it_was() -> None:
         assert float((shares @ weights).sum()) == pytest.approx(float(weights[LABELS].sum()))
 
 
+@pytest.mark.parametrize("options", [{"mixup": 0.4}, {"cutmix": 1.0}])
+def test_metadata_have_the_shares_of_the_labels(options: dict[str, float]) -> None:
+    torch.manual_seed(3)
+    known = torch.tensor([[0.0, 1.0], [2.0, 0.0], [-1.0, 0.0], [4.0, 0.0]])
+    batch = Batch(IMAGES.clone(), LABELS, ROWS, metadata=known)
+    _, shares, mixed_known = mixed(batch, 3, Options(**options))  # type: ignore[arg-type]
+    own = own_share(shares)
+    assert mixed_known is not None
+    assert 0.5 < own < 1
+    assert torch.allclose(mixed_known[0], torch.tensor([(1 - own) * 4, own]))  # with the last image of the batch
+    assert torch.allclose(mixed_known[2], torch.tensor([-own + (1 - own) * 2, 0.0]))
+
+
 def test_the_draws_are_those_of_the_seed() -> None:
     (images, shares), (again, shares_again) = of(3, mixup=0.4), of(3, mixup=0.4)
     assert torch.equal(images, again)
