@@ -1,0 +1,228 @@
+"""`--metadata` from the command line: a training, its resumption, its report, and predictions with what is known."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import evaluate
+import predict
+from skin.data import demo
+from skin.evaluation import plots, report_files
+from skin.model.checkpoint import SingleCheckpoint, load_best
+from skin.utils.errors import UserError
+from tests.cli.runs import at_step, call, empty_but_for
+from tests.torture import PARTS, differences, outcome
+
+import pytest
+
+SHORT = ("--epochs", 1, *PARTS, "--metadata", "age,sex,localization")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return demo.write(tmp_path_factory.mktemp("beside") / "data", images=70)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path) -> Path:
+    """The folder of a run from beginning to end: an epoch of four steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(data.parent)
+        assert call(*SHORT) == 0
+    return data.parent / "run"
+
+
+@pytest.fixture(autouse=True)
+def work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return empty_but_for(data, tmp_path, monkeypatch)
+
+
+def evaluated(monkeypatch: pytest.MonkeyPatch, *words: object) -> dict:
+    """The report of evaluate.py in the working folder, without pictures."""
+    monkeypatch.setattr(plots, "DPI", 30)
+    monkeypatch.setattr(report_files, "draw", lambda *inputs: {})
+    argv = ["--amp", "off", "--workers", 0, "--rounds", 20, "--out", "out", *words]
+    assert evaluate.main(list(map(str, argv))) == 0
+    return json.loads(Path("out/report.json").read_text())
+
+
+def predicted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> tuple[str, str]:
+    """What predict.py says on stdout and stderr."""
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--amp", "off", *map(str, words)])
+    assert predict.main() == 0
+    said = capsys.readouterr()
+    return said.out, said.err
+
+
+def image_of(data: Path) -> Path:
+    return min(data.rglob("*.jpg"))
+
+
+# ---- training -------------------------------------------------------------------------------------------
+
+
+def test_the_model_keeps_how_values_become_numbers(undisturbed: Path, data: Path) -> None:
+    best = load_best(undisturbed / "best.pt")
+    assert isinstance(best, SingleCheckpoint)
+    assert best.encoder is not None
+    with (data / "HAM10000_metadata.csv").open(newline="") as file:
+        table = {row["image_id"]: row for row in csv.DictReader(file)}
+    with (undisturbed / "split.csv").open(newline="") as file:
+        training = [table[row["image"]] for row in csv.DictReader(file) if row["split"] == "train"]
+    age, sex, site = best.encoder.columns
+    ages = [float(row["age"]) for row in training if row["age"]]
+    assert age.mean == pytest.approx(sum(ages) / len(ages))
+    assert sex.categories == tuple(sorted({row["sex"] for row in training} - {"unknown"}))
+    assert site.categories == tuple(sorted({row["localization"] for row in training} - {"unknown"}))
+    assert best.network.metadata.shift.weight.any()  # it has been trained  # type: ignore[union-attr]
+    assert best.calibration["metadata_alone"]["chance"] == pytest.approx(1 / 7)
+    assert "takes beside the pixels, where they are known: age, sex, localization" in (
+        undisturbed / "model_card.md"
+    ).read_text()
+    log = (undisturbed / "train.log").read_text()
+    assert "beside the pixels: age; sex (female, male); localization (" in log
+    assert "metadata alone, without the picture: balanced accuracy" in log
+
+
+def test_a_run_with_metadata_goes_on_to_the_same_bits(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert call(*SHORT) == 143
+    assert call("--resume", "run", "--workers", 1) == 0
+    expected, found = outcome(undisturbed), outcome(Path("run"))
+    for result in (expected, found):  # the folders have names of their own
+        for name in ("data", "out"):
+            del result["best.pt"]["config"][name]
+    assert list(differences(expected, found)) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("age,weight", "--metadata weight: the data have no such column; they have age, sex, localization"),
+        ("dx", "--metadata dx: it tells the class that is to be predicted; leave it out"),
+        ("age,,sex", "--metadata: a name between its commas is empty"),
+    ],
+)
+def test_columns_that_cannot_be_used_are_refused_before_anything_is_written(names: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        call("--epochs", 1, "--metadata", names)
+    assert not Path("run").exists()
+
+
+def test_a_run_that_goes_on_keeps_its_columns(undisturbed: Path) -> None:
+    with pytest.raises(UserError, match=r"--metadata age: the run .*run has age, sex, localization"):
+        call("--resume", undisturbed, "--metadata", "age")
+
+
+def test_a_damaged_encoder_of_a_run_is_one_line(undisturbed: Path) -> None:
+    shutil.copytree(undisturbed, "run")
+    config = json.loads(Path("run/config.json").read_text())
+    config["resolved"]["metadata"][0]["deviation"] = 0.0
+    Path("run/config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config\.json of the run is damaged: its 'metadata' are no columns"):
+        call("--resume", "run")
+
+
+# ---- evaluation -----------------------------------------------------------------------------------------
+
+
+def test_the_report_says_what_metadata_add(undisturbed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = evaluated(monkeypatch, "--checkpoint", undisturbed / "best.pt", "--split", "train")
+    found = made["metadata"]
+    assert found["known"].keys() == {"age", "sex", "localization"}
+    assert all(0.5 < share <= 1 for share in found["known"].values())
+    after, before = found["overall"]["after"]["log_loss"], found["overall"]["before"]["log_loss"]
+    assert after == made["log_loss"]
+    assert after["value"] != before["value"]
+    difference = found["overall"]["difference"]["log_loss"]
+    assert difference["value"] == pytest.approx(after["value"] - before["value"], abs=1e-12)
+    assert difference["low"] < difference["high"]
+    text = Path("out/report.md").read_text()
+    assert "## With and without metadata" in text
+    assert "Metadata alone, without the picture: balanced accuracy" in text
+
+
+def test_a_set_without_the_columns_has_them_missing(
+    undisturbed: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (data / "HAM10000_metadata.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in [next(row for row in rows if row["dx"] == dx) for dx in ("mel", "nv")]:
+        folder = Path("other") / row["dx"]
+        folder.mkdir(parents=True)
+        shutil.copy(next(data.rglob(f"{row['image_id']}.jpg")), folder / f"{row['dx']}.jpg")
+    made = evaluated(monkeypatch, "--checkpoint", undisturbed / "best.pt", "--data", "other")
+    assert "the set has no column age, sex, localization: missing for all images" in made["notes"]
+    assert made["metadata"]["known"] == {"age": 0, "sex": 0, "localization": 0}
+    assert made["metadata"]["overall"]["difference"]["log_loss"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+# ---- prediction -----------------------------------------------------------------------------------------
+
+
+def test_predictions_take_values_or_a_table(
+    undisturbed: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, model = image_of(data), ("--checkpoint", undisturbed / "best.pt")
+    with (data / "HAM10000_metadata.csv").open(newline="") as file:
+        row = next(row for row in csv.DictReader(file) if row["image_id"] == image.stem)
+    values = ",".join(f"{name}={row[name]}" for name in ("age", "sex", "localization"))
+    of_values, said = predicted(monkeypatch, capsys, image, *model, "--json", "--metadata", values)
+    assert "WARNING" not in said
+    of_table, said = predicted(
+        monkeypatch, capsys, image, *model, "--json", "--metadata", data / "HAM10000_metadata.csv"
+    )
+    assert not re.search("no row|no column", said)
+    assert of_values == of_table
+    assert predicted(monkeypatch, capsys, image, *model, "--json")[0] != of_values
+
+
+def test_what_counts_as_missing_is_said(
+    undisturbed: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, model = image_of(data), ("--checkpoint", undisturbed / "best.pt")
+    nothing = predicted(monkeypatch, capsys, image, *model, "--json")[0]
+    found, said = predicted(
+        monkeypatch, capsys, image, *model, "--json", "--metadata", "age=old,sex=robot,weight=80"
+    )
+    assert json.loads(found) == json.loads(nothing)
+    assert re.findall("WARNING: (.*)", said) == [
+        "age=old counts as missing: it is no number",
+        "sex=robot counts as missing: the model knows female, male",
+        "weight=80 counts as missing: the model uses age, sex, localization",
+    ]
+    Path("few.csv").write_text("image,age,sex\nothers.jpg,40,robot\n")
+    found, said = predicted(monkeypatch, capsys, image, *model, "--json", "--metadata", "few.csv")
+    assert json.loads(found) == json.loads(nothing)
+    assert re.findall("WARNING: (.*)", said) == [
+        "few.csv has no column localization: missing for all images",
+        "sex=robot counts as missing: the model knows female, male",
+        f"few.csv has no row of {image}: its metadata, and those of others like it, are missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("nowhere.csv", "--metadata nowhere.csv: there is no such table; values are like age=55,sex=female"),
+        ("age=55,sex", "--metadata age=55,sex: 'sex' is not COLUMN=VALUE"),
+        ("bare.csv", "bare.csv has no column that names the images, such as image; it has age, sex"),
+    ],
+)
+def test_what_is_neither_values_nor_a_table_is_refused(
+    undisturbed: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    given: str, message: str,
+) -> None:  # fmt: skip
+    Path("bare.csv").write_text("age,sex\n40,male\n")
+    with pytest.raises(UserError, match=message):
+        predicted(monkeypatch, capsys, image_of(data), "--checkpoint", undisturbed / "best.pt", "--metadata", given)
