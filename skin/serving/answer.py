@@ -16,7 +16,7 @@ from typing import Any
 from skin.data import thumbnails
 from skin.data.class_names import BENIGN, is_malignant, same_disease
 from skin.data.images import ImageError
-from skin.model.classifier import Answer, Prediction, SkinClassifier
+from skin.model.classifier import Answer, Known, Prediction, SkinClassifier
 from skin.serving.outputs import csv_row
 from skin.serving.words import Words
 from skin.utils.errors import UserError, printable
@@ -102,7 +102,9 @@ def _headline(possible: list[str], names: dict[str, str], words: Words) -> str:
 # ---- asking the model -----------------------------------------------------------------------------------
 
 
-def answer_of(model: SkinClassifier, path: str, name: str) -> tuple[Answer[str], np.ndarray | None]:
+def answer_of(
+    model: SkinClassifier, path: str, name: str, metadata: Known | None = None
+) -> tuple[Answer[str], np.ndarray | None]:
     """Return the answer for the picture at `path`, which people know as `name`, and the square that was looked at.
 
     Raises:
@@ -115,18 +117,20 @@ def answer_of(model: SkinClassifier, path: str, name: str) -> tuple[Answer[str],
         return Answer(name, None, error, None), None
     except OSError:
         return Answer(name, None, ImageError(name, _GONE), None), None
-    return Answer(name, model.predict_pixels(pixels[None])[0], None, None), pixels
+    known = None if metadata is None else [metadata]
+    return Answer(name, model.predict_pixels(pixels[None], metadata=known)[0], None, None), pixels
 
 
-def answer_html(model: SkinClassifier, path: str, words: Words) -> str:
+def answer_html(model: SkinClassifier, path: str, words: Words, metadata: Known | None = None) -> str:
     """Return the HTML for the picture at `path`, or a sentence if it cannot be read."""
     try:
-        answer, pixels = answer_of(model, path, "")
+        answer, pixels = answer_of(model, path, "", metadata)
         if answer.prediction is None or pixels is None:
             return _problem(words, _problem_key(answer.error), answer.error.reason if answer.error else "")
         explanation = None
         if not answer.prediction.unlike:
-            explanation = model.explain_pixels(pixels[None], [answer.prediction.label])[0]
+            known = None if metadata is None else [metadata]
+            explanation = model.explain_pixels(pixels[None], [answer.prediction.label], known)[0]
     except UserError as error:
         return _problem(words, "problem_model", str(error))
     overlay = None
@@ -137,8 +141,19 @@ def answer_html(model: SkinClassifier, path: str, words: Words) -> str:
         "answer.html", words=words, prediction=answer.prediction, finding=finding,
         bars=[] if finding.unlike else _bars(answer.prediction, words, model.facts.calibration_images > 0),
         rest=len(model.classes) - SHOWN, square=_data_url(pixels), overlay=overlay,
-        first=words.names(model.classes)[answer.prediction.label],
+        first=words.names(model.classes)[answer.prediction.label], used=_used(model, metadata or {}, words),
     )  # fmt: skip
+
+
+def _used(model: SkinClassifier, metadata: Known, words: Words) -> str:
+    """Return the metadata that the model has used, in words; "" if it has used none."""
+    encoder = model.encoder
+    given = {} if encoder is None else {name: str(metadata.get(name) or "") for name in encoder.names}
+    return ", ".join(
+        f"{words.known_as(name)} {words.known_as(printable(value, limit=100))}"
+        for name, value in given.items()
+        if value and encoder is not None and not encoder.problems({name: value})
+    )
 
 
 def answer_row(model: SkinClassifier, path: str, name: str, words: Words) -> dict[str, Any]:

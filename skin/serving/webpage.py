@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from skin.data.image_files import IMAGE_SUFFIXES
-from skin.model.classifier import SkinClassifier
+from skin.model.classifier import Known, SkinClassifier
 from skin.model.facts import Facts
 from skin.serving.address import LOCAL
 from skin.serving.answer import WEB, answer_html, answer_of, answer_row, render
@@ -98,8 +98,21 @@ def make_site(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
             return json_row(answer, len(model.classes))
 
     keep = (max(1, keep_seconds // 6), keep_seconds)
+    def classify_with_metadata(picture: FileData, language: str, metadata: dict[str, Any]) -> str:
+        """Return what `classify` does, with what is known beside the pixels, such as `{"age": 55}`."""
+        return answer_html(model, _uploaded(picture), words_for(str(language)), _known(metadata))
+
+    def predict_with_metadata(picture: FileData, metadata: dict[str, Any]) -> dict[str, Any]:
+        """Return what `predict` does, with what is known beside the pixels."""
+        with _told():
+            answer, _ = answer_of(model, _uploaded(picture), _name(picture), _known(metadata))
+            return json_row(answer, len(model.classes))
+
+    asked: list[Callable[..., Any]] = [classify, row, predict]
+    if model.encoder is not None:
+        asked += [classify_with_metadata, predict_with_metadata]
     with gr.Blocks(analytics_enabled=False, delete_cache=keep) as functions:
-        for function in (classify, row, predict):  # one forward pass takes all cores, so one at a time
+        for function in asked:  # one forward pass takes all cores, so one at a time
             gr.api(function, api_name=function.__name__, concurrency_id="model", concurrency_limit=1)
 
     async def home(request: Request) -> HTMLResponse:
@@ -165,6 +178,13 @@ def _name(picture: Any) -> str:
     return printable(picture.get("orig_name") or Path(picture["path"]).name, limit=500)
 
 
+def _known(metadata: Any) -> Known:
+    """Return metadata by their column; what the model does not know counts as missing."""
+    if not isinstance(metadata, dict):
+        raise _refusal('Metadata are an object such as {"age": 55, "sex": "female"}.')
+    return metadata
+
+
 def _refusal(reason: str) -> gr.Error:
     return gr.Error(reason, print_exception=False)
 
@@ -188,7 +208,11 @@ def _page(model: SkinClassifier, words: Words, examples: list[str]) -> str:
     }  # fmt: skip
     network = model.model_name.replace("efficientnet_b", "EfficientNet-B")
     facts = _facts(model.facts, network, len(model.classes), words)
-    return render("page.html", words=words, settings=settings, facts=facts, examples=examples)
+    fields = [] if model.encoder is None else [
+        (name, words.known_as(name), [(value, words.known_as(value)) for value in values])
+        for name, values in model.encoder.fields.items()
+    ]  # fmt: skip
+    return render("page.html", words=words, settings=settings, facts=facts, examples=examples, fields=fields)
 
 
 def _facts(facts: Facts, network: str, classes: int, words: Words) -> list[tuple[str, str, str]]:

@@ -24,12 +24,14 @@ class Words:
         texts: those that the server puts into the page.
         script: those that the page's script needs.
         classes: diseases as people name them, by `same_disease`.
+        known: columns and values of metadata as people name them.
     """
 
     language: str
     texts: dict[str, str]
     script: dict[str, str]
     classes: dict[str, str]
+    known: dict[str, str]
 
     def __call__(self, key: str, **values: object) -> str:
         """Return a text, with `values` in its places."""
@@ -40,6 +42,10 @@ class Words:
         named = {cls: self.classes.get(same_disease(cls), cls.replace("_", " ")) for cls in classes}
         shown = list(named.values())
         return {cls: _isolated(name if shown.count(name) == 1 else cls) for cls, name in named.items()}
+
+    def known_as(self, name: str) -> str:
+        """Return a column of metadata, or one of its values, as people name it."""
+        return self.known.get(name.casefold(), name.replace("_", " "))
 
     def renames(self, cls: str) -> bool:
         """Return True for a code such as `mel`, which people know by another name."""
@@ -65,7 +71,7 @@ def languages() -> dict[str, Words]:
     tables = tomllib.loads(PATH.read_text(encoding="utf-8"))
     return {
         code: Words(code, {key: text for key, text in table.items() if isinstance(text, str)}, table["script"],
-                    table["classes"])
+                    table["classes"], table["known"])
         for code, table in tables.items()
     }  # fmt: skip
 

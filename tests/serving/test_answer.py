@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from skin import load_classifier
+from skin.data.metadata import Column, Encoder
 from skin.model.classifier import Prediction, SkinClassifier
 from skin.serving.answer import Finding, answer_html, answer_row, finding_of
 from skin.serving.words import languages
@@ -182,6 +183,17 @@ def test_each_way_to_fail_has_its_own_sentence(
 
 def test_an_upload_that_is_gone_is_said(model: SkinClassifier, tmp_path: Path) -> None:
     assert ENGLISH("problem_gone") in answer_html(model, str(tmp_path / "gone.png"), ENGLISH)
+
+
+def test_the_answer_says_what_of_the_metadata_it_has_used(tmp_path: Path, image: str) -> None:
+    encoder = Encoder((Column("age", (), 50.0, 10.0), Column("sex", ("female", "male")), Column("site", ("back",))))
+    fitted = tiny.calibration(temperature=1.0, threshold=0.2, unlike_threshold=1e9)
+    path = tiny.write_checkpoint(tmp_path / "best.pt", calibration=fitted, encoder=encoder)
+    model = load_classifier(path, device="cpu")
+    said = shown(answer_html(model, image, ENGLISH, {"age": "61", "sex": "Male", "site": "<b>", "more": 1}))
+    assert "With what was given: Age in years 61, Sex male" in said
+    assert "&lt;b" not in said
+    assert "With what was given" not in shown(answer_html(model, image, ENGLISH, {"age": "", "sex": None}))
 
 
 def test_a_row_has_the_cells_of_predict_and_no_formula(model: SkinClassifier, image: str) -> None:

@@ -52,13 +52,13 @@ async function eventsOf(response) {
 }
 
 // Return what the server's function `api` answers about a picture. Gradio's HTTP interface: upload, call, wait.
-async function ask(api, file) {
+async function ask(api, file, ...more) {
   if (file.size > limit) throw new Problem("large");
   await file.slice(0, 1).arrayBuffer().catch(() => { throw new Problem("lost"); });
   const form = new FormData();
   form.append("files", file, file.name.split("/").pop());
   const [path] = await read((await send("gradio_api/upload", { method: "POST", body: form })).json());
-  const data = [{ path, orig_name: file.name, meta: { _type: "gradio.FileData" } }, language];
+  const data = [{ path, orig_name: file.name, meta: { _type: "gradio.FileData" } }, language, ...more];
   const headers = { "Content-Type": "application/json" };
   const call = await send(`gradio_api/call/${api}`, { method: "POST", headers, body: JSON.stringify({ data }) });
   const { event_id: event } = await read(call.json());
@@ -76,7 +76,7 @@ async function answerFor(file) {
   show(file);
   wait(say("busy"));
   try {
-    const answer = await ask("classify", file);
+    const answer = await (byId("known") ? ask("classify_with_metadata", file, known()) : ask("classify", file));
     if (own !== newest) return;
     result.innerHTML = answer;  // the server has escaped what is in it
     const headline = result.querySelector(".headline");
@@ -88,6 +88,12 @@ async function answerFor(file) {
   }
   result.setAttribute("aria-busy", "false");
 }
+
+// Return what has been said of the person in the picture; fields that are left open say nothing.
+const known = () => Object.fromEntries([...byId("known").elements].filter((field) => field.value).map((field) => [field.name, field.value]));
+
+// An answer is about what the fields say, so it is asked for anew when they change.
+byId("known")?.addEventListener("change", () => { if (opened && !preview.hidden) answerFor(opened); });
 
 function wait(sentence) {
   const line = document.createElement("p");
