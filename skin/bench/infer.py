@@ -243,7 +243,7 @@ class _Plain(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(model.preprocess.mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(model.preprocess.std).view(1, 3, 1, 1))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
         pixels = images.permute(0, 3, 1, 2).float().contiguous()
         pixels, branch = (pixels - self.mean) / self.std, branch_of(self.network)
         with self.precision.autocast():
@@ -251,7 +251,7 @@ class _Plain(nn.Module):
                 logits: Tensor = self.network(pixels)
             else:
                 features = self.network.avgpool(self.network.features(pixels)).flatten(1)
-                logits = self.network.classifier(branch(features, None))
+                logits = self.network.classifier(branch(features, metadata))
         return logits.float()
 
 

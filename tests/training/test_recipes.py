@@ -60,7 +60,7 @@ def test_the_loop_sees_each_epochs_views(fast: Options) -> None:
     seen: list[torch.Tensor] = []
     with pytest.MonkeyPatch.context() as patch:
         nothing = StepRecord(*torch.zeros(5))
-        patch.setattr(train, "train_step", lambda trainer, images, *rest: (seen.append(images), nothing)[1])
+        patch.setattr(train, "train_step", lambda trainer, batch, *rest: (seen.append(batch.images), nothing)[1])
         for epoch in range(3):
             first = len(seen)
             done = next(train.train_steps(trainer, epoch))
