@@ -110,7 +110,9 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     images = test.rows["image"].tolist()
     notes = [*test.notes, *report_files.submission_notes(images, checkpoint.classes, test.layout)]
     notes += plots.notes(made)
-    made = replace(made, about=about, warnings=list(test.warnings), notes=notes, population=test.population)
+    shortcut = [made.metadata.alone] if made.metadata is not None and made.metadata.shortcut else []
+    warnings = [*test.warnings, *shortcut]
+    made = replace(made, about=about, warnings=warnings, notes=notes, population=test.population)
     made = replace(made, verdict=verdict(made))
     report_files.write(out, made, predictions, test, checkpoint.preprocess, by)
     if card is not None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from skin.evaluation import pages, report
 from skin.evaluation.metadata_alone import is_shortcut, measure, said
 from skin.model.calibration import MetadataAlone
 
@@ -54,6 +57,31 @@ def test_metadata_that_tell_half_of_the_images_their_class() -> None:
 def test_the_limit_is_half_of_the_way_from_chance_to_the_model(low: float, model: float, expected: bool) -> None:
     found: MetadataAlone = {"balanced_accuracy": 0.5, "low": low, "high": 0.6, "model": model, "chance": 1 / 7}
     assert is_shortcut(found) is expected  # the limits are 0.446 and 0.146
+
+
+def test_a_report_compares_with_the_pixels_alone() -> None:
+    """With metadata 270 of 300 images are answered rightly, by the pixels alone 200, which are among them."""
+    wrong = (LABELS + 1) % 3
+    with_metadata, alone = np.arange(300) < 270, np.arange(300) < 200
+    logits, of_pixels = (np.log(0.8 * np.eye(3)[np.where(right, LABELS, wrong)] + 0.1)
+                         for right in (with_metadata, alone))  # fmt: skip
+    found: MetadataAlone = {"balanced_accuracy": 0.7, "low": 0.65, "high": 0.75, "model": 0.8, "chance": 1 / 3}
+    made = report.build(
+        report.Predictions(
+            classes=("a", "b", "c"), labels=LABELS, logits=logits, distance=np.zeros(300), groups=np.arange(300),
+            calibration={}, without=report.Without(of_pixels, {"age": 0.9}),
+        ),
+        rounds=50,
+    )  # fmt: skip
+    assert made.metadata is not None
+    assert made.metadata.overall.before["accuracy"].value == pytest.approx(200 / 300)
+    assert made.metadata.overall.after["accuracy"] == made.metrics["accuracy"]
+    assert made.metadata.overall.difference["accuracy"].value == pytest.approx(70 / 300)
+    assert made.metadata.known == {"age": 0.9}
+    assert (made.metadata.alone, made.metadata.shortcut) == ("", False)  # not measured
+    text = pages.markdown(replace(made, metadata=replace(made.metadata, alone=said(found), shortcut=True)))
+    assert "known: age of 90 % of the images" in text
+    assert "WARNING: Metadata alone, without the picture: balanced accuracy 0.700 (0.650 to 0.750)" in text
 
 
 def test_a_split_without_images_or_with_one_class_tells_nothing() -> None:
