@@ -51,8 +51,8 @@ def progress() -> tuple[int, int]:
 def test_no_room_for_last_pt_is_said_and_the_training_goes_on(
     monkeypatch: pytest.MonkeyPatch, no_larger_than: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """best.pt has half a MB and last.pt three times as much."""
-    at_step(monkeypatch, 1, lambda: no_larger_than(10**6))
+    """best.pt has a quarter of a MB and last.pt three times as much."""
+    at_step(monkeypatch, 1, lambda: no_larger_than(4 * 10**5))
     assert call("--epochs", 1, "--save-minutes", 0) == 0
     said = capsys.readouterr().out
     assert "warning: cannot write run/last.pt: File too large;" in said

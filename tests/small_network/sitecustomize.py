@@ -47,7 +47,7 @@ def _small(torchvision: Any, arch: str, width_mult: float, depth_mult: float) ->
         block(4, 3, 2, 24, 32, 1),
         block(4, 3, 2, 32, 40, 1),
     ]
-    return blocks, torchvision.MBConvConfig.adjust_channels(1280, width_mult)
+    return blocks, torchvision.MBConvConfig.adjust_channels(320, width_mult)
 
 
 sys.meta_path.insert(0, Finder())
