@@ -15,7 +15,8 @@ NONE = $(error none of these is Python 3.11 or later: $(PYTHONS). Install one, o
 
 PYTORCH_CPU = --extra-index-url https://download.pytorch.org/whl/cpu
 # --no-compile: a module is compiled when it is first imported, and most never are. It takes a third off the set-up.
-PIP_INSTALL = $(BIN)/pip install --no-compile --disable-pip-version-check
+# Where Python may not keep what it has compiled, pip compiles all, or each start of Python would take a minute.
+PIP_INSTALL = $(BIN)/pip install $(if $(PYTHONDONTWRITEBYTECODE),,--no-compile) --disable-pip-version-check
 
 .PHONY: demo test lint bench torture simulate clean
 
@@ -34,8 +35,9 @@ demo: $(VENV)/.ready
 	$(BIN)/python predict.py "$$(ls $(DEMO)/*.jpg | head -n 1)"
 	@echo "To go on: source $(BIN)/activate, then python app.py, or python train.py --data DIR"
 
+# Hundreds of processes, each of which would compile our modules if none might keep them.
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

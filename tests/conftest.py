@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).resolve().parent.parent
+SMALL_NETWORK = ROOT / "tests" / "small_network"
 sys.path.insert(0, str(ROOT))  # the scripts are modules at the top of the repository: `import train`
 
 import skin  # noqa: E402, F401  # before torch, for how its threads wait
@@ -37,6 +39,10 @@ def slow(*values: Any) -> Any:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr != "real" and str(SMALL_NETWORK) not in os.environ.get("PYTHONPATH", ""):
+        others = filter(None, [os.environ.get("PYTHONPATH")])
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(SMALL_NETWORK), *others])
+        runpy.run_path(str(SMALL_NETWORK / "sitecustomize.py"))  # for this process; others read PYTHONPATH
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
         os.environ[warm.SERVER] = warm.server()  # one for all of pytest's processes
 
@@ -81,6 +87,25 @@ def short_endings(request: pytest.FixtureRequest) -> Iterator[None]:
         patch.setattr(follow, "draw_curves", draw_once)
         patch.setattr(ending, "stand_ins", few)
         yield
+
+
+@pytest.fixture(scope="module")
+def published() -> Iterator[None]:
+    """EfficientNet B0 to B7 as published, for all tests of a module, and not the small ones of most tests."""
+    from skin.bench import work
+
+    from torchvision.models import efficientnet
+
+    def forget() -> None:
+        work.work_of.cache_clear()
+        work.numbers_moved.cache_clear()
+
+    table = getattr(efficientnet, "_published", efficientnet._efficientnet_conf)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet, "_efficientnet_conf", table)
+        forget()
+        yield
+    forget()
 
 
 @pytest.fixture(scope="session")

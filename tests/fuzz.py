@@ -45,6 +45,7 @@ from skin.utils.cli import option
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
 from tests import dicoms
+from tests.tiny import FEATURES
 
 import h5py
 import numpy as np
@@ -383,7 +384,7 @@ def states() -> tuple[dict[str, Any], dict[str, Any]]:
     network = networks.build("efficientnet_b0", 3)
     numbers = np.random.Generator(np.random.Philox(0))
     labels = np.arange(60) % 3
-    fitted = calibration.fit(numbers.normal(size=(60, 3)), labels, numbers.normal(size=(60, 1280)))
+    fitted = calibration.fit(numbers.normal(size=(60, 3)), labels, numbers.normal(size=(60, FEATURES)))
     row: dict[str, Any] = {name: 1 if name == "epoch" else 0.5 for name in NAMES}
     best = {
         "format_version": 1,
@@ -404,9 +405,9 @@ def states() -> tuple[dict[str, Any], dict[str, Any]]:
 
 _VALUES: list[Any] = [
     None, True, -1, 0, 2**62, -0.0, float("nan"), float("inf"), 1e308, "", "a" * 3000, "\ud800", "\x1b[2J", [], {},
-    [[]], {"a": 1}, {3: 4}, torch.zeros(0), torch.zeros(3), torch.full((3, 1280), float("nan")),
+    [[]], {"a": 1}, {3: 4}, torch.zeros(0), torch.zeros(3), torch.full((3, FEATURES), float("nan")),
     torch.zeros(1).expand(2**30), torch.zeros(2, 2, dtype=torch.complex64), torch.tensor(7),
-    torch.zeros(3, 1280, dtype=torch.float16), (1, 2),
+    torch.zeros(3, FEATURES, dtype=torch.float16), (1, 2),
 ]  # fmt: skip
 
 
@@ -473,7 +474,7 @@ def fuzz_checkpoints(count: int, draw: random.Random, folder: Path) -> Counter[s
 def _use_best(state: dict[str, Any], path: Path) -> None:
     torch.save(state, path)
     found = checkpoint.load_best(path)
-    features = np.random.Generator(np.random.Philox(1)).normal(size=(4, 1280))
+    features = np.random.Generator(np.random.Philox(1)).normal(size=(4, FEATURES))
     used = calibration.apply(found.calibration, features[:, : len(found.classes)], features)
     if used.probabilities.shape != (4, len(found.classes)) or not np.isfinite(used.probabilities).all():
         raise Failure(f"probabilities {used.probabilities}")

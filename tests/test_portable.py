@@ -9,19 +9,22 @@ import sys
 from pathlib import Path
 
 from skin.utils.files import safe_name
+from tests.conftest import SMALL_NETWORK
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Goes before any Python process of the test. Libraries decide by `sys.platform` what they may use, so they are
-# imported first; what is taken away afterwards is missed by our own modules alone.
+# imported first (a loader's process needs few); what is taken away afterwards is missed by our own modules alone.
 PRELUDE = """
 import os, shutil, signal, sys
 if not sys.argv[0].endswith("resource_tracker"):
-    import cv2, filelock, matplotlib.pyplot, multiprocessing, numpy, pandas, PIL.Image, rich.console, rich.progress
-    import rich.table, scipy.stats, sklearn.metrics, torch, torchvision, torch.utils.data, torch.multiprocessing
-    import multiprocessing.popen_spawn_posix, multiprocessing.resource_sharer, subprocess, imagehash
+    import cv2, multiprocessing, numpy, PIL.Image, torch, torch.utils.data, torch.multiprocessing
+    import multiprocessing.popen_spawn_posix, multiprocessing.resource_sharer, subprocess
+    if "--multiprocessing-fork" not in sys.orig_argv:
+        import filelock, imagehash, matplotlib.pyplot, pandas, rich.console, rich.progress, rich.table
+        import scipy.stats, sklearn.metrics, torchvision
     statvfs = os.statvfs
     def disk_usage(path):  # the standard library's own asks Windows for this
         disk = statvfs(path)
@@ -46,7 +49,8 @@ if not sys.argv[0].endswith("resource_tracker"):
 def elsewhere(tmp_path: Path) -> dict[str, str]:
     """The environment of a process on such a system."""
     (tmp_path / "prelude").mkdir()
-    (tmp_path / "prelude" / "sitecustomize.py").write_text(PRELUDE)
+    network = (SMALL_NETWORK / "sitecustomize.py").read_text()
+    (tmp_path / "prelude" / "sitecustomize.py").write_text(network + PRELUDE)
     return {
         **os.environ, "PYTHONPATH": str(tmp_path / "prelude"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
@@ -62,10 +66,11 @@ def test_the_prelude_takes_away_what_it_says(elsewhere: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_model_is_trained_evaluated_and_asked(elsewhere: dict[str, str], tmp_path: Path) -> None:
     def python(*command: str) -> str:
         command = (sys.executable, *command)
-        done = subprocess.run(command, cwd=tmp_path, env=elsewhere, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, env=elsewhere, capture_output=True, text=True, timeout=240)
         said = [line for line in done.stderr.splitlines() if not line.startswith("model run/best.pt: ")]
         assert (done.returncode, said) == (0, [])
         return done.stdout

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+FEATURES = networks.build("efficientnet_b0", 1).classifier[1].in_features  # those of a published B0 are 1,280
 
 
 def picture(seed: int, width: int = 90, height: int = 80) -> np.ndarray:
@@ -82,8 +83,8 @@ def calibration(temperature: float, threshold: float, unlike_threshold: float) -
         "temperature": temperature,
         "sets": {"90": thresholds, "95": thresholds},
         "unlike": {
-            "means": torch.zeros(1, 1280),
-            "directions": torch.zeros(0, 1280),
+            "means": torch.zeros(1, FEATURES),
+            "directions": torch.zeros(0, FEATURES),
             "variances": [],
             "rest": 1.0,
             "threshold": unlike_threshold,

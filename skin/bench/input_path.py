@@ -8,13 +8,13 @@ with two loader processes. The plain path and ours run in processes of their own
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,11 +128,11 @@ def measure(
         )
     least_seconds = SECONDS if batches is None else 0.0
     samples: dict[tuple[str, int], list[float]] = {(p, w): [] for p in PATHS for w in WORKERS}
-    spawn = get_context("spawn")
+    spawn, usual = multiprocessing.get_context("spawn"), multiprocessing.get_start_method()
     with (
         tempfile.TemporaryDirectory(prefix="skin-input-") as name,
-        ProcessPoolExecutor(1, spawn, _start, (False,)) as plain,
-        ProcessPoolExecutor(1, spawn, _start, (device.type == "cpu",)) as ours,
+        ProcessPoolExecutor(1, spawn, _start, (usual, False)) as plain,
+        ProcessPoolExecutor(1, spawn, _start, (usual, device.type == "cpu")) as ours,
     ):
         filled = _cache(splits, preprocess, Path(name) / "filled")
         filled.build()
@@ -169,8 +169,12 @@ class _Sample:
         return _ours(self.splits, self.cache, classifier, self.batch_size, self.workers, self.device)
 
 
-def _start(keep: bool) -> None:
-    """Let one core compute in a process of measurements; `keep` freed memory there, as our training does."""
+def _start(usual: str, keep: bool) -> None:
+    """Let one core compute in a process of measurements; `keep` freed memory there, as our training does.
+
+    Its loaders start in the `usual` way, as in training: a process that was spawned would spawn them.
+    """
+    multiprocessing.set_start_method(usual, force=True)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     if keep:

@@ -25,6 +25,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+pytestmark = pytest.mark.usefixtures("published")
+
 ENVIRONMENT = {
     "python": "3.11", "torch": "2.14.1", "torchvision": "0.29.1", "cuda": None, "cudnn": None, "driver": None,
     "cpu": "A CPU", "cpu_flags": ["avx2"], "cores": 2, "usable_cores": 2, "threads": 2, "memory_mib": 1000.0,

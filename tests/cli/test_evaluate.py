@@ -277,7 +277,9 @@ def test_several_checkpoints_are_one_model(
     assert (about["model"], about["checkpoint"]) == ("2 x efficientnet_b0", f"{joined.parent.name}/best.pt")
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in both]
     assert [member["checkpoint_sha256"] for member in about["members"]] == hashes
-    assert all(member["weights_mib"] > 15 and member["ms_per_image"] > 0 for member in about["members"])
+    assert all(member["ms_per_image"] > 0 for member in about["members"])
+    sizes = [round(member["weights_mib"], 2) for member in about["members"]]
+    assert sizes == [0.18, 0.18]  # 48,791 numbers, less those of BatchNorm, which is folded
     val = (split.read_manifest(run_folder / "split.csv")["split"] == "val").sum()
     assert made["calibration"]["validation_images"] == val
     paths = {path.stem: path for path in demo_folder.rglob("*.jpg")}

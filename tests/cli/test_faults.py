@@ -51,8 +51,8 @@ def progress() -> tuple[int, int]:
 def test_no_room_for_last_pt_is_said_and_the_training_goes_on(
     monkeypatch: pytest.MonkeyPatch, no_larger_than: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """best.pt of a B0 has 16 MB and last.pt 49."""
-    at_step(monkeypatch, 1, lambda: no_larger_than(30 * 10**6))
+    """best.pt has a quarter of a MB and last.pt three times as much."""
+    at_step(monkeypatch, 1, lambda: no_larger_than(4 * 10**5))
     assert call("--epochs", 1, "--save-minutes", 0) == 0
     said = capsys.readouterr().out
     assert "warning: cannot write run/last.pt: File too large;" in said
@@ -66,7 +66,7 @@ def test_no_room_for_best_pt_stops_and_the_run_can_go_on_from_the_last_save(
     monkeypatch: pytest.MonkeyPatch, no_larger_than: Any
 ) -> None:
     at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGUSR1))
-    at_step(monkeypatch, 4, lambda: no_larger_than(10**6))
+    at_step(monkeypatch, 4, lambda: no_larger_than(10**5))
     with pytest.raises(UserError, match=r"cannot write run/best\.pt: File too large"):
         call("--epochs", 1)
     assert progress() == (0, 2)

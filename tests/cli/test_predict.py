@@ -346,7 +346,8 @@ def test_a_prediction_imports_nothing_heavy_and_needs_no_stdin(best_pt: Path, tm
     script = str(ROOT / "predict.py")
     words = f"import sys; sys.argv = {[script, '--checkpoint', str(best_pt), 'a.png']!r}\n" + code
     command = [sys.executable, "-c", words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(ROOT), os.environ["PYTHONPATH"]])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         ["sh", "-c", 'exec "$@" <&-', "sh", *command],
         cwd=tmp_path, env=environment, capture_output=True, text=True,

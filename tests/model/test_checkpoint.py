@@ -26,6 +26,7 @@ from skin.utils import files
 from skin.utils.errors import UserError
 from skin.utils.files import WriteError
 from tests.conftest import ROOT
+from tests.tiny import FEATURES
 
 import filelock
 import numpy as np
@@ -406,7 +407,7 @@ def test_a_missing_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
 def best() -> dict[str, Any]:
     """What a best.pt of a B0 with three classes holds."""
     network = networks.build("efficientnet_b0", 3)
-    places = {"means": torch.zeros(3, 1280), "directions": torch.zeros(2, 1280)}
+    places = {"means": torch.zeros(3, FEATURES), "directions": torch.zeros(2, FEATURES)}
     gaussians = {**places, "variances": [0.1, 0.2], "rest": 0.1}
     thresholds = {"thresholds": [0.1, 0.2, 0.3], "shared": [1]}
     return {
@@ -478,7 +479,7 @@ UNSOUND: list[tuple[tuple[str, ...], Any, str]] = [
     (("calibration", "sets", "90", "shared"), [7], "calibration does not fit"),
     (("calibration", "sets"), 3, "calibration does not fit"),
     (("calibration", "unlike", "means"), torch.zeros(3, 7), "calibration does not fit"),
-    (("calibration", "unlike", "means"), [[0.0] * 1280], "calibration does not fit"),
+    (("calibration", "unlike", "means"), [[0.0] * FEATURES], "calibration does not fit"),
     (("calibration", "unlike", "variances"), [0.1], "calibration does not fit"),
     (("calibration", "unlike", "rest"), float("nan"), "calibration does not fit"),
     (("calibration", "unlike", "threshold"), "far", "calibration does not fit"),

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from torchvision.models import EfficientNet, get_model
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
+pytestmark = pytest.mark.usefixtures("published")
+
 CPU = torch.device("cpu")
 
 

@@ -25,7 +25,7 @@ SWAPPED = ("nv", "mel", *(name for name in tiny.CLASSES if name not in ("nv", "m
 
 def fitted(temperature: float, biases: list[float], seed: int) -> dict[str, Any]:
     """A calibration with answers to twelve images; its flag's distance is 1 for every image."""
-    found = tiny.calibration(temperature, threshold=0.2, unlike_threshold=1 / 1280)
+    found = tiny.calibration(temperature, threshold=0.2, unlike_threshold=1 / tiny.FEATURES)
     logits = torch.randn(12, 7, generator=torch.Generator().manual_seed(seed))
     answers = {"logits": logits, "labels": torch.arange(12) % 7, "groups": torch.arange(12) // 2}
     return {**found, "biases": biases, "answers": answers}

@@ -17,6 +17,7 @@ from torchvision.ops import StochasticDepth
 FLOAT32, BFLOAT16 = Precision("cpu", None), Precision("cpu", torch.bfloat16)
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch is built without oneDNN")
 
+pytestmark = pytest.mark.usefixtures("published")
 
 IMAGES = torch.randint(0, 256, (16, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as F
 
 FILE_B0 = "efficientnet_b0_rwightman-7f5810bc.pth"  # the name torchvision 0.29 gives it
+pytestmark = pytest.mark.usefixtures("published")
 
 
 # ---- pictures ------------------------------------------------------------------------------------------
