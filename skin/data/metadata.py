@@ -33,8 +33,8 @@ FURTHEST = 10.0  # standard deviations from the mean that a number counts for at
 # that has always been told everything could not answer by the pixels alone.
 DROP_ALL, DROP_EACH = 0.25, 0.2
 _MISSING = ("", "unknown", "nan", "na", "n/a", "null", "none", "<na>")
-_OF_THE_CLASS = re.compile(r"(table_)?(label$|class$|dx|diagnos|target|malignan|benign)", re.IGNORECASE)
-_OF_A_PERSON = re.compile(r"(.*_)?(id|group)$", re.IGNORECASE)
+_OF_THE_CLASS = re.compile(r"(table_)?(label$|class$|(id)?dx|diagnos|target|malignan|benign)", re.IGNORECASE)
+_OF_A_PERSON = re.compile(r"(.*_)?id|(table_)?group", re.IGNORECASE)
 
 
 class ColumnDict(TypedDict):
@@ -73,7 +73,7 @@ class Column:
         if not text or (self.categories and text.casefold() in self._places):
             return ""
         if self.categories:
-            return f"the model knows {printable(', '.join(self.categories))}"
+            return f"the model knows {', '.join(self.categories)}"
         return "it is no number" if math.isnan(_number(text)) else ""
 
     @cached_property
@@ -156,14 +156,13 @@ class Encoder:
             columns = [column for column in self.columns if column.name == name]
             reasons = [column.problem(value) for column in columns] or [f"the model uses {', '.join(self.names)}"]
             if all(reasons):
-                lines.append(f"{printable(f'{name}={value}')} counts as missing: {reasons[0]}")
+                lines.append(printable(f"{name}={value} counts as missing: {reasons[0]}", limit=1000))
         return lines
 
     def describe(self) -> str:
         """Return the columns and their categories in words, for people."""
-        return "; ".join(
-            f"{name} ({printable(', '.join(words))})" if words else name for name, words in self.fields.items()
-        )
+        columns = [f"{name} ({', '.join(words)})" if words else name for name, words in self.fields.items()]
+        return printable("; ".join(columns), limit=2000)
 
     def to_list(self) -> list[ColumnDict]:
         """Return plain data for a checkpoint; `from_list` reads them."""
@@ -251,7 +250,7 @@ def _fit_column(name: str, rows: pd.DataFrame) -> Column:
                         "value, so that it gives the class away; leave it out")  # fmt: skip
     numbers = np.array([_number(text) for text in texts if text])
     if not np.isnan(numbers).any():
-        return Column(name, (), float(numbers.mean()), float(numbers.std()) or 1.0)
+        return Column(name, (), float(numbers.mean()), float(numbers.std()) if np.ptp(numbers) else 1.0)
     words = {text.casefold(): text for text in sorted({text for text in texts if text}, reverse=True)}
     if len(words) > MOST_CATEGORIES:
         raise UserError(f"--metadata {printable(name)}: it has {len(words):,} different values, and at most "

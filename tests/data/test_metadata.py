@@ -78,7 +78,7 @@ def test_a_column_of_numbers_and_one_word_is_of_categories() -> None:
 
 
 def test_numbers_that_are_all_the_same_are_no_division_by_zero() -> None:
-    assert fit(("age",), rows(age=[50.0] * 4)).encode({"age": [51]}, 1).tolist() == [[1, 0]]
+    assert fit(("age",), rows(age=[50.1] * 6)).encode({"age": [51.1]}, 1).tolist() == [[1, 0]]
 
 
 def test_an_encoder_comes_back_from_plain_data() -> None:
@@ -132,7 +132,7 @@ def test_the_share_that_is_known() -> None:
     [
         ("dx", "it tells the class"), ("Outcome", "it tells the class"), ("diagnosis_1", "it tells the class"),
         ("dx_type", "it tells the class"), ("label", "it tells the class"),
-        ("benign_malignant", "it tells the class"),
+        ("benign_malignant", "it tells the class"), ("iddx_1", "it tells the class"),
         ("group", "it tells whose an image is"), ("lesion_id", "it tells whose an image is"),
         ("image", "the data have no such column; they have age, sex"),
         ("weight", "the data have no such column; they have age, sex"),
@@ -142,6 +142,11 @@ def test_a_name_that_is_of_no_use_is_refused(name: str, reason: str) -> None:
     columns = ["image", "path", "label", "group", "split", "lesion_id", "dx_type", "age", "sex", "Outcome"]
     with pytest.raises(UserError, match=f"--metadata {name}: {reason}"):
         check_names([name], [c for c in columns if c != "Outcome" or name == "Outcome"], "Outcome")
+
+
+def test_columns_with_such_words_in_their_middle_may_be_used() -> None:
+    names = ["age_group", "sex", "width", "has_piercing", "classification_site"]
+    check_names(names, [*names, "group"])
 
 
 def test_data_without_any_column_say_so() -> None:
