@@ -350,7 +350,8 @@ def _check_calibration(
         _check_caught(unlike)
         check_unlike(unlike)
         _check_probabilities(calibration, classes)
-        if not all(_is_finite(calibration.get("metadata_alone", {}).get(name, 0.0)) for name in _ALONE):
+        alone = calibration.get("metadata_alone")
+        if alone is not None and not all(_is_finite(alone[name]) for name in _ALONE):
             raise ValueError("metadata_alone")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged checkpoint: its calibration does not fit its model") from error

@@ -147,12 +147,13 @@ def answer_html(model: SkinClassifier, path: str, words: Words, metadata: Known 
 
 def _used(model: SkinClassifier, metadata: Known, words: Words) -> str:
     """Return the metadata that the model has used, in words; "" if it has used none."""
-    encoder = model.encoder
-    given = {} if encoder is None else {name: str(metadata.get(name) or "") for name in encoder.names}
+    if model.encoder is None:
+        return ""
+    known = model.encoder.known(model.encoder.encode({name: [value] for name, value in metadata.items()}, 1))
     return ", ".join(
-        f"{words.known_as(name)} {words.known_as(printable(value, limit=100))}"
-        for name, value in given.items()
-        if value and encoder is not None and not encoder.problems({name: value})
+        f"{words.known_as(name)} {words.known_as(printable(metadata[name], limit=100))}"
+        for name, share in known.items()
+        if share
     )
 
 

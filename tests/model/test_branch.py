@@ -131,6 +131,15 @@ def test_a_damaged_encoder_is_one_line(best_pt: Path, tmp_path: Path, damage: An
         load_best(tmp_path / "best.pt")
 
 
+@pytest.mark.parametrize("damage", [{}, [], {"low": 0.1}, "good"])
+def test_a_damaged_measurement_is_one_line(best_pt: Path, tmp_path: Path, damage: Any) -> None:
+    state = checkpoint.load(best_pt)
+    state["calibration"]["metadata_alone"] = damage
+    checkpoint.save(state, tmp_path / "best.pt")
+    with pytest.raises(UserError, match="damaged checkpoint: its calibration does not fit its model"):
+        load_best(tmp_path / "best.pt")
+
+
 def test_weights_and_encoder_must_fit_together(best_pt: Path, tmp_path: Path) -> None:
     state = checkpoint.load(best_pt)
     state["config"]["resolved"]["metadata"] = SITE.to_list()

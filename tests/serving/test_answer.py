@@ -193,7 +193,9 @@ def test_the_answer_says_what_of_the_metadata_it_has_used(tmp_path: Path, image:
     said = shown(answer_html(model, image, ENGLISH, {"age": "61", "sex": "Male", "site": "<b>", "more": 1}))
     assert "With what was given: Age in years 61, Sex male" in said
     assert "&lt;b" not in said
-    assert "With what was given" not in shown(answer_html(model, image, ENGLISH, {"age": "", "sex": None}))
+    assert "With what was given: Age in years 0" in shown(answer_html(model, image, ENGLISH, {"age": 0}))
+    nothing = {"age": "", "sex": "unknown", "site": None}
+    assert "With what was given" not in shown(answer_html(model, image, ENGLISH, nothing))
 
 
 def test_a_row_has_the_cells_of_predict_and_no_formula(model: SkinClassifier, image: str) -> None:
