@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from importlib import util
 from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -23,8 +23,7 @@ class Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name != MODULE:
             return None
-        sys.meta_path.remove(self)
-        spec = util.find_spec(name)
+        spec = PathFinder.find_spec(name, path)
         assert spec is not None
         assert spec.loader is not None
         load = spec.loader.exec_module
