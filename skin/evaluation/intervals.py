@@ -35,6 +35,7 @@ from skin.evaluation.metrics import (
     OF_SUMS,
     Array,
     BiasedUpwards,
+    Bools,
     Floats,
     Interval,
     LikeShare,
@@ -186,7 +187,8 @@ class Resampler:
             columns: (place, value) pairs; both are [N], or one number for all images.
         """
         shape = self.num_rows, len(columns)
-        places, values = np.empty(shape, np.int32), np.empty(shape)
+        whole = all(np.asarray(value).dtype.kind in "bi" for _, value in columns)  # counts stay whole numbers
+        places, values = np.empty(shape, np.int32), np.empty(shape, np.int32 if whole else np.float64)
         for k, (place, value) in enumerate(columns):
             places[:, k] = np.broadcast_to(place, self.num_rows)[self._by_group]
             values[:, k] = np.broadcast_to(value, self.num_rows)[self._by_group]
@@ -206,7 +208,7 @@ class Ranking:
     """
 
     def __init__(self, positives: Array, scores: Array, resampler: Resampler) -> None:
-        order = np.argsort(-scores, kind="stable")
+        order = np.argsort(-scores)  # the order within a level does not matter
         positive, ranked, group = positives[order], scores[order], resampler.group_of_row[order]
         starts = np.ones(len(order), bool)
         starts[1:] = ranked[1:] != ranked[:-1]
@@ -289,7 +291,8 @@ class Estimates:
                     found.setdefault(name, np.full((len(of_class), self.num_classes), np.nan))[:, c] = of_class
             return found
 
-        whole = {name: of_set[0] for name, of_set in of_rankings(np.ones((resampler.num_groups, 1), np.int32)).items()}
+        once = np.ones((resampler.num_groups, 1), np.int32)
+        whole = {name: of_set[0] for name, of_set in of_rankings(once).items()}
         chosen = [m for m in NOT_RANKED if m not in OF_SUMS or m in summed]
         self.values = metrics.with_means({**metrics.values(labels, probabilities, chosen), **whole})
         self._rounds = resampler.ask(
@@ -373,7 +376,7 @@ class _Additive:
     ) -> None:
         self.classes = probabilities.shape[1]
         predicted = probabilities.argmax(1)
-        terms: list[tuple[Array | int, Array | float]] = [(labels * self.classes + predicted, 1.0)]
+        terms: list[tuple[Array | int, Array | float]] = [(labels * self.classes + predicted, 1)]
         self.places: dict[str, tuple[OfSums, slice]] = {}
         end = self.classes**2
         for metric in summed:
@@ -456,17 +459,17 @@ def _wilson(share: float, variance: float, size: Size) -> tuple[float, float]:
 
 
 def share_of(hits: Array, rows: Array, resampler: Resampler) -> Estimate:
-    """Return the share of hits among `rows`, both bool [N], with Wilson's interval.
+    """Return the share of hits, bool [N], among `rows`, bool [N] or their numbers, with Wilson's interval.
 
     The variance is that of a ratio over groups by linearisation, which is what the rounds of a bootstrap come to. So
     the many shares of a reliability diagram need no rounds.
     """
-    size = resampler.size(rows)
-    if size.images == 0:
+    of_group, found = resampler.group_of_row[rows], hits[rows]
+    if len(found) == 0:
         return Estimate(np.nan, np.nan, np.nan)
-    of_group = resampler.group_of_row[rows]
-    value = float(hits[rows].mean())
-    apart = np.bincount(of_group, weights=hits[rows] - value)
+    size = Size(len(found), int(np.count_nonzero(np.bincount(of_group))))
+    value = float(found.mean())
+    apart = np.bincount(of_group, weights=found - value)
     return Estimate(value, *_wilson(value, float((apart**2).sum()) / size.images**2, size))
 
 
@@ -571,17 +574,14 @@ def means_of(columns: Mapping[Key, Column], resampler: Resampler) -> Callable[[]
 
     Its call draws the rounds, once for all that was asked of the resampler before.
     """
-    hits = np.stack([column.values for column in columns.values()], 1)
-    counted = ~np.isnan(hits)
-    numbers = range(len(columns))
+    values = [column.values for column in columns.values()]
+    counted = [~np.isnan(of_images) for of_images in values]
     # Many columns count the same rows (all of them, or those of a class): these are counted once.
     masks: dict[bytes, int] = {}
-    mask_of = [masks.setdefault(counted[:, k].tobytes(), len(masks)) for k in numbers]
-    totals = resampler.sums(
-        [(k, np.where(counted[:, k], hits[:, k], 0.0)) for k in numbers]
-        + [(len(columns) + m, counted[:, mask_of.index(m)].astype(float)) for m in range(len(masks))],
-        len(columns) + len(masks),
-    )
+    mask_of = [masks.setdefault(np.packbits(rows).tobytes(), len(masks)) for rows in counted]
+    rows_of_masks = [counted[mask_of.index(m)] for m in range(len(masks))]
+    numbered = [*zip(values, counted, strict=True), *((np.ones(len(rows)), rows) for rows in rows_of_masks)]
+    totals = resampler.sums(_side_by_side(numbered), len(numbered))
 
     def means(weights: Array) -> dict[str, Floats]:
         sums = (totals @ weights).T
@@ -590,8 +590,22 @@ def means_of(columns: Mapping[Key, Column], resampler: Resampler) -> Callable[[]
     rounds = resampler.ask(means)
 
     def estimate(k: int, kind: Percentiles | Share) -> Estimate:
-        there = counted[:, k]
-        value = float(metrics.ratio(hits[there, k].sum(), there.sum()))
+        there = counted[k]
+        value = float(metrics.ratio(values[k][there].sum(), there.sum()))
         return interval(kind, value, rounds()["means"][:, k], resampler.size(there))
 
     return lambda: {key: estimate(k, column.interval) for k, (key, column) in enumerate(columns.items())}
+
+
+def _side_by_side(numbered: Sequence[tuple[Array, Bools]]) -> list[tuple[Array | int, Array | float]]:
+    """Return the columns for `Resampler.sums` of values [N] where bool [N]; those with no row in common share one."""
+    shared: list[tuple[Bools, Array, Array]] = []  # the rows that are taken, the place and the value of each
+    for number, (values, rows) in enumerate(numbered):
+        found = next((one for one in shared if not (one[0] & rows).any()), None)
+        if found is None:
+            found = np.zeros(len(rows), bool), np.zeros(len(rows), np.int32), np.zeros(len(rows))
+            shared.append(found)
+        taken, place, value = found
+        taken |= rows
+        place[rows], value[rows] = number, values[rows]
+    return [(place, value) for _, place, value in shared]
