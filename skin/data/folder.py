@@ -27,6 +27,7 @@ _SYSTEM = frozenset((
     "thumbs", "thumbnails",
 ))  # fmt: skip
 _DICOM = (".dcm", ".dicom")
+_PLAIN_SUFFIXES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _LARGEST = 2**27  # bytes of a picture that are compared
 _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead anywhere
 
@@ -80,15 +81,19 @@ class Folder:
                 entries = list(os.scandir(self.root / folder))
             except OSError as error:
                 raise UserError(f"cannot read the folder {self.root / folder}: {error.strerror}") from error
-            if folder and is_ours(self.root / folder, (entry.name for entry in entries)):
+            if folder and is_ours(self.root / folder, [entry.name for entry in entries]):
                 self.ours.append(folder)
                 continue
             above = f"{folder}/" if folder else ""
             for entry in entries:
                 name = entry.name
+                path = above + name
+                stem, _, suffix = name.rpartition(".")
+                if suffix in _PLAIN_SUFFIXES and _is_plain(stem) and entry.is_file(follow_symlinks=False):
+                    self._add_image(path, stem)  # the usual case, a million times over
+                    continue
                 if name.startswith(".") or name.lower() in _SYSTEM:
                     continue
-                path = above + name
                 if entry.is_symlink():
                     if not Path(entry.path).exists():
                         continue
@@ -248,6 +253,13 @@ class Folder:
         except OSError as error:
             raise UserError(f"cannot compare {self.root / one} with {other}: {error.strerror}") from error
 
+    def find_all(self, names: list[str]) -> list[str | None]:
+        """Return `find` of each name. A million plain names, without a dot or a folder, take it a second less."""
+        if self._links_out or not are_plain(names):
+            return [self.find(name) for name in names]
+        found = map(self._names.get, names)
+        return [file if isinstance(file, str) else self.find(name) for name, file in zip(names, found, strict=True)]
+
     def _checked(self, name: str) -> str:
         name = _composed(name)
         if not _NOT_PLAIN.search(name):
@@ -264,6 +276,17 @@ class Folder:
 def _name(path: str) -> str:
     """Return the name of an image without its folders, and without the file that holds it."""
     return path[len(container_of(path)) + 2 if is_member(path) else 0 :].rpartition("/")[2]
+
+
+def are_plain(names: list[str]) -> bool:
+    """Return True if no name has an extension or folders."""
+    joined = "\0".join(names)  # one look at all of them
+    return not any(mark in joined for mark in "./\\")
+
+
+def _is_plain(stem: str) -> bool:
+    """Return True if a file's name before its extension is of ASCII, not hidden, and no part of the extension."""
+    return stem.isascii() and stem != "" and stem[0] != "." != stem[-1]
 
 
 def _composed(name: str) -> str:

@@ -7,6 +7,7 @@ that cannot be used, and stops if they are more than the user would shrug at.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from skin.data import unknowns
-from skin.data.folder import Folder, image_suffix
+from skin.data.folder import Folder, are_plain, image_suffix
 from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.packed import how_to_unpack, packed
 from skin.data.path_groups import group_by_path
@@ -256,7 +257,7 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
     files, extensions = _find(names, folder, draft.source)
     notes += [*of_paths, *extensions]
     missing = files.isna()
-    unnamed = tuple(sorted(folder.images - set(files) - _files_of(draft.left_out, folder) - set(folder.copies)))
+    unnamed = tuple(sorted(folder.images - set(files.tolist()) - _files_of(draft.left_out, folder) - set(folder.copies)))
     if folder.copies:
         notes.append(f"the folder holds {count(len(folder.copies), 'image')} twice: one copy of each is used")
     if unnamed:
@@ -280,16 +281,20 @@ def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, lis
     """
     notes = []
     words = names.tolist()
-    files = pd.Series([folder.find(name) for name in words], index=names.index, dtype=object)
-    named = np.array(["." in name and name.lower().endswith(IMAGE_SUFFIXES) for name in words], bool)
+    found = folder.find_all(words)
+    files = pd.Series(found, index=names.index, dtype=object)
+    named = np.zeros(len(words), bool)
+    if not are_plain(words):
+        named[:] = ["." in name and name.lower().endswith(IMAGE_SUFFIXES) for name in words]
     converted = bool(named.any()) and bool(files[named].isna().all())
     if converted:
         files[named] = [folder.find(name, converted=True) for name in names[named]]
         if files[named].notna().any():
             taken = _kinds(files[named])
             notes.append(f"no image has the extension that {source} gives it; taken instead: {taken}")
-    endings = {file[file.rfind(".") :] for file in files[~named].dropna().tolist()}
-    if len({ending.lower() for ending in endings}) > 1:
+    without = itertools.compress(found, ~named) if named.any() else found
+    endings = {file[file.rfind(".") :].lower() for file in without if file}
+    if len(endings) > 1:
         notes.append(f"{source} names images without extension; found: {_kinds(files[~named])}")
     return files, notes
 
@@ -357,13 +362,13 @@ def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
 
 def _as_numbers(values: pd.Series) -> pd.Series:
     """Return numbers, NaN if missing, if every other value is a number; otherwise the text as it is."""
-    missing = values == ""
-    if missing.all():
-        return values
     # Each of the different values once: there are few ages, sizes and scores among many rows.
-    codes, words = pd.factorize(values.mask(missing))
+    codes, words = pd.factorize(values)
+    filled = np.asarray(words != "", bool)
+    if not filled.any():
+        return values
     numbers = pd.to_numeric(pd.Series(words), errors="coerce").to_numpy(np.float64)
-    if np.isnan(numbers).any():
+    if np.isnan(numbers[filled]).any():
         return values
     return pd.Series(np.append(numbers, np.nan)[codes], index=values.index)
 

@@ -114,7 +114,8 @@ def benign_or_malignant(table: pd.DataFrame, image: str, columns: list[str], sou
     """
     label = pd.Series("", index=table.index)
     for column in columns:
-        told = table[column].str.lower().map(_TWO_CLASSES)
+        words = {word: _TWO_CLASSES.get(word.lower()) for word in table[column].unique()}
+        told = table[column].map(words)
         if told.isna().any():
             row = table[told.isna()].iloc[0]
             raise UserError(
