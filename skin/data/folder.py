@@ -77,21 +77,26 @@ class Folder:
         pending = [""]
         while pending:
             folder = pending.pop()
+            images: list[str] = []
+            others: list[os.DirEntry[str]] = []
             try:
-                entries = list(os.scandir(self.root / folder))
+                with os.scandir(self.root / folder) as entries:
+                    for entry in entries:
+                        if _is_plain_image(entry):  # the usual case, a million times over
+                            images.append(entry.name)
+                        else:
+                            others.append(entry)
             except OSError as error:
                 raise UserError(f"cannot read the folder {self.root / folder}: {error.strerror}") from error
-            if folder and is_ours(self.root / folder, [entry.name for entry in entries]):
+            if folder and is_ours(self.root / folder, [entry.name for entry in others]):
                 self.ours.append(folder)
                 continue
             above = f"{folder}/" if folder else ""
-            for entry in entries:
+            for name in images:
+                self._add_image(above + name, name[: name.rindex(".")])
+            for entry in others:
                 name = entry.name
                 path = above + name
-                stem, _, suffix = name.rpartition(".")
-                if suffix in _PLAIN_SUFFIXES and _is_plain(stem) and entry.is_file(follow_symlinks=False):
-                    self._add_image(path, stem)  # the usual case, a million times over
-                    continue
                 if name.startswith(".") or name.lower() in _SYSTEM:
                     continue
                 if entry.is_symlink():
@@ -257,8 +262,8 @@ class Folder:
         """Return `find` of each name. A million plain names, without a dot or a folder, take it a second less."""
         if self._links_out or not are_plain(names):
             return [self.find(name) for name in names]
-        found = map(self._names.get, names)
-        return [file if isinstance(file, str) else self.find(name) for name, file in zip(names, found, strict=True)]
+        bare = map(self._names.get, names)
+        return [file if isinstance(file, str) else self.find(name) for name, file in zip(names, bare, strict=True)]
 
     def _checked(self, name: str) -> str:
         name = _composed(name)
@@ -284,9 +289,14 @@ def are_plain(names: list[str]) -> bool:
     return not any(mark in joined for mark in "./\\")
 
 
-def _is_plain(stem: str) -> bool:
-    """Return True if a file's name before its extension is of ASCII, not hidden, and no part of the extension."""
-    return stem.isascii() and stem != "" and stem[0] != "." != stem[-1]
+def _is_plain_image(entry: os.DirEntry[str]) -> bool:
+    """Return True if a folder's entry is an image and no link, and its name is of ASCII; False says nothing."""
+    stem, _, suffix = entry.name.rpartition(".")
+    return (
+        suffix in _PLAIN_SUFFIXES
+        and stem.isascii() and stem != "" and stem[0] != "." != stem[-1]
+        and entry.is_file(follow_symlinks=False)
+    )  # fmt: skip
 
 
 def _composed(name: str) -> str:

@@ -112,7 +112,7 @@ def benign_or_malignant(table: pd.DataFrame, image: str, columns: list[str], sou
     Raises:
         UserError: a value is neither, or two columns contradict each other.
     """
-    label = pd.Series("", index=table.index)
+    label: pd.Series | None = None
     for column in columns:
         words = {word: _TWO_CLASSES.get(word.lower()) for word in table[column].unique()}
         told = table[column].map(words)
@@ -122,6 +122,9 @@ def benign_or_malignant(table: pd.DataFrame, image: str, columns: list[str], sou
                 f"{source}: the {column} of the image '{printable(row[image])}' is '{printable(row[column])}', "
                 "and neither benign (0) nor malignant (1): correct the table"
             )
+        if label is None:
+            label = told
+            continue
         if (contradicted := (label != "") & (told != "") & (label != told)).any():
             row = table[contradicted].iloc[0]
             raise UserError(
@@ -129,7 +132,7 @@ def benign_or_malignant(table: pd.DataFrame, image: str, columns: list[str], sou
                 f"('{printable(row[columns[0]])}' and '{printable(row[column])}'): correct the table"
             )
         label = label.mask(label == "", told)
-    return label
+    return pd.Series("", index=table.index) if label is None else label
 
 
 def without_classes(folder: Folder, draft: Draft, paths: list[str], image: str) -> Draft:
