@@ -41,7 +41,7 @@ def join_groups(*columns: pd.Series) -> pd.Series:
         return columns[0]
     filled = [column for column in columns if (column != "").any()]
     if len(filled) < 2:
-        return (filled or columns)[0].rename(None)
+        return (filled or columns)[0].fillna("").astype("str").rename(None)
     rows = len(columns[0])
     unknown = [column.isin(unknown_names(column)) for column in columns]
     codes = [

@@ -123,7 +123,7 @@ def benign_or_malignant(table: pd.DataFrame, image: str, columns: list[str], sou
                 "and neither benign (0) nor malignant (1): correct the table"
             )
         if label is None:
-            label = told
+            label = told.rename(None)  # of no column
             continue
         if (contradicted := (label != "") & (told != "") & (label != told)).any():
             row = table[contradicted].iloc[0]
