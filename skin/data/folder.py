@@ -27,6 +27,7 @@ _SYSTEM = frozenset((
     "thumbs", "thumbnails",
 ))  # fmt: skip
 _DICOM = (".dcm", ".dicom")
+_PLAIN_SUFFIXES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _LARGEST = 2**27  # bytes of a picture that are compared
 _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead anywhere
 
@@ -76,19 +77,28 @@ class Folder:
         pending = [""]
         while pending:
             folder = pending.pop()
+            images: list[str] = []
+            others: list[os.DirEntry[str]] = []
             try:
-                entries = list(os.scandir(self.root / folder))
+                with os.scandir(self.root / folder) as entries:
+                    for entry in entries:
+                        if _is_plain_image(entry):  # the usual case, a million times over
+                            images.append(entry.name)
+                        else:
+                            others.append(entry)
             except OSError as error:
                 raise UserError(f"cannot read the folder {self.root / folder}: {error.strerror}") from error
-            if folder and is_ours(self.root / folder, (entry.name for entry in entries)):
+            if folder and is_ours(self.root / folder, [entry.name for entry in others]):
                 self.ours.append(folder)
                 continue
             above = f"{folder}/" if folder else ""
-            for entry in entries:
+            for name in images:
+                self._add_image(above + name, name[: name.rindex(".")])
+            for entry in others:
                 name = entry.name
+                path = above + name
                 if name.startswith(".") or name.lower() in _SYSTEM:
                     continue
-                path = above + name
                 if entry.is_symlink():
                     if not Path(entry.path).exists():
                         continue
@@ -248,6 +258,13 @@ class Folder:
         except OSError as error:
             raise UserError(f"cannot compare {self.root / one} with {other}: {error.strerror}") from error
 
+    def find_all(self, names: list[str]) -> list[str | None]:
+        """Return `find` of each name. A million plain names, without a dot or a folder, take it a second less."""
+        if self._links_out or not are_plain(names):
+            return [self.find(name) for name in names]
+        bare = map(self._names.get, names)
+        return [file if isinstance(file, str) else self.find(name) for name, file in zip(names, bare, strict=True)]
+
     def _checked(self, name: str) -> str:
         name = _composed(name)
         if not _NOT_PLAIN.search(name):
@@ -264,6 +281,22 @@ class Folder:
 def _name(path: str) -> str:
     """Return the name of an image without its folders, and without the file that holds it."""
     return path[len(container_of(path)) + 2 if is_member(path) else 0 :].rpartition("/")[2]
+
+
+def are_plain(names: list[str]) -> bool:
+    """Return True if no name has an extension or folders."""
+    joined = "\0".join(names)  # one look at all of them
+    return not any(mark in joined for mark in "./\\")
+
+
+def _is_plain_image(entry: os.DirEntry[str]) -> bool:
+    """Return True if a folder's entry is an image and no link, and its name is of ASCII; False says nothing."""
+    stem, _, suffix = entry.name.rpartition(".")
+    return (
+        suffix in _PLAIN_SUFFIXES
+        and stem.isascii() and stem != "" and stem[0] != "." != stem[-1]
+        and entry.is_file(follow_symlinks=False)
+    )  # fmt: skip
 
 
 def _composed(name: str) -> str:

@@ -39,6 +39,9 @@ def join_groups(*columns: pd.Series) -> pd.Series:
     """
     if len(columns) == 1:
         return columns[0]
+    filled = [column for column in columns if (column != "").any()]
+    if len(filled) < 2:
+        return (filled or columns)[0].fillna("").astype("str").rename(None)
     rows = len(columns[0])
     unknown = [column.isin(unknown_names(column)) for column in columns]
     codes = [

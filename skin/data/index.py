@@ -7,6 +7,7 @@ that cannot be used, and stops if they are more than the user would shrug at.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from skin.data import unknowns
-from skin.data.folder import Folder, image_suffix
+from skin.data.folder import Folder, are_plain, image_suffix
 from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.packed import how_to_unpack, packed
 from skin.data.path_groups import group_by_path
@@ -141,9 +142,11 @@ def build_index(
     if group_by is not None:
         rows, note = group_by_path(rows, files, group_by)
         by_path.append(note)
-    alone = 0 if warnings or by_path else int((rows["group"] == "").sum())
+    no_group = rows["group"] == ""
+    alone = 0 if warnings or by_path else int(no_group.sum())
     warnings += unknowns.of_groups(rows["group"])
-    rows["group"] = rows["group"].mask(rows["group"] == "", rows["image"])
+    if no_group.any():
+        rows["group"] = rows["group"].mask(no_group, rows["image"])
     rows = _in_order(rows)
     classes = tuple(sorted(rows["label"].unique()))
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
@@ -163,7 +166,9 @@ def build_index(
 def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the rows sorted by image, the attributes behind the index's own columns, and as numbers if they are."""
     attributes = [column for column in rows.columns if column not in COLUMNS]
-    rows = rows[[*COLUMNS, *attributes]].sort_values("image", ignore_index=True)
+    rows = rows[[*COLUMNS, *attributes]].reset_index(drop=True)
+    if not rows["image"].is_monotonic_increasing:
+        rows = rows.sort_values("image", ignore_index=True)
     rows = rows.astype({column: "str" for column in COLUMNS if column != "path"})
     for column in (name for name in attributes if name not in PEOPLE):
         rows[column] = _as_numbers(rows[column])
@@ -256,7 +261,8 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
     files, extensions = _find(names, folder, draft.source)
     notes += [*of_paths, *extensions]
     missing = files.isna()
-    unnamed = tuple(sorted(folder.images - set(files) - _files_of(draft.left_out, folder) - set(folder.copies)))
+    known = set(files.tolist()) | _files_of(draft.left_out, folder) | set(folder.copies)
+    unnamed = tuple(sorted(folder.images - known))
     if folder.copies:
         notes.append(f"the folder holds {count(len(folder.copies), 'image')} twice: one copy of each is used")
     if unnamed:
@@ -280,15 +286,19 @@ def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, lis
     """
     notes = []
     words = names.tolist()
-    files = pd.Series([folder.find(name) for name in words], index=names.index, dtype=object)
-    named = np.array(["." in name and name.lower().endswith(IMAGE_SUFFIXES) for name in words], bool)
+    found = folder.find_all(words)
+    files = pd.Series(found, index=names.index, dtype=object)
+    named = np.zeros(len(words), bool)
+    if not are_plain(words):
+        named[:] = ["." in name and name.lower().endswith(IMAGE_SUFFIXES) for name in words]
     converted = bool(named.any()) and bool(files[named].isna().all())
     if converted:
         files[named] = [folder.find(name, converted=True) for name in names[named]]
         if files[named].notna().any():
             taken = _kinds(files[named])
             notes.append(f"no image has the extension that {source} gives it; taken instead: {taken}")
-    endings = {file[file.rfind(".") :] for file in files[~named].dropna().tolist()}
+    without = itertools.compress(found, ~named) if named.any() else found
+    endings = {file[file.rfind(".") :] for file in without if file}
     if len({ending.lower() for ending in endings}) > 1:
         notes.append(f"{source} names images without extension; found: {_kinds(files[~named])}")
     return files, notes
@@ -328,9 +338,9 @@ def _words(rows: pd.DataFrame, source: str) -> list[str]:
 def _one_row_per_image(draft: Draft) -> tuple[Draft, list[str]]:
     """Drop repeated rows; rows that repeat an image with another label, group or split are faults."""
     rows = draft.rows
-    again = rows.duplicated("file")
-    if not again.any():
+    if rows["file"].is_unique:
         return draft, []
+    again = rows.duplicated("file")
     faults = []
     repeated = rows[rows["file"].isin(rows.loc[again, "file"])]
     for column in ("label", "group", "split"):
@@ -357,13 +367,13 @@ def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
 
 def _as_numbers(values: pd.Series) -> pd.Series:
     """Return numbers, NaN if missing, if every other value is a number; otherwise the text as it is."""
-    missing = values == ""
-    if missing.all():
-        return values
     # Each of the different values once: there are few ages, sizes and scores among many rows.
-    codes, words = pd.factorize(values.mask(missing))
+    codes, words = pd.factorize(values)
+    filled = np.asarray(words != "", bool)
+    if not filled.any():
+        return values
     numbers = pd.to_numeric(pd.Series(words), errors="coerce").to_numpy(np.float64)
-    if np.isnan(numbers).any():
+    if np.isnan(numbers[filled]).any():
         return values
     return pd.Series(np.append(numbers, np.nan)[codes], index=values.index)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from skin.data.folder import Folder
+from skin.data.folder import Folder, are_plain
 from skin.utils.errors import UserError, printable
 
 import pandas as pd
@@ -24,7 +24,10 @@ def relative_names(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Se
     names of the files, if those differ. If the folder has none of them, they stay, and `Folder.find` refuses them.
     Relative paths may begin with the data folder's own name.
     """
-    are_paths = ["/" in name or "\\" in name for name in names]
+    words = names.tolist()
+    if are_plain(words):
+        return names, []
+    are_paths = ["/" in name or "\\" in name for name in words]
     if not any(are_paths):
         return names, []
     paths = names[are_paths].str.replace("\\", "/", regex=False)

@@ -70,8 +70,8 @@ def compare(
     if malignant is not None:
         (is_malignant, risk), (_, other_risk) = (two_classes(malignant, labels, p) for p in (probabilities, theirs))
         of_two = (
-            Estimates(is_malignant, other_risk, resampler, ranked=(1,)),
-            Estimates(is_malignant, risk, resampler, ranked=(1,)),
+            Estimates(is_malignant, other_risk, resampler, ranked=(1,), summed=()),
+            Estimates(is_malignant, risk, resampler, ranked=(1,), summed=()),
         )
         p_value = delong_p_value(is_malignant == 1, risk[:, 1], other_risk[:, 1], resampler.group_of_row)
         delong = PairedTest(p_value)

@@ -32,7 +32,7 @@ def decision_curve(positives: Array, risk: Array, resampler: Resampler) -> Calla
     """
     number = len(THRESHOLDS)
     reached = np.searchsorted(THRESHOLDS, risk, "right")  # how many of the thresholds each risk reaches
-    counts = resampler.sums([(np.where(positives, reached, reached + number + 1), 1.0)], 2 * (number + 1))
+    counts = resampler.sums([(np.where(positives, reached, reached + number + 1), 1)], 2 * (number + 1))
 
     def figures(weights: Array) -> dict[str, Floats]:
         return cells((counts @ weights).T.reshape(-1, 2, number + 1))

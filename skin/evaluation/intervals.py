@@ -31,8 +31,11 @@ from skin.evaluation import metrics
 from skin.evaluation.metrics import (
     BY_NAME,
     METRICS,
+    NOT_RANKED,
+    OF_SUMS,
     Array,
     BiasedUpwards,
+    Bools,
     Floats,
     Interval,
     LikeShare,
@@ -119,6 +122,7 @@ class Resampler:
         self.rounds, self.seed, self.first_key = rounds, seed, stream << 32
         self._by_group = np.argsort(self.group_of_row, kind="stable")
         self._waiting: list[Asked] = []
+        self._sizes: dict[bytes, Size] = {}
 
     def weights(self, first: int, last: int) -> npt.NDArray[np.int32]:
         """Return the number of times that rounds first .. last - 1 draw each group, int32 [G, last - first].
@@ -166,21 +170,31 @@ class Resampler:
 
     def size(self, rows: Array) -> Size:
         """Return the number of images and of groups in `rows`, a mask [N]."""
-        there = np.zeros(self.num_groups, bool)
-        there[self.group_of_row[rows]] = True
-        return Size(int(rows.sum()), int(there.sum()))
+        key = np.packbits(rows).tobytes()  # many metrics rest on the same images, such as those of a class
+        if key not in self._sizes:
+            there = np.zeros(self.num_groups, bool)
+            there[self.group_of_row[rows]] = True
+            self._sizes[key] = Size(int(rows.sum()), int(there.sum()))
+        return self._sizes[key]
 
-    def sums(self, columns: list[tuple[Array | int, Array | float]], size: int) -> sparse.csr_array:
+    def sums(self, columns: list[tuple[Array | int, Array | float]], size: int) -> sparse.csc_array:
         """Return the sums of the values over each group by place, [size, G].
+
+        By columns, a product with weights [G, B] reads each group's once, and adds to places that stay in the cache.
+        By rows, it would fetch them anew for each place: that takes three times as long.
 
         Args:
             columns: (place, value) pairs; both are [N], or one number for all images.
         """
-        shape, order = (self.num_rows,), self._by_group  # in which the rows of the matrix need no sorting
-        places = [np.broadcast_to(np.asarray(place, np.int32), shape)[order] for place, _ in columns]
-        values = [np.broadcast_to(np.asarray(value, np.float64), shape)[order] for _, value in columns]
-        where = (np.concatenate(places), np.tile(self.group_of_row[order], len(columns)))
-        sums = sparse.coo_array((np.concatenate(values), where), shape=(size, self.num_groups)).tocsr()
+        shape = self.num_rows, len(columns)
+        whole = all(np.asarray(value).dtype.kind in "bi" for _, value in columns)  # counts stay whole numbers
+        places, values = np.empty(shape, np.int32), np.empty(shape, np.int32 if whole else np.float64)
+        for k, (place, value) in enumerate(columns):
+            places[:, k] = np.broadcast_to(place, self.num_rows)[self._by_group]
+            values[:, k] = np.broadcast_to(value, self.num_rows)[self._by_group]
+        ends = np.r_[0, np.cumsum(np.bincount(self.group_of_row, minlength=self.num_groups))] * len(columns)
+        sums = sparse.csc_array((values.ravel(), places.ravel(), ends), shape=(size, self.num_groups))
+        sums.sum_duplicates()
         sums.eliminate_zeros()
         return sums
 
@@ -194,7 +208,7 @@ class Ranking:
     """
 
     def __init__(self, positives: Array, scores: Array, resampler: Resampler) -> None:
-        order = np.argsort(-scores, kind="stable")
+        order = np.argsort(-scores)  # the order within a level does not matter
         positive, ranked, group = positives[order], scores[order], resampler.group_of_row[order]
         starts = np.ones(len(order), bool)
         starts[1:] = ranked[1:] != ranked[:-1]
@@ -204,18 +218,20 @@ class Ranking:
         tied = ~positive & holds[level]
         between = ~positive & ~tied
 
-        def drawn(which: Array, places: Array, size: int) -> sparse.csr_array:
+        def drawn(which: Array, places: Array, size: int) -> sparse.csc_array:
             ends = np.cumsum(np.bincount(places[which], minlength=size))
             entries = np.ones(int(which.sum()), np.int32), group[which], np.r_[0, ends].astype(np.int32)
-            return sparse.csr_array(entries, shape=(size, resampler.num_groups))
+            return sparse.csr_array(entries, shape=(size, resampler.num_groups)).tocsc()  # as in `Resampler.sums`
 
         self.positives = drawn(positive, place - 1, count)  # [K, G]
         self.level = drawn(tied, place - 1, count)  # [K, G]
         self.between = drawn(between, place, count + 1)  # [K + 1, G], the last below all
+        # The group of each positive, [K], if no two are on one level: then the product need only look it up.
+        self.alone = group[positive].astype(np.intp) if count == int(positive.sum()) else None
 
     def ranks(self, weights: Array) -> metrics.Ranks:
         """Return the class's images in order, drawn by the group weights [G, B]."""
-        own = (self.positives @ weights).T
+        own = (self.positives @ weights if self.alone is None else weights.take(self.alone, axis=0)).T
         hits, reached = _running(own), _running((self.between @ weights).T)
         positives, negatives = (running[:, -1:].sum(1) for running in (hits, reached))
         above = passed = reached[:, :-1]  # [B, K]: the negatives with a higher score, and with one as high
@@ -247,8 +263,9 @@ class Estimates:
     """
 
     def __init__(
-        self, labels: Array, probabilities: Array, resampler: Resampler, ranked: Sequence[int] | None = None
-    ) -> None:
+        self, labels: Array, probabilities: Array, resampler: Resampler, ranked: Sequence[int] | None = None,
+        summed: Sequence[Metric] = OF_SUMS,
+    ) -> None:  # fmt: skip
         """Compute the values, and ask for the rounds.
 
         Args:
@@ -256,25 +273,31 @@ class Estimates:
             resampler: of the same N rows.
             ranked: the classes whose images are ranked (all if None), which is most of the work; the metrics that
                 rank images are nan for the others, and left out if there is no such class.
+            summed: the metrics of `OF_SUMS` that are wanted; the others are left out.
         """
         self.num_classes = probabilities.shape[1]
         self.predicted = probabilities.argmax(1) if len(labels) else np.zeros(0, np.int64)
         self.labels, self.resampler = labels, resampler
         self._known_sides: dict[int, tuple[Size, Size]] = {}
         self.confusion = metrics.confusion_matrix(labels, self.predicted, self.num_classes)
-        self.values = metrics.values(labels, probabilities, ranked)
-        self._additive = additive = _Additive(labels, probabilities, resampler)
+        self._additive = additive = _Additive(labels, probabilities, resampler, summed)
         classes = range(self.num_classes) if ranked is None else ranked
         rankings = {c: Ranking(labels == c, probabilities[:, c], resampler) for c in classes}
 
-        def all_metrics(weights: Array) -> dict[str, Floats]:
-            found = additive.metrics(weights)
+        def of_rankings(weights: Array) -> dict[str, Floats]:
+            found: dict[str, Floats] = {}
             for c, ranking in rankings.items():
                 for name, of_class in ranking.metrics(weights).items():
                     found.setdefault(name, np.full((len(of_class), self.num_classes), np.nan))[:, c] = of_class
-            return metrics.with_means(found)
+            return found
 
-        self._rounds = resampler.ask(all_metrics)
+        once = np.ones((resampler.num_groups, 1), np.int32)
+        whole = {name: of_set[0] for name, of_set in of_rankings(once).items()}
+        chosen = [m for m in NOT_RANKED if m not in OF_SUMS or m in summed]
+        self.values = metrics.with_means({**metrics.values(labels, probabilities, chosen), **whole})
+        self._rounds = resampler.ask(
+            lambda weights: metrics.with_means({**additive.metrics(weights), **of_rankings(weights)})
+        )
 
     @property
     def rounds(self) -> dict[str, Floats]:
@@ -348,13 +371,15 @@ class Estimates:
 class _Additive:
     """The sums over each group of the terms of images: first the confusion matrix, then the `OfSums` metrics."""
 
-    def __init__(self, labels: Array, probabilities: Array, resampler: Resampler) -> None:
+    def __init__(
+        self, labels: Array, probabilities: Array, resampler: Resampler, summed: Sequence[Metric]
+    ) -> None:
         self.classes = probabilities.shape[1]
         predicted = probabilities.argmax(1)
-        terms: list[tuple[Array | int, Array | float]] = [(labels * self.classes + predicted, 1.0)]
+        terms: list[tuple[Array | int, Array | float]] = [(labels * self.classes + predicted, 1)]
         self.places: dict[str, tuple[OfSums, slice]] = {}
         end = self.classes**2
-        for metric in METRICS:
+        for metric in summed:
             if isinstance(metric.source, OfSums):
                 place, numbers = metric.source.terms(labels, probabilities)
                 terms.append((end + place, numbers))
@@ -362,7 +387,7 @@ class _Additive:
                 end += metric.source.size
         # Of a mean of gaps, each image's variance by chance alone: behind the sums, which the rounds need.
         self.size, self.chance = end, {}
-        for metric in METRICS:
+        for metric in summed:
             if isinstance(metric.interval, BiasedUpwards):
                 source, _ = self.places[metric.name]
                 place = source.terms(labels, probabilities)[0]
@@ -434,17 +459,17 @@ def _wilson(share: float, variance: float, size: Size) -> tuple[float, float]:
 
 
 def share_of(hits: Array, rows: Array, resampler: Resampler) -> Estimate:
-    """Return the share of hits among `rows`, both bool [N], with Wilson's interval.
+    """Return the share of hits, bool [N], among `rows`, bool [N] or their numbers, with Wilson's interval.
 
     The variance is that of a ratio over groups by linearisation, which is what the rounds of a bootstrap come to. So
     the many shares of a reliability diagram need no rounds.
     """
-    size = resampler.size(rows)
-    if size.images == 0:
+    of_group, found = resampler.group_of_row[rows], hits[rows]
+    if len(found) == 0:
         return Estimate(np.nan, np.nan, np.nan)
-    of_group = resampler.group_of_row[rows]
-    value = float(hits[rows].mean())
-    apart = np.bincount(of_group, weights=hits[rows] - value)
+    size = Size(len(found), int(np.count_nonzero(np.bincount(of_group))))
+    value = float(found.mean())
+    apart = np.bincount(of_group, weights=found - value)
     return Estimate(value, *_wilson(value, float((apart**2).sum()) / size.images**2, size))
 
 
@@ -493,7 +518,7 @@ def difference(one: Estimate, other: Estimate) -> Estimate:
     return Estimate(value, value - down, value + up)
 
 
-def mean_gap_interval(sums: sparse.csr_array, images: Array, chance: Array) -> tuple[float, float]:
+def mean_gap_interval(sums: sparse.csc_array, images: Array, chance: Array) -> tuple[float, float]:
     """Return the 95 % interval of a mean of absolute gaps, such as the calibration error.
 
     The sums of the bins are taken as normal, with the covariance of G groups. No variance is less than chance alone
@@ -549,17 +574,14 @@ def means_of(columns: Mapping[Key, Column], resampler: Resampler) -> Callable[[]
 
     Its call draws the rounds, once for all that was asked of the resampler before.
     """
-    hits = np.stack([column.values for column in columns.values()], 1)
-    counted = ~np.isnan(hits)
-    numbers = range(len(columns))
+    values = [column.values for column in columns.values()]
+    counted = [~np.isnan(of_images) for of_images in values]
     # Many columns count the same rows (all of them, or those of a class): these are counted once.
     masks: dict[bytes, int] = {}
-    mask_of = [masks.setdefault(counted[:, k].tobytes(), len(masks)) for k in numbers]
-    totals = resampler.sums(
-        [(k, np.where(counted[:, k], hits[:, k], 0.0)) for k in numbers]
-        + [(len(columns) + m, counted[:, mask_of.index(m)].astype(float)) for m in range(len(masks))],
-        len(columns) + len(masks),
-    )
+    mask_of = [masks.setdefault(np.packbits(rows).tobytes(), len(masks)) for rows in counted]
+    rows_of_masks = [counted[mask_of.index(m)] for m in range(len(masks))]
+    numbered = [*zip(values, counted, strict=True), *((np.ones(len(rows)), rows) for rows in rows_of_masks)]
+    totals = resampler.sums(_side_by_side(numbered), len(numbered))
 
     def means(weights: Array) -> dict[str, Floats]:
         sums = (totals @ weights).T
@@ -568,8 +590,22 @@ def means_of(columns: Mapping[Key, Column], resampler: Resampler) -> Callable[[]
     rounds = resampler.ask(means)
 
     def estimate(k: int, kind: Percentiles | Share) -> Estimate:
-        there = counted[:, k]
-        value = float(metrics.ratio(hits[there, k].sum(), there.sum()))
+        there = counted[k]
+        value = float(metrics.ratio(values[k][there].sum(), there.sum()))
         return interval(kind, value, rounds()["means"][:, k], resampler.size(there))
 
     return lambda: {key: estimate(k, column.interval) for k, (key, column) in enumerate(columns.items())}
+
+
+def _side_by_side(numbered: Sequence[tuple[Array, Bools]]) -> list[tuple[Array | int, Array | float]]:
+    """Return the columns for `Resampler.sums` of values [N] where bool [N]; those with no row in common share one."""
+    shared: list[tuple[Bools, Array, Array]] = []  # the rows that are taken, the place and the value of each
+    for number, (values, rows) in enumerate(numbered):
+        found = next((one for one in shared if not (one[0] & rows).any()), None)
+        if found is None:
+            found = np.zeros(len(rows), bool), np.zeros(len(rows), np.int32), np.zeros(len(rows))
+            shared.append(found)
+        taken, place, value = found
+        taken |= rows
+        place[rows], value[rows] = number, values[rows]
+    return [(place, value) for _, place, value in shared]

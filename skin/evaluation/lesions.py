@@ -69,7 +69,7 @@ def per_lesion(
     estimates = Estimates(of_lesion, answers, resampler)
     two = None
     if malignant is not None:
-        two = Estimates(*two_classes(malignant, of_lesion, answers), resampler, ranked=(1,))
+        two = Estimates(*two_classes(malignant, of_lesion, answers), resampler, ranked=(1,), summed=())
     overall = {metric.name: estimates.estimate(metric.name) for metric in metrics.OVERALL}
     return LesionReport(int(one_class.sum()), overall, None if two is None else _of_malignant(two))
 
@@ -105,7 +105,7 @@ def per_patient(
         risk = np.zeros(len(first))
         np.maximum.at(risk, of_image, answers[:, malignant].sum(1))
         np.logical_or.at(ill, of_image, malignant[labels])
-        two = Estimates(ill.astype(np.int64), np.stack([1 - risk, risk], 1), resampler, ranked=(1,))
+        two = Estimates(ill.astype(np.int64), np.stack([1 - risk, risk], 1), resampler, ranked=(1,), summed=())
     return PatientReport(
         patients=len(first),
         accuracy=accuracy()["accuracy"],

@@ -259,15 +259,22 @@ def auc_of(ranks: Ranks) -> Floats:
 
 def average_precision_of(ranks: Ranks) -> Floats:
     """Return `average_precision` of each draw, [B]."""
-    precision = ranks.hits / np.maximum(ranks.hits + ranks.passed, 1)
+    called = ranks.hits + ranks.passed
+    precision = ranks.hits / np.maximum(called, 1, out=called)
     return ratio(np.einsum("bk,bk->b", ranks.own, precision), ranks.positives)
+
+
+def first_above(counts: Array, limit: float) -> int:
+    """Return the place of the first of growing whole numbers, int [K], that is larger than `limit`; K if none is."""
+    # A limit of another type would have all K converted first.
+    return int(np.searchsorted(counts, counts.dtype.type(math.floor(limit)), "right"))
 
 
 def sensitivity_at_specificity_of(ranks: Ranks, specificity: float) -> Floats:
     """Return `sensitivity_at_specificity` of each draw, [B]."""
     # False positives only grow along the order, so the thresholds that are allowed come first.
     most = (1 - specificity + 1e-12) * ranks.negatives
-    allowed = [int(np.searchsorted(row, limit, "right")) for row, limit in zip(ranks.passed, most, strict=True)]
+    allowed = [first_above(row, limit) for row, limit in zip(ranks.passed, most, strict=True)]
     found = [row[last - 1] if last else 0 for row, last in zip(ranks.hits, allowed, strict=True)]
     return np.where(ranks.negatives > 0, ratio(found, ranks.positives), np.nan)
 
@@ -276,7 +283,7 @@ def partial_auc_of(ranks: Ranks, sensitivity: float) -> Floats:
     """Return `partial_auc` of each draw, [B]."""
     pairs = np.zeros(len(ranks.positives))  # of a positive that counts, and a negative it outranks
     for b, reach in enumerate(sensitivity * ranks.positives):
-        first = int(np.searchsorted(ranks.hits[b], reach, "right"))  # the level on which the sensitivity is passed
+        first = first_above(ranks.hits[b], reach)  # the level on which the sensitivity is passed
         own, above, passed = (each[b, first:].astype(float) for each in (ranks.own, ranks.above, ranks.passed))
         if not len(own):  # no positive is drawn
             continue
@@ -538,6 +545,9 @@ PER_CLASS = tuple(metric for metric in METRICS if metric.of_class)
 OF_CALLED = tuple(metric for metric in PER_CLASS if isinstance(metric.interval, ShareOfClass))
 """The metrics of a class that depend only on the images that are predicted as it."""
 
+OF_SUMS = tuple(metric for metric in METRICS if isinstance(metric.source, OfSums))
+NOT_RANKED = tuple(metric for metric in METRICS if not isinstance(metric.source, OfRanking | MeanOverClasses))
+
 # The metrics of some tables, in their order.
 OF_PROBABILITIES = tuple(BY_NAME[name] for name in ("log_loss", "brier_score", "expected_calibration_error"))
 OF_LABELS = tuple(BY_NAME[name] for name in (
@@ -552,23 +562,18 @@ OF_TWO_CLASSES = tuple(BY_NAME[name] for name in (
 ))  # fmt: skip
 
 
-def values(labels: Array, probabilities: Array, ranked: Sequence[int] | None = None) -> dict[str, Floats]:
-    """Return every metric of a set by name: [] for the set, [C] for its classes.
-
-    Args:
-        ranked: the classes whose images are ranked (all if None), which is most of the work; the metrics that rank
-            images are nan for the others, and left out if there is no such class.
-    """
+def values(labels: Array, probabilities: Array, chosen: Sequence[Metric] = METRICS) -> dict[str, Floats]:
+    """Return the metrics of a set by name, [] for the set, [C] for its classes: those chosen, and means of these."""
     confusion = confusion_matrix(labels, probabilities.argmax(1), probabilities.shape[1])
-    computed = [metric for metric in METRICS if not isinstance(metric.source, MeanOverClasses | OfRanking)]
+    computed = [m for m in chosen if not isinstance(m.source, MeanOverClasses | OfRanking)]
     found = {m.name: _value(m.source, labels, probabilities, confusion) for m in computed}
-    for c in range(probabilities.shape[1]) if ranked is None else ranked:
+    of_ranking = [(m.name, m.source) for m in chosen if isinstance(m.source, OfRanking)]
+    for c in range(probabilities.shape[1]) if of_ranking else ():
         order = np.argsort(probabilities[:, c], kind="stable")  # what is sorted is soon sorted again
         positives, scores = labels[order] == c, probabilities[order, c]
-        for metric in METRICS:
-            if isinstance(metric.source, OfRanking):
-                of_classes = found.setdefault(metric.name, np.full(probabilities.shape[1], np.nan))
-                of_classes[c] = metric.source.compute(positives, scores)
+        for name, source in of_ranking:
+            of_classes = found.setdefault(name, np.full(probabilities.shape[1], np.nan))
+            of_classes[c] = source.compute(positives, scores)
     return with_means(found)
 
 

@@ -212,7 +212,7 @@ def _at_thresholds(
     for name, of_target in levels.items():
         positives, scores = sides[name]
         reached = np.searchsorted(of_target, scores, "right")
-        columns.append((starts[name] + (len(of_target) + 1) * positives + reached, 1.0))
+        columns.append((starts[name] + (len(of_target) + 1) * positives + reached, 1))
     counts = resampler.sums(columns, sum(widths))
     keys = [(name, rule) for name in levels for rule in thresholds[name]]
 

@@ -13,7 +13,7 @@ Mancl and DeRouen 2001), and a t distribution of the groups on the scarcer side.
 from __future__ import annotations
 
 from skin.evaluation.intervals import Estimate, Resampler, share_of
-from skin.evaluation.metrics import SMALLEST_PROBABILITY, Bools, Floats, confidence_bin
+from skin.evaluation.metrics import SMALLEST_PROBABILITY, Bools, Floats, confidence_bin, ratio
 from skin.evaluation.report_types import ReliabilityBin, ReliabilityReport
 
 import numpy as np
@@ -34,8 +34,8 @@ def reliability(event: Bools, probabilities: Floats, resampler: Resampler) -> Re
     said = logit(np.clip(probabilities.astype(np.float64), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY))
     constant = np.ones_like(said)
     return ReliabilityReport(
-        slope=_coefficient(event, np.stack([constant, said], 1), np.zeros_like(said), resampler),
-        intercept=_coefficient(event, constant[:, None], said, resampler),
+        slope=_coefficient(event, np.stack([constant, said]), np.zeros_like(said), resampler),
+        intercept=_coefficient(event, constant[None], said, resampler),
         bins=_bins(event, probabilities, resampler),
     )
 
@@ -43,14 +43,17 @@ def reliability(event: Bools, probabilities: Floats, resampler: Resampler) -> Re
 def _bins(event: Bools, probabilities: Floats, resampler: Resampler) -> list[ReliabilityBin]:
     """Return the bins that hold images, the lowest first."""
     of_bin = confidence_bin(probabilities, BINS)
+    ends = np.cumsum(np.bincount(of_bin, minlength=BINS))
+    by_bin = np.argsort(of_bin.astype(np.int8), kind="stable")
     found = []
-    for number in np.unique(of_bin):
-        rows = of_bin == number
+    for number, rows in enumerate(np.split(by_bin, ends[:-1])):
+        if len(rows) == 0:
+            continue
         found.append(
             ReliabilityBin(
                 above=float(number) / BINS,
                 up_to=float(number + 1) / BINS,
-                images=int(rows.sum()),
+                images=len(rows),
                 mean_probability=float(probabilities[rows].mean()),
                 observed=share_of(event, rows, resampler),
             )
@@ -62,7 +65,7 @@ def _coefficient(event: Bools, columns: Floats, offset: Floats, resampler: Resam
     """Return the last coefficient of a logistic regression of the event with its 95 % interval.
 
     Args:
-        columns: [N, K]. offset: [N], added to the linear predictor.
+        columns: [K, N]. offset: [N], added to the linear predictor.
     """
     nothing = Estimate(np.nan, np.nan, np.nan)
     fitted = _logistic(event, columns, offset)
@@ -72,19 +75,38 @@ def _coefficient(event: Bools, columns: Floats, offset: Floats, resampler: Resam
     fewest = min(resampler.size(event).groups, resampler.size(~event).groups)
     if fewest < ENOUGH_GROUPS:
         return Estimate(value, np.nan, np.nan)
-    rate = expit(columns @ fitted + offset)
-    scores = _by_group(columns * (event - rate)[:, None], resampler)  # [G, K]
-    products = (columns[:, :, None] * columns[:, None, :]).reshape(len(columns), -1)
-    width = columns.shape[1]
-    curvatures = _by_group(products * (rate * (1 - rate))[:, None], resampler).reshape(-1, width, width)
-    try:
-        # The change of the coefficients if a group is left out, [G, K].
-        changes = np.linalg.solve(curvatures.sum(0) - curvatures, scores[:, :, None])[:, -1, 0]
-    except np.linalg.LinAlgError:  # one group alone decides
+    changes = _changes(event, columns, expit(fitted @ columns + offset), resampler)
+    if changes is None:
         return Estimate(value, np.nan, np.nan)
     groups = resampler.num_groups
     half = float(stdtrit(fewest - 1, 0.975) * np.sqrt((changes**2).sum() * (groups - 1) / groups))
     return Estimate(value, value - half, value + half)
+
+
+def _changes(event: Bools, columns: Floats, rate: Floats, resampler: Resampler) -> Floats | None:
+    """Return the change of the last coefficient if a group is left out, [G]; None if one group alone decides.
+
+    Args:
+        columns: [K, N], K is 1 or 2. rate: [N], the probabilities of the event.
+    """
+    apart, varies = event - rate, rate * (1 - rate)
+
+    def left(one: Floats, other: Floats) -> Floats:
+        own = _by_group(one * other * varies, resampler)
+        rest: Floats = own.sum() - own
+        return rest
+
+    last = columns[-1]
+    score, curvature = _by_group(last * apart, resampler), left(last, last)
+    if len(columns) == 2:  # the first is eliminated, which is many times quicker than to solve G equations
+        crossed = left(columns[0], last)
+        share = ratio(crossed, left(columns[0], columns[0]))
+        score = score - share * _by_group(columns[0] * apart, resampler)
+        curvature = curvature - share * crossed
+    if not curvature.all() or np.isnan(curvature).any():
+        return None
+    changes: Floats = score / curvature
+    return changes
 
 
 def _logistic(event: Bools, columns: Floats, offset: Floats) -> Floats | None:
@@ -93,20 +115,23 @@ def _logistic(event: Bools, columns: Floats, offset: Floats) -> Floats | None:
     Newton's method, from what is right if the probabilities are.
     """
 
+    other = (~event).astype(float)
+
     def tried(at: Floats) -> tuple[Floats, float]:
         """Return the probabilities [N] of the event, and the log loss."""
-        rate = expit(columns @ at + offset)
-        return rate, -float(np.log(np.maximum(np.where(event, rate, 1 - rate), 1e-300)).sum())
+        rate = expit(at @ columns + offset)
+        of_truth = np.abs(other - rate)
+        return rate, -float(np.log(np.maximum(of_truth, 1e-300, out=of_truth), out=of_truth).sum())
 
     if not event.any() or event.all():
         return None
-    at = np.zeros(columns.shape[1])
+    at = np.zeros(len(columns))
     at[1:] = 1.0
     rate, loss = tried(at)
     for _ in range(_STEPS):
-        curvature = (columns * (rate * (1 - rate))[:, None]).T @ columns
+        curvature = (columns * (rate * (1 - rate))) @ columns.T
         try:
-            step = np.linalg.solve(curvature, columns.T @ (event - rate))
+            step = np.linalg.solve(curvature, columns @ (event - rate))
         except np.linalg.LinAlgError:
             return None
         rate, found = tried(at + step)
@@ -122,6 +147,6 @@ def _logistic(event: Bools, columns: Floats, offset: Floats) -> Floats | None:
 
 
 def _by_group(values: Floats, resampler: Resampler) -> Floats:
-    """Return the sums [G, K] over the images of each group, of values [N, K]."""
-    of_group = resampler.group_of_row
-    return np.stack([np.bincount(of_group, column, minlength=resampler.num_groups) for column in values.T], 1)
+    """Return the sums [G] over the images of each group, of values [N]."""
+    sums = np.bincount(resampler.group_of_row, values, minlength=resampler.num_groups)
+    return sums.astype(np.float64, copy=False)

@@ -154,7 +154,9 @@ def build(
     answers = _Answers(predictions.classes, labels, probabilities, resampler.group_of_row, malignant)
     parts = None if prevalence is None else prevalences.of_set(prevalence, predictions.classes, labels)
     estimates = Estimates(labels, probabilities, resampler)
-    raw = Estimates(labels, calibration.softmax(predictions.logits[known]), resampler, ranked=())
+    raw = Estimates(
+        labels, calibration.softmax(predictions.logits[known]), resampler, ranked=(), summed=metrics.OF_PROBABILITIES
+    )
     of_malignant = _malignant(answers, resampler)
     of_sets = means_of(_set_columns(calibrated, known, labels), resampler)
     per_class = _per_class(answers, estimates, threshold)
@@ -287,7 +289,7 @@ def _balanced(
     label = calibration.balanced(fitted, probabilities)
     if label is None:
         return None
-    return Estimates(labels, np.eye(probabilities.shape[1])[label], resampler, ranked=())
+    return Estimates(labels, np.eye(probabilities.shape[1])[label], resampler, ranked=(), summed=())
 
 
 def _decision(estimates: Estimates, balanced: Estimates | None) -> DecisionReport:
@@ -333,7 +335,7 @@ def _malignant(
     if answers.malignant is None:
         return lambda: (None, None)
     truth, risk = two_classes(answers.malignant, answers.labels, answers.probabilities)
-    estimates = Estimates(truth, risk, resampler, ranked=(1,))
+    estimates = Estimates(truth, risk, resampler, ranked=(1,), summed=())
     curve = decision_curve(truth == 1, risk[:, 1], resampler)
     members = list(zip(answers.classes, answers.malignant, strict=True))
 
@@ -448,7 +450,7 @@ class _Answers:
         estimates = Estimates(labels, probabilities, resampler)
         two = None
         if self.malignant is not None:  # asked for before the first estimate is read
-            two = Estimates(*two_classes(self.malignant, labels, probabilities), resampler, ranked=())
+            two = Estimates(*two_classes(self.malignant, labels, probabilities), resampler, ranked=(), summed=())
         found = {}
         for entry in subgroups.METRICS:
             if not entry.of_malignant:

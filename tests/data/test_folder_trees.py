@@ -7,6 +7,7 @@ import shlex
 import unicodedata
 from pathlib import Path
 
+from skin.data.folder import Folder
 from skin.data.index import Index
 from skin.data.layouts import read_index
 from skin.utils.errors import UserError
@@ -318,6 +319,18 @@ def test_images_and_masks_side_by_side(tmp_path: Path) -> None:
 def test_folders_of_systems_and_file_servers_are_passed_over(tmp_path: Path, name: str) -> None:
     index = read_index(tree(tmp_path, "mel", "nv", f"{name}/mel", f"mel/{name}", f"mel/{name}/i0.jpg"))
     assert (sizes(index), index.notes) == ({"mel": 3, "nv": 3}, ())
+
+
+def test_a_hidden_file_or_one_with_two_dots_at_the_end_of_its_name_is_no_image(tmp_path: Path) -> None:
+    files = dict.fromkeys(("a.jpg", "b.JPG", "é.png", ".jpg", ".c.jpg", "d..jpg"), "")
+    folder = Folder(tree(tmp_path, files=files))
+    assert (folder.images, folder.others) == ({"a.jpg", "b.JPG", "é.png"}, ["d..jpg"])
+
+
+def test_many_names_are_found_as_one_by_one(tmp_path: Path) -> None:
+    folder = Folder(tree(tmp_path, files={"one/a.jpg": "a", "one/b.jpg": "b", "two/b.png": "b"}))
+    assert folder.find_all(["b", "none", "a"]) == [folder.find("b"), None, "one/a.jpg"]
+    assert folder.find_all(["b.png", "one/b", "a"]) == ["two/b.png", "one/b.jpg", "one/a.jpg"]
 
 
 # --------------------------------------------------------------------------------- tables beside class folders

@@ -870,6 +870,9 @@ def test_groups_that_share_a_value_of_any_column_are_one() -> None:
     patients = pd.Series(["p2", "", "p1", "", ""])
     lesions = pd.Series(["l1", "l1", "l1", "l2", ""])
     assert join_groups(patients, lesions).tolist() == ["p1", "p1", "p1", "l2", ""]
+    none = pd.Series([""] * 5)
+    assert join_groups(none, patients).tolist() == patients.tolist()
+    assert join_groups(none, none).tolist() == none.tolist()
 
 
 def test_pairs_join_the_groups_of_their_rows() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from skin.data import tables
 from skin.data.encodings import code_page
 from skin.data.index import Index
 from skin.data.layouts import read_index
@@ -161,6 +162,17 @@ def test_the_tables_of_other_layouts_are_read_in_their_code_page_too(tmp_path: P
     index = read_index(tmp_path)
     assert index.classes == tuple(sorted(RUSSIAN))
     assert any("Windows-1251" in note for note in index.notes)
+
+
+def test_a_code_page_is_said_wherever_its_first_letter_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_PART_BYTES", 8)
+    path = tmp_path / "labels.csv"
+    path.write_bytes("image,label\na,mel\nb,nævus\n".encode("cp1252"))
+    assert ["Windows-1252" in note for note in tables.encoding_note(path)] == [True]
+    path.write_text("image,label\na,mel\nb,nævus\n", encoding="utf-8")
+    assert tables.encoding_note(path) == []
 
 
 def test_two_unicode_forms_of_a_name_are_one(tmp_path: Path) -> None:

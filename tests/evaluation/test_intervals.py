@@ -37,8 +37,41 @@ def test_values_are_those_of_the_set() -> None:
     labels, probabilities, groups = random_set(seed=2, groups=30)
     figures = Estimates(labels, probabilities, Resampler(groups, rounds=2))
     for name, expected in metrics.values(labels, probabilities).items():
-        np.testing.assert_array_equal(figures.values[name], expected, err_msg=name)
+        np.testing.assert_allclose(figures.values[name], expected, rtol=1e-13, err_msg=name)
     assert figures.values.keys() == figures.rounds.keys()
+
+
+def test_what_is_not_asked_for_is_left_out_and_the_rest_is_the_same() -> None:
+    labels, probabilities, groups = random_set(seed=2, groups=30)
+    resampler = Resampler(groups, rounds=20)
+    every = Estimates(labels, probabilities, resampler)
+    few = Estimates(labels, probabilities, resampler, ranked=(), summed=metrics.OF_PROBABILITIES)
+    left_out = {"top_2_accuracy", "top_3_accuracy", "macro_auc", "macro_average_precision"}
+    left_out |= {m.name for m in metrics.PER_CLASS if isinstance(m.source, metrics.OfRanking)}
+    assert few.values.keys() == few.rounds.keys() == every.values.keys() - left_out
+    for name in few.values:
+        assert few.estimate("log_loss") == every.estimate("log_loss")
+        np.testing.assert_array_equal(few.rounds[name], every.rounds[name], err_msg=name)
+
+
+def test_means_of_columns_that_count_other_images_are_their_own() -> None:
+    # Lesions a: images 0 and 1; b: 2 and 3. A round draws a (0, 1 or 2) times, and b for the rest.
+    numbers = {
+        "all": [1.0, 2.0, 3.0, 6.0],
+        "of a": [1.0, 0.0, np.nan, np.nan],
+        "of b": [np.nan, np.nan, 5.0, 7.0],
+        "of both": [np.nan, 4.0, 6.0, np.nan],
+    }
+    resampler = Resampler(np.array(["a", "a", "b", "b"]), rounds=16)
+    found = means_of({name: Column(np.array(v), Percentiles()) for name, v in numbers.items()}, resampler)()
+    assert {name: estimate.value for name, estimate in found.items()} == {
+        "all": 3.0, "of a": 0.5, "of b": 6.0, "of both": 5.0,
+    }  # fmt: skip
+    first = np.array([True, True, False, False])
+    columns = intervals._side_by_side([(np.array([2.0, 3, 0, 0]), first), (np.array([0.0, 0, 5, 6]), ~first)])
+    assert len(columns) == 1
+    sums = resampler.sums(columns, 2)
+    assert sums.toarray().tolist() == [[5.0, 0.0], [0.0, 11.0]]
 
 
 def test_a_round_draws_as_many_groups_as_there_are() -> None:
@@ -53,9 +86,12 @@ def test_rounds_depend_on_the_seed_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     whole = Estimates(labels, probabilities, Resampler(groups, rounds=30, seed=5)).rounds
     monkeypatch.setattr(intervals, "BATCH_ELEMENTS", 7 * len(labels))
     in_batches = Estimates(labels, probabilities, Resampler(groups, rounds=30, seed=5)).rounds
+    monkeypatch.setattr(intervals, "usable_cores", lambda: 1)
+    alone = Estimates(labels, probabilities, Resampler(groups, rounds=30, seed=5)).rounds
     other = Estimates(labels, probabilities, Resampler(groups, rounds=30, seed=6)).rounds
     for name in whole:
         np.testing.assert_array_equal(whole[name], in_batches[name], err_msg=name)
+        np.testing.assert_array_equal(whole[name], alone[name], err_msg=name)
     assert not np.array_equal(whole["accuracy"], other["accuracy"])
 
 

@@ -133,6 +133,8 @@ def one_row_each(table: pd.DataFrame, key: str, source: str) -> pd.DataFrame:
     Raises:
         UserError: they contradict each other.
     """
+    if table[key].is_unique:
+        return table
     again = table[key].duplicated(keep=False) & (table[key] != "")
     if not again.any():
         return table

@@ -112,15 +112,19 @@ def benign_or_malignant(table: pd.DataFrame, image: str, columns: list[str], sou
     Raises:
         UserError: a value is neither, or two columns contradict each other.
     """
-    label = pd.Series("", index=table.index)
+    label: pd.Series | None = None
     for column in columns:
-        told = table[column].str.lower().map(_TWO_CLASSES)
+        words = {word: _TWO_CLASSES.get(word.lower()) for word in table[column].unique()}
+        told = table[column].map(words)
         if told.isna().any():
             row = table[told.isna()].iloc[0]
             raise UserError(
                 f"{source}: the {column} of the image '{printable(row[image])}' is '{printable(row[column])}', "
                 "and neither benign (0) nor malignant (1): correct the table"
             )
+        if label is None:
+            label = told.rename(None)  # of no column
+            continue
         if (contradicted := (label != "") & (told != "") & (label != told)).any():
             row = table[contradicted].iloc[0]
             raise UserError(
@@ -128,7 +132,7 @@ def benign_or_malignant(table: pd.DataFrame, image: str, columns: list[str], sou
                 f"('{printable(row[columns[0]])}' and '{printable(row[column])}'): correct the table"
             )
         label = label.mask(label == "", told)
-    return label
+    return pd.Series("", index=table.index) if label is None else label
 
 
 def without_classes(folder: Folder, draft: Draft, paths: list[str], image: str) -> Draft:
