@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import tempfile
@@ -209,8 +210,10 @@ def best_pt(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def whole(best_pt: Path) -> bytes:
-    return export.as_onnx(load_best(best_pt))[0]
+def whole(best_pt: Path) -> Callable[[], bytes]:
+    """A function that returns the full file, made once: it takes ten seconds, and many tests need none."""
+    as_onnx = export.as_onnx
+    return functools.cache(lambda: as_onnx(load_best(best_pt))[0])
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -218,11 +221,12 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(
-    best_pt: Path, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """`run("--export", "m.onnx")` in an empty folder: exit code, stdout, stderr. The full file is made once."""
+    best_pt: Path, whole: Callable[[], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:  # fmt: skip
+    """`run("--export", "m.onnx")` in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(export, "as_onnx", lambda checkpoint: (whole, 0.0))
+    monkeypatch.setattr(export, "as_onnx", lambda checkpoint: (whole(), 0.0))
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["predict.py", "--checkpoint", str(best_pt), *map(str, words)])
@@ -237,8 +241,9 @@ def only(monkeypatch: pytest.MonkeyPatch, *ways: Way) -> None:
     monkeypatch.setattr(reduced, "WAYS", ways)
 
 
+@pytest.mark.slow
 def test_a_real_network_in_float16_is_written_and_says_how_it_was_made(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, best_pt: Path, whole: bytes
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, best_pt: Path, whole: Callable[[], bytes]
 ) -> None:
     def broken(content: bytes, squares: np.ndarray) -> bytes:
         raise RuntimeError("no kernel\nand more")
@@ -263,9 +268,10 @@ def test_a_real_network_in_float16_is_written_and_says_how_it_was_made(
     assert (made["way"], made["images"]) == ("float16 weights", images)
     assert made["limits"] == {"agreement": 0.99, "sensitivity_loss": 0.01, "calibration_loss": 0.01}
     assert json.loads(notes["classes"]) == list(tiny.CLASSES)
-    assert (tmp_path / "small.onnx").stat().st_size < 0.6 * len(whole)
+    assert (tmp_path / "small.onnx").stat().st_size < 0.6 * len(whole())
 
 
+@pytest.mark.slow
 def test_a_real_network_in_8_bits_is_refused_if_it_says_other_things(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, best_pt: Path
 ) -> None:
@@ -296,16 +302,17 @@ def test_a_real_network_in_8_bits_is_refused_if_it_says_other_things(
 
 
 @pytest.mark.slow
-def test_every_way_makes_a_file_of_a_real_network_that_onnxruntime_runs(whole: bytes) -> None:
+def test_every_way_makes_a_file_of_a_real_network_that_onnxruntime_runs(whole: Callable[[], bytes]) -> None:
     squares = np.stack([tiny.picture(seed, 32, 32) for seed in range(4)])
     for way in reduced.WAYS:
-        content = way.reduce(whole, squares)
+        content = way.reduce(whole(), squares)
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         assert np.isfinite(small._ask(session, squares).probabilities).all()
-        assert len(content) < 0.6 * len(whole)
+        assert len(content) < 0.6 * len(whole())
         assert b"site-packages" not in content
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_file(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def interrupted(content: bytes, squares: np.ndarray) -> bytes:
         with monkeypatch.context() as patch:
@@ -333,6 +340,7 @@ def test_a_missing_onnxruntime_is_one_line(run: Run, monkeypatch: pytest.MonkeyP
     assert err == "error: cannot export: onnxruntime is missing; pip install -r requirements.txt\n"
 
 
+@pytest.mark.slow
 def test_no_validation_images_are_one_line_whose_advice_works(
     run: Run, monkeypatch: pytest.MonkeyPatch, demo_folder: Path, best_pt: Path
 ) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 from skin.utils import parallel
 from skin.utils.errors import UserError
 from skin.utils.parallel import Topology
+from tests import warm
 from tests.conftest import ROOT
 
 import numpy as np
@@ -116,7 +116,8 @@ def test_two_processes_gather_what_each_has_and_share_an_error(tmp_path: Path) -
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, check=True, capture_output=True, timeout=120, env=environment)
+    done = warm.run(command, cwd=tmp_path, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
     for rank in ("0", "1"):
         assert (tmp_path / rank).read_text() == "[{'rank': 0}, {'rank': 1}, 'process 1: no such file']"
 
