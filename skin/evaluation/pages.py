@@ -315,7 +315,7 @@ def _metadata(found: MetadataReport) -> Context:
         "known": [f"{name} of {100 * share:.0f} %" for name, share in found.known.items()],
         "difference": difference.text(metrics.BY_NAME["balanced_accuracy"].digits),
         "overall": _compared(metrics.OVERALL, found.overall),
-        "alone": found.alone,
+        "alone": found.alone[:1].upper() + found.alone[1:],
         "shortcut": found.shortcut,
     }
 
