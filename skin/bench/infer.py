@@ -29,7 +29,7 @@ from skin.model.averaging import as_one
 from skin.model.calibration import probabilities_of
 from skin.model.checkpoint import Checkpoint, SingleCheckpoint, load_best
 from skin.model.classifier import SkinClassifier
-from skin.model.metadata import branch_of
+from skin.model.metadata import with_metadata
 from skin.model.network import build, preprocess_for
 from skin.model.precision import Precision, choose
 from skin.utils import files
@@ -245,13 +245,10 @@ class _Plain(nn.Module):
 
     def forward(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
         pixels = images.permute(0, 3, 1, 2).float().contiguous()
-        pixels, branch = (pixels - self.mean) / self.std, branch_of(self.network)
         with self.precision.autocast():
-            if branch is None:
-                logits: Tensor = self.network(pixels)
-            else:
-                features = self.network.avgpool(self.network.features(pixels)).flatten(1)
-                logits = self.network.classifier(branch(features, metadata))
+            maps = self.network.features((pixels - self.mean) / self.std)
+            features = with_metadata(self.network, self.network.avgpool(maps).flatten(1), metadata)
+            logits: Tensor = self.network.classifier(features)
         return logits.float()
 
 

@@ -264,9 +264,8 @@ class SkinClassifier:
         """
         if not 1 <= views <= VIEWS:
             raise UserError(f"cannot average over {views} views; choose 1 to {VIEWS}")
-        images, known = torch.from_numpy(pixels).to(self.device), self._encoded(metadata)
-        beside = () if known is None else (known,)
-        _, (logits, traits) = tta.averaged(self._forward, images, views, *beside)
+        images = torch.from_numpy(pixels).to(self.device)
+        _, (logits, traits) = tta.averaged(self._forward, images, views, self._encoded(metadata))
         calibrated = calibration.apply(self._calibration, logits.cpu().numpy(), traits.cpu().numpy())
         if not np.isfinite(calibrated.probabilities).all():
             remedy = "try --amp off (in Python amp='off'), or another checkpoint"

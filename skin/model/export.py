@@ -16,7 +16,7 @@ from skin.model.averaging import as_one
 from skin.model.calibration import DECISION
 from skin.model.checkpoint import Checkpoint, SingleCheckpoint, load_best
 from skin.model.log_distance import log_distance
-from skin.model.metadata import branch_of
+from skin.model.metadata import with_metadata
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
 
@@ -78,8 +78,7 @@ class _Network(nn.Module):
         for stage in self.network.features:
             maps = stage(maps)
             traits.append(maps.mean((2, 3)))
-        branch = branch_of(self.network)
-        features = traits[-1] if branch is None else branch(traits[-1], metadata)
+        features = with_metadata(self.network, traits[-1], metadata)
         return self.network.classifier(features), torch.cat(traits, 1)
 
 

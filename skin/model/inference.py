@@ -105,12 +105,11 @@ def collect(
         if stopped := stopping():
             break
         images, rows = checked(batch).images, batch.indices.numpy()
-        known = () if batch.metadata is None else (batch.metadata,)
         if with_features:
-            first, (answers, traits) = tta.averaged(classifier.answers, images, views, *known)
+            first, (answers, traits) = tta.averaged(classifier.answers, images, views, batch.metadata)
             kept[rows] = keep(traits.cpu().numpy())
         else:
-            first, (answers,) = tta.averaged(lambda *asked: (model(*asked),), images, views, *known)
+            first, (answers,) = tta.averaged(lambda view, known: (model(view, known),), images, views, batch.metadata)
         logits[rows], one_view[rows] = answers.cpu().numpy(), first.cpu().numpy()
         on_batch(len(rows))
     if topology.any([stopped])[0]:

@@ -47,3 +47,9 @@ def attach(network: EfficientNet, encoder: Encoder | None) -> None:
 def branch_of(network: nn.Module) -> Branch | None:
     """Return the branch of a network; None if it takes the pixels alone."""
     return cast("Branch | None", getattr(network, "metadata", None))
+
+
+def with_metadata(network: nn.Module, features: Tensor, metadata: Tensor | None) -> Tensor:
+    """Return pooled features, float32 [B, D], with what the metadata say; as they are if there is no branch."""
+    branch = branch_of(network)
+    return features if branch is None else branch(features, metadata)

@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 
 from skin.data.images import LARGEST_SIDE, Preprocess
 from skin.data.metadata import Encoder
-from skin.model import metadata as branches
+from skin.model.metadata import attach, with_metadata
 from skin.model.precision import Precision
 from skin.model.tensorfile import load
 from skin.utils.errors import UserError
@@ -55,7 +55,7 @@ def build(name: str, num_classes: int, encoder: Encoder | None = None) -> Effici
     """
     network: EfficientNet = get_model(name, weights=None)
     network.classifier[1] = nn.Linear(network.classifier[1].in_features, num_classes)
-    branches.attach(network, encoder)
+    attach(network, encoder)
     return network
 
 
@@ -212,9 +212,7 @@ class Classifier(nn.Module):
         order decided.
         """
         with torch.autocast(self.precision.device_type, enabled=False):
-            if (branch := branches.branch_of(self.network)) is not None:
-                features = branch(features, metadata)
-            logits: Tensor = self.network.classifier(features)
+            logits: Tensor = self.network.classifier(with_metadata(self.network, features, metadata))
             return logits
 
     def forward(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:

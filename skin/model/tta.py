@@ -37,13 +37,14 @@ def dihedral(images: Tensor, k: int) -> Tensor:
 
 
 def averaged(
-    ask: Callable[..., tuple[Tensor, ...]], images: Tensor, views: int, *beside: Tensor
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+    ask: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]], images: Tensor, views: int,
+    metadata: Tensor | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
     """Return the first tensor of the first view, and each tensor that `ask` gives averaged over the first `views`.
 
-    `ask` is called with a view, and with what is known beside it.
+    `ask` is called with a view and the metadata.
     """
-    first = sums = ask(images, *beside)
+    first = sums = ask(images, metadata)
     for k in range(1, views):
-        sums = tuple(total + more for total, more in zip(sums, ask(dihedral(images, k), *beside), strict=True))
+        sums = tuple(total + more for total, more in zip(sums, ask(dihedral(images, k), metadata), strict=True))
     return first[0], tuple(total / views for total in sums) if views > 1 else sums

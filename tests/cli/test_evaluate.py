@@ -667,7 +667,7 @@ def test_features_are_used_at_once_and_let_go() -> None:
         def widths(self) -> list[int]:
             return [3]
 
-        def answers(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def answers(self, images: torch.Tensor, metadata: None) -> tuple[torch.Tensor, torch.Tensor]:
             pooled = images.float().mean((1, 2))
             kept.append(weakref.ref(pooled))
             return self.head(pooled), pooled

@@ -53,7 +53,7 @@ def by_torchvision_alone(best_pt: Path, squares: np.ndarray, temperature: float 
 def test_answers_that_are_no_numbers_are_an_error(model: SkinClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
     """float16 may overflow where the model was trained in another precision."""
     broken = torch.full((1, len(tiny.CLASSES)), torch.nan), torch.zeros(1, tiny.FEATURES)
-    monkeypatch.setattr(model, "_forward", lambda images: broken)
+    monkeypatch.setattr(model, "_forward", lambda *inputs: broken)
     with pytest.raises(UserError, match="not finite; try --amp off"):
         model.predict_pixels(model.pixels(tiny.picture(0))[None])
 
