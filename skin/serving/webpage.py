@@ -93,11 +93,8 @@ def make_site(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
 
     def predict(picture: FileData) -> dict[str, Any]:
         """Return the answer about a picture as `predict.py --json` does, with the probabilities of all classes."""
-        with _told():
-            answer, _ = answer_of(model, _uploaded(picture), _name(picture))
-            return json_row(answer, len(model.classes))
+        return predict_with_metadata(picture, {})
 
-    keep = (max(1, keep_seconds // 6), keep_seconds)
     def classify_with_metadata(picture: FileData, language: str, metadata: dict[str, Any]) -> str:
         """Return what `classify` does, with what is known beside the pixels, such as `{"age": 55}`."""
         return answer_html(model, _uploaded(picture), words_for(str(language)), _known(metadata))
@@ -111,6 +108,7 @@ def make_site(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
     asked: list[Callable[..., Any]] = [classify, row, predict]
     if model.encoder is not None:
         asked += [classify_with_metadata, predict_with_metadata]
+    keep = (max(1, keep_seconds // 6), keep_seconds)
     with gr.Blocks(analytics_enabled=False, delete_cache=keep) as functions:
         for function in asked:  # one forward pass takes all cores, so one at a time
             gr.api(function, api_name=function.__name__, concurrency_id="model", concurrency_limit=1)
