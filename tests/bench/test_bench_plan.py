@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torchvision.models import get_model_weights
 
-# Two cores that train: 10 images/s, decoding a tenth of a step's time, reading the cache a hundredth.
 pytestmark = pytest.mark.usefixtures("published")
 
+# Two cores that train: 10 images/s, decoding a tenth of a step's time, reading the cache a hundredth.
 CPU = Trace(
     on_gpu=False, cores=2, threads=2, workers=1, image_size=224, batch_size=32, train_images=1000, val_images=200,
     decode=0.010, cached=0.001, cache="on", kept_now=0.0, kept_later=1.0, cache_gib=1.5, step=0.1, forward=0.03,

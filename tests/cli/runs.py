@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import train
-from tests.torture import RECIPE
+from tests.torture import RECIPE, differences, outcome
 
 import pytest
 
@@ -18,6 +18,23 @@ def call(*arguments: object) -> int:
     if "--resume" in arguments:
         return train.main(options)
     return train.main([*RECIPE, "--data", "data", "--out", "run", *options])
+
+
+def run_beside(data: Path, *arguments: object) -> Path:
+    """The folder, beside the data, of a run from beginning to end that nobody disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(data.parent)
+        assert call(*arguments) == 0
+    return data.parent / "run"
+
+
+def changes_from(undisturbed: Path) -> list[str]:
+    """What differs between `run` and a run that nobody disturbed: best.pt, last.pt, metrics."""
+    expected, found = outcome(undisturbed), outcome(Path("run"))
+    for result in (expected, found):  # the folders have names of their own
+        for name in ("data", "out"):
+            del result["best.pt"]["config"][name]
+    return list(differences(expected, found))
 
 
 def empty_but_for(data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

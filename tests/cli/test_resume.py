@@ -26,9 +26,9 @@ from skin.training.states import checked_last
 from skin.utils import files, parallel, run_folders
 from skin.utils.errors import UserError
 from tests import warm
-from tests.cli.runs import at_step, call, empty_but_for, left_over
+from tests.cli.runs import at_step, call, changes_from, empty_but_for, left_over, run_beside
 from tests.conftest import slow
-from tests.torture import PARTS, RECIPE, ROOT, differences, outcome
+from tests.torture import PARTS, RECIPE, ROOT
 
 import pytest
 import torch
@@ -44,23 +44,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(data: Path) -> Path:
     """The folder of a run from beginning to end: an epoch of four steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(data.parent)
-        assert call(*SHORT) == 0
-    return data.parent / "run"
+    return run_beside(data, *SHORT)
 
 
 @pytest.fixture(autouse=True)
 def work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return empty_but_for(data, tmp_path, monkeypatch)
-
-
-def same(undisturbed: Path) -> list[str]:
-    expected, found = outcome(undisturbed), outcome(Path("run"))
-    for result in (expected, found):  # the folders have names of their own
-        for name in ("data", "out"):
-            del result["best.pt"]["config"][name]
-    return list(differences(expected, found))
 
 
 def send(number: int) -> None:
@@ -118,7 +107,7 @@ def test_the_run_goes_on_to_the_same_bits_with_other_workers_too(
     assert "0 epochs and 2 steps are done" in said
     assert "note: " not in said
     assert re.search(r"goodput \d+%: .* in 2 starts went into steps and validations that count", said)
-    assert same(undisturbed) == []
+    assert changes_from(undisturbed) == []
     assert left_over(Path("run")) == []
 
 
@@ -133,7 +122,7 @@ def test_the_fast_recipe_goes_on_to_the_same_bits_in_views_of_the_same_size(
     at_step(monkeypatch, 6, lambda: send(signal.SIGTERM))
     assert call(*fast) == 143
     assert call("--resume", "run") == 0
-    assert same(data.parent / "fast") == []
+    assert changes_from(data.parent / "fast") == []
 
 
 @pytest.mark.slow
@@ -147,7 +136,7 @@ def test_a_signal_in_validation_waits_for_no_more_than_a_batch(
     assert "stopped after epoch 0, step 3; saved" in capsys.readouterr().out
     assert not Path("run/best.pt").exists()
     assert call("--resume", "run") == 0
-    assert same(undisturbed) == []
+    assert changes_from(undisturbed) == []
 
 
 @pytest.mark.slow
@@ -160,7 +149,7 @@ def test_a_signal_in_the_last_calibration_leaves_the_run_as_it_was(
         assert call(*SHORT) == 143
     assert checkpoint.load_best(Path("run/best.pt")).calibration == {}
     assert call("--resume", "run") == 0
-    assert same(undisturbed) == []
+    assert changes_from(undisturbed) == []
 
 
 def test_a_signal_to_save_saves_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +182,7 @@ def test_last_pt_that_is_broken_gives_way_to_the_one_before(
     said = capsys.readouterr().out
     assert "going on from last-previous.pt" in said
     assert "0 epochs and 2 steps are done" in said
-    assert same(undisturbed) == []
+    assert changes_from(undisturbed) == []
     assert left_over(Path("run")) == []
 
 
@@ -229,7 +218,7 @@ def test_a_run_that_is_done_is_done_and_gets_the_row_that_a_kill_kept_from_metri
     assert call("--resume", "run") == 0
     assert Path("run/metrics.csv").read_text() == whole
     assert card.read_text().endswith("What we have seen of it ourselves.\n")
-    assert same(undisturbed) == []
+    assert changes_from(undisturbed) == []
 
 
 def test_a_run_stopped_before_its_first_save_begins_again(

@@ -17,8 +17,8 @@ from skin.data import demo
 from skin.evaluation import plots, report_files
 from skin.model.checkpoint import SingleCheckpoint, load_best
 from skin.utils.errors import UserError
-from tests.cli.runs import at_step, call, empty_but_for
-from tests.torture import PARTS, differences, outcome
+from tests.cli.runs import at_step, call, changes_from, empty_but_for, run_beside
+from tests.torture import PARTS
 
 import pytest
 
@@ -33,10 +33,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(data: Path) -> Path:
     """The folder of a run from beginning to end: an epoch of four steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(data.parent)
-        assert call(*SHORT) == 0
-    return data.parent / "run"
+    return run_beside(data, *SHORT)
 
 
 @pytest.fixture(autouse=True)
@@ -98,11 +95,7 @@ def test_a_run_with_metadata_goes_on_to_the_same_bits(
         at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert call(*SHORT) == 143
     assert call("--resume", "run", "--workers", 1) == 0
-    expected, found = outcome(undisturbed), outcome(Path("run"))
-    for result in (expected, found):  # the folders have names of their own
-        for name in ("data", "out"):
-            del result["best.pt"]["config"][name]
-    assert list(differences(expected, found)) == []
+    assert changes_from(undisturbed) == []
 
 
 @pytest.mark.parametrize(
