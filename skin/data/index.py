@@ -142,16 +142,14 @@ def build_index(
     if group_by is not None:
         rows, note = group_by_path(rows, files, group_by)
         by_path.append(note)
-    no_group = rows["group"] == ""
-    alone = 0 if warnings or by_path else int(no_group.sum())
+    said = bool(warnings or by_path)  # that images are on their own
     warnings += unknowns.of_groups(rows["group"])
-    if no_group.any():
-        rows["group"] = rows["group"].mask(no_group, rows["image"])
+    alone = _leave_alone(rows)
     rows = _in_order(rows)
     classes = tuple(sorted(rows["label"].unique()))
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
     of_none = [f"{draft.source} has no image of {empty}"] if empty else []
-    if 0 < alone < len(rows):
+    if not said and 0 < alone < len(rows):
         of_none.insert(0, f"no lesion or patient is known of {count(alone, 'image')}: each is on its own")
     if unread:
         warnings.append(f"{unread} are in no format that is read: save them as JPEG or PNG to use them")
@@ -161,6 +159,14 @@ def build_index(
         folder.root, layout, rows, classes, notes, (*draft.warnings, *warnings), tuple(faults), draft.missing,
         draft.unnamed, draft.source, columns, _left_out(draft, len(folder.copies) if looked_for else 0),
     )  # fmt: skip
+
+
+def _leave_alone(rows: pd.DataFrame) -> int:
+    """Make each image of no known group one by itself, in place; return the number of them."""
+    no_group = rows["group"] == ""
+    if no_group.any():
+        rows["group"] = rows["group"].mask(no_group, rows["image"])
+    return int(no_group.sum())
 
 
 def _in_order(rows: pd.DataFrame) -> pd.DataFrame:

@@ -92,4 +92,3 @@ def _manifest(run: Path) -> pd.DataFrame:
     """Return the split.csv of a run; no rows if there is none."""
     path = run / run_folders.SPLIT
     return splits.read_manifest(path) if path.exists() else pd.DataFrame(columns=splits.MANIFEST_COLUMNS, dtype=str)
-
