@@ -221,8 +221,12 @@ def ask_other(
         log.say(f"WARNING: --against {other.path}: {warning}", style="bold red")
     answers, about = predict(options, topology, other, test, log)
     order = against.order_of(classes, other.classes, str(other.path))
-    probabilities = answers.calibrated.probabilities[:, order]
-    return against.Other(about.checkpoint, about.checkpoint_sha256, about.model, probabilities)
+    probabilities = answers.calibrated.probabilities
+    called = calibration.balanced(other.calibration, probabilities)
+    return against.Other(
+        about.checkpoint, about.checkpoint_sha256, about.model, probabilities[:, order],
+        None if called is None else against.renumbered(order, called),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

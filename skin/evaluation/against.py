@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from skin.data import class_names
 from skin.evaluation import metrics
-from skin.evaluation.intervals import Estimate, Estimates, Resampler
+from skin.evaluation.intervals import Estimate, Estimates, Resampler, of_called
 from skin.evaluation.malignant import two_classes
 from skin.evaluation.metrics import Array, Bools, Floats, Ints
 from skin.evaluation.paired import comparison
@@ -32,12 +32,14 @@ class Other:
     Attributes:
         checkpoint: its file and the name of its folder. checkpoint_sha256: of the file. model: its network.
         probabilities: float [N, C], calibrated, with the classes in the order of the first model's.
+        balanced: int [N], the labels by the rule "balanced", numbered in that order; None if it has no such rule.
     """
 
     checkpoint: str
     checkpoint_sha256: str
     model: str
     probabilities: Floats
+    balanced: Ints | None = None
 
 
 def order_of(classes: tuple[str, ...], others: tuple[str, ...], name: str) -> list[int]:
@@ -55,17 +57,33 @@ def order_of(classes: tuple[str, ...], others: tuple[str, ...], name: str) -> li
     return order
 
 
+def renumbered(order: list[int], called: Ints) -> Ints:
+    """Return the labels, int [N], that number the other's classes, as numbers of ours; `order` is `order_of`'s."""
+    numbers: Ints = np.argsort(order)[called]
+    return numbers
+
+
 def compare(
-    other: Other, rows: Bools, labels: Ints, probabilities: Floats, estimates: Estimates, malignant: Bools | None
-) -> Callable[[], AgainstReport]:  # fmt: skip
+    other: Other,
+    rows: Bools,
+    labels: Ints,
+    probabilities: Floats,
+    estimates: Estimates,
+    by_balanced: Estimates | None,
+    malignant: Bools | None,
+) -> Callable[[], AgainstReport]:
     """Ask for the first model less the other; return a function that gives it once the rounds are drawn.
 
     Args:
         rows: bool [N], the images of the M that count. labels: int [M]. probabilities: float [M, C].
-        estimates: the first model's. malignant: bool [C]; None if there is no such division.
+        estimates, by_balanced: the first model's, and those of its labels by the rule "balanced".
+        malignant: bool [C]; None if there is no such division.
     """
     resampler, theirs = estimates.resampler, other.probabilities[rows]
     others = Estimates(labels, theirs, resampler)
+    others_balanced = None
+    if other.balanced is not None and by_balanced is not None:
+        others_balanced = of_called(labels, other.balanced[rows], theirs.shape[1], resampler)
     delong, of_two = None, None
     if malignant is not None:
         (is_malignant, risk), (_, other_risk) = (two_classes(malignant, labels, p) for p in (probabilities, theirs))
@@ -78,11 +96,15 @@ def compare(
 
     def report() -> AgainstReport:
         overall = comparison(metrics.OVERALL, others, estimates)
+        balanced = None
+        if others_balanced is not None and by_balanced is not None:
+            balanced = comparison(metrics.OF_LABELS, others_balanced, by_balanced)
         return AgainstReport(
             checkpoint=other.checkpoint,
             checkpoint_sha256=other.checkpoint_sha256,
             model=other.model,
             overall=overall,
+            balanced=balanced,
             malignant=comparison(metrics.OF_TWO_CLASSES, *of_two, 1) if of_two else None,
             mcnemar=mcnemar(estimates.predicted == labels, others.predicted == labels, resampler),
             delong=delong,

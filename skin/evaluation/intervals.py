@@ -368,6 +368,11 @@ class Estimates:
         return Estimate(value, max(value - down, 0.0), min(value + up, 1.0))
 
 
+def of_called(labels: Array, called: Array, classes: int, resampler: Resampler) -> Estimates:
+    """Return the metrics of labels, int [N], answered by `called`, int [N], without probabilities."""
+    return Estimates(labels, np.eye(classes)[called], resampler, ranked=(), summed=())
+
+
 class _Additive:
     """The sums over each group of the terms of images: first the confusion matrix, then the `OfSums` metrics."""
 

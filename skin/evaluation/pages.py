@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from skin.data.class_names import readable_name
-from skin.evaluation import metrics, operating_points, spread, subgroups
+from skin.evaluation import against, metrics, operating_points, spread, subgroups
 from skin.evaluation.metrics import Metric
 from skin.evaluation.report_types import (
     AgainstReport,
@@ -326,10 +326,14 @@ def _against(found: AgainstReport) -> Context:
     exact = found.mcnemar.p_value
     mcnemar += f" ({found.mcnemar.reason})" if exact is None else f" (McNemar's exact test: p = {exact:.3f})"
     delong = found.delong.p_value if found.delong else None
+    decides = metrics.BY_NAME[against.DECIDES]
     return {
         "checkpoint": found.checkpoint,
+        "decides": decides.title.lower(),
+        "by_balanced": found.balanced.difference[decides.name].text(decides.digits) if found.balanced else "",
         "conclusion": found.conclusion,
         "overall": _compared(metrics.OVERALL, found.overall),
+        "balanced": _compared(metrics.OF_LABELS, found.balanced) if found.balanced else [],
         "malignant": _compared(metrics.OF_TWO_CLASSES, found.malignant) if found.malignant else [],
         "mcnemar": mcnemar,
         "delong": "" if delong is None else f"{delong:.3f}",

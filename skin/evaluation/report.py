@@ -18,7 +18,7 @@ from skin.evaluation.decision_curve import decision_curve
 from skin.evaluation.deferral import deferral
 from skin.evaluation.gaps import Comparison as GroupComparison
 from skin.evaluation.gaps import Group, heterogeneity
-from skin.evaluation.intervals import LEVEL, Column, Estimate, Estimates, Resampler, means_of
+from skin.evaluation.intervals import LEVEL, Column, Estimate, Estimates, Resampler, means_of, of_called
 from skin.evaluation.lesions import per_lesion, per_patient
 from skin.evaluation.malignant import malignant_classes, two_classes
 from skin.evaluation.metrics import Bools, Floats, Ints, Percentiles
@@ -168,7 +168,9 @@ def build(
     views, with_metadata = _views(predictions, estimates), _metadata(predictions, estimates)
     compared = None
     if predictions.other is not None:
-        compared = against.compare(predictions.other, known, labels, probabilities, estimates, malignant)
+        compared = against.compare(
+            predictions.other, known, labels, probabilities, estimates, by_balanced, malignant
+        )
     (malignant_report, curve), (operating, at_prevalence) = of_malignant(), points()
     return Report(
         images=len(labels),
@@ -286,10 +288,8 @@ def _balanced(
     fitted: Calibration, labels: Ints, probabilities: Floats, resampler: Resampler
 ) -> Estimates | None:
     """Ask for the metrics of the labels by the rule "balanced"; None if the calibration does not know them."""
-    label = calibration.balanced(fitted, probabilities)
-    if label is None:
-        return None
-    return Estimates(labels, np.eye(probabilities.shape[1])[label], resampler, ranked=(), summed=())
+    called = calibration.balanced(fitted, probabilities)
+    return None if called is None else of_called(labels, called, probabilities.shape[1], resampler)
 
 
 def _decision(estimates: Estimates, balanced: Estimates | None) -> DecisionReport:

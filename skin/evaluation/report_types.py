@@ -262,8 +262,9 @@ class AgainstReport:
 
     Attributes:
         checkpoint: the other's file and the name of its folder. model: its network.
-        overall, malignant: `before` is the other, `after` this model; malignant is None if not every class is known
-            as malignant or benign.
+        overall, balanced, malignant: `before` is the other, `after` this model. balanced: of the labels by the rule
+            "balanced"; None if one of the two has no such rule. malignant: None if not every class is known as
+            malignant or benign.
         mcnemar: of the accuracy. delong: of the AUROC of malignant.
         conclusion: what may be concluded, in a sentence.
     """
@@ -272,6 +273,7 @@ class AgainstReport:
     checkpoint_sha256: str
     model: str
     overall: Comparison
+    balanced: Comparison | None
     malignant: Comparison | None
     mcnemar: McNemar
     delong: PairedTest | None

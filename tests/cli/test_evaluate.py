@@ -237,7 +237,9 @@ def test_another_model_is_compared_in_pairs(run: Run, run_folder: Path, tmp_path
     for name, difference in found["overall"]["difference"].items():
         before, after = (found["overall"][side][name]["value"] for side in ("before", "after"))
         assert difference["value"] == pytest.approx(after - before)
+    assert found["balanced"]["after"] == made["decision"]["balanced"]
     assert f"against other/best.pt: {found['conclusion']}" in said
+    assert 'by the rule "balanced" the difference of the balanced accuracy is' in said
     assert "## Against other/best.pt" in (tmp_path / "out" / "report.md").read_text()
 
 

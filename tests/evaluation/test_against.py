@@ -73,7 +73,9 @@ def test_mcnemars_test_is_a_coin_thrown_for_each_image_that_one_model_alone_has_
 
 
 def test_classes_are_matched_by_name_and_put_in_order() -> None:
-    assert order_of(("mel", "nv", "bcc"), ("BCC", "melanoma", "nevus"), "b.pt") == [1, 2, 0]
+    order = order_of(("mel", "nv", "bcc"), ("BCC", "melanoma", "nevus"), "b.pt")
+    assert order == [1, 2, 0]
+    assert against.renumbered(order, np.array([0, 1, 2, 0])).tolist() == [2, 0, 1, 2]  # bcc, mel, nv, bcc
     for others in (("mel", "nv"), ("mel", "nv", "bcc", "vasc"), ("mel", "nv", "akiec")):
         with pytest.raises(UserError, match=r"--against b.pt: its classes .* only models of the same classes"):
             order_of(("mel", "nv", "bcc"), others, "b.pt")
