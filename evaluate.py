@@ -98,7 +98,7 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     predictions, about = predict(options, topology, checkpoint, test, log)
     if (known := test.metadata_for(checkpoint.encoder)) is not None:
         again = load_best(checkpoint.path)  # the networks of the first have been changed for inference
-        pixels, _ = predict(options, topology, again, test, log, "by the pixels alone, without metadata")
+        pixels, _ = predict(options, topology, again, test, log, pixels_alone=True)
         predictions = replace(predictions, without=Without(pixels.logits, known.encoder.known(known.rows)))
     if other is not None:
         predictions = replace(predictions, other=ask_other(options, topology, other, predictions.classes, test, log))
@@ -149,20 +149,21 @@ def ask_validation(options: EvaluateOptions, topology: Topology, made: Checkpoin
 
 
 def predict(
-    options: EvaluateOptions, topology: Topology, checkpoint: Checkpoint, test: TestSet, log: Log, alone: str = ""
-) -> tuple[Predictions, About]:
-    """Run the model over the set, in all processes; `alone` says that it is to do without metadata."""
+    options: EvaluateOptions, topology: Topology, checkpoint: Checkpoint, test: TestSet, log: Log,
+    pixels_alone: bool = False,
+) -> tuple[Predictions, About]:  # fmt: skip
+    """Run the model over the set, in all processes; with `pixels_alone` as if no metadata were known."""
     if topology.device.type == "cpu":
         keep_freed_memory()  # otherwise half of the time goes into new pages for each large activation
     mode = precision.choose(options.amp, topology.device)
-    known = None if alone else test.metadata_for(checkpoint.encoder)
+    known = None if pixels_alone else test.metadata_for(checkpoint.encoder)
     dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess, metadata=known)
     batch_size = options.batch_size or inference.fitting_batch_size(checkpoint.preprocess.image_size, topology)
     loader = inference.loader_of(dataset, batch_size, options.workers, topology, log.say)
     log.say(
         f"evaluate {checkpoint.model_name} ({checkpoint.path}) on {len(dataset):,} images of {test.root}"
         f"{'' if test.split == 'all' else f', {test.split} split'}; {topology.describe()}, {mode}"
-        f"{', ' * bool(alone)}{alone}"
+        f"{', by the pixels alone' if pixels_alone else ''}"
     )
     with as_user_errors(batch_size), log.progress("evaluate", -(-len(dataset) // topology.world)) as advance:
         classifier = for_inference(checkpoint, mode).to(topology.device)
