@@ -209,6 +209,8 @@ def test_what_counts_as_missing_is_said(
     [
         ("nowhere.csv", "--metadata nowhere.csv: there is no such table; values are like age=55,sex=female"),
         ("age=55,sex", "--metadata age=55,sex: 'sex' is not COLUMN=VALUE"),
+        ("age=55,age=60", "--metadata age=55,age=60: age has two values; give one"),
+        ("twice.csv", "twice.csv has several rows of a.jpg, which do not agree; keep one of them"),
         ("bare.csv", "bare.csv has no column that names the images, such as image; it has age, sex"),
     ],
 )
@@ -217,5 +219,6 @@ def test_what_is_neither_values_nor_a_table_is_refused(
     given: str, message: str,
 ) -> None:  # fmt: skip
     Path("bare.csv").write_text("age,sex\n40,male\n")
+    Path("twice.csv").write_text("image,age,by\nb.jpg,40,X\nb.jpg,40,Y\na.jpg,40,X\na.jpg,50,X\n")  # "by" is not used
     with pytest.raises(UserError, match=message):
         predicted(monkeypatch, capsys, image_of(data), "--checkpoint", undisturbed / "best.pt", "--metadata", given)
