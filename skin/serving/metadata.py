@@ -77,9 +77,9 @@ def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> K
         say(line)
     if len(problems) > _SHOWN:
         say(f"{len(problems) - _SHOWN:,} more values of {path} count as missing")
-    different = table[[key, *used]].drop_duplicates()
-    if (twice := different[key][different[key].duplicated()]).any():
-        raise UserError(f"{path} has several rows of {printable(twice.iloc[0])}, which do not agree; keep one of them")
+    different = table.loc[table[key] != "", [key, *used]].drop_duplicates()
+    for name in different.loc[different[key].duplicated(), key]:
+        raise UserError(f"{path} has several rows of {printable(name)}, which do not agree; keep one of them")
     rows = dict(zip(table[key], table[used].to_dict("records"), strict=True))
     first = threading.Lock()
 
