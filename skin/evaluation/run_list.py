@@ -114,8 +114,9 @@ def _run(path: Path) -> Run:
     """Return what a run folder tells. Raises `UserError` if it is none of ours."""
     config = run_folders.read_config(path)
     alone, folds = _run_of_one(path, config), config.get("folds")
-    own_folds = type(folds) is int and config.get("fold") is None and not run_folders.is_joined(config)
-    return _with_folds(alone, path, folds) if own_folds else alone
+    if type(folds) is not int or config.get("fold") is not None or run_folders.is_joined(config):
+        return alone
+    return _with_folds(alone, path, folds)
 
 
 def _run_of_one(path: Path, config: dict[str, Any]) -> Run:

@@ -10,16 +10,20 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import evaluate
 import predict
 from skin.data import demo
-from skin.evaluation import plots, report_files
+from skin.data.metadata import Column, Encoder
+from skin.evaluation import plots, report_files, test_set
 from skin.model.checkpoint import SingleCheckpoint, load_best
 from skin.utils.errors import UserError
 from tests.cli.runs import at_step, call, changes_from, empty_but_for, run_beside
 from tests.torture import PARTS
 
+import pandas as pd
 import pytest
 
 SHORT = ("--epochs", 1, *PARTS)  # with --metadata age,sex,localization
@@ -158,6 +162,14 @@ def test_a_set_without_the_columns_has_them_missing(
     assert "the set has no column age, sex, localization: missing for all images" in made["notes"]
     assert made["metadata"]["known"] == {"age": 0, "sex": 0, "localization": 0}
     assert made["metadata"]["overall"]["difference"]["log_loss"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_values_that_the_model_does_not_know_are_noted() -> None:
+    encoder = Encoder((Column("age", (), 50.0, 10.0), Column("sex", ("f", "m"))))
+    checkpoint: Any = SimpleNamespace(encoder=encoder)
+    ages, sexes = ["40-50", "40-50", "50-60", "45", ""], ["F", "m", "unknown", "", "f"]
+    notes = test_set._without_metadata(checkpoint, pd.DataFrame({"age": ages, "sex": sexes}))
+    assert notes == ["age of 3 images counts as missing: the model does not know 40-50"]
 
 
 # ---- prediction -----------------------------------------------------------------------------------------
