@@ -383,7 +383,8 @@ def caption(reference: Reference, model: Checkpoint) -> str:
     """Return what the columns of the table mean."""
     parts = [
         _title(model),
-        "squares in memory are answered, decoding is not counted",
+        "squares in memory are answered, decoding is not counted"
+        + (", with all metadata missing" if model.encoder is not None else ""),
         f"p95 of {LEAST_CALLS[95]} calls, p99 of {LEAST_CALLS[99]} and more",
     ]
     if reference.probabilities is not None:

@@ -34,6 +34,7 @@ FURTHEST = 10.0  # standard deviations from the mean that a number counts for at
 DROP_ALL, DROP_EACH = 0.25, 0.2
 _MISSING = ("", "unknown", "nan", "na", "n/a", "null", "none", "<na>")
 _OF_THE_CLASS = re.compile(r"(table_)?(label$|class$|(id)?dx|diagnos|target|malignan|benign)", re.IGNORECASE)
+_WITH_COMMA = re.compile(r"[+-]?\d+,(\d{1,2}|\d{4,})")  # three digits after it may be thousands
 _OF_A_PERSON = re.compile(r"(.*_)?id|(table_)?group", re.IGNORECASE)
 
 
@@ -281,9 +282,9 @@ def _text(value: Any) -> str:
 
 
 def _number(text: str) -> float:
-    """Return the number in a text; NaN if there is none."""
+    """Return the number in a text; NaN if there is none. A comma may stand for the point, but for 1,234."""
     try:
-        number = float(text)
+        number = float(text.replace(",", ".") if _WITH_COMMA.fullmatch(text) else text)
     except ValueError:
         return math.nan
     return number if math.isfinite(number) else math.nan

@@ -186,10 +186,11 @@ def split_index(index: Index, fractions: tuple[float, float, float], seed: int) 
     try:
         splits = assign(labels, groups, (share[0] / whole, share[1] / whole, share[2] / whole), seed)
     except TooFewGroups as error:
+        fewer = "leave the class out, or ask for fewer splits (--split 80/20/0)"
+        remedy = fewer if error.groups > 1 else "or leave the class out (--ignore-class)"
         raise UserError(
             f"{index.root}: class '{index.classes[error.label]}' has images of {error.groups} lesions, patients or "
-            f"single images to be split, and each of {error.splits} splits needs one of its own: add images, leave "
-            "the class out, or ask for fewer splits (--split 80/20/0)"
+            f"single images to be split, and each of {error.splits} splits needs one of its own: add images, {remedy}"
         ) from error
     rows.loc[pool, "split"] = splits
     return rows

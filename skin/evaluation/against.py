@@ -120,7 +120,7 @@ def conclusion(difference: Estimate, images: int) -> str:
     if math.isnan(difference.low):
         return f"These {images:,} images are too few to compare the {name} of the two models."
     if difference.low == difference.high == 0:
-        return f"Both models give the same answers to these {images:,} images."
+        return f"The {name} of both models is the same on these {images:,} images, lesion by lesion."
     between = f"{difference.low:+.3f} to {difference.high:+.3f}"
     if difference.low > 0:
         return f"This model has the higher {name}, by {difference.value:.3f} (95 % interval {between})."

@@ -85,6 +85,8 @@ def check(options: EvaluateOptions) -> None:
     """Raise `UserError` for an option out of range, before anything is read."""
     if options.json and not options.list:
         raise UserError("--json is for --list; the report is in report.json anyway")
+    if options.sort != EvaluateOptions.sort and not options.list:
+        raise UserError(f"--sort {options.sort} is for --list: add --list to see the runs in that order")
     if not 1 <= options.tta <= VIEWS:
         raise UserError(f"--tta {options.tta}: there are {VIEWS} views of an image; choose 1 to {VIEWS}")
     if not LEAST_ROUNDS <= options.rounds <= MOST_ROUNDS:

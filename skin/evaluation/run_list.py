@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -88,7 +89,7 @@ def show(order: str, as_json: bool) -> int:
     from rich.console import Console  # not needed for `--help`
 
     # A pipe has no width of its own, and lines that are broken there are of no use.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDE)
     table = _table(runs)
     for number in range(len(_SPARE) + 1):
         table = _table(runs, without=_SPARE[:number])
@@ -113,7 +114,9 @@ def _run(path: Path) -> Run:
     """Return what a run folder tells. Raises `UserError` if it is none of ours."""
     config = run_folders.read_config(path)
     alone, folds = _run_of_one(path, config), config.get("folds")
-    return _with_folds(alone, path, folds) if type(folds) is int and config.get("fold") is None else alone
+    if type(folds) is not int or config.get("fold") is not None or run_folders.is_joined(config):
+        return alone
+    return _with_folds(alone, path, folds)
 
 
 def _run_of_one(path: Path, config: dict[str, Any]) -> Run:
@@ -132,12 +135,12 @@ def _run_of_one(path: Path, config: dict[str, Any]) -> Run:
         began=time.strftime("%Y-%m-%d %H:%M", time.localtime(began)),
         data="demo" if config.get("demo") else Path(str(config.get("data") or "?")).name,
         model=str(config.get("model", "?")).replace("efficientnet_", ""),
-        image_size=config["resolved"].get("image_size") or config.get("image_size"),
+        image_size=_whole(config["resolved"].get("image_size")) or _whole(config.get("image_size")),
         recipe="ensemble" if joined else str(config.get("recipe", "standard")),
         state=_DONE if ended else "unfinished" if has_model else "no model",
         folds=None,
         epochs=len(rows),
-        of_epochs=0 if joined else int(config.get("epochs") or 0),
+        of_epochs=0 if joined else _whole(config.get("epochs")) or 0,
         seconds=sum(_number(row.get("seconds")) or 0.0 for row in rows),
         monitor=monitor,
         validation=best,
@@ -147,8 +150,7 @@ def _run_of_one(path: Path, config: dict[str, Any]) -> Run:
 
 def _with_folds(whole: Run, path: Path, folds: int) -> Run:
     """Return a run of folds, with the sums and means of its folds; the score is that of its ensemble."""
-    folders = [path / f"fold-{number}" for number in range(1, folds + 1)]
-    parts = [_run(folder) for folder in folders if (folder / run_folders.CONFIG).is_file()]
+    parts = [run for run in found(path) if re.fullmatch(r"fold-\d+", run.name)]
     values = [part.validation for part in parts if part.validation is not None]
     ended = (path / run_folders.BEST).is_file() and (path / "report.html").is_file()
     done = sum(part.state == _DONE for part in parts)
@@ -169,6 +171,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int else None
 
 
 def _number(text: str | None) -> float | None:

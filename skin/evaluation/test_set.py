@@ -26,7 +26,7 @@ from skin.evaluation.population import describe
 from skin.evaluation.report_types import Population
 from skin.model.checkpoint import Checkpoint, EnsembleCheckpoint
 from skin.utils import run_folders
-from skin.utils.errors import UserError
+from skin.utils.errors import UserError, printable
 
 import numpy as np
 import numpy.typing as npt
@@ -356,9 +356,18 @@ def _as_in_the_run(run: _Run, index: Index, allow_missing: bool, notes: list[str
 
 
 def _without_metadata(checkpoint: Checkpoint, rows: pd.DataFrame) -> list[str]:
-    """Return a note on the columns that the model takes beside the pixels and the set lacks."""
-    lacking = [] if checkpoint.encoder is None else [n for n in checkpoint.encoder.names if n not in rows]
-    return [f"the set has no column {', '.join(lacking)}: missing for all images"] if lacking else []
+    """Return notes on what the model takes beside the pixels and the set lacks, or has in words unknown to it."""
+    encoder = checkpoint.encoder
+    if encoder is None:
+        return []
+    lacking = [name for name in encoder.names if name not in rows]
+    notes = [f"the set has no column {', '.join(lacking)}: missing for all images"] if lacking else []
+    for name in (name for name in encoder.names if name in rows):
+        counts = rows[name].value_counts()
+        if strange := [value for value in counts.index if encoder.problems({name: value})]:
+            images = count(int(counts.loc[strange].sum()), "image")
+            notes.append(f"{name} of {images} counts as missing: the model does not know {printable(strange[0])}")
+    return notes
 
 
 def _without_path(text: str, root: Path) -> str:

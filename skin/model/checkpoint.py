@@ -158,6 +158,8 @@ def load_best(path: Path) -> Checkpoint:
     path = Path(path)
     if not path.exists():
         raise UserError(f"no checkpoint at {path}; train one first: python train.py --data DIR (or --demo)")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; name the model in it, such as {path / 'best.pt'}")
     state = load(path)
     if not is_version(state.get("format_version")):
         raise UserError(f"{path}: not a best.pt of format version {FORMAT_VERSION}; was it written by train.py?")

@@ -55,6 +55,8 @@ def values_of(given: str) -> dict[str, str]:
         name, equals, value = (word.strip() for word in part.partition("="))
         if not name or not equals:
             raise UserError(f"--metadata {printable(given)}: '{printable(part)}' is not COLUMN=VALUE")
+        if name in found:
+            raise UserError(f"--metadata {printable(given)}: {printable(name)} has two values; give one")
         found[name] = value
     return found
 
@@ -75,6 +77,9 @@ def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> K
         say(line)
     if len(problems) > _SHOWN:
         say(f"{len(problems) - _SHOWN:,} more values of {path} count as missing")
+    different = table.loc[table[key] != "", [key, *used]].drop_duplicates()
+    for name in different.loc[different[key].duplicated(), key]:
+        raise UserError(f"{path} has several rows of {printable(name)}, which do not agree; keep one of them")
     rows = dict(zip(table[key], table[used].to_dict("records"), strict=True))
     first = threading.Lock()
 

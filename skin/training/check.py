@@ -50,10 +50,13 @@ def run(
             balanced=options.class_weights == "balanced",
         )  # fmt: skip
     *lines, verdict = report.lines(log.width)
-    if options.folds is not None and not any(_UNCUT in fault for fault in report.faults):
-        lines += folds.describe(Splits(report.index, report.rows, report.index.classes), options.folds, options.seed)
+    splits = Splits(report.index, report.rows, report.index.classes)
+    is_cut = not any(_UNCUT in fault for fault in report.faults)
+    if options.folds is not None and is_cut:
+        lines += folds.describe(splits, options.folds, options.seed)
     log.say("\n".join([*lines, *look_at(report), verdict, f"written: {out / 'check.json'}"]))
-    splits = with_metadata(Splits(report.index, report.rows, report.index.classes), options.metadata)
+    if is_cut:
+        splits = with_metadata(splits, options.metadata)
     advice = check_page.Advice(
         command=shlex.join(command(cli.parse(Options, None, argv), options, report)),
         to_mend=[fault for fault in report.faults if _GO_ON not in fault],

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from skin.data import contents, demo, split, unknowns
 from skin.model.network import preprocess_for
 from skin.training import out_of_fold, run_folder
-from skin.training.options import Options, check_unchanged, mended
+from skin.training.options import OWN, Options, check_unchanged, mended
 from skin.training.run import finished, is_done
 from skin.training.splits import Splits, read_splits
 from skin.utils import cli, files
@@ -188,6 +188,8 @@ def _go_on(options: Options, folder: Path) -> None:
     if options.demo:
         demo.write(folder / "demo")
     changed = mended(options, config)
+    if all(is_done(_folder_of(folder, number)) for number in range(1, (options.folds or 0) + 1)):
+        changed = {name: value for name, value in changed.items() if name in OWN}  # nothing is trained
     if changed and options.fold is None:
         resolved = {**config["resolved"], "images_per_step": options.images_per_step}
         with run_folder.hold(folder, PATIENCE):

@@ -40,6 +40,8 @@ def estimate(
     """
     if processes.distributed:
         return ["Not measured under torchrun: start --check without it."]
+    if splits.of("train").empty:
+        return ["Not measured: the data are not split, so there are no training images yet."]
     try:
         topology = parallel.on_devices(processes, options.gpus)
         trainer = build_trainer(_trial(options, topology), topology, splits)

@@ -240,6 +240,7 @@ def test_another_model_is_compared_in_pairs(run: Run, run_folder: Path, tmp_path
     assert found["balanced"]["after"] == made["decision"]["balanced"]
     assert f"against other/best.pt: {found['conclusion']}" in said
     assert 'by the rule "balanced" the difference of the balanced accuracy is' in said
+    assert '\n  Balanced accuracy, by the rule "balanced"     ' in said
     assert "## Against other/best.pt" in (tmp_path / "out" / "report.md").read_text()
 
 

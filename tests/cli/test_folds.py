@@ -198,6 +198,19 @@ def test_a_fold_that_another_process_trains_is_left_to_it(
     assert tried("--folds", 3, "--fold", 1) == (0, [1])
 
 
+def test_what_is_changed_when_all_folds_are_done_is_not_noted_as_what_they_were_trained_with(
+    tried: Callable[..., Any],
+) -> None:
+    def noted() -> tuple[int, str]:
+        config = json.loads(Path("run/config.json").read_text())
+        return config["accumulate"], Path(config["data"]).name
+
+    assert tried("--folds", 2) == (0, [1, 2])
+    shutil.copytree("data", "moved")
+    assert tried("--resume", "run", "--accumulate", 4, "--data", "moved") == (0, [])
+    assert noted() == (1, "moved")
+
+
 def test_a_signal_between_two_folds_ends_the_run_there(tried: Callable[..., Any]) -> None:
     stop = lambda fold: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     assert tried("--folds", 3, within=stop) == (143, [1])

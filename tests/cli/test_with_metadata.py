@@ -10,16 +10,20 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import evaluate
 import predict
 from skin.data import demo
-from skin.evaluation import plots, report_files
+from skin.data.metadata import Column, Encoder
+from skin.evaluation import plots, report_files, test_set
 from skin.model.checkpoint import SingleCheckpoint, load_best
 from skin.utils.errors import UserError
 from tests.cli.runs import at_step, call, changes_from, empty_but_for, run_beside
 from tests.torture import PARTS
 
+import pandas as pd
 import pytest
 
 SHORT = ("--epochs", 1, *PARTS)  # with --metadata age,sex,localization
@@ -160,6 +164,14 @@ def test_a_set_without_the_columns_has_them_missing(
     assert made["metadata"]["overall"]["difference"]["log_loss"]["value"] == pytest.approx(0, abs=1e-6)
 
 
+def test_values_that_the_model_does_not_know_are_noted() -> None:
+    encoder = Encoder((Column("age", (), 50.0, 10.0), Column("sex", ("f", "m"))))
+    checkpoint: Any = SimpleNamespace(encoder=encoder)
+    ages, sexes = ["40-50", "40-50", "50-60", "45", ""], ["F", "m", "unknown", "", "f"]
+    notes = test_set._without_metadata(checkpoint, pd.DataFrame({"age": ages, "sex": sexes}))
+    assert notes == ["age of 3 images counts as missing: the model does not know 40-50"]
+
+
 # ---- prediction -----------------------------------------------------------------------------------------
 
 
@@ -209,6 +221,8 @@ def test_what_counts_as_missing_is_said(
     [
         ("nowhere.csv", "--metadata nowhere.csv: there is no such table; values are like age=55,sex=female"),
         ("age=55,sex", "--metadata age=55,sex: 'sex' is not COLUMN=VALUE"),
+        ("age=55,age=60", "--metadata age=55,age=60: age has two values; give one"),
+        ("twice.csv", "twice.csv has several rows of a.jpg, which do not agree; keep one of them"),
         ("bare.csv", "bare.csv has no column that names the images, such as image; it has age, sex"),
     ],
 )
@@ -217,5 +231,6 @@ def test_what_is_neither_values_nor_a_table_is_refused(
     given: str, message: str,
 ) -> None:  # fmt: skip
     Path("bare.csv").write_text("age,sex\n40,male\n")
+    Path("twice.csv").write_text("image,age,by\nb.jpg,40,X\nb.jpg,40,Y\na.jpg,40,X\na.jpg,50,X\n")  # "by" is not used
     with pytest.raises(UserError, match=message):
         predicted(monkeypatch, capsys, image_of(data), "--checkpoint", undisturbed / "best.pt", "--metadata", given)

@@ -77,6 +77,12 @@ def test_a_column_of_numbers_and_one_word_is_of_categories() -> None:
     assert found.columns[0].categories == ("1", "2", "large")
 
 
+def test_a_comma_may_stand_for_the_decimal_point_but_not_where_it_may_part_thousands() -> None:
+    (size,) = fit(("size",), rows(size=["7,5", "8.5", "12,0", "12"])).columns
+    assert (size.categories, size.mean) == ((), 10.0)
+    assert AGE.encode(["55,0", "-45,00", "1,234", "1,2,3"]).tolist() == [[0.5, 0], [-9.5, 0], [0, 1], [0, 1]]
+
+
 def test_numbers_that_are_all_the_same_are_no_division_by_zero() -> None:
     assert fit(("age",), rows(age=[50.1] * 6)).encode({"age": [51.1]}, 1).tolist() == [[1, 0]]
 

@@ -69,6 +69,12 @@ def test_runs_are_sorted_the_last_at_the_end(
     assert [run["name"] for run in listed(capsys, "--sort", order)] == names
 
 
+def test_names_of_runs_are_shown_as_they_are(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(runs / "é [bold]run", [0.5], epochs=3, data="/somewhere/[red]ham")
+    assert evaluate.main(["--list", "--sort", "name"]) == 0
+    assert capsys.readouterr().out.splitlines()[-3].startswith("é [bold]run  [red]ham")
+
+
 def test_the_table_has_a_line_a_run_and_says_what_its_numbers_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main(["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -77,9 +83,34 @@ def test_the_table_has_a_line_a_run_and_says_what_its_numbers_are(capsys: pytest
     assert "test: balanced accuracy on the run's own test split" in " ".join(lines)
 
 
+def test_an_ensemble_of_some_folds_is_no_run_of_folds(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its config.json has what the options of its models agree on, `--folds` among them."""
+    write_run(runs / "ensemble-1", [], epochs=3, data="/somewhere/ham")
+    config = json.loads((runs / "ensemble-1" / "config.json").read_text()) | {"folds": 5}
+    config["resolved"]["joined"] = ["runs/f/fold-1/best.pt", "runs/f/fold-2/best.pt"]
+    (runs / "ensemble-1" / "config.json").write_text(json.dumps(config))
+    (runs / "ensemble-1" / "best.pt").touch()
+    (made,) = (run for run in listed(capsys) if run["name"] == "ensemble-1")
+    assert (made["recipe"], made["state"], made["folds"], made["of_epochs"]) == ("ensemble", "done", None, 0)
+
+
+def test_a_config_json_with_other_values_leaves_the_rest_of_the_list(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(runs / "folds", [], epochs=3, data="/somewhere/ham")
+    (runs / "folds" / "config.json").write_text(json.dumps({"epochs": "3 or 4", "folds": 2, "resolved": {}}))
+    write_run(runs / "folds" / "fold-1", [0.5], epochs=3, data="/somewhere/ham")
+    write_run(runs / "folds" / "fold-2", [], epochs=3, data="/somewhere/ham")
+    (runs / "folds" / "fold-2" / "config.json").write_text('{"epochs":')
+    (found,) = (run for run in listed(capsys, "--sort", "model") if run["name"] == "folds")
+    assert (found["state"], found["epochs"], found["of_epochs"]) == ("0 of 2 folds", 1, 0)
+
+
 def test_no_run_and_json_without_a_list_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--json is for --list"):
         evaluate.main(["--json"])
+    with pytest.raises(UserError, match="--sort score is for --list"):
+        evaluate.main(["--sort", "score"])
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     with pytest.raises(UserError, match=r"no run in .*runs: train one with train.py"):

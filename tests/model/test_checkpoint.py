@@ -523,7 +523,9 @@ def test_a_checkpoint_that_does_not_fit_its_model_is_refused(
         checkpoint.load_best(tmp_path / "best.pt")
 
 
-def test_no_checkpoint_says_how_to_train_one(tmp_path: Path) -> None:
+def test_no_checkpoint_says_how_to_train_one_and_a_folder_that_a_file_is_meant(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"(.*) is a folder; name the model in it, such as \1/best\.pt"):
+        checkpoint.load_best(tmp_path)
     with pytest.raises(UserError, match=r"no checkpoint at .*train\.py"):
         checkpoint.load_best(tmp_path / "best.pt")
 

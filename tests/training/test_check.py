@@ -13,14 +13,15 @@ from skin.data.audit import CheckReport, check
 from skin.data.layouts import read_index
 from skin.training import speed
 from skin.training.check import command, look_at
-from skin.training.options import Options
-from skin.training.splits import Splits
+from skin.training.options import Options, read_options
+from skin.training.splits import Splits, read_splits
 from skin.utils import cli, parallel
 from skin.utils.parallel import Topology
 
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,28 @@ def test_where_nothing_can_be_measured_the_reason_is_said(
 ) -> None:
     (line,) = estimate(report, monkeypatch, "--image-size", "16")
     assert line == "Not measured: --image-size 16: EfficientNet halves an image five times; 32 is the least"
+
+
+def test_a_set_that_cannot_be_split_is_checked_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [("mel", 12), ("nv", 12), ("df", 1)]
+    names = [(f"{label}{number}.png", label) for label, images in rows for number in range(images)]
+    for place, (name, _) in enumerate(names):
+        Image.effect_noise((40, 32), 20 + place).save(name)
+    table = "".join(f"{name},{label},{'fm'[place % 2]}\n" for place, (name, label) in enumerate(names))
+    Path("labels.csv").write_text("image,label,sex\n" + table)
+    typed = ["--data", ".", "--labels", "labels.csv", "--cache", "off", "--gpus", "0", "--out", "report"]
+    assert train.main([*typed, "--check", "--metadata", "sex", "--folds", "3"]) == 1
+    said = capsys.readouterr().out
+    assert "class 'df' has images of 1 lesions" in said
+    assert said.endswith("to look at: report/check.html\n")
+    page = Path("report/check.html").read_text()
+    assert "Not measured: the data are not split, so there are no training images yet." in page
+    assert "leave the class out (--ignore-class)" in said
+    assert "--split" not in said  # a class with one image cannot be in two parts, either
+    read_splits(read_options(None, [*typed[:4], "--ignore-class", "df"]))
 
 
 def test_the_first_call_warms_up_and_counts_only_if_it_takes_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
