@@ -124,10 +124,10 @@ class Encoder:
 
     def encode(self, table: Mapping[str, Iterable[Any]] | pd.DataFrame, rows: int) -> Rows:
         """Return the numbers of images, float32 [rows, M]; a column that `table` lacks is missing for all."""
-        parts = [
-            column.encode(table[column.name] if column.name in table else itertools.repeat(None, rows))
-            for column in self.columns
-        ]
+        parts = []
+        for column in self.columns:
+            name = column_of(table.keys(), column.name)
+            parts.append(column.encode(itertools.repeat(None, rows) if name is None else table[name]))
         return np.concatenate([np.zeros((rows, 0), np.float32), *parts], 1)
 
     def hide(self, rows: Rows, draws: npt.NDArray[np.float64]) -> None:
@@ -154,7 +154,7 @@ class Encoder:
         """Return a line for each value that counts as missing though it was given, by column."""
         lines = []
         for name, value in values.items():
-            columns = [column for column in self.columns if column.name == name]
+            columns = [column for column in self.columns if column.name.casefold() == name.casefold()]
             reasons = [column.problem(value) for column in columns] or [f"the model uses {', '.join(self.names)}"]
             if all(reasons):
                 lines.append(printable(f"{name}={value} counts as missing: {reasons[0]}", limit=1000))
@@ -192,6 +192,12 @@ class Encoder:
         if not columns:
             raise ValueError("no columns")
         return cls(tuple(columns))
+
+
+def column_of(columns: Iterable[str], name: str) -> str | None:
+    """Return the one of `columns` that is called `name`, or that in another case; None if there is none."""
+    known = {column.casefold(): column for column in columns}
+    return name if name in known.values() else known.get(name.casefold())
 
 
 def join(encoders: Iterable[Encoder | None]) -> Encoder | None:

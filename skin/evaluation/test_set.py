@@ -21,7 +21,7 @@ from skin.data.dataset import Metadata
 from skin.data.duplicates import HashCache, near_copies, same_files
 from skin.data.index import Index, count
 from skin.data.layouts import read_index
-from skin.data.metadata import Encoder
+from skin.data.metadata import Encoder, column_of
 from skin.evaluation.population import describe
 from skin.evaluation.report_types import Population
 from skin.model.checkpoint import Checkpoint, EnsembleCheckpoint
@@ -360,10 +360,11 @@ def _without_metadata(checkpoint: Checkpoint, rows: pd.DataFrame) -> list[str]:
     encoder = checkpoint.encoder
     if encoder is None:
         return []
-    lacking = [name for name in encoder.names if name not in rows]
+    there = {name: column for name in encoder.names if (column := column_of(rows.columns, name)) is not None}
+    lacking = [name for name in encoder.names if name not in there]
     notes = [f"the set has no column {', '.join(lacking)}: missing for all images"] if lacking else []
-    for name in (name for name in encoder.names if name in rows):
-        counts = rows[name].value_counts()
+    for name, column in there.items():
+        counts = rows[column].value_counts()
         if strange := [value for value in counts.index if encoder.problems({name: value})]:
             images = count(int(counts.loc[strange].sum()), "image")
             notes.append(f"{name} of {images} counts as missing: the model does not know {printable(strange[0])}")

@@ -334,7 +334,8 @@ class SkinClassifier:
         """Return metadata as the model takes them, float32 [B, M]; None if there are none, or it takes none."""
         if self.encoder is None or metadata is None:
             return None
-        table = {name: [known.get(name) for known in metadata] for name in self.encoder.names}
+        names = dict.fromkeys(name for known in metadata for name in known)
+        table = {name: [known.get(name) for known in metadata] for name in names}
         return torch.from_numpy(self.encoder.encode(table, len(metadata))).to(self.device)
 
     def _names(self, probabilities: np.ndarray, members: np.ndarray) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any
 from skin.data import thumbnails
 from skin.data.class_names import BENIGN, is_malignant, same_disease
 from skin.data.images import ImageError
+from skin.data.metadata import column_of
 from skin.model.classifier import Answer, Known, Prediction, SkinClassifier
 from skin.serving.outputs import csv_row
 from skin.serving.words import Words
@@ -151,9 +152,9 @@ def _used(model: SkinClassifier, metadata: Known, words: Words) -> str:
         return ""
     known = model.encoder.known(model.encoder.encode({name: [value] for name, value in metadata.items()}, 1))
     return ", ".join(
-        f"{words.known_as(name)} {words.known_as(printable(metadata[name], limit=100))}"
+        f"{words.known_as(name)} {words.known_as(printable(metadata[given], limit=100))}"
         for name, share in known.items()
-        if share
+        if share and (given := column_of(metadata, name))
     )
 
 

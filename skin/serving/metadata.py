@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import cast
 
-from skin.data.metadata import Encoder
+from skin.data.metadata import Encoder, column_of
 from skin.model.classifier import Known
 from skin.utils.errors import UserError, printable
 from skin.utils.home import user_path
@@ -50,12 +50,12 @@ def values_of(given: str) -> dict[str, str]:
     Raises:
         UserError: a part has no name, or no =.
     """
-    found = {}
+    found: dict[str, str] = {}
     for part in given.split(","):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not name or not equals:
             raise UserError(f"--metadata {printable(given)}: '{printable(part)}' is not COLUMN=VALUE")
-        if name in found:
+        if column_of(found, name):
             raise UserError(f"--metadata {printable(given)}: {printable(name)} has two values; give one")
         found[name] = value
     return found
@@ -69,8 +69,8 @@ def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> K
     key = next((column for name in _NAMES if (column := find_column(columns, name))), None)
     if key is None:
         raise UserError(f"{path} has no column that names the images, such as image; it has {', '.join(columns)}")
-    used = [name for name in encoder.names if name in columns]
-    if lacking := [name for name in encoder.names if name not in columns]:
+    used = [own for name in encoder.names if (own := column_of(columns, name))]
+    if lacking := [name for name in encoder.names if not column_of(columns, name)]:
         say(f"{path} has no column {printable(', '.join(lacking))}: missing for all images")
     problems = [line for name in used for value in table[name].unique() for line in encoder.problems({name: value})]
     for line in problems[:_SHOWN]:

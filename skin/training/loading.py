@@ -106,7 +106,9 @@ def _refuse_small_pieces(batches: EpochBatches, topology: Topology, passes: int,
     """Raise `UserError` if a replica would get no image of a batch, or too few pixels for BatchNorm."""
     if batches.least_images < 1:
         who = f"{topology.replicas} {'processes' if topology.distributed else 'GPUs'}"
-        where = f"{passes} passes on {who}; use a smaller --accumulate" if passes > 1 else f"{who}; use fewer of them"
+        where = f"{who}; use fewer of them"
+        if passes > 1:
+            where = f"{passes} passes{f' on {who}' * (topology.replicas > 1)}; use a smaller --accumulate"
         raise UserError(f"{min(batches.batch_size, batches.size)} images a step are too few for {where}")
     if batches.least_images < 2 and least_side <= 32:
         raise UserError("a batch of one 32-pixel image gives BatchNorm a single value; use a larger --batch-size")

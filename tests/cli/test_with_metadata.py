@@ -181,7 +181,7 @@ def test_predictions_take_values_or_a_table(
     image, model = image_of(data), ("--checkpoint", undisturbed / "best.pt")
     with (data / "HAM10000_metadata.csv").open(newline="") as file:
         row = next(row for row in csv.DictReader(file) if row["image_id"] == image.stem)
-    values = ",".join(f"{name}={row[name]}" for name in ("age", "sex", "localization"))
+    values = ",".join(f"{name}={row[name.lower()]}" for name in ("Age", "sex", "LOCALIZATION"))
     of_values, said = predicted(monkeypatch, capsys, image, *model, "--json", "--metadata", values)
     assert "WARNING" not in said
     of_table, said = predicted(

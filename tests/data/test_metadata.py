@@ -61,6 +61,12 @@ def test_a_column_that_a_table_lacks_is_missing_for_all() -> None:
     assert BOTH.missing.tolist() == [0, 1, 0, 0]
 
 
+def test_a_column_is_found_whatever_the_case_of_its_name() -> None:
+    assert BOTH.encode({"Age": [60.0], "SEX": ["male"]}, 1).tolist() == [[1, 0, 0, 1]]
+    assert BOTH.encode({"AGE": [60.0], "age": [70.0]}, 1).tolist() == [[2, 0, 0, 0]]  # its own name counts first
+    assert BOTH.problems({"Age": 60, "Sex": "x"}) == ["Sex=x counts as missing: the model knows female, male"]
+
+
 @pytest.mark.parametrize(("value", "expected"), [("1e300", 10), (-1e300, -10), ("inf", 0), (10**400, 0)])
 def test_no_number_is_too_large(value: object, expected: float) -> None:
     assert BOTH.encode({"age": [value]}, 1)[0, 0] == expected
