@@ -179,8 +179,10 @@ def images_of(
     chosen = split == ("val" if (split != "").any() else "")
     chosen &= found.labels != UNKNOWN
     if not chosen.any():
-        judged = "--small is judged on validation images"
-        raise UserError(f"{judged}, and {found.root} has none: name a set by --data DIR")
+        judged, none = "--small is judged on validation images", f"{found.root} has none"
+        if found.own:  # of folds: each trains on the others' validation images
+            none = f"the run left none of {found.root} out of training but the test split"
+        raise UserError(f"{judged}, and {none}: name another labelled set by --data DIR")
     training = paths[split == "train"]
     some = training[np.unique(np.linspace(0, len(training) - 1, TRAINING).astype(int))] if len(training) else []
     number = int(chosen.sum())

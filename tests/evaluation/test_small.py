@@ -358,7 +358,7 @@ def test_no_validation_images_are_one_line_whose_advice_works(
         best_pt.with_name("split.csv").write_text(text)
     assert (code, out) == (2, "")
     assert "--small is judged on validation images" in err
-    assert "has none: name a set by --data DIR" in err
+    assert "out of training but the test split: name another labelled set by --data DIR" in err
     assert again[0] == 2
     assert "name a set: --data DIR" in again[2]
     assert named[0] == 0
