@@ -43,4 +43,11 @@ def _doubts(report: Report, present: list[ClassReport]) -> list[str]:
         found.append(f"Classes of fewer than {FEW} images, of which the metrics say little: {named}")
     if report.calibration.temperature is None and report.folds is None:
         found.append("The checkpoint holds no calibration: probabilities and prediction sets promise nothing")
+    decision = report.decision
+    if decision.balanced and decision.difference and decision.difference["balanced_accuracy"].low > 0:
+        accuracy, balanced = (decision.balanced[name] for name in ("accuracy", "balanced_accuracy"))
+        found.append(
+            "The most probable class is called, which favours the common ones: by the rule \"balanced\" the balanced "
+            f"accuracy is {balanced.text()}, and the accuracy {accuracy.text()}"
+        )
     return found

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from skin.data import stand_ins
 from skin.data.images import ImageError, centre_crop
-from skin.evaluation import metadata_alone
+from skin.evaluation import metadata_alone, metrics
 from skin.model import calibration, checkpoint, unlike
 from skin.model.calibration import Calibration, MetadataAlone
 from skin.model.inference import collect, traits_of
@@ -46,12 +46,29 @@ def calibrate(
     labels, groups = run.splits.labels("val"), run.splits.groups("val")
     calibrated = calibration.fit(logits, labels, traits, groups, training, pictures)
     run.log.say(said(calibrated))
+    if any(calibrated.get("biases", [])):
+        run.log.say(of_both_rules(calibrated, logits, labels))
     alone = _metadata_alone(run, calibration.probabilities_of(calibrated, logits))
     if alone is not None:
         calibrated["metadata_alone"] = alone
         warning = metadata_alone.is_shortcut(alone)
         run.log.say(f"{'WARNING: ' * warning}{metadata_alone.said(alone)}", style="bold red" if warning else None)
     return calibrated
+
+
+def of_both_rules(calibrated: Calibration, logits: np.ndarray, labels: np.ndarray) -> str:
+    """Return the line on the validation labels by both rules, which differ since biases undo the class weights."""
+    probabilities = calibration.probabilities_of(calibrated, logits)
+    called = calibration.balanced(calibrated, probabilities)
+    answers = {"most probable": probabilities}
+    if called is not None:
+        answers["balanced"] = np.eye(probabilities.shape[1])[called]
+    words = [
+        f'by the rule "{rule}" balanced accuracy {metrics.balanced_accuracy(labels, found):.3f}, '
+        f"accuracy {metrics.accuracy(labels, found):.3f}"
+        for rule, found in answers.items()
+    ]
+    return f"labels  of validation, once biases have undone the class weights: {'; '.join(words)}"
 
 
 def _metadata_alone(run: Run, probabilities: np.ndarray) -> MetadataAlone | None:

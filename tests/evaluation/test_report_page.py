@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from skin.evaluation import pages, report, report_files, schema, subgroups
+from skin.evaluation.intervals import Estimate
 from skin.evaluation.population import describe
 from skin.evaluation.report_types import About, Report, StandIns, to_json
 from skin.evaluation.verdict import verdict
@@ -93,6 +94,16 @@ def test_the_verdict_follows_the_intervals_and_the_sizes_of_classes(whole: Repor
     many = {name: replace(of_class, support=40) for name, of_class in whole.per_class.items()}
     assert verdict(replace(whole, per_class=many)).level == "fine"
     assert verdict(replace(whole, per_class=many)).reasons == []
+
+
+def test_a_rule_that_treats_classes_alike_is_named_where_it_is_shown_to_do_so(whole: Report) -> None:
+    assert whole.decision.balanced is not None
+    assert whole.decision.difference is not None
+    gain = whole.decision.difference | {"balanced_accuracy": Estimate(0.1, 0.02, 0.2)}
+    found = verdict(replace(whole, decision=replace(whole.decision, difference=gain)))
+    text = whole.decision.balanced["balanced_accuracy"].text()
+    assert f'by the rule "balanced" the balanced accuracy is {text}' in found.reasons[-1]
+    assert 'by the rule "balanced"' not in " ".join(verdict(whole).reasons)
 
 
 # ---- STARD-AI -----------------------------------------------------------------------------------------------
