@@ -96,10 +96,11 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
         log.say(f"note: {note}", style="dim")
 
     predictions, about = predict(options, topology, checkpoint, test, log)
-    if (known := test.metadata_for(checkpoint.encoder)) is not None:
+    known = test.known_metadata(checkpoint.encoder)
+    if any(known.values()):
         again = load_best(checkpoint.path)  # the networks of the first have been changed for inference
         pixels, _ = predict(options, topology, again, test, log, pixels_alone=True)
-        predictions = replace(predictions, without=Without(pixels.logits, known.encoder.known(known.rows)))
+        predictions = replace(predictions, without=Without(pixels.logits, known))
     if other is not None:
         predictions = replace(predictions, other=ask_other(options, topology, other, predictions.classes, test, log))
     if not topology.is_main:

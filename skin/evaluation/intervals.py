@@ -74,10 +74,11 @@ class Estimate:
     high: float
 
     def text(self, digits: int = 3) -> str:
-        """Return it for people, such as `0.873 (0.851–0.894)`."""
+        """Return it for people, such as `0.873 (0.851–0.894)` or `0.011 (−0.053 to 0.075)`."""
         if not math.isfinite(self.value):
             return "not available"
-        interval = f" ({self.low:.{digits}f}–{self.high:.{digits}f})" if math.isfinite(self.low) else ""
+        between = "–" if self.low >= 0 else " to "
+        interval = f" ({self.low:.{digits}f}{between}{self.high:.{digits}f})" if math.isfinite(self.low) else ""
         return f"{self.value:.{digits}f}{interval}".replace("-", "\N{MINUS SIGN}")
 
     def widened(self, by: float) -> Estimate:
