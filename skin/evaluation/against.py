@@ -121,15 +121,15 @@ def conclusion(difference: Estimate, images: int) -> str:
         return f"These {images:,} images are too few to compare the {name} of the two models."
     if difference.low == difference.high == 0:
         return f"The {name} of both models is the same on these {images:,} images, lesion by lesion."
-    between = f"{difference.low:+.3f} to {difference.high:+.3f}"
-    if difference.low > 0:
-        return f"This model has the higher {name}, by {difference.value:.3f} (95 % interval {between})."
-    if difference.high < 0:
-        return f"The other model has the higher {name}, by {-difference.value:.3f} (95 % interval {between})."
+    value, low, high = difference.value, difference.low, difference.high
+    if low > 0:
+        return f"This model has the higher {name}, by {value:.3f} (95 % interval {low:.3f} to {high:.3f})."
+    if high < 0:
+        return f"The other model has the higher {name}, by {-value:.3f} (95 % interval {-high:.3f} to {-low:.3f})."
     return (
-        f"These {images:,} images do not tell which model has the higher {name}: the difference is "
-        f"{difference.value:+.3f}, and anything from {between} would fit them."
-    )
+        f"These {images:,} images do not tell which model has the higher {name}: the difference is {value:+.3f}, and "
+        f"anything from {low:+.3f} to {high:+.3f} would fit them."
+    ).replace("-", "\N{MINUS SIGN}")
 
 
 def mcnemar(ours: Bools, others: Bools, resampler: Resampler) -> McNemar:

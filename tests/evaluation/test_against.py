@@ -83,9 +83,11 @@ def test_classes_are_matched_by_name_and_put_in_order() -> None:
 
 def test_a_sentence_says_what_may_be_concluded() -> None:
     better = conclusion(Estimate(0.03, 0.01, 0.05), 1000)
-    assert better.startswith("This model has the higher balanced accuracy, by 0.030 (95 % interval +0.010 to +0.050)")
-    assert conclusion(Estimate(-0.03, -0.05, -0.01), 1000).startswith("The other model has the higher balanced")
-    assert "1,000 images do not tell" in conclusion(Estimate(0.01, -0.01, 0.03), 1000)
+    assert better.startswith("This model has the higher balanced accuracy, by 0.030 (95 % interval 0.010 to 0.050)")
+    assert conclusion(Estimate(-0.03, -0.05, -0.01), 1000) == better.replace("This", "The other")
+    unknown = conclusion(Estimate(0.01, -0.01, 0.03), 1000)
+    assert "1,000 images do not tell" in unknown
+    assert "anything from \N{MINUS SIGN}0.010 to +0.030" in unknown
     same = "The balanced accuracy of both models is the same on these 9 images, lesion by lesion."
     assert conclusion(Estimate(0.0, 0.0, 0.0), 9) == same  # their wrong answers may differ
     assert "too few" in conclusion(Estimate(0.1, np.nan, np.nan), 1)
