@@ -1,0 +1,83 @@
+"""How far `benchmark.py --plan` is from the epoch that follows it.
+
+    python tests/bench/plan_tries.py --data HAM10000
+
+Each try plans a run, then trains its first epochs with the same options and an empty cache. Printed are the planned
+and the measured seconds of the first epoch and of the last, and the share of the tries whose later epoch is within
+15 % of the plan.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from skin.utils import cli  # noqa: E402
+from skin.utils.cli import option  # noqa: E402
+
+TRIES = (
+    "--model efficientnet_b0 --image-size 128 --batch-size 32",
+    "--model efficientnet_b0 --image-size 128 --batch-size 32 --cache off",
+    "--model efficientnet_b0 --image-size 64 --batch-size 32",
+    "--model efficientnet_b0 --image-size 64 --batch-size 32 --cache off --workers 1",
+    "--model efficientnet_b0 --image-size 224 --batch-size 16",
+    "--model efficientnet_b0 --image-size 96 --batch-size 8 --workers 0",
+    "--model efficientnet_b1 --image-size 128 --batch-size 16",
+    "--model efficientnet_b2 --image-size 96 --batch-size 64",
+    "--model efficientnet_b3 --image-size 128 --batch-size 32",
+)
+NEAR = 0.15
+
+
+@dataclass(frozen=True)
+class Settings:
+    data: Path = option(Path("data"), "a data folder, in any layout", metavar="DIR")
+    epochs: int = option(2, "of each run, after its plan")
+    first: int = option(1, "number of the first of the nine tries")
+
+
+def seconds_of(options: str, settings: Settings, work: Path) -> tuple[list[float], list[float]]:
+    """Return the seconds of the first and of a later epoch: as planned, and as measured."""
+    cache = [] if "--cache" in options else ["--cache", str(work / "cache")]
+    common = ["--data", str(settings.data), *options.split(), *cache]
+    plan, run = work / "plan.json", work / "run"
+    with (work / "said").open("w") as said:
+        for command in (
+            ["benchmark.py", "--plan", "--json", str(plan)],
+            ["train.py", "--weights", "none", "--epochs", str(settings.epochs), "--out", str(run)],
+        ):
+            done = subprocess.run(
+                [sys.executable, *command, *common], cwd=ROOT, stdout=said, stderr=said, check=False
+            )
+            if done.returncode:
+                raise SystemExit(f"{' '.join(command + common)}\n{(work / 'said').read_text()[-2000:]}")
+    forecast = json.loads(plan.read_text())["forecast"]
+    with (run / "metrics.csv").open(newline="") as file:
+        measured = [float(row["seconds"]) for row in csv.DictReader(file)]
+    return [forecast["first_epoch"], forecast["epoch"]], [measured[0], measured[-1]]
+
+
+def main() -> None:
+    settings = cli.parse(Settings, __doc__)
+    near = 0
+    tries = TRIES[settings.first - 1 :]
+    for number, options in enumerate(tries, start=settings.first):
+        with tempfile.TemporaryDirectory() as folder:
+            planned, measured = seconds_of(options, settings, Path(folder))
+        off = planned[1] / measured[1] - 1
+        near += abs(off) <= NEAR
+        print(f"{number}  {options}\n   first epoch: planned {planned[0]:.1f} s, took {measured[0]:.1f}; "
+              f"later: planned {planned[1]:.1f} s, took {measured[1]:.1f} ({off:+.0%})", flush=True)  # fmt: skip
+    print(f"{near} of {len(tries)} within {NEAR:.0%}")
+
+
+if __name__ == "__main__":
+    main()
