@@ -197,8 +197,8 @@ class Encoder:
 
 def column_of(columns: Iterable[str], name: str) -> str | None:
     """Return the one of `columns` that is called `name`, or that in another case; None if there is none."""
-    known = {column.casefold(): column for column in columns}
-    return name if name in known.values() else known.get(name.casefold())
+    alike = [column for column in columns if column.casefold() == name.casefold()]
+    return name if name in alike else next(iter(alike), None)
 
 
 def join(encoders: Iterable[Encoder | None]) -> Encoder | None:

@@ -63,7 +63,9 @@ def test_a_column_that_a_table_lacks_is_missing_for_all() -> None:
 
 def test_a_column_is_found_whatever_the_case_of_its_name() -> None:
     assert BOTH.encode({"Age": [60.0], "SEX": ["male"]}, 1).tolist() == [[1, 0, 0, 1]]
-    assert BOTH.encode({"AGE": [60.0], "age": [70.0]}, 1).tolist() == [[2, 0, 0, 0]]  # its own name counts first
+    for names in (("AGE", "age"), ("age", "AGE")):  # its own name counts first
+        ages = {name: [70.0 if name == "age" else 60.0] for name in names}
+        assert BOTH.encode(ages, 1).tolist() == [[2, 0, 0, 0]]
     assert BOTH.problems({"Age": 60, "Sex": "x"}) == ["Sex=x counts as missing: the model knows female, male"]
 
 
