@@ -81,10 +81,9 @@ def compare(
     """
     resampler, theirs = estimates.resampler, other.probabilities[rows]
     others = Estimates(labels, theirs, resampler)
-    others_balanced = None
+    delong, of_two, of_balanced = None, None, None
     if other.balanced is not None and by_balanced is not None:
-        others_balanced = of_called(labels, other.balanced[rows], theirs.shape[1], resampler)
-    delong, of_two = None, None
+        of_balanced = of_called(labels, other.balanced[rows], theirs.shape[1], resampler), by_balanced
     if malignant is not None:
         (is_malignant, risk), (_, other_risk) = (two_classes(malignant, labels, p) for p in (probabilities, theirs))
         of_two = (
@@ -96,15 +95,12 @@ def compare(
 
     def report() -> AgainstReport:
         overall = comparison(metrics.OVERALL, others, estimates)
-        balanced = None
-        if others_balanced is not None and by_balanced is not None:
-            balanced = comparison(metrics.OF_LABELS, others_balanced, by_balanced)
         return AgainstReport(
             checkpoint=other.checkpoint,
             checkpoint_sha256=other.checkpoint_sha256,
             model=other.model,
             overall=overall,
-            balanced=balanced,
+            balanced=comparison(metrics.OF_LABELS, *of_balanced) if of_balanced else None,
             malignant=comparison(metrics.OF_TWO_CLASSES, *of_two, 1) if of_two else None,
             mcnemar=mcnemar(estimates.predicted == labels, others.predicted == labels, resampler),
             delong=delong,
