@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from skin.utils.errors import UserError, printable
 
@@ -46,6 +46,8 @@ class ColumnDict(TypedDict):
     categories: list[str]
     mean: float
     deviation: float
+    least: NotRequired[float]  # of a number in training, and the largest; older checkpoints lack both
+    most: NotRequired[float]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Column:
     categories: tuple[str, ...] = ()  # none: it is a number
     mean: float = 0.0
     deviation: float = 1.0
+    least: float = -math.inf  # of the training images, and the largest
+    most: float = math.inf
 
     @property
     def width(self) -> int:
@@ -70,13 +74,22 @@ class Column:
         return table[at]
 
     def problem(self, value: object) -> str:
-        """Return why a value counts as missing, in words; "" if it does not, or says that it is missing."""
+        """Return what is wrong with a value, in words: it counts as missing, or is unlike those in training.
+
+        Returns:
+            "" if nothing is, or if the value says itself that it is missing.
+        """
         text = _text(value)
         if not text or (self.categories and text.casefold() in self._places):
             return ""
         if self.categories:
-            return f"the model knows {', '.join(self.categories)}"
-        return "it is no number" if math.isnan(_number(text)) else ""
+            return f"counts as missing: the model knows {', '.join(self.categories)}"
+        number = _number(text)
+        if math.isnan(number):
+            return "counts as missing: it is no number"
+        if self.least <= number <= self.most:
+            return ""
+        return f"is used, but the model has learned from {self.least:g} to {self.most:g} alone"
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -151,15 +164,16 @@ class Encoder:
             found[column.name] = max(share, found.get(column.name, 0.0))
         return found
 
+    def problem(self, name: str, value: object) -> str:
+        """Return what is wrong with the value of a column, in words; "" if some column of that name can take it."""
+        columns = [column for column in self.columns if column.name.casefold() == name.casefold()]
+        reasons = [column.problem(value) for column in columns]
+        return "" if "" in reasons else [*reasons, f"counts as missing: the model uses {', '.join(self.names)}"][0]
+
     def problems(self, values: Mapping[str, object]) -> list[str]:
-        """Return a line for each value that counts as missing though it was given, by column."""
-        lines = []
-        for name, value in values.items():
-            columns = [column for column in self.columns if column.name.casefold() == name.casefold()]
-            reasons = [column.problem(value) for column in columns] or [f"the model uses {', '.join(self.names)}"]
-            if all(reasons):
-                lines.append(printable(f"{name}={value} counts as missing: {reasons[0]}", limit=1000))
-        return lines
+        """Return a line for each value that cannot be taken as it is, by column."""
+        found = ((name, value, self.problem(name, value)) for name, value in values.items())
+        return [printable(f"{name}={value} {reason}", limit=1000) for name, value, reason in found if reason]
 
     def describe(self) -> str:
         """Return the columns and their categories in words, for people."""
@@ -168,10 +182,14 @@ class Encoder:
 
     def to_list(self) -> list[ColumnDict]:
         """Return plain data for a checkpoint; `from_list` reads them."""
-        return [
-            {"name": it.name, "categories": list(it.categories), "mean": it.mean, "deviation": it.deviation}
-            for it in self.columns
-        ]
+        found = list[ColumnDict]()
+        for it in self.columns:
+            found.append(
+                {"name": it.name, "categories": list(it.categories), "mean": it.mean, "deviation": it.deviation}
+            )
+            if math.isfinite(it.least):
+                found[-1] |= {"least": it.least, "most": it.most}
+        return found
 
     @classmethod
     def from_list(cls, found: Any) -> Encoder:
@@ -183,13 +201,14 @@ class Encoder:
         columns = []
         for it in found:
             name, words, mean, deviation = it["name"], it["categories"], it["mean"], it["deviation"]
+            span = [it["least"], it["most"]] if "least" in it else []
             if not all(type(text) is str and text for text in [name, *words]):
                 raise TypeError("text")
-            if not all(type(number) is float and math.isfinite(number) for number in (mean, deviation)):
+            if not all(type(number) is float and math.isfinite(number) for number in (mean, deviation, *span)):
                 raise TypeError("number")
-            if deviation <= 0 or len({word.casefold() for word in words}) < len(words):
+            if deviation <= 0 or len({word.casefold() for word in words}) < len(words) or span != sorted(span):
                 raise ValueError("column")
-            columns.append(Column(name, tuple(words), mean, deviation))
+            columns.append(Column(name, tuple(words), mean, deviation, *span))
         if not columns:
             raise ValueError("no columns")
         return cls(tuple(columns))
@@ -258,7 +277,8 @@ def _fit_column(name: str, rows: pd.DataFrame) -> Column:
                         "value, so that it gives the class away; leave it out")  # fmt: skip
     numbers = np.array([_number(text) for text in texts if text])
     if not np.isnan(numbers).any():
-        return Column(name, (), float(numbers.mean()), float(numbers.std()) if np.ptp(numbers) else 1.0)
+        deviation = float(numbers.std()) if np.ptp(numbers) else 1.0
+        return Column(name, (), float(numbers.mean()), deviation, float(numbers.min()), float(numbers.max()))
     words = {text.casefold(): text for text in sorted({text for text in texts if text}, reverse=True)}
     if len(words) > MOST_CATEGORIES:
         raise UserError(f"--metadata {printable(name)}: it has {len(words):,} different values, and at most "

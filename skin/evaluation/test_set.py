@@ -361,7 +361,7 @@ def _as_in_the_run(run: _Run, index: Index, allow_missing: bool, notes: list[str
 
 
 def _without_metadata(checkpoint: Checkpoint, rows: pd.DataFrame) -> list[str]:
-    """Return notes on what the model takes beside the pixels and the set lacks, or has in words unknown to it."""
+    """Return notes on what the model takes beside the pixels and the set lacks, or has otherwise than in training."""
     encoder = checkpoint.encoder
     if encoder is None:
         return []
@@ -370,9 +370,13 @@ def _without_metadata(checkpoint: Checkpoint, rows: pd.DataFrame) -> list[str]:
     notes = [f"the set has no column {', '.join(lacking)}: missing for all images"] if lacking else []
     for name, column in there.items():
         counts = rows[column].value_counts()
-        if strange := [value for value in counts.index if encoder.problems({name: value})]:
-            images = count(int(counts.loc[strange].sum()), "image")
-            notes.append(f"{name} of {images} counts as missing: the model does not know {printable(strange[0])}")
+        strange: dict[str, list[Any]] = {}
+        for value in counts.index:
+            strange.setdefault(encoder.problem(name, value), []).append(value)
+        for reason, values in strange.items():
+            if reason:
+                images = count(int(counts.loc[values].sum()), "image")
+                notes.append(printable(f"{name} of {images}, such as {printable(values[0])}, {reason}", limit=1000))
     return notes
 
 

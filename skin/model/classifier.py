@@ -180,7 +180,7 @@ class SkinClassifier:
             images: see `Source`.
             views: 1 to 8 views of each image (turned, mirrored) to average over, at as many times the cost.
             metadata: of all these images, such as `{"age": 55, "sex": "female"}`. What is not given is missing, and
-                so is what the model does not know (see `encoder`).
+                so is what the model does not know (see `encoder`): a `UserWarning` says it.
 
         Returns:
             A `Prediction`, or a list of them in the order of the images.
@@ -188,6 +188,8 @@ class SkinClassifier:
         Raises:
             ImageError: an image cannot be read; `.path` and `.reason` say which and why.
         """
+        for problem in self._problems(metadata or {}):
+            warnings.warn(problem, stacklevel=2)
         if not isinstance(images, (list, tuple)):
             return self.predict_pixels(self.pixels(images)[None], views=views, metadata=_each(metadata, 1))[0]
         results: list[Prediction] = []
@@ -337,6 +339,11 @@ class SkinClassifier:
         names = dict.fromkeys(name for known in metadata for name in known)
         table = {name: [known.get(name) for known in metadata] for name in names}
         return torch.from_numpy(self.encoder.encode(table, len(metadata))).to(self.device)
+
+    def _problems(self, known: Known) -> list[str]:
+        if self.encoder is None:
+            return [f"{', '.join(known)}: this model takes the pixels alone"] if known else []
+        return self.encoder.problems(known)
 
     def _names(self, probabilities: np.ndarray, members: np.ndarray) -> tuple[str, ...]:
         order = np.argsort(-probabilities, kind="stable")

@@ -23,7 +23,7 @@ _SHOWN = 5  # values of a table that the model does not know; the others are cou
 def known_of(given: str, encoder: Encoder | None, quiet: bool = False) -> KnownOf | None:
     """Return what `--metadata` says of images; None if it is not given.
 
-    What is given and counts as missing has a line on stderr, unless `quiet`.
+    What is given and cannot be used as it is has a line on stderr, unless `quiet`.
 
     Raises:
         UserError: the model takes nothing beside the pixels, or it is neither values nor a table.
@@ -76,7 +76,7 @@ def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> K
     for line in problems[:_SHOWN]:
         say(line)
     if len(problems) > _SHOWN:
-        say(f"{len(problems) - _SHOWN:,} more values of {path} count as missing")
+        say(f"{len(problems) - _SHOWN:,} more values of {path} are unknown to the model in the same way")
     different = table.loc[table[key] != "", [key, *used]].drop_duplicates()
     for name in different.loc[different[key].duplicated(), key]:
         raise UserError(f"{path} has several rows of {printable(name)}, which do not agree; keep one of them")

@@ -164,11 +164,14 @@ def test_a_set_without_the_columns_has_them_missing(
 
 
 def test_values_that_the_model_does_not_know_are_noted() -> None:
-    encoder = Encoder((Column("age", (), 50.0, 10.0), Column("sex", ("f", "m"))))
+    encoder = Encoder((Column("age", (), 50.0, 10.0, 20.0, 85.0), Column("sex", ("f", "m"))))
     checkpoint: Any = SimpleNamespace(encoder=encoder)
-    ages, sexes = ["40-50", "40-50", "50-60", "45", ""], ["F", "m", "unknown", "", "f"]
+    ages, sexes = ["40-50", "40-50", "50-60", "45", "", "450"], ["F", "m", "unknown", "", "f", "f"]
     notes = test_set._without_metadata(checkpoint, pd.DataFrame({"age": ages, "sex": sexes}))
-    assert notes == ["age of 3 images counts as missing: the model does not know 40-50"]
+    assert notes == [
+        "age of 3 images, such as 40-50, counts as missing: it is no number",
+        "age of 1 image, such as 450, is used, but the model has learned from 20 to 85 alone",
+    ]
 
 
 # ---- prediction -----------------------------------------------------------------------------------------

@@ -104,10 +104,11 @@ def test_an_encoder_comes_back_from_plain_data() -> None:
     [
         {"deviation": 0.0}, {"deviation": math.nan}, {"mean": "1"}, {"name": ""}, {"name": 3},
         {"categories": ["a", "A"]}, {"categories": [1]}, {"categories": None},
+        {"least": 1.0}, {"least": 2.0, "most": 1.0}, {"least": math.nan, "most": 1.0},
     ],
 )  # fmt: skip
 def test_a_damaged_encoder_is_refused(damage: dict[str, Any]) -> None:
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises((TypeError, ValueError, KeyError)):
         Encoder.from_list([BOTH.to_list()[0] | damage])  # type: ignore[operator]
     with pytest.raises((TypeError, ValueError, KeyError)):
         Encoder.from_list([{}])
@@ -131,6 +132,19 @@ def test_what_counts_as_missing_though_it_was_given_is_told() -> None:
         "sex=x counts as missing: the model knows female, male",
         "site=back counts as missing: the model uses age, sex",
     ]
+
+
+def test_a_number_unlike_those_in_training_is_told_and_used() -> None:
+    fitted = fit(("age",), rows(age=[20, 85, None, 40]))
+    assert Encoder.from_list(json.loads(json.dumps(fitted.to_list()))) == fitted
+    assert fitted.problems({"age": 20}) == fitted.problems({"age": "85.0"}) == fitted.problems({"age": None}) == []
+    for age in (-5, 450):
+        (line,) = fitted.problems({"age": age})
+        assert line == f"age={age} is used, but the model has learned from 20 to 85 alone"
+        assert fitted.encode({"age": [age]}, 1)[0, 1] == 0  # it is not missing
+    wider = join([fitted, fit(("age",), rows(age=[0, 500]))])
+    assert wider is not None
+    assert wider.problems({"age": 450}) == []  # one of the two has seen such
 
 
 def test_the_share_that_is_known() -> None:

@@ -95,8 +95,11 @@ def test_the_library_takes_them_by_name(model: SkinClassifier) -> None:
     assert model.encoder == AGE_AND_SEX
     assert np.abs(alone.probabilities - male.probabilities).max() > 1e-3
     assert male.unlike == alone.unlike
-    for nothing in ({}, {"age": None, "sex": "unknown"}, {"site": "back"}):
+    for nothing in ({}, {"age": None, "sex": "unknown"}):
         assert model.predict(picture, metadata=nothing).probabilities == pytest.approx(alone.probabilities, abs=1e-6)
+    with pytest.warns(UserWarning, match="site=back counts as missing: the model uses age, sex"):
+        other = model.predict([picture], metadata={"site": "back"})[0]
+    assert other.probabilities == pytest.approx(alone.probabilities, abs=1e-6)
     (streamed,) = model.stream([picture], metadata=lambda source: KNOWN)
     assert streamed.prediction is not None
     assert streamed.prediction.probabilities == pytest.approx(male.probabilities, abs=1e-6)
@@ -105,6 +108,7 @@ def test_the_library_takes_them_by_name(model: SkinClassifier) -> None:
     assert "with age, sex beside the pixels" in model.description
 
 
+@pytest.mark.filterwarnings("ignore:.*(the model uses|takes the pixels alone)")  # each is told what all are
 def test_the_members_of_an_ensemble_each_take_their_own(best_pt: Path, tmp_path: Path) -> None:
     paths = [best_pt, tiny.write_checkpoint(tmp_path / "site.pt", image_size=32, encoder=SITE)]
     paths.append(tiny.write_checkpoint(tmp_path / "alone.pt", image_size=32, config={"seed": 1}))
@@ -117,6 +121,8 @@ def test_the_members_of_an_ensemble_each_take_their_own(best_pt: Path, tmp_path:
     picture = tiny.picture(2)
     expected = np.mean([one.predict(picture, metadata=known).probabilities for one in each], axis=0)
     assert together.predict(picture, metadata=known).probabilities == pytest.approx(expected, abs=1e-6)
+    with pytest.warns(UserWarning, match="age, sex, site: this model takes the pixels alone"):
+        each[-1].predict(picture, metadata=known)
     missing = np.mean([one.predict(picture).probabilities for one in each], axis=0)
     assert together.predict(picture).probabilities == pytest.approx(missing, abs=1e-6)
     assert together.explain(picture).heat.max() == 1
