@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from skin.evaluation import run_list
@@ -77,7 +77,15 @@ class EvaluateOptions:
 
 
 def list_runs(options: EvaluateOptions) -> int:
-    """Show the runs in `runs`, as `--list` asks; return the exit code."""
+    """Show the runs in `runs`, as `--list` asks; return the exit code.
+
+    Raises:
+        UserError: an option is given that says how to evaluate.
+    """
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name not in ("list", "sort", "json") and value != field.default:
+            raise UserError(f"{flag_of(field.name)} is not for --list, which shows every run in runs: leave it out")
     return run_list.show(options.sort, options.json)
 
 

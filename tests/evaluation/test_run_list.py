@@ -69,6 +69,14 @@ def test_runs_are_sorted_the_last_at_the_end(
     assert [run["name"] for run in listed(capsys, "--sort", order)] == names
 
 
+@pytest.mark.parametrize(
+    "option", [("--checkpoint", "best.pt"), ("--by", "sex"), ("--tta", "8"), ("--allow-missing",), ("--out", "here")]
+)
+def test_an_option_of_an_evaluation_is_refused(option: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=f"^{option[0]} is not for --list, which shows every run in runs"):
+        evaluate.main(["--list", *option])
+
+
 def test_names_of_runs_are_shown_as_they_are(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(runs / "é [bold]run", [0.5], epochs=3, data="/somewhere/[red]ham")
     assert evaluate.main(["--list", "--sort", "name"]) == 0
