@@ -30,7 +30,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from skin import __version__
+from skin.utils.core_watch import CoreWatch
 from skin.utils.errors import UserError, printable
+from skin.utils.hardware import let_threads_spin
 from skin.utils.home import user_path
 from skin.utils.known_errors import advice_on
 from skin.utils.launchers import by_torchrun, refuse_bare_launcher
@@ -131,9 +133,11 @@ def answer_early(settings_class: type[Any], description: str | None) -> None:
     """Answer `--help` or a mistyped option and leave; do nothing if the command line is sound.
 
     A script calls this before it imports torch, which takes seconds. Under torchrun it does nothing: all processes
-    have to end together there, and `main` sees to that. A package that the imports then miss is one line, too.
+    have to end together there, and `main` sees to that. A package that the imports then miss is one line, too. Torch
+    will let its threads spin, which `run` watches over.
     """
     sys.excepthook = _say_what_is_missing
+    let_threads_spin()
     if by_torchrun():
         return
     try:
@@ -189,7 +193,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):  # None where the caller closed it
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # a letter that the output's encoding lacks
-    with StopWatch(end_now):
+    with StopWatch(end_now), CoreWatch():
         try:
             try:
                 refuse_bare_launcher(os.environ, Path(sys.argv[0]).name)

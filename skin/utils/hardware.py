@@ -8,14 +8,18 @@ from pathlib import Path
 
 from skin.utils.errors import UserError
 
-SPIN_COUNT = 1000
+SPIN_COUNT = "1000"
 """Turns of the loop in which an OpenMP thread waits for the others before it sleeps.
 
-libgomp's default is 300,000 turns and more. If another program computes on the same cores, a step then takes sixty
-times as long, since spinning threads wait for one that was put aside. A thousand turns cost nothing if the machine
-is free (tests/bench/shared_machine.py measures both).
+libgomp's default is 300,000 turns. If another program computes on the same cores, a step then takes up to ten times
+as long, since spinning threads wait for one that was put aside. With a thousand turns it takes little longer than its
+share of the cores, but on free cores up to a quarter longer (tests/bench/shared_machine.py measures both). So the
+scripts let threads spin for long, and `skin.utils.core_watch` sees to it that they do so on free cores alone.
 """
+LONG_SPIN_COUNT = "300001"
+"""Turns under the eyes of a `CoreWatch`: one more than the default, so that it is no user's own number."""
 
+_spin_count_is_ours = False
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -93,7 +97,20 @@ def set_up_threads() -> None:
 
     Call it before torch is imported, which reads both then. Settings of the user stay.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+    global _spin_count_is_ours
+    if "OMP_WAIT_POLICY" not in os.environ and "GOMP_SPINCOUNT" not in os.environ:
+        os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
+        _spin_count_is_ours = True
     if cpu_quota() is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+
+
+def let_threads_spin() -> None:
+    """Let OpenMP's threads spin for long if they can be watched; a script that does so must run a `CoreWatch`.
+
+    Call it before torch is imported. It needs Linux, which tells how long threads wait for a core. Settings of the
+    user stay.
+    """
+    limited = any(name in os.environ for name in ("OMP_THREAD_LIMIT", "OMP_DYNAMIC"))
+    if _spin_count_is_ours and not limited and Path("/proc/self/schedstat").exists():
+        os.environ["GOMP_SPINCOUNT"] = LONG_SPIN_COUNT
