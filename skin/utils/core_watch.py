@@ -23,9 +23,9 @@ from types import TracebackType
 from skin.utils import hardware
 
 PERIOD = 0.5  # seconds between two looks
-CROWDED = 0.2  # cores that this process waits for: then its threads sleep
-FREE = 0.1  # cores: with less, for long enough, they spin
-PATIENCE, MOST_PATIENCE = 3.0, 60.0  # seconds of free cores before they spin, at first and after many relapses
+CROWDED, CROWDED_SECONDS = 0.3, 1.0  # if threads wait for as many cores for so long, they sleep
+FREE = 0.2  # cores: with less, for long enough, they spin; a loader's process leads to 0.1
+PATIENCE, MOST_PATIENCE = 3.0, 60.0  # seconds of free cores before they spin: at first, and after many relapses
 
 _TASKS = Path("/proc/self/task")
 
@@ -57,21 +57,29 @@ class Pressure:
 class Policy:
     """Decides whether threads sleep. They do at first, and spin when the cores have been free for some time.
 
-    After each relapse that takes twice as long: a neighbour that comes and goes is as good as one that stays.
+    After each relapse that takes twice as long: a neighbour that comes and goes is as good as one that stays. It is
+    forgotten when they have spun for a minute.
     """
 
     def __init__(self) -> None:
         self.asleep = True
-        self._patience, self._free_for = PATIENCE, 0.0
+        self._patience = PATIENCE
+        self._seconds = 0.0  # asleep: that the cores have been free; otherwise: that threads have spun
+        self._crowded = 0.0  # seconds
 
     def look(self, pressure: float, seconds: float) -> bool:
         """Take the pressure of the last `seconds`, in cores; return True if threads are to sleep."""
-        if not self.asleep and pressure > CROWDED:
-            self.asleep, self._free_for = True, 0.0
-            self._patience = min(2 * self._patience, MOST_PATIENCE)
-        elif self.asleep:
-            self._free_for = self._free_for + seconds if pressure < FREE else 0.0
-            self.asleep = self._free_for < self._patience
+        if self.asleep:
+            self._seconds = self._seconds + seconds if pressure < FREE else 0.0
+            if self._seconds >= self._patience:
+                self.asleep, self._seconds, self._crowded = False, 0.0, 0.0
+        else:
+            self._seconds += seconds
+            self._crowded = self._crowded + seconds if pressure > CROWDED else 0.0
+            if self._crowded >= CROWDED_SECONDS:
+                relapse = self._seconds < MOST_PATIENCE
+                self._patience = min(2 * self._patience, MOST_PATIENCE) if relapse else PATIENCE
+                self.asleep, self._seconds = True, 0.0
         return self.asleep
 
 

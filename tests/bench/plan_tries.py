@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ class Settings:
     data: Path = option(Path("data"), "a data folder, in any layout", metavar="DIR")
     epochs: int = option(2, "of each run, after its plan")
     first: int = option(1, "number of the first of the nine tries")
+    keep: Path | None = option(None, "folder for each try's plan.json and metrics.csv", metavar="DIR")
 
 
 def seconds_of(options: str, settings: Settings, work: Path) -> tuple[list[float], list[float]]:
@@ -72,6 +74,11 @@ def main() -> None:
     for number, options in enumerate(tries, start=settings.first):
         with tempfile.TemporaryDirectory() as folder:
             planned, measured = seconds_of(options, settings, Path(folder))
+            if settings.keep is not None:
+                kept = settings.keep / str(number)
+                kept.mkdir(parents=True, exist_ok=True)
+                for file in (Path(folder) / "plan.json", Path(folder) / "run" / "metrics.csv"):
+                    shutil.copy(file, kept)
         off = planned[1] / measured[1] - 1
         near += abs(off) <= NEAR
         print(f"{number}  {options}\n   first epoch: planned {planned[0]:.1f} s, took {measured[0]:.1f}; "

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from skin.utils import hardware
-from skin.utils.core_watch import CROWDED, FREE, MOST_PATIENCE, PATIENCE, PERIOD, Policy, Pressure
+from skin.utils.core_watch import CROWDED, CROWDED_SECONDS, FREE, MOST_PATIENCE, PATIENCE, PERIOD, Policy, Pressure
 
 import pytest
 
@@ -34,17 +34,35 @@ def test_threads_sleep_until_the_cores_have_been_free_for_some_seconds() -> None
     assert not policy.look(CROWDED, PERIOD)  # a loader's process may have its share
 
 
-def test_threads_sleep_at_once_on_crowded_cores_and_longer_each_time() -> None:
+def crowd(policy: Policy, seconds: float = CROWDED_SECONDS) -> bool:
+    asleep = policy.asleep
+    for _ in range(round(seconds / PERIOD)):
+        asleep = policy.look(CROWDED + 0.01, PERIOD)
+    return asleep
+
+
+def test_threads_sleep_soon_on_crowded_cores_and_longer_each_time() -> None:
     policy = Policy()
     free_for(policy, PATIENCE)
     for patience in (2 * PATIENCE, 4 * PATIENCE):
-        assert policy.look(CROWDED + 0.01, PERIOD)
+        assert crowd(policy)
         assert free_for(policy, patience - PERIOD)
         assert not policy.look(0.0, PERIOD)
     for _ in range(10):
-        policy.look(2.0, PERIOD)
+        crowd(policy)
         free_for(policy, MOST_PATIENCE)
         assert not policy.asleep
+    assert not free_for(policy, MOST_PATIENCE)  # relapses are forgotten
+    assert crowd(policy)
+    assert not free_for(policy, PATIENCE)
+
+
+def test_a_moment_is_no_crowd() -> None:
+    policy = Policy()
+    free_for(policy, PATIENCE)
+    for _ in range(5):
+        assert not crowd(policy, CROWDED_SECONDS - PERIOD)
+        assert not policy.look(CROWDED, PERIOD)
 
 
 def test_pressure_is_the_number_of_threads_that_wait(tmp_path: Path) -> None:
@@ -136,7 +154,7 @@ def test_libgomp_lets_threads_sleep_while_there_is_a_sleeping_team() -> None:
 WATCHES = """
 import threading, time
 from skin.utils import core_watch
-core_watch.PERIOD, core_watch.PATIENCE = 0.02, 0.5
+core_watch.PERIOD, core_watch.CROWDED_SECONDS, core_watch.PATIENCE = 0.02, 0.04, 0.5
 pressure = [0.0]
 core_watch.Pressure.__call__ = lambda self, seconds: pressure[0]
 import torch
