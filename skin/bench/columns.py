@@ -308,6 +308,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("step_ms_p95", metric=_percentile(95), heading="p95", show="{:,.0f}".format),
     Column("epoch_seconds", metric=lambda m: m.epoch_seconds, heading="epoch s", show=three_digits),
     Column("first_step_seconds", metric=lambda m: m.first_step_seconds),
+    Column("stolen_cores", metric=lambda m: m.stolen_cores),
     # Where a step goes, and how near it comes to what the device can do
     Column("data_ms", metric=lambda m: 1000 * m.fed.wait_seconds / len(m.fed.step_ms), heading="data",
            show="{:,.0f}".format, second=True),

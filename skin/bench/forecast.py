@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+from skin.bench.machine import stolen
 from skin.training.speed import duration
 
 NEARLY_FULL = 0.9  # of the memory
@@ -32,6 +33,7 @@ class Trace:
         slowdown: time of training with its loader, over what `together` expects of step and loader.
         could_use_amp: mixed precision is off, and this device has units for it.
         peak_mib, memory_mib: that the steps took, and that there is.
+        stolen_cores: that the host of a virtual machine kept from it meanwhile; None if nobody says it.
     """
 
     on_gpu: bool
@@ -55,6 +57,7 @@ class Trace:
     could_use_amp: bool
     peak_mib: float
     memory_mib: float
+    stolen_cores: float | None = None
 
     def load(self, kept: float) -> float:
         """Return the seconds per image of the loader alone if so large a share of the images is kept."""
@@ -192,4 +195,4 @@ def sentences(trace: Trace, epochs: int) -> list[str]:
     for remedy in found.remedies:
         gain = f" (about {duration(remedy.epoch)} an epoch)" if remedy.epoch is not None else ""
         lines.append(f"would help: {remedy.what}{gain}")
-    return lines
+    return [*lines, *filter(None, [stolen(trace.stolen_cores)])]

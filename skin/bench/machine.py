@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -15,6 +16,7 @@ from skin.utils.parallel import usable_gpus
 
 import torch
 
+STOLEN = 0.1  # cores: fewer are not worth a word
 _FLAGS = ("avx", "amx", "fma", "sse4", "f16c", "vnni", "asimd", "sve", "bf16", "i8mm")
 
 
@@ -78,6 +80,41 @@ def busy_cores() -> str | None:
     if load < cores / 2:
         return None
     return f"other programs are at work (load {load:.1f} on {cores} cores): times will change as they come and go"
+
+
+def stolen_seconds(stat: Path = Path("/proc/stat")) -> float | None:
+    """Return for how long, in seconds of a core, the host of this virtual machine has run others on its usable cores.
+
+    It counts from the machine's start (the eighth number of a core in proc_stat(5), "steal"). None if no one says.
+    """
+    try:
+        lines = stat.read_text().splitlines()
+        usable = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+        ticks = [int(line.split()[8]) for line in lines if line.split()[0] in usable]
+        return sum(ticks) / os.sysconf("SC_CLK_TCK")
+    except (AttributeError, OSError, ValueError, IndexError):  # no Linux, or one without
+        return None
+
+
+class StolenTime:
+    """Asks how many cores the host of this virtual machine has kept from it, since this was made."""
+
+    def __init__(self) -> None:
+        self._before, self._start = stolen_seconds(), time.perf_counter()
+
+    def cores(self) -> float | None:
+        """Return the mean number of cores; None if nobody says."""
+        now = stolen_seconds()
+        if now is None or self._before is None:
+            return None
+        return max(0.0, now - self._before) / (time.perf_counter() - self._start)
+
+
+def stolen(cores: float | None) -> str | None:
+    """Return a line on the cores that the host of a virtual machine kept from it; None if they are not worth one."""
+    if cores is None or cores < STOLEN:
+        return None
+    return f"the host of this virtual machine kept {cores:.2f} cores from it meanwhile: times will change as it does"
 
 
 def _cpu_flags() -> list[str]:

@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol, TypedDict
 from skin.bench import energy, roofline
 from skin.bench.cases import Case
 from skin.bench.clock import StepClock
+from skin.bench.machine import StolenTime
 from skin.bench.phases import Phases, time_phases
 from skin.bench.roofline import Peaks
 from skin.model.precision import Precision, convolutions_use_tf32
@@ -109,6 +110,7 @@ class Measurement:
     fed: Window  # training with its loader
     memory: MemoryReading
     fed_joules: float | None  # of all devices in use, during `fed`; None if a counter does not say it
+    stolen_cores: float | None  # that the host of a virtual machine kept from it during `fed`; None: nobody says it
     phases: Phases | None  # of the bare step
     peaks: Peaks  # of one of its devices
 
@@ -217,9 +219,10 @@ def measure(case: Case, loop: TrainingLoop) -> Measurement:
         stream, count = loop.epoch_steps(1), loop.steps_per_epoch
     else:
         _take(stream, case.warmup)
-    before = energy.read(topology.cuda_devices)
+    before, stolen = energy.read(topology.cuda_devices), StolenTime()
     with GpuSampler(topology.cuda_devices) as sampler:
         fed = time_steps(stream, count, topology)
+    stolen_cores = stolen.cores()
     joules = energy.spent(before, energy.read(topology.cuda_devices))
     used = _memory(topology, sampler.means())  # read before matrices that are no part of training take some
     phases = time_phases(
@@ -228,7 +231,8 @@ def measure(case: Case, loop: TrainingLoop) -> Measurement:
     topology.barrier()  # a device that still trains would slow down the others' peaks
     return Measurement(
         case, loop.train_images, arithmetic(loop.precision), loop.workers, loop.cached, first_step_seconds,
-        bare, fed, used, _of_all(topology, joules), phases, roofline.measure(topology.device, loop.precision),
+        bare, fed, used, _of_all(topology, joules), stolen_cores, phases,
+        roofline.measure(topology.device, loop.precision),
     )  # fmt: skip
 
 

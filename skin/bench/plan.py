@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from skin.bench.columns import three_digits
 from skin.bench.forecast import Cache, Trace, forecast, scaled, sentences, together, verdict
-from skin.bench.machine import busy_cores
+from skin.bench.machine import StolenTime, busy_cores
 from skin.bench.measurement import Step, TrainingLoop, limited_host_memory, time_steps
 from skin.bench.options import BenchmarkOptions
 from skin.bench.report import Heading, new_heading
@@ -146,7 +146,7 @@ def measure(
         images: of the set that the run would have, if it is not `splits` itself.
     """
     preprocess = preprocess_for(settings.model, settings.image_size)
-    kept = _cache_of(settings, splits, preprocess)
+    kept, stolen = _cache_of(settings, splits, preprocess), StolenTime()
     with tempfile.TemporaryDirectory(prefix="skin-plan-") as folder:
         cache = folder if kept.state == "on" and kept.later >= 0.5 else "off"  # train as most epochs of the run do
         loop = make_loop(replace(settings, cache=cache), topology, splits)
@@ -166,7 +166,7 @@ def measure(
         decode=decode, cached=cached, cache=kept.state, kept_now=kept.now, kept_later=kept.later,
         cache_gib=scale * kept.bytes_each * len(splits.rows) / 2**30, step=step, forward=forward,
         larger_step=larger, slowdown=1.0, could_use_amp=_could_use_amp(settings, topology.device),
-        peak_mib=peak_mib, memory_mib=_memory_mib(topology.device),
+        peak_mib=peak_mib, memory_mib=_memory_mib(topology.device), stolen_cores=stolen.cores(),
     )  # fmt: skip
     expected = together(step, trace.load(0.0 if cache == "off" else 1.0), trace)
     return replace(trace, slowdown=fed / expected)

@@ -22,8 +22,9 @@ from rich.text import Text
 
 # 4: --plan ("plan") and --infer ("infer") write reports, too, with cells of their own; those of training are as in 3.
 # 5: cells of training have more: the parts of a step, the device's peaks and the shares of them, the cost.
-SCHEMA = 5
-COMPARABLE = (3, 4, SCHEMA)
+# 6: the cores that the host of a virtual machine kept from it, "stolen_cores": of a cell of training, and of a plan.
+SCHEMA = 6
+COMPARABLE = (3, 4, 5, SCHEMA)
 CAPTION = (
     "×plain: times the plain recipe without AMP · ceiling: images/s of the bare step on ready batches · "
     "reached: training's share of it · wait: share of the time spent waiting for data · "
@@ -189,6 +190,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
         if row.status == "ok":
             values = [(column, column.value(row, rows)) for column in COLUMNS if column.note]
             said = [column.note.format(value) for column, value in values if value is not None]
+            said += filter(None, [machine.stolen(row.mean("stolen_cores"))])
             lines.append(f"{row.key.title}: {', '.join([*_how(row), *said])}")
     return lines
 

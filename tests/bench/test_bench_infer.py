@@ -140,7 +140,7 @@ def test_every_way_is_timed_compared_shown_and_written(
     outputs = ["--json", str(files["json"]), "--csv", str(files["csv"]), "--plot", str(files["png"])]
     assert benchmark.main([*ONCE, "--checkpoint", str(best_pt), "--data", str(demo_folder), *outputs]) == 0
     content = json.loads(files["json"].read_text())
-    assert (content["schema"], content["kind"], content["complete"]) == (5, "infer", True)
+    assert (content["schema"], content["kind"], content["complete"]) == (6, "infer", True)
     cells = content["cells"]
     assert [(cell["way"], cell["batch_size"], cell["calls"]) for cell in cells] == [
         ("predict.py", 1, 2), ("predict.py", 2, 2), ("plain", 1, 2), ("plain", 2, 2),

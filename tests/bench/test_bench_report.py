@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def gpu(memory: float = 1024.0, percent: float | None = 90.0, watts: float | Non
 
 def sample(speed: float, memory: float = 1024.0, gpus: int = 0, cached: bool = True) -> columns.Round:
     values: dict[str, columns.Value] = {column.name: 1.0 for column in columns.COLUMNS if column.metric}
-    values |= {"precision": "bfloat16", "whole_epoch": False, "workers": 1, "cached": cached}
+    values |= {"precision": "bfloat16", "whole_epoch": False, "workers": 1, "cached": cached, "stolen_cores": None}
     values["images_per_second"] = speed
     return columns.Round(values, {"gpus": [gpu(memory)] * gpus, "rss_mib": memory})
 
@@ -153,8 +154,8 @@ def test_metrics_are_computed_from_the_windows() -> None:
     case = Case(key(), data="", labels=None, workers=0, cache="off", steps=3, warmup=1, price_per_hour=7.2)
     bare, fed = Window(2.0, (1.0,), 40, 0.0, 0.5), Window(3.0, (1.0, 2.0, 6.0), 30, 0.6, 0.25)
     measured = Measurement(
-        case, 100, "float32", 2, False, 9.0, bare, fed, {"gpus": [], "rss_mib": 1.0}, 60.0, Phases(1.0, 2.0, 0.5),
-        Peaks(3e12, None),
+        case, 100, "float32", 2, False, 9.0, bare, fed, {"gpus": [], "rss_mib": 1.0}, 60.0, 0.25,
+        Phases(1.0, 2.0, 0.5), Peaks(3e12, None),
     )  # fmt: skip
     assert columns.take(measured).values == {
         "precision": "float32", "whole_epoch": False, "workers": 2, "cached": False, "images_per_second": 10.0,
@@ -163,7 +164,7 @@ def test_metrics_are_computed_from_the_windows() -> None:
         "loss": 0.25, "joules_per_image": 2.0, "epoch_kwh": pytest.approx(200 / 3.6e6),
         "data_ms": pytest.approx(200.0), "forward_ms": 1.0, "backward_ms": 2.0, "optimizer_ms": 0.5,
         "matrix_tflops": 3.0, "copy_gigabytes_per_second": None, "epoch_cost": pytest.approx(0.02),
-        "cost_per_1000_images": pytest.approx(0.2),
+        "cost_per_1000_images": pytest.approx(0.2), "stolen_cores": 0.25,
     }  # fmt: skip
     whole = replace(measured, case=replace(case, whole_epoch=True))
     assert columns.take(whole).values["epoch_seconds"] == 3.0
@@ -175,6 +176,26 @@ def test_energy_that_no_counter_tells_is_not_measured() -> None:
     made.rounds[0].values["joules_per_image"] = None
     assert "energy not measured" in report.notes([made])[0]
     assert made.to_json([made])["samples"]["joules_per_image"] == [None]
+
+
+@pytest.mark.parametrize(("cores", "said"), [(None, False), (0.05, False), (0.25, True)])
+def test_cores_that_the_host_kept_are_told_if_they_are_many(cores: float | None, said: bool) -> None:
+    made = row([1.0])
+    made.rounds[0].values["stolen_cores"] = cores
+    line = "the host of this virtual machine kept 0.25 cores from it meanwhile"
+    assert (line in report.notes([made])[0]) == said
+    assert made.to_json([made])["samples"]["stolen_cores"] == [cores]
+
+
+def test_stolen_time_is_that_of_the_usable_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2}, raising=False)
+    stat, tick = tmp_path / "stat", 1 / os.sysconf("SC_CLK_TCK")
+    cores = "".join(f"cpu{n} 1 2 3 4 5 6 7 {40 + n} 0 0\n" for n in range(4))
+    stat.write_text(f"cpu  1 2 3 4 5 6 7 999 0 0\n{cores}")
+    assert machine.stolen_seconds(stat) == pytest.approx(82 * tick)
+    stat.write_text("cpu0 1 2 3 4\n")
+    assert machine.stolen_seconds(stat) is None
+    assert machine.stolen_seconds(tmp_path / "none") is None
 
 
 def test_arithmetic_is_that_of_the_network_three_times_a_step() -> None:
@@ -364,7 +385,7 @@ def test_a_ratio_is_as_uncertain_as_both_of_its_speeds() -> None:
 @pytest.mark.parametrize(("schema", "kind"), [(99, "training"), (3, "input")])
 def test_another_schema_is_said(tmp_path: Path, schema: int, kind: str) -> None:
     (tmp_path / "old.json").write_text(json.dumps({"schema": schema, "kind": kind}))
-    line = f"not compared: that report has schema {schema} ({kind}), this program writes 5 (training)"
+    line = f"not compared: that report has schema {schema} ({kind}), this program writes 6 (training)"
     assert report.read(tmp_path / "old.json") == line
 
 

@@ -307,7 +307,7 @@ def test_a_plan_is_measured_shown_and_written(
     where = ["--data", str(demo_folder), "--cache", str(cache), "--json", str(out), "--csv", str(sheet)]
     assert benchmark.main([*PLAN, "--batch-size", "4", "--epochs", "3", "--price-per-hour", "2", *where]) == 0
     content = json.loads(out.read_text())
-    assert (content["schema"], content["kind"], content["complete"]) == (5, "plan", True)
+    assert (content["schema"], content["kind"], content["complete"]) == (6, "plan", True)
     trace = content["trace"]
     counts = (trace["train_images"], trace["val_images"], trace["batch_size"], trace["workers"])
     assert counts == (113, 32, 4, 0)
