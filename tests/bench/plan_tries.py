@@ -50,7 +50,7 @@ class Settings:
 
 
 class Epochs(NamedTuple):
-    """Seconds of the first epoch and of the later ones, and the cores that a virtual machine's host kept meanwhile."""
+    """Seconds of the first epoch and of a later one, and the cores that a virtual machine's host kept meanwhile."""
 
     first: float
     later: float
