@@ -119,7 +119,8 @@ class CoreWatch:
         if "torch" not in sys.modules:
             hardware.let_threads_spin()
         if os.environ.get("GOMP_SPINCOUNT") == hardware.LONG_SPIN_COUNT:
-            threading.Thread(target=self._watch, name="core watch", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # no more threads may be started here
+                threading.Thread(target=self._watch, name="core watch", daemon=True).start()
         return self
 
     def __exit__(
@@ -133,8 +134,11 @@ class CoreWatch:
             if self._stop.wait(PERIOD):
                 return
             library = loaded_libgomp()
-        if library.omp_get_max_threads() < 2:
-            return
+        if library.omp_get_max_threads() > 1:
+            with contextlib.suppress(RuntimeError):
+                self._decide(library)
+
+    def _decide(self, library: ctypes.CDLL) -> None:
         pressure, policy = Pressure(), Policy()
         team: SleepingTeam | None = SleepingTeam(library)
         while not self._stop.wait(PERIOD):
