@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import train
-from tests.torture import RECIPE, differences, outcome
+from tests.torture import PARTS, RECIPE, differences, outcome
 
 import pytest
+
+SHORT = ("--epochs", 1, *PARTS)  # with --metadata age,sex,localization
 
 
 def call(*arguments: object) -> int:

@@ -15,24 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import train
-from skin.data import demo
 from skin.model import checkpoint
 from skin.utils.errors import UserError
-from tests.cli.runs import at_step, call, empty_but_for, left_over
+from tests.cli.runs import at_step, call, left_over
 from tests.torture import RECIPE, ROOT
 
 import pytest
 import torch
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return demo.write(tmp_path_factory.mktemp("faults") / "data", images=70)
-
-
-@pytest.fixture(autouse=True)
-def work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return empty_but_for(data, tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("work")
 
 
 @pytest.fixture

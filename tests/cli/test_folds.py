@@ -22,13 +22,14 @@ from skin.training.options import Options, read_options
 from skin.utils import parallel
 from skin.utils.errors import UserError
 from skin.utils.signals import Interrupts
-from tests.cli.runs import at_step, call, empty_but_for, left_over
+from tests.cli.runs import at_step, call, left_over
 from tests.torture import RECIPE, differences, outcome
 
 import numpy as np
 import pytest
 
 TWO = ("--folds", 2, "--epochs", 1)
+pytestmark = pytest.mark.usefixtures("work")
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,6 @@ def folded(data: Path, networks: list[int]) -> Path:
         patch.setattr(train, "build_trainer", noted)
         assert call(*TWO) == 0
     return data.parent / "run"
-
-
-@pytest.fixture(autouse=True)
-def work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return empty_but_for(data, tmp_path, monkeypatch)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

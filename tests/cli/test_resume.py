@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import train
-from skin.data import demo
 from skin.model import checkpoint
 from skin.training import run_folder
 from skin.training.options import read_options
@@ -26,30 +25,14 @@ from skin.training.states import checked_last
 from skin.utils import files, parallel, run_folders
 from skin.utils.errors import UserError
 from tests import warm
-from tests.cli.runs import at_step, call, changes_from, empty_but_for, left_over, run_beside
+from tests.cli.runs import SHORT, at_step, call, changes_from, left_over
 from tests.conftest import slow
-from tests.torture import PARTS, RECIPE, ROOT
+from tests.torture import RECIPE, ROOT
 
 import pytest
 import torch
 
-SHORT = ("--epochs", 1, *PARTS)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return demo.write(tmp_path_factory.mktemp("resume") / "data", images=70)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data: Path) -> Path:
-    """The folder of a run from beginning to end: an epoch of four steps."""
-    return run_beside(data, *SHORT)
-
-
-@pytest.fixture(autouse=True)
-def work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return empty_but_for(data, tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("work")
 
 
 def send(number: int) -> None:

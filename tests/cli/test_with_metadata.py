@@ -15,34 +15,16 @@ from typing import Any
 
 import evaluate
 import predict
-from skin.data import demo
 from skin.data.metadata import Column, Encoder
 from skin.evaluation import plots, report_files, test_set
 from skin.model.checkpoint import SingleCheckpoint, load_best
 from skin.utils.errors import UserError
-from tests.cli.runs import at_step, call, changes_from, empty_but_for, run_beside
-from tests.torture import PARTS
+from tests.cli.runs import SHORT, at_step, call, changes_from
 
 import pandas as pd
 import pytest
 
-SHORT = ("--epochs", 1, *PARTS)  # with --metadata age,sex,localization
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return demo.write(tmp_path_factory.mktemp("beside") / "data", images=70)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(data: Path) -> Path:
-    """The folder of a run from beginning to end: an epoch of four steps."""
-    return run_beside(data, *SHORT)
-
-
-@pytest.fixture(autouse=True)
-def work(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return empty_but_for(data, tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("work")
 
 
 def evaluated(monkeypatch: pytest.MonkeyPatch, *words: object) -> dict:
