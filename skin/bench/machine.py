@@ -114,7 +114,7 @@ def stolen(cores: float | None) -> str | None:
     """Return a line on the cores that the host of a virtual machine kept from it; None if they are not worth one."""
     if cores is None or cores < STOLEN:
         return None
-    return f"the host of this virtual machine kept {cores:.2f} cores from it meanwhile: times will change as it does"
+    return f"the host of this virtual machine took {cores:.2f} cores away meanwhile: times depend on its other guests"
 
 
 def _cpu_flags() -> list[str]:

@@ -123,7 +123,7 @@ def test_the_words_say_times_limit_and_help() -> None:
     assert lines[1] == "limited by data: the loader alone gives 25 images/s, the steps alone take 250.0"
     assert lines[2].endswith("this one has too little room (about 4 s an epoch)")
     stolen = forecast.sentences(replace(GPU, stolen_cores=0.5), epochs=20)[-1]
-    assert stolen.startswith("the host of this virtual machine kept 0.50 cores from it meanwhile")
+    assert stolen.startswith("the host of this virtual machine took 0.50 cores away meanwhile")
 
 
 @pytest.mark.parametrize("step", [0.002, 0.004, 0.008])

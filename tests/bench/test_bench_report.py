@@ -182,7 +182,7 @@ def test_energy_that_no_counter_tells_is_not_measured() -> None:
 def test_cores_that_the_host_kept_are_told_if_they_are_many(cores: float | None, said: bool) -> None:
     made = row([1.0])
     made.rounds[0].values["stolen_cores"] = cores
-    line = "the host of this virtual machine kept 0.25 cores from it meanwhile"
+    line = "the host of this virtual machine took 0.25 cores away meanwhile"
     assert (line in report.notes([made])[0]) == said
     assert made.to_json([made])["samples"]["stolen_cores"] == [cores]
 
