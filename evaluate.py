@@ -224,10 +224,11 @@ def ask_other(
     answers, about = predict(options, topology, other, test, log)
     order = against.order_of(classes, other.classes, str(other.path))
     probabilities = answers.calibrated.probabilities
-    called = calibration.balanced(other.calibration, probabilities)
+    balanced = calibration.balanced(other.calibration, probabilities)
     return against.Other(
         about.checkpoint, about.checkpoint_sha256, about.model, probabilities[:, order],
-        None if called is None else against.renumbered(order, called),
+        None if balanced is None else against.renumbered(order, balanced),
+        against.renumbered(order, answers.calibrated.called),
     )  # fmt: skip
 
 

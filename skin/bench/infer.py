@@ -26,7 +26,7 @@ from skin.evaluation import test_set
 from skin.model import checkpoint as checkpoints
 from skin.model import export
 from skin.model.averaging import as_one
-from skin.model.calibration import probabilities_of
+from skin.model.calibration import divisors, probabilities_of
 from skin.model.checkpoint import Checkpoint, SingleCheckpoint, load_best
 from skin.model.classifier import SkinClassifier
 from skin.model.metadata import with_metadata
@@ -286,12 +286,13 @@ def _reference(
 ) -> tuple[Reference, np.ndarray]:
     """Return what all ways are compared with, and the squares, uint8 [N, S, S, 3], that they answer for it."""
     reader = SkinClassifier(load_best(model.path), torch.device("cpu"), "off")
+    apart = divisors(model.calibration, len(model.classes))
     if options.data is None:
         squares = np.stack([reader.pixels(images.picture(number)) for number in range(DRAWN)])
         trained = options.checkpoint is not None
         if not trained:
             say(f"{options.model} with random weights: agreement and accuracy need --checkpoint FILE")
-        return Reference(_float32(model, squares) if trained else None), squares
+        return Reference(_float32(model, squares) if trained else None, divisors=apart), squares
     found = test_set.read(model, options.data, options.labels, "test", allow_missing=True)
     for line in found.warnings:
         say(f"WARNING: {line}")
@@ -299,7 +300,7 @@ def _reference(
     rows = known[:: -(-len(known) // IMAGES)]
     squares = np.stack([reader.pixels(path) for path in found.rows["path"].iloc[rows]])
     groups = found.rows["group"].iloc[rows].to_numpy()
-    return Reference(_float32(model, squares), found.labels[rows], groups), squares
+    return Reference(_float32(model, squares), found.labels[rows], groups, apart), squares
 
 
 def _float32(model: Checkpoint, squares: np.ndarray) -> np.ndarray:

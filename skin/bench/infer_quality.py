@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from skin.evaluation import metrics, paired
 from skin.evaluation.intervals import Estimates, Resampler
+from skin.model.calibration import label_of
 
 import numpy as np
 
@@ -38,24 +39,31 @@ class Reference:
     Args:
         probabilities: float [N, C]; None if there is nothing to compare, as with random weights.
         labels: int [N], if they are known. groups: [N], the lesion or patient of each image.
+        divisors: [C], of the model's decision rule (`skin.model.calibration`).
     """
 
     def __init__(
-        self, probabilities: np.ndarray | None, labels: np.ndarray | None = None, groups: np.ndarray | None = None
-    ) -> None:
-        self.probabilities, self.labels = probabilities, labels
+        self, probabilities: np.ndarray | None, labels: np.ndarray | None = None, groups: np.ndarray | None = None,
+        divisors: np.ndarray | float = 1.0,
+    ) -> None:  # fmt: skip
+        self.probabilities, self.labels, self.divisors = probabilities, labels, divisors
         self.estimates: Estimates | None = None
         if probabilities is not None and labels is not None and groups is not None:
-            self.estimates = Estimates(labels, probabilities, Resampler(groups), ranked=())
+            called = self._called(probabilities)
+            self.estimates = Estimates(labels, probabilities, Resampler(groups), ranked=(), called=called)
 
     def of(self, answers: np.ndarray) -> Quality | None:
         """Return the quality of a way's answers to the same images, float [N, C]."""
         if self.probabilities is None:
             return None
-        agreement = float((answers.argmax(1) == self.probabilities.argmax(1)).mean())
+        called = self._called(answers)
+        agreement = float((called == self._called(self.probabilities)).mean())
         change = float(np.abs(answers - self.probabilities).max())
         if self.estimates is None or self.labels is None:
             return Quality(agreement, change)
-        mine = Estimates(self.labels, answers, self.estimates.resampler, ranked=())
+        mine = Estimates(self.labels, answers, self.estimates.resampler, ranked=(), called=called)
         value, less = mine.estimate(METRIC.name), paired.difference(METRIC, mine, self.estimates)
         return Quality(agreement, change, value.value, value.low, value.high, less.value, less.low, less.high)
+
+    def _called(self, probabilities: np.ndarray) -> np.ndarray:
+        return label_of(probabilities, np.asarray(self.divisors))

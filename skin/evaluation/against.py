@@ -33,6 +33,7 @@ class Other:
         checkpoint: its file and the name of its folder. checkpoint_sha256: of the file. model: its network.
         probabilities: float [N, C], calibrated, with the classes in the order of the first model's.
         balanced: int [N], the labels by the rule "balanced", numbered in that order; None if it has no such rule.
+        called: int [N], its labels by its own rule; None are the most probable classes.
     """
 
     checkpoint: str
@@ -40,6 +41,7 @@ class Other:
     model: str
     probabilities: Floats
     balanced: Ints | None = None
+    called: Ints | None = None
 
 
 def order_of(classes: tuple[str, ...], others: tuple[str, ...], name: str) -> list[int]:
@@ -80,7 +82,7 @@ def compare(
         malignant: bool [C]; None if there is no such division.
     """
     resampler, theirs = estimates.resampler, other.probabilities[rows]
-    others = Estimates(labels, theirs, resampler)
+    others = Estimates(labels, theirs, resampler, called=None if other.called is None else other.called[rows])
     delong, of_two, of_balanced = None, None, None
     if other.balanced is not None and by_balanced is not None:
         of_balanced = of_called(labels, other.balanced[rows], theirs.shape[1], resampler), by_balanced

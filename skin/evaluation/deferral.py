@@ -20,17 +20,21 @@ import numpy as np
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
-def deferral(labels: Array, probabilities: Array, resampler: Resampler) -> Callable[[], DeferralReport]:
+def deferral(
+    labels: Array, probabilities: Array, resampler: Resampler, called: Array | None = None
+) -> Callable[[], DeferralReport]:
     """Ask for risk and coverage; return a function that gives them once the rounds are drawn.
 
     Args:
         labels: int [N]. probabilities: float [N, C].
+        called: int [N], the classes that are called; None are the most probable ones.
     """
     if len(labels) == 0:
         nothing = Estimate(np.nan, np.nan, np.nan)
         return lambda: DeferralReport(nothing, [AtCoverage(coverage, nothing) for coverage in COVERAGES])
-    confidence = probabilities.max(1)
-    ranking = Ranking(probabilities.argmax(1) != labels, confidence, resampler)
+    called = probabilities.argmax(1) if called is None else called
+    confidence = np.take_along_axis(probabilities, called[:, None], 1)[:, 0]
+    ranking = Ranking(called != labels, confidence, resampler)
 
     def figures(weights: Array) -> dict[str, Floats]:
         places = places_of(ranking.ranks(weights))

@@ -265,7 +265,7 @@ class Estimates:
 
     def __init__(
         self, labels: Array, probabilities: Array, resampler: Resampler, ranked: Sequence[int] | None = None,
-        summed: Sequence[Metric] = OF_SUMS,
+        summed: Sequence[Metric] = OF_SUMS, called: Array | None = None,
     ) -> None:  # fmt: skip
         """Compute the values, and ask for the rounds.
 
@@ -275,13 +275,14 @@ class Estimates:
             ranked: the classes whose images are ranked (all if None), which is most of the work; the metrics that
                 rank images are nan for the others, and left out if there is no such class.
             summed: the metrics of `OF_SUMS` that are wanted; the others are left out.
+            called: int [N], the classes that are called; None are the most probable ones.
         """
         self.num_classes = probabilities.shape[1]
-        self.predicted = probabilities.argmax(1) if len(labels) else np.zeros(0, np.int64)
+        self.predicted = probabilities.argmax(1) if called is None else called
         self.labels, self.resampler = labels, resampler
         self._known_sides: dict[int, tuple[Size, Size]] = {}
         self.confusion = metrics.confusion_matrix(labels, self.predicted, self.num_classes)
-        self._additive = additive = _Additive(labels, probabilities, resampler, summed)
+        self._additive = additive = _Additive(labels, probabilities, self.predicted, resampler, summed)
         classes = range(self.num_classes) if ranked is None else ranked
         rankings = {c: Ranking(labels == c, probabilities[:, c], resampler) for c in classes}
 
@@ -295,7 +296,7 @@ class Estimates:
         once = np.ones((resampler.num_groups, 1), np.int32)
         whole = {name: of_set[0] for name, of_set in of_rankings(once).items()}
         chosen = [m for m in NOT_RANKED if m not in OF_SUMS or m in summed]
-        self.values = metrics.with_means({**metrics.values(labels, probabilities, chosen), **whole})
+        self.values = metrics.with_means({**metrics.values(labels, probabilities, chosen, self.predicted), **whole})
         self._rounds = resampler.ask(
             lambda weights: metrics.with_means({**additive.metrics(weights), **of_rankings(weights)})
         )
@@ -378,10 +379,9 @@ class _Additive:
     """The sums over each group of the terms of images: first the confusion matrix, then the `OfSums` metrics."""
 
     def __init__(
-        self, labels: Array, probabilities: Array, resampler: Resampler, summed: Sequence[Metric]
+        self, labels: Array, probabilities: Array, predicted: Array, resampler: Resampler, summed: Sequence[Metric]
     ) -> None:
         self.classes = probabilities.shape[1]
-        predicted = probabilities.argmax(1)
         terms: list[tuple[Array | int, Array | float]] = [(labels * self.classes + predicted, 1)]
         self.places: dict[str, tuple[OfSums, slice]] = {}
         end = self.classes**2

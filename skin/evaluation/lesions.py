@@ -9,6 +9,7 @@ from skin.evaluation.intervals import Column, Estimates, Resampler, means_of
 from skin.evaluation.malignant import two_classes
 from skin.evaluation.metrics import Array, Bools, Floats, Ints, Percentiles
 from skin.evaluation.report_types import ByMetric, LesionReport, PatientReport
+from skin.model.calibration import label_of
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def by_lesion(names: Array, probabilities: Floats) -> Lesions:
 
 def per_lesion(
     labels: Ints, probabilities: Floats, groups: Array, lesions: Array | None, malignant: Bools | None, rounds: int,
-    seed: int,
+    seed: int, divisors: Floats | None = None,
 ) -> LesionReport | None:  # fmt: skip
     """Report on one answer per lesion; one whose images have two classes counts in no metric.
 
@@ -54,6 +55,7 @@ def per_lesion(
         groups: [N], what a round of the bootstrap draws.
         lesions: [N]; None if the set does not tell them.
         malignant: bool [C]; None if there is no such division.
+        divisors: float [N, C], of the decision rule (`skin.model.calibration`); None are ones.
 
     Returns:
         None also if each lesion has one image: then the metrics are those of the images.
@@ -66,7 +68,10 @@ def per_lesion(
     one_class[found.of_image[labels != of_lesion[found.of_image]]] = False
     resampler = Resampler(groups[found.first][one_class], rounds, seed)
     of_lesion, answers = of_lesion[one_class], found.probabilities[one_class]
-    estimates = Estimates(of_lesion, answers, resampler)
+    called = answers.argmax(1)
+    if divisors is not None:
+        called = label_of(answers, by_lesion(lesions, divisors).probabilities[one_class])
+    estimates = Estimates(of_lesion, answers, resampler, called=called)
     two = None
     if malignant is not None:
         two = Estimates(*two_classes(malignant, of_lesion, answers), resampler, ranked=(1,), summed=())
@@ -76,7 +81,7 @@ def per_lesion(
 
 def per_patient(
     labels: Ints, probabilities: Floats, groups: Array, lesions: Array | None, patients: Array | None,
-    malignant: Bools | None, rounds: int, seed: int,
+    malignant: Bools | None, rounds: int, seed: int, called: Ints | None = None,
 ) -> PatientReport | None:  # fmt: skip
     """Report on patients, each of whom counts once, however many images there are.
 
@@ -86,6 +91,7 @@ def per_patient(
 
     Args:
         as of `per_lesion`. patients: [N]; None if the set does not tell them.
+        called: int [N], the classes that are called; None are the most probable ones.
 
     Returns:
         None also if each patient has one image.
@@ -94,7 +100,8 @@ def per_patient(
         return None
     _, first, of_image, images = np.unique(patients, return_index=True, return_inverse=True, return_counts=True)
     resampler = Resampler(groups[first], rounds, seed)
-    right = np.bincount(of_image, probabilities.argmax(1) == labels) / images
+    called = probabilities.argmax(1) if called is None else called
+    right = np.bincount(of_image, called == labels) / images
     accuracy = means_of({"accuracy": Column(right, Percentiles())}, resampler)
     two, ill = None, np.zeros(len(first), bool)
     if malignant is not None:

@@ -22,14 +22,14 @@ import numpy as np
 
 
 def measure(
-    training: tuple[Rows, Ints], validation: tuple[Rows, Ints], groups: Array, probabilities: Floats
+    training: tuple[Rows, Ints], validation: tuple[Rows, Ints], groups: Array, scores: Floats
 ) -> MetadataAlone | None:
     """Return the balanced accuracy of metadata alone and of the model, on the validation split.
 
     Args:
         training, validation: encoded metadata, float32 [N, M], and labels, int [N], of a split.
         groups: the lesion or patient of each validation image, for the interval.
-        probabilities: the model's, float [N, C], for the validation images.
+        scores: the model's for the validation images, float [N, C], whose largest is the label.
 
     Returns:
         None if the validation split is too small for an interval.
@@ -46,8 +46,8 @@ def measure(
         answers = regression.fit(rows, labels).predict(val_rows)
     resampler = Resampler(groups)
     of_metadata, of_model = (
-        Estimates(val_labels, np.eye(probabilities.shape[1])[found], resampler, ranked=())
-        for found in (answers, probabilities.argmax(1))
+        Estimates(val_labels, np.eye(scores.shape[1])[found], resampler, ranked=())
+        for found in (answers, scores.argmax(1))
     )
     found, model = (it.estimate("balanced_accuracy") for it in (of_metadata, of_model))
     if not all(map(math.isfinite, (found.low, found.high, model.value))):

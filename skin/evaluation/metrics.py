@@ -562,9 +562,16 @@ OF_TWO_CLASSES = tuple(BY_NAME[name] for name in (
 ))  # fmt: skip
 
 
-def values(labels: Array, probabilities: Array, chosen: Sequence[Metric] = METRICS) -> dict[str, Floats]:
-    """Return the metrics of a set by name, [] for the set, [C] for its classes: those chosen, and means of these."""
-    confusion = confusion_matrix(labels, probabilities.argmax(1), probabilities.shape[1])
+def values(
+    labels: Array, probabilities: Array, chosen: Sequence[Metric] = METRICS, called: Array | None = None
+) -> dict[str, Floats]:
+    """Return the metrics of a set by name, [] for the set, [C] for its classes: those chosen, and means of these.
+
+    Args:
+        called: int [N], the classes that are called; None are the most probable ones.
+    """
+    called = probabilities.argmax(1) if called is None else called
+    confusion = confusion_matrix(labels, called, probabilities.shape[1])
     computed = [m for m in chosen if not isinstance(m.source, MeanOverClasses | OfRanking)]
     found = {m.name: _value(m.source, labels, probabilities, confusion) for m in computed}
     of_ranking = [(m.name, m.source) for m in chosen if isinstance(m.source, OfRanking)]
@@ -587,9 +594,13 @@ def with_means(found: dict[str, Floats]) -> dict[str, Floats]:
     return {**found, **means}
 
 
-def of_validation(labels: Array, probabilities: Array) -> dict[str, float | None]:
-    """Return the metrics that best.pt keeps of answers to images that were not trained on; None if not defined."""
-    found = {name: float(value(name, labels, probabilities)) for name in _OF_VALIDATION}
+def of_validation(labels: Array, scores: Array) -> dict[str, float | None]:
+    """Return the metrics that best.pt keeps of answers to images that were not trained on; None if not defined.
+
+    Args:
+        scores: float [N, C], which rank the images of each class as the probabilities do; the largest is the label.
+    """
+    found = {name: float(value(name, labels, scores)) for name in _OF_VALIDATION}
     return {f"val_{name}": one if math.isfinite(one) else None for name, one in found.items()}
 
 

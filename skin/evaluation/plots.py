@@ -257,7 +257,7 @@ def reliability(report: Report, truth: Array, before: Array, after: Array) -> Fi
             error = estimates["expected_calibration_error"].text()
             panels[0, column].set_title(title)
             panels[0, column].text(0.03, 0.94, f"ECE {error}", fontsize=8.5, va="top")
-            panels[1, column].set_xlabel("confidence: probability of the predicted class")
+            panels[1, column].set_xlabel("confidence: the largest probability")
         panels[0, 0].set_ylabel("accuracy")
         panels[1, 0].set_ylabel("share of\nimages")
     return made
@@ -312,12 +312,12 @@ def decision_curve(report: Report) -> Figure | None:
     return made
 
 
-def risk_coverage(report: Report, truth: Array, probabilities: Array) -> Figure | None:
+def risk_coverage(report: Report, truth: Array, probabilities: Array, called: Array) -> Figure | None:
     """Draw the error among the surest answers against their share; None for a set without images."""
     if not len(truth):
         return None
-    order = np.argsort(-probabilities.max(1), kind="stable")
-    wrong = (probabilities.argmax(1) != truth)[order]
+    order = np.argsort(-np.take_along_axis(probabilities, called[:, None], 1)[:, 0], kind="stable")
+    wrong = (called != truth)[order]
     kept = np.arange(1, len(wrong) + 1)
     step = max(1, len(wrong) // 2000)
     risk = report.deferral.risk

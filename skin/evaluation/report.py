@@ -151,9 +151,10 @@ def build(
 
     resampler = Resampler(groups, rounds, seed)
     malignant = malignant_classes(predictions.classes)
-    answers = _Answers(predictions.classes, labels, probabilities, resampler.group_of_row, malignant)
+    called, divisors = calibrated.called[known], calibrated.divisors[known]
+    answers = _Answers(predictions.classes, labels, probabilities, called, resampler.group_of_row, malignant)
     parts = None if prevalence is None else prevalences.of_set(prevalence, predictions.classes, labels)
-    estimates = Estimates(labels, probabilities, resampler)
+    estimates = Estimates(labels, probabilities, resampler, called=called)
     raw = Estimates(
         labels, calibration.softmax(predictions.logits[known]), resampler, ranked=(), summed=metrics.OF_PROBABILITIES
     )
@@ -161,15 +162,15 @@ def build(
     of_sets = means_of(_set_columns(calibrated, known, labels), resampler)
     per_class = _per_class(answers, estimates, threshold)
     points = _operating_points(
-        predictions, malignant, labels, probabilities, resampler, cost_ratio, parts, prevalence
+        predictions, malignant, answers, resampler, cost_ratio, parts, prevalence
     )
-    deferred = deferral(labels, probabilities, resampler)
-    by_balanced = _balanced(predictions.calibration, labels, probabilities, resampler)
-    views, with_metadata = _views(predictions, estimates), _metadata(predictions, estimates)
+    deferred = deferral(labels, probabilities, resampler, called)
+    by_rule = _by_rule(predictions.calibration, calibrated.rule, probabilities, estimates)
+    views, with_metadata = _views(predictions, estimates, divisors), _metadata(predictions, estimates, divisors)
     compared = None
     if predictions.other is not None:
         compared = against.compare(
-            predictions.other, known, labels, probabilities, estimates, by_balanced, malignant
+            predictions.other, known, labels, probabilities, estimates, by_rule[calibration.BALANCED], malignant
         )
     (malignant_report, curve), (operating, at_prevalence) = of_malignant(), points()
     return Report(
@@ -188,7 +189,7 @@ def build(
         operating_points=operating,
         decision_curve=curve,
         deferral=deferred(),
-        decision=_decision(estimates, by_balanced),
+        decision=_decision(calibrated.rule, by_rule),
         calibration=_calibration(predictions, calibrated, estimates, raw, of_sets(), answers),
         subgroups={
             name: _subgroups(binned[known], answers, resampler_of) for name, binned in (by or {}).items()
@@ -197,8 +198,8 @@ def build(
         views=views(),
         metadata=with_metadata(),
         against=None if compared is None else compared(),
-        per_lesion=per_lesion(labels, probabilities, groups, lesions, malignant, rounds, seed),
-        per_patient=per_patient(labels, probabilities, groups, lesions, patients, malignant, rounds, seed),
+        per_lesion=per_lesion(labels, probabilities, groups, lesions, malignant, rounds, seed, divisors),
+        per_patient=per_patient(labels, probabilities, groups, lesions, patients, malignant, rounds, seed, called),
     )
 
 
@@ -251,11 +252,11 @@ def _with_threshold(
 
 
 def _operating_points(
-    predictions: Predictions, malignant: Bools | None, labels: Ints, probabilities: Floats, resampler: Resampler,
+    predictions: Predictions, malignant: Bools | None, answers: _Answers, resampler: Resampler,
     cost_ratio: float | None, parts: list[Part] | None, stated: dict[str, float] | None,
 ) -> Callable[[], tuple[OperatingReport, PrevalenceReport | None]]:  # fmt: skip
     """Ask for the operating points, and for PPV and NPV at the stated prevalence, there and for the label."""
-    classes = predictions.classes
+    classes, labels, probabilities = predictions.classes, answers.labels, answers.probabilities
     targets = [Target(name, np.arange(len(classes)) == c) for c, name in enumerate(classes)]
     if malignant is not None and MALIGNANT_TARGET not in classes:
         targets.append(Target(MALIGNANT_TARGET, malignant))
@@ -263,7 +264,7 @@ def _operating_points(
     applied = operating_points.apply(choices, targets, labels, probabilities, resampler)
     at_stated = None
     if parts is not None:
-        label = probabilities.argmax(1)
+        label = answers.called
         called = {(t.name, "label"): t.positives(label) if t.members.sum() == 1 else t.scores(probabilities) > 0.5
                   for t in targets}  # fmt: skip
         for target in targets:
@@ -284,38 +285,49 @@ def _operating_points(
     return report
 
 
-def _balanced(
-    fitted: Calibration, labels: Ints, probabilities: Floats, resampler: Resampler
-) -> Estimates | None:
-    """Ask for the metrics of the labels by the rule "balanced"; None if the calibration does not know them."""
-    called = calibration.balanced(fitted, probabilities)
-    return None if called is None else of_called(labels, called, probabilities.shape[1], resampler)
+def _by_rule(
+    fitted: Calibration, rule: str, probabilities: Floats, estimates: Estimates
+) -> dict[str, Estimates | None]:
+    """Ask for the metrics of the labels by each rule, of which `estimates` follow one; None if it is not known."""
+    other = probabilities.argmax(1) if rule == calibration.BALANCED else calibration.balanced(fitted, probabilities)
+    asked = None
+    if other is not None:
+        asked = of_called(estimates.labels, other, estimates.num_classes, estimates.resampler)
+    return {each: estimates if each == rule else asked for each in calibration.RULES}
 
 
-def _decision(estimates: Estimates, balanced: Estimates | None) -> DecisionReport:
+def _decision(rule: str, by_rule: dict[str, Estimates | None]) -> DecisionReport:
+    most_probable, balanced = (by_rule[each] for each in calibration.RULES)
+    assert most_probable is not None
     if balanced is None:
-        alone = {metric.name: estimates.estimate(metric.name) for metric in metrics.OF_LABELS}
-        return DecisionReport(calibration.DECISION, alone, None, None)
-    found = comparison(metrics.OF_LABELS, estimates, balanced)
-    return DecisionReport(calibration.DECISION, found.before, found.after, found.difference)
+        alone = {metric.name: most_probable.estimate(metric.name) for metric in metrics.OF_LABELS}
+        return DecisionReport(rule, alone, None, None)
+    found = comparison(metrics.OF_LABELS, most_probable, balanced)
+    return DecisionReport(rule, found.before, found.after, found.difference)
 
 
-def _views(predictions: Predictions, estimates: Estimates) -> Callable[[], Comparison | None]:
+def _views(
+    predictions: Predictions, estimates: Estimates, divisors: Floats
+) -> Callable[[], Comparison | None]:
     """Ask for one view of each image against the average over several, which `estimates` are of."""
     if predictions.one_view is None:
         return lambda: None
     of_view = calibration.probabilities_of(predictions.calibration, predictions.one_view[predictions.known])
-    one_view = Estimates(estimates.labels, of_view, estimates.resampler)
+    called = calibration.label_of(of_view, divisors)
+    one_view = Estimates(estimates.labels, of_view, estimates.resampler, called=called)
     return lambda: comparison(metrics.OF_A_COMPARISON, one_view, estimates)
 
 
-def _metadata(predictions: Predictions, estimates: Estimates) -> Callable[[], MetadataReport | None]:
+def _metadata(
+    predictions: Predictions, estimates: Estimates, divisors: Floats
+) -> Callable[[], MetadataReport | None]:
     """Ask for the answers by the pixels alone against those with metadata, which `estimates` are of."""
     without = predictions.without
     if without is None:
         return lambda: None
     of_pixels = calibration.probabilities_of(predictions.calibration, without.logits[predictions.known])
-    pixels = Estimates(estimates.labels, of_pixels, estimates.resampler)
+    called = calibration.label_of(of_pixels, divisors)
+    pixels = Estimates(estimates.labels, of_pixels, estimates.resampler, called=called)
     alone = predictions.calibration.get("metadata_alone")
     return lambda: MetadataReport(
         known=without.known,
@@ -393,7 +405,7 @@ def _calibration(
         before=compared.before,
         after=compared.after,
         difference=compared.difference,
-        confidence=reliability(estimates.predicted == labels, probabilities.max(1, initial=0), resampler),
+        confidence=reliability(probabilities.argmax(1) == labels, probabilities.max(1, initial=0), resampler),
         per_class={
             name: reliability(labels == c, probabilities[:, c], resampler)
             for c, name in enumerate(predictions.classes)
@@ -433,7 +445,7 @@ def _shared(fitted: Calibration, level: str, with_threshold: bool) -> list[int]:
 
 @dataclass(frozen=True)
 class _Answers:
-    """The images that count: labels int [N], probabilities [N, C], the number of the lesion or patient, int [N].
+    """The images that count: labels int [N], probabilities [N, C], what is called and the lesion's number, int [N].
 
     `malignant` are the malignant classes, bool [C], if they are known.
     """
@@ -441,13 +453,14 @@ class _Answers:
     classes: tuple[str, ...]
     labels: Ints
     probabilities: Floats
+    called: Ints
     lesions: npt.NDArray[np.int32]
     malignant: Bools | None
 
     def metrics_of(self, rows: Bools, resampler: Resampler) -> ByMetric:
         """Return the metrics of a subgroup, of some rows, bool [N]."""
         labels, probabilities = self.labels[rows], self.probabilities[rows]
-        estimates = Estimates(labels, probabilities, resampler)
+        estimates = Estimates(labels, probabilities, resampler, called=self.called[rows])
         two = None
         if self.malignant is not None:  # asked for before the first estimate is read
             two = Estimates(*two_classes(self.malignant, labels, probabilities), resampler, ranked=(), summed=())
@@ -471,7 +484,7 @@ class _Answers:
             truth, two = two_classes(self.malignant, self.labels, self.probabilities)
             hits: Bools = two.argmax(1) == truth
             return hits
-        return self.probabilities.argmax(1) == self.labels if entry.metric.name == "accuracy" else None
+        return self.called == self.labels if entry.metric.name == "accuracy" else None
 
 
 def _subgroups(

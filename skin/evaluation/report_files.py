@@ -171,7 +171,7 @@ def write_predictions(
         fixed, ("probability_", classes), ("subgroup_", list(by)), ("logit_", [f"logit_{name}" for name in classes])
     )
     subgroups = [binned.astype(str).tolist() for binned in by.values()]
-    called, flags = calibrated.probabilities.argmax(1).tolist(), calibrated.unlike.tolist()
+    called, flags = calibrated.called.tolist(), calibrated.unlike.tolist()
     sets, probabilities, logits = (
         values.tolist() for values in (calibrated.sets, calibrated.probabilities, predictions.logits)
     )
@@ -272,6 +272,7 @@ def draw(
     """Return every picture that the report gives, as PNG, by file name; `images` are the N names."""
     known = predictions.known
     labels, probabilities = predictions.labels[known], predictions.calibrated.probabilities[known]
+    called = predictions.calibrated.called[known]
     before = calibration.softmax(predictions.logits[known])
     figures: dict[str, Figure | None] = {
         "confusion_matrix.png": plots.confusion_matrix(report),
@@ -279,31 +280,31 @@ def draw(
         "roc.png": plots.roc(report, labels, probabilities),
         "precision_recall.png": plots.precision_recall(report, labels, probabilities),
         "decision_curve.png": plots.decision_curve(report),
-        "risk_coverage.png": plots.risk_coverage(report, labels, probabilities),
+        "risk_coverage.png": plots.risk_coverage(report, labels, probabilities, called),
         "reliability.png": plots.reliability(report, labels, before, probabilities),
         "subgroups.png": plots.subgroups(report) if report.subgroups else None,
         "flow.png": plots.flow(report),
     }
-    rows = np.flatnonzero(known)[_surest_mistakes(labels, probabilities)]
+    rows = np.flatnonzero(known)[_surest_mistakes(labels, probabilities, called)]
     if len(rows):
         figures["mistakes.png"] = _contact_sheet(rows, predictions, dataset, images)
     return {name: _png(figure) for name, figure in figures.items() if figure is not None}
 
 
-def _surest_mistakes(labels: Array, probabilities: Array) -> Array:
-    wrong = np.flatnonzero(probabilities.argmax(1) != labels)
-    return wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][:MISTAKES]
+def _surest_mistakes(labels: Array, probabilities: Array, called: Array) -> Array:
+    wrong = np.flatnonzero(called != labels)
+    return wrong[np.argsort(-probabilities[wrong, called[wrong]], kind="stable")][:MISTAKES]
 
 
 def _contact_sheet(
     rows: Array, predictions: Predictions, dataset: SkinDiseaseDataset, images: Sequence[str]
 ) -> Figure:
     captions = []
-    probabilities = predictions.calibrated.probabilities[rows]
-    for row, of_classes in zip(rows.tolist(), probabilities, strict=True):
-        said = predictions.classes[int(of_classes.argmax())]
+    calibrated = predictions.calibrated
+    for row, called in zip(rows.tolist(), calibrated.called[rows].tolist(), strict=True):
+        said, probability = predictions.classes[called], calibrated.probabilities[row, called]
         truth = readable_name(predictions.classes[int(predictions.labels[row])])
-        captions.append((images[row], f"is {truth}", f"said {said}, {of_classes.max():.1%}"))
+        captions.append((images[row], f"is {truth}", f"said {said}, {probability:.1%}"))
     return plots.contact_sheet("The most confident mistakes", _thumbnails(rows, dataset), captions)
 
 

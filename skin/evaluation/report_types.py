@@ -197,7 +197,8 @@ class DecisionReport:
     """The rule by which a label is chosen, and the metrics of the labels of both rules.
 
     Attributes:
-        rule: "most probable": the class of the largest probability.
+        rule: "most probable" or "balanced".
+        most_probable: of the class of the largest probability.
         balanced: of the class whose probability is largest beside its mean in validation; None without a calibration
             that knows these.
         difference: balanced less most probable, paired.

@@ -21,6 +21,7 @@ from skin.data.images import centre_crop, read_image
 from skin.evaluation import metrics, test_set
 from skin.evaluation.test_set import UNKNOWN
 from skin.model import export, reduced
+from skin.model.calibration import divisors
 from skin.model.checkpoint import Checkpoint, load_best
 from skin.utils import console, files, text_table
 from skin.utils.errors import UserError, printable
@@ -232,10 +233,11 @@ def judge(checkpoint: Checkpoint, candidates: Sequence[Candidate], images: Image
             advance(len(squares))
     for it, session in zip(made, sessions, strict=True):
         it.milliseconds = _milliseconds(session, squares[:1])
+    apart = divisors(checkpoint.calibration, len(checkpoint.classes))
     full, *others = (Answers(*map(np.concatenate, zip(*answers, strict=True))) for answers in found)
     for it, small in zip(made[1:], others, strict=True):
         if np.isfinite(small.probabilities).all():
-            it.damage = damage(checkpoint.classes, images.labels, full, small)
+            it.damage = damage(checkpoint.classes, images.labels, full, small, apart)
         else:
             it.reason = "refused: its probabilities are not finite"
 
@@ -259,15 +261,21 @@ def _milliseconds(session: Any, square: np.ndarray) -> float:
     return float(np.median(taken))
 
 
-def damage(classes: Sequence[str], labels: np.ndarray, full: Answers, small: Answers) -> Damage:
-    """Return what changes from the full file's answers to the small one's. A class without images does not count."""
+def damage(
+    classes: Sequence[str], labels: np.ndarray, full: Answers, small: Answers, divisors: np.ndarray | float = 1.0
+) -> Damage:
+    """Return what changes from the full file's answers to the small one's. A class without images does not count.
+
+    Args:
+        divisors: [C], of the decision rule (`skin.model.calibration`).
+    """
+    before, after = (answers.probabilities / divisors for answers in (full, small))
     lost = np.nan_to_num(
-        metrics.value("sensitivity", labels, full.probabilities)
-        - metrics.value("sensitivity", labels, small.probabilities)
+        metrics.value("sensitivity", labels, before) - metrics.value("sensitivity", labels, after)
     )
     error = "expected_calibration_error"
     added = metrics.value(error, labels, small.probabilities) - metrics.value(error, labels, full.probabilities)
-    same = small.probabilities.argmax(1) == full.probabilities.argmax(1)
+    same = after.argmax(1) == before.argmax(1)
     return Damage(
         images=len(labels), agreement=float(same.mean()),
         flags=float(((small.distance <= 1) == (full.distance <= 1)).mean()),

@@ -18,18 +18,22 @@ METRICS = metrics.OF_A_COMPARISON
 
 
 def spread(
-    labels: Ints, probabilities: Floats, groups: Array, folds: Ints, temperatures: Sequence[float]
-) -> FoldsReport:
+    labels: Ints, probabilities: Floats, groups: Array, folds: Ints, temperatures: Sequence[float],
+    called: Ints | None = None,
+) -> FoldsReport:  # fmt: skip
     """Return the metrics of each fold, and their spread.
 
     Args:
         labels, groups, folds: [N]; folds are from 1. probabilities: float [N, C], each of the model of the fold.
         temperatures: of the folds' models, in their order.
+        called: int [N], the classes that are called; None are the most probable ones.
     """
     found = []
     for number, temperature in enumerate(temperatures, start=1):
         rows = folds == number
-        every = metrics.values(labels[rows], probabilities[rows])
+        every = metrics.values(
+            labels[rows], probabilities[rows], called=None if called is None else called[rows]
+        )
         found.append(FoldReport(
             fold=number, images=int(rows.sum()), groups=len(np.unique(groups[rows])), temperature=temperature,
             metrics={metric.name: float(every[metric.name]) for metric in METRICS},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skin.evaluation.report_types import ClassReport, Report, Verdict
+from skin.model.calibration import MOST_PROBABLE
 
 NAMED = 10  # classes
 FEW = 30  # images; the sensitivity of a class of fewer is uncertain by a third of the scale
@@ -44,7 +45,8 @@ def _doubts(report: Report, present: list[ClassReport]) -> list[str]:
     if report.calibration.temperature is None and report.folds is None:
         found.append("The checkpoint holds no calibration: probabilities and prediction sets promise nothing")
     decision = report.decision
-    if decision.balanced and decision.difference and decision.difference["balanced_accuracy"].low > 0:
+    costs = decision.difference is not None and decision.difference["balanced_accuracy"].low > 0
+    if decision.balanced and decision.rule == MOST_PROBABLE and costs:
         accuracy, balanced = (decision.balanced[name] for name in ("accuracy", "balanced_accuracy"))
         found.append(
             "The most probable class is called, which favours the common ones: by the rule \"balanced\" the balanced "

@@ -6,13 +6,15 @@ All three are fitted once, on the validation split at the end of training, and k
   trained under class weights leans towards rare classes, which one temperature cannot undo. So a bias per class is
   added if that lowers the log loss of unseen validation images ("bias-corrected temperature", Alexandari et al.
   2020).
-- The decision rule is "most probable": the label is the class of the largest probability, so label, ranking and
-  prediction set never contradict each other. The rule "balanced" (see `balanced`) is for comparison in the report.
-- A prediction set holds the most probable class, and every class whose probability reaches the threshold of that
-  class. It holds the true class for 90 % (95 %) of the lesions *of each class*: split conformal prediction, one
-  quantile per class. Classes with too few validation lesions for their own quantile form a group with a quantile of
-  its own (Ding et al. 2023), and are named in `shared`. If these are too few even together, their thresholds are 0:
-  they are in every set.
+- The decision rule says which class is the label. By "most probable" it is the class of the largest probability; no
+  rule has a higher accuracy if the probabilities are right. By "balanced" it is the class whose probability is
+  largest beside its mean over the validation images, and none has a higher mean sensitivity of the classes. Training
+  chooses the rule that fits what `--monitor` picks the model by. The ranking of classes follows it.
+- A prediction set holds the label, the most probable class, and every class whose probability reaches the threshold
+  of that class. It holds the true class for 90 % (95 %) of the lesions *of each class*: split conformal prediction,
+  one quantile per class. Classes with too few validation lesions for their own quantile form a group with a quantile
+  of its own (Ding et al. 2023), and are named in `shared`. If these are too few even together, their thresholds are
+  0: they are in every set.
 - An image is unlike the training set if its traits lie further from the training images' than those of 98 % of
   validation images (skin/model/unlike.py).
 
@@ -43,7 +45,7 @@ Bools = npt.NDArray[np.bool_]
 
 COVERAGES = {"90": 0.90, "95": 0.95}
 FOLDS = 5
-DECISION = "most probable"
+RULES = MOST_PROBABLE, BALANCED = "most probable", "balanced"
 
 
 class SetThresholds(TypedDict):
@@ -89,7 +91,7 @@ class Calibration(TypedDict, total=False):
     temperature: float
     biases: list[float]  # one per class, added to logits / temperature; all 0 if the temperature alone was chosen
     cross_validation: CrossValidation  # by which that was chosen; missing if there were too few images
-    decision: str  # `DECISION`
+    decision: str  # one of `RULES`; missing is `MOST_PROBABLE`
     mean_probabilities: list[float]  # one per class: the mean over the validation images
     answers: Answers
     sets: dict[str, SetThresholds]  # by coverage: "90" and "95"
@@ -106,6 +108,13 @@ class Calibrated:
     sets_95: Bools  # [N, C]
     unlike: Bools  # [N]: unlike the training set; the probabilities mean little
     distance: Doubles  # [N], from the training set; `unlike` is above 1
+    divisors: Doubles  # [N, C], of `divisors`
+    rule: str  # one of `RULES`
+
+    @property
+    def called(self) -> npt.NDArray[np.int64]:
+        """The label of each image, int64 [N]."""
+        return label_of(self.probabilities, self.divisors)
 
 
 def softmax(logits: npt.ArrayLike, temperature: float = 1.0, biases: npt.ArrayLike = 0.0) -> Doubles:
@@ -123,6 +132,7 @@ def fit(
     groups: npt.ArrayLike | None = None,
     training: Training | None = None,
     stand_ins: Mapping[str, Floats] | None = None,
+    rule: str = MOST_PROBABLE,
 ) -> Calibration:
     """Fit all three on images that the network was not trained on.
 
@@ -132,6 +142,7 @@ def fit(
         groups: [N] of any type that sorts: the lesion or patient of each image; None if each is its own.
         training: images that the network was trained on: where they lie decides what is unlike them.
         stand_ins: traits of pictures that show no skin, by kind; how many are flagged is kept.
+        rule: by which a label is chosen.
 
     Returns:
         The calibration for `apply`: numbers, lists and tensors, safe for `torch.load(weights_only=True)`. Empty if
@@ -146,14 +157,15 @@ def fit(
     unlike = fit_unlike(features, labels, training)
     if stand_ins:
         unlike["caught"] = catch(unlike, stand_ins)
-    fitted = fit_probabilities(logits, labels, groups, unlike)
+    fitted = fit_probabilities(logits, labels, groups, unlike, rule)
     fitted["answers"]["distance"] = torch.from_numpy(unlike_distance(unlike, features))
     return fitted
 
 
 def fit_probabilities(
-    logits: npt.ArrayLike, labels: npt.ArrayLike, groups: npt.ArrayLike | None, unlike: Unlike | OfMembers
-) -> Calibration:
+    logits: npt.ArrayLike, labels: npt.ArrayLike, groups: npt.ArrayLike | None, unlike: Unlike | OfMembers,
+    rule: str = MOST_PROBABLE,
+) -> Calibration:  # fmt: skip
     """Fit the probabilities and the sets to go with a flag that is fitted already; see `fit`, N must be above 0."""
     logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
     group = np.unique(np.arange(len(labels)) if groups is None else np.asarray(groups), return_inverse=True)[1]
@@ -161,15 +173,15 @@ def fit_probabilities(
     probabilities = probabilities_of(of_probabilities, logits)
     # One image of each class more, so that none is 0.
     mean = (probabilities.sum(0) + 1) / (len(labels) + logits.shape[1])
-    return {
-        "images": len(labels),
-        **of_probabilities,
-        "decision": DECISION,
-        "mean_probabilities": mean.tolist(),
-        "answers": _answers(logits, labels, group),
-        "sets": {name: _fit_sets(probabilities, labels, coverage, group) for name, coverage in COVERAGES.items()},
-        "unlike": unlike,
+    fitted: Calibration = {
+        "images": len(labels), **of_probabilities, "decision": rule, "mean_probabilities": mean.tolist(),
+        "answers": _answers(logits, labels, group), "unlike": unlike,
+    }  # fmt: skip
+    called = label_of(probabilities, divisors(fitted, len(mean)))
+    fitted["sets"] = {
+        name: _fit_sets(probabilities, labels, coverage, group, called) for name, coverage in COVERAGES.items()
     }
+    return fitted
 
 
 def apply(calibration: Calibration, logits: npt.ArrayLike, features: npt.ArrayLike) -> Calibrated:
@@ -197,15 +209,17 @@ def distance(calibration: Calibration, features: npt.ArrayLike) -> Doubles:
 def calibrated(calibration: Calibration, logits: npt.ArrayLike, distance: Doubles) -> Calibrated:
     """Return the result of `apply` from known distances: the features of a large set need not be kept."""
     logits = np.asarray(logits, np.float64)
+    rule, apart = rule_of(calibration), np.broadcast_to(divisors(calibration, logits.shape[1]), logits.shape)
     if not calibration:
         everything = np.ones(logits.shape, bool)
-        return Calibrated(softmax(logits), everything, everything, ~(distance <= 1), distance)
+        return Calibrated(softmax(logits), everything, everything, ~(distance <= 1), distance, apart, rule)
     try:
         probabilities = probabilities_of(calibration, logits)
-        sets = {name: _sets(probabilities, calibration["sets"][name]["thresholds"]) for name in COVERAGES}
+        called = label_of(probabilities, apart)
+        sets = {name: _sets(probabilities, calibration["sets"][name]["thresholds"], called) for name in COVERAGES}
     except (KeyError, TypeError, ValueError) as error:
         raise _misfit() from error
-    return Calibrated(probabilities, sets["90"], sets["95"], ~(distance <= 1), distance)
+    return Calibrated(probabilities, sets["90"], sets["95"], ~(distance <= 1), distance, apart, rule)
 
 
 def probabilities_of(calibration: Calibration, logits: npt.ArrayLike) -> Doubles:
@@ -215,20 +229,29 @@ def probabilities_of(calibration: Calibration, logits: npt.ArrayLike) -> Doubles
     return softmax(logits, float(calibration["temperature"]), calibration.get("biases", 0.0))
 
 
+def rule_of(calibration: Calibration) -> str:
+    """Return the rule by which labels are chosen, one of `RULES`."""
+    return calibration.get("decision", MOST_PROBABLE)
+
+
+def divisors(calibration: Calibration, classes: int) -> Doubles:
+    """Return what probabilities are divided by before the largest is the label, float64 [C]: 1, or their means."""
+    if rule_of(calibration) == BALANCED:
+        return np.asarray(calibration["mean_probabilities"], np.float64)
+    return np.ones(classes)
+
+
+def label_of(probabilities: Floats, divisors: Floats) -> npt.NDArray[np.int64]:
+    """Return the label of each image, int64 [N], from probabilities and divisors, [N, C] or [C]."""
+    classes: npt.NDArray[np.int64] = (probabilities / divisors).argmax(1)
+    return classes
+
+
 def balanced(calibration: Calibration, probabilities: Doubles) -> npt.NDArray[np.int64] | None:
-    """Return the class of each image, int64 [N], by the rule "balanced".
-
-    It is the class whose probability [N, C] is largest beside its mean over the validation images. If these
-    are right, no rule has a higher mean sensitivity of the classes, and `DECISION` none a higher accuracy.
-
-    Returns:
-        None if the calibration does not hold the means.
-    """
+    """Return the class of each image, int64 [N], by the rule "balanced"; None if the calibration lacks the means."""
     if "mean_probabilities" not in calibration:
         return None
-    ratios: Doubles = probabilities / np.asarray(calibration["mean_probabilities"])
-    classes: npt.NDArray[np.int64] = ratios.argmax(1)
-    return classes
+    return label_of(probabilities, np.asarray(calibration["mean_probabilities"]))
 
 
 def _answers(logits: Floats, labels: npt.NDArray[np.int64], group: npt.NDArray[np.int64]) -> Answers:
@@ -358,15 +381,21 @@ def _conformal_threshold(own: Floats, groups: npt.NDArray[Any], coverage: float)
 
 
 def _fit_sets(
-    probabilities: Floats, labels: npt.NDArray[np.int64], coverage: float, groups: npt.ArrayLike | None = None
-) -> SetThresholds:
+    probabilities: Floats, labels: npt.NDArray[np.int64], coverage: float, groups: npt.ArrayLike | None = None,
+    called: npt.NDArray[np.int64] | None = None,
+) -> SetThresholds:  # fmt: skip
     """Return a threshold for each class, or for the group of scarce classes.
 
-    The most probable class is in the set whatever the threshold, so an image that is classified correctly reaches
+    The label and the most probable class are in the set whatever the threshold, so an image of one of them reaches
     every threshold. No other class has more than a half, so no threshold is above that.
+
+    Args:
+        called: int [N], the labels; None are the most probable classes.
     """
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
     right = probabilities.argmax(1) == labels
+    if called is not None:
+        right |= called == labels
     own = np.take_along_axis(probabilities, labels[:, None], 1)[:, 0]
 
     def threshold(rows: Bools, unit: Floats) -> float | None:
@@ -386,10 +415,11 @@ def _fit_sets(
     }
 
 
-def _sets(probabilities: Floats, thresholds: list[float]) -> Bools:
-    """Return the sets, bool [N, C]. The most probable class is always a member, which can only raise the coverage."""
+def _sets(probabilities: Floats, thresholds: list[float], called: npt.NDArray[np.int64]) -> Bools:
+    """Return the sets, bool [N, C]. The label, int [N], and the most probable class are members: more is covered."""
     if len(thresholds) != probabilities.shape[1]:
         raise ValueError("not one threshold per class")
     sets: Bools = probabilities >= np.asarray(thresholds, np.float64)
-    sets[np.arange(len(sets)), probabilities.argmax(1)] = True
+    for always in (called, probabilities.argmax(1)):
+        sets[np.arange(len(sets)), always] = True
     return sets

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, ClassVar, TypedDict, cast
 from skin.data.class_names import order_of
 from skin.data.images import Preprocess
 from skin.data.metadata import Encoder, join
-from skin.model.calibration import COVERAGES, DECISION, Calibration, MetadataAlone
+from skin.model.calibration import COVERAGES, MOST_PROBABLE, RULES, Calibration, MetadataAlone, rule_of
 from skin.model.choices import MODELS
 from skin.model.network import build
 from skin.model.tensorfile import load
@@ -107,6 +107,8 @@ class Checkpoint:
             said.append(f"with {', '.join(self.encoder.names)} beside the pixels")
         if value is not None:
             said.append(f"validation {monitor.replace('_', ' ')} {value:.4f}")
+        if rule_of(self.calibration) != MOST_PROBABLE:
+            said.append(f'labels by the rule "{rule_of(self.calibration)}"')
         if not self.calibration:
             said.append(f"uncalibrated ({self.lacks_calibration})")
         elif weak := passing(self.calibration["unlike"]):
@@ -407,9 +409,10 @@ def _check_probabilities(calibration: dict[str, Any], classes: int) -> None:
     if not (len(biases) == len(means) == classes and all(map(_is_finite, [*biases, *means])) and min(means) > 0):
         raise ValueError("biases")
     losses = calibration.get("cross_validation", {"temperature": 0.0, "biases": 0.0})
-    if calibration.get("decision", DECISION) != DECISION or not all(
-        _is_finite(losses[name]) for name in ("temperature", "biases")
-    ):
+    rule = calibration.get("decision", MOST_PROBABLE)
+    if rule not in RULES or (rule != MOST_PROBABLE and "mean_probabilities" not in calibration):
+        raise ValueError("decision")
+    if not all(_is_finite(losses[name]) for name in ("temperature", "biases")):
         raise ValueError("decision")
     if "answers" not in calibration:
         return

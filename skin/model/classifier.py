@@ -62,10 +62,13 @@ class Prediction:
     Attributes:
         classes: the class names, in the model's order.
         probabilities: float64 [C], calibrated, adding up to one; read-only.
-        prediction_set: the classes in the 90 % prediction set, most probable first. They hold the true class for
+        prediction_set: the classes in the 90 % prediction set, in the order of `top`. They hold the true class for
             nine in ten images like those of the training set.
         prediction_set_95: the same for 95 %.
         unlike: the image is unlike the training images; the probabilities mean little.
+        decision: the rule by which `label` is chosen (`skin.model.calibration`); the label leads the ranking and is
+            in every prediction set.
+        divisors: float64 [C], what the probabilities are divided by before they are ranked.
     """
 
     classes: tuple[str, ...]
@@ -73,25 +76,22 @@ class Prediction:
     prediction_set: tuple[str, ...]
     prediction_set_95: tuple[str, ...]
     unlike: bool
-
-    @property
-    def decision(self) -> str:
-        """The rule by which `label` is chosen; so it leads the ranking and is in every prediction set."""
-        return calibration.DECISION
+    decision: str = calibration.MOST_PROBABLE
+    divisors: np.ndarray | float = 1.0
 
     @property
     def label(self) -> str:
-        """The most probable class."""
-        return self.classes[int(self.probabilities.argmax())]
+        """The class that is called."""
+        return self.top(1)[0][0]
 
     @property
     def probability(self) -> float:
         """The probability of `label`."""
-        return float(self.probabilities.max())
+        return self.top(1)[0][1]
 
     def top(self, k: int = 3) -> list[tuple[str, float]]:
-        """Return the `k` most probable classes, or all if there are fewer, and their probabilities."""
-        order = np.argsort(-self.probabilities, kind="stable")[:k]
+        """Return the first `k` classes by the rule, or all if there are fewer, and their probabilities."""
+        order = np.argsort(-self.probabilities / self.divisors, kind="stable")[:k]
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
@@ -199,7 +199,7 @@ class SkinClassifier:
         return results
 
     def explain(self, image: Source, class_name: str | None = None) -> Explanation:
-        """Return the evidence for `class_name`, or for the most probable class, by Grad-CAM.
+        """Return the evidence for `class_name`, or for the label, by Grad-CAM.
 
         Raises:
             ImageError: the image cannot be read.
@@ -221,7 +221,7 @@ class SkinClassifier:
         Args:
             sources: taken a few batches ahead; may be endless.
             views: as in `predict`.
-            explain: also explain each image's most probable class.
+            explain: also explain each image's label.
             workers: threads; by default one per core, at most 8, and two for a GPU.
             metadata: returns those of a source; it is called in any of the threads.
 
@@ -277,9 +277,11 @@ class SkinClassifier:
             Prediction(
                 self.classes,
                 probabilities,
-                self._names(probabilities, calibrated.sets[i]),
-                self._names(probabilities, calibrated.sets_95[i]),
+                self._names(probabilities / calibrated.divisors[i], calibrated.sets[i]),
+                self._names(probabilities / calibrated.divisors[i], calibrated.sets_95[i]),
                 bool(calibrated.unlike[i]),
+                calibrated.rule,
+                calibrated.divisors[i],
             )
             for i, probabilities in enumerate(calibrated.probabilities)
         ]
@@ -345,8 +347,8 @@ class SkinClassifier:
             return [f"{', '.join(known)}: this model takes the pixels alone"] if known else []
         return self.encoder.problems(known)
 
-    def _names(self, probabilities: np.ndarray, members: np.ndarray) -> tuple[str, ...]:
-        order = np.argsort(-probabilities, kind="stable")
+    def _names(self, scores: np.ndarray, members: np.ndarray) -> tuple[str, ...]:
+        order = np.argsort(-scores, kind="stable")
         return tuple(self.classes[i] for i in order if members[i])
 
     def _batch_size(self) -> int:

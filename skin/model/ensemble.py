@@ -93,7 +93,9 @@ def save_ensemble(
     fitted: Mapping[str, Any] = {}
     if unseen is not None and len(unseen.labels):
         flag = unlike.fit_of_members(unseen.log_distances)
-        fitted = calibration.fit_probabilities(unseen.logits, unseen.labels, unseen.groups, flag)
+        alike = all(calibration.rule_of(model.calibration) == calibration.BALANCED for model in models)
+        rule = calibration.BALANCED if alike else calibration.MOST_PROBABLE
+        fitted = calibration.fit_probabilities(unseen.logits, unseen.labels, unseen.groups, flag, rule)
     state = {
         "format_version": FORMAT_VERSION,
         "members": [load(Path(member)) for member in members],

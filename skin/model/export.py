@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from skin.model.averaging import as_one
-from skin.model.calibration import DECISION
+from skin.model.calibration import divisors, rule_of
 from skin.model.checkpoint import Checkpoint, SingleCheckpoint, load_best
 from skin.model.log_distance import log_distance
 from skin.model.metadata import with_metadata
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 OPSET = 20
 RULES = (
     "A prediction set holds each class whose probability is at least its threshold (prediction_set_thresholds for "
-    "90 %, _95 for 95 %; null is every class), and always the most probable class. An image whose distance is not at "
+    "90 %, _95 for 95 %; null is every class), and always the most probable class and the label. The label is the "
+    "class whose probability is largest when divided by its number in divisors. An image whose distance is not at "
     "most 1 is unlike the training images."
 )
 METADATA_RULES = (
@@ -87,9 +88,10 @@ def export(checkpoint_path: Path, path: Path) -> str:
 
     The input `images` is uint8 [batch, S, S, 3], RGB. The outputs `probabilities` (calibrated) and `logits` are
     float32 [batch, classes], `distance` is float32 [batch]. The metadata hold `classes`, `preprocess`,
-    `prediction_set_thresholds` and `prediction_set_thresholds_95` as JSON, `decision`, `model`, `versions` and
-    `rules`: a class is in the set if its probability reaches its threshold, the most probable class always is, and an
-    image is unlike the training images if its distance is above 1.
+    `prediction_set_thresholds`, `prediction_set_thresholds_95` and `divisors` as JSON, `decision`, `model`,
+    `versions` and `rules`: the label is the class whose probability is largest after the division, a class is in the
+    set if its probability reaches its threshold, the label and the most probable class always are, and an image is
+    unlike the training images if its distance is above 1.
 
     A model that takes age and the like has a second input, `metadata`, float32 [batch, M], which cannot be left out.
     The file says as JSON under `metadata` how `columns` are encoded, one after another, and which row means that all
@@ -159,7 +161,8 @@ def metadata(checkpoint: Checkpoint) -> dict[str, str]:
         "preprocess": json.dumps(checkpoint.preprocess.to_dict()),
         "prediction_set_thresholds": json.dumps(sets["90"]["thresholds"] if sets else None),
         "prediction_set_thresholds_95": json.dumps(sets["95"]["thresholds"] if sets else None),
-        "decision": DECISION,
+        "decision": rule_of(checkpoint.calibration),
+        "divisors": json.dumps(divisors(checkpoint.calibration, len(checkpoint.classes)).tolist()),
         "rules": RULES,
         "model": checkpoint.model_name,
         "versions": json.dumps({"torch": str(torch.__version__), "opset": OPSET}),

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from skin.data.class_names import is_malignant, same_disease
-from skin.model.calibration import Calibration, probabilities_of
+from skin.model.calibration import Calibration, divisors, label_of, probabilities_of
 from skin.model.checkpoint import Checkpoint
 
 import numpy as np
@@ -17,7 +17,7 @@ LEAST_LESIONS = 10  # fewer say nothing of how many are found
 
 @dataclass(frozen=True)
 class Found:
-    """How many of the malignant validation images the model's most probable class calls so.
+    """How many of the malignant validation images the model's label calls so.
 
     Attributes:
         melanoma: only melanomas are counted; otherwise, in a model without melanoma, all malignant classes as one.
@@ -70,7 +70,8 @@ def _found(calibration: Calibration, classes: tuple[str, ...]) -> Found | None:
     if "answers" not in calibration or not members.any():
         return None
     answers = calibration["answers"]
-    chosen = probabilities_of(calibration, answers["logits"].numpy()).argmax(1)
+    probabilities = probabilities_of(calibration, answers["logits"].numpy())
+    chosen = label_of(probabilities, divisors(calibration, len(classes)))
     ill = members[answers["labels"].numpy()]
     enough = len(np.unique(answers["groups"].numpy()[ill])) >= LEAST_LESIONS
     return Found(bool(melanoma.any()), int(ill.sum()), float(members[chosen][ill].mean()) if enough else None)

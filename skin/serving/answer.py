@@ -69,7 +69,7 @@ def finding_of(prediction: Prediction, words: Words, calibrated: bool) -> Findin
     if prediction.unlike:
         return Finding(words("unlike"), words("unlike_more"), words("unlike_next"), (), True)
     names = words.names(prediction.classes)
-    # The sort is stable: among the malignant classes, and the others, the most probable one comes first.
+    # The sort is stable: among the malignant classes, and the others, the model's ranking stays.
     possible = sorted(prediction.prediction_set, key=lambda name: not is_malignant(name))
     malignant = tuple(names[name] for name in possible if is_malignant(name))
     if malignant:
@@ -201,6 +201,7 @@ def _problem(words: Words, key: str, reason: str) -> str:
 def _bars(prediction: Prediction, words: Words, calibrated: bool) -> list[dict[str, Any]]:
     """Return the most probable classes, each with its name, share, and what is marked at it."""
     names = words.names(prediction.classes)
+    by_probability = sorted(prediction.top(len(prediction.classes)), key=lambda each: -each[1])
     return [
         {
             "name": names[name],
@@ -210,7 +211,7 @@ def _bars(prediction: Prediction, words: Words, calibrated: bool) -> list[dict[s
             "possible": calibrated and name in prediction.prediction_set,
             "malignant": is_malignant(name),
         }
-        for name, probability in prediction.top(SHOWN)
+        for name, probability in by_probability[:SHOWN]
     ]
 
 

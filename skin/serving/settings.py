@@ -39,7 +39,7 @@ class PredictSettings:
     json: bool = option(False, "print one JSON object per image", group="output")
     csv: Path | None = option(None, "write a table with all probabilities", group="output", metavar="FILE")
     explain: Path | None = option(
-        None, "write a Grad-CAM overlay of each image's most probable class", group="output", metavar="DIR"
+        None, "write a Grad-CAM overlay of each image's label", group="output", metavar="DIR"
     )
 
     export: Path | None = option(None, "write the model as ONNX", group="export", metavar="FILE")

@@ -26,7 +26,7 @@ def console(stream: TextIO) -> Console:
 
 
 class Blocks:
-    """Predictions as blocks of lines: the image, its most probable classes, and its prediction set.
+    """Predictions as blocks of lines: the image, its first classes, and its prediction set.
 
     A class has a line of its own, on which its number comes first: a long name goes on below itself, and a terminal
     that writes Arabic from right to left has no reason to move the number.

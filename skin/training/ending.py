@@ -9,7 +9,7 @@ from skin.data import stand_ins
 from skin.data.images import ImageError, centre_crop
 from skin.evaluation import metadata_alone, metrics
 from skin.model import calibration, checkpoint, unlike
-from skin.model.calibration import Calibration, MetadataAlone
+from skin.model.calibration import BALANCED, MOST_PROBABLE, Calibration, MetadataAlone
 from skin.model.inference import collect, traits_of
 from skin.model.network import Classifier
 from skin.model.unlike import Training
@@ -44,11 +44,13 @@ def calibrate(
     if not run.trainer.topology.is_main:
         return {}
     labels, groups = run.splits.labels("val"), run.splits.groups("val")
-    calibrated = calibration.fit(logits, labels, traits, groups, training, pictures)
+    rule = BALANCED if run.trainer.options.monitor == "balanced_accuracy" else MOST_PROBABLE
+    calibrated = calibration.fit(logits, labels, traits, groups, training, pictures, rule)
     run.log.say(said(calibrated))
     if any(calibrated.get("biases", [])):
         run.log.say(of_both_rules(calibrated, logits, labels))
-    alone = _metadata_alone(run, calibration.probabilities_of(calibrated, logits))
+    probabilities = calibration.probabilities_of(calibrated, logits)
+    alone = _metadata_alone(run, probabilities / calibration.divisors(calibrated, logits.shape[1]))
     if alone is not None:
         calibrated["metadata_alone"] = alone
         warning = metadata_alone.is_shortcut(alone)
@@ -60,26 +62,29 @@ def of_both_rules(calibrated: Calibration, logits: np.ndarray, labels: np.ndarra
     """Return the line on the validation labels by both rules, which differ since biases undo the class weights."""
     probabilities = calibration.probabilities_of(calibrated, logits)
     called = calibration.balanced(calibrated, probabilities)
-    answers = {"most probable": probabilities}
+    answers = {MOST_PROBABLE: probabilities}
     if called is not None:
-        answers["balanced"] = np.eye(probabilities.shape[1])[called]
+        answers[BALANCED] = np.eye(probabilities.shape[1])[called]
     words = [
         f'by the rule "{rule}" balanced accuracy {metrics.balanced_accuracy(labels, found):.3f}, '
         f"accuracy {metrics.accuracy(labels, found):.3f}"
         for rule, found in answers.items()
     ]
-    return f"labels  of validation, once biases have undone the class weights: {'; '.join(words)}"
+    return (
+        f"labels  of validation, once biases have undone the class weights: {'; '.join(words)}; the model's are by "
+        f'the rule "{calibration.rule_of(calibrated)}"'
+    )
 
 
-def _metadata_alone(run: Run, probabilities: np.ndarray) -> MetadataAlone | None:
-    """Return how well metadata alone predict beside the model's probabilities [N, C]; None without metadata."""
+def _metadata_alone(run: Run, scores: np.ndarray) -> MetadataAlone | None:
+    """Return how well metadata alone predict beside the model's scores [N, C]; None without metadata."""
     encoder, splits = run.splits.encoder, run.splits
     if encoder is None:
         return None
     training, validation = (
         (encoder.encode(splits.of(name), len(splits.of(name))), splits.labels(name)) for name in ("train", "val")
     )
-    return metadata_alone.measure(training, validation, splits.groups("val"), probabilities)
+    return metadata_alone.measure(training, validation, splits.groups("val"), scores)
 
 
 def known_and_strange(

@@ -103,12 +103,14 @@ class Follower:
             self._renew(progress, "stopped", draw=False)
 
     def ended(
-        self, progress: Progress, probabilities: np.ndarray, curves: bytes, goodput: Goodput | None = None
-    ) -> None:
+        self, progress: Progress, probabilities: np.ndarray, called: np.ndarray, curves: bytes,
+        goodput: Goodput | None = None,
+    ) -> None:  # fmt: skip
         """Tell of a run that has come to its end.
 
         Args:
             probabilities: float64 [N, C], of the best model for the validation split.
+            called: int [N], its labels there.
             curves: of the whole run, a PNG.
             goodput: None if it is not known.
         """
@@ -116,7 +118,7 @@ class Follower:
         self._log.say(f"\n{remarks(self._course(progress, ended=True))[0].text}")
         if self._goodput:
             self._log.say(self._goodput)
-        self._renew(progress, "ended", draw=False, probabilities=probabilities)
+        self._renew(progress, "ended", draw=False, answers=(probabilities, called))
 
     def _course(self, progress: Progress, ended: bool = False) -> Course:
         trainer = self._trainer
@@ -125,12 +127,12 @@ class Follower:
         )
 
     def _renew(
-        self, progress: Progress, going: str, draw: bool, probabilities: np.ndarray | None = None
+        self, progress: Progress, going: str, draw: bool, answers: tuple[np.ndarray, np.ndarray] | None = None
     ) -> None:
         """Write report.html anew. Whatever goes wrong with it is told once and ends no run."""
         begin = time.perf_counter()
         try:
-            self._write(progress, going, draw, probabilities)
+            self._write(progress, going, draw, answers)
         except Exception as error:
             reason = str(error) or type(error).__name__
             self._log.say_once(f"warning: {run_page.NAME} is not renewed: {reason}; the run goes on")
@@ -138,7 +140,9 @@ class Follower:
         if draw:
             self._drawing = self._drawn - begin
 
-    def _write(self, progress: Progress, going: str, draw: bool, probabilities: np.ndarray | None) -> None:
+    def _write(
+        self, progress: Progress, going: str, draw: bool, answers: tuple[np.ndarray, np.ndarray] | None
+    ) -> None:
         options = self._trainer.options
         if draw:
             self._curves = draw_curves(progress.history, progress.best_epoch, options.monitor, self.baseline)
@@ -148,7 +152,7 @@ class Follower:
             name=self._folder.resolve().name, device=self._trainer.topology.describe(), when=f"{now:%Y-%m-%d %H:%M}",
             going=going, left="" if seconds is None else in_words(seconds, now), curves=self._curves,
             warnings=unknowns.read(self._folder / unknowns.NAME) or (),
-            mistakes=None if probabilities is None else run_page.worst(self._splits, probabilities),
+            mistakes=None if answers is None else run_page.worst(self._splits, *answers),
             goodput=self._goodput,
         )  # fmt: skip
         page = run_page.html(course, remarks(course), self._splits, self._weights, state)

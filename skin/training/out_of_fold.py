@@ -55,14 +55,15 @@ def write(options: Options, folder: Path, log: Log) -> None:
     """
     splits = read_splits(options, folder / "split.csv", log)
     pooled = Pooled.read(folder, options.folds or 0, splits)
-    labels, probabilities = pooled.predictions.labels, pooled.predictions.calibrated.probabilities
+    labels, calibrated = pooled.predictions.labels, pooled.predictions.calibrated
+    probabilities, scores = calibrated.probabilities, calibrated.probabilities / calibrated.divisors
     report_files.write_predictions(
         folder / CSV, pooled.images, pooled.rows["label"].tolist(), pooled.predictions,
         {"fold": pd.Series(pooled.fold)},
     )  # fmt: skip
     best = ensemble.save_ensemble(
         [model.path for model in pooled.models], folder / run_folders.BEST, ensemble.out_of_fold(pooled.models),
-        config=run_folders.read_config(folder), metrics=metrics.of_validation(labels, probabilities),
+        config=run_folders.read_config(folder), metrics=metrics.of_validation(labels, scores),
     )  # fmt: skip
     review = label_review.review(labels, probabilities, pooled.set.lesions)
     table = label_review.table(
@@ -162,7 +163,7 @@ class Pooled:
             made, about=about, warnings=unknowns.read(folder / unknowns.NAME) or [], population=self.set.population,
             folds=spread(
                 answers.labels, answers.calibrated.probabilities, answers.groups, self.fold,
-                [float(model.calibration["temperature"]) for model in self.models],
+                [float(model.calibration["temperature"]) for model in self.models], answers.calibrated.called,
             ),
             label_review=LabelReview(doubted),
             operating_points=replace(made.operating_points, reason=_NO_THRESHOLDS),
@@ -216,10 +217,11 @@ class _Fold:
 
 def _together(parts: Sequence[Calibrated], order: metrics.Ints) -> Calibrated:
     """Return the answers of all folds as one, in another order."""
-    return Calibrated(*(
-        np.concatenate([getattr(part, name) for part in parts])[order]
-        for name in ("probabilities", "sets", "sets_95", "unlike", "distance")
-    ))  # fmt: skip
+    arrays = {
+        name: np.concatenate([getattr(part, name) for part in parts])[order]
+        for name in ("probabilities", "sets", "sets_95", "unlike", "distance", "divisors")
+    }
+    return Calibrated(**arrays, rule=parts[0].rule)
 
 
 def _as_set(rows: pd.DataFrame, labels: metrics.Ints, splits: Splits) -> TestSet:

@@ -58,15 +58,14 @@ class State:
     goodput: str = ""  # in words; "" before the end, or if it is not known
 
 
-def worst(splits: Splits, probabilities: np.ndarray) -> list[Mistake]:
+def worst(splits: Splits, probabilities: np.ndarray, called: np.ndarray) -> list[Mistake]:
     """Return the validation images whose own class has the lowest probability among those that are called wrong.
 
     Args:
-        probabilities: float64 [N, C], of the validation split.
+        probabilities: float64 [N, C], of the validation split. called: int [N], the labels that the model gives.
     """
     labels, rows = splits.labels("val"), splits.of("val")
     own = probabilities[np.arange(len(labels)), labels]
-    called = probabilities.argmax(1)
     wrong = [i for i in np.argsort(own, kind="stable") if called[i] != labels[i]][:MISTAKES]
     return [
         Mistake(

@@ -301,6 +301,7 @@ def test_without_a_better_epoch_the_run_ends_when_its_patience_does(tmp_path: Pa
     assert figures == [figures[0]] * 3  # epochs 2 and 3 were no better
     assert load_best(out / "best.pt").metrics["epoch"] == 1
     assert f"best validation balanced_accuracy: {figures[0]:.4f}, epoch 1" in out.with_suffix(".said").read_text()
+    assert load_best(out / "best.pt").calibration["decision"] == "balanced"
 
 
 def test_the_check_as_a_command_names_what_is_wrong_and_writes_its_report(

@@ -93,6 +93,17 @@ def test_a_sentence_says_what_may_be_concluded() -> None:
     assert "too few" in conclusion(Estimate(0.1, np.nan, np.nan), 1)
 
 
+def test_the_other_is_measured_by_what_it_calls() -> None:
+    generator = np.random.Generator(np.random.Philox(3))
+    labels, logits = generator.integers(0, 3, 90), generator.standard_normal((90, 3))
+    other = Other("b/best.pt", "0" * 64, "b0", calibration.softmax(logits), called=labels)
+    answers = Predictions(("mel", "nv", "bcc"), labels, logits, np.zeros(90), np.arange(90), {}, other=other)
+    made = build(answers, rounds=5)
+    assert made.against is not None
+    assert made.against.overall.before["accuracy"].value == 1
+    assert made.against.overall.before["log_loss"] == made.metrics["log_loss"]
+
+
 def test_the_report_compares_every_metric_in_pairs() -> None:
     generator = np.random.Generator(np.random.Philox(2))
     labels = generator.integers(0, 3, 300)

@@ -449,6 +449,40 @@ def test_the_labels_of_both_rules_have_their_metrics(made: dict) -> None:
     assert build(replace(answers, calibration={}), rounds=5)["decision"]["balanced"] is None
 
 
+def test_a_model_with_the_rule_balanced_is_measured_by_what_it_calls() -> None:
+    usual = answers_of()
+    own = {**usual.calibration, "decision": "balanced", "mean_probabilities": [0.5, 0.05, *[0.09] * 5]}
+    answers = replace(usual, calibration=own, lesions=usual.groups, patients=usual.groups)  # type: ignore[arg-type]
+    called = answers.calibrated.called
+    right = (called == answers.labels).mean()
+    assert right != (answers.calibrated.probabilities.argmax(1) == answers.labels).mean()
+    sexes = subgroups.bins(pd.Series(["male", "female", "male"] * 50, name="sex"))
+    made = build(answers, {"sex": sexes}, rounds=20)
+    assert made["decision"]["rule"] == "balanced"
+    assert made["accuracy"] == made["decision"]["balanced"]["accuracy"]
+    assert made["accuracy"]["value"] == pytest.approx(right)
+    most = made["decision"]["most_probable"]["accuracy"]["value"]
+    assert most == (answers.calibrated.probabilities.argmax(1) == answers.labels).mean()
+    assert made["decision"]["difference"]["accuracy"]["value"] == pytest.approx(right - most)
+    counts = np.array(made["confusion_matrix"]["counts"])
+    assert counts.sum(0).tolist() == np.bincount(called, minlength=7).tolist()
+    assert made["deferral"]["risk"][0]["error"]["value"] == pytest.approx(1 - right)
+    of_groups = [made["subgroups"]["sex"]["groups"][name] for name in ("female", "male")]
+    shares = sum(group["images"] * group["accuracy"]["value"] for group in of_groups)
+    assert shares == pytest.approx(150 * right)
+    assert made["per_patient"]["accuracy"]["value"] == pytest.approx(right)
+    mean = answers.calibrated.probabilities.reshape(75, 2, 7).mean(1) / own["mean_probabilities"]
+    of_lesions = (mean.argmax(1) == answers.labels[::2]).mean()
+    assert made["per_lesion"]["accuracy"]["value"] == pytest.approx(of_lesions)
+    usual_made = build(usual, rounds=20)
+    for name in ("log_loss", "macro_auc", "expected_calibration_error"):
+        assert made[name] == usual_made[name]
+    shown = report.build(answers, rounds=5)
+    text = pages.markdown(shown)
+    assert 'The rule is "balanced": the label is the class whose probability is largest beside' in text
+    assert f'Accuracy, by the rule "most probable"         {most:.3f}' in pages.summary(shown, Path("out"))
+
+
 def test_calibration_and_views_are_compared_in_pairs() -> None:
     answers = answers_of()
     noise = np.random.Generator(np.random.Philox(1)).standard_normal(answers.logits.shape)

@@ -143,6 +143,25 @@ def test_the_balanced_rule_has_the_better_mean_sensitivity_and_the_other_the_bet
     assert calibration.balanced({"images": 1, "temperature": 1.0}, probabilities) is None
 
 
+def test_a_model_calls_by_its_rule_and_its_sets_hold_what_it_calls() -> None:
+    logits, labels = leaning_set(5, 20_000, lean=0.5)
+    usual, made = (calibration.fit(logits, labels, features_of(labels, 0), rule=rule) for rule in calibration.RULES)
+    assert [calibration.rule_of(it) for it in (usual, made, {})] == ["most probable", "balanced", "most probable"]
+    logits, labels = leaning_set(20, 20_000, lean=0.5)
+    features = features_of(labels, 1)
+    said, by_usual = calibration.apply(made, logits, features), calibration.apply(usual, logits, features)
+    np.testing.assert_array_equal(said.called, calibration.balanced(usual, by_usual.probabilities))
+    np.testing.assert_array_equal(by_usual.called, by_usual.probabilities.argmax(1))
+    np.testing.assert_array_equal(said.probabilities, by_usual.probabilities)
+    assert (said.called != by_usual.called).mean() > 0.05, "the rules must differ for this to be a test"
+    for sets, promised in ((said.sets, 0.90), (said.sets_95, 0.95)):
+        for c in range(3):
+            always = (said.called == c) | (said.probabilities.argmax(1) == c)
+            assert sets[always, c].all()
+            right = always[labels == c].mean()
+            assert sets[labels == c, c].mean() == pytest.approx(max(promised, right), abs=0.03)
+
+
 def test_the_answers_of_the_validation_images_are_kept() -> None:
     labels = draw_labels(0, 30)
     logits = logits_of(labels, 0)
@@ -217,7 +236,8 @@ def test_an_image_that_is_classified_correctly_is_in_its_set_already() -> None:
     probabilities = np.array([[0.8, 0.2]] * 18 + [[0.3, 0.7], [0.2, 0.8]])
     made = calibration._fit_sets(probabilities, np.zeros(20, np.int64), 0.90)
     assert made["thresholds"][0] > 0.3
-    assert calibration._sets(np.array([[0.55, 0.45]]), [made["thresholds"][0], 1.0]).tolist() == [[True, False]]
+    found = calibration._sets(np.array([[0.55, 0.45]]), [made["thresholds"][0], 1.0], np.array([0]))
+    assert found.tolist() == [[True, False]]
 
 
 @pytest.mark.parametrize("coverage", [0.90, 0.95])

@@ -488,6 +488,7 @@ UNSOUND: list[tuple[tuple[str, ...], Any, str]] = [
     (("calibration", "biases"), "abc", "calibration does not fit"),
     (("calibration", "cross_validation", "biases"), KeyError, "calibration does not fit"),
     (("calibration", "decision"), "the prettiest", "calibration does not fit"),
+    (("calibration", "decision"), ["balanced"], "calibration does not fit"),
     (("calibration", "mean_probabilities"), [0.5, 0.5, 0.0], "calibration does not fit"),
     (("calibration", "answers", "logits"), torch.zeros(9, 4), "calibration does not fit"),
     (("calibration", "answers", "logits"), torch.full((9, 3), float("inf")), "calibration does not fit"),

@@ -102,6 +102,22 @@ def test_top_gives_the_most_probable_first_and_no_more_than_there_are(model: Ski
     assert len(prediction.top(100)) == len(tiny.CLASSES)
 
 
+def test_by_the_rule_balanced_the_label_is_most_probable_beside_its_mean(tmp_path: Path) -> None:
+    means = [0.5, 0.01, *[0.49 / 5] * 5]
+    own = tiny.calibration(temperature=4.0, threshold=0.99, unlike_threshold=1e9)
+    own |= {"decision": "balanced", "mean_probabilities": means}
+    model = load_classifier(tiny.write_checkpoint(tmp_path / "best.pt", calibration=own), device="cpu", amp="off")
+    prediction = model.predict(tiny.picture(0))
+    scores = prediction.probabilities / means
+    assert prediction.decision == "balanced"
+    assert prediction.label == tiny.CLASSES[scores.argmax()] != tiny.CLASSES[prediction.probabilities.argmax()]
+    assert prediction.probability == prediction.probabilities[scores.argmax()]
+    assert [name for name, _ in prediction.top(7)] == [tiny.CLASSES[i] for i in np.argsort(-scores)]
+    most_probable = tiny.CLASSES[prediction.probabilities.argmax()]
+    assert prediction.prediction_set == (prediction.label, most_probable)  # no probability reaches 0.99
+    assert 'labels by the rule "balanced"' in model.description
+
+
 def test_a_prediction_cannot_be_written_over(model: SkinClassifier) -> None:
     with pytest.raises(ValueError, match="read-only"):
         model.predict(tiny.picture(0)).probabilities[0] = 1

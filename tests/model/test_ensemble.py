@@ -74,6 +74,21 @@ def two(members: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Ensemb
     return save_ensemble(members, path, ensemble.kept_answers(models(members)))
 
 
+@pytest.mark.parametrize(("rules", "rule"), [(("balanced",) * 2, "balanced"), (("balanced", ""), "most probable")])
+def test_the_rule_is_that_of_the_members_if_they_have_one(
+    members: list[Path], tmp_path: Path, rules: tuple[str, str], rule: str
+) -> None:
+    paths = []
+    for number, (member, own) in enumerate(zip(members, rules, strict=True)):
+        state = checkpoint.load(member)
+        if own:
+            state["calibration"] |= {"decision": own, "mean_probabilities": [1 / 7] * 7}
+        paths.append(tmp_path / f"{number}.pt")
+        checkpoint.save(state, paths[-1])
+    made = save_ensemble(paths, tmp_path / "best.pt", ensemble.kept_answers(models(paths)))
+    assert made.calibration["decision"] == rule
+
+
 def probabilities(path: Path, views: int = 1) -> np.ndarray:
     model = load_classifier(path, device="cpu", amp="off")
     return np.stack([p.probabilities for p in model.predict_pixels(PICTURES, views=views)])

@@ -81,18 +81,24 @@ def test_the_file_says_how_it_is_used_and_nothing_of_where_it_was_made(onnx_file
     assert b"site-packages" not in onnx_file.read_bytes()
 
 
+@pytest.mark.parametrize("rule", ["most probable", "balanced"])
 def test_the_readmes_lines_give_torchs_sets_and_flags(
-    best_pt: Path, onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+    best_pt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
-    monkeypatch.chdir(onnx_file.parent)
-    model = load_classifier(best_pt, device="cpu", amp="off")
+    monkeypatch.chdir(tmp_path)
+    state = checkpoint.load(best_pt)
+    state["calibration"] |= {"decision": rule, "mean_probabilities": [0.5, 0.01, *[0.49 / 5] * 5]}
+    checkpoint.save(state, Path("best.pt"))
+    export(Path("best.pt"), Path("model.onnx"))
+    model = load_classifier("best.pt", device="cpu", amp="off")
     blocks = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "README.md").read_text(), re.DOTALL)
     (lines,) = [block for block in blocks if "onnxruntime" in block]
     found: dict[str, Any] = {"squares": six(model)}
     exec(lines, found)
     expected = model.predict_pixels(six(model))
     assert [set(names) for names in found["names"]] == [set(p.prediction_set_95) for p in expected]
-    assert all(len(names) == 1 for names in found["names"])  # none reaches 0.9: the top class stays
+    assert all(len(names) <= 2 for names in found["names"])  # none reaches 0.9: the top class and the label stay
+    assert [model.classes[number] for number in found["label"]] == [p.label for p in expected]
     assert found["unlike"].tolist() == [p.unlike for p in expected]
     assert 0 < found["unlike"].sum() < 6
 

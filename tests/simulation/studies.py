@@ -125,7 +125,7 @@ def _group_truth(strength: float) -> dict[str, float]:
 
 def _answers(labels: np.ndarray, probabilities: np.ndarray, lesions: np.ndarray) -> report._Answers:
     malignant = report.malignant_classes(FOUR)
-    return report._Answers(FOUR, labels, probabilities, lesions, malignant)
+    return report._Answers(FOUR, labels, probabilities, probabilities.argmax(1), lesions, malignant)
 
 
 def of_gaps(groups: int, seed: int, apart: float, kind: str) -> dict[str, float]:

@@ -110,7 +110,7 @@ def test_whatever_goes_wrong_with_the_page_is_said_once_and_the_run_goes_on(
         monkeypatch.setattr(run_page, "html", fail)
     assert followed.epochs(3, seconds=60.0) == []
     followed.follower.stopped(followed.progress)
-    followed.follower.ended(followed.progress, np.full((8, 4), 0.25), b"")
+    followed.follower.ended(followed.progress, np.full((8, 4), 0.25), np.zeros(8, int), b"")
     said = followed.said()
     assert said.count("warning: report.html is not renewed: ") == 1
     assert ("the disk, or your share of it, is full" in said) == isinstance(error, OSError)

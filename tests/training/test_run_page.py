@@ -63,7 +63,8 @@ def page(splits: Splits, epochs: int = 12, state: State = STATE, **changed: Any)
 def whole(splits: Splits, probabilities: np.ndarray) -> str:
     baseline = Baseline.of(splits.labels("train"), splits.labels("val"), splits.classes, balanced=True)
     curves = draw_curves(recorded("demo"), 8, "accuracy", baseline)
-    return page(splits, state=replace(STATE, going="ended", curves=curves, mistakes=worst(splits, probabilities)))
+    mistakes = worst(splits, probabilities, probabilities.argmax(1))
+    return page(splits, state=replace(STATE, going="ended", curves=curves, mistakes=mistakes))
 
 
 def shown(text: str) -> str:
@@ -105,7 +106,7 @@ def test_every_class_is_counted_and_settings_are_shown_without_their_places(spli
 
 
 def test_the_worst_mistakes_come_first_and_right_answers_do_not(splits: Splits, probabilities: np.ndarray) -> None:
-    found = worst(splits, probabilities)
+    found = worst(splits, probabilities, probabilities.argmax(1))
     # Of the eight images the first four are wrong: their own class has less than half.
     names = splits.of("val")["image"].tolist()
     assert [mistake.image for mistake in found] == names[:4]
@@ -119,7 +120,8 @@ def test_the_worst_mistakes_come_first_and_right_answers_do_not(splits: Splits, 
 
 
 def test_a_picture_that_has_gone_is_no_fault(splits: Splits, probabilities: np.ndarray) -> None:
-    gone = [replace(mistake, path="/no/such/file.png") for mistake in worst(splits, probabilities)]
+    found = worst(splits, probabilities, probabilities.argmax(1))
+    gone = [replace(mistake, path="/no/such/file.png") for mistake in found]
     assert "cannot be read now" in page(splits, state=replace(STATE, going="ended", mistakes=gone))
 
 
