@@ -114,7 +114,7 @@ def write(
     """
     write_json(folder / REPORT, to_json(report))
     dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, preprocess)
-    images, probabilities = test.rows["image"].tolist(), predictions.calibrated.probabilities
+    images, submitted = test.rows["image"].tolist(), as_scored(predictions.calibrated)
     pictures = draw(report, predictions, dataset, images)
     for name, content in pictures.items():
         write_atomically(content, folder / name)
@@ -126,9 +126,9 @@ def write(
     write_predictions(folder / "predictions.csv", images, labels, predictions, by)
     submission = folder / "isic_submission.csv"
     if test.layout == milk10k.LAYOUT.name and predictions.lesions is not None:
-        made = write_milk10k_submission(submission, predictions.lesions, predictions.classes, probabilities)
+        made = write_milk10k_submission(submission, predictions.lesions, predictions.classes, submitted)
     else:
-        made = write_isic_submission(submission, images, predictions.classes, probabilities)
+        made = write_isic_submission(submission, images, predictions.classes, submitted)
     if made:
         written.append(submission.name)
     remove_stale(folder, written)
@@ -190,6 +190,18 @@ def write_predictions(
         for i, image in enumerate(images)
     )
     write_csv(path, [*fixed[:4], *of_groups, *fixed[4:], *of_classes, *of_logits], rows, for_people=True)
+
+
+def as_scored(calibrated: calibration.Calibrated) -> Array:
+    """Return probabilities, float64 [N, C], for a challenge's scorer, which takes the largest as the label.
+
+    By the rule "balanced" they are those of a population in which all classes are equally common.
+    """
+    if calibrated.rule == calibration.MOST_PROBABLE:
+        return calibrated.probabilities
+    scores = calibrated.probabilities / calibrated.divisors
+    shares: Array = scores / scores.sum(1, keepdims=True)
+    return shares
 
 
 def write_isic_submission(path: Path, images: Sequence[str], classes: Sequence[str], probabilities: Array) -> bool:

@@ -208,13 +208,14 @@ def distance(calibration: Calibration, features: npt.ArrayLike) -> Doubles:
 
 def calibrated(calibration: Calibration, logits: npt.ArrayLike, distance: Doubles) -> Calibrated:
     """Return the result of `apply` from known distances: the features of a large set need not be kept."""
-    logits = np.asarray(logits, np.float64)
-    rule, apart = rule_of(calibration), np.broadcast_to(divisors(calibration, logits.shape[1]), logits.shape)
+    logits, rule = np.asarray(logits, np.float64), rule_of(calibration)
     if not calibration:
         everything = np.ones(logits.shape, bool)
-        return Calibrated(softmax(logits), everything, everything, ~(distance <= 1), distance, apart, rule)
+        ones = np.ones(logits.shape)
+        return Calibrated(softmax(logits), everything, everything, ~(distance <= 1), distance, ones, rule)
     try:
         probabilities = probabilities_of(calibration, logits)
+        apart = np.broadcast_to(divisors(calibration, logits.shape[1]), logits.shape)
         called = label_of(probabilities, apart)
         sets = {name: _sets(probabilities, calibration["sets"][name]["thresholds"], called) for name in COVERAGES}
     except (KeyError, TypeError, ValueError) as error:

@@ -330,6 +330,17 @@ def test_isic_submission_has_the_challenges_columns(tmp_path: Path) -> None:
 MILK = ("MEL", "AKIEC", "BCC", "BEN_OTH", "BKL", "DF", "INF", "MAL_OTH", "NV", "SCCKA", "VASC")  # not its order
 
 
+def test_a_challenges_scorer_calls_what_the_model_calls() -> None:
+    usual = answers_of().calibrated
+    assert report_files.as_scored(usual) is usual.probabilities
+    apart = np.broadcast_to(np.array([0.5, 0.05, *[0.09] * 5]), usual.probabilities.shape)
+    other = replace(usual, rule="balanced", divisors=apart)
+    scored = report_files.as_scored(other)
+    assert (scored.argmax(1) == other.called).all()
+    assert (other.called != usual.called).any()
+    np.testing.assert_allclose(scored.sum(1), 1)
+
+
 def test_the_submission_to_milk10k_has_one_row_per_lesion(tmp_path: Path) -> None:
     path = tmp_path / "isic_submission.csv"
     probabilities = np.eye(11)[[0, 8, 2]]  # MEL, NV, BCC

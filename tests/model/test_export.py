@@ -11,6 +11,7 @@ from skin.model.export import export
 from skin.model.unlike import Training
 from skin.utils.errors import UserError
 from tests import tiny
+from tests.conftest import slow
 
 import numpy as np
 import onnx
@@ -81,7 +82,7 @@ def test_the_file_says_how_it_is_used_and_nothing_of_where_it_was_made(onnx_file
     assert b"site-packages" not in onnx_file.read_bytes()
 
 
-@pytest.mark.parametrize("rule", ["most probable", "balanced"])
+@pytest.mark.parametrize("rule", [slow("most probable"), "balanced"])
 def test_the_readmes_lines_give_torchs_sets_and_flags(
     best_pt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
