@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from skin.evaluation import metrics, paired
 from skin.evaluation.intervals import Estimates, Resampler
-from skin.model.calibration import label_of
 
 import numpy as np
 
@@ -49,21 +48,18 @@ class Reference:
         self.probabilities, self.labels, self.divisors = probabilities, labels, divisors
         self.estimates: Estimates | None = None
         if probabilities is not None and labels is not None and groups is not None:
-            called = self._called(probabilities)
+            called = (probabilities / divisors).argmax(1)
             self.estimates = Estimates(labels, probabilities, Resampler(groups), ranked=(), called=called)
 
     def of(self, answers: np.ndarray) -> Quality | None:
         """Return the quality of a way's answers to the same images, float [N, C]."""
         if self.probabilities is None:
             return None
-        called = self._called(answers)
-        agreement = float((called == self._called(self.probabilities)).mean())
+        called = (answers / self.divisors).argmax(1)
+        agreement = float((called == (self.probabilities / self.divisors).argmax(1)).mean())
         change = float(np.abs(answers - self.probabilities).max())
         if self.estimates is None or self.labels is None:
             return Quality(agreement, change)
         mine = Estimates(self.labels, answers, self.estimates.resampler, ranked=(), called=called)
         value, less = mine.estimate(METRIC.name), paired.difference(METRIC, mine, self.estimates)
         return Quality(agreement, change, value.value, value.low, value.high, less.value, less.low, less.high)
-
-    def _called(self, probabilities: np.ndarray) -> np.ndarray:
-        return label_of(probabilities, np.asarray(self.divisors))

@@ -9,7 +9,6 @@ from skin.evaluation.intervals import Column, Estimates, Resampler, means_of
 from skin.evaluation.malignant import two_classes
 from skin.evaluation.metrics import Array, Bools, Floats, Ints, Percentiles
 from skin.evaluation.report_types import ByMetric, LesionReport, PatientReport
-from skin.model.calibration import label_of
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def by_lesion(names: Array, probabilities: Floats) -> Lesions:
 
 def per_lesion(
     labels: Ints, probabilities: Floats, groups: Array, lesions: Array | None, malignant: Bools | None, rounds: int,
-    seed: int, divisors: Floats | None = None,
+    seed: int, scores: Floats | None = None,
 ) -> LesionReport | None:  # fmt: skip
     """Report on one answer per lesion; one whose images have two classes counts in no metric.
 
@@ -55,7 +54,7 @@ def per_lesion(
         groups: [N], what a round of the bootstrap draws.
         lesions: [N]; None if the set does not tell them.
         malignant: bool [C]; None if there is no such division.
-        divisors: float [N, C], of the decision rule (`skin.model.calibration`); None are ones.
+        scores: float [N, C], whose largest is the label (`skin.model.calibration`); None are the probabilities.
 
     Returns:
         None also if each lesion has one image: then the metrics are those of the images.
@@ -69,8 +68,8 @@ def per_lesion(
     resampler = Resampler(groups[found.first][one_class], rounds, seed)
     of_lesion, answers = of_lesion[one_class], found.probabilities[one_class]
     called = answers.argmax(1)
-    if divisors is not None:
-        called = label_of(answers, by_lesion(lesions, divisors).probabilities[one_class])
+    if scores is not None:
+        called = by_lesion(lesions, scores).probabilities[one_class].argmax(1)
     estimates = Estimates(of_lesion, answers, resampler, called=called)
     two = None
     if malignant is not None:

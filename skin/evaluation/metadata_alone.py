@@ -14,7 +14,7 @@ import math
 import warnings
 
 from skin.data.metadata import Rows
-from skin.evaluation.intervals import Estimates, Resampler
+from skin.evaluation.intervals import Resampler, of_called
 from skin.evaluation.metrics import Array, Floats, Ints
 from skin.model.calibration import MetadataAlone
 
@@ -46,7 +46,7 @@ def measure(
         answers = regression.fit(rows, labels).predict(val_rows)
     resampler = Resampler(groups)
     of_metadata, of_model = (
-        Estimates(val_labels, np.eye(scores.shape[1])[found], resampler, ranked=())
+        of_called(val_labels, found, scores.shape[1], resampler)
         for found in (answers, scores.argmax(1))
     )
     found, model = (it.estimate("balanced_accuracy") for it in (of_metadata, of_model))

@@ -151,7 +151,7 @@ def build(
 
     resampler = Resampler(groups, rounds, seed)
     malignant = malignant_classes(predictions.classes)
-    called, divisors = calibrated.called[known], calibrated.divisors[known]
+    called, scores = calibrated.called[known], calibrated.scores[known]
     answers = _Answers(predictions.classes, labels, probabilities, called, resampler.group_of_row, malignant)
     parts = None if prevalence is None else prevalences.of_set(prevalence, predictions.classes, labels)
     estimates = Estimates(labels, probabilities, resampler, called=called)
@@ -161,12 +161,10 @@ def build(
     of_malignant = _malignant(answers, resampler)
     of_sets = means_of(_set_columns(calibrated, known, labels), resampler)
     per_class = _per_class(answers, estimates, threshold)
-    points = _operating_points(
-        predictions, malignant, answers, resampler, cost_ratio, parts, prevalence
-    )
+    points = _operating_points(predictions, malignant, answers, resampler, cost_ratio, parts, prevalence)
     deferred = deferral(labels, probabilities, resampler, called)
     by_rule = _by_rule(predictions.calibration, calibrated.rule, probabilities, estimates)
-    views, with_metadata = _views(predictions, estimates, divisors), _metadata(predictions, estimates, divisors)
+    views, with_metadata = _views(predictions, estimates), _metadata(predictions, estimates)
     compared = None
     if predictions.other is not None:
         compared = against.compare(
@@ -198,7 +196,7 @@ def build(
         views=views(),
         metadata=with_metadata(),
         against=None if compared is None else compared(),
-        per_lesion=per_lesion(labels, probabilities, groups, lesions, malignant, rounds, seed, divisors),
+        per_lesion=per_lesion(labels, probabilities, groups, lesions, malignant, rounds, seed, scores),
         per_patient=per_patient(labels, probabilities, groups, lesions, patients, malignant, rounds, seed, called),
     )
 
@@ -306,27 +304,23 @@ def _decision(rule: str, by_rule: dict[str, Estimates | None]) -> DecisionReport
     return DecisionReport(rule, found.before, found.after, found.difference)
 
 
-def _views(
-    predictions: Predictions, estimates: Estimates, divisors: Floats
-) -> Callable[[], Comparison | None]:
+def _views(predictions: Predictions, estimates: Estimates) -> Callable[[], Comparison | None]:
     """Ask for one view of each image against the average over several, which `estimates` are of."""
     if predictions.one_view is None:
         return lambda: None
     of_view = calibration.probabilities_of(predictions.calibration, predictions.one_view[predictions.known])
-    called = calibration.label_of(of_view, divisors)
+    called = calibration.scores(predictions.calibration, of_view).argmax(1)
     one_view = Estimates(estimates.labels, of_view, estimates.resampler, called=called)
     return lambda: comparison(metrics.OF_A_COMPARISON, one_view, estimates)
 
 
-def _metadata(
-    predictions: Predictions, estimates: Estimates, divisors: Floats
-) -> Callable[[], MetadataReport | None]:
+def _metadata(predictions: Predictions, estimates: Estimates) -> Callable[[], MetadataReport | None]:
     """Ask for the answers by the pixels alone against those with metadata, which `estimates` are of."""
     without = predictions.without
     if without is None:
         return lambda: None
     of_pixels = calibration.probabilities_of(predictions.calibration, without.logits[predictions.known])
-    called = calibration.label_of(of_pixels, divisors)
+    called = calibration.scores(predictions.calibration, of_pixels).argmax(1)
     pixels = Estimates(estimates.labels, of_pixels, estimates.resampler, called=called)
     alone = predictions.calibration.get("metadata_alone")
     return lambda: MetadataReport(

@@ -199,8 +199,7 @@ def as_scored(calibrated: calibration.Calibrated) -> Array:
     """
     if calibrated.rule == calibration.MOST_PROBABLE:
         return calibrated.probabilities
-    scores = calibrated.probabilities / calibrated.divisors
-    shares: Array = scores / scores.sum(1, keepdims=True)
+    shares: Array = calibrated.scores / calibrated.scores.sum(1, keepdims=True)
     return shares
 
 

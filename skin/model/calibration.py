@@ -108,13 +108,14 @@ class Calibrated:
     sets_95: Bools  # [N, C]
     unlike: Bools  # [N]: unlike the training set; the probabilities mean little
     distance: Doubles  # [N], from the training set; `unlike` is above 1
-    divisors: Doubles  # [N, C], of `divisors`
+    scores: Doubles  # [N, C], of `scores`
     rule: str  # one of `RULES`
 
     @property
     def called(self) -> npt.NDArray[np.int64]:
         """The label of each image, int64 [N]."""
-        return label_of(self.probabilities, self.divisors)
+        classes: npt.NDArray[np.int64] = self.scores.argmax(1)
+        return classes
 
 
 def softmax(logits: npt.ArrayLike, temperature: float = 1.0, biases: npt.ArrayLike = 0.0) -> Doubles:
@@ -177,7 +178,7 @@ def fit_probabilities(
         "images": len(labels), **of_probabilities, "decision": rule, "mean_probabilities": mean.tolist(),
         "answers": _answers(logits, labels, group), "unlike": unlike,
     }  # fmt: skip
-    called = label_of(probabilities, divisors(fitted, len(mean)))
+    called = scores(fitted, probabilities).argmax(1)
     fitted["sets"] = {
         name: _fit_sets(probabilities, labels, coverage, group, called) for name, coverage in COVERAGES.items()
     }
@@ -210,17 +211,16 @@ def calibrated(calibration: Calibration, logits: npt.ArrayLike, distance: Double
     """Return the result of `apply` from known distances: the features of a large set need not be kept."""
     logits, rule = np.asarray(logits, np.float64), rule_of(calibration)
     if not calibration:
-        everything = np.ones(logits.shape, bool)
-        ones = np.ones(logits.shape)
-        return Calibrated(softmax(logits), everything, everything, ~(distance <= 1), distance, ones, rule)
+        everything, probabilities = np.ones(logits.shape, bool), softmax(logits)
+        return Calibrated(probabilities, everything, everything, ~(distance <= 1), distance, probabilities, rule)
     try:
         probabilities = probabilities_of(calibration, logits)
-        apart = np.broadcast_to(divisors(calibration, logits.shape[1]), logits.shape)
-        called = label_of(probabilities, apart)
+        ranks = scores(calibration, probabilities)
+        called = ranks.argmax(1)
         sets = {name: _sets(probabilities, calibration["sets"][name]["thresholds"], called) for name in COVERAGES}
     except (KeyError, TypeError, ValueError) as error:
         raise _misfit() from error
-    return Calibrated(probabilities, sets["90"], sets["95"], ~(distance <= 1), distance, apart, rule)
+    return Calibrated(probabilities, sets["90"], sets["95"], ~(distance <= 1), distance, ranks, rule)
 
 
 def probabilities_of(calibration: Calibration, logits: npt.ArrayLike) -> Doubles:
@@ -242,17 +242,17 @@ def divisors(calibration: Calibration, classes: int) -> Doubles:
     return np.ones(classes)
 
 
-def label_of(probabilities: Floats, divisors: Floats) -> npt.NDArray[np.int64]:
-    """Return the label of each image, int64 [N], from probabilities and divisors, [N, C] or [C]."""
-    classes: npt.NDArray[np.int64] = (probabilities / divisors).argmax(1)
-    return classes
+def scores(calibration: Calibration, probabilities: Doubles) -> Doubles:
+    """Return what ranks the classes, float64 [N, C]: the probabilities over `divisors`. The largest is the label."""
+    return probabilities / divisors(calibration, probabilities.shape[1])
 
 
 def balanced(calibration: Calibration, probabilities: Doubles) -> npt.NDArray[np.int64] | None:
     """Return the class of each image, int64 [N], by the rule "balanced"; None if the calibration lacks the means."""
     if "mean_probabilities" not in calibration:
         return None
-    return label_of(probabilities, np.asarray(calibration["mean_probabilities"]))
+    classes: npt.NDArray[np.int64] = (probabilities / np.asarray(calibration["mean_probabilities"])).argmax(1)
+    return classes
 
 
 def _answers(logits: Floats, labels: npt.NDArray[np.int64], group: npt.NDArray[np.int64]) -> Answers:

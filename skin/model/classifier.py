@@ -68,7 +68,7 @@ class Prediction:
         unlike: the image is unlike the training images; the probabilities mean little.
         decision: the rule by which `label` is chosen (`skin.model.calibration`); the label leads the ranking and is
             in every prediction set.
-        divisors: float64 [C], what the probabilities are divided by before they are ranked.
+        scores: float64 [C], which rank the classes by that rule; None are the probabilities.
     """
 
     classes: tuple[str, ...]
@@ -77,7 +77,7 @@ class Prediction:
     prediction_set_95: tuple[str, ...]
     unlike: bool
     decision: str = calibration.MOST_PROBABLE
-    divisors: np.ndarray | float = 1.0
+    scores: np.ndarray | None = None
 
     @property
     def label(self) -> str:
@@ -91,7 +91,8 @@ class Prediction:
 
     def top(self, k: int = 3) -> list[tuple[str, float]]:
         """Return the first `k` classes by the rule, or all if there are fewer, and their probabilities."""
-        order = np.argsort(-self.probabilities / self.divisors, kind="stable")[:k]
+        scores = self.probabilities if self.scores is None else self.scores
+        order = np.argsort(-scores, kind="stable")[:k]
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
@@ -277,11 +278,11 @@ class SkinClassifier:
             Prediction(
                 self.classes,
                 probabilities,
-                self._names(probabilities / calibrated.divisors[i], calibrated.sets[i]),
-                self._names(probabilities / calibrated.divisors[i], calibrated.sets_95[i]),
+                self._names(calibrated.scores[i], calibrated.sets[i]),
+                self._names(calibrated.scores[i], calibrated.sets_95[i]),
                 bool(calibrated.unlike[i]),
                 calibrated.rule,
-                calibrated.divisors[i],
+                calibrated.scores[i],
             )
             for i, probabilities in enumerate(calibrated.probabilities)
         ]

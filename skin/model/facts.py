@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from skin.data.class_names import is_malignant, same_disease
-from skin.model.calibration import Calibration, divisors, label_of, probabilities_of
+from skin.model.calibration import Calibration, probabilities_of, scores
 from skin.model.checkpoint import Checkpoint
 
 import numpy as np
@@ -71,7 +71,7 @@ def _found(calibration: Calibration, classes: tuple[str, ...]) -> Found | None:
         return None
     answers = calibration["answers"]
     probabilities = probabilities_of(calibration, answers["logits"].numpy())
-    chosen = label_of(probabilities, divisors(calibration, len(classes)))
+    chosen = scores(calibration, probabilities).argmax(1)
     ill = members[answers["labels"].numpy()]
     enough = len(np.unique(answers["groups"].numpy()[ill])) >= LEAST_LESIONS
     return Found(bool(melanoma.any()), int(ill.sum()), float(members[chosen][ill].mean()) if enough else None)

@@ -47,10 +47,10 @@ def calibrate(
     rule = BALANCED if run.trainer.options.monitor == "balanced_accuracy" else MOST_PROBABLE
     calibrated = calibration.fit(logits, labels, traits, groups, training, pictures, rule)
     run.log.say(said(calibrated))
-    if any(calibrated.get("biases", [])):
-        run.log.say(of_both_rules(calibrated, logits, labels))
     probabilities = calibration.probabilities_of(calibrated, logits)
-    alone = _metadata_alone(run, probabilities / calibration.divisors(calibrated, logits.shape[1]))
+    if any(calibrated.get("biases", [])):
+        run.log.say(of_both_rules(calibrated, probabilities, labels))
+    alone = _metadata_alone(run, calibration.scores(calibrated, probabilities))
     if alone is not None:
         calibrated["metadata_alone"] = alone
         warning = metadata_alone.is_shortcut(alone)
@@ -58,9 +58,8 @@ def calibrate(
     return calibrated
 
 
-def of_both_rules(calibrated: Calibration, logits: np.ndarray, labels: np.ndarray) -> str:
+def of_both_rules(calibrated: Calibration, probabilities: np.ndarray, labels: np.ndarray) -> str:
     """Return the line on the validation labels by both rules, which differ since biases undo the class weights."""
-    probabilities = calibration.probabilities_of(calibrated, logits)
     called = calibration.balanced(calibrated, probabilities)
     answers = {MOST_PROBABLE: probabilities}
     if called is not None:

@@ -56,14 +56,14 @@ def write(options: Options, folder: Path, log: Log) -> None:
     splits = read_splits(options, folder / "split.csv", log)
     pooled = Pooled.read(folder, options.folds or 0, splits)
     labels, calibrated = pooled.predictions.labels, pooled.predictions.calibrated
-    probabilities, scores = calibrated.probabilities, calibrated.probabilities / calibrated.divisors
+    probabilities = calibrated.probabilities
     report_files.write_predictions(
         folder / CSV, pooled.images, pooled.rows["label"].tolist(), pooled.predictions,
         {"fold": pd.Series(pooled.fold)},
     )  # fmt: skip
     best = ensemble.save_ensemble(
         [model.path for model in pooled.models], folder / run_folders.BEST, ensemble.out_of_fold(pooled.models),
-        config=run_folders.read_config(folder), metrics=metrics.of_validation(labels, scores),
+        config=run_folders.read_config(folder), metrics=metrics.of_validation(labels, calibrated.scores),
     )  # fmt: skip
     review = label_review.review(labels, probabilities, pooled.set.lesions)
     table = label_review.table(
@@ -219,7 +219,7 @@ def _together(parts: Sequence[Calibrated], order: metrics.Ints) -> Calibrated:
     """Return the answers of all folds as one, in another order."""
     arrays = {
         name: np.concatenate([getattr(part, name) for part in parts])[order]
-        for name in ("probabilities", "sets", "sets_95", "unlike", "distance", "divisors")
+        for name in ("probabilities", "sets", "sets_95", "unlike", "distance", "scores")
     }
     return Calibrated(**arrays, rule=parts[0].rule)
 

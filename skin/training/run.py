@@ -164,7 +164,7 @@ class Run:
         curves = draw_curves(progress.history, progress.best_epoch, monitor, self.follower.baseline)
         found = goodput.note_end(folder, progress.history)
         probabilities = calibration.probabilities_of(calibrated, logits)
-        called = calibration.label_of(probabilities, calibration.divisors(calibrated, logits.shape[1]))
+        called = calibration.scores(calibrated, probabilities).argmax(1)
         self.follower.ended(progress, probabilities, called, curves, found)
         files.write_atomically(curves, folder / "curves.png")  # the last file: `finished` looks for it
         attempts.forget(folder)

@@ -333,8 +333,7 @@ MILK = ("MEL", "AKIEC", "BCC", "BEN_OTH", "BKL", "DF", "INF", "MAL_OTH", "NV", "
 def test_a_challenges_scorer_calls_what_the_model_calls() -> None:
     usual = answers_of().calibrated
     assert report_files.as_scored(usual) is usual.probabilities
-    apart = np.broadcast_to(np.array([0.5, 0.05, *[0.09] * 5]), usual.probabilities.shape)
-    other = replace(usual, rule="balanced", divisors=apart)
+    other = replace(usual, rule="balanced", scores=usual.probabilities / np.array([0.5, 0.05, *[0.09] * 5]))
     scored = report_files.as_scored(other)
     assert (scored.argmax(1) == other.called).all()
     assert (other.called != usual.called).any()
