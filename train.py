@@ -62,8 +62,7 @@ def build_trainer(
     tune_kernels(network, topology)
     preprocess = preprocess_for(options.model, options.image_size)
     precision = common_precision(options.amp, topology)
-    # `torch.autocast` is entered in `Classifier.forward` (skin/model/network.py), not around the step: the threads of
-    # DataParallel's replicas take over that autocast is on, but not its dtype.
+    # Autocast is entered in `Classifier.forward`, not here: the threads of DataParallel's replicas lose its dtype.
     classifier = Classifier(network, preprocess, precision).to(topology.device)
     data = training_data(options, topology, splits, preprocess, images_per_step, bytes_needed(network))
     weights = losses.class_weights(data.dataset.labels, len(splits.classes), options.class_weights)
@@ -133,7 +132,8 @@ def train_step(trainer: Trainer, batch: Batch, batch_weight: float) -> StepRecor
         with context:
             images, targets, metadata = mixing.mixed(some, len(trainer.class_weights), options)
             logits = trainer.model(images, metadata)  # autocast is inside, see `build_trainer`
-            mean, weight = weighted_cross_entropy(logits, targets, trainer.class_weights, options.label_smoothing)
+            shifted = logits + trainer.logit_offsets  # 0 but with --class-weights logits
+            mean, weight = weighted_cross_entropy(shifted, targets, trainer.class_weights, options.label_smoothing)
             # Each mean counts by its share of the batch's weight; DDP divides the sum of gradients by the processes.
             loss = mean * (weight / batch_weight * trainer.topology.world)
             trainer.scaler.scale(loss).backward()
@@ -185,8 +185,8 @@ def end_epoch(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -
     run.saver.wait()  # the loader's processes are forked here for the first time, with no other thread at work
     logits = collect(trainer.validating(), val_loader, topology, stopping=interrupts.stopping).logits
     run.refuse_bad_outputs(logits)
-    labels, weights = run.splits.labels("val"), trainer.class_weights.cpu()
-    val_loss, _ = weighted_cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels), weights)
+    labels, weights, offsets = run.splits.labels("val"), trainer.class_weights.cpu(), trainer.logit_offsets.cpu()
+    val_loss, _ = weighted_cross_entropy(torch.from_numpy(logits) + offsets, torch.from_numpy(labels), weights)
     row, usage = run.measured(totals, float(val_loss), logits)
     best = progress.end_epoch(row, row["val_" + trainer.options.monitor], totals.skipped)
     save(run, best)

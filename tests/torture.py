@@ -90,7 +90,8 @@ class Setup(NamedTuple):
 
 
 PARTS = ("--ema", "0.9", "--mixup", "0.4", "--cutmix", "1", "--label-smoothing", "0.1", "--cutout", "0.4",
-         "--accumulate", "2", "--batch-size", "8", "--metadata", "age,sex,localization")  # fmt: skip
+         "--accumulate", "2", "--batch-size", "8", "--metadata", "age,sex,localization",
+         "--class-weights", "logits")  # fmt: skip
 SETUPS = [Setup(1, 0, "off"), Setup(1, 2, "off"), Setup(1, 0, "bf16"), Setup(1, 2, "fp16"),
           Setup(2, 0, "off"), Setup(2, 2, "bf16"), Setup(1, 0, "off", parts=True), Setup(2, 0, "off", parts=True),
           Setup(1, 0, "off", folds=2)]  # fmt: skip

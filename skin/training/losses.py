@@ -1,4 +1,4 @@
-"""Class weights against imbalance, and the smoothing of labels that goes with them."""
+"""Class weights or logit offsets against imbalance, and the smoothing of labels that goes with them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,37 @@ def class_weights(labels: np.ndarray, num_classes: int, kind: str = "balanced") 
     """Return the weight of each class in the loss, float32 [C].
 
     "balanced" is N / (C * count), as in scikit-learn's `compute_class_weight`. Every class then counts as
-    much as any other, and the mean weight over the samples is 1. "none" is all ones. A class with no
-    samples gets weight 0.
+    much as any other, and the mean weight over the samples is 1. A class with no samples gets weight 0. The
+    other kinds are all ones.
 
     Args:
         labels: int [N], labels of the training split in 0..C-1.
+        kind: of `--class-weights`: "balanced", "logits" or "none".
     """
-    if kind == "none":
+    if kind != "balanced":
         return torch.ones(num_classes)
     counts = np.bincount(labels, minlength=num_classes)
     weights = np.divide(len(labels), num_classes * counts, where=counts > 0, out=np.zeros(num_classes))
     return torch.from_numpy(weights.astype(np.float32))
+
+
+def logit_offsets(labels: np.ndarray, num_classes: int, kind: str) -> Tensor:
+    """Return what is added to the logits of each class in the loss, and nowhere else, float32 [C].
+
+    With "logits" it is the log of the class's share of the samples (Menon et al. 2021, "Long-tail learning via logit
+    adjustment", equation 10; Ren et al. 2020, "balanced softmax"). The sums learn the shares in the samples, so that
+    the logits are those of equally common classes. Class weights aim at the same logits, but let an image of a scarce
+    class pull hundreds of times as hard as one of a common class. A class with no samples counts as if it had one.
+    The other kinds add nothing.
+
+    Args:
+        labels: int [N], labels of the training split in 0..C-1.
+        kind: of `--class-weights`: "balanced", "logits" or "none".
+    """
+    if kind != "logits":
+        return torch.zeros(num_classes)
+    counts = np.bincount(labels, minlength=num_classes)
+    return torch.from_numpy(np.log(np.maximum(counts, 1) / len(labels)).astype(np.float32))
 
 
 def soft_cross_entropy(

@@ -124,8 +124,9 @@ class Options:
         group="training", metavar="D",
     )  # fmt: skip
     class_weights: str = option(
-        "balanced", "against imbalance: balanced or none", group="training", choices=("balanced", "none"), metavar="W"
-    )
+        "balanced", "against imbalance: balanced weighs images in the loss; logits adds there the log of a class's "
+        "share to its logit; or none", group="training", choices=("balanced", "logits", "none"), metavar="W",
+    )  # fmt: skip
     monitor: str = option(
         "accuracy", "validation metric that picks the best model: " + ", ".join(MONITORS), group="training",
         choices=tuple(MONITORS), metavar="METRIC",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NotRequired, TypedDict, cast
 
 from skin.data.dataset import Batch, EpochBatches, SkinDiseaseDataset
@@ -13,6 +14,7 @@ from skin.model import precision
 from skin.model.cpu_kernels import accelerate
 from skin.model.network import Classifier, load_weights
 from skin.model.precision import Precision
+from skin.training import losses
 from skin.training.loading import TrainingData
 from skin.training.options import Options
 from skin.utils.errors import UserError
@@ -73,6 +75,12 @@ class Trainer:
     def loader(self) -> DataLoader[Batch]:
         """The loader of those batches."""
         return self.data.loader
+
+    @cached_property
+    def logit_offsets(self) -> Tensor:
+        """What the loss adds to the logits, float32 [C], on the device; see `losses.logit_offsets`."""
+        offsets = losses.logit_offsets(self.dataset.labels, len(self.class_weights), self.options.class_weights)
+        return offsets.to(self.class_weights.device)
 
     @property
     def validated(self) -> Classifier:

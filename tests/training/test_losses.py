@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from skin.training.losses import class_weights
+from skin.training.losses import class_weights, logit_offsets
 from train import weighted_cross_entropy
 
 import numpy as np
@@ -32,8 +32,43 @@ def test_a_class_without_images_weighs_nothing_and_breaks_nothing() -> None:
     assert class_weights(np.array([0, 2, 2]), 3).tolist() == pytest.approx([1.0, 0.0, 0.5])
 
 
-def test_no_weights_are_ones() -> None:
-    assert class_weights(np.array([0, 0, 1]), 2, "none").tolist() == [1.0, 1.0]
+@pytest.mark.parametrize("kind", ["none", "logits"])
+def test_no_weights_are_ones(kind: str) -> None:
+    assert class_weights(np.array([0, 0, 1]), 2, kind).tolist() == [1.0, 1.0]
+
+
+def test_offsets_are_the_logs_of_the_shares_and_finite_for_a_class_without_images() -> None:
+    offsets = logit_offsets(np.array([0, 0, 2, 2, 2, 2, 2, 2]), 3, "logits")
+    assert offsets.dtype == torch.float32
+    assert offsets.tolist() == pytest.approx([math.log(1 / 4), math.log(1 / 8), math.log(3 / 4)])
+
+
+@pytest.mark.parametrize("kind", ["none", "balanced"])
+def test_weights_need_no_offsets(kind: str) -> None:
+    assert logit_offsets(np.array([0, 0, 1]), 2, kind).tolist() == [0.0, 0.0]
+
+
+def learnt(kind: str, counts: tuple[int, int]) -> float:
+    """Return logit 1 less logit 0 where the loss of these numbers of images that look all the same is least."""
+    labels = np.repeat([0, 1], counts)
+    weights, offsets = class_weights(labels, 2, kind), logit_offsets(labels, 2, kind)
+    logits = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], lr=0.5, max_iter=200, tolerance_change=1e-12)
+
+    def loss() -> float:
+        optimizer.zero_grad()
+        mean, _ = weighted_cross_entropy(logits.expand(len(labels), 2) + offsets, torch.from_numpy(labels), weights)
+        mean.backward()
+        return float(mean.detach())
+
+    optimizer.step(loss)
+    return float((logits[1] - logits[0]).detach())
+
+
+def test_offsets_and_weights_learn_the_logits_of_equally_common_classes() -> None:
+    assert learnt("balanced", (90, 10)) == pytest.approx(0, abs=1e-3)
+    assert learnt("logits", (90, 10)) == pytest.approx(0, abs=1e-3)
+    assert learnt("none", (90, 10)) == pytest.approx(math.log(1 / 9), abs=1e-3)
 
 
 def test_the_weighted_mean_by_hand() -> None:

@@ -135,7 +135,7 @@ def test_damaged_statistics_change_nothing(settings: Options, parts: Splits, dam
 # ---- one step ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("class_weights", ["balanced", "none"])
+@pytest.mark.parametrize("class_weights", ["balanced", "logits", "none"])
 def test_a_step_with_amp_off_is_the_one_written_by_hand_to_the_last_bit(
     settings: Options, parts: Splits, class_weights: str
 ) -> None:
@@ -143,11 +143,13 @@ def test_a_step_with_amp_off_is_the_one_written_by_hand_to_the_last_bit(
     network = copy.deepcopy(trainer.classifier.network)
     images, labels = first_batch(trainer)
     pixels = trainer.classifier.normalise(images)
+    counts = torch.from_numpy(np.bincount(trainer.dataset.labels))
+    log_shares = (counts / counts.sum()).log() if class_weights == "logits" else torch.zeros(len(counts))
 
     criterion = nn.CrossEntropyLoss(trainer.class_weights)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
     trainer.seed_step(0)
-    loss = criterion(network(pixels), labels)
+    loss = criterion(network(pixels) + log_shares, labels)
     loss.backward()
     optimizer.step()
 
