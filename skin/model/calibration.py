@@ -3,9 +3,9 @@
 All three are fitted once, on the validation split at the end of training, and kept in the checkpoint:
 
 - One temperature divides the logits, so that "80 %" is right four times in five (Guo et al. 2017). A network that was
-  trained under class weights leans towards rare classes, which one temperature cannot undo. So a bias per class is
-  added if that lowers the log loss of unseen validation images ("bias-corrected temperature", Alexandari et al.
-  2020).
+  trained under class weights, or by `--class-weights logits`, leans towards rare classes, which one temperature
+  cannot undo. So a bias per class is added if that lowers the log loss of unseen validation images ("bias-corrected
+  temperature", Alexandari et al. 2020).
 - The decision rule says which class is the label. By "most probable" it is the class of the largest probability; no
   rule has a higher accuracy if the probabilities are right. By "balanced" it is the class whose probability is
   largest beside its mean over the validation images, and none has a higher mean sensitivity of the classes. Training

@@ -59,7 +59,7 @@ def calibrate(
 
 
 def of_both_rules(calibrated: Calibration, probabilities: np.ndarray, labels: np.ndarray) -> str:
-    """Return the line on the validation labels by both rules, which differ since biases undo the class weights."""
+    """Return the line on the validation labels by both rules, which differ since biases undo `--class-weights`."""
     called = calibration.balanced(calibrated, probabilities)
     answers = {MOST_PROBABLE: probabilities}
     if called is not None:
@@ -70,7 +70,7 @@ def of_both_rules(calibrated: Calibration, probabilities: np.ndarray, labels: np
         for rule, found in answers.items()
     ]
     return (
-        f"labels  of validation, once biases have undone the class weights: {'; '.join(words)}; the model's are by "
+        f"labels  of validation, once biases have undone --class-weights: {'; '.join(words)}; the model's are by "
         f'the rule "{calibration.rule_of(calibrated)}"'
     )
 
