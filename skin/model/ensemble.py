@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from skin.data.class_names import order_of
 from skin.model import calibration, unlike
-from skin.model.calibration import Doubles, Floats
+from skin.model.calibration import Calibration, Doubles, Floats
 from skin.model.checkpoint import (
     FORMAT_VERSION,
     EnsembleCheckpoint,
@@ -90,12 +90,6 @@ def save_ensemble(
     total = sum(Path(member).stat().st_size for member in members)
     if total > FILE_LIMIT:
         raise UserError(f"{len(members)} models of {total / 2**30:.1f} GiB are more than a file may hold: name fewer")
-    fitted: Mapping[str, Any] = {}
-    if unseen is not None and len(unseen.labels):
-        flag = unlike.fit_of_members(unseen.log_distances)
-        alike = all(calibration.rule_of(model.calibration) == calibration.BALANCED for model in models)
-        rule = calibration.BALANCED if alike else calibration.MOST_PROBABLE
-        fitted = calibration.fit_probabilities(unseen.logits, unseen.labels, unseen.groups, flag, rule)
     state = {
         "format_version": FORMAT_VERSION,
         "members": [load(Path(member)) for member in members],
@@ -103,12 +97,23 @@ def save_ensemble(
         "classes": list(models[0].classes),
         "config": _config(models) | dict(config or {}) | {"model": name_of([m.model_name for m in models])},
         "metrics": dict(metrics or {}),
-        "calibration": fitted,
+        "calibration": {} if unseen is None else calibrate(models, unseen),
     }
     save(state, path)
     found = load_best(path)
     assert isinstance(found, EnsembleCheckpoint)
     return found
+
+
+def calibrate(models: Sequence[SingleCheckpoint], unseen: Unseen) -> Calibration:
+    """Return the calibration of the average of `models`; empty if there are no images. The rule is the members'."""
+    if not len(unseen.labels):
+        return {}
+    alike = all(calibration.rule_of(model.calibration) == calibration.BALANCED for model in models)
+    return calibration.fit_probabilities(
+        unseen.logits, unseen.labels, unseen.groups, unlike.fit_of_members(unseen.log_distances),
+        calibration.BALANCED if alike else calibration.MOST_PROBABLE,
+    )  # fmt: skip
 
 
 def joinable(members: Sequence[Path]) -> list[SingleCheckpoint]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from skin import load_classifier
+from skin.evaluation import several
 from skin.model import calibration, checkpoint, ensemble
 from skin.model.checkpoint import EnsembleCheckpoint, load_best
 from skin.model.ensemble import Unseen, save_ensemble
@@ -74,19 +75,39 @@ def two(members: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Ensemb
     return save_ensemble(members, path, ensemble.kept_answers(models(members)))
 
 
-@pytest.mark.parametrize(("rules", "rule"), [(("balanced",) * 2, "balanced"), (("balanced", ""), "most probable")])
-def test_the_rule_is_that_of_the_members_if_they_have_one(
-    members: list[Path], tmp_path: Path, rules: tuple[str, str], rule: str
-) -> None:
+def with_rules(members: list[Path], folder: Path, rules: tuple[str, str]) -> list[Path]:
+    """Write the members with these decision rules; `""` is none."""
     paths = []
     for number, (member, own) in enumerate(zip(members, rules, strict=True)):
         state = checkpoint.load(member)
         if own:
             state["calibration"] |= {"decision": own, "mean_probabilities": [1 / 7] * 7}
-        paths.append(tmp_path / f"{number}.pt")
+        paths.append(folder / f"{number}.pt")
         checkpoint.save(state, paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize(("rules", "rule"), [(("balanced",) * 2, "balanced"), (("balanced", ""), "most probable")])
+def test_the_rule_is_that_of_the_members_if_they_have_one(
+    members: list[Path], tmp_path: Path, rules: tuple[str, str], rule: str
+) -> None:
+    paths = with_rules(members, tmp_path, rules)
     made = save_ensemble(paths, tmp_path / "best.pt", ensemble.kept_answers(models(paths)))
     assert made.calibration["decision"] == rule
+
+
+def test_checkpoints_that_are_joined_are_scored_by_their_own_rule(
+    members: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine images in ten are of class 0. By the most probable class all are, so that 1/7 is right on average."""
+    monkeypatch.chdir(tmp_path)
+    draw, labels = np.random.default_rng(0), np.repeat(np.arange(7), [180, 4, 4, 3, 3, 3, 3])
+    logits = np.eye(7)[labels] + np.eye(7)[0] * 6 + draw.normal(0, 0.1, (200, 7))
+    unseen = Unseen(logits, labels, np.arange(200))
+    found = several.join(models(with_rules(members, tmp_path, ("balanced", "balanced"))), unseen).metrics
+    assert found["val_balanced_accuracy"] > 0.9
+    found = several.join(models(members), unseen).metrics
+    assert found["val_balanced_accuracy"] == pytest.approx(1 / 7)
 
 
 def probabilities(path: Path, views: int = 1) -> np.ndarray:
