@@ -82,7 +82,7 @@ def of_split(rows: pd.DataFrame, classes: Sequence[str], balanced: bool) -> list
     weights = {cls: train.sum() / (len(classes) * train[cls]) for cls in classes if train[cls]}
     large = [f"{cls} counts {weight:.0f} times" for cls, weight in weights.items() if weight > _LARGE_WEIGHT]
     if balanced and large:
-        warnings.append(f"in the loss, an image of {_listed(large)}; --class-weights none counts all images alike")
+        warnings.append(f"in the loss, an image of {_listed(large)}; --class-weights logits counts all images alike")
     return warnings
 
 

@@ -3,8 +3,9 @@
 `fast` has few epochs, within which a higher learning rate falls to zero. Its first epochs look at smaller views,
 since coarse things are learnt first (progressive resizing, as in EfficientNetV2, Tan and Le 2021).
 
-`strong` averages the weights over the steps and moves the images further, both against overfitting. Mixing images and
-smoothing labels are left out: they may cost ranking and calibration.
+`strong` averages the weights over the steps and moves the images further, both against overfitting. Against imbalance
+it shifts the logits, where `standard` weighs the images: by weights, an image of the scarcest class decides the step
+that it is in. Mixing images and smoothing labels are left out: they may cost ranking and calibration.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ RECIPES = {
     "strong": Recipe(
         defaults={
             "lr": 1e-3, "optimizer": "adamw", "weight_decay": 0.01, "ema": 0.998, "augment": 1.5, "cutout": 0.4,
-            "monitor": "balanced_accuracy",
+            "class_weights": "logits", "monitor": "balanced_accuracy",
         },
     ),
 }  # fmt: skip
