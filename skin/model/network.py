@@ -195,10 +195,12 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def widths(self) -> list[int]:
         """Return the number of traits of each stage; the model must be in eval mode."""
-        maps, found = self.normalise(torch.zeros((1, 32, 32, 3), dtype=torch.uint8, device=self.factor.device)), []
-        for stage in self.network.features:
-            maps = stage(maps)
-            found.append(maps.shape[1])
+        found = []
+        with self.precision.autocast():  # layers made for bfloat16 take nothing else
+            maps = self.normalise(torch.zeros((1, 32, 32, 3), dtype=torch.uint8, device=self.factor.device))
+            for stage in self.network.features:
+                maps = stage(maps)
+                found.append(maps.shape[1])
         return found
 
     def _pooled(self, maps: Tensor) -> Tensor:

@@ -111,6 +111,14 @@ def test_figures_follow_from_predictions_csv_and_agree_with_the_library(
     np.testing.assert_allclose(one.probabilities, probabilities[3], atol=1e-6)
 
 
+def test_bfloat16_answers_nearly_as_float32(run: Run, tmp_path: Path) -> None:
+    found = []
+    for amp in ("off", "bf16"):
+        run("--amp", amp)
+        found.append(pd.read_csv(tmp_path / "out/predictions.csv")[list(tiny.CLASSES)].to_numpy())
+    assert 0 < np.abs(found[0] - found[1]).max() < 0.05
+
+
 def test_with_amp_off_the_probabilities_are_those_of_a_plain_loop(run: Run, run_folder: Path, tmp_path: Path) -> None:
     run("--amp", "off")
     written = pd.read_csv(tmp_path / "out/predictions.csv")

@@ -63,6 +63,16 @@ def test_bfloat16_is_no_further_from_float32_than_the_separate_layers() -> None:
 
 
 @needs_onednn
+@pytest.mark.parametrize("precision", [FLOAT32, BFLOAT16], ids=str)
+def test_traits_are_counted_in_the_layers_own_precision(precision: Precision) -> None:
+    network = trained("efficientnet_b0")
+    expected = Classifier(copy.deepcopy(network), preprocess_for("efficientnet_b0", 64), FLOAT32).eval().widths()
+    found = Classifier(fuse(network, precision), preprocess_for("efficientnet_b0", 64), precision).eval()
+    assert found.widths() == expected
+    with torch.inference_mode():
+        assert found.answers(IMAGES)[1].shape == (len(IMAGES), sum(expected))
+
+
 def test_the_cpu_has_layers_of_its_own() -> None:
     network = fuse(trained("efficientnet_b0"), FLOAT32)
     kinds = [type(module) for module in network.modules()]
