@@ -31,9 +31,8 @@ def logit_offsets(labels: np.ndarray, num_classes: int, kind: str) -> Tensor:
 
     With "logits" it is the log of the class's share of the samples (Menon et al. 2021, "Long-tail learning via logit
     adjustment", equation 10; Ren et al. 2020, "balanced softmax"). The sums learn the shares in the samples, so that
-    the logits are those of equally common classes. Class weights aim at the same logits, but let an image of a scarce
-    class pull hundreds of times as hard as one of a common class. A class with no samples counts as if it had one.
-    The other kinds add nothing.
+    the logits are those of equally common classes. Class weights aim at the same logits, but an image then pulls the
+    harder the scarcer its class is. A class with no samples counts as if it had one. The other kinds add nothing.
 
     Args:
         labels: int [N], labels of the training split in 0..C-1.
