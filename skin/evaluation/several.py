@@ -18,6 +18,7 @@ from skin.data import split as splits
 from skin.data import unknowns
 from skin.evaluation import metrics, test_set
 from skin.model import calibration, ensemble
+from skin.model.calibration import Calibration
 from skin.model.checkpoint import EnsembleCheckpoint, SingleCheckpoint
 from skin.model.ensemble import Unseen
 from skin.utils import run_folders
@@ -48,20 +49,19 @@ def join(models: Sequence[SingleCheckpoint], unseen: Unseen | None = None) -> En
         raise UserError(f"cannot write the ensemble into {folder}: {error.strerror}; {remedy}") from error
     if unseen is None and share_validation(models):
         unseen = ensemble.kept_answers(models)
-    found = {} if unseen is None else _of_validation(models, unseen)
     config = test_set.place_of(models[0]) | {
         "resolved": {"image_size": models[0].preprocess.image_size, "joined": [str(path) for path in paths]}
     }
-    made = ensemble.save_ensemble(paths, folder / run_folders.BEST, unseen, config=config, metrics=found)
+
+    def metrics_of(fitted: Calibration) -> dict[str, float | None]:
+        if unseen is None:
+            return {}
+        scores = calibration.scores(fitted, calibration.probabilities_of(fitted, unseen.logits))
+        return metrics.of_validation(unseen.labels, scores)
+
+    made = ensemble.save_ensemble(paths, folder / run_folders.BEST, unseen, config=config, metrics_of=metrics_of)
     write_json(folder / run_folders.CONFIG, made.config)
     return made
-
-
-def _of_validation(models: Sequence[SingleCheckpoint], unseen: Unseen) -> dict[str, float | None]:
-    """Return the metrics of the average, by its own rule, on the images that it is calibrated on."""
-    fitted = ensemble.calibrate(models, unseen)
-    scores = calibration.scores(fitted, calibration.probabilities_of(fitted, unseen.logits))
-    return metrics.of_validation(unseen.labels, scores)
 
 
 def folder_of(paths: Sequence[Path]) -> Path:

@@ -18,7 +18,7 @@ A calibration needs answers to images that the ensemble has not seen:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ def save_ensemble(
     unseen: Unseen | None = None,
     *,
     config: Mapping[str, Any] | None = None,
-    metrics: Mapping[str, float | None] | None = None,
+    metrics_of: Callable[[Calibration], Mapping[str, float | None]] = lambda fitted: {},
 ) -> EnsembleCheckpoint:
     """Write the `best.pt` of an ensemble to `path`, atomically, and return it as it is read.
 
@@ -80,7 +80,7 @@ def save_ensemble(
         unseen: to calibrate the average on; None leaves it uncalibrated: `calibration` is then empty.
         config: of the whole, to replace or add to what all members' configs agree on (of the data, the first's):
             plain values, as in config.json. `model` is always the members' names, as `name_of` gives them.
-        metrics: of the whole, such as `val_balanced_accuracy` of the out-of-fold answers; none by default.
+        metrics_of: returns the metrics of the whole from its calibration, such as `val_balanced_accuracy`.
 
     Raises:
         UserError: a member is not there, damaged, named twice, an ensemble itself, of other classes, or for images of
@@ -90,14 +90,15 @@ def save_ensemble(
     total = sum(Path(member).stat().st_size for member in members)
     if total > FILE_LIMIT:
         raise UserError(f"{len(members)} models of {total / 2**30:.1f} GiB are more than a file may hold: name fewer")
+    fitted = Calibration() if unseen is None else _calibrate(models, unseen)
     state = {
         "format_version": FORMAT_VERSION,
         "members": [load(Path(member)) for member in members],
         "sources": [source_of(Path(member)) for member in members],
         "classes": list(models[0].classes),
         "config": _config(models) | dict(config or {}) | {"model": name_of([m.model_name for m in models])},
-        "metrics": dict(metrics or {}),
-        "calibration": {} if unseen is None else calibrate(models, unseen),
+        "metrics": dict(metrics_of(fitted)),
+        "calibration": fitted,
     }
     save(state, path)
     found = load_best(path)
@@ -105,7 +106,7 @@ def save_ensemble(
     return found
 
 
-def calibrate(models: Sequence[SingleCheckpoint], unseen: Unseen) -> Calibration:
+def _calibrate(models: Sequence[SingleCheckpoint], unseen: Unseen) -> Calibration:
     """Return the calibration of the average of `models`; empty if there are no images. The rule is the members'."""
     if not len(unseen.labels):
         return {}

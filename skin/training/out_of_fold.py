@@ -63,7 +63,8 @@ def write(options: Options, folder: Path, log: Log) -> None:
     )  # fmt: skip
     best = ensemble.save_ensemble(
         [model.path for model in pooled.models], folder / run_folders.BEST, ensemble.out_of_fold(pooled.models),
-        config=run_folders.read_config(folder), metrics=metrics.of_validation(labels, calibrated.scores),
+        config=run_folders.read_config(folder),
+        metrics_of=lambda fitted: metrics.of_validation(labels, calibrated.scores),  # each by the model of its fold
     )  # fmt: skip
     review = label_review.review(labels, probabilities, pooled.set.lesions)
     table = label_review.table(

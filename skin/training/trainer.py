@@ -78,7 +78,7 @@ class Trainer:
 
     @cached_property
     def logit_offsets(self) -> Tensor:
-        """What the loss adds to the logits, float32 [C], on the device; see `losses.logit_offsets`."""
+        """The offsets of the logits in the loss, float32 [C], on the device; see `losses.logit_offsets`."""
         offsets = losses.logit_offsets(self.dataset.labels, len(self.class_weights), self.options.class_weights)
         return offsets.to(self.class_weights.device)
 

@@ -62,7 +62,6 @@ def test_bfloat16_is_no_further_from_float32_than_the_separate_layers() -> None:
     assert (found - exact).square().mean() < 2 * (separate - exact).square().mean()
 
 
-@needs_onednn
 @pytest.mark.parametrize("precision", [FLOAT32, BFLOAT16], ids=str)
 def test_traits_are_counted_in_the_layers_own_precision(precision: Precision) -> None:
     network = trained("efficientnet_b0")
@@ -73,6 +72,7 @@ def test_traits_are_counted_in_the_layers_own_precision(precision: Precision) ->
         assert found.answers(IMAGES)[1].shape == (len(IMAGES), sum(expected))
 
 
+@needs_onednn
 def test_the_cpu_has_layers_of_its_own() -> None:
     network = fuse(trained("efficientnet_b0"), FLOAT32)
     kinds = [type(module) for module in network.modules()]
