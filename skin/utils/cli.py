@@ -221,6 +221,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 
 
 def fail(message: str) -> int:
-    """Print `message` as one line on stderr, and return the exit code to leave with."""
+    """Print `message` as one line on stderr, and return the exit code to leave with.
+
+    It is the last line: an object that the error left half made, such as torch's iterator of a loader, may raise as
+    it is removed, and Python would print that.
+    """
+    sys.unraisablehook = lambda unraisable: None
     print(f"error: {printable(message, limit=2000)}", file=sys.stderr)
     return 2

@@ -148,25 +148,29 @@ import contextlib, sys
 sys.path.insert(0, {root!r})
 import train
 from skin.utils import cli
-step = train.train_step
+from torch.utils.data import dataloader
 
-def filling(*arguments):
-    with open("/dev/shm/full", "wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(b"0" * 4096)
-    return step(*arguments)
+def filling(function):
+    def first(*arguments, **keywords):
+        with open("/dev/shm/full", "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"0" * 4096)
+        return function(*arguments, **keywords)
+    return first
 
-train.train_step = filling
+{place} = filling({place})
 cli.run(train.main)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or not mounts(), reason="this user may not mount a file system")
-def test_shared_memory_that_others_fill_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["train.train_step", "dataloader._MultiProcessingDataLoaderIter.__init__"])
+def test_shared_memory_that_others_fill_is_one_line(place: str, tmp_path: Path) -> None:
+    """What torch leaves half made, if there is no room for a lock, has nothing to say beside it."""
     data = demo.write(tmp_path / "data", images=70)
     script = tmp_path / "fill.py"
-    script.write_text(FILL.format(root=str(ROOT)))
+    script.write_text(FILL.format(root=str(ROOT), place=place))
     options = [*RECIPE, "--data", str(data), "--out", "run", "--workers", "1", "--cache", "off"]
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=600k tmpfs /dev/shm && exec "$@"', "sh",
@@ -175,5 +179,5 @@ def test_shared_memory_that_others_fill_is_one_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
     errors = [line for line in done.stderr.splitlines() if line]
-    assert len(errors) == 1
+    assert len(errors) == 1, done.stderr
     assert "too little shared memory (/dev/shm): enlarge it, or use --workers 0" in errors[0]
