@@ -164,7 +164,9 @@ def _changes(trace: Trace) -> list[tuple[str, Trace]]:
         words = "--cache auto: decoded images are kept after the first epoch"
         changes.append((words, replace(trace, kept_later=1.0)))
     elif trace.cache == "on" and trace.kept_later < KEPT:
-        room = f"--cache DIR on a disk with {trace.cache_gib:,.1f} GiB to spare: this one has too little room"
+        gib = trace.cache_gib
+        needed = f"{gib:,.1f} GiB" if gib >= 1 else f"{1024 * gib:,.0f} MiB"
+        room = f"--cache DIR on a disk with {needed} to spare: this one has too little room"
         changes.append((room, replace(trace, kept_later=1.0)))
     workers = min(MOST_WORKERS, trace.cores)
     if trace.workers < workers:

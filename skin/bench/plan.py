@@ -146,7 +146,8 @@ def measure(
         images: of the set that the run would have, if it is not `splits` itself.
     """
     preprocess = preprocess_for(settings.model, settings.image_size)
-    kept, stolen = _cache_of(settings, splits, preprocess), StolenTime()
+    images = images or len(splits.rows)
+    kept, stolen = _cache_of(settings, splits, preprocess, images), StolenTime()
     with tempfile.TemporaryDirectory(prefix="skin-plan-") as folder:
         cache = folder if kept.state == "on" and kept.later >= 0.5 else "off"  # train as most epochs of the run do
         loop = make_loop(replace(settings, cache=cache), topology, splits)
@@ -158,13 +159,13 @@ def measure(
         fed = _fed(loop, step, decode)
         workers = loop.trainer.loader.num_workers
     counts = splits.rows["split"].value_counts()
-    scale = 1.0 if images is None else images / len(splits.rows)
+    scale = images / len(splits.rows)
     trace = Trace(
         on_gpu=topology.device.type == "cuda", cores=usable_cores(), threads=torch.get_num_threads(),
         workers=workers, image_size=preprocess.image_size, batch_size=settings.batch_size,
         train_images=round(scale * counts.get("train", 0)), val_images=round(scale * counts.get("val", 0)),
         decode=decode, cached=cached, cache=kept.state, kept_now=kept.now, kept_later=kept.later,
-        cache_gib=scale * kept.bytes_each * len(splits.rows) / 2**30, step=step, forward=forward,
+        cache_gib=kept.all_bytes / 2**30, step=step, forward=forward,
         larger_step=larger, slowdown=1.0, could_use_amp=_could_use_amp(settings, topology.device),
         peak_mib=peak_mib, memory_mib=_memory_mib(topology.device), stolen_cores=stolen.cores(),
     )  # fmt: skip
@@ -251,22 +252,22 @@ class _Kept:
     state: Cache
     now: float
     later: float
-    bytes_each: float
+    all_bytes: float  # that all images take there
 
 
-def _cache_of(settings: Options, splits: Splits, preprocess: Preprocess) -> _Kept:
-    """Return what the cache of the run keeps now, and what it has room for."""
+def _cache_of(settings: Options, splits: Splits, preprocess: Preprocess, images: int) -> _Kept:
+    """Return what the cache of a run on so many images keeps now, and what it has room for."""
     paths = splits.rows["path"].iloc[:: max(1, len(splits.rows) // SAMPLE)].tolist()
     if is_npz_image(paths[0]):
         return _Kept("none", 1.0, 1.0, 0.0)
-    bytes_each = float(np.mean([read_image(path, preprocess).nbytes for path in paths[:8]]))
+    all_bytes = images * float(np.mean([read_image(path, preprocess).nbytes for path in paths[:8]]))
     folder = cache_folder(settings)
     if folder is None:
-        return _Kept("off", 0.0, 0.0, bytes_each)
+        return _Kept("off", 0.0, 0.0, all_bytes)
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     now = PixelCache.open(paths, preprocess, folder).kept() / len(paths) if there == folder else 0.0
-    room = max(0, spare_bytes(there)) / (bytes_each * len(splits.rows))
-    return _Kept("on", now, min(1.0, now + room), bytes_each)
+    room = max(0, spare_bytes(there)) / all_bytes
+    return _Kept("on", now, min(1.0, now + room), all_bytes)
 
 
 def _could_use_amp(settings: Options, device: torch.device) -> bool:

@@ -5,20 +5,20 @@
 Each try plans a run, then trains its first epochs with the same options and an empty cache. Printed are the planned
 and the measured seconds of the first epoch and of a later one, the mean if there are several, and how many tries are
 within 15 % of the latter. On a virtual machine both change with what its host does: the cores that it kept are told.
+`--keep` writes the measurements of each, as in `tests/bench/plans`, where test_plan_recorded.py plans them anew.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -46,19 +46,29 @@ class Settings:
     data: Path = option(Path("data"), "a data folder, in any layout", metavar="DIR")
     epochs: int = option(2, "of each run, after its plan; two or more", metavar="N")
     first: int = option(1, "number of the first of the nine tries")
-    keep: Path | None = option(None, "folder for each try's plan.json and metrics.csv", metavar="DIR")
+    keep: Path | None = option(None, "folder for the measurements of each try, a JSON file", metavar="DIR")
 
 
-class Epochs(NamedTuple):
-    """Seconds of the first epoch and of a later one, and the cores that a virtual machine's host kept meanwhile."""
+class Try(NamedTuple):
+    """A plan and the epochs after it.
 
-    first: float
-    later: float
-    stolen: float | None
+    Attributes:
+        cpu: the processor's name.
+        trace, forecast: of the plan.
+        epochs: seconds of each that was trained.
+        stolen_cores: that the host of a virtual machine kept from it meanwhile; None if nobody says it.
+    """
+
+    options: str
+    cpu: str
+    trace: dict[str, Any]
+    forecast: dict[str, float]
+    epochs: list[float]
+    stolen_cores: float | None
 
 
-def seconds_of(options: str, settings: Settings, work: Path) -> tuple[Epochs, Epochs]:
-    """Return the epochs as planned, and as measured."""
+def take(options: str, settings: Settings, work: Path) -> Try:
+    """Plan a run and train its first epochs."""
     cache = [] if "--cache" in options else ["--cache", str(work / "cache")]
     common = ["--data", str(settings.data), *options.split(), *cache]
     plan, run = work / "plan.json", work / "run"
@@ -76,13 +86,9 @@ def seconds_of(options: str, settings: Settings, work: Path) -> tuple[Epochs, Ep
     call("benchmark.py", "--plan", "--json", str(plan))
     stolen = call("train.py", "--weights", "none", "--epochs", str(settings.epochs), "--out", str(run))
     content = json.loads(plan.read_text())
-    forecast = content["forecast"]
     with (run / "metrics.csv").open(newline="") as file:
-        measured = [float(row["seconds"]) for row in csv.DictReader(file)]
-    return (
-        Epochs(forecast["first_epoch"], forecast["epoch"], content["trace"]["stolen_cores"]),
-        Epochs(measured[0], statistics.fmean(measured[1:]), stolen),
-    )
+        epochs = [float(row["seconds"]) for row in csv.DictReader(file)]
+    return Try(options, content["environment"]["cpu"], content["trace"], content["forecast"], epochs, stolen)
 
 
 def main() -> None:
@@ -91,18 +97,18 @@ def main() -> None:
     tries = TRIES[settings.first - 1 :]
     for number, options in enumerate(tries, start=settings.first):
         with tempfile.TemporaryDirectory() as folder:
-            planned, measured = seconds_of(options, settings, Path(folder))
-            if settings.keep is not None:
-                kept = settings.keep / str(number)
-                kept.mkdir(parents=True, exist_ok=True)
-                for file in (Path(folder) / "plan.json", Path(folder) / "run" / "metrics.csv"):
-                    shutil.copy(file, kept)
-        off = planned.later / measured.later - 1
+            tried = take(options, settings, Path(folder))
+        if settings.keep is not None:
+            settings.keep.mkdir(parents=True, exist_ok=True)
+            (settings.keep / f"{number}.json").write_text(json.dumps(tried._asdict(), indent=1) + "\n")
+        planned, later = tried.forecast["epoch"], statistics.fmean(tried.epochs[1:])
+        off = planned / later - 1
         near += abs(off) <= NEAR
-        stolen = " and ".join("?" if it.stolen is None else f"{it.stolen:.2f}" for it in (planned, measured))
-        print(f"{number}  {options}\n   first epoch: planned {planned.first:.1f} s, took {measured.first:.1f}; "
-              f"later: planned {planned.later:.1f} s, took {measured.later:.1f} ({off:+.0%}); "
-              f"cores kept by the host: {stolen}", flush=True)  # fmt: skip
+        stolen = (tried.trace["stolen_cores"], tried.stolen_cores)
+        print(f"{number}  {options}\n"
+              f"   first epoch: planned {tried.forecast['first_epoch']:.1f} s, took {tried.epochs[0]:.1f}; "
+              f"later: planned {planned:.1f} s, took {later:.1f} ({off:+.0%}); cores kept by the host: "
+              f"{' and '.join('?' if it is None else f'{it:.2f}' for it in stolen)}", flush=True)  # fmt: skip
     print(f"{near} of {len(tries)} within {NEAR:.0%}")
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from skin.bench import forecast, machine, plan
 from skin.bench.forecast import Trace
 from skin.bench.options import BenchmarkOptions, read_options
 from skin.bench.work import KeptForBackward, Work, work_of
+from skin.data import demo
+from skin.model.network import preprocess_for
+from skin.training.options import Options
+from skin.training.splits import read_splits
 from skin.utils.errors import UserError
 
 import pytest
@@ -219,6 +224,23 @@ def test_what_autograd_keeps_is_counted_without_the_weights() -> None:
     with KeptForBackward(network) as kept:
         (network(torch.ones(2, 4)).relu()).sum().backward()
     assert kept.mib * 2**20 == 4 * (8 + 6)
+
+
+def test_a_cache_has_room_for_a_share_of_all_images_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --data a few images are generated, and the run that is planned has many more."""
+    demo.write(tmp_path / "data", images=70)
+    options = Options(data=tmp_path / "data", cache=str(tmp_path / "cache"), image_size=32)
+    splits = read_splits(options)
+    preprocess = preprocess_for(options.model, 32)
+
+    monkeypatch.setattr(plan, "spare_bytes", lambda folder: 10_000)
+    first = plan._cache_of(options, splits, preprocess, images=10)
+    other = plan._cache_of(options, splits, preprocess, images=100)
+    assert 0 < other.later < first.later < 1
+    assert first.later == pytest.approx(10_000 / first.all_bytes)
+    assert (other.later, other.all_bytes) == (pytest.approx(first.later / 10), pytest.approx(10 * first.all_bytes))
 
 
 # ---- options ----------------------------------------------------------------------------------------------------
