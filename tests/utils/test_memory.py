@@ -22,8 +22,9 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="VmHWM i
 def test_the_peak_counts_what_is_gone_again_until_it_is_reset() -> None:
     memory.reset_peaks([])
     before = memory.peak_rss_mib()
-    with mmap.mmap(-1, 64 * memory.MIB) as block:  # past the allocator, which may have as much lying idle
-        block.write(b"x" * len(block))
+    with mmap.mmap(-1, 64 * memory.MIB) as block:  # past the allocator, which may keep what it is given back
+        for _ in range(64):
+            block.write(b"x" * memory.MIB)
     assert memory.peak_rss_mib() >= before + 60
     memory.reset_peaks([])
     assert memory.peak_rss_mib() < before + 60
