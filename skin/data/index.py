@@ -122,17 +122,8 @@ def build_index(
     looked_for = "file" not in draft.rows
     draft = _with_files(replace(draft, rows=known_rows), folder)
     draft, faults = _one_row_per_image(draft)
-    rows = draft.rows.copy()
-    unusable = sum(draft.unusable.values())
-    unread = unknowns.unread_formats(folder.others)
-    what = "; ".join([*draft.unusable, *([f"{unread} are in no format that is read"] if unread else [])])
-    unpack = how_to_unpack(folder, packed(folder)) if draft.missing else ""
-    if rows.empty:
-        what += f"{what and '; '}{unpack}" if unpack else ""
-        raise UserError(f"{folder.root}: no row of {draft.source} has both an image and a class{what and ': '}{what}")
-    if unusable > _SHRUG * named and not allow_missing:
-        remedy = unpack or "--allow-missing goes on without them"
-        faults.append(f"{folder.root}: {what}: over 1 % of {named:,} rows; {remedy}")
+    rows, unread = draft.rows.copy(), unknowns.unread_formats(folder.others)
+    faults += _too_few_rows(draft, folder, named, unread, allow_missing)
     faults += _same_but_for_case(rows["label"].unique(), draft.source)
     if faults and not keep_going:
         raise UserError(faults[0])
@@ -159,6 +150,28 @@ def build_index(
         folder.root, layout, rows, classes, notes, (*draft.warnings, *warnings), tuple(faults), draft.missing,
         draft.unnamed, draft.source, columns, _left_out(draft, len(folder.copies) if looked_for else 0),
     )  # fmt: skip
+
+
+def _too_few_rows(draft: Draft, folder: Folder, named: int, unread: str, allow_missing: bool) -> list[str]:
+    """Return a line if more rows cannot be used than may be passed over in silence; otherwise none.
+
+    Args:
+        named: rows that the data set has, usable or not.
+        unread: what lies in the folder in formats that are not read, in words; empty if nothing does.
+
+    Raises:
+        UserError: no row can be used.
+    """
+    unusable = sum(draft.unusable.values())
+    what = "; ".join([*draft.unusable, *([f"{unread} are in no format that is read"] if unread else [])])
+    unpack = how_to_unpack(folder, packed(folder)) if draft.missing else ""
+    if draft.rows.empty:
+        what += f"{what and '; '}{unpack}" if unpack else ""
+        raise UserError(f"{folder.root}: no row of {draft.source} has both an image and a class{what and ': '}{what}")
+    if unusable <= _SHRUG * named or allow_missing:
+        return []
+    remedy = unpack or "--allow-missing goes on without them"
+    return [f"{folder.root}: {what}: over 1 % of {named:,} rows; {remedy}"]
 
 
 def _leave_alone(rows: pd.DataFrame) -> int:
