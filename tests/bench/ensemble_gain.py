@@ -11,6 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,28 @@ def answers(checkpoint: Path, tta: int, out: Path) -> pd.DataFrame:
     return pd.read_csv(out / "predictions.csv", dtype={"image": str, "label": str, "group": str})
 
 
+def codes(names: pd.Series, classes: Sequence[str]) -> np.ndarray:
+    """Return the number of each image's class, int64 [N]."""
+    return pd.Categorical(names, categories=classes).codes.astype(np.int64)
+
+
+def shared(tables: Sequence[pd.DataFrame], stream: int = 0) -> tuple[list[str], np.ndarray, Resampler]:
+    """Return what answers to the same images share: the classes, the labels, int64 [N], and 2,000 rounds over groups.
+
+    Args:
+        stream: of the rounds; those of two streams are drawn apart.
+
+    Raises:
+        SystemExit: the images are not the same.
+    """
+    first = tables[0]
+    if not all(table["image"].equals(first["image"]) for table in tables):
+        raise SystemExit("the models have other test splits")
+    classes = [name.removeprefix("logit_") for name in first if name.startswith("logit_")]
+    resampler = Resampler(first["group"].to_numpy(dtype=object), 2000, 0, stream)
+    return classes, codes(first["label"], classes), resampler
+
+
 def main() -> None:
     settings = cli.parse(Settings, __doc__)
     run = settings.run.resolve()
@@ -49,17 +72,10 @@ def main() -> None:
             answers(path, settings.tta, Path(folder) / str(number))
             for number, path in enumerate([run / BEST, *members])
         ]
-    first = tables[0]
-    classes = [name.removeprefix("logit_") for name in first if name.startswith("logit_")]
-    labels = pd.Categorical(first["label"], categories=classes).codes.astype(np.int64)
-    resampler = Resampler(first["group"].to_numpy(dtype=object), 2000, 0)
-    asked = []
-    for table in tables:
-        if not (table["image"] == first["image"]).all():
-            raise SystemExit("the members have other test splits")
-        asked.append(Estimates(labels, table[classes].to_numpy(float), resampler))
+    classes, labels, resampler = shared(tables)
+    asked = [Estimates(labels, table[classes].to_numpy(float), resampler) for table in tables]
     ensemble, *single = asked
-    print(f"{len(first):,} images, {len(single)} members, {settings.tta} views")
+    print(f"{len(labels):,} images, {len(single)} members, {settings.tta} views")
     for metric in metrics.OF_A_COMPARISON:
         of_members = [float(one.values[metric.name]) for one in single]
         rounds = np.mean([one.rounds[metric.name] for one in single], axis=0)

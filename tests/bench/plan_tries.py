@@ -66,6 +66,11 @@ class Try(NamedTuple):
     epochs: list[float]
     stolen_cores: float | None
 
+    @property
+    def later(self) -> float:
+        """Seconds of an epoch after the first, the mean if there are several."""
+        return statistics.fmean(self.epochs[1:])
+
 
 def take(options: str, settings: Settings, work: Path) -> Try:
     """Plan a run and train its first epochs."""
@@ -101,13 +106,13 @@ def main() -> None:
         if settings.keep is not None:
             settings.keep.mkdir(parents=True, exist_ok=True)
             (settings.keep / f"{number}.json").write_text(json.dumps(tried._asdict(), indent=1) + "\n")
-        planned, later = tried.forecast["epoch"], statistics.fmean(tried.epochs[1:])
-        off = planned / later - 1
+        planned = tried.forecast["epoch"]
+        off = planned / tried.later - 1
         near += abs(off) <= NEAR
         stolen = (tried.trace["stolen_cores"], tried.stolen_cores)
         print(f"{number}  {options}\n"
               f"   first epoch: planned {tried.forecast['first_epoch']:.1f} s, took {tried.epochs[0]:.1f}; "
-              f"later: planned {planned:.1f} s, took {later:.1f} ({off:+.0%}); cores kept by the host: "
+              f"later: planned {planned:.1f} s, took {tried.later:.1f} ({off:+.0%}); cores kept by the host: "
               f"{' and '.join('?' if it is None else f'{it:.2f}' for it in stolen)}", flush=True)  # fmt: skip
     print(f"{near} of {len(tries)} within {NEAR:.0%}")
 

@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from skin.evaluation import metrics  # noqa: E402
-from skin.evaluation.intervals import Estimates, Resampler  # noqa: E402
+from skin.evaluation.intervals import Estimates  # noqa: E402
 from skin.utils import cli  # noqa: E402
 from skin.utils.cli import option  # noqa: E402
-from tests.bench.ensemble_gain import answers  # noqa: E402
+from tests.bench.ensemble_gain import answers, codes, shared  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
@@ -36,17 +36,9 @@ class Settings:
 
 def estimates(tables: list[pd.DataFrame], seed: int) -> list[Estimates]:
     """Return the metrics of both answers to the test split of one seed, in the same draws."""
-    first = tables[0]
-    classes = [name.removeprefix("logit_") for name in first if name.startswith("logit_")]
-    resampler = Resampler(first["group"].to_numpy(dtype=object), 2000, 0, stream=seed)
-
-    def codes(names: pd.Series) -> np.ndarray:
-        return pd.Categorical(names, categories=classes).codes.astype(np.int64)
-
-    if not (tables[1]["image"] == first["image"]).all():
-        raise SystemExit("two models have other test splits: name those of one seed in the same place")
+    classes, labels, resampler = shared(tables, stream=seed)
     return [
-        Estimates(codes(table["label"]), table[classes].to_numpy(float), resampler, called=codes(table["predicted"]))
+        Estimates(labels, table[classes].to_numpy(float), resampler, called=codes(table["predicted"], classes))
         for table in tables
     ]
 

@@ -8,17 +8,16 @@ at 64 px, and at 32 px, with no --data, --cache off and a --cache on a file syst
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 from skin.bench import forecast
 from skin.bench.forecast import Trace
+from tests.bench.plan_tries import Try
 
 import pytest
 
 PLANS = Path(__file__).parent / "plans"
-NEAR = 0.15
 
 
 def recorded(name: str) -> dict[str, Any]:
@@ -29,11 +28,10 @@ def recorded(name: str) -> dict[str, Any]:
 def test_an_epoch_is_within_15_percent_of_its_plan_in_nine_tries_of_ten() -> None:
     off = {}
     for number in range(1, 10):
-        tried = recorded(str(number))
-        later = statistics.fmean(tried["epochs"][1:])
-        off[tried["options"]] = forecast.forecast(Trace(**tried["trace"]), epochs=5).epoch / later - 1
+        tried = Try(**recorded(str(number)))
+        off[tried.options] = forecast.forecast(Trace(**tried.trace), epochs=5).epoch / tried.later - 1
     assert len(off) == 9
-    assert sum(abs(each) <= NEAR for each in off.values()) >= 0.9 * len(off), off
+    assert sum(abs(each) <= 0.15 for each in off.values()) >= 0.9 * len(off), off
 
 
 @pytest.mark.parametrize(
