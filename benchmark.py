@@ -133,6 +133,8 @@ def benchmark_training(options: BenchmarkOptions, train_images: int, console: Co
     old = report.read(options.compare) if options.compare else None
     present, heading = usable_gpus(), report.new_heading("training", options)
     planned = cases.plan(options, present, train_images)
+    if not any(skipped is None for _, skipped in planned):
+        raise UserError(f"nothing can be measured: {planned[0][1]}")
     say = functools.partial(console.print, markup=False, soft_wrap=True)
     if not present:
         say(unusable_gpus() or "no GPU is visible: the CPU is measured")
@@ -168,7 +170,7 @@ def with_images(options: BenchmarkOptions) -> BenchmarkOptions:
     if options.input:
         needed = input_path.images_needed(options)
     elif options.plan:
-        needed = plan.GENERATED
+        needed = plan.images_needed(options)
     else:
         needed = cases.images_needed(cases.plan(options, usable_gpus()), options.find_batch)
     folder = default_folder()

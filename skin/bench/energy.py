@@ -10,6 +10,7 @@ from skin.utils.memory import ask_nvml
 import torch
 
 RAPL = Path("/sys/class/powercap")  # Linux; most systems let root alone read it
+MOST_WATTS = 500  # of a processor: if its counter says more, it did not go over its range, but was set anew
 
 
 class Reading(NamedTuple):
@@ -24,7 +25,15 @@ def read(devices: list[torch.device], rapl: Path = RAPL) -> list[Reading | None]
     if devices:
         answers = [ask_nvml("nvmlDeviceGetTotalEnergyConsumption", device) for device in devices]
         return [None if millijoules is None else Reading(millijoules / 1000) for millijoules in answers]
-    return [_of_package(zone) for zone in sorted(rapl.glob("intel-rapl:[0-9]*")) if zone.name.count(":") == 1]
+    return [_of_package(zone) for zone in sorted(rapl.glob("intel-rapl:*")) if _is_package(zone)]
+
+
+def _is_package(zone: Path) -> bool:
+    """Return True for a whole processor: "psys" counts the whole machine, the processor's energy once more."""
+    try:
+        return (zone / "name").read_text().startswith("package")
+    except OSError:
+        return False
 
 
 def _of_package(zone: Path) -> Reading | None:
@@ -36,19 +45,22 @@ def _of_package(zone: Path) -> Reading | None:
     return Reading(joules, wraps)
 
 
-def spent(before: list[Reading | None], after: list[Reading | None]) -> float | None:
-    """Return the joules between two readings of the same devices; None if one of them is not known.
+def spent(before: list[Reading | None], after: list[Reading | None], seconds: float) -> float | None:
+    """Return the joules between two readings of the same devices, so many seconds apart; None if nobody can tell.
 
-    A counter that went over its range has begun anew at 0. One that goes backwards without a range was reset.
+    A counter that went over its range has begun anew at 0. It cannot be read if it may have done so twice, if it went
+    backwards otherwise, or if it stood still.
     """
-    total = 0.0
+    total, most = 0.0, MOST_WATTS * seconds
     for first, last in zip(before, after, strict=True):
         if first is None or last is None:
             return None
         joules = last.joules - first.joules
-        if joules < 0:
-            joules += first.range or 0.0
-        if joules < 0:
+        if first.range is not None:
+            joules %= first.range
+            if most >= first.range or joules > most:
+                return None
+        if joules <= 0:
             return None
         total += joules
     return total if before else None

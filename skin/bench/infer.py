@@ -145,6 +145,9 @@ COLUMNS = (
 
 def benchmark(options: BenchmarkOptions, console: Console) -> int:
     """Measure, show and write; return the exit code."""
+    if options.gpus is not None and max(options.gpu_counts(usable_gpus())) > min(1, usable_gpus()):
+        there = "1 is a GPU" if usable_gpus() else "this machine has no GPU that torch can use"
+        raise UserError(f"--gpus {options.gpus}: answers are measured on one device; 0 is the CPU, {there}")
     heading, say = new_heading("infer", options), _sayer(console)
     rows: list[Row] = []
     complete = False
@@ -158,7 +161,7 @@ def benchmark(options: BenchmarkOptions, console: Console) -> int:
             for way in _ways(path, options, folder, say):
                 say(f"{way.title}: {len(squares)} images answered, largest batch looked for")
                 quality = reference.of(_answers(way.ask, squares))
-                mine = [Row(way, size, quality) for size in _sizes(way, squares, options)]
+                mine = [Row(way, size, quality) for size in _sizes(way, squares, options, say)]
                 rows += mine
                 timed.append((way, mine))
             for turn in range(options.rounds):
@@ -254,7 +257,12 @@ class _Plain(nn.Module):
 
 def _as_onnx(session: Any) -> Ask:
     def ask(squares: np.ndarray) -> np.ndarray:
-        found: np.ndarray = session.run(["probabilities"], export.feed(session, squares))[0]
+        try:
+            found: np.ndarray = session.run(["probabilities"], export.feed(session, squares))[0]
+        except Exception as error:  # onnxruntime's exceptions have no other base
+            if "allocate memory" in str(error):
+                raise MemoryError(str(error)) from error
+            raise
         return found
 
     return ask
@@ -320,28 +328,28 @@ def _batch(squares: np.ndarray, size: int) -> np.ndarray:
 # ---- timing -----------------------------------------------------------------------------------------------------
 
 
-def _sizes(way: Way, squares: np.ndarray, options: BenchmarkOptions) -> list[int]:
+def _sizes(way: Way, squares: np.ndarray, options: BenchmarkOptions, say: Callable[[str], None]) -> list[int]:
     """Return the batch sizes to time: `BATCHES`, and --batch-size or the largest that is worth its memory."""
     most = LARGEST_ON_CPU if way.device == "cpu" else LARGEST
 
     def speed(size: int) -> float | None:
-        if size > most:
-            return None
         try:
-            batch = _batch(squares, size)
-            way.ask(batch)  # kernels are chosen and memory is taken
-            return size / min(_time(way.ask, batch, 2))
+            return size / min(_time(way.ask, _batch(squares, size), 2))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) and advice_on(error) is None:
                 raise
             return None
 
     if options.batch_size is not None:
-        return sorted({*(size for size in BATCHES if size < options.batch_size), options.batch_size})
+        wanted = sorted({*(size for size in BATCHES if size < options.batch_size), options.batch_size})
+        fitting = [size for size in wanted if speed(size) is not None]
+        if fitting != wanted:
+            say(f"{way.title}: a batch of {wanted[len(fitting)]:,} does not fit in memory")
+        return fitting
     speeds = {size: found for size in BATCHES if (found := speed(size)) is not None}
     size = max(speeds, default=0)
     if size == BATCHES[-1]:
-        while (found := speed(2 * size)) is not None and found > FASTER * speeds[size]:
+        while 2 * size <= most and (found := speed(2 * size)) is not None and found > FASTER * speeds[size]:
             size *= 2
             speeds[size] = found
         speeds = {each: speeds[each] for each in (*BATCHES, size)}
@@ -349,8 +357,9 @@ def _sizes(way: Way, squares: np.ndarray, options: BenchmarkOptions) -> list[int
 
 
 def _time(ask: Ask, batch: np.ndarray, calls: int | None) -> list[float]:
-    """Return the milliseconds of `calls`, or of those that fill `SECONDS`."""
+    """Return the milliseconds of `calls`, or of those that fill `SECONDS`, after one that is not counted."""
     taken: list[float] = []
+    ask(batch)  # kernels are chosen and memory is taken
     start = time.perf_counter()
     while len(taken) < (calls or MOST_CALLS):
         begin = time.perf_counter()

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from skin.bench.options import BenchmarkOptions
 from skin.bench.plain import PlainImages
-from skin.bench.report import new_heading
+from skin.bench.report import Heading, new_heading
 from skin.data.cache import PixelCache
 from skin.data.dataset import EpochBatches, make_loader
 from skin.data.images import Preprocess
@@ -47,6 +47,7 @@ BATCHES = 24  # timed in a round: many more than the loader's processes have rea
 SECONDS = 3.0  # timed in a round, at least
 WARMUP = 4  # batches per process before the clock starts: a forked one copies its parent's pages first
 
+Samples = dict[tuple[str, int], list[float]]  # images per second of a path and number of workers, by round
 Stream = Iterator[Tensor]  # of float32 [B, 3, size, size] on the device
 
 
@@ -97,21 +98,43 @@ def benchmark(options: BenchmarkOptions, splits: Splits, console: Console) -> in
     heading = new_heading("input", options)
     preprocess = preprocess_for(options.model, options.image_size)
     device = torch.device("cuda" if usable_gpus() else "cpu")
-    rows = measure(splits, preprocess, options.batch_size or BATCH_SIZE, options.steps, options.rounds, device)
-    console.print(table(rows))
+    batch_size, samples, complete = options.batch_size or BATCH_SIZE, Samples(), False
+    try:
+        for key, speed in measure(splits, preprocess, batch_size, options.steps, options.rounds, device):
+            samples.setdefault(key, []).append(speed)
+        complete = True
+    finally:  # also after Ctrl-C: what is known so far is shown and kept
+        rows = rows_of(samples)
+        if rows:
+            console.print(table(rows))
+            _write(options, heading, rows, complete)
+    return 0
+
+
+def _write(options: BenchmarkOptions, heading: Heading, rows: list[Row], complete: bool) -> None:
+    """Write the files that are asked for."""
     if options.json:
-        content = {**heading.to_json(complete=True), "cells": [row.to_json() for row in rows]}
+        content = {**heading.to_json(complete), "cells": [row.to_json() for row in rows]}
         files.write_json(options.json, content)
     if options.csv:
         cells = ([column.of(row) for column in COLUMNS] for row in rows)  # without the single rounds
         files.write_csv(options.csv, [column.name for column in COLUMNS], cells, six_digits=True)
-    return 0
+
+
+def rows_of(samples: Samples) -> list[Row]:
+    """Return a row for each path and number of workers, of those rounds in which the plain path was measured, too."""
+    rows = []
+    for (path, workers), speeds in samples.items():
+        pairs = list(zip(speeds, samples.get(("plain", workers), []), strict=False))
+        if pairs:
+            rows.append(Row(path, workers, [speed for speed, _ in pairs], [plain for _, plain in pairs]))
+    return rows
 
 
 def measure(
     splits: Splits, preprocess: Preprocess, batch_size: int, batches: int | None, rounds: int, device: torch.device
-) -> list[Row]:
-    """Measure the images per second of each path and number of workers, in turns over the rounds.
+) -> Iterator[tuple[tuple[str, int], float]]:
+    """Yield path, number of workers and images per second of each measurement, in turns over the rounds.
 
     Args:
         batches: how many are timed in a round. None is `BATCHES`, and as many more as fill `SECONDS` if images may
@@ -127,7 +150,6 @@ def measure(
             f"{batch_size}; use a smaller --batch-size"
         )
     least_seconds = SECONDS if batches is None else 0.0
-    samples: dict[tuple[str, int], list[float]] = {(p, w): [] for p in PATHS for w in WORKERS}
     spawn, usual = multiprocessing.get_context("spawn"), multiprocessing.get_start_method()
     with (
         tempfile.TemporaryDirectory(prefix="skin-input-") as name,
@@ -136,14 +158,13 @@ def measure(
     ):
         filled = _cache(splits, preprocess, Path(name) / "filled")
         filled.build()
-        for number, (path, workers) in itertools.product(range(rounds), samples):
+        for number, path, workers in itertools.product(range(rounds), PATHS, WORKERS):
             cache, seconds = filled if path == "ours, cached" else None, least_seconds
             if path == "ours, filling the cache":
                 cache, seconds = _cache(splits, preprocess, Path(name) / f"{number}-{workers}"), 0.0
             count = batches or BATCHES
             sample = _Sample(splits, preprocess, path, cache, batch_size, count, seconds, workers, device)
-            samples[path, workers].append((plain if path == "plain" else ours).submit(_speed, sample).result())
-    return [Row(path, workers, values, samples["plain", workers]) for (path, workers), values in samples.items()]
+            yield (path, workers), (plain if path == "plain" else ours).submit(_speed, sample).result()
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ def measure(case: Case, loop: TrainingLoop) -> Measurement:
     with GpuSampler(topology.cuda_devices) as sampler:
         fed = time_steps(stream, count, topology)
     stolen_cores = stolen.cores()
-    joules = energy.spent(before, energy.read(topology.cuda_devices))
+    joules = energy.spent(before, energy.read(topology.cuda_devices), fed.seconds)
     used = _memory(topology, sampler.means())  # read before matrices that are no part of training take some
     phases = time_phases(
         loop.ready_step, loop.model, loop.optimizer, StepClock(topology), min(MARKED, case.steps)
@@ -293,4 +293,7 @@ def limit_host_memory() -> None:
     if free is None:
         return
     limit = data_pages * resource.getpagesize() + int(0.9 * free * memory.MIB)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if hard != resource.RLIM_INFINITY:  # a queue may have set one
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))

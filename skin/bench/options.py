@@ -21,8 +21,19 @@ RECIPES = {  # name, and a short one for tables
     "ours": "ours", "ours-compiled": "compiled", "plain": "plain", "plain-channels-last": "plain-cl",
 }  # fmt: skip
 PARALLEL = ("dp", "ddp")
+MOST = 1_000_000  # of any number
 LEAST = {"batch_size": 1, "steps": 1, "warmup": 0, "rounds": 1, "image_size": 32, "epochs": 1}
 KINDS = ("input", "plan", "infer", "find_batch")  # of what is measured besides training; one at a time
+ALWAYS = {*KINDS, "model", "image_size", "batch_size", "data", "labels", "json", "csv"}
+USES = {  # the options that a kind looks at, besides those
+    "training": {
+        "gpus", "amp", "recipes", "parallel", "workers", "cache", "rounds", "steps", "warmup", "whole_epoch",
+        "price_per_hour", "plot", "compare",
+    },
+    "plan": {"gpus", "amp", "workers", "cache", "epochs", "price_per_hour"},
+    "infer": {"gpus", "amp", "rounds", "steps", "checkpoint", "plot"},
+    "input": {"rounds", "steps"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,7 @@ class BenchmarkOptions:
 
 
 def read_options(description: str | None, argv: Sequence[str] | None = None) -> BenchmarkOptions:
-    """Return the options of the command line, with absolute paths to the data.
+    """Return the options of the command line, with absolute paths.
 
     Raises:
         UserError: an option is wrong; nothing has been measured then.
@@ -135,13 +146,15 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
         value = getattr(options, name)
         if value is not None and value < least:
             raise UserError(f"{flag_of(name)} {value}: must be {least} or more")
+        if value is not None and value > MOST:
+            raise UserError(f"{flag_of(name)} {value}: must be {MOST:,} or less")
     check_workers(options.workers)
     _check_kind(options)
     options.gpu_counts(present=0)
     for name, known in (("amp", AMP), ("recipes", RECIPES), ("parallel", PARALLEL)):
         options.chosen(name, known)
     _check_outputs(options)
-    paths = {name: getattr(options, name) for name in ("data", "labels", "checkpoint")}
+    paths = {name: getattr(options, name) for name in ("data", "labels", "checkpoint", "json", "csv", "plot")}
     absolute = {name: path.resolve() for name, path in paths.items() if path is not None}
     if options.cache not in ("auto", "off"):
         absolute["cache"] = str(user_path(options.cache).resolve())
@@ -150,14 +163,20 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
 
 def _check_outputs(options: BenchmarkOptions) -> None:
     """Raise `UserError` if a file that is asked for could not be written after hours of measuring."""
+    named: dict[Path, str] = {}
+    if options.compare is not None:
+        named[options.compare.resolve()] = "compare"
     for name in ("json", "csv", "plot"):
         path: Path | None = getattr(options, name)
         if path is None:
             continue
+        other = named.setdefault(path.resolve(), name)
+        if other != name:
+            raise UserError(f"--{name} {path}: is the file of --{other}; name another one")
         folder = path.resolve().parent
         if not folder.is_dir():
             raise UserError(f"--{name} {path}: there is no folder {folder}")
-        if path.is_dir() or not os.access(folder, os.W_OK):
+        if (path.exists() and not path.is_file()) or not os.access(folder, os.W_OK):
             raise UserError(f"--{name} {path}: cannot be written; name a file in a folder of yours")
     if options.plot is not None and options.plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--plot {options.plot}: end the name in .png, .svg or .pdf")
@@ -168,16 +187,26 @@ def _check_kind(options: BenchmarkOptions) -> None:
     chosen = [flag_of(name) for name in KINDS if getattr(options, name)]
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(chosen)} measure different things; choose one")
-    for kind, refused in (("input", "plot compare"), ("plan", "plot compare"), ("infer", "compare")):
-        for name in refused.split():
-            if getattr(options, kind) and getattr(options, name) is not None:
-                raise UserError(f"--{name} is for training, not for --{kind}, which --json and --csv write down")
+    this = next((kind for kind in ("plan", "infer", "input") if getattr(options, kind)), "training")
+    for field in dataclasses.fields(options):
+        if field.name in ALWAYS | USES[this] or getattr(options, field.name) == field.default:
+            continue
+        users = [kind for kind, used in USES.items() if field.name in used]
+        if users:  # the rest is no option
+            words = " and ".join(_named(kind) for kind in users)
+            raise UserError(f"{flag_of(field.name)} is for {words}, not for {_named(this)}: leave it out")
     price = options.price_per_hour
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price-per-hour {price:g}: must be 0 or more, such as 2.5")
-    if price is not None and (options.input or options.infer):
-        raise UserError("--price-per-hour is for training and --plan: leave it out")
-    if options.checkpoint is not None and not options.infer:
-        raise UserError("--checkpoint is for --infer: training starts from random weights here")
+    if options.labels is not None and options.data is None:
+        raise UserError(f"--labels {options.labels}: needs the images that it labels, --data DIR")
     if options.infer and options.data is not None and options.checkpoint is None:
         raise UserError("--infer --data needs a trained model to answer for the images: --checkpoint FILE")
+    if options.checkpoint is not None:
+        for name in ("model", "image_size"):
+            if getattr(options, name) != getattr(BenchmarkOptions, name):
+                raise UserError(f"{flag_of(name)} is for random weights; --checkpoint says its own: leave it out")
+
+
+def _named(kind: str) -> str:
+    return kind if kind == "training" else flag_of(kind)

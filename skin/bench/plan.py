@@ -108,9 +108,9 @@ def benchmark(options: BenchmarkOptions, splits: Splits, console: Console, make_
         console.print(f"measuring {options.model} on {topology.describe()}, about a minute", markup=False)
         try:
             trace = measure(settings, topology, splits, make_loop, IMAGES if options.generated else None)
+            rows.append(_row(trace, options, options.model, "measured", trace.peak_mib))
             for line in _lines(trace, options):
                 console.print(line, markup=False, soft_wrap=True)
-            rows.append(_row(trace, options, options.model, "measured", trace.peak_mib))
             for row in _others(settings, topology, splits, make_loop, trace, options):
                 rows.append(row)  # one by one, so that Ctrl-C keeps those before it
             complete = True
@@ -121,6 +121,12 @@ def benchmark(options: BenchmarkOptions, splits: Splits, console: Console, make_
                 console.print(CAPTION)
                 _write(options, heading, trace, rows, complete)
     return 0
+
+
+def images_needed(options: BenchmarkOptions) -> int:
+    """Return how many images to generate: 70 % of them, the training split, fill a step as those of a run do."""
+    step = (options.batch_size or Options().batch_size) * max(1, *options.gpu_counts(parallel.usable_gpus()))
+    return min(IMAGES, max(GENERATED, 3 * step // 2))
 
 
 def _settings(options: BenchmarkOptions) -> Options:

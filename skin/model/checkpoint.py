@@ -163,7 +163,13 @@ def load_best(path: Path) -> Checkpoint:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the model in it, such as {path / 'best.pt'}")
     state = load(path)
-    if not is_version(state.get("format_version")):
+    version = state.get("format_version")
+    if not is_version(version):
+        if type(version) is int:
+            raise UserError(
+                f"{path}: is of format version {version}, and this program reads {FORMAT_VERSION}; "
+                "use the program that wrote it, or train again"
+            )
         raise UserError(f"{path}: not a best.pt of format version {FORMAT_VERSION}; was it written by train.py?")
     return _ensemble(state, path) if "members" in state else _single(state, path, str(path))
 

@@ -115,9 +115,11 @@ def export(checkpoint_path: Path, path: Path) -> str:
 
 
 def refuse_nowhere(path: Path) -> None:
-    """Raise `UserError` if there is no folder to write `path` in: nobody should wait for that."""
+    """Raise `UserError` if there is no folder to write `path` in, or `path` is one: nobody should wait for that."""
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder; name a file in it, such as {path / 'model.onnx'}")
 
 
 def require_packages() -> None:

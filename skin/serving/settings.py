@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skin.model.choices import AMP
-from skin.utils.cli import option
+from skin.utils.cli import flag_of, option
 from skin.utils.errors import UserError
 
 
@@ -62,6 +62,10 @@ class PredictSettings:
             raise UserError("--data and --labels name the images of --small; those to predict need no option")
         if self.labels and not self.data:
             raise UserError(f"--labels {self.labels}: needs the images that it labels, --data DIR")
+        if self.export and not self.images:
+            for name in ("csv", "explain", "json", "metadata", "null", "tta", "top_k"):
+                if getattr(self, name) != getattr(PredictSettings, name):
+                    raise UserError(f"{flag_of(name)} is for the answers to images: name some, or leave it out")
         if not self.images and not self.export:
             raise UserError(
                 "nothing to predict: name an image or a folder, or - for a list on stdin; see predict.py --help"

@@ -148,7 +148,12 @@ def answer_early(settings_class: type[Any], description: str | None) -> None:
 
 
 def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """Say in one line that a package is not installed, and leave with code 2; print other exceptions as usual."""
+    """Say in one line that a package is not installed, and leave with code 2; print other exceptions as usual.
+
+    Ctrl-C while the packages are imported is no error: the code is that of `run`.
+    """
+    if issubclass(kind, KeyboardInterrupt):
+        raise SystemExit(130)
     line = advice_on(error) if isinstance(error, ModuleNotFoundError) else None
     if line is not None:
         raise SystemExit(fail(line))

@@ -254,16 +254,41 @@ def test_a_cache_has_room_for_a_share_of_all_images_of_the_run(
         (["--plan", "--price-per-hour", "-1"], "--price-per-hour -1: must be 0 or more, such as 2.5"),
         (["--plan", "--price-per-hour", "nan"], "--price-per-hour nan: must be 0 or more"),
         (["--price-per-hour", "-2"], "--price-per-hour -2: must be 0 or more, such as 2.5"),
-        (["--infer", "--price-per-hour", "1"], "--price-per-hour is for training and --plan: leave it out"),
-        (["--plan", "--plot", "p.png"], "--plot is for training, not for --plan"),
+        (["--infer", "--price-per-hour", "1"], "--price-per-hour is for training and --plan, not for --infer"),
+        (["--plan", "--plot", "p.png"], "--plot is for training and --infer, not for --plan: leave it out"),
         (["--plan", "--checkpoint", "best.pt"], "--checkpoint is for --infer"),
         (["--infer", "--data", "."], "--infer --data needs a trained model"),
         (["--infer", "--compare", "old.json"], "--compare is for training, not for --infer"),
+        (["--infer", "--workers", "2"], "--workers is for training and --plan, not for --infer: leave it out"),
+        (["--plan", "--steps", "3"], "--steps is for training and --infer and --input, not for --plan: leave it out"),
+        (["--input", "--gpus", "4"], "--gpus is for training and --plan and --infer, not for --input: leave it out"),
+        (["--epochs", "5"], "--epochs is for --plan, not for training: leave it out"),
+        (["--find-batch", "--epochs", "5"], "--epochs is for --plan, not for training: leave it out"),
+        (["--infer", "--checkpoint", "b.pt", "--model", "efficientnet_b7"], "--model is for random weights"),
+        (["--infer", "--checkpoint", "b.pt", "--image-size", "64"], "--image-size is for random weights"),
+        (["--labels", "table.csv"], "--labels table.csv: needs the images that it labels, --data DIR"),
+        (["--steps", "1" + 20 * "0"], "--steps 1" + 20 * "0" + ": must be 1,000,000 or less"),
+        (["--json", "a.out", "--csv", "./a.out"], "--csv a.out: is the file of --json; name another one"),
+        (["--compare", "a.json", "--json", "a.json"], "--json a.json: is the file of --compare; name another one"),
+        (["--csv", "/dev/null"], "--csv /dev/null: cannot be written; name a file in a folder of yours"),
     ],
 )
 def test_a_wrong_option_is_refused(options: list[str], words: str) -> None:
     with pytest.raises(UserError, match=words):
         read_options("", options)
+
+
+def test_a_link_is_kept_and_its_file_written(tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to(tmp_path / "there.json")
+    assert read_options("", ["--json", str(tmp_path / "link.json")]).json == tmp_path / "there.json"
+
+
+def test_generated_images_fill_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """70 % of them are trained on."""
+    needed = [plan.images_needed(BenchmarkOptions(batch_size=size)) for size in (None, 512, 50_000)]
+    assert needed == [plan.GENERATED, 768, plan.IMAGES]
+    monkeypatch.setattr(plan.parallel, "usable_gpus", lambda: 8)
+    assert plan.images_needed(BenchmarkOptions(batch_size=64)) == 768
 
 
 def test_the_cost_is_that_of_the_whole_run() -> None:

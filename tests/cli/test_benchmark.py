@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -35,10 +35,10 @@ import pytest
 import torch
 
 RunScript = Callable[..., "CompletedProcess[str]"]
-SMALL = (
-    "--model", "efficientnet_b0", "--image-size", "32", "--batch-size", "4", "--steps", "1", "--warmup", "1",
-    "--rounds", "1", "--workers", "0", "--cache", "off",
+SMALLEST = (
+    "--model", "efficientnet_b0", "--image-size", "32", "--batch-size", "4", "--steps", "1", "--rounds", "1",
 )  # fmt: skip
+SMALL = (*SMALLEST, "--warmup", "1", "--workers", "0", "--cache", "off")
 
 
 KEY = Key(
@@ -95,7 +95,7 @@ def test_the_matrix_is_measured_shown_written_and_compared(
 def test_the_input_path_is_measured(demo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, sheet = tmp_path / "input.json", tmp_path / "input.csv"
     outputs = ["--json", str(out), "--csv", str(sheet)]
-    assert benchmark.main([*SMALL, "--data", str(demo_folder), "--input", *outputs]) == 0
+    assert benchmark.main([*SMALLEST, "--data", str(demo_folder), "--input", *outputs]) == 0
     rows = json.loads(out.read_text())["cells"]
     assert {(row["path"], row["workers"]) for row in rows} == {(p, w) for p in input_path.PATHS for w in (0, 2)}
     assert all(row["images_per_second"] > 0 for row in rows)
@@ -126,10 +126,41 @@ def test_a_training_part_of_one_batch_and_a_bit_is_enough(
     settings = Options(data=demo_folder, keep_duplicates=True)
     parts = read_splits(settings)
     batch_size = len(parts.of("train")) - 1
-    rows = input_path.measure(
+    measured = input_path.measure(
         parts, preprocess_for("efficientnet_b0", 32), batch_size, batches=1, rounds=1, device=torch.device("cpu")
     )
-    assert len(rows) == len(input_path.PATHS) * len(input_path.WORKERS)
+    assert len(list(measured)) == len(input_path.PATHS) * len(input_path.WORKERS)
+
+
+def test_ctrl_c_keeps_the_rounds_of_the_input_path(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes in the second round, after its plain path; the speed with two loader processes was not measured."""
+
+    def measure(*given: object) -> Iterator[tuple[tuple[str, int], float]]:
+        yield from [(("plain", 0), 10.0), (("ours", 0), 20.0), (("ours", 2), 30.0), (("plain", 0), 11.0)]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(input_path, "measure", measure)
+    out = tmp_path / "input.json"
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main([*SMALLEST, "--data", str(demo_folder), "--input", "--json", str(out)])
+    content = json.loads(out.read_text())
+    assert not content["complete"]
+    found = [(cell["path"], cell["workers"], cell["samples"]) for cell in content["cells"]]
+    assert found == [("plain", 0, [10.0, 11.0]), ("ours", 0, [20.0])]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU could be measured")
+def test_a_matrix_without_a_case_is_refused(demo_folder: Path) -> None:
+    with pytest.raises(UserError, match="nothing can be measured: only on a GPU is the step compiled"):
+        benchmark.main(["--data", str(demo_folder), "--recipes", "ours-compiled", "--gpus", "0"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_answers_on_a_gpu_that_is_not_there_are_refused() -> None:
+    with pytest.raises(UserError, match="--gpus 3: answers are measured on one device; 0 is the CPU, this machine"):
+        benchmark.main(["--infer", "--gpus", "3"])
 
 
 def test_arrays_have_no_input_path(tmp_path: Path) -> None:

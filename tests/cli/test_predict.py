@@ -364,3 +364,15 @@ def test_a_folder_of_real_images_gives_an_answer_each(run: Run, real_data: Path)
     assert [row["image"] for row in rows] == [str(path) for path in sorted(folder.iterdir())]
     assert (code, err) == (0, "")
     assert np.isfinite([row["probability"] for row in rows]).all()
+
+
+@pytest.mark.parametrize("flags", [("--csv", "k.csv"), ("--tta", "8"), ("--explain", "k"), ("--json",)])
+def test_an_export_without_images_refuses_the_options_of_answers(run: Run, flags: tuple[str, ...]) -> None:
+    code, _, err = run("--export", "model.onnx", *flags)
+    assert (code, err) == (2, f"error: {flags[0]} is for the answers to images: name some, or leave it out\n")
+
+
+def test_an_export_to_a_folder_is_refused_before_it_begins(run: Run, tmp_path: Path) -> None:
+    code, _, err = run("--export", tmp_path)
+    assert code == 2
+    assert f"cannot write {tmp_path}: it is a folder; name a file in it, such as {tmp_path}/model.onnx" in err

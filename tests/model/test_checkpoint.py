@@ -455,7 +455,8 @@ def test_a_sound_checkpoint_is_read(best: dict[str, Any], tmp_path: Path) -> Non
 
 
 UNSOUND: list[tuple[tuple[str, ...], Any, str]] = [
-    (("format_version",), 2, "format version 1"),
+    (("format_version",), 2, "is of format version 2, and this program reads 1"),
+    (("format_version",), "2", "not a best.pt of format version 1"),
     (("model",), [], "'model' is not a dict"),
     (("classes",), [], "different names"),
     (("classes",), ["a", "a", "b"], "different names"),

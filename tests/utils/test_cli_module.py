@@ -137,3 +137,9 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert process.returncode == 128 + signal.SIGPIPE
+
+
+def test_ctrl_c_while_packages_are_imported_is_no_error() -> None:
+    with pytest.raises(SystemExit) as left:
+        cli._say_what_is_missing(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert left.value.code == 130
