@@ -219,7 +219,8 @@ def ask_other(
     options: EvaluateOptions, topology: Topology, other: Checkpoint, classes: tuple[str, ...], test: TestSet, log: Log
 ) -> against.Other:
     """Return another model's answers to the set, for the classes in their order; say what it was trained on."""
-    for warning in test_set.seen_by(other, test):
+    seen = test_set.seen_by(other, test)
+    for warning in seen:
         log.say(f"WARNING: --against {other.path}: {warning}", style="bold red")
     answers, about = predict(options, topology, other, test, log)
     order = against.order_of(classes, other.classes, str(other.path))
@@ -228,7 +229,7 @@ def ask_other(
     return against.Other(
         about.checkpoint, about.checkpoint_sha256, about.model, probabilities[:, order],
         None if balanced is None else against.renumbered(order, balanced),
-        against.renumbered(order, answers.calibrated.called),
+        against.renumbered(order, answers.calibrated.called), tuple(seen),
     )  # fmt: skip
 
 

@@ -369,8 +369,15 @@ def _one_row_per_image(draft: Draft) -> tuple[Draft, list[str]]:
                 f"{draft.source} gives the image {file} two values of {column}, "
                 f"'{found[0]}' and '{found[1]}': correct the table"
             )
-    note = f"{draft.source} repeats {count(again.sum(), 'row')}: counted once"
-    return replace(draft, rows=rows[~again], notes=(*draft.notes, note)), faults
+    notes = [f"{draft.source} repeats {count(again.sum(), 'row')}: counted once"]
+    others = [column for column in rows.columns if column not in ("file", "image", "label", "group", "split")]
+    different = repeated[others].fillna("").groupby(repeated["file"]).nunique()
+    for column in others:
+        unlike = different[column] > 1
+        if unlike.any():
+            notes.append(f"{draft.source} gives {count(unlike.sum(), 'image')} two values of {column}, such as "
+                         f"{unlike.idxmax()}: the first counts")  # fmt: skip
+    return replace(draft, rows=rows[~again], notes=(*draft.notes, *notes)), faults
 
 
 def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Rows = npt.NDArray[np.float32]
 
 MOST_CATEGORIES = 50  # of a column; one with more is an id, or a text
+LARGEST = 1e12  # number in a column of numbers
+MOST_NUMBERS = 10  # different ones, beside a few words, that may be the names of categories
 FURTHEST = 10.0  # standard deviations from the mean that a number counts for at most
 # Of the training images, all values are hidden from so many, and each value from so many of the others. A network
 # that has always been told everything could not answer by the pixels alone; with a quarter instead of a half it fell
@@ -36,7 +38,11 @@ DROP_ALL, DROP_EACH = 0.5, 0.2
 _MISSING = ("", "unknown", "nan", "na", "n/a", "null", "none", "<na>")
 _OF_THE_CLASS = re.compile(r"(table_)?(label$|class$|(id)?dx|diagnos|target|malignan|benign)", re.IGNORECASE)
 _WITH_COMMA = re.compile(r"[+-]?\d+,(\d{1,2}|\d{4,})")  # three digits after it may be thousands
-_OF_A_PERSON = re.compile(r"(.*_)?id|(table_)?group", re.IGNORECASE)
+_OF_A_PERSON = re.compile(
+    r"(.*_)?id|(table_)?group|name|"
+    r"(patient|lesion|case|subject|participant|person)([_ ]?(name|no|nr|number|code|key))?|(file|image)[_ ]?name",
+    re.IGNORECASE,
+)
 
 
 class ColumnDict(TypedDict):
@@ -237,9 +243,10 @@ def fit(names: Sequence[str], rows: pd.DataFrame) -> Encoder:
         rows: of an index, of a training split.
 
     Raises:
-        UserError: a column tells the class, or has no value, or too many.
+        UserError: a column tells the class or the patient, has no value or too many, or a word among numbers.
     """
-    return Encoder(tuple(_fit_column(name, rows) for name in names))
+    found = dict.fromkeys(column_of(usable(rows.columns), name) or name for name in names)
+    return Encoder(tuple(_fit_column(name, rows) for name in found))
 
 
 def check_names(names: Sequence[str], columns: Iterable[str], label_column: str = "") -> None:
@@ -256,7 +263,7 @@ def check_names(names: Sequence[str], columns: Iterable[str], label_column: str 
     for name in names:
         if reason := _refusal(name, label_column):
             raise UserError(f"--metadata {printable(name)}: {reason}; leave it out")
-        if name not in known:
+        if column_of(known, name) is None:
             there = f"they have {printable(', '.join(known))}" if known else "they have none that can be used"
             raise UserError(f"--metadata {printable(name)}: the data have no such column; {there}")
 
@@ -275,14 +282,22 @@ def _fit_column(name: str, rows: pd.DataFrame) -> Column:
     if _gives_away(pairs):
         raise UserError(f"--metadata {printable(name)}: each value goes with one class, or each class with one "
                         "value, so that it gives the class away; leave it out")  # fmt: skip
-    numbers = np.array([_number(text) for text in texts if text])
-    if not np.isnan(numbers).any():
-        deviation = float(numbers.std()) if np.ptp(numbers) else 1.0
+    filled = [text for text in texts if text]
+    numbers = np.array([_number(text) for text in filled])
+    wrong = np.flatnonzero(~(np.abs(numbers) < LARGEST))
+    if 0 < len(wrong) < 0.1 * len(numbers) and len(np.unique(np.delete(numbers, wrong))) > MOST_NUMBERS:
+        raise UserError(f"--metadata {printable(name)}: {len(wrong):,} of {len(numbers):,} values are no numbers, "
+                        f"such as '{printable(filled[wrong[0]])}': correct them, or leave them empty")  # fmt: skip
+    if not len(wrong):
+        deviation = (float(numbers.std()) if np.ptp(numbers) else 0.0) or 1.0  # tiny ones have squares of 0
         return Column(name, (), float(numbers.mean()), deviation, float(numbers.min()), float(numbers.max()))
     words = {text.casefold(): text for text in sorted({text for text in texts if text}, reverse=True)}
     if len(words) > MOST_CATEGORIES:
         raise UserError(f"--metadata {printable(name)}: it has {len(words):,} different values, and at most "
                         f"{MOST_CATEGORIES} can be used; name a column of numbers or of few words")  # fmt: skip
+    if _names_groups(texts, rows["group"]):
+        raise UserError(f"--metadata {printable(name)}: each patient, lesion or image has a word of its own, which "
+                        "means nothing for new ones; leave it out")  # fmt: skip
     return Column(name, tuple(sorted(words.values())))
 
 
@@ -298,6 +313,13 @@ def _gives_away(pairs: Sequence[tuple[str, str]]) -> bool:
     different = len(set(pairs))
     values, classes = (len({pair[side] for pair in pairs}) for side in (0, 1))
     return min(values, classes) > 1 and len(pairs) >= 2 * values and different in (values, classes)
+
+
+def _names_groups(texts: Sequence[str], groups: Iterable[str]) -> bool:
+    """Return True if words and groups follow from one another, and there are many."""
+    pairs = {(text.casefold(), group) for text, group in zip(texts, groups, strict=True) if text}
+    words, known = (len({pair[side] for pair in pairs}) for side in (0, 1))
+    return len(pairs) == words == known > MOST_NUMBERS
 
 
 def _text(value: Any) -> str:

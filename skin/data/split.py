@@ -209,6 +209,12 @@ def cut_folds(rows: pd.DataFrame, classes: Sequence[str], folds: int, seed: int)
     try:
         parts = deal(labels, rows.loc[cut, "group"].to_numpy(), [1 / folds] * folds, seed)
     except TooFewGroups as error:
+        if error.groups >= folds:
+            raise UserError(
+                f"--folds {folds}: no cut was found that has class '{printable(classes[error.label])}' in each fold, "
+                f"though images of it are of {error.groups} lesions, patients or single images: some of them have "
+                "other classes, too; use another --seed or fewer --folds, or leave the class out (--ignore-class)"
+            ) from error
         most = f"--folds {error.groups} at most" if error.groups > 1 else "no --folds"
         raise UserError(
             f"--folds {folds}: class '{printable(classes[error.label])}' has images of {error.groups} lesions, "

@@ -53,7 +53,7 @@ def run(
     splits = Splits(report.index, report.rows, report.index.classes)
     is_cut = not any(_UNCUT in fault for fault in report.faults)
     if options.folds is not None and is_cut:
-        lines += folds.describe(splits, options.folds, options.seed)
+        lines += folds.describe(splits, folds.cut(splits, options))
     log.say("\n".join([*lines, *look_at(report), verdict, f"written: {out / 'check.json'}"]))
     if is_cut:
         splits = with_metadata(splits, options.metadata)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from skin.data import contents, demo, split, unknowns
+from skin.data import contents, demo, metadata, split, unknowns
 from skin.model.network import preprocess_for
 from skin.training import out_of_fold, run_folder
 from skin.training.options import OWN, Options, check_unchanged, mended
@@ -114,10 +114,22 @@ def _folder_of(run: Path, fold: int) -> Path:
     return run / f"fold-{fold}"
 
 
-def describe(splits: Splits, folds: int, seed: int) -> list[str]:
-    """Return lines on what the folds of a data set will be. Raises `UserError` if it cannot be cut."""
-    fold = split.cut_folds(splits.rows, splits.classes, folds, seed)
-    groups = splits.rows["group"]
+def cut(splits: Splits, options: Options) -> np.ndarray:
+    """Return the fold of each row, int64 [N], as `split.cut_folds` does.
+
+    Raises:
+        UserError: the data cannot be cut, or a column of `--metadata` cannot be used in one of the folds.
+    """
+    assert options.folds is not None
+    fold = split.cut_folds(splits.rows, splits.classes, options.folds, options.seed)
+    for number in range(1, options.folds + 1):
+        metadata.fit(options.metadata, splits.rows[(fold != 0) & (fold != number)])
+    return fold
+
+
+def describe(splits: Splits, fold: np.ndarray) -> list[str]:
+    """Return lines on the folds of a data set; `fold` is from `cut`."""
+    folds, groups = int(fold.max()), splits.rows["group"]
     lines = [
         f"  fold {number}: {(fold == number).sum():,} images of {groups[fold == number].nunique():,} groups"
         for number in range(1, folds + 1)
@@ -144,6 +156,7 @@ def _begin(options: Options, topology: Topology) -> _Begun:
     """
     if options.resume is not None:
         _go_on(options, options.resume)
+        _check_steps(options, options.resume, topology)
         return _Begun(options.resume, options.data, new=False)
     folder = options.out
     if folder is None or options.fold is None:
@@ -153,17 +166,17 @@ def _begin(options: Options, topology: Topology) -> _Begun:
         options = replace(options, data=demo.write(folder / "demo").resolve())
     log = Log()
     splits = read_splits(replace(options, fold=None), log=log)
-    assert options.folds is not None
-    fold = split.cut_folds(splits.rows, splits.classes, options.folds, options.seed)
+    fold = cut(splits, options)
     folder = run_folder.create(folder, own=options.out is None and not options.demo).resolve()
     with run_folder.hold(folder, PATIENCE):
         if (folder / CONFIG).exists():  # the process of another fold was faster
             if options.fold is None:
                 run_folder.refuse_run(folder)
             check_unchanged(replace(options, resume=folder), read_config(folder))
+            _check_steps(options, folder, topology)
             return _Begun(folder, options.data, new=False)
         _write(options, folder, splits, fold, topology)
-    log.say("\n".join(describe(splits, options.folds, options.seed)))
+    log.say("\n".join(describe(splits, fold)))
     return _Begun(folder, options.data, new=True)
 
 
@@ -194,6 +207,21 @@ def _go_on(options: Options, folder: Path) -> None:
         resolved = {**config["resolved"], "images_per_step": options.images_per_step}
         with run_folder.hold(folder, PATIENCE):
             files.write_json(folder / CONFIG, {**config, **changed, "resolved": resolved})
+
+
+def _check_steps(options: Options, folder: Path, topology: Topology) -> None:
+    """Raise `UserError` if a fold would begin with other steps than the run's: its answers are pooled with theirs."""
+    if options.fold is None or (_folder_of(folder, options.fold) / CONFIG).exists():
+        return
+    config = read_config(folder)
+    images = options.images_per_step or options.step_images(topology.replicas)
+    if (options.lr, images) != (config["lr"], config["resolved"]["images_per_step"]):
+        raise UserError(
+            f"--fold {options.fold}: the run {folder} has --lr {config['lr']:g} and "
+            f"{config['resolved']['images_per_step']} images a step, and this fold would have {options.lr:g} and "
+            f"{images}; "
+            "leave --lr, --batch-size and --accumulate out, or choose another --out"
+        )
 
 
 def _take_back(folder: Path) -> None:

@@ -372,6 +372,9 @@ def _check(options: Options) -> None:
     for name, high in most.items():
         if getattr(options, name) > high:
             raise UserError(f"{flag_of(name)} {getattr(options, name)}: must be {high:,} or less")
+    for name in ("mixup", "cutmix"):
+        if getattr(options, name) and not 0.01 <= getattr(options, name) <= 100:
+            raise UserError(f"{flag_of(name)} {getattr(options, name)}: must be 0 (none), or 0.01 to 100")
     check_workers(options.workers)
     _check_folds(options)
     if options.track in TRACKERS and find_spec(options.track) is None:
@@ -414,9 +417,12 @@ def check_unchanged(options: Options, config: dict[str, Any]) -> None:
             option = " ".join(flag if value is True else f"{flag} {shlex.quote(str(value))}" for value in values)
             has = ", ".join(before[name]) or "none" if isinstance(before[name], list) else before[name]
             has = "none" if has is None else has
+            if name == "folds" and before[name] is None:
+                raise UserError(f"{option}: the run {options.resume} is of one model; choose another --out")
+            elsewhere = "" if options.fold is None else " and another --out"
             raise UserError(
                 f"{option}: the run {options.resume} has {has}; "
-                f"leave the option out to go on with it, or start a new run with {option}"
+                f"leave the option out to go on with it, or start a new run with {option}{elsewhere}"
             )
     if options.demo and now["data"] != config.get("data"):
         raise UserError("--demo makes its own data, in the run folder; leave out --data")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -279,8 +280,10 @@ def test_more_folds_than_lesions_of_a_class_name_the_class_and_how_many_it_has()
     ("arguments", "message"),
     [
         ((*TWO,), "run already holds a run; go on with it by --resume run"),
-        (("--folds", 3, "--fold", 1, "--epochs", 1), "--folds 3: the run .* has 2; leave the option out"),
+        (("--folds", 3, "--fold", 1, "--epochs", 1), "--folds 3: the run .* has 2; .* --folds 3 and another --out"),
         ((*TWO, "--fold", 1, "--seed", 7), "--seed 7: the run .* has 0"),
+        ((*TWO, "--fold", 1, "--lr", 0.5), "--fold 1: the run .* has --lr .* and this fold would have 0.5 and"),
+        ((*TWO, "--fold", 1, "--batch-size", 3), "--fold 1: the run .* would have .* and 3; leave --lr"),
     ],
 )
 def test_a_folder_that_another_run_has_begun_is_refused(
@@ -296,8 +299,23 @@ def test_a_folder_with_a_run_of_one_model_is_refused(folded: Path) -> None:
     Path("run").mkdir()
     config = json.loads((folded / "config.json").read_text()) | {"folds": None}
     Path("run/config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"--folds 2: the run .* has none"):
+    with pytest.raises(UserError, match=r"--folds 2: the run .* is of one model; choose another --out"):
         call(*TWO, "--fold", 1)
+
+
+def test_a_column_that_one_fold_alone_lacks_is_refused_before_the_first_is_trained() -> None:
+    """Its only value is an image's that some fold is trained without."""
+    rows = rows_of(Path("data/HAM10000_metadata.csv"))
+    table = Path("table.csv")
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "group", "size"])
+        sizes = itertools.chain(["7"], itertools.repeat(""))
+        writer.writerows([row["image_id"], row["dx"], row["lesion_id"], next(sizes)] for row in rows)
+    for more in ((), ("--check",)):
+        with pytest.raises(UserError, match="--metadata size: no image of the training split has a value"):
+            call("--folds", 3, "--labels", table, "--metadata", "size", "--split", "100/0/0", *more)
+    assert not Path("run/config.json").exists()
 
 
 def test_a_check_says_what_the_folds_will_be(

@@ -556,6 +556,13 @@ def test_repeated_rows_count_once(tmp_path: Path) -> None:
     assert index.notes == ("labels.csv repeats 2 rows: counted once",)
 
 
+def test_repeated_rows_that_do_not_agree_in_another_column_are_told(tmp_path: Path) -> None:
+    table = "image,label,age,sex\na,mel,40,male\na,mel,77,male\nb,nv,50,female\n"
+    index = read_index(tmp_path, labels=labelled(tmp_path, table))
+    assert column(index, "age") == {"a": 40.0, "b": 50.0}
+    assert index.notes[-1] == "labels.csv gives 1 image two values of age, such as a.jpg: the first counts"
+
+
 @pytest.mark.parametrize("name", ["labels.csv", "HAM10000_metadata.csv", "fitzpatrick17k.csv", "metadata.csv"])
 def test_rows_without_a_class_count_as_unusable_in_every_table(tmp_path: Path, name: str) -> None:
     head = {

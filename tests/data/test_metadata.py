@@ -25,7 +25,8 @@ PLAIN = Preprocess(8, 8, "bilinear", (0.5,) * 3, (0.5,) * 3)
 
 def rows(**columns: list[Any]) -> pd.DataFrame:
     labels = columns.pop("label", ["mel", "nv"] * (len(next(iter(columns.values()))) // 2))
-    return pd.DataFrame({"image": [f"i{n}" for n in range(len(labels))], "label": labels, **columns})
+    names = [f"i{n}" for n in range(len(labels))]
+    return pd.DataFrame({"image": names, "label": labels, "group": names} | columns)
 
 
 def test_an_encoder_is_fitted_on_the_rows_it_is_given() -> None:
@@ -207,6 +208,37 @@ def test_a_column_that_gives_the_class_away_is_refused(values: list[Any]) -> Non
 def test_a_column_without_a_value_is_refused() -> None:
     with pytest.raises(UserError, match="--metadata age: no image of the training split has a value: leave it out"):
         fit(("age",), rows(age=["", "unknown", "", ""]))
+
+
+def test_a_column_of_numbers_with_a_slip_names_it() -> None:
+    """As categories, an age of 57 that training did not have would count as missing."""
+    ages = [20 + n % 60 for n in range(99)]
+    for slip in ("25y", "inf", "1e200"):
+        message = f"--metadata age: 1 of 100 values are no numbers, such as '{slip}': correct them, or leave"
+        with pytest.raises(UserError, match=message):
+            fit(("age",), rows(age=[*ages, slip]))
+    assert fit(("grade",), rows(grade=["1", "2", "3"] * 33 + ["3a"])).columns[0].categories == ("1", "2", "3", "3a")
+
+
+def test_tiny_numbers_are_no_division_by_zero() -> None:
+    (size,) = fit(("size",), rows(size=[1e-200, 2e-200, 3e-200, 3e-200])).columns
+    assert size.deviation == 1.0
+
+
+def test_names_are_found_in_any_case_and_once() -> None:
+    check_names(["AGE", "Sex"], ["image", "age", "sex"])
+    found = fit(("AGE", "age"), rows(age=[40, 50, 60, 60]))
+    assert [column.name for column in found.columns] == ["age"]
+
+
+def test_a_column_of_names_is_refused() -> None:
+    for name in ("patient", "Patient Name", "lesion_number", "filename", "name"):
+        with pytest.raises(UserError, match=f"--metadata {name}: it tells whose"):
+            check_names([name], [name])
+    check_names(["lesion_size", "patient_age", "site_name"], ["lesion_size", "patient_age", "site_name"])
+    who = [f"Mrs {n // 2}" for n in range(40)]
+    with pytest.raises(UserError, match="--metadata who: each patient, lesion or image has a word of its own"):
+        fit(("who",), rows(who=who, group=[n // 2 for n in range(40)], label=["mel", "mel", "nv", "bcc"] * 10))
 
 
 # ---- batches --------------------------------------------------------------------------------------------

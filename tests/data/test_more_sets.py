@@ -163,7 +163,10 @@ def test_derm7pt_takes_both_pictures_of_a_case_and_keeps_them_together(tmp_path:
         "N0": "clinical", "N5": "dermoscopic", "N1": "clinical", "N6": "dermoscopic", "N7": "dermoscopic",
     }  # fmt: skip
     assert column(index, "elevation")["N1"] == "palpable"
-    assert index.notes == ("meta.csv repeats 1 row: counted once",)  # a case of one picture names it twice
+    assert index.notes == (  # a case of one picture names it twice
+        "meta.csv repeats 1 row: counted once",
+        "meta.csv gives 1 image two values of image_type, such as release_v0/images/NEL/N7.JPG: the first counts",
+    )
 
 
 def test_derm7pt_without_tables_of_row_numbers_has_no_split(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
+from skin.data import split
 from skin.data.index import Index
 from skin.data.layouts import read_index
 from skin.data.split import (
@@ -170,6 +172,15 @@ def test_a_class_with_fewer_lesions_than_folds_is_named_with_its_number() -> Non
     with pytest.raises(UserError, match=named):
         cut_folds(split_rows(), ("mel", "nv"), 16, seed=0)
     assert set(cut_folds(split_rows(), ("mel", "nv"), 15, seed=0)) == set(range(16))
+
+
+def test_classes_that_share_lesions_may_leave_no_cut_though_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: object) -> NoReturn:
+        raise split.TooFewGroups(1, 4, 4)
+
+    monkeypatch.setattr(split, "deal", fail)
+    with pytest.raises(UserError, match=r"--folds 4: no cut was found that has class 'nv' in each fold, .* or fewer"):
+        cut_folds(split_rows(), ("mel", "nv"), 4, seed=0)
 
 
 def test_the_manifest_of_folds_gives_each_fold_its_own(tmp_path: Path) -> None:

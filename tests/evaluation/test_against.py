@@ -96,11 +96,13 @@ def test_a_sentence_says_what_may_be_concluded() -> None:
 def test_the_other_is_measured_by_what_it_calls() -> None:
     generator = np.random.Generator(np.random.Philox(3))
     labels, logits = generator.integers(0, 3, 90), generator.standard_normal((90, 3))
-    other = Other("b/best.pt", "0" * 64, "b0", calibration.softmax(logits), called=labels)
+    seen = ("90 of 90 images were TRAINED ON",)
+    other = Other("b/best.pt", "0" * 64, "b0", calibration.softmax(logits), called=labels, seen=seen)
     answers = Predictions(("mel", "nv", "bcc"), labels, logits, np.zeros(90), np.arange(90), {}, other=other)
     made = build(answers, rounds=5)
     assert made.against is not None
     assert made.against.overall.before["accuracy"].value == 1
+    assert made.against.conclusion.endswith("not fair, since of the other model 90 of 90 images were TRAINED ON.")
     assert made.against.overall.before["log_loss"] == made.metrics["log_loss"]
 
 

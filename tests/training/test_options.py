@@ -81,6 +81,8 @@ def test_paths_are_absolute_so_that_a_run_goes_on_anywhere(tmp_path: Path, monke
         (["--data", "d", "--batch-size", "1.5"], "argument --batch-size: invalid int value"),
         (["--data", "d", "--accumulate", "0"], "--accumulate 0: must be 1 or more"),
         (["--data", "d", "--mixup", "-1"], "--mixup -1.0: must be 0.0 or more"),
+        (["--data", "d", "--mixup", "1e-300"], "--mixup 1e-300: must be 0 (none), or 0.01 to 100"),
+        (["--data", "d", "--cutmix", "1000"], "--cutmix 1000.0: must be 0 (none), or 0.01 to 100"),
         (["--data", "d", "--ema", "1"], "--ema 1.0: must be 0 or more, and below 1"),
         (["--data", "d", "--label-smoothing", "nan"], "--label-smoothing nan: must be 0 or more, and below 1"),
         (["--data", "d", "--augment", "-1"], r"--augment -1.0: must be 0 \(none\) to 3"),
