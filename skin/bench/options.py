@@ -187,7 +187,7 @@ def _check_kind(options: BenchmarkOptions) -> None:
     chosen = [flag_of(name) for name in KINDS if getattr(options, name)]
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(chosen)} measure different things; choose one")
-    this = next((kind for kind in ("plan", "infer", "input") if getattr(options, kind)), "training")
+    this = next((kind for kind in USES if getattr(options, kind, False)), "training")
     for field in dataclasses.fields(options):
         if field.name in ALWAYS | USES[this] or getattr(options, field.name) == field.default:
             continue

@@ -371,7 +371,7 @@ def _one_row_per_image(draft: Draft) -> tuple[Draft, list[str]]:
             )
     notes = [f"{draft.source} repeats {count(again.sum(), 'row')}: counted once"]
     others = [column for column in rows.columns if column not in ("file", "image", "label", "group", "split")]
-    different = repeated[others].fillna("").groupby(repeated["file"]).nunique()
+    different = repeated.groupby("file")[others].nunique(dropna=False)
     for column in others:
         unlike = different[column] > 1
         if unlike.any():

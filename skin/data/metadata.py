@@ -29,7 +29,7 @@ Rows = npt.NDArray[np.float32]
 
 MOST_CATEGORIES = 50  # of a column; one with more is an id, or a text
 LARGEST = 1e12  # number in a column of numbers
-MOST_NUMBERS = 10  # different ones, beside a few words, that may be the names of categories
+FEW = 10  # different numbers that may name categories, and groups that may have a word each by chance
 FURTHEST = 10.0  # standard deviations from the mean that a number counts for at most
 # Of the training images, all values are hidden from so many, and each value from so many of the others. A network
 # that has always been told everything could not answer by the pixels alone; with a quarter instead of a half it fell
@@ -276,26 +276,25 @@ def usable(columns: Iterable[str]) -> list[str]:
 
 def _fit_column(name: str, rows: pd.DataFrame) -> Column:
     texts = [_text(value) for value in rows[name]]
-    pairs = [(text.casefold(), label) for text, label in zip(texts, rows["label"], strict=True) if text]
-    if not pairs:
+    filled = [text for text in texts if text]
+    if not filled:
         raise UserError(f"--metadata {printable(name)}: no image of the training split has a value: leave it out")
-    if _gives_away(pairs):
+    if _gives_away(_pairs(texts, rows["label"])):
         raise UserError(f"--metadata {printable(name)}: each value goes with one class, or each class with one "
                         "value, so that it gives the class away; leave it out")  # fmt: skip
-    filled = [text for text in texts if text]
     numbers = np.array([_number(text) for text in filled])
     wrong = np.flatnonzero(~(np.abs(numbers) < LARGEST))
-    if 0 < len(wrong) < 0.1 * len(numbers) and len(np.unique(np.delete(numbers, wrong))) > MOST_NUMBERS:
+    if 0 < len(wrong) < 0.1 * len(numbers) and len(np.unique(np.delete(numbers, wrong))) > FEW:
         raise UserError(f"--metadata {printable(name)}: {len(wrong):,} of {len(numbers):,} values are no numbers, "
                         f"such as '{printable(filled[wrong[0]])}': correct them, or leave them empty")  # fmt: skip
     if not len(wrong):
         deviation = (float(numbers.std()) if np.ptp(numbers) else 0.0) or 1.0  # tiny ones have squares of 0
         return Column(name, (), float(numbers.mean()), deviation, float(numbers.min()), float(numbers.max()))
-    words = {text.casefold(): text for text in sorted({text for text in texts if text}, reverse=True)}
+    words = {text.casefold(): text for text in sorted(set(filled), reverse=True)}
     if len(words) > MOST_CATEGORIES:
         raise UserError(f"--metadata {printable(name)}: it has {len(words):,} different values, and at most "
                         f"{MOST_CATEGORIES} can be used; name a column of numbers or of few words")  # fmt: skip
-    if _names_groups(texts, rows["group"]):
+    if _names_groups(_pairs(texts, rows["group"])):
         raise UserError(f"--metadata {printable(name)}: each patient, lesion or image has a word of its own, which "
                         "means nothing for new ones; leave it out")  # fmt: skip
     return Column(name, tuple(sorted(words.values())))
@@ -310,16 +309,24 @@ def _refusal(name: str, label_column: str) -> str:
 
 def _gives_away(pairs: Sequence[tuple[str, str]]) -> bool:
     """Return True if values, most of them of several images, and classes follow from one another."""
-    different = len(set(pairs))
-    values, classes = (len({pair[side] for pair in pairs}) for side in (0, 1))
+    different, values, classes = _different(pairs)
     return min(values, classes) > 1 and len(pairs) >= 2 * values and different in (values, classes)
 
 
-def _names_groups(texts: Sequence[str], groups: Iterable[str]) -> bool:
+def _names_groups(pairs: Sequence[tuple[str, str]]) -> bool:
     """Return True if words and groups follow from one another, and there are many."""
-    pairs = {(text.casefold(), group) for text, group in zip(texts, groups, strict=True) if text}
-    words, known = (len({pair[side] for pair in pairs}) for side in (0, 1))
-    return len(pairs) == words == known > MOST_NUMBERS
+    different, words, groups = _different(pairs)
+    return different == words == groups > FEW
+
+
+def _pairs(texts: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
+    """Return each value, whatever its case, with the class or group of its image, where there is one."""
+    return [(text.casefold(), other) for text, other in zip(texts, others, strict=True) if text]
+
+
+def _different(pairs: Sequence[tuple[str, str]]) -> tuple[int, int, int]:
+    """Return how many different pairs there are, how many first ones of them, and how many second ones."""
+    return len(set(pairs)), len({first for first, _ in pairs}), len({second for _, second in pairs})
 
 
 def _text(value: Any) -> str:

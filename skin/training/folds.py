@@ -122,7 +122,7 @@ def cut(splits: Splits, options: Options) -> np.ndarray:
     """
     assert options.folds is not None
     fold = split.cut_folds(splits.rows, splits.classes, options.folds, options.seed)
-    for number in range(1, options.folds + 1):
+    for number in range(1, options.folds + 1) if options.metadata else ():
         metadata.fit(options.metadata, splits.rows[(fold != 0) & (fold != number)])
     return fold
 
@@ -219,8 +219,7 @@ def _check_steps(options: Options, folder: Path, topology: Topology) -> None:
         raise UserError(
             f"--fold {options.fold}: the run {folder} has --lr {config['lr']:g} and "
             f"{config['resolved']['images_per_step']} images a step, and this fold would have {options.lr:g} and "
-            f"{images}; "
-            "leave --lr, --batch-size and --accumulate out, or choose another --out"
+            f"{images}; leave --lr, --batch-size and --accumulate out, or choose another --out"
         )
 
 
