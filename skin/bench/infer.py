@@ -256,16 +256,7 @@ class _Plain(nn.Module):
 
 
 def _as_onnx(session: Any) -> Ask:
-    def ask(squares: np.ndarray) -> np.ndarray:
-        try:
-            found: np.ndarray = session.run(["probabilities"], export.feed(session, squares))[0]
-        except Exception as error:  # onnxruntime's exceptions have no other base
-            if "allocate memory" in str(error):
-                raise MemoryError(str(error)) from error
-            raise
-        return found
-
-    return ask
+    return lambda squares: export.ask(session, ["probabilities"], squares)[0]
 
 
 def _random_checkpoint(path: Path, options: BenchmarkOptions) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from skin.model.choices import MODELS
 from skin.utils import cli
 from skin.utils.cli import flag_of, option
 from skin.utils.errors import UserError
+from skin.utils.files import check_output
 from skin.utils.hardware import check_workers
 from skin.utils.home import user_path
 
@@ -163,23 +163,18 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
 
 def _check_outputs(options: BenchmarkOptions) -> None:
     """Raise `UserError` if a file that is asked for could not be written after hours of measuring."""
-    named: dict[Path, str] = {}
-    if options.compare is not None:
-        named[options.compare.resolve()] = "compare"
-    for name in ("json", "csv", "plot"):
-        path: Path | None = getattr(options, name)
-        if path is None:
-            continue
-        other = named.setdefault(path.resolve(), name)
-        if other != name:
-            raise UserError(f"--{name} {path}: is the file of --{other}; name another one")
-        folder = path.resolve().parent
-        if not folder.is_dir():
-            raise UserError(f"--{name} {path}: there is no folder {folder}")
-        if (path.exists() and not path.is_file()) or not os.access(folder, os.W_OK):
-            raise UserError(f"--{name} {path}: cannot be written; name a file in a folder of yours")
-    if options.plot is not None and options.plot.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--plot {options.plot}: end the name in .png, .svg or .pdf")
+    plot = options.plot
+    if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--plot {plot}: end the name in .png, .svg or .pdf")
+    named: dict[str, Path | None] = {
+        "--compare": options.compare, "--data": options.data, "--labels": options.labels,
+        "--checkpoint": options.checkpoint,
+    }  # fmt: skip
+    kinds = [("--json", options.json, ".json"), ("--csv", options.csv, ".csv")]
+    for flag, path, suffix in [*kinds, ("--plot", plot, plot.suffix if plot else "")]:
+        if path is not None:
+            check_output(flag, path, suffix, named)
+            named[flag] = path
 
 
 def _check_kind(options: BenchmarkOptions) -> None:

@@ -121,7 +121,6 @@ def export_small(
     Raises:
         UserError: as `export.export`, or there are no validation images, or no smaller file passes; none is written.
     """
-    export.refuse_nowhere(path)
     export.require_packages()
     checkpoint = load_best(checkpoint_path)
     images = images_of(checkpoint, data, labels, say)
@@ -248,7 +247,7 @@ def _batches(checkpoint: Checkpoint, paths: Sequence[str]) -> Iterator[np.ndarra
 
 
 def _ask(session: Any, squares: np.ndarray) -> Answers:
-    return Answers(*session.run(["probabilities", "distance"], export.feed(session, squares)))
+    return Answers(*export.ask(session, ["probabilities", "distance"], squares))
 
 
 def _milliseconds(session: Any, square: np.ndarray) -> float:

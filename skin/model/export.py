@@ -103,7 +103,6 @@ def export(checkpoint_path: Path, path: Path) -> str:
     Raises:
         UserError: there is no such checkpoint, a package is missing, the file cannot be written, or answers differ.
     """
-    refuse_nowhere(path)
     checkpoint = load_best(checkpoint_path)
     content, difference = as_onnx(checkpoint)
     write_atomically(content, path)
@@ -112,14 +111,6 @@ def export(checkpoint_path: Path, path: Path) -> str:
         f"wrote {path}: {checkpoint.model_name}, {len(checkpoint.classes)} classes, ONNX opset {OPSET}, "
         f"{len(content) / 2**20:.0f} MiB; largest difference from torch in a probability: {difference:.0e}{takes}"
     )
-
-
-def refuse_nowhere(path: Path) -> None:
-    """Raise `UserError` if there is no folder to write `path` in, or `path` is one: nobody should wait for that."""
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder; name a file in it, such as {path / 'model.onnx'}")
 
 
 def require_packages() -> None:
@@ -179,6 +170,21 @@ def feed(session: Any, squares: np.ndarray) -> dict[str, np.ndarray]:
         known = json.loads(session.get_modelmeta().custom_metadata_map["metadata"])
         inputs["metadata"] = np.tile(np.array(known["missing"], np.float32), (len(squares), 1))
     return inputs
+
+
+def ask(session: Any, outputs: list[str], squares: np.ndarray) -> list[np.ndarray]:
+    """Return the named outputs of an exported model for squares, as `feed` gives them to it.
+
+    Raises:
+        MemoryError: in place of onnxruntime's own exception, which has no base but `Exception`.
+    """
+    try:
+        answers: list[np.ndarray] = session.run(outputs, feed(session, squares))
+    except Exception as error:
+        if "allocate memory" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
+    return answers
 
 
 def _to_onnx(portable: Portable, inputs: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:

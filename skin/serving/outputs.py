@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -119,24 +120,29 @@ _COLUMNS = ("image", "predicted", "probability", "prediction_set", "unlike", "er
 
 @contextlib.contextmanager
 def csv_table(path: Path, classes: Sequence[str], with_overlays: bool) -> Iterator[Output]:
-    """Open a CSV file with one row per image; the last columns are the probabilities of all classes.
+    """Write a CSV file with one row per image; the last columns are the probabilities of all classes.
 
     The classes of a set are joined by `|`. A class that is called like another column is `probability_` and its name.
+    The first row opens the file: if there is none, a file that was there is kept.
 
     Raises:
         UserError: the file cannot be written.
     """
 
     def add(answer: Answer[str], overlay: str | None) -> None:
-        writer.writerow(csv_row(answer, classes, overlay or "" if with_overlays else None))
+        writer().writerow(csv_row(answer, classes, overlay or "" if with_overlays else None))
 
-    try:
-        file = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    with file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(csv_header(classes, with_overlays))
+    @functools.cache
+    def writer() -> Any:
+        try:
+            file = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}") from error
+        made = csv.writer(stack.enter_context(file), lineterminator="\n")
+        made.writerow(csv_header(classes, with_overlays))
+        return made
+
+    with ExitStack() as stack:
         yield add
 
 

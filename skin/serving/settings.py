@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from skin.data.image_files import STDIN
 from skin.model.choices import AMP
 from skin.utils.cli import flag_of, option
 from skin.utils.errors import UserError
+from skin.utils.files import check_output
+from skin.utils.home import user_path
 
 
 @dataclass(frozen=True)
@@ -15,7 +18,7 @@ class PredictSettings:
     """The options of predict.py.
 
     Raises:
-        UserError: there is nothing to predict, or a number is out of its range.
+        UserError: there is nothing to predict, a number is out of its range, or a file must not be written.
     """
 
     images: tuple[str, ...] = option(
@@ -62,6 +65,13 @@ class PredictSettings:
             raise UserError("--data and --labels name the images of --small; those to predict need no option")
         if self.labels and not self.data:
             raise UserError(f"--labels {self.labels}: needs the images that it labels, --data DIR")
+        if self.export:
+            check_output("--export", self.export, ".onnx", {"--checkpoint": self.checkpoint})
+        if self.csv:
+            inputs = {"--metadata": user_path(self.metadata) if self.metadata else None, "--export": self.export}
+            if STDIN in self.images:
+                inputs["the list of images"] = Path("/dev/stdin")
+            check_output("--csv", self.csv, ".csv", inputs, stream=True)
         if self.export and not self.images:
             for name in ("csv", "explain", "json", "metadata", "null", "tta", "top_k"):
                 if getattr(self, name) != getattr(PredictSettings, name):

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -197,6 +197,56 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def check_output(
+    flag: str, path: Path, suffix: str, inputs: Mapping[str, Path | None] | None = None, stream: bool = False
+) -> None:
+    """Check that a result may be written to `path`, before any work is done for it. Nothing is written here.
+
+    A slip of the shell, such as `--csv *.jpg`, must not cost a picture: a file that is there and holds no text is
+    overwritten only if its name ends like one of the results.
+
+    Args:
+        flag: the option that names the file, for the message.
+        suffix: how the names of such results end.
+        inputs: files that the command reads, by the option that names them.
+        stream: the result is written from its beginning to its end, so that a pipe or a device takes it, too.
+
+    Raises:
+        UserError: there is no such folder, it cannot be written to, or `path` is something that is to be kept.
+    """
+    place = f"{flag} {path}"
+    if not path.parent.is_dir():
+        raise UserError(f"{place}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UserError(f"{place}: is a folder; name a file in it, such as {path / f'name{suffix}'}")
+    for other, taken in (inputs or {}).items():
+        if taken is not None and (path.resolve() == taken.resolve() or _same_file(path, taken)):
+            raise UserError(f"{place}: is the file of {other}; name another one")
+    if path.exists() and not path.is_file():
+        if not stream:
+            raise UserError(f"{place}: is a pipe or a device; name a file in a folder of yours")
+    elif not os.access(path if stream and path.exists() else path.resolve().parent, os.W_OK):
+        raise UserError(f"{place}: cannot be written; name a file in a folder of yours")
+    elif path.exists() and path.suffix.lower() != suffix and _is_binary(path):
+        raise UserError(f"{place}: is there and is no file of that kind; name another one, such as name{suffix}")
+
+
+def _same_file(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # one of them is not there
+        return False
+
+
+def _is_binary(path: Path) -> bool:
+    """Return True if a file begins as no text does; one that cannot be read may be anything."""
+    try:
+        with path.open("rb") as file:
+            return b"\0" in file.read(1 << 16)
+    except OSError:
+        return True
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -56,7 +56,8 @@ def advice_on(error: BaseException, batch_size: int | None = None, passes: int |
     if _GPU_IS_FULL.search(_line(error)):
         return "the GPU has too little memory" + _smaller(batch_size, passes)
     if _HOST_IS_FULL.search(_line(error)):
-        return "this machine has too little memory" + _smaller(batch_size, passes) + ", or fewer --workers"
+        workers = "" if batch_size is None else ", or fewer --workers"  # which such a script may not have
+        return "this machine has too little memory" + _smaller(batch_size, passes) + workers
     if "Bus error" in text or re.search(r"</torch_\S*>: No space left", text) or _is_of_a_semaphore(error):
         return "the loader's processes have too little shared memory (/dev/shm): enlarge it, or use --workers 0"
     if worker := _WORKER.search(text):

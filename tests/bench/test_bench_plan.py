@@ -270,7 +270,7 @@ def test_a_cache_has_room_for_a_share_of_all_images_of_the_run(
         (["--steps", "1" + 20 * "0"], "--steps 1" + 20 * "0" + ": must be 1,000,000 or less"),
         (["--json", "a.out", "--csv", "./a.out"], "--csv a.out: is the file of --json; name another one"),
         (["--compare", "a.json", "--json", "a.json"], "--json a.json: is the file of --compare; name another one"),
-        (["--csv", "/dev/null"], "--csv /dev/null: cannot be written; name a file in a folder of yours"),
+        (["--csv", "/dev/null"], "--csv /dev/null: is a pipe or a device; name a file in a folder of yours"),
     ],
 )
 def test_a_wrong_option_is_refused(options: list[str], words: str) -> None:

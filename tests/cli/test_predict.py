@@ -251,7 +251,7 @@ def test_an_ensemble_answers_like_any_model(run: Run, best_pt: Path, tmp_path: P
         (("a.png", "--tta", 9), "--tta 9"),
         (("a.png", "--top-k", 0), "--top-k 0"),
         (("a.png", "--amp", "fp8"), "--amp"),
-        (("a.png", "--csv", "no/such/folder.csv"), "cannot write no/such/folder.csv"),
+        (("a.png", "--csv", "no/such/folder.csv"), "--csv no/such/folder.csv: there is no folder no/such"),
         (("a.png", "--explain", "a.png/why"), "cannot write into a.png/why"),
         (("--export", "no/such/model.onnx"), "there is no folder no/such"),
     ],
@@ -375,4 +375,42 @@ def test_an_export_without_images_refuses_the_options_of_answers(run: Run, flags
 def test_an_export_to_a_folder_is_refused_before_it_begins(run: Run, tmp_path: Path) -> None:
     code, _, err = run("--export", tmp_path)
     assert code == 2
-    assert f"cannot write {tmp_path}: it is a folder; name a file in it, such as {tmp_path}/model.onnx" in err
+    assert f"--export {tmp_path}: is a folder; name a file in it, such as {tmp_path}/name.onnx" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("b.png", "--csv", "a.png"), "--csv a.png: is there and is no file of that kind"),
+        (("b.png", "--csv", "known.csv", "--metadata", "known.csv"), "--csv known.csv: is the file of --metadata"),
+        (("b.png", "--csv", "link.csv", "--metadata", "known.csv"), "--csv link.csv: is the file of --metadata"),
+        (("--export", "a.png"), "--export a.png: is there and is no file of that kind"),
+        (("--export", "copy.pt"), "--export copy.pt: is there and is no file of that kind"),
+        (("--export", "pipe"), "--export pipe: is a pipe or a device; name a file in a folder of yours"),
+        (("b.png", "--export", "both", "--csv", "both"), "--csv both: is the file of --export"),
+        (("empty", "--csv", "known.csv"), "no images in empty"),
+    ],
+)
+def test_no_file_is_lost_to_a_slip(run: Run, best_pt: Path, words: tuple[str, ...], said: str) -> None:
+    draw("a.png")
+    draw("b.png")
+    Path("known.csv").write_text("image,age\nb.png,50\n")
+    Path("link.csv").symlink_to("known.csv")
+    Path("copy.pt").write_bytes(best_pt.read_bytes())
+    Path("empty").mkdir()
+    os.mkfifo("pipe")
+    before = {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    code, _, err = run(*words)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert said in err
+    assert {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()} == before
+    assert Path("pipe").is_fifo()
+
+
+def test_a_table_may_go_to_a_device_and_replace_an_older_one(run: Run) -> None:
+    draw("a.png")
+    Path("answers.txt").write_text("older")
+    assert run("a.png", "--csv", "answers.txt")[0] == 0
+    assert Path("answers.txt").read_text().startswith("image,predicted,")
+    assert run("a.png", "--csv", "/dev/null")[0] == 0
+    assert not Path("/dev/null").is_file()

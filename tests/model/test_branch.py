@@ -169,7 +169,7 @@ def test_an_exported_model_has_a_second_input(best_pt: Path, model: SkinClassifi
     notes = json.loads(session.get_modelmeta().custom_metadata_map["metadata"])
     assert notes == {"columns": AGE_AND_SEX.to_list(), "missing": [0, 1, 0, 0]}
     pixels = np.stack([model.pixels(tiny.picture(seed)) for seed in (1, 2, 3)])
-    (alone,) = session.run(["probabilities"], export.feed(session, pixels))
+    (alone,) = export.ask(session, ["probabilities"], pixels)
     expected = [prediction.probabilities for prediction in model.predict_pixels(pixels)]
     assert alone == pytest.approx(np.stack(expected), abs=1e-5)
     (male,) = session.run(["probabilities"], {"images": pixels, "metadata": AGE_AND_SEX.encode(

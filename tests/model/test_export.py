@@ -104,7 +104,7 @@ def test_the_readmes_lines_give_torchs_sets_and_flags(
     assert 0 < found["unlike"].sum() < 6
 
 
-def test_a_place_that_cannot_be_written_is_said_before_the_work(best_pt: Path, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_one_line(best_pt: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write"):
         export(best_pt, tmp_path / "nowhere" / "model.onnx")
 

@@ -63,6 +63,12 @@ def test_a_batch_of_one_cannot_be_halved() -> None:
     assert "--image-size" in line
 
 
+def test_a_script_without_batches_is_not_told_of_loaders() -> None:
+    assert advice_on(MemoryError()) == (
+        "this machine has too little memory: end what else uses it, or use a smaller model"
+    )
+
+
 def test_no_room_for_a_lock_between_processes_is_too_little_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object, **keywords: object) -> None:
         raise OSError(28, "No space left on device")
