@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from skin.evaluation import metrics
@@ -11,6 +12,23 @@ from skin.evaluation.metrics import Array, Bools, Floats, Ints, Percentiles
 from skin.evaluation.report_types import ByMetric, LesionReport, PatientReport
 
 import numpy as np
+
+Draw = Callable[[Array], Resampler]
+"""Gives the resampler of groups, one of each row, with the rounds and the seed of a report."""
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Whose N images they are.
+
+    Attributes:
+        groups: [N], what a round of the bootstrap draws.
+        lesions, patients: [N]; None if the set does not tell them.
+    """
+
+    groups: Array
+    lesions: Array | None = None
+    patients: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -44,28 +62,27 @@ def by_lesion(names: Array, probabilities: Floats) -> Lesions:
 
 
 def per_lesion(
-    labels: Ints, probabilities: Floats, groups: Array, lesions: Array | None, malignant: Bools | None, rounds: int,
-    seed: int, scores: Floats | None = None,
+    labels: Ints, probabilities: Floats, owners: Owners, malignant: Bools | None, draw: Draw,
+    scores: Floats | None = None,
 ) -> LesionReport | None:  # fmt: skip
     """Report on one answer per lesion; one whose images have two classes counts in no metric.
 
     Args:
         labels: int [N]. probabilities: float [N, C].
-        groups: [N], what a round of the bootstrap draws.
-        lesions: [N]; None if the set does not tell them.
         malignant: bool [C]; None if there is no such division.
         scores: float [N, C], whose largest is the label (`skin.model.calibration`); None are the probabilities.
 
     Returns:
-        None also if each lesion has one image: then the metrics are those of the images.
+        None if the set does not tell lesions, or if each has one image: then the metrics are those of the images.
     """
+    lesions = owners.lesions
     if lesions is None or len(np.unique(lesions)) == len(lesions):
         return None
     found = by_lesion(lesions, probabilities)
     of_lesion = labels[found.first]
     one_class = np.ones(len(of_lesion), bool)
     one_class[found.of_image[labels != of_lesion[found.of_image]]] = False
-    resampler = Resampler(groups[found.first][one_class], rounds, seed)
+    resampler = draw(owners.groups[found.first][one_class])
     of_lesion, answers = of_lesion[one_class], found.probabilities[one_class]
     called = answers.argmax(1)
     if scores is not None:
@@ -79,8 +96,8 @@ def per_lesion(
 
 
 def per_patient(
-    labels: Ints, probabilities: Floats, groups: Array, lesions: Array | None, patients: Array | None,
-    malignant: Bools | None, rounds: int, seed: int, called: Ints | None = None,
+    labels: Ints, probabilities: Floats, owners: Owners, malignant: Bools | None, draw: Draw,
+    called: Ints | None = None,
 ) -> PatientReport | None:  # fmt: skip
     """Report on patients, each of whom counts once, however many images there are.
 
@@ -89,16 +106,17 @@ def per_patient(
     likeliest of them.
 
     Args:
-        as of `per_lesion`. patients: [N]; None if the set does not tell them.
+        as of `per_lesion`.
         called: int [N], the classes that are called; None are the most probable ones.
 
     Returns:
-        None also if each patient has one image.
+        None if the set does not tell patients, or if each has one image.
     """
+    patients, lesions = owners.patients, owners.lesions
     if patients is None or len(np.unique(patients)) == len(patients):
         return None
     _, first, of_image, images = np.unique(patients, return_index=True, return_inverse=True, return_counts=True)
-    resampler = Resampler(groups[first], rounds, seed)
+    resampler = draw(owners.groups[first])
     called = probabilities.argmax(1) if called is None else called
     right = np.bincount(of_image, called == labels) / images
     accuracy = means_of({"accuracy": Column(right, Percentiles())}, resampler)

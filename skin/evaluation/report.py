@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from skin.data.class_names import readable_name
@@ -19,7 +19,7 @@ from skin.evaluation.deferral import deferral
 from skin.evaluation.gaps import Comparison as GroupComparison
 from skin.evaluation.gaps import Group, heterogeneity
 from skin.evaluation.intervals import LEVEL, Column, Estimate, Estimates, Resampler, means_of, of_called
-from skin.evaluation.lesions import per_lesion, per_patient
+from skin.evaluation.lesions import Owners, per_lesion, per_patient
 from skin.evaluation.malignant import malignant_classes, two_classes
 from skin.evaluation.metrics import Bools, Floats, Ints, Percentiles
 from skin.evaluation.operating_points import Target
@@ -116,6 +116,14 @@ class Predictions:
         """The images whose class the model has, bool [N]."""
         return self.labels >= 0
 
+    @property
+    def owners(self) -> Owners:
+        """Whose those images are."""
+        lesions, patients = (
+            None if names is None else np.asarray(names)[self.known] for names in (self.lesions, self.patients)
+        )
+        return Owners(self.groups[self.known], lesions, patients)
+
 
 def build(
     predictions: Predictions,
@@ -141,15 +149,12 @@ def build(
     """
     known, calibrated = predictions.known, predictions.calibrated
     labels, probabilities = predictions.labels[known], calibrated.probabilities[known]
-    groups = predictions.groups[known]
-    lesions, patients = (
-        None if names is None else np.asarray(names)[known] for names in (predictions.lesions, predictions.patients)
-    )
+    owners, draw = predictions.owners, partial(Resampler, rounds=rounds, seed=seed)
 
     def resampler_of(rows: Bools, number: int) -> Resampler:
-        return Resampler(groups[rows], rounds, seed, number)
+        return draw(owners.groups[rows], stream=number)
 
-    resampler = Resampler(groups, rounds, seed)
+    resampler = draw(owners.groups)
     malignant = malignant_classes(predictions.classes)
     called, scores = calibrated.called[known], calibrated.scores[known]
     answers = _Answers(predictions.classes, labels, probabilities, called, resampler.group_of_row, malignant)
@@ -196,8 +201,8 @@ def build(
         views=views(),
         metadata=with_metadata(),
         against=None if compared is None else compared(),
-        per_lesion=per_lesion(labels, probabilities, groups, lesions, malignant, rounds, seed, scores),
-        per_patient=per_patient(labels, probabilities, groups, lesions, patients, malignant, rounds, seed, called),
+        per_lesion=per_lesion(labels, probabilities, owners, malignant, draw, scores),
+        per_patient=per_patient(labels, probabilities, owners, malignant, draw, called),
     )
 
 

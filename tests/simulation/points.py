@@ -6,13 +6,13 @@ whose mean over seeds is the coverage; nan does not count.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 from skin.evaluation import operating_points, paired, prevalence
 from skin.evaluation.decision_curve import THRESHOLDS, decision_curve
 from skin.evaluation.deferral import COVERAGES, deferral
 from skin.evaluation.intervals import Estimate, Estimates, Resampler
-from skin.evaluation.lesions import per_lesion, per_patient
+from skin.evaluation.lesions import Owners, per_lesion, per_patient
 from skin.evaluation.metrics import OF_A_COMPARISON, OF_LABELS, OF_TWO_CLASSES
 from skin.evaluation.operating_points import Choice, Target
 from skin.model import calibration
@@ -172,8 +172,9 @@ def _people(size: int, seed: int, rounds: int = ROUNDS) -> dict[str, Estimate]:
     patient_of_lesion = np.repeat(np.arange(size), generator.integers(1, 4, size))
     labels, logits, lesions = logits_of(seed, len(patient_of_lesion))
     probabilities, patients = calibration.softmax(logits), patient_of_lesion[lesions]
-    of_lesions = per_lesion(labels, probabilities, patients, lesions, MALIGNANT, rounds, seed)
-    of_patients = per_patient(labels, probabilities, patients, lesions, patients, MALIGNANT, rounds, seed)
+    owners, draw = Owners(patients, lesions, patients), partial(Resampler, rounds=rounds, seed=seed)
+    of_lesions = per_lesion(labels, probabilities, owners, MALIGNANT, draw)
+    of_patients = per_patient(labels, probabilities, owners, MALIGNANT, draw)
     assert of_lesions is not None
     assert of_patients is not None
     assert of_patients.malignant is not None
