@@ -7,6 +7,7 @@ groups in two splits. The manifest (`split.csv`) is the record of a run's split;
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,15 +128,34 @@ class _Deal:
             self.images[split] += count
 
     def fill_empty_splits(self) -> None:
-        """Move the smallest group that can be spared into each split that lacks a class."""
-        lacking = [(size, label) for label, size in enumerate(self.class_size) if size and self._empty(label)]
-        for _, label in sorted(lacking):
+        """Move the smallest group that can be spared into each split that lacks a class, or swap two if none can."""
+        while lacking := self._lacking():  # each turn leaves fewer
+            _, label, split = min(lacking)
             groups = [g for g, content in enumerate(self.contents) if any(known == label for known, _ in content)]
-            for split in self._empty(label):
-                spare = [g for g in groups if self._can_leave(g)]
-                if not spare:
-                    raise TooFewGroups(label, len(groups), len(self.splits))
+            spare = [g for g in groups if self._can_leave(g)]
+            if spare:
                 self._move(min(spare, key=self._size), split)
+            elif not self._swap(groups, split):
+                raise TooFewGroups(label, len(groups), len(self.splits))
+
+    def _swap(self, groups: list[int], split: int) -> bool:
+        """Exchange one of `groups` for one of `split` so that fewer classes are lacking; return False if none is."""
+        before = len(self._lacking())
+        residents = [group for group, home in enumerate(self.split_of) if home == split]
+        for group, other in itertools.product(sorted(groups, key=self._size), sorted(residents, key=self._size)):
+            home = self.split_of[group]
+            self._move(group, split)
+            self._move(other, home)
+            if len(self._lacking()) < before:
+                return True
+            self._move(other, split)
+            self._move(group, home)
+        return False
+
+    def _lacking(self) -> list[tuple[int, int, int]]:
+        """Return each class that a split lacks: its images, its number, the split."""
+        sizes = enumerate(self.class_size)
+        return [(size, label, split) for label, size in sizes if size for split in self._empty(label)]
 
     def _size(self, group: int) -> tuple[int, int]:
         return len(self.contents[group]), sum(count for _, count in self.contents[group])

@@ -174,6 +174,15 @@ def test_a_class_with_fewer_lesions_than_folds_is_named_with_its_number() -> Non
     assert set(cut_folds(split_rows(), ("mel", "nv"), 15, seed=0)) == set(range(16))
 
 
+def test_two_patients_are_swapped_where_none_can_be_spared() -> None:
+    """Only 0 and 2 on one side, 1 and 3 on the other, have every class on both."""
+    labels = np.array([0, 1, 1, 1, 1, 2, 0, 2, 2])
+    patients = np.array([0, 1, 2, 2, 2, 2, 3, 3, 3])
+    for seed in range(5):
+        parts = split.deal(labels, patients, (0.8, 0.2), seed)
+        assert all(set(labels[parts == part]) == {0, 1, 2} for part in (0, 1))
+
+
 def test_classes_that_share_lesions_may_leave_no_cut_though_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: object) -> NoReturn:
         raise split.TooFewGroups(1, 4, 4)
