@@ -32,6 +32,16 @@ class TooFewGroups(UserError):
         super().__init__(f"class {label} has too few groups for the split: {groups}, and {splits} are needed")
         self.label, self.groups, self.splits = label, groups, splits
 
+    def no_cut(self, classes: Sequence[str]) -> str:
+        """Return what is wrong if there are enough groups and yet no cut was found; "" if there are too few."""
+        if self.groups < self.splits:
+            return ""
+        return (
+            f"no cut was found that has class '{printable(classes[self.label])}' in each part, though images of it "
+            f"are of {self.groups} lesions, patients or single images: some of them have other classes, too; "
+            "use another --seed"
+        )
+
 
 def parse_fractions(text: str) -> tuple[float, float, float]:
     """Return `'70/20/10'` (any positive scale; val or test may be 0) as three fractions that add up to 1.
@@ -206,6 +216,8 @@ def split_index(index: Index, fractions: tuple[float, float, float], seed: int) 
     try:
         splits = assign(labels, groups, (share[0] / whole, share[1] / whole, share[2] / whole), seed)
     except TooFewGroups as error:
+        if no_cut := error.no_cut(index.classes):
+            raise UserError(f"{index.root}: {no_cut}, add images, or leave the class out (--ignore-class)") from error
         fewer = "leave the class out, or ask for fewer splits (--split 80/20/0)"
         remedy = fewer if error.groups > 1 else "or leave the class out (--ignore-class)"
         raise UserError(
@@ -229,11 +241,9 @@ def cut_folds(rows: pd.DataFrame, classes: Sequence[str], folds: int, seed: int)
     try:
         parts = deal(labels, rows.loc[cut, "group"].to_numpy(), [1 / folds] * folds, seed)
     except TooFewGroups as error:
-        if error.groups >= folds:
+        if no_cut := error.no_cut(classes):
             raise UserError(
-                f"--folds {folds}: no cut was found that has class '{printable(classes[error.label])}' in each fold, "
-                f"though images of it are of {error.groups} lesions, patients or single images: some of them have "
-                "other classes, too; use another --seed or fewer --folds, or leave the class out (--ignore-class)"
+                f"--folds {folds}: {no_cut} or fewer --folds, or leave the class out (--ignore-class)"
             ) from error
         most = f"--folds {error.groups} at most" if error.groups > 1 else "no --folds"
         raise UserError(

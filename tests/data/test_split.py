@@ -188,8 +188,17 @@ def test_classes_that_share_lesions_may_leave_no_cut_though_there_are_enough(mon
         raise split.TooFewGroups(1, 4, 4)
 
     monkeypatch.setattr(split, "deal", fail)
-    with pytest.raises(UserError, match=r"--folds 4: no cut was found that has class 'nv' in each fold, .* or fewer"):
+    with pytest.raises(UserError, match=r"--folds 4: no cut was found that has class 'nv' in each part, .* or fewer"):
         cut_folds(split_rows(), ("mel", "nv"), 4, seed=0)
+
+
+def test_a_split_that_is_not_found_is_not_blamed_on_too_few_patients() -> None:
+    """Each class has three, all of whom must be apart: of four, two are in the same part."""
+    has = {"akiec": "pqr", "mel": "pqs", "nv": "prs"}
+    rows = [(f"{label}-{patient}", label, patient, "") for label, patients in has.items() for patient in patients]
+    said = r"no cut was found that has class '\w+' in each part, though images of it are of 3 .*; use another --seed"
+    with pytest.raises(UserError, match=said):
+        split_index(index_of(rows), RECIPE, 0)
 
 
 def test_the_manifest_of_folds_gives_each_fold_its_own(tmp_path: Path) -> None:
