@@ -81,7 +81,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], options: Options) -> torc
     kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": functools.partial(torch.optim.SGD, momentum=0.9),
     }  # fmt: skip
-    return kinds[options.optimizer](parameters, lr=options.lr, weight_decay=options.weight_decay, fused=True)
+    fused = options.optimizer != "sgd"  # its kernel wants momentum of all or none, and freed layers have none yet
+    return kinds[options.optimizer](parameters, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
 
 
 def make_parallel(classifier: Classifier, options: Options, topology: Topology) -> nn.Module:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from skin.data.containers import is_member, member_bytes, read_member
+from skin.data.metadata import column_of
 from skin.data.npz import is_npz_image, read_npz_image
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
@@ -23,11 +25,12 @@ SAMPLED = 64  # images whose digest is kept
 _READ_LIMIT = 2**20  # bytes of a file that its digest looks at
 
 
-def write(rows: pd.DataFrame, path: Path) -> None:
+def write(rows: pd.DataFrame, path: Path, metadata: Sequence[str] = ()) -> None:
     """Write `image,bytes,blake2b` for the rows of an index; unknown values are left empty.
 
     Args:
         rows: with the columns image, path and split.
+        metadata: columns of `--metadata`, whose values have a digest in a fourth column.
     """
     table = pd.DataFrame({"image": rows["image"], "bytes": _sizes(rows["path"])})
     table["bytes"] = table["bytes"].where(table["bytes"] >= 0).astype("Int64")
@@ -35,6 +38,8 @@ def write(rows: pd.DataFrame, path: Path) -> None:
     readable = np.flatnonzero((rows["split"] != "test") | ~rows["path"].map(is_npz_image))
     sampled = set(readable[np.linspace(0, len(readable) - 1, SAMPLED).astype(int)].tolist())
     table["blake2b"] = [digest(path) if i in sampled else "" for i, path in enumerate(rows["path"])]
+    if metadata:
+        table["metadata"] = _digests(rows, metadata)
     write_atomically(table.to_csv(index=False, lineterminator="\n").encode("utf-8", "surrogateescape"), path)
 
 
@@ -47,16 +52,50 @@ def changed(rows: pd.DataFrame, path: Path) -> list[str]:
         UserError: the record is damaged.
     """
     try:
-        known = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
-        known = known.set_index("image")[["bytes", "blake2b"]].reindex(rows["image"]).fillna("")
+        known = _read(path).set_index("image")[["bytes", "blake2b"]].reindex(rows["image"]).fillna("")
         sizes = pd.to_numeric(known["bytes"]).to_numpy(np.float64)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read ({error}): remove it to go on without comparing images") from error
+    except (ValueError, KeyError) as error:
+        raise _damaged(path, error) from error
     other = ~np.isnan(sizes) & (sizes != _sizes(rows["path"]))
     for i in np.flatnonzero(known["blake2b"] != ""):
         other[i] = other[i] or digest(rows["path"].iloc[i]) != known["blake2b"].iloc[i]
     names: list[str] = rows["image"][other].tolist()
     return names
+
+
+def with_other_metadata(rows: pd.DataFrame, path: Path, metadata: Sequence[str]) -> list[str]:
+    """Return the names of the images whose values in the columns `metadata` differ from the record at `path`.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    known = _read(path)
+    if not metadata or "metadata" not in known:
+        return []
+    try:
+        before = known.set_index("image")["metadata"].reindex(rows["image"]).to_numpy()
+    except (ValueError, KeyError) as error:
+        raise _damaged(path, error) from error
+    return [image for image, old, new in zip(rows["image"], before, _digests(rows, metadata), strict=True)
+            if isinstance(old, str) and old != new]  # fmt: skip
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read ({error}): remove it to go on without comparing images")
+
+
+def _digests(rows: pd.DataFrame, metadata: Sequence[str]) -> list[str]:
+    """Return a digest of each row's values in some columns."""
+    own = [name for name in (column_of(rows.columns, name) for name in metadata) if name]
+    lines = rows[own].astype(str).agg("\x1f".join, axis=1) if own else pd.Series("", index=rows.index)
+    return [hashlib.blake2b(line.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest() for line in lines]
 
 
 def sha256_of(rows: pd.DataFrame) -> str:

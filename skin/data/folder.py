@@ -38,8 +38,9 @@ class Folder:
     Hidden files are passed over, and so are the folders of systems and file servers (`__MACOSX`, `@eaDir`, `Thumbs`)
     and those of runs, reports and checks (`ours`): their pictures must not be learnt. Files that are neither image,
     table nor archive are `others`. Links inside the folder are files like any other. A link that leads out of it is
-    refused if it is a folder, or if a row needs it. `group_column` is the column of lesions or patients that the
-    user names.
+    refused if it is a folder, or if a row needs it; one that leads nowhere is `broken`. A link to another folder of
+    the data is passed over (`links`: its path, and the folder), since that is read under its own name; if that is
+    hidden, the link is its name. `group_column` is the column of lesions or patients that the user names.
 
     The pictures in an HDF5 file are images, too: `train-image.hdf5::ISIC_0015670` (see `skin.data.containers`).
     `unread` has a line for each HDF5 file that holds none.
@@ -56,6 +57,8 @@ class Folder:
         self.others: list[str] = []
         self.folders: list[str] = []
         self.ours: list[str] = []
+        self.broken: list[str] = []
+        self.links: dict[str, str] = {}
         self.copies: dict[str, str] = {}
         self.unread: list[str] = []
         self._columns: dict[str, list[str]] = {}
@@ -69,12 +72,13 @@ class Folder:
             raise UserError(f"{root} is not a folder: --data takes the folder that holds the images")
         self._walk()
         self._drop_emptied()
-        for paths in (self.tables, self.archives, self.others, self.folders, self.ours):
+        for paths in (self.tables, self.archives, self.others, self.folders, self.ours, self.broken):
             paths.sort()
         self._look_into_hdf5()
 
     def _walk(self) -> None:
         pending = [""]
+        hidden: set[str] = set()  # folders that links have led to, each read once
         while pending:
             folder = pending.pop()
             images: list[str] = []
@@ -97,16 +101,24 @@ class Folder:
             for entry in others:
                 name = entry.name
                 path = above + name
-                if name.startswith(".") or name.lower() in _SYSTEM:
+                if _is_passed_over(name):
                     continue
                 if entry.is_symlink():
                     if not Path(entry.path).exists():
+                        self.broken.append(path)
                         continue
-                    if not Path(os.path.realpath(entry.path)).is_relative_to(self.root):
+                    target = Path(os.path.realpath(entry.path))
+                    if not target.is_relative_to(self.root):
                         self._links_out.add(path)
-                    if Path(entry.path).is_dir():
+                    if target.is_dir():
                         self.refuse_link(path)
-                        continue  # it leads to a folder that is walked anyway
+                        real = target.relative_to(self.root).as_posix()
+                        is_walked = not any(map(_is_passed_over, real.split("/")))
+                        if is_walked:
+                            self.links[path] = real
+                        if is_walked or any(_overlap(real, one) for one in hidden):
+                            continue
+                        hidden.add(real)
                 if entry.is_dir():
                     self.folders.append(path)
                     pending.append(path)
@@ -125,7 +137,7 @@ class Folder:
 
     def _add_file(self, path: str, name: str) -> None:
         if suffix := image_suffix(name):
-            self._add_image(path, _composed(name[: -len(suffix)]))
+            self._add_image(path, composed(name[: -len(suffix)]))
             return
         suffix = posixpath.splitext(name)[1].lower()
         if is_table(name):
@@ -222,7 +234,7 @@ class Folder:
         named = self._names.get(_stem(last), ())
         found = sorted((named,) if isinstance(named, str) else named)
         if "/" in path:
-            found = [f for f in found if _stem(_composed(f)) == _stem(path)]
+            found = [f for f in found if _stem(composed(f)) == _stem(path)]
         if not converted and (suffix := image_suffix(last)):
             found = [f for f in found if image_suffix(f) == suffix or (is_member(f) and not image_suffix(f))]
         files = [f for f in found if not is_member(f)]
@@ -266,7 +278,7 @@ class Folder:
         return [file if isinstance(file, str) else self.find(name) for name, file in zip(names, bare, strict=True)]
 
     def _checked(self, name: str) -> str:
-        name = _composed(name)
+        name = composed(name)
         if not _NOT_PLAIN.search(name):
             return name
         path = posixpath.normpath(name.replace("\\", "/"))
@@ -276,6 +288,15 @@ class Folder:
                 "give paths relative to the data folder, without '..'"
             )
         return path
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Return True if one of two folders is, or is in, the other."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
+def _is_passed_over(name: str) -> bool:
+    return (name.startswith(".") and name != ".") or name.lower() in _SYSTEM
 
 
 def _name(path: str) -> str:
@@ -299,8 +320,8 @@ def _is_plain_image(entry: os.DirEntry[str]) -> bool:
     )  # fmt: skip
 
 
-def _composed(name: str) -> str:
-    # macOS stores é as e and an accent; a table has it as one character.
+def composed(name: str) -> str:
+    """Return a name with é as one character; macOS stores it as e and an accent."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
@@ -319,4 +340,4 @@ def image_suffix(name: str) -> str:
 
 
 def _stem(path: str) -> str:
-    return _composed(path[: -len(suffix)] if (suffix := image_suffix(path)) else path)
+    return composed(path[: -len(suffix)] if (suffix := image_suffix(path)) else path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -113,7 +114,7 @@ def build_index(
     Raises:
         UserError: rows contradict each other, too many are unusable, none is left, or there is no class to ignore.
     """
-    draft = _with_classes(_with_plain_numbers(draft))
+    draft = _with_broken_links(_with_classes(_with_plain_numbers(draft)), folder)
     if ignore_class:
         draft = _without_ignored(draft, ignore_class)
     named = len(draft.rows) + sum(draft.unusable.values())
@@ -145,7 +146,10 @@ def build_index(
     if unread:
         warnings.append(f"{unread} are in no format that is read: save them as JPEG or PNG to use them")
     label = [draft.label_note] if draft.label_note else []
-    notes = (*draft.unusable, *label, *draft.notes, *by_path, *of_none, *_passed_over(folder), *_still_packed(folder))
+    notes = (
+        *draft.unusable, *label, *draft.notes, *by_path, *of_none, *_passed_over(folder), *_links(folder),
+        *_still_packed(folder),
+    )  # fmt: skip
     return Index(
         folder.root, layout, rows, classes, notes, (*draft.warnings, *warnings), tuple(faults), draft.missing,
         draft.unnamed, draft.source, columns, _left_out(draft, len(folder.copies) if looked_for else 0),
@@ -243,6 +247,17 @@ def _passed_over(folder: Folder) -> list[str]:
     return [f"passed over {made} that runs, reports or checks were written to (first: {printable(folder.ours[0])})"]
 
 
+def _links(folder: Folder) -> list[str]:
+    """Return notes on links to folders: of those with another name than their folder, and of those to nowhere."""
+    named = [(link, to) for link, to in folder.links.items() if posixpath.basename(link) != posixpath.basename(to)]
+    notes = [
+        f"the link {printable(link)} leads to {printable(to)}, which is read under its own name"
+        for link, to in named[:3]
+    ]
+    gone = [path for path in folder.broken if not posixpath.splitext(path)[1]]
+    return notes + [f"the link {printable(path)} leads nowhere" for path in gone[:3]]
+
+
 def _still_packed(folder: Folder) -> list[str]:
     archives = packed(folder, certain=True)
     return [f"images are missing that an archive holds: {how_to_unpack(folder, archives)}"] if archives else []
@@ -263,6 +278,16 @@ def _with_classes(draft: Draft) -> Draft:
     without = draft.rows["label"] == ""
     draft = replace(draft, left_out=(*draft.left_out, *draft.rows.loc[without, "image"]))
     return _without(draft, without, f"{draft.source} has {count(without.sum(), 'row')} without a class")
+
+
+def _with_broken_links(draft: Draft, folder: Folder) -> Draft:
+    """Count the links to images that lead nowhere, unless the source names its images and so misses them itself."""
+    broken = [path for path in folder.broken if image_suffix(path)]
+    if not broken or "file" not in draft.rows:
+        return draft
+    lead = f"the folder holds {count(len(broken), 'link')} to images"
+    note = f"{lead} that are not there (first: {printable(broken[0])})"
+    return replace(draft, unusable={**draft.unusable, note: len(broken)})
 
 
 def _with_files(draft: Draft, folder: Folder) -> Draft:

@@ -167,6 +167,13 @@ def encoding_note(path: Path) -> list[str]:
     return [f"{path.name} is not UTF-8: read as {readable_page(page)} ('{word}'); if that is wrong, save it as UTF-8"]
 
 
+# Names of the column that names the images, the likeliest first.
+IMAGE_COLUMNS = (
+    "image", "image_id", "image_name", "filename", "file_name", "file", "path", "image_path", "filepath", "isic_id",
+    "img_id", "id", "name", "md5hash",
+)  # fmt: skip
+
+
 def is_index(name: str) -> bool:
     """Return True if a column is by its name the row numbers that pandas writes beside a table."""
     return name.startswith("Unnamed: ") or spelling(name) in ("index", "level_0")

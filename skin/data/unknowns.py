@@ -16,6 +16,7 @@ import pandas as pd
 NAME = "warnings.txt"  # in a run's folder, a line each
 FEW = 10
 _LARGE_WEIGHT = 20
+_ZEROS = r"(?<![0-9])0+(?=[0-9])"
 _SHOWN = 8  # classes in a line
 _UNREAD = {
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2",
@@ -52,15 +53,26 @@ def of_groups(groups: pd.Series) -> list[str]:
     if (groups == "").all():
         return [
             "no lesion or patient is known, so pictures of one lesion may stand on both sides of the split; tell "
-            "which belong together with --group-by REGEX, a table's column (--group-column NAME), or sub-folders"
+            "which belong together with a table's column (--group-column NAME), or with --group-by REGEX, which "
+            "finds them in the names of files and folders"
         ]
     known = groups[groups != ""].value_counts()
+    warnings = []
+    names = pd.Series(known.index, dtype="str")
+    plain = names.str.lower().str.replace(_ZEROS, "", regex=True)
+    if (again := plain.duplicated(keep=False)).any():
+        one, other = sorted(names[plain == plain[again].iloc[0]])[:2]
+        warnings.append(
+            f"{plain[again].nunique():,} lesions or patients are written in several ways, such as '{printable(one)}' "
+            f"and '{printable(other)}', alike but for case or zeros in front: they count as different ones, and may "
+            "stand on both sides of the split; if they are the same, write them in one way"
+        )
     if known.iloc[0] > len(groups) / 3:
-        return [
+        warnings.append(
             f"the group '{printable(known.index[0])}' holds {known.iloc[0]:,} of {len(groups):,} images: if it is "
             "not one lesion or patient, leave its cells empty or name another column (--group-column NAME)"
-        ]
-    return []
+        )
+    return warnings
 
 
 def of_split(rows: pd.DataFrame, classes: Sequence[str], balanced: bool) -> list[str]:

@@ -95,15 +95,14 @@ def command(typed: Options, options: Options, report: CheckReport) -> list[str]:
         if field.name in _OF_THE_CHECK or value == field.default:
             continue
         flag = cli.flag_of(field.name)
-        text = _as_typed(value)
-        words += [flag] if value is True else [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+        for each in value if isinstance(value, tuple) else (value,):
+            text = _as_typed(each)
+            words += [flag] if value is True else [f"{flag}={text}"] if text.startswith("-") else [flag, text]
     return words
 
 
 def _as_typed(value: object) -> str:
     """Return the text of an option's value; `~`, which stands for the home folder in every path, hides its name."""
-    if isinstance(value, tuple):
-        return ",".join(value)
     known = home()
     if isinstance(value, Path) and known is not None and value.is_relative_to(known):
         return str(Path("~") / value.relative_to(known))

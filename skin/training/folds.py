@@ -184,7 +184,7 @@ def _write(options: Options, folder: Path, splits: Splits, fold: np.ndarray, top
     """Write the files of a new run: split.csv before config.json, by which it is known to have begun."""
     rows = splits.rows.assign(split=splits.rows["split"].where(fold == 0, "train"))
     split.write_manifest(rows, folder / "split.csv", fold)
-    contents.write(rows, folder / contents.NAME)
+    contents.write(rows, folder / contents.NAME, options.metadata)
     unknowns.write(replace(splits, rows=rows).warnings(options.class_weights == "balanced"), folder / unknowns.NAME)
     files.write_json(folder / "environment.json", run_folder.environment())
     resolved = {

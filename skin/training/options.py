@@ -266,6 +266,7 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
     if options.cache not in ("auto", "off"):
         options = dataclasses.replace(options, cache=str(user_path(options.cache)))
     _check(options)
+    _refuse_labels_in(options)
     if options.resume is not None:
         options = _with_labels(options, config)
         check_unchanged(options, config)
@@ -310,6 +311,17 @@ def _run_in(out: Path | None) -> Path | None:
             "run begins among other files; choose another --out"
         )
     return None
+
+
+def _refuse_labels_in(options: Options) -> None:
+    """Raise `UserError` if a new run would write its own file over the table of `--labels`."""
+    if options.labels is None or options.out is None or options.resume is not None or options.check:
+        return
+    if options.labels.parent == options.out.resolve() and options.labels.name in _BEGUN:
+        raise UserError(
+            f"--labels {options.labels}: a run in that folder writes a {options.labels.name} of its own over it; "
+            "choose another --out"
+        )
 
 
 def _refuse_restart(out: Path | None, auto: bool) -> None:

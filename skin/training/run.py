@@ -244,7 +244,7 @@ class Run:
         if self.splits.left_out:
             write_manifest(self.splits.rows, self.folder / "split.csv")
         if self.splits.changed:
-            contents.write(self.splits.rows, self.folder / contents.NAME)
+            contents.write(self.splits.rows, self.folder / contents.NAME, self.trainer.options.metadata)
         files.write_json(self.folder / "config.json", self.config)
 
 
@@ -287,7 +287,7 @@ class Opened:
             self.held.enter_context(run_folder.hold(folder))
             run_folder.refuse_run(folder)  # another run may have begun here at the same time
             write_manifest(self.splits.rows, folder / "split.csv")
-            contents.write(self.splits.rows, folder / contents.NAME)
+            contents.write(self.splits.rows, folder / contents.NAME, self.options.metadata)
             unknowns.write(warnings, folder / unknowns.NAME)
             files.write_json(folder / goodput.NAME, {**run_folder.environment(), **goodput.first_start(self.began)})
             files.write_json(folder / "config.json", config)

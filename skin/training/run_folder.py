@@ -15,11 +15,12 @@ from skin import __version__
 from skin.utils import files
 from skin.utils.errors import UserError
 from skin.utils.parallel import usable_gpus
-from skin.utils.run_folders import CONFIG, LATEST
+from skin.utils.run_folders import BEST, CONFIG, LATEST
 
 import torch
 
 LOCK = ".lock"
+_RESULTS = (BEST, "last.pt", "metrics.csv", "report.html", "model_card.md", "curves.png")  # once there is config.json
 
 
 def new_folder(out: Path | None, model: str) -> Path:
@@ -36,9 +37,13 @@ def new_folder(out: Path | None, model: str) -> Path:
 
 
 def refuse_run(folder: Path) -> None:
-    """Raise `UserError` if `folder` already holds a run."""
+    """Raise `UserError` if `folder` already holds a run, or files of another origin that a run would overwrite."""
     if (folder / CONFIG).exists():
         raise UserError(f"{folder} already holds a run; go on with it by --resume {folder}, or choose another --out")
+    if lost := next((name for name in _RESULTS if (folder / name).exists()), None):
+        raise UserError(
+            f"{folder} holds {lost} and no config.json of a run: a run there would overwrite it; choose another --out"
+        )
 
 
 def create(folder: Path, own: bool = False) -> Path:

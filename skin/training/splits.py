@@ -271,6 +271,7 @@ def _as_before(index: Index, options: Options, manifest: Path, log: Log) -> Spli
                 f"{index.root}: {image} is labelled {new} now and was {old} when the run began; restore the data, "
                 f"name the folder that holds them (--data DIR), or start a new run with --data {index.root}"
             )
+    _refuse_other_metadata(rows, options, manifest.parent / contents.NAME, index.root)
     index = replace(index, rows=rows)
     if options.skip_bad_images:
         preprocess = preprocess_for(options.model, options.image_size)
@@ -282,6 +283,15 @@ def _as_before(index: Index, options: Options, manifest: Path, log: Log) -> Spli
     classes = tuple(name for name in index.classes if name in present)
     left_out = before.loc[~before["image"].isin(rows["image"]), "image"]
     return Splits(index, rows, classes, tuple(left_out), _other_files(index, options, manifest.parent))
+
+
+def _refuse_other_metadata(rows: pd.DataFrame, options: Options, record: Path, root: Path) -> None:
+    """Raise `UserError` if the columns of `--metadata` have other values than when the run began."""
+    if record.exists() and (names := contents.with_other_metadata(rows, record, options.metadata)):
+        raise UserError(
+            f"{root}: --metadata {','.join(options.metadata)} has other values for {len(names):,} images than when "
+            f"the run began (first: {printable(names[0])}); restore the table, or start a new run"
+        )
 
 
 def _other_files(index: Index, options: Options, run: Path) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
     python tests/bench/ensemble_gain.py --run runs/folds --tta 8
 
 evaluate.py answers the test split with the ensemble and with each of its members. Printed are their metrics, and the
-ensemble's less the mean over its members': paired, with 95 % percentiles of 2,000 rounds over lesions or patients.
+ensemble's less the mean over its members': paired, with 95 % percentiles of 2,000 rounds over lesions or
+patients. The labels are those of each model's own rule, as in its report.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ def answers(checkpoint: Path, tta: int, out: Path) -> pd.DataFrame:
     return pd.read_csv(out / "predictions.csv", dtype={"image": str, "label": str, "group": str})
 
 
-def codes(names: pd.Series, classes: Sequence[str]) -> np.ndarray:
+def _codes(names: pd.Series, classes: Sequence[str]) -> np.ndarray:
     """Return the number of each image's class, int64 [N]."""
     return pd.Categorical(names, categories=classes).codes.astype(np.int64)
 
 
-def shared(tables: Sequence[pd.DataFrame], stream: int = 0) -> tuple[list[str], np.ndarray, Resampler]:
-    """Return what answers to the same images share: the classes, the labels, int64 [N], and 2,000 rounds over groups.
+def estimates(tables: Sequence[pd.DataFrame], stream: int = 0) -> list[Estimates]:
+    """Return the metrics of each of several answers to the same images, in the same 2,000 rounds over groups.
 
     Args:
         stream: of the rounds; those of two streams are drawn apart.
@@ -60,7 +61,11 @@ def shared(tables: Sequence[pd.DataFrame], stream: int = 0) -> tuple[list[str], 
         raise SystemExit("the models have other test splits")
     classes = [name.removeprefix("logit_") for name in first if name.startswith("logit_")]
     resampler = Resampler(first["group"].to_numpy(dtype=object), 2000, 0, stream)
-    return classes, codes(first["label"], classes), resampler
+    labels = _codes(first["label"], classes)
+    return [
+        Estimates(labels, table[classes].to_numpy(float), resampler, called=_codes(table["predicted"], classes))
+        for table in tables
+    ]
 
 
 def main() -> None:
@@ -72,10 +77,8 @@ def main() -> None:
             answers(path, settings.tta, Path(folder) / str(number))
             for number, path in enumerate([run / BEST, *members])
         ]
-    classes, labels, resampler = shared(tables)
-    asked = [Estimates(labels, table[classes].to_numpy(float), resampler) for table in tables]
-    ensemble, *single = asked
-    print(f"{len(labels):,} images, {len(single)} members, {settings.tta} views")
+    ensemble, *single = estimates(tables)
+    print(f"{len(ensemble.labels):,} images, {len(single)} members, {settings.tta} views")
     for metric in metrics.OF_A_COMPARISON:
         of_members = [float(one.values[metric.name]) for one in single]
         rounds = np.mean([one.rounds[metric.name] for one in single], axis=0)

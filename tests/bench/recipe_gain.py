@@ -18,13 +18,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from skin.evaluation import metrics  # noqa: E402
-from skin.evaluation.intervals import Estimates  # noqa: E402
 from skin.utils import cli  # noqa: E402
 from skin.utils.cli import option  # noqa: E402
-from tests.bench.ensemble_gain import answers, codes, shared  # noqa: E402
+from tests.bench.ensemble_gain import answers, estimates  # noqa: E402
 
 import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -32,15 +30,6 @@ class Settings:
     checkpoint: tuple[Path, ...] = option((), "models of the one way", nargs="+", metavar="FILE")
     against: tuple[Path, ...] = option((), "models of the other, in the same order", nargs="+", metavar="FILE")
     tta: int = option(1, "views of each image")
-
-
-def estimates(tables: list[pd.DataFrame], seed: int) -> list[Estimates]:
-    """Return the metrics of both answers to the test split of one seed, in the same draws."""
-    classes, labels, resampler = shared(tables, stream=seed)
-    return [
-        Estimates(labels, table[classes].to_numpy(float), resampler, called=codes(table["predicted"], classes))
-        for table in tables
-    ]
 
 
 def main() -> None:

@@ -103,6 +103,19 @@ def test_a_run_that_goes_on_keeps_its_columns(undisturbed: Path) -> None:
         call("--resume", undisturbed, "--metadata", "age")
 
 
+def test_a_run_goes_on_with_the_values_that_it_began_with(undisturbed: Path, data: Path) -> None:
+    shutil.copytree(undisturbed, "run")
+    shutil.copytree(data, "moved")
+    path = Path("moved/HAM10000_metadata.csv")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert call("--resume", "run", "--data", "moved") == 0
+    table.loc[3, "age"] = "99"
+    table.assign(dx_type="histo").to_csv(path, index=False)
+    said = rf"age,sex,localization has other values for 1 images .*\(first: {table['image_id'][3]}\); restore"
+    with pytest.raises(UserError, match=said):
+        call("--resume", "run", "--data", "moved")
+
+
 def test_a_damaged_encoder_of_a_run_is_one_line(undisturbed: Path) -> None:
     shutil.copytree(undisturbed, "run")
     config = json.loads(Path("run/config.json").read_text())

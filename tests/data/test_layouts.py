@@ -325,6 +325,24 @@ def test_pad_ufes_20(tmp_path: Path) -> None:
     assert index.rows["age"].tolist() == [8.0, 55.0]
 
 
+@pytest.mark.parametrize(
+    ("rows", "groups"),
+    [
+        (["P1,880", ",880", ",881", "P2,882"], ["P1", "P1", "881", "P2"]),
+        (["P1,1", "P1,2", "P2,1", "P2,2"], ["P1", "P1", "P2", "P2"]),
+    ],
+)
+def test_patients_and_lesions_are_joined_unless_lesions_are_numbered_within_patients(
+    tmp_path: Path, rows: list[str], groups: list[str]
+) -> None:
+    for name, head in (("metadata.csv", "img_id,diagnostic"), ("HAM10000_metadata.csv", "image_id,dx")):
+        lines = [f"i{n},{('mel', 'nv')[n % 2]},{row}" for n, row in enumerate(rows)]
+        folder = tmp_path / name.partition(".")[0]
+        content = "\n".join([f"{head},patient_id,lesion_id", *lines])
+        write(folder, {name: content, **images(*(f"i{n}.png" for n in range(4)))})
+        assert read_index(folder).rows["group"].tolist() == groups
+
+
 def test_fitzpatrick17k(tmp_path: Path) -> None:
     table = "md5hash,fitzpatrick_scale,fitzpatrick_centaur,label,nine_partition_label,three_partition_label,qc,url\n"
     table += "aa,3,3,psoriasis,inflammatory,non-neoplastic,,http://x\nbb,-1,1,lupus erythematosus,inflammatory,n,,y\n"
@@ -817,7 +835,30 @@ def test_links_inside_the_folder_are_files_and_circles_end(tmp_path: Path) -> No
     (data / "nv/3.jpg").symlink_to("../mel/1.jpg")
     (data / "nv/4.jpg").symlink_to("4.jpg")
     (data / "nv/up").symlink_to("..")
-    assert read_index(data).rows["image"].tolist() == ["mel/1.jpg", "nv/2.jpg", "nv/3.jpg"]
+    with pytest.raises(UserError, match=r"1 link to images that are not there \(first: nv/4.jpg\): over 1 %"):
+        read_index(data)
+    index = read_index(data, allow_missing=True)
+    assert index.rows["image"].tolist() == ["mel/1.jpg", "nv/2.jpg", "nv/3.jpg"]
+    assert index.notes[0] == "the folder holds 1 link to images that are not there (first: nv/4.jpg)"
+
+
+def test_a_class_folder_may_be_a_link_to_a_hidden_one(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", images("mel/1.jpg", "nv/2.jpg", ".store/a/3.jpg", ".store/b/4.jpg"))
+    (data / "bkl").symlink_to(".store/a")
+    (data / "df").symlink_to(data / ".store/b")
+    (data / ".store/b/round").symlink_to("..")
+    (data / "vasc").symlink_to("nowhere")
+    index = read_index(data)
+    assert index.rows["image"].tolist() == ["bkl/3.jpg", "df/4.jpg", "mel/1.jpg", "nv/2.jpg"]
+    assert "the link vasc leads nowhere" in index.notes
+
+
+def test_a_link_to_a_folder_with_another_name_is_said(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", images("mel/1.jpg", "seborrheic/2.jpg"))
+    (data / "bkl").symlink_to("seborrheic")
+    index = read_index(data)
+    assert index.classes == ("mel", "seborrheic")
+    assert "the link bkl leads to seborrheic, which is read under its own name" in index.notes
 
 
 def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:

@@ -304,7 +304,7 @@ def test_groups_of_class_folders_may_stand_in_a_table_beside_them(tmp_path: Path
     index = read_index(tmp_path, group_column="person")
     assert (index.layout, index.rows["group"].tolist()) == ("class folders", ["p", "q", "q"])
     (tmp_path / "people.csv").write_text("file,person\n1.jpg,p\n1.jpg,q\n3.jpg,q\n")
-    with pytest.raises(UserError, match=r"people.csv give the image 1 two values"):
+    with pytest.raises(UserError, match=r"people.csv give the image mel/1.jpg two values"):
         read_index(tmp_path, group_column="person")
 
 

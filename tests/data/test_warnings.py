@@ -38,7 +38,14 @@ def test_a_set_with_lesions_has_no_warning(tmp_path: Path) -> None:
 def test_unknown_lesions_are_said_with_what_to_do(tmp_path: Path) -> None:
     (warning,) = labelled(tmp_path, "label", ["mel", "nv"]).warnings
     assert warning.startswith("no lesion or patient is known")
-    assert all(way in warning for way in ("--group-by REGEX", "--group-column NAME", "sub-folders"))
+    assert all(way in warning for way in ("--group-by REGEX", "--group-column NAME", "folders"))
+
+
+def test_patients_that_are_written_in_several_ways_are_named(tmp_path: Path) -> None:
+    patients = ["P001", "p001", "007", "7", "x", "10", "1000", "100"]
+    rows = [f"{'mel' if n % 2 else 'nv'},{patient}" for n, patient in enumerate(patients)]
+    (warning,) = labelled(tmp_path, "label,patient_id", rows).warnings
+    assert warning.startswith("2 lesions or patients are written in several ways, such as 'P001' and 'p001'")
 
 
 def test_images_without_lesion_among_others_are_counted(tmp_path: Path) -> None:
@@ -151,7 +158,8 @@ def test_the_check_shows_the_warnings(tmp_path: Path) -> None:
     report = check(read_index(tmp_path), (0.5, 0.5, 0.0), 0, tmp_path / "out")
     assert [line.split(":")[0] for line in report.warnings] == [
         "no lesion or patient is known, so pictures of one lesion may stand on both sides of the split; tell which "
-        "belong together with --group-by REGEX, a table's column (--group-column NAME), or sub-folders",
+        "belong together with a table's column (--group-column NAME), or with --group-by REGEX, which finds them in "
+        "the names of files and folders",
         "6 images in total",
         "fewer than 10 training images of mel (2), nv (1)",
     ]

@@ -42,6 +42,12 @@ def test_the_command_is_what_was_typed_without_the_check(report: CheckReport) ->
     assert cli.parse(Options, None, words) == cli.parse(Options, None, typed)
 
 
+def test_a_class_with_a_comma_in_its_name_stays_one(report: CheckReport) -> None:
+    typed = ["--data", "d", "--ignore-class", "Melanoma, NOS", "--ignore-class", "nv,df", "--metadata", "age"]
+    words = shlex.split(advised(report, *typed))[2:]
+    assert cli.parse(Options, None, words) == cli.parse(Options, None, typed)
+
+
 def test_a_name_that_looks_like_an_option_and_the_home_folder(
     report: CheckReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:

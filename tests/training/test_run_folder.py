@@ -30,6 +30,15 @@ def test_a_folder_with_a_run_is_not_written_over(tmp_path: Path) -> None:
         run_folder.new_folder(tmp_path, "efficientnet_b0")
 
 
+@pytest.mark.parametrize("name", ["best.pt", "last.pt", "metrics.csv", "report.html"])
+def test_a_file_that_a_run_would_overwrite_is_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / "notes.txt").touch()
+    assert run_folder.new_folder(tmp_path, "efficientnet_b0") == tmp_path
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=rf"holds {name} and no config\.json of a run: .*; choose another --out"):
+        run_folder.new_folder(tmp_path, "efficientnet_b0")
+
+
 def test_latest_points_at_the_newest_run(tmp_path: Path) -> None:
     for name in ("first", "second"):
         run_folder.point_latest(run_folder.create(tmp_path / "runs" / name))

@@ -384,8 +384,9 @@ def test_what_auto_became_is_said_in_the_header_and_the_config(settings: Options
         assert words in header
 
 
-def test_the_head_alone_learns_while_the_body_is_frozen(settings: Options, parts: Splits) -> None:
-    trainer = built(settings, parts, image_size=32, freeze_epochs=1)
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_the_head_alone_learns_while_the_body_is_frozen(settings: Options, parts: Splits, optimizer: str) -> None:
+    trainer = built(settings, parts, image_size=32, freeze_epochs=1, optimizer=optimizer, lr=0.01)
     before = state_of(trainer)
     list(train.train_steps(trainer, epoch=0))
     frozen = state_of(trainer)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skin.data.folder import Folder
+from skin.data.groups import join_groups
 from skin.data.index import COLUMNS, PEOPLE, Draft
-from skin.data.tables import find_column, read_table, row_number, without_words
+from skin.data.tables import find_column, need_column, read_table, row_number, without_words
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -77,6 +78,23 @@ def people_of(table: pd.DataFrame) -> pd.DataFrame:
     columns = list(table.columns)
     found = {name: find_column(columns, name, name.removesuffix("_id")) for name in PEOPLE}
     return pd.DataFrame({name: table[own] for name, own in found.items() if own}, index=table.index)
+
+
+def group_of(table: pd.DataFrame, path: Path, *names: str) -> pd.Series:
+    """Return one group per row of a table at `path`: those of the columns patient and lesion, joined.
+
+    Lesions that are numbered within each patient join nothing.
+
+    Raises:
+        UserError: none of `names` is a column.
+    """
+    need_column(table, path, *names)
+    people = people_of(table)
+    if len(people.columns) == len(PEOPLE):
+        both = people[(people != "").all(axis=1)].drop_duplicates()
+        if both["lesion_id"].duplicated().any():
+            people = people[["patient_id"]]
+    return join_groups(*(people[name] for name in people))
 
 
 def metadata(folder: Folder, key: str) -> list[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import posixpath
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 from skin.data.class_names import match_classes
 from skin.data.containers import is_member
-from skin.data.folder import Folder, image_suffix
+from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
+from skin.data.naming import Images, stem
 from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.readers.labels_table import labels_table
 from skin.data.tables import find_column, from_one_hot, is_one_hot, read_table, spelling
@@ -34,13 +35,26 @@ _OTHERS = frozenset((
     "year", "date",
 ))  # fmt: skip
 _WIDE = 200  # columns; a wider table holds pixels or features
-_LOOKED_AT = 1000  # values of a column, to see if it names images
 _HALF = 0.5
 _NEARLY_ALL = 0.99
 
 
-def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Return the lesion or patient that tables give the images of class folders, and the tables that tell them.
+class Told(NamedTuple):
+    """What tables beside class folders tell.
+
+    Attributes:
+        groups: the lesion or patient of images, by path.
+        tables: those that tell them.
+        warnings: on names that may be any of several images.
+    """
+
+    groups: dict[str, str]
+    tables: list[str]
+    warnings: list[str]
+
+
+def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> Told:
+    """Return the lesions or patients that tables give the images of class folders.
 
     Args:
         paths: the tables to look into. One that names less than half of the images does not count.
@@ -48,25 +62,40 @@ def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> tuple[dict[st
     Raises:
         NoClassFolders: a table names the images, and what it says of them contradicts the folders.
     """
-    label_of = {_stem(place.path): place.label for place in tree.places}
-    groups: dict[str, str] = {}
-    used = []
+    label_of = {place.path: place.label for place in tree.places}
+    images = Images(label_of)
+    told = Told({}, [], [])
+    people = {spelling(name) for name in (*_PEOPLE, folder.group_column or "group")}
     for path in paths:
         try:
-            rows = _of_images(read_table(folder.root / path), label_of) if _is_narrow(folder, path) else None
+            table = read_table(folder.root / path) if _is_narrow(folder, path) else None
         except UserError:  # no table, whatever its name says
             continue
-        if rows is None:
+        if table is None:
             continue
-        people = (*_PEOPLE, folder.group_column or "group")
-        known = [rows[name] for name in map(spelling, people) if name in rows]
+        known = [name for name in table.columns if spelling(name) in people]
+        about = images.rows_of(table, path, but=known)
+        if about is None:
+            continue
+        if known and about.unclear:
+            told.warnings.append(_on_unclear(path, about.unclear))
+        if about.rows["_image"].nunique() < _HALF * len(label_of):
+            continue
+        rows = about.rows.rename(columns=spelling)
         _refuse_contradiction(folder, path, rows, label_of, bool(known))
         if known:
-            told = zip(rows["_image"], join_groups(*known), strict=True)
-            groups |= {image: group for image, group in told if group}
-            used.append(path)
-    by_path = {place.path: group for place in tree.places if (group := groups.get(_stem(place.path)))}
-    return by_path, used
+            named = zip(rows["_image"], join_groups(*(about.rows[name] for name in known)), strict=True)
+            told.groups.update((image, group) for image, group in named if group)
+            told.tables.append(path)
+    return told
+
+
+def _on_unclear(path: str, unclear: dict[str, tuple[str, str]]) -> str:
+    value, (one, other) = next(iter(unclear.items()))
+    return (
+        f"{path} names '{printable(value)}', and {printable(one)} and {printable(other)} are called so: it tells no "
+        f"lesion or patient of {count(len(unclear), 'such name')}; write the path of each image into the table"
+    )
 
 
 def with_folders(folder: Folder, draft: Draft) -> Draft:
@@ -124,7 +153,7 @@ def with_folders(folder: Folder, draft: Draft) -> Draft:
 
 def usable_with_labels(folder: Folder) -> str:
     """Return the option that names the one table which `--labels` can read for nearly all images, otherwise `""`."""
-    stems = {_stem(path): "" for path in folder.images}
+    stems = set(map(stem, folder.images))
     found = []
     for path in folder.tables:
         try:
@@ -133,7 +162,7 @@ def usable_with_labels(folder: Folder) -> str:
             draft = labels_table(folder, folder.root / path)
         except UserError:
             continue
-        named = draft.rows.loc[draft.rows["label"] != "", "image"].map(_stem).isin(stems)
+        named = draft.rows.loc[draft.rows["label"] != "", "image"].map(stem).isin(stems)
         if draft.rows["label"].nunique() > 1 and named.sum() >= _NEARLY_ALL * len(stems):
             found.append(path)
     return f"--labels {shlex.quote(str(folder.root / found[0]))}" if len(found) == 1 else ""
@@ -146,28 +175,6 @@ def _is_narrow(folder: Folder, path: str) -> bool:
         UserError: it is a link that leads out of the folder.
     """
     return len(folder.columns(path)) <= _WIDE
-
-
-def _of_images(table: pd.DataFrame, images: dict[str, str]) -> pd.DataFrame | None:
-    """Return the rows that name `images`, with the image's stem in `_image`; None if they are less than half of them.
-
-    A row may name several images, in several columns.
-    """
-    parts = []
-    for column in table.columns:
-        values = table[column].unique()
-        if not any(_stem(value) in images for value in values[:: max(1, len(values) // _LOOKED_AT)]):
-            continue
-        stems = table[column].map(_stem)
-        named = stems.isin(images)
-        if named.any():
-            parts.append(table.loc[named].drop(columns=column).assign(_image=stems[named]))
-    if not parts:
-        return None
-    rows = pd.concat(parts, ignore_index=True).fillna("")
-    if rows["_image"].nunique() < _HALF * len(images):
-        return None
-    return rows.rename(columns=spelling)
 
 
 def _refuse_contradiction(
@@ -214,8 +221,3 @@ def _go_together(values: pd.Series, folders: pd.Series) -> bool:
     """Return True if each value lies in one folder, or each folder holds one value."""
     pairs = pd.DataFrame({"value": values, "folder": folders})[values != ""].drop_duplicates()
     return not pairs["value"].duplicated().any() or not pairs["folder"].duplicated().any()
-
-
-def _stem(name: str) -> str:
-    last = posixpath.basename(name.replace("\\", "/"))
-    return posixpath.splitext(last)[0] if image_suffix(last) else last

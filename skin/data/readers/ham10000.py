@@ -7,7 +7,7 @@ from pathlib import Path
 from skin.data.class_names import ISIC_2018
 from skin.data.folder import Folder
 from skin.data.index import Draft
-from skin.data.readers.common import Layout, people_of, present_columns, rows_of, without_unmarked
+from skin.data.readers.common import Layout, group_of, people_of, present_columns, rows_of, without_unmarked
 from skin.data.readers.isic_challenge import together
 from skin.data.tables import find_column, from_one_hot, need_column, read_table, spelling
 
@@ -28,7 +28,7 @@ def _read(path: Path, split: str = "") -> Draft:
     rows = rows_of(
         table[need_column(table, path, "image_id", "image", "isic_id")],
         table[need_column(table, path, "dx", "diagnosis")],
-        group=table[need_column(table, path, "lesion_id")],
+        group=group_of(table, path, "lesion_id"),
         split=split,
         attributes=present_columns(table, "dx_type", "age", "sex", "localization"),
         people=people_of(table),

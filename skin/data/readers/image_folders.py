@@ -45,8 +45,9 @@ def _draft(folder: Folder, tree: Tree) -> Draft:
     file = pd.Series([place.path for place in tree.places], dtype=object)
     image = file.map(lambda path: path.encode("utf-8", "backslashreplace").decode())
     tables = tables_of_classes(folder)
-    known, more = groups_beside(folder, tree, [path for path in folder.tables if path not in tables])
-    groups = groups_of_tables(folder, tables, image) if tables else pd.Series([known.get(path, "") for path in file])
+    told = groups_beside(folder, tree, [path for path in folder.tables if path not in tables])
+    own = pd.Series([told.groups.get(path, "") for path in file])
+    groups = groups_of_tables(folder, tables, image) if tables else own
     labels = pd.Series([place.label for place in tree.places])
     splits = pd.Series([place.split for place in tree.places])
     rows = rows_of(image, labels, group=groups, split=splits).assign(file=file)
@@ -54,15 +55,15 @@ def _draft(folder: Folder, tree: Tree) -> Draft:
     unnamed = tuple(sorted(folder.images.difference(tree.masks, file)))
     if unnamed:
         notes.append(f"the folder holds {count(len(unnamed), 'image')} outside the class folders: left out")
-    if used := tables or more:
-        told = listed(used) if len(used) > 1 else used[0]
+    if used := tables or told.tables:
+        sources = listed(used) if len(used) > 1 else used[0]
         tell = "tell" if len(used) > 1 else "tells"
-        notes.append(f"{told} {tell} lesions and patients; the classes are the folders'")
+        notes.append(f"{sources} {tell} lesions and patients; the classes are the folders'")
     unused = [path for path in folder.tables if path not in used]
     notes += [f"the table {path} is not used (--labels names one)" for path in unused[:3]]
     notes += [f"the folder {as_name(path)} holds no images of a class: left out" for path in tree.empty]
     source = f"the folders of {posixpath.join(folder.root, tree.base)}"
-    return Draft(rows, source, notes=tuple(notes), unnamed=unnamed)
+    return Draft(rows, source, notes=tuple(notes), unnamed=unnamed, warnings=tuple(told.warnings))
 
 
 SPLIT_FOLDERS = Layout(

@@ -9,6 +9,7 @@ from skin.data.groups import join_groups
 from skin.data.index import Draft
 from skin.data.readers.common import people_of, rows_of, split_words, without_unmarked
 from skin.data.tables import (
+    IMAGE_COLUMNS,
     encoding_note,
     find_column,
     from_one_hot,
@@ -54,10 +55,7 @@ def labels_table(
         raise UserError(f"the table {path} does not exist: check --labels")
     table = read_table(path)
     columns = list(table.columns)
-    image = need_column(
-        table, path, "image", "image_id", "image_name", "filename", "file_name", "file", "path", "image_path",
-        "filepath", "isic_id", "img_id", "id", "name", "md5hash",
-    )  # fmt: skip
+    image = need_column(table, path, *IMAGE_COLUMNS)
     label = named_column(columns, path, label_column, "--label-column") or find_column(columns, *_LABELS)
     groups = _groups(columns, path, group_column)
     split = find_column(columns, *_SPLITS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from skin.data.folder import Folder
 from skin.data.index import Draft
-from skin.data.readers.common import Layout, listed, metadata, people_of, present_columns, rows_of
+from skin.data.readers.common import Layout, group_of, listed, metadata, people_of, present_columns, rows_of
 from skin.data.tables import need_column, read_table
 from skin.utils.errors import UserError
 
@@ -20,7 +20,7 @@ def read(folder: Folder) -> Draft | None:
     rows = rows_of(
         table[need_column(table, path, "img_id")],
         table[need_column(table, path, "diagnostic", "diagnosis")],
-        group=table[need_column(table, path, "patient_id", "lesion_id")],
+        group=group_of(table, path, "patient_id", "lesion_id"),
         attributes=present_columns(table, "age", "gender", "region", "fitspatrick", "fitzpatrick", "biopsed"),
         people=people_of(table),
     )

@@ -1,0 +1,115 @@
+"""A table's row is the row of the image that it names, and of no other that is called alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from skin.data.index import Index
+from skin.data.layouts import read_index
+from skin.data.naming import Images
+from skin.utils.errors import UserError
+
+import pandas as pd
+import pytest
+
+
+def touched(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def groups_of(index: Index) -> dict[str, str]:
+    return dict(zip(index.rows["image"], index.rows["group"], strict=True))
+
+
+def table(root: Path, text: str, name: str = "clinic.csv") -> Path:
+    (root / name).write_text(text.replace(" ", "\n"))
+    return root
+
+
+def test_files_that_are_called_alike_in_each_class_have_their_own_patients(tmp_path: Path) -> None:
+    touched(tmp_path, "mel/001.jpg", "mel/002.jpg", "nv/001.jpg", "nv/002.jpg")
+    table(tmp_path, "image,patient_id mel/001.jpg,a nv/001.jpg,b mel/002.jpg,a nv/002.jpg,c")
+    index = read_index(tmp_path)
+    assert groups_of(index) == {"mel/001.jpg": "a", "mel/002.jpg": "a", "nv/001.jpg": "b", "nv/002.jpg": "c"}
+    assert read_index(tmp_path, group_column="patient_id").rows["group"].equals(index.rows["group"])
+
+
+@pytest.mark.parametrize("before", ["train/", "C:\\\\photos\\\\train\\\\", "/home/me/set/train/"])
+def test_a_row_is_that_of_the_file_whose_folders_agree_the_most(tmp_path: Path, before: str) -> None:
+    names = [f"{split}/{cls}/1.jpg" for split in ("train", "test") for cls in ("mel", "nv")]
+    touched(tmp_path, *names)
+    rows = [f"{name.replace('train/', before)},p{n}" for n, name in enumerate(names)]
+    table(tmp_path, " ".join(["file,person", *rows]))
+    assert groups_of(read_index(tmp_path, group_column="person")) == {name: f"p{n}" for n, name in enumerate(names)}
+
+
+def test_a_name_that_several_files_have_tells_nothing_of_them(tmp_path: Path) -> None:
+    touched(tmp_path, "mel/001.jpg", "nv/001.jpg", "mel/2.jpg", "nv/3.jpg")
+    table(tmp_path, "image,patient_id 001,a 2,b 3,b")
+    index = read_index(tmp_path)
+    assert list(groups_of(index).items()) == [
+        ("mel/001.jpg", "mel/001.jpg"), ("mel/2.jpg", "b"), ("nv/001.jpg", "nv/001.jpg"), ("nv/3.jpg", "b"),
+    ]  # fmt: skip
+    said = "clinic.csv names '001', and mel/001.jpg and nv/001.jpg are called so: it tells no lesion or patient"
+    assert index.warnings[0].startswith(said)
+    said = r"--group-column patient_id: clinic.csv names '001', .* write the path of each image into the table"
+    with pytest.raises(UserError, match=said):
+        read_index(tmp_path, group_column="patient_id")
+
+
+def test_ages_are_no_names_of_images(tmp_path: Path) -> None:
+    names = [f"{('mel', 'nv')[n % 2]}/{n}.jpg" for n in range(1, 41)]
+    touched(tmp_path, *names)
+    rows = [f"{n},P{n // 4},{20 + 7 * n % 30}" for n in range(1, 41)]
+    table(tmp_path, " ".join(["image,patient_id,age", *rows]))
+    known = groups_of(read_index(tmp_path))
+    assert known == {name: f"P{n // 4}" for n, name in enumerate(names, start=1)}
+
+
+@pytest.mark.parametrize("image", ["image", "photo"])
+def test_the_row_numbers_of_pandas_are_no_names_of_images(tmp_path: Path, image: str) -> None:
+    names = [f"{('mel', 'nv')[n % 2]}/{n}.jpg" for n in range(20)]
+    touched(tmp_path, *names)
+    shuffled = [7 * n % 20 for n in range(20)]
+    rows = [f"{row},{n},{('mel', 'nv')[n % 2]},P{n // 4}" for row, n in enumerate(shuffled)]
+    table(tmp_path, " ".join([f",{image},dx2,patient_id", *rows]))
+    index = read_index(tmp_path, label_column="dx2", group_column="patient_id")
+    assert groups_of(index) == {name: f"P{n // 4}" for n, name in enumerate(names)}
+    assert [name.split("/")[0] for name in index.rows["image"]] == index.rows["label"].tolist()
+
+
+def test_a_row_may_name_two_pictures_of_one_lesion(tmp_path: Path) -> None:
+    touched(tmp_path, "mel/a1.jpg", "mel/a2.jpg", "nv/b1.jpg", "nv/b2.jpg")
+    table(tmp_path, "clinic,derm,lesion_id a1,a2,x b1,b2,y")
+    assert list(groups_of(read_index(tmp_path)).values()) == ["x", "x", "y", "y"]
+
+
+def test_each_split_has_its_own_table_and_a_blank_is_no_class(tmp_path: Path) -> None:
+    names = [f"{split}/{n}.jpg" for split in ("train", "test") for n in range(4)]
+    touched(tmp_path, *names)
+    for split, blank in (("train", False), ("test", True)):
+        classes = [f"c{n % 2}" for n in range(4)]
+        rows = [f"{n}.jpg,{cls},{'' if blank else cls},{split}{n // 2}" for n, cls in enumerate(classes)]
+        table(tmp_path / split, " ".join(["file_name,label,reviewed,person", *rows]), "metadata.csv")
+    with pytest.raises(UserError, match=r"4 rows without a class \(first: test/0.jpg\)"):
+        read_index(tmp_path, label_column="reviewed")
+    known = groups_of(read_index(tmp_path, group_column="person"))
+    assert known == {f"{split}/{n}.jpg": f"{split}{n // 2}" for split in ("train", "test") for n in range(4)}
+
+
+def test_a_dot_is_part_of_a_name_unless_images_end_so() -> None:
+    images = Images(["1.2.840.10.3", "1.2.840.10.4.jpg"])
+    about = images.rows_of(pd.DataFrame({"id": ["1.2.840.10.3", "1.2.840.10.4", "1.2.840.10.5"]}), "t.csv")
+    assert about is not None
+    assert about.rows["_image"].tolist() == ["1.2.840.10.3", "1.2.840.10.4.jpg"]
+
+
+def test_a_picture_in_two_formats_is_one() -> None:
+    images = Images(["a/1.jpg", "a/1.png", "b/2.jpg", "b/2.png"])
+    about = images.rows_of(pd.DataFrame({"id": ["1", "2.png"], "x": ["p", "q"]}), "t.csv")
+    assert about is not None
+    assert about.rows[["_image", "x"]].to_numpy().tolist() == [["a/1.jpg", "p"], ["a/1.png", "p"], ["b/2.png", "q"]]
+    assert about.unclear == {}
