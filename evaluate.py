@@ -229,7 +229,7 @@ def ask_other(
     return against.Other(
         about.checkpoint, about.checkpoint_sha256, about.model, probabilities[:, order],
         None if balanced is None else against.renumbered(order, balanced),
-        against.renumbered(order, answers.calibrated.called), tuple(seen),
+        against.renumbered(order, answers.calibrated.called), test_set.unfair(test.seen, seen),
     )  # fmt: skip
 
 

@@ -170,10 +170,12 @@ def _check_outputs(options: BenchmarkOptions) -> None:
         "--compare": options.compare, "--data": options.data, "--labels": options.labels,
         "--checkpoint": options.checkpoint,
     }  # fmt: skip
-    kinds = [("--json", options.json, ".json"), ("--csv", options.csv, ".csv")]
-    for flag, path, suffix in [*kinds, ("--plot", plot, plot.suffix if plot else "")]:
+    for flag, path, suffix, mark in (
+        ("--json", options.json, ".json", b'"schema"'), ("--csv", options.csv, ".csv", b",device,"),
+        ("--plot", plot, plot.suffix if plot else "", b""),
+    ):  # fmt: skip
         if path is not None:
-            check_output(flag, path, suffix, named)
+            check_output(flag, path, suffix, mark, named)
             named[flag] = path
 
 

@@ -31,6 +31,8 @@ COLUMNS = ("image", "path", "label", "group", "split")
 PATHS = pd.StringDtype("python", na_value=np.nan)  # the name of a file need not be valid text, as Arrow's strings are
 _WHOLE = re.compile(r"(0|[1-9]\d*)[.,]0+")
 PEOPLE = ("patient_id", "lesion_id")  # the attributes that tell whose an image is, as the data name them
+_DECIMAL_COMMA = re.compile(r"(?<=[0-9]),(?=[0-9]+$)(?![0-9]{3}$)")  # three digits behind it may be thousands
+_FEW_WORDS = 0.25  # of the different values of a column that is meant to hold numbers
 _SHRUG = 0.01  # the share of rows that may be unusable before it is an error
 
 
@@ -137,12 +139,13 @@ def build_index(
     said = bool(warnings or by_path)  # that images are on their own
     warnings += unknowns.of_groups(rows["group"])
     alone = _leave_alone(rows)
-    rows = _in_order(rows)
+    rows, mixed = _in_order(rows)
     classes = tuple(sorted(rows["label"].unique()))
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
     of_none = [f"{draft.source} has no image of {empty}"] if empty else []
     if not said and 0 < alone < len(rows):
         of_none.insert(0, f"no lesion or patient is known of {count(alone, 'image')}: each is on its own")
+    of_none += mixed
     if unread:
         warnings.append(f"{unread} are in no format that is read: save them as JPEG or PNG to use them")
     label = [draft.label_note] if draft.label_note else []
@@ -186,16 +189,23 @@ def _leave_alone(rows: pd.DataFrame) -> int:
     return int(no_group.sum())
 
 
-def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows sorted by image, the attributes behind the index's own columns, and as numbers if they are."""
+def _in_order(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows sorted by image, the attributes behind the index's own columns, and as numbers if they are.
+
+    Returns:
+        The rows, and notes on columns that would be numbers but for a few values.
+    """
     attributes = [column for column in rows.columns if column not in COLUMNS]
     rows = rows[[*COLUMNS, *attributes]].reset_index(drop=True)
     if not rows["image"].is_monotonic_increasing:
         rows = rows.sort_values("image", ignore_index=True)
     rows = rows.astype({column: "str" for column in COLUMNS if column != "path"})
+    notes = []
     for column in (name for name in attributes if name not in PEOPLE):
-        rows[column] = _as_numbers(rows[column])
-    return rows
+        rows[column], others = _as_numbers(rows[column])
+        if others:
+            notes.append(f"the column {printable(column)} is taken for words: '{printable(others[0])}' is no number")
+    return rows, notes
 
 
 def _left_out(draft: Draft, copies: int) -> dict[str, int]:
@@ -249,7 +259,10 @@ def _passed_over(folder: Folder) -> list[str]:
 
 def _links(folder: Folder) -> list[str]:
     """Return notes on links to folders: of those with another name than their folder, and of those to nowhere."""
-    named = [(link, to) for link, to in folder.links.items() if posixpath.basename(link) != posixpath.basename(to)]
+    named = [
+        (link, to) for link, to in folder.links.items()
+        if posixpath.basename(link) != posixpath.basename(to) and to not in folder.ours
+    ]  # fmt: skip
     notes = [
         f"the link {printable(link)} leads to {printable(to)}, which is read under its own name"
         for link, to in named[:3]
@@ -416,17 +429,27 @@ def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
     return faults
 
 
-def _as_numbers(values: pd.Series) -> pd.Series:
-    """Return numbers, NaN if missing, if every other value is a number; otherwise the text as it is."""
+def _as_numbers(values: pd.Series) -> tuple[pd.Series, list[str]]:
+    """Return numbers, NaN if missing, if every other value is a number; otherwise the text as it is.
+
+    A decimal comma is read as a point.
+
+    Returns:
+        The values, and those that are no numbers if most of the different ones are.
+    """
     # Each of the different values once: there are few ages, sizes and scores among many rows.
     codes, words = pd.factorize(values)
     filled = np.asarray(words != "", bool)
     if not filled.any():
-        return values
-    numbers = pd.to_numeric(pd.Series(words), errors="coerce").to_numpy(np.float64)
-    if np.isnan(numbers[filled]).any():
-        return values
-    return pd.Series(np.append(numbers, np.nan)[codes], index=values.index)
+        return values, []
+    numbers = pd.to_numeric(pd.Series(words), errors="coerce").to_numpy(np.float64, copy=True)
+    if (others := np.isnan(numbers) & filled).any():
+        plain = [_DECIMAL_COMMA.sub(".", str(word)) for word in words[others]]
+        numbers[others] = pd.to_numeric(pd.Series(plain), errors="coerce").to_numpy(np.float64)
+        others = np.isnan(numbers) & filled
+    if others.any():
+        return values, [str(word) for word in words[others]] if others.sum() < _FEW_WORDS * filled.sum() else []
+    return pd.Series(np.append(numbers, np.nan)[codes], index=values.index), []
 
 
 def count(number: float, noun: str) -> str:

@@ -97,7 +97,7 @@ class Images:
         if not images:
             return _Named([], 0, clear=True)
         name = posixpath.normpath(posixpath.join(beside, value.replace("\\", "/")))
-        alike = {image: _folders_alike(image, name) for image in images}
+        alike = {image: folders_alike(image, name) for image in images}
         most = max(alike.values())
         nearest = [image for image in images if alike[image] == most]
         for narrower in (
@@ -115,14 +115,23 @@ class _Named(NamedTuple):
     clear: bool
 
 
-def _folders_alike(one: str, other: str) -> int:
+def folders_alike(one: str, other: str) -> int:
     """Return how many folders, from the file upwards, two paths have in common."""
     number = 0
-    for ours, theirs in zip(composed(one).split("/")[-2::-1], composed(other).split("/")[-2::-1], strict=False):
+    above = (composed(path).replace("\\", "/").split("/")[-2::-1] for path in (one, other))
+    for ours, theirs in zip(*above, strict=False):
         if ours != theirs:
             break
         number += 1
     return number
+
+
+def may_name(name: str, image: str) -> bool:
+    """Return True if a table's `name` may be the image's, by its stem, and its ending and folders if it has any."""
+    suffix, folders = image_suffix(name), posixpath.dirname(posixpath.normpath(name.replace("\\", "/")))
+    if stem(name) != stem(image) or (suffix and suffix != image_suffix(image)):
+        return False
+    return not folders or folders_alike(name, image) > 0
 
 
 def _are_files(values: pd.Series) -> bool:

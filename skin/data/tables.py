@@ -268,7 +268,8 @@ def need_column(table: pd.DataFrame, path: Path, *wanted: str) -> str:
     """
     name = find_column(list(table.columns), *wanted)
     if name is None:
-        raise UserError(f"{path} has no column '{wanted[0]}'; its columns are: {listed_columns(list(table.columns))}")
+        listed = listed_columns(list(table.columns))
+        raise UserError(f"{path} has no column '{wanted[0]}'; its columns are: {listed}; rename one of them")
     return name
 
 

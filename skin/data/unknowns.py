@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import pandas as pd
 NAME = "warnings.txt"  # in a run's folder, a line each
 FEW = 10
 _LARGE_WEIGHT = 20
-_ZEROS = r"(?<![0-9])0+(?=[0-9])"
+_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _SHOWN = 8  # classes in a line
 _UNREAD = {
     ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2",

@@ -34,7 +34,7 @@ class Other:
         probabilities: float [N, C], calibrated, with the classes in the order of the first model's.
         balanced: int [N], the labels by the rule "balanced", numbered in that order; None if it has no such rule.
         called: int [N], its labels by its own rule; None are the most probable classes.
-        seen: what is to be warned of: images of the set on which it was trained.
+        unfair: why the comparison is not fair, or may not be: what either model knows of the set, in sentences.
     """
 
     checkpoint: str
@@ -43,7 +43,7 @@ class Other:
     probabilities: Floats
     balanced: Ints | None = None
     called: Ints | None = None
-    seen: tuple[str, ...] = ()
+    unfair: tuple[str, ...] = ()
 
 
 def order_of(classes: tuple[str, ...], others: tuple[str, ...], name: str) -> list[int]:
@@ -108,7 +108,7 @@ def compare(
             malignant=comparison(metrics.OF_TWO_CLASSES, *of_two, 1) if of_two else None,
             mcnemar=mcnemar(estimates.predicted == labels, others.predicted == labels, resampler),
             delong=delong,
-            conclusion=" ".join([conclusion(overall.difference[DECIDES], len(labels)), *map(_unfair, other.seen)]),
+            conclusion=" ".join([conclusion(overall.difference[DECIDES], len(labels)), *other.unfair]),
         )
 
     return report
@@ -130,10 +130,6 @@ def conclusion(difference: Estimate, images: int) -> str:
         f"These {images:,} images do not tell which model has the higher {name}: the difference is {value:+.3f}, and "
         f"anything from {low:+.3f} to {high:+.3f} would fit them."
     ).replace("-", "\N{MINUS SIGN}")
-
-
-def _unfair(warning: str) -> str:
-    return f"This comparison is not fair, since of the other model {warning}."
 
 
 def mcnemar(ours: Bools, others: Bools, resampler: Resampler) -> McNemar:

@@ -9,6 +9,7 @@ import math
 import re
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Run:
         began: the local time at which its split was drawn.
         data: the name of the data folder. recipe: how it was trained, model: the network, image_size: its input.
         state: `done`; `unfinished`, to go on with --resume; `no model`, if no epoch has ended; with folds, such as
-            `2 of 5 folds`, until they are done.
+            `2 of 5 folds`, until they are done; `damaged model`, if best.pt is no checkpoint.
         folds: the models of the run, by --folds; None for a run of one.
         epochs: those done, of all folds together. of_epochs: those asked for; 0 of an ensemble of other runs' models,
             its recipe `ensemble`.
@@ -106,8 +107,9 @@ def found(folder: Path) -> Iterator[Run]:
             continue
         try:
             yield _run(path)
-        except UserError:  # somebody else's config.json
-            continue
+        except UserError as error:  # somebody else's config.json, unless a run's files are beside it
+            if (path / run_folders.SPLIT).is_file():
+                print(f"WARNING: {printable(error, limit=1000)}", file=sys.stderr)
 
 
 def _run(path: Path) -> Run:
@@ -137,7 +139,7 @@ def _run_of_one(path: Path, config: dict[str, Any]) -> Run:
         model=str(config.get("model", "?")).replace("efficientnet_", ""),
         image_size=_whole(config["resolved"].get("image_size")) or _whole(config.get("image_size")),
         recipe="ensemble" if joined else str(config.get("recipe", "standard")),
-        state=_DONE if ended else "unfinished" if has_model else "no model",
+        state=_state(path / run_folders.BEST, ended),
         folds=None,
         epochs=len(rows),
         of_epochs=0 if joined else _whole(config.get("epochs")) or 0,
@@ -146,6 +148,14 @@ def _run_of_one(path: Path, config: dict[str, Any]) -> Run:
         validation=best,
         score=_score(path / "evaluation" / run_folders.REPORT),
     )
+
+
+def _state(best: Path, ended: bool) -> str:
+    if not best.is_file():
+        return "no model"
+    if not zipfile.is_zipfile(best):  # as torch.save writes it; its end is read
+        return "damaged model"
+    return _DONE if ended else "unfinished"
 
 
 def _with_folds(whole: Run, path: Path, folds: int) -> Run:

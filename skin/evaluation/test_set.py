@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ import pandas as pd
 
 LOOKED_AT = 20  # files, to tell the run's own data from others of the same names
 OF_MEMBER = "split-{}.csv"  # beside an ensemble: the split.csv of a member, by its number, if it is not the first's
+UNTOLD = "no split.csv beside the checkpoint: whether it was trained on these images cannot be told"
 UNKNOWN = -1  # the label of an image whose class the model lacks
 _NOT_ATTRIBUTES = {"image", "path", "label", "group", "split", "lesion_id", "patient_id"}
 
@@ -46,8 +48,9 @@ class TestSet:
         rows: of the index: image, path, label, group, split, then the attributes.
         labels: int64 [N], a class of the model, or `UNKNOWN`.
         root: the data folder. layout: how it was read. split: "all" if the set has none.
-        notes: what a reader of the metrics should know. warnings: what they must know.
-        of_run: those of `warnings` that are on the data of the run.
+        notes: what a reader of the metrics should know.
+        seen: warnings of images that the model was trained on, or that nobody can tell.
+        of_run: warnings on the data of the run.
         own: the images are among the data of the run.
         population: the flow of the images, and their characteristics.
         images_sha256: of the images, from `contents.sha256_of`, by which a set is known again.
@@ -61,11 +64,16 @@ class TestSet:
     layout: str
     split: str
     notes: tuple[str, ...]
-    warnings: tuple[str, ...]
+    seen: tuple[str, ...]
     of_run: tuple[str, ...]
     own: bool
     population: Population
     images_sha256: str
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the metrics must know."""
+        return self.seen + self.of_run
 
     @property
     def name(self) -> str:
@@ -139,8 +147,11 @@ def read(
             group_by=group_by,
         )  # fmt: skip
     notes = list(index.notes)
-    own = run.manifest is not None and (data is None or _is_own(run, index, notes))
+    own = run.manifest is not None and (data is None or _is_own(run, index, labels, notes))
     rows = _as_in_the_run(run, index, allow_missing, notes) if own else index.rows
+    if own and data is not None and (group_column or group_by):
+        rows = rows.assign(group=rows["image"].map(index.rows.set_index("image")["group"]))
+        notes.append(f"groups are those of {'--group-by' if group_by else '--group-column'}")
     of_run = run.warnings(index) if own else []
     notes += [] if own else index.warnings  # advice for training: nothing is split here
     part = _part(rows, split, index.root, notes)
@@ -158,7 +169,7 @@ def read(
         layout=index.layout,
         split=split if (part["split"] != "").any() else "all",
         notes=tuple(_without_path(note, index.root) for note in notes),
-        warnings=(*_seen_in_training(part, run.manifest, own, copies), *run.seen_by_others(part), *of_run),
+        seen=(*_seen_in_training(part, run.manifest, own, copies), *run.seen_by_others(part)),
         of_run=tuple(of_run),
         own=own,
         population=describe(
@@ -173,6 +184,22 @@ def seen_by(checkpoint: Checkpoint, test: TestSet) -> list[str]:
     run = _Run(checkpoint)
     by_itself = _seen_in_training(test.rows, run.manifest, test.own, pd.Series("", test.rows.index))
     return by_itself + run.seen_by_others(test.rows)
+
+
+def unfair(ours: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    """Return sentences on why a comparison of two models is not fair, or may not be.
+
+    Args:
+        ours, others: what `TestSet.seen` and `seen_by` warn of each.
+    """
+    said = []
+    for model, warnings in (("This model", ours), ("The other model", others)):
+        for warning in warnings:
+            fair = "This comparison is not fair"
+            if warning == UNTOLD:
+                fair = "Whether this comparison is fair is not known"
+            said.append(f"{fair}. {model}: {warning}.")
+    return tuple(said)
 
 
 def place_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -299,24 +326,32 @@ def _matched(checkpoint: Checkpoint, labels: pd.Series, root: Path, notes: list[
     return match
 
 
-def _is_own(run: _Run, index: Index, notes: list[str]) -> bool:
+def _is_own(run: _Run, index: Index, labels: Path | None, notes: list[str]) -> bool:
     """Return True if `--data` names the run's own data: the same folder, or another one with the same images.
 
     A set that holds them and others (HAM10000 within ISIC 2019) is another set: otherwise most of it would be
     left out unnoticed. A set with other pictures under their names (000.jpg, 001.jpg, …), or with other labels for
-    them, is another set, too. The decision is put into `notes`.
+    them, is another set, too; and so is a table of some of the run's images, or with other splits for them. The
+    decision is put into `notes`.
+
+    Args:
+        labels: the table that is named for the set.
     """
     assert run.manifest is not None
     used, there = set(run.manifest["image"]), set(index.rows["image"])
     root = run.config.get("data")
-    here = root is not None and Path(root).resolve() == index.root.resolve()
+    table = run.config.get("labels")
+    of_run = labels is None or (table is not None and Path(table).resolve() == labels.resolve())
+    here = of_run and root is not None and Path(root).resolve() == index.root.resolve()
     another = ""
     if not here and used < there:
         another = f"the set holds every image of the run and {count(len(there - used), 'other')}"
     elif not here and used != there:
         return False
-    elif not _labels_agree(index, run.manifest):
+    elif not _agree(index, run.manifest, "label"):
         another = "the set has other labels for the run's images"
+    elif not of_run and not _agree(index, run.manifest, "split"):
+        another = "the set has other parts for the run's images"
     elif not here and not _files_agree(run, index):
         another = "the set has the names of the run's images for other files"
     if another:
@@ -326,10 +361,10 @@ def _is_own(run: _Run, index: Index, notes: list[str]) -> bool:
     return True
 
 
-def _labels_agree(index: Index, manifest: pd.DataFrame) -> bool:
-    """Return True if the set has the labels of the run's split.csv for the images that both have."""
-    label = index.rows.set_index("image")["label"].reindex(manifest["image"]).to_numpy()
-    return bool(((label == manifest["label"].to_numpy()) | pd.isna(label)).all())
+def _agree(index: Index, manifest: pd.DataFrame, column: str) -> bool:
+    """Return True if the set has the values of the run's split.csv for the images that both have; "" is none."""
+    values = index.rows.set_index("image")[column].reindex(manifest["image"]).to_numpy()
+    return bool(((values == manifest[column].to_numpy()) | pd.isna(values) | (values == "")).all())
 
 
 def _files_agree(run: _Run, index: Index) -> bool:
@@ -431,7 +466,7 @@ def _seen_in_training(
     `copies` names, for each row, the run's image that is the same picture; "" is none.
     """
     if manifest is None:
-        return ["no split.csv beside the checkpoint: whether it was trained on these images cannot be told"]
+        return [UNTOLD]
     warnings = []
     for side, what in (
         ("train", "TRAINED ON: the figures do not tell how the model does on new images"),

@@ -254,6 +254,9 @@ class SkinClassifier:
         """Return the square that the model looks at, uint8 [S, S, 3], RGB. Raises `ImageError`."""
         if isinstance(image, (np.ndarray, Image.Image)):
             stored = stored_image(image, self.preprocess)
+        elif not (isinstance(image, (str, Path)) or hasattr(image, "read")):
+            kinds = "a path, an open file, a PIL image or an array; bytes are given as io.BytesIO(bytes)"
+            raise TypeError(f"{type(image).__name__} is no image: give {kinds}")
         else:
             stored = read_image(image, self.preprocess)
         return centre_crop(stored, self.preprocess.image_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import cast
 
 from skin.data.metadata import Encoder, column_of
@@ -62,7 +62,8 @@ def values_of(given: str) -> dict[str, str]:
 
 
 def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> KnownOf:
-    from skin.data.tables import find_column, read_table  # pandas takes its time to load
+    from skin.data.naming import folders_alike, may_name, stem  # pandas takes its time to load
+    from skin.data.tables import find_column, read_table
 
     table = read_table(path)
     columns = list(table.columns)
@@ -80,15 +81,29 @@ def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> K
     different = table.loc[table[key] != "", [key, *used]].drop_duplicates()
     for name in different.loc[different[key].duplicated(), key]:
         raise UserError(f"{path} has several rows of {printable(name)}, which do not agree; keep one of them")
-    rows = dict(zip(table[key], table[used].to_dict("records"), strict=True))
+    values = table[used].to_dict("records")
+    named: dict[str, list[int]] = {}
+    for row, name in enumerate(table[key]):
+        named.setdefault(stem(name), []).append(row)
+    answered: dict[int, str] = {}  # by row, the image that it was
     first = threading.Lock()
 
     def find(image: str) -> Known:
-        """Return the row of an image, which the table names by its path, its file or that without the ending."""
-        file = PurePath(image)
-        for name in (image, file.name, file.stem):
-            if name in rows:
-                return cast(Known, rows[name])
+        """Return the row of an image, which the table names by its path, its file or that without the ending.
+
+        Raises:
+            UserError: the row may as well be that of an earlier image in another folder.
+        """
+        rows = [row for row in named.get(stem(image), []) if may_name(table[key][row], image)]
+        if rows:
+            row = max(rows, key=lambda row: folders_alike(table[key][row], image))
+            other = answered.setdefault(row, image)
+            if other != image and Path(other).resolve() != Path(image).resolve():
+                raise UserError(
+                    f"{path} names '{printable(table[key][row])}', and {printable(other)} and {printable(image)} are "
+                    "called so: write the path of each image into the table"
+                )
+            return cast(Known, values[row])
         if first.acquire(blocking=False):  # it is never given back
             say(f"{path} has no row of {printable(image)}: its metadata, and those of others like it, are missing")
         return {}

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from skin.data.image_files import STDIN, image_paths
 from skin.model.classifier import Answer
-from skin.serving.settings import PredictSettings
+from skin.serving.settings import CSV_COLUMNS, PredictSettings
 from skin.utils.errors import FORMULA_STARTS, UserError, printable, safe_cell
 from skin.utils.files import columns_apart, joined
 
@@ -115,22 +115,25 @@ def json_row(answer: Answer[str], top_k: int) -> dict[str, Any]:
 # ---- CSV ------------------------------------------------------------------------------------------------
 
 
-_COLUMNS = ("image", "predicted", "probability", "prediction_set", "unlike", "error")
-
-
 @contextlib.contextmanager
 def csv_table(path: Path, classes: Sequence[str], with_overlays: bool) -> Iterator[Output]:
     """Write a CSV file with one row per image; the last columns are the probabilities of all classes.
 
     The classes of a set are joined by `|`. A class that is called like another column is `probability_` and its name.
-    The first row opens the file: if there is none, a file that was there is kept.
+    The first answer opens the file: if there is none, a file that was there is kept, also beside rows of errors.
 
     Raises:
         UserError: the file cannot be written.
     """
 
+    unread: list[list[str]] = []  # rows of errors before the first answer
+
     def add(answer: Answer[str], overlay: str | None) -> None:
-        writer().writerow(csv_row(answer, classes, overlay or "" if with_overlays else None))
+        row = csv_row(answer, classes, overlay or "" if with_overlays else None)
+        if answer.prediction is None and not writer.cache_info().currsize:
+            unread.append(row)
+            return
+        writer().writerow(row)
 
     @functools.cache
     def writer() -> Any:
@@ -140,15 +143,21 @@ def csv_table(path: Path, classes: Sequence[str], with_overlays: bool) -> Iterat
             raise UserError(f"cannot write {path}: {error.strerror}") from error
         made = csv.writer(stack.enter_context(file), lineterminator="\n")
         made.writerow(csv_header(classes, with_overlays))
+        made.writerows(unread)
         return made
 
     with ExitStack() as stack:
         yield add
+        if unread and not writer.cache_info().currsize:
+            if path.is_file() and path.stat().st_size:
+                print(f"{path} is kept as it was, since no image could be read", file=sys.stderr)
+            else:
+                writer()
 
 
 def csv_header(classes: Sequence[str], with_overlays: bool = False) -> list[str]:
     """Return the names of the columns of `csv_row`."""
-    columns = [*_COLUMNS, *(["overlay"] if with_overlays else [])]
+    columns = [*CSV_COLUMNS, *(["overlay"] if with_overlays else [])]
     return [*columns, *map(safe_cell, columns_apart(columns, ("probability_", classes))[0])]
 
 
@@ -169,7 +178,7 @@ def csv_row(answer: Answer[str], classes: Sequence[str], overlay: str | None = N
         row["prediction_set"] = joined(prediction.prediction_set)
         row["unlike"] = str(prediction.unlike).lower()
         probabilities = [f"{p:.6f}" for p in prediction.probabilities]
-    cells = [row.get(column, "") for column in _COLUMNS]
+    cells = [row.get(column, "") for column in CSV_COLUMNS]
     return [*cells, *([] if overlay is None else [_safe_path(overlay)]), *probabilities]
 
 

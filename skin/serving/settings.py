@@ -12,6 +12,9 @@ from skin.utils.errors import UserError
 from skin.utils.files import check_output
 from skin.utils.home import user_path
 
+CSV_COLUMNS = ("image", "predicted", "probability", "prediction_set", "unlike", "error")
+"""Of the table of `--csv`; those of the classes come behind them."""
+
 
 @dataclass(frozen=True)
 class PredictSettings:
@@ -66,12 +69,12 @@ class PredictSettings:
         if self.labels and not self.data:
             raise UserError(f"--labels {self.labels}: needs the images that it labels, --data DIR")
         if self.export:
-            check_output("--export", self.export, ".onnx", {"--checkpoint": self.checkpoint})
+            check_output("--export", self.export, ".onnx", inputs={"--checkpoint": self.checkpoint})
         if self.csv:
             inputs = {"--metadata": user_path(self.metadata) if self.metadata else None, "--export": self.export}
             if STDIN in self.images:
                 inputs["the list of images"] = Path("/dev/stdin")
-            check_output("--csv", self.csv, ".csv", inputs, stream=True)
+            check_output("--csv", self.csv, ".csv", ",".join(CSV_COLUMNS).encode(), inputs, stream=True)
         if self.export and not self.images:
             for name in ("csv", "explain", "json", "metadata", "null", "tta", "top_k"):
                 if getattr(self, name) != getattr(PredictSettings, name):

@@ -231,7 +231,7 @@ def _as_set(rows: pd.DataFrame, labels: metrics.Ints, splits: Splits) -> TestSet
     everything = splits.rows.assign(split=splits.rows["split"].replace("train", FOLDS))
     part = everything[everything["image"].isin(rows["image"])]
     return TestSet(
-        rows=rows, labels=labels, root=index.root, layout=index.layout, split=FOLDS, notes=index.notes, warnings=(),
+        rows=rows, labels=labels, root=index.root, layout=index.layout, split=FOLDS, notes=index.notes, seen=(),
         of_run=(), own=True, population=describe(index, everything, part, 0),
         images_sha256=contents.sha256_of(rows),
     )  # fmt: skip

@@ -200,16 +200,18 @@ def _sync_folder(folder: Path) -> None:
 
 
 def check_output(
-    flag: str, path: Path, suffix: str, inputs: Mapping[str, Path | None] | None = None, stream: bool = False
-) -> None:
+    flag: str, path: Path, suffix: str, mark: bytes = b"", inputs: Mapping[str, Path | None] | None = None,
+    stream: bool = False,
+) -> None:  # fmt: skip
     """Check that a result may be written to `path`, before any work is done for it. Nothing is written here.
 
-    A slip of the shell, such as `--csv *.jpg`, must not cost a picture: a file that is there and holds no text is
-    overwritten only if its name ends like one of the results.
+    A slip of the shell, such as `--csv *.jpg`, must not cost a picture, nor another table: a file that is there is
+    overwritten only if it is an earlier result.
 
     Args:
         flag: the option that names the file, for the message.
         suffix: how the names of such results end.
+        mark: what stands near their beginning; without it, any file of the suffix is taken for one.
         inputs: files that the command reads, by the option that names them.
         stream: the result is written from its beginning to its end, so that a pipe or a device takes it, too.
 
@@ -229,8 +231,8 @@ def check_output(
             raise UserError(f"{place}: is a pipe or a device; name a file in a folder of yours")
     elif not os.access(path if stream and path.exists() else path.resolve().parent, os.W_OK):
         raise UserError(f"{place}: cannot be written; name a file in a folder of yours")
-    elif path.exists() and path.suffix.lower() != suffix and _is_binary(path):
-        raise UserError(f"{place}: is there and is no file of that kind; name another one, such as name{suffix}")
+    elif path.exists() and not (_begins_with(path, mark) if mark else path.suffix.lower() == suffix):
+        raise UserError(f"{place}: is there and is no earlier result; name a new file, such as new{suffix}")
 
 
 def _same_file(path: Path, other: Path) -> bool:
@@ -240,13 +242,14 @@ def _same_file(path: Path, other: Path) -> bool:
         return False
 
 
-def _is_binary(path: Path) -> bool:
-    """Return True if a file begins as no text does; one that cannot be read may be anything."""
+def _begins_with(path: Path, mark: bytes) -> bool:
+    """Return True if a file has the mark near its beginning, or is empty; one that cannot be read may be anything."""
     try:
         with path.open("rb") as file:
-            return b"\0" in file.read(1 << 16)
+            head = file.read(4096)
     except OSError:
-        return True
+        return False
+    return not head or mark in head
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -465,6 +466,49 @@ def test_the_runs_own_data_are_known_wherever_they_are(
         assert made["images"] == test
         assert "these are the run's own data" in said
         assert made["warnings"] == []
+
+
+def test_a_table_of_some_of_the_runs_images_is_taken_as_it_is(run: Run, demo_folder: Path, tmp_path: Path) -> None:
+    rows = read_index(demo_folder).rows.groupby("label").head(5)
+    table = rows[["image", "label"]].assign(group=[f"P{n // 3}" for n in range(len(rows))], split="test")
+    table.to_csv(tmp_path / "table.csv", index=False)
+    made, said = run("--data", demo_folder, "--labels", tmp_path / "table.csv")
+    assert (made["images"], made["groups"]) == (35, 12)
+    assert "TRAINED ON" in said
+    assert "no longer in the data" not in said
+
+
+def test_a_table_with_other_parts_of_the_runs_images_is_another_set(
+    run: Run, demo_folder: Path, tmp_path: Path
+) -> None:
+    read_index(demo_folder).rows[["image", "label"]].assign(split="test").to_csv(tmp_path / "table.csv", index=False)
+    made, said = run("--data", demo_folder, "--labels", tmp_path / "table.csv")
+    assert made["images"] == 160
+    assert "the set has other parts for the run's images: taken for another set" in said
+
+
+@pytest.mark.parametrize(("option", "value"), [("--group-column", "dx_type"), ("--group-by", r"ISIC_0+(\d)")])
+def test_groups_that_are_asked_for_are_those_of_the_runs_own_data_too(
+    run: Run, run_folder: Path, demo_folder: Path, option: str, value: str
+) -> None:
+    manifest = split.read_manifest(run_folder / "split.csv").query("split == 'test'")
+    asked = read_index(demo_folder, **{option[2:].replace("-", "_"): value}).rows  # type: ignore[arg-type]
+    groups = asked.loc[asked["image"].isin(manifest["image"]), "group"].nunique()
+    assert groups < manifest["group"].nunique()
+    made, said = run("--data", demo_folder, option, value)
+    assert (made["images"], made["groups"]) == (len(manifest), groups)
+    assert f"groups are those of {option}" in said
+
+
+def test_a_comparison_says_that_either_model_was_trained_on_the_set(
+    run: Run, run_folder: Path, tmp_path: Path
+) -> None:
+    other = another_head(run_folder, tmp_path / "other")
+    (tmp_path / "other" / "split.csv").unlink()
+    made, _ = run("--split", "train", "--against", other)
+    said = made["against"]["conclusion"]
+    assert re.search(r"This comparison is not fair\. This model: \d+ of \d+ images were TRAINED ON", said)
+    assert "Whether this comparison is fair is not known. The other model: no split.csv beside the checkpoint" in said
 
 
 def test_other_labels_for_the_runs_images_are_kept(run: Run, demo_folder: Path, tmp_path: Path) -> None:

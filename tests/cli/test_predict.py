@@ -381,14 +381,15 @@ def test_an_export_to_a_folder_is_refused_before_it_begins(run: Run, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("b.png", "--csv", "a.png"), "--csv a.png: is there and is no file of that kind"),
+        (("b.png", "--csv", "a.png"), "--csv a.png: is there and is no earlier result; name a new file"),
         (("b.png", "--csv", "known.csv", "--metadata", "known.csv"), "--csv known.csv: is the file of --metadata"),
         (("b.png", "--csv", "link.csv", "--metadata", "known.csv"), "--csv link.csv: is the file of --metadata"),
-        (("--export", "a.png"), "--export a.png: is there and is no file of that kind"),
-        (("--export", "copy.pt"), "--export copy.pt: is there and is no file of that kind"),
+        (("b.png", "--csv", "known.csv"), "--csv known.csv: is there and is no earlier result"),
+        (("--export", "a.png"), "--export a.png: is there and is no earlier result; name a new file"),
+        (("--export", "copy.pt"), "--export copy.pt: is there and is no earlier result"),
         (("--export", "pipe"), "--export pipe: is a pipe or a device; name a file in a folder of yours"),
         (("b.png", "--export", "both", "--csv", "both"), "--csv both: is the file of --export"),
-        (("empty", "--csv", "known.csv"), "no images in empty"),
+        (("empty", "--csv", "answers.csv"), "no images in empty"),
     ],
 )
 def test_no_file_is_lost_to_a_slip(run: Run, best_pt: Path, words: tuple[str, ...], said: str) -> None:
@@ -396,6 +397,7 @@ def test_no_file_is_lost_to_a_slip(run: Run, best_pt: Path, words: tuple[str, ..
     draw("b.png")
     Path("known.csv").write_text("image,age\nb.png,50\n")
     Path("link.csv").symlink_to("known.csv")
+    Path("answers.csv").write_text("image,predicted,probability,prediction_set,unlike,error,mel\n")
     Path("copy.pt").write_bytes(best_pt.read_bytes())
     Path("empty").mkdir()
     os.mkfifo("pipe")
@@ -409,8 +411,15 @@ def test_no_file_is_lost_to_a_slip(run: Run, best_pt: Path, words: tuple[str, ..
 
 def test_a_table_may_go_to_a_device_and_replace_an_older_one(run: Run) -> None:
     draw("a.png")
-    Path("answers.txt").write_text("older")
-    assert run("a.png", "--csv", "answers.txt")[0] == 0
-    assert Path("answers.txt").read_text().startswith("image,predicted,")
+    Path("answers.txt").touch()
+    for _ in range(2):
+        assert run("gone.png", "a.png", "--csv", "answers.txt")[0] == 1
+        lines = Path("answers.txt").read_text().splitlines()
+        assert [line.split(",")[0] for line in lines] == ["image", "gone.png", "a.png"]
+    code, _, err = run("gone.png", "--csv", "answers.txt")
+    assert (code, err.splitlines()[-1]) == (1, "answers.txt is kept as it was, since no image could be read")
+    assert len(Path("answers.txt").read_text().splitlines()) == 3
+    assert run("gone.png", "--csv", "new.csv")[0] == 1
+    assert len(Path("new.csv").read_text().splitlines()) == 2
     assert run("a.png", "--csv", "/dev/null")[0] == 0
     assert not Path("/dev/null").is_file()

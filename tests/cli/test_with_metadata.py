@@ -213,6 +213,30 @@ def test_what_counts_as_missing_is_said(
     ]
 
 
+def test_a_row_is_that_of_one_image_however_it_is_written(
+    undisturbed: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, model = image_of(data), ("--checkpoint", undisturbed / "best.pt", "--json")
+    names = ["a/L\u00e4sion.jpg", "b/La\u0308sion.JPG", "c/1.jpg"]  # one name as Linux and as macOS write it
+    for name in names:
+        Path(name).parent.mkdir()
+        shutil.copy(image, name)
+    words = ("--metadata", "t.csv")
+
+    def answers(rows: dict[str, str]) -> list[dict]:
+        lines = [f"{name},{known}" for name, known in rows.items()]
+        Path("t.csv").write_text("\n".join(["image,age,sex,localization", *lines]))
+        out, said = predicted(monkeypatch, capsys, *names, *model, *words)
+        assert "WARNING" not in said
+        return [json.loads(line)["top"] for line in out.splitlines()]
+
+    young, old = "30,female,face", "80,male,back"
+    one, two, three = answers({"a/L\u00e4sion": young, "b\\La\u0308sion.jpg": old, "1.JPG": old})
+    assert one != two == three
+    with pytest.raises(UserError, match=r"t.csv names 'Läsion', and a/L.*sion.jpg and b/L.*sion.JPG are called so"):
+        answers({"L\u00e4sion": young, "1": old})
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

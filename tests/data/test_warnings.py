@@ -48,6 +48,19 @@ def test_patients_that_are_written_in_several_ways_are_named(tmp_path: Path) -> 
     assert warning.startswith("2 lesions or patients are written in several ways, such as 'P001' and 'p001'")
 
 
+def test_a_decimal_comma_is_a_point_and_a_slip_among_numbers_is_named(tmp_path: Path) -> None:
+    rows = [f"{'mel' if n % 2 else 'nv'},{n + 20}.5,{n},x{n}" for n in range(6)]
+    index = labelled(tmp_path, "label,age,weight,note", rows)
+    assert index.rows["age"].tolist() == [20.5, 21.5, 22.5, 23.5, 24.5, 25.5]
+    assert not index.notes
+    table = (tmp_path / "labels.csv").read_text().replace(",", ";").replace(".5", ",5").replace(";3;", ";ca. 3;")
+    (tmp_path / "labels.csv").write_text(table)
+    index = read_index(tmp_path, labels=tmp_path / "labels.csv")
+    assert index.rows["age"].tolist() == [20.5, 21.5, 22.5, 23.5, 24.5, 25.5]
+    assert index.rows["weight"].tolist() == ["0", "1", "2", "ca. 3", "4", "5"]
+    assert index.notes == ("the column weight is taken for words: 'ca. 3' is no number",)
+
+
 def test_images_without_lesion_among_others_are_counted(tmp_path: Path) -> None:
     index = labelled(tmp_path, "label,group", ["mel,a", "nv,", "nv,b", "nv,c"])
     assert (index.warnings, index.notes) == ((), ("no lesion or patient is known of 1 image: each is on its own",))

@@ -1,4 +1,4 @@
-from skin.evaluation import against
+from skin.evaluation import against, test_set
 from skin.evaluation.against import Other, conclusion, delong_p_value, mcnemar, order_of
 from skin.evaluation.intervals import Estimate, Resampler
 from skin.evaluation.report import Predictions, build
@@ -96,13 +96,15 @@ def test_a_sentence_says_what_may_be_concluded() -> None:
 def test_the_other_is_measured_by_what_it_calls() -> None:
     generator = np.random.Generator(np.random.Philox(3))
     labels, logits = generator.integers(0, 3, 90), generator.standard_normal((90, 3))
-    seen = ("90 of 90 images were TRAINED ON",)
-    other = Other("b/best.pt", "0" * 64, "b0", calibration.softmax(logits), called=labels, seen=seen)
+    unfair = test_set.unfair([], ["90 of 90 images were TRAINED ON"])
+    other = Other("b/best.pt", "0" * 64, "b0", calibration.softmax(logits), called=labels, unfair=unfair)
     answers = Predictions(("mel", "nv", "bcc"), labels, logits, np.zeros(90), np.arange(90), {}, other=other)
     made = build(answers, rounds=5)
     assert made.against is not None
     assert made.against.overall.before["accuracy"].value == 1
-    assert made.against.conclusion.endswith("not fair, since of the other model 90 of 90 images were TRAINED ON.")
+    assert made.against.conclusion.endswith(
+        "This comparison is not fair. The other model: 90 of 90 images were TRAINED ON."
+    )
     assert made.against.overall.before["log_loss"] == made.metrics["log_loss"]
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import evaluate
@@ -15,13 +16,13 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs"
     write_run(folder / "done", [0.5, 0.7, 0.6], epochs=3, data="/somewhere/ham")
-    (folder / "done" / "best.pt").touch()
+    as_checkpoint(folder / "done" / "best.pt")
     (folder / "done" / "model_card.md").touch()
     (folder / "done" / "evaluation").mkdir()
     report = {"kind": "skin evaluation report", "balanced_accuracy": {"value": 0.74, "low": 0.68, "high": 0.79}}
     (folder / "done" / "evaluation" / "report.json").write_text(json.dumps(report))
     write_run(folder / "going on", [0.8], epochs=20, data="/other/ddi")
-    (folder / "going on" / "best.pt").touch()
+    as_checkpoint(folder / "going on" / "best.pt")
     write_run(folder / "begun", [], epochs=20, data="/other/ddi")
     for second, name in enumerate(("going on", "done", "begun")):
         os.utime(folder / name / "config.json", (10**9 + 60 * second,) * 2)
@@ -29,6 +30,11 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "notes").mkdir()
     (folder / "notes" / "config.json").write_text("{}")
     return folder
+
+
+def as_checkpoint(path: Path) -> None:
+    with zipfile.ZipFile(path, "w"):
+        pass
 
 
 def write_run(folder: Path, accuracies: list[float], epochs: int, data: str) -> None:
@@ -97,7 +103,7 @@ def test_an_ensemble_of_some_folds_is_no_run_of_folds(runs: Path, capsys: pytest
     config = json.loads((runs / "ensemble-1" / "config.json").read_text()) | {"folds": 5}
     config["resolved"]["joined"] = ["runs/f/fold-1/best.pt", "runs/f/fold-2/best.pt"]
     (runs / "ensemble-1" / "config.json").write_text(json.dumps(config))
-    (runs / "ensemble-1" / "best.pt").touch()
+    as_checkpoint(runs / "ensemble-1" / "best.pt")
     (made,) = (run for run in listed(capsys) if run["name"] == "ensemble-1")
     assert (made["recipe"], made["state"], made["folds"], made["of_epochs"]) == ("ensemble", "done", None, 0)
 
@@ -124,3 +130,15 @@ def test_no_run_and_json_without_a_list_are_one_line(tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match=r"no run in .*runs: train one with train.py"):
         evaluate.main(["--list"])
     assert set(run_list.ORDERS) >= {"began", "score"}
+
+
+def test_what_is_damaged_is_said(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "done" / "best.pt").write_bytes(b"")
+    (runs / "begun" / "split.csv").touch()
+    (runs / "begun" / "config.json").write_text("{cut off")
+    assert evaluate.main(["--list", "--json"]) == 0
+    out, err = capsys.readouterr()
+    states = {run["name"]: run["state"] for run in json.loads(out)}
+    assert states == {"done": "damaged model", "going on": "unfinished"}
+    assert err.startswith("WARNING: ")
+    assert "begun/config.json is not JSON" in err

@@ -51,6 +51,8 @@ def labels_table(
     Raises:
         UserError: it does not exist, or lacks a column.
     """
+    if path.is_dir():
+        raise UserError(f"--labels {path}: is a folder; name a table in it")
     if not path.is_file():
         raise UserError(f"the table {path} does not exist: check --labels")
     table = read_table(path)
