@@ -7,8 +7,8 @@ import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-# Words for a patient or lesion that nobody knows.
-_UNKNOWN = {
+# Words for what nobody knows, such as a patient.
+UNKNOWN = {
     "unknown", "unk", "nan", "none", "null", "na", "n/a", "<na>", "?", "??", "-", "--", ".", "missing", "undefined",
     "unspecified", "not available", "not known", "not specified", "not provided", "no id", "other", "anonymous",
     "unbekannt", "inconnu", "desconocido", "-1", "-1.0",
@@ -23,7 +23,7 @@ def unknown_names(groups: pd.Series) -> list[str]:
     """
     sizes = groups[groups != ""].astype("str").value_counts()
     several = sizes.index[sizes > 1]
-    words = several[several.str.lower().isin(_UNKNOWN)].tolist()
+    words = several[several.str.lower().isin(UNKNOWN)].tolist()
     names = sizes.drop(words)
     second = names.iloc[1] if len(names) > 1 else 0
     if len(names) and names.index[0] in _ZEROS and names.iloc[0] >= max(2, len(groups) / 10, 3 * second):

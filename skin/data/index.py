@@ -17,6 +17,7 @@ from pathlib import Path
 
 from skin.data import unknowns
 from skin.data.folder import Folder, are_plain, image_suffix
+from skin.data.groups import UNKNOWN
 from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.packed import how_to_unpack, packed
 from skin.data.path_groups import group_by_path
@@ -240,6 +241,12 @@ def _without_ignored(draft: Draft, ignore_class: Sequence[str]) -> Draft:
         known = ", ".join(sorted(classes))
         raise UserError(f"--ignore-class {unknown[0]}: there is no such class in {draft.source}; there are: {known}")
     ignored = draft.rows["label"].isin(words)
+    both = draft.rows.loc[ignored, "image"].isin(draft.rows.loc[~ignored, "image"])
+    if both.any():
+        image = printable(draft.rows.loc[ignored, "image"][both].iloc[0])
+        raise UserError(
+            f"{draft.source} gives the image {image} a class of --ignore-class and another one: correct the table"
+        )
     note = f"--ignore-class leaves out {count(ignored.sum(), 'image')} of {', '.join(words)}"
     return replace(
         draft,
@@ -386,7 +393,8 @@ def _words(rows: pd.DataFrame, source: str) -> list[str]:
     for column, what in (("label", "class"), ("group", "group")):
         values = rows[column]
         names = pd.Series(values.unique(), dtype="str")
-        for name in names[is_word(names)]:
+        unknown = names.str.lower().isin(UNKNOWN - {"other"}) & (column == "label")  # of groups there is a warning
+        for name in names[is_word(names) | unknown]:
             rows_of = count((values == name).sum(), "row")
             notes.append(f"{source}: '{name}' is the {what} of {rows_of}; where none is known, leave the cell empty")
     return notes

@@ -246,7 +246,8 @@ def _delimiter(text: str) -> tuple[str, int]:
     if said:
         return said[1], said.end()
     first = next((line for line in text.splitlines() if line.strip()), "")
-    return max(",;\t|", key=first.count), 0
+    unquoted = re.sub(r'"[^"]*"', "", first)  # a name in quotes may have commas of its own
+    return max(",;\t|", key=unquoted.count), 0
 
 
 def spelling(name: str) -> str:

@@ -324,6 +324,26 @@ def test_a_class_with_a_comma_in_its_name_can_be_ignored_and_an_unknown_one_is_r
         read(tmp_path, ignore_class=("scc",))
 
 
+def test_an_image_of_an_ignored_class_and_another_is_refused(tmp_path: Path) -> None:
+    labelled(tmp_path, "image,label\na,mel\nb,df\n", "a.jpg", "b.jpg")
+    (tmp_path / "labels.csv").write_text("image,label\na,mel\na,nv\nb,df\n")
+    with pytest.raises(UserError, match="gives the image a a class of --ignore-class and another one"):
+        read(tmp_path, ignore_class=("nv",))
+
+
+@pytest.mark.parametrize("word", ["unknown", "?", "-", "NA"])
+def test_a_class_that_is_called_like_a_missing_one_is_said(tmp_path: Path, word: str) -> None:
+    labelled(tmp_path, f"image,label\na,{word}\nb,mel\nc,other\n", "a.jpg", "b.jpg", "c.jpg")
+    (note,) = read(tmp_path).notes
+    assert f"'{word}' is the class of 1 row; where none is known, leave the cell empty" in note
+
+
+def test_a_name_in_quotes_may_have_commas(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('"image";"label";"site (head, neck, trunk, limb)"\na;mel;head\n')
+    table = read_table(tmp_path / "t.csv")
+    assert table.to_dict("list") == {"image": ["a"], "label": ["mel"], "site (head, neck, trunk, limb)": ["head"]}
+
+
 def test_a_table_of_many_columns_is_the_same_table(tmp_path: Path) -> None:
     frame = pd.DataFrame({f"c{n}": [f"{n}", "" if n else "x", f"{n}.50"] for n in range(60)})
     frame.to_csv(tmp_path / "wide.csv", index=False)
