@@ -52,7 +52,8 @@ class Images:
         unclear: dict[str, tuple[str, str]] = {}
         for column in columns:
             found = {value: self._named(value, posixpath.dirname(path)) for value in table[column].unique()}
-            unclear |= {value: (images[0], images[1]) for value, (images, _, clear) in found.items() if not clear}
+            if not parts:  # the column that tells best; what it tells need not be clear from another one
+                unclear = {value: (images[0], images[1]) for value, (images, _, clear) in found.items() if not clear}
             pairs = [(number, image, found[value].alike) for number, value in enumerate(table[column])
                      if found[value].clear for image in found[value].images]  # fmt: skip
             named = pd.DataFrame(pairs, columns=["row", "_image", "_alike"])

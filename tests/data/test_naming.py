@@ -60,6 +60,12 @@ def test_a_name_that_several_files_have_tells_nothing_of_them(tmp_path: Path) ->
         read_index(tmp_path, group_column="patient_id")
 
 
+def test_a_path_beside_the_name_makes_it_clear(tmp_path: Path) -> None:
+    touched(tmp_path, "mel/I1.jpg", "nv/I1.jpg")
+    table(tmp_path, "image,path,person I1,mel/I1.jpg,a I1,nv/I1.jpg,b")
+    assert groups_of(read_index(tmp_path, group_column="person")) == {"mel/I1.jpg": "a", "nv/I1.jpg": "b"}
+
+
 def test_ages_are_no_names_of_images(tmp_path: Path) -> None:
     names = [f"{('mel', 'nv')[n % 2]}/{n}.jpg" for n in range(1, 41)]
     touched(tmp_path, *names)
