@@ -62,6 +62,7 @@ def main() -> int:
                 print(f"WARNING: {warning}", file=sys.stderr)
             print(f"model {model.description}", file=sys.stderr, flush=True)
         known = metadata.known_of(settings.metadata, model.encoder, quiet=not topology.is_main)
+        metadata.ask_for_all(known, settings.images)
         failures = predict_all(model, settings, topology, known)
     return 1 if failures else 0
 

@@ -63,6 +63,7 @@ class Folder:
         self.unread: list[str] = []
         self._columns: dict[str, list[str]] = {}
         self._links_out: set[str] = set()
+        self._read_by_link: list[str] = []
         self._names: dict[str, str | tuple[str, ...]] = {}
         if self.root.is_file() and self.root.suffix in (".npz", PARQUET, TAR):  # a folder of its own
             name, self.root = self.root.name, self.root.parent
@@ -78,9 +79,11 @@ class Folder:
 
     def _walk(self) -> None:
         pending = [""]
-        hidden: set[str] = set()  # folders that links have led to, each read once
-        while pending:
-            folder = pending.pop()
+        hidden: dict[str, str] = {}  # links to folders that are passed over, by path
+        while pending or hidden:
+            folder = pending.pop() if pending else self._followed(hidden)
+            if folder is None:
+                break
             images: list[str] = []
             others: list[os.DirEntry[str]] = []
             try:
@@ -113,17 +116,29 @@ class Folder:
                     if target.is_dir():
                         self.refuse_link(path)
                         real = target.relative_to(self.root).as_posix()
-                        is_walked = not any(map(_is_passed_over, real.split("/")))
-                        if is_walked:
-                            self.links[path] = real
-                        if is_walked or any(_overlap(real, one) for one in hidden):
-                            continue
-                        hidden.add(real)
+                        is_hidden = any(map(_is_passed_over, real.split("/")))
+                        (hidden if is_hidden else self.links)[path] = real
+                        continue
                 if entry.is_dir():
                     self.folders.append(path)
                     pending.append(path)
                 elif entry.is_file():
                     self._add_file(path, name)
+
+    def _followed(self, hidden: dict[str, str]) -> str | None:
+        """Choose a link to a hidden folder that is to be read under the link's name; None if there is none left.
+
+        Each folder is read once: the widest first, and of several links to one that with the first name. The others
+        are noted in `links`.
+        """
+        for path in sorted(hidden, key=lambda path: (hidden[path].count("/"), path)):
+            real = hidden.pop(path)
+            if not any(_overlap(real, read) for read in self._read_by_link):
+                self._read_by_link.append(real)
+                self.folders.append(path)
+                return path
+            self.links[path] = real
+        return None
 
     def _drop_emptied(self) -> None:
         """Drop our own folders, and those that hold nothing else (`runs`), from `folders`."""

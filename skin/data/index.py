@@ -32,7 +32,7 @@ COLUMNS = ("image", "path", "label", "group", "split")
 PATHS = pd.StringDtype("python", na_value=np.nan)  # the name of a file need not be valid text, as Arrow's strings are
 _WHOLE = re.compile(r"(0|[1-9]\d*)[.,]0+")
 PEOPLE = ("patient_id", "lesion_id")  # the attributes that tell whose an image is, as the data name them
-_DECIMAL_COMMA = re.compile(r"(?<=[0-9]),(?=[0-9]+$)(?![0-9]{3}$)")  # three digits behind it may be thousands
+_DECIMAL_COMMA = re.compile(r"([+-]?[0-9]+),([0-9]+)")
 _FEW_WORDS = 0.25  # of the different values of a column that is meant to hold numbers
 _SHRUG = 0.01  # the share of rows that may be unusable before it is an error
 
@@ -118,14 +118,16 @@ def build_index(
         UserError: rows contradict each other, too many are unusable, none is left, or there is no class to ignore.
     """
     draft = _with_broken_links(_with_classes(_with_plain_numbers(draft)), folder)
+    of_ignored: list[str] = []
     if ignore_class:
-        draft = _without_ignored(draft, ignore_class)
+        draft, of_ignored = _without_ignored(draft, ignore_class)
     named = len(draft.rows) + sum(draft.unusable.values())
     columns = dict(draft.rows.attrs.get("columns", {}))
     known_rows, warnings = unknowns.without_unknown_groups(draft.rows, draft.source)
     looked_for = "file" not in draft.rows
     draft = _with_files(replace(draft, rows=known_rows), folder)
     draft, faults = _one_row_per_image(draft)
+    faults = of_ignored + faults
     rows, unread = draft.rows.copy(), unknowns.unread_formats(folder.others)
     faults += _too_few_rows(draft, folder, named, unread, allow_missing)
     faults += _same_but_for_case(rows["label"].unique(), draft.source)
@@ -230,8 +232,12 @@ def _with_plain_numbers(draft: Draft) -> Draft:
     return replace(draft, rows=rows)
 
 
-def _without_ignored(draft: Draft, ignore_class: Sequence[str]) -> Draft:
-    """Leave out the classes of `--ignore-class`: each a name, or several with commas between."""
+def _without_ignored(draft: Draft, ignore_class: Sequence[str]) -> tuple[Draft, list[str]]:
+    """Leave out the classes of `--ignore-class`: each a name, or several with commas between.
+
+    Returns:
+        The draft, and a fault if an image has another class, too.
+    """
     classes = [*dict.fromkeys([*draft.rows["label"].unique(), *draft.classes])]
     words = [
         word.strip() for name in ignore_class for word in ([name] if name.strip() in classes else name.split(","))
@@ -242,19 +248,20 @@ def _without_ignored(draft: Draft, ignore_class: Sequence[str]) -> Draft:
         raise UserError(f"--ignore-class {unknown[0]}: there is no such class in {draft.source}; there are: {known}")
     ignored = draft.rows["label"].isin(words)
     both = draft.rows.loc[ignored, "image"].isin(draft.rows.loc[~ignored, "image"])
-    if both.any():
-        image = printable(draft.rows.loc[ignored, "image"][both].iloc[0])
-        raise UserError(
-            f"{draft.source} gives the image {image} a class of --ignore-class and another one: correct the table"
-        )
+    images = draft.rows.loc[ignored, "image"]
+    faults = [
+        f"{draft.source} gives the image {printable(image)} a class of --ignore-class and another one: correct it"
+        for image in images[both].head(1)
+    ]
     note = f"--ignore-class leaves out {count(ignored.sum(), 'image')} of {', '.join(words)}"
-    return replace(
+    kept = replace(
         draft,
         rows=draft.rows[~ignored],
         classes=tuple(cls for cls in draft.classes if cls not in words),
         notes=(*draft.notes, note),
-        left_out=(*draft.left_out, *draft.rows.loc[ignored, "image"]),
+        left_out=(*draft.left_out, *images),
     )
+    return kept, faults
 
 
 def _passed_over(folder: Folder) -> list[str]:
@@ -271,7 +278,7 @@ def _links(folder: Folder) -> list[str]:
         if posixpath.basename(link) != posixpath.basename(to) and to not in folder.ours
     ]  # fmt: skip
     notes = [
-        f"the link {printable(link)} leads to {printable(to)}, which is read under its own name"
+        f"the link {printable(link)} leads to {printable(to)}, which is read by another name"
         for link, to in named[:3]
     ]
     gone = [path for path in folder.broken if not posixpath.splitext(path)[1]]
@@ -452,12 +459,25 @@ def _as_numbers(values: pd.Series) -> tuple[pd.Series, list[str]]:
         return values, []
     numbers = pd.to_numeric(pd.Series(words), errors="coerce").to_numpy(np.float64, copy=True)
     if (others := np.isnan(numbers) & filled).any():
-        plain = [_DECIMAL_COMMA.sub(".", str(word)) for word in words[others]]
+        plain = _with_points([str(word) for word in words[others]])
         numbers[others] = pd.to_numeric(pd.Series(plain), errors="coerce").to_numpy(np.float64)
         others = np.isnan(numbers) & filled
     if others.any():
         return values, [str(word) for word in words[others]] if others.sum() < _FEW_WORDS * filled.sum() else []
     return pd.Series(np.append(numbers, np.nan)[codes], index=values.index), []
+
+
+def _with_points(words: list[str]) -> list[str]:
+    """Return the words of a column with points for decimal commas, unless the commas have another meaning.
+
+    In `1,2` and `2,3` they part the codes of a list, and in `1,200` and `15,000` thousands.
+    """
+    found = [match for word in words if (match := _DECIMAL_COMMA.fullmatch(word))]
+    codes = all(len(match[1]) == len(match[2]) == 1 and match[1] < match[2] for match in found)
+    thousands = all(len(match[2]) == 3 for match in found)
+    if codes or thousands:
+        return words
+    return [_DECIMAL_COMMA.sub(r"\1.\2", word) for word in words]
 
 
 def count(number: float, noun: str) -> str:

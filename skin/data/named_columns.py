@@ -37,7 +37,7 @@ def _values(folder: Folder, rows: pd.DataFrame, name: str, what: str) -> tuple[p
         return rows[own], f"the {what} is the column {own} of the data"  # of a parquet file, or of records in a tar
     if not columns:
         raise UserError(f"{option} {name}: {folder.root} holds no table (.csv, .tsv, .tab); name one with --labels")
-    names = Images(images)
+    names = Images(images, dict(zip(images, rows["label"], strict=True)) if what == "group" else None)
     found, sources = [], []
     for path in folder.distinct([path for path in columns if find_column(columns[path], name, spelling(name))]):
         table = read_table(folder.root / path)
@@ -46,7 +46,7 @@ def _values(folder: Folder, rows: pd.DataFrame, name: str, what: str) -> tuple[p
         if about is None:
             continue
         if about.unclear:
-            value, (one, other) = next(iter(about.unclear.items()))
+            value, (one, other, *_) = next(iter(about.unclear.items()))
             raise UserError(
                 f"{option} {name}: {path} names '{printable(value)}', and {printable(one)} and {printable(other)} "
                 "are called so: write the path of each image into the table"

@@ -7,7 +7,7 @@ stems, and by as many of the folders above as both have: `mel/001.jpg` is not th
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from skin.data.folder import composed, image_suffix
@@ -24,21 +24,31 @@ class Rows(NamedTuple):
 
     Attributes:
         rows: the table's columns, with the image's path in `_image`; a row that names several is there for each.
-        unclear: names that may be any of several images, each with two of these. Their rows are left out.
+        unclear: names that may be any of several images, which have other folders. Their rows are left out.
     """
 
     rows: pd.DataFrame
-    unclear: dict[str, tuple[str, str]]
+    unclear: dict[str, list[str]]
 
 
 class Images:
     """The images of a data set, to be found by the names that tables give them."""
 
-    def __init__(self, paths: Iterable[str]) -> None:
-        """Take paths relative to the data folder, or names without folders."""
+    def __init__(self, paths: Iterable[str], classes: Mapping[str, str] | None = None) -> None:
+        """Take paths relative to the data folder, or names without folders.
+
+        Args:
+            classes: the class of each path. A name that may be any of several images of one class is that of all of
+                them, since what is told of it can then join too many, and never too few.
+        """
+        self._classes = classes
         self._of_stem: dict[str, list[str]] = {}
+        self._of_folder: dict[tuple[str, str], list[str]] = {}  # by the folder's own name, and the stem
+        self._without_folder: dict[tuple[str, str, str], list[str]] = {}
         for path in paths:
             self._of_stem.setdefault(stem(path), []).append(path)
+            if folder := _folder(path):
+                self._of_folder.setdefault((folder, stem(path)), []).append(path)
 
     def rows_of(self, table: pd.DataFrame, path: str, but: Collection[str] = ()) -> Rows | None:
         """Return the rows of a table that name images; None if no column does.
@@ -47,15 +57,15 @@ class Images:
             path: of the table, relative to the data folder: names may be relative to its folder.
             but: columns that hold something else.
         """
-        columns = self._columns(table, [name for name in table.columns if name not in but])
         parts: list[pd.DataFrame] = []
-        unclear: dict[str, tuple[str, str]] = {}
-        for column in columns:
-            found = {value: self._named(value, posixpath.dirname(path)) for value in table[column].unique()}
+        unclear: dict[str, list[str]] = {}
+        for column in self._columns(table, [name for name in table.columns if name not in but]):
+            found = {value: self.nearest(value, posixpath.dirname(path)) for value in table[column].unique()}
+            clear = {value: self._is_clear(near.images) for value, near in found.items()}
             if not parts:  # the column that tells best; what it tells need not be clear from another one
-                unclear = {value: (images[0], images[1]) for value, (images, _, clear) in found.items() if not clear}
+                unclear = {value: near.images for value, near in found.items() if not clear[value]}
             pairs = [(number, image, found[value].alike) for number, value in enumerate(table[column])
-                     if found[value].clear for image in found[value].images]  # fmt: skip
+                     if clear[value] for image in found[value].images]  # fmt: skip
             named = pd.DataFrame(pairs, columns=["row", "_image", "_alike"])
             rows = table.iloc[named["row"]].drop(columns=column).reset_index(drop=True)
             parts.append(rows.assign(_image=named["_image"], _alike=named["_alike"]))
@@ -64,6 +74,36 @@ class Images:
         rows = pd.concat(parts, ignore_index=True).fillna("")
         closest = rows["_alike"] == rows.groupby("_image")["_alike"].transform("max")
         return Rows(rows[closest].drop(columns="_alike").reset_index(drop=True), unclear)
+
+    def nearest(self, name: str, beside: str = "") -> Near:
+        """Return the images that a name may be: those of its stem that have the most folders in common with it.
+
+        Args:
+            beside: the folder of the table that has the name.
+        """
+        images = self._of_stem.get(stem(name), [])
+        if not images:
+            return Near([], 0)
+        name = posixpath.normpath(posixpath.join(beside, name.replace("\\", "/")))
+        in_folder = self._of_folder.get((_folder(name), stem(name)), [])
+        if not in_folder:
+            return Near(self._in_any_folder(images, name, beside), 0)
+        alike = [folders_alike(image, name) for image in in_folder]
+        most = max(alike)
+        return Near(_of_suffix([image for image, n in zip(in_folder, alike, strict=True) if n == most], name), most)
+
+    def _in_any_folder(self, images: list[str], name: str, beside: str) -> list[str]:
+        key = (stem(name), image_suffix(name), beside)  # in a large set, many names may be of the same few stems
+        if key not in self._without_folder:
+            inside = [image for image in images if beside and image.startswith(f"{beside}/")]
+            self._without_folder[key] = _of_suffix(inside or images, name)
+        return self._without_folder[key]
+
+    def _is_clear(self, images: list[str]) -> bool:
+        """Return True if what is told of all of these may be told of each; one picture in two formats is one."""
+        if len({posixpath.dirname(image) for image in images}) < 2:
+            return True
+        return self._classes is not None and len({self._classes[image] for image in images}) == 1
 
     def _columns(self, table: pd.DataFrame, names: list[str]) -> list[str]:
         """Return the columns that name images: the likeliest one, and others whose values are names of files, too.
@@ -85,35 +125,38 @@ class Images:
             return not is_index(name), _are_files(table[name]), -rank, hits[name]
 
         first = max(many, key=likely)
-        return [first, *(name for name in hits if name != first and self._names_more(table[name]))]
+        taken = set(map(stem, table[first]))
+        return [first, *(name for name in hits if name != first and self._names_more(table[name], taken))]
 
-    def _names_more(self, values: pd.Series) -> bool:
-        """Return True if a column names images besides that which names the most; numbers are something else."""
-        there = pd.Series(values[values != ""].unique())
-        known = sum(stem(value) in self._of_stem for value in there)
-        return _are_files(values) or (known >= _HALF * len(there) and not there.str.isdecimal().any())
+    def _names_more(self, values: pd.Series, taken: set[str]) -> bool:
+        """Return True if a column names images besides that which names the most of them.
 
-    def _named(self, value: str, beside: str) -> _Named:
-        images = self._of_stem.get(stem(value), [])
-        if not images:
-            return _Named([], 0, clear=True)
-        name = posixpath.normpath(posixpath.join(beside, value.replace("\\", "/")))
-        alike = {image: folders_alike(image, name) for image in images}
-        most = max(alike.values())
-        nearest = [image for image in images if alike[image] == most]
-        for narrower in (
-            [image for image in nearest if beside and image.startswith(f"{beside}/")],
-            [image for image in nearest if image_suffix(image) == image_suffix(name)],
-        ):
-            nearest = narrower or nearest
-        # One picture in two formats is one picture.
-        return _Named(nearest, most, clear=len({posixpath.dirname(image) for image in nearest}) == 1)
+        Args:
+            taken: the stems of the latter. Numbers name images only if each does, and none of these.
+        """
+        there = values[values != ""]
+        different = set(map(stem, there.unique()))
+        known = different & self._of_stem.keys()
+        if there.str.isdecimal().any():
+            return known == different and known.isdisjoint(taken) and len(known) >= _HALF * len(there)
+        return _are_files(values) or len(known) >= _HALF * len(different)
 
 
-class _Named(NamedTuple):
+class Near(NamedTuple):
+    """The images that a name may be, and the number of folders that it has in common with each."""
+
     images: list[str]
-    alike: int  # folders that the name and the images have in common
-    clear: bool
+    alike: int
+
+
+def _of_suffix(images: list[str], name: str) -> list[str]:
+    """Return those of some images that end as a name does, if there are any."""
+    return [image for image in images if image_suffix(image) == image_suffix(name)] or images
+
+
+def _folder(path: str) -> str:
+    """Return the name of the folder that a file is in; "" for none."""
+    return composed(posixpath.basename(posixpath.dirname(path)))
 
 
 def folders_alike(one: str, other: str) -> int:
@@ -127,12 +170,17 @@ def folders_alike(one: str, other: str) -> int:
     return number
 
 
+def is_path(name: str) -> bool:
+    """Return True if a name has folders."""
+    return bool(posixpath.dirname(posixpath.normpath(name.replace("\\", "/"))))
+
+
 def may_name(name: str, image: str) -> bool:
     """Return True if a table's `name` may be the image's, by its stem, and its ending and folders if it has any."""
-    suffix, folders = image_suffix(name), posixpath.dirname(posixpath.normpath(name.replace("\\", "/")))
+    suffix = image_suffix(name)
     if stem(name) != stem(image) or (suffix and suffix != image_suffix(image)):
         return False
-    return not folders or folders_alike(name, image) > 0
+    return not is_path(name) or folders_alike(name, image) > 0
 
 
 def _are_files(values: pd.Series) -> bool:

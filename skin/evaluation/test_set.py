@@ -348,9 +348,9 @@ def _is_own(run: _Run, index: Index, labels: Path | None, notes: list[str]) -> b
         another = f"the set holds every image of the run and {count(len(there - used), 'other')}"
     elif not here and used != there:
         return False
-    elif not _agree(index, run.manifest, "label"):
+    elif not _labels_agree(index, run.manifest):
         another = "the set has other labels for the run's images"
-    elif not of_run and not _agree(index, run.manifest, "split"):
+    elif not of_run and not _parts_agree(index, run.manifest):
         another = "the set has other parts for the run's images"
     elif not here and not _files_agree(run, index):
         another = "the set has the names of the run's images for other files"
@@ -361,10 +361,17 @@ def _is_own(run: _Run, index: Index, labels: Path | None, notes: list[str]) -> b
     return True
 
 
-def _agree(index: Index, manifest: pd.DataFrame, column: str) -> bool:
-    """Return True if the set has the values of the run's split.csv for the images that both have; "" is none."""
-    values = index.rows.set_index("image")[column].reindex(manifest["image"]).to_numpy()
-    return bool(((values == manifest[column].to_numpy()) | pd.isna(values) | (values == "")).all())
+def _labels_agree(index: Index, manifest: pd.DataFrame) -> bool:
+    """Return True if the set has the labels of the run's split.csv for the images that both have."""
+    label = index.rows.set_index("image")["label"].reindex(manifest["image"]).to_numpy()
+    return bool(((label == manifest["label"].to_numpy()) | pd.isna(label)).all())
+
+
+def _parts_agree(index: Index, manifest: pd.DataFrame) -> bool:
+    """Return True if the run's splits may come from those of the set, whose training split it may have cut."""
+    split = index.rows.set_index("image")["split"].reindex(manifest["image"]).fillna("")
+    brought, of_run = set(split), pd.Series(manifest["split"].to_numpy(), split.index)
+    return bool(((split == of_run) | (split == "") | ((split == "train") & ~of_run.isin(brought))).all())
 
 
 def _files_agree(run: _Run, index: Index) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePath
 from typing import cast
 
+from skin.data.image_files import STDIN, image_paths
 from skin.data.metadata import Encoder, column_of
 from skin.model.classifier import Known
 from skin.utils.errors import UserError, printable
@@ -62,7 +63,7 @@ def values_of(given: str) -> dict[str, str]:
 
 
 def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> KnownOf:
-    from skin.data.naming import folders_alike, may_name, stem  # pandas takes its time to load
+    from skin.data.naming import Images, is_path, may_name  # pandas takes its time to load
     from skin.data.tables import find_column, read_table
 
     table = read_table(path)
@@ -81,11 +82,9 @@ def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> K
     different = table.loc[table[key] != "", [key, *used]].drop_duplicates()
     for name in different.loc[different[key].duplicated(), key]:
         raise UserError(f"{path} has several rows of {printable(name)}, which do not agree; keep one of them")
-    values = table[used].to_dict("records")
-    named: dict[str, list[int]] = {}
-    for row, name in enumerate(table[key]):
-        named.setdefault(stem(name), []).append(row)
-    answered: dict[int, str] = {}  # by row, the image that it was
+    values = dict(zip(table[key], table[used].to_dict("records"), strict=True))
+    of_paths, of_files = (Images(name for name in values if is_path(name) == folders) for folders in (True, False))
+    answered: dict[str, str] = {}  # by name, the image that it was
     first = threading.Lock()
 
     def find(image: str) -> Known:
@@ -94,21 +93,31 @@ def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> K
         Raises:
             UserError: the row may as well be that of an earlier image in another folder.
         """
-        rows = [row for row in named.get(stem(image), []) if may_name(table[key][row], image)]
-        if rows:
-            row = max(rows, key=lambda row: folders_alike(table[key][row], image))
-            other = answered.setdefault(row, image)
-            if other != image and Path(other).resolve() != Path(image).resolve():
+        near = (*of_paths.nearest(image).images, *of_files.nearest(image).images)
+        name = next((name for name in near if may_name(name, image)), None)
+        if name is not None:
+            other = answered.setdefault(name, image)
+            if PurePath(other).parent != PurePath(image).parent and Path(other).resolve() != Path(image).resolve():
                 raise UserError(
-                    f"{path} names '{printable(table[key][row])}', and {printable(other)} and {printable(image)} are "
+                    f"{path} names '{printable(name)}', and {printable(other)} and {printable(image)} are "
                     "called so: write the path of each image into the table"
                 )
-            return cast(Known, values[row])
+            return cast(Known, values[name])
         if first.acquire(blocking=False):  # it is never given back
             say(f"{path} has no row of {printable(image)}: its metadata, and those of others like it, are missing")
         return {}
 
     return find
+
+
+def ask_for_all(known: KnownOf | None, images: Sequence[str]) -> None:
+    """Look up what is known of all images that the command line names, so that an error comes before the work.
+
+    Those whose names are still to come from stdin are not looked for. Raises `UserError`.
+    """
+    if known is not None and STDIN not in images:
+        for path in image_paths(images, lambda name, reason: None):
+            known(path)
 
 
 def _warn(line: str) -> None:

@@ -40,7 +40,7 @@ def run(
     """
     assert options.data is not None
     log = Log()
-    out = run_folder.new_folder(options.out, "check")
+    out = run_folder.new_folder(options.out, "check", checks=True)
     index = index_of(options, keep_going=True)
     unpack_arrays(options, index)
     with log.progress("reading images", len(index.rows)) as advance:

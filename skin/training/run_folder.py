@@ -23,24 +23,27 @@ LOCK = ".lock"
 _RESULTS = (BEST, "last.pt", "metrics.csv", "report.html", "model_card.md", "curves.png")  # once there is config.json
 
 
-def new_folder(out: Path | None, model: str) -> Path:
+def new_folder(out: Path | None, model: str, checks: bool = False) -> Path:
     """Return the folder for a new run: `out`, or `runs/<time>-<model>` if that is None. `create` makes it.
 
+    Args:
+        checks: the data are checked and nothing is trained.
+
     Raises:
-        UserError: it already holds a run.
+        UserError: it already holds a run, or files that a run would overwrite.
     """
     folder = out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{model}"
     while out is None and folder.exists():
         folder = folder.with_name(folder.name + "-2")
-    refuse_run(folder)
+    refuse_run(folder, checks)
     return folder
 
 
-def refuse_run(folder: Path) -> None:
+def refuse_run(folder: Path, checks: bool = False) -> None:
     """Raise `UserError` if `folder` already holds a run, or files of another origin that a run would overwrite."""
     if (folder / CONFIG).exists():
         raise UserError(f"{folder} already holds a run; go on with it by --resume {folder}, or choose another --out")
-    if lost := next((name for name in _RESULTS if (folder / name).exists()), None):
+    if not checks and (lost := next((name for name in _RESULTS if (folder / name).exists()), None)):
         raise UserError(
             f"{folder} holds {lost} and no config.json of a run: a run there would overwrite it; choose another --out"
         )

@@ -487,6 +487,24 @@ def test_a_table_with_other_parts_of_the_runs_images_is_another_set(
     assert "the set has other parts for the run's images: taken for another set" in said
 
 
+def test_a_run_that_cut_its_validation_from_a_table_knows_its_data_when_they_move(
+    run: Run, run_folder: Path, demo_folder: Path, tmp_path: Path
+) -> None:
+    moved, lone = tmp_path / "moved", tmp_path / "lone"
+    shutil.copytree(demo_folder, moved)
+    shutil.copytree(run_folder, lone, ignore=shutil.ignore_patterns("evaluation*"))
+    state = checkpoint.load(lone / "best.pt")
+    state["config"] |= {"labels": str(demo_folder / "table.csv")}
+    checkpoint.save(state, lone / "best.pt")
+    manifest = split.read_manifest(lone / "split.csv")
+    parts = manifest["split"].replace("val", "train")
+    manifest.assign(split=parts)[["image", "label", "split"]].to_csv(moved / "table.csv", index=False)
+    words = ("--data", moved, "--labels", moved / "table.csv", "--split", "val")
+    made, said = run("--checkpoint", lone / "best.pt", *words)
+    assert made["images"] == (manifest["split"] == "val").sum()
+    assert "these are the run's own data" in said
+
+
 @pytest.mark.parametrize(("option", "value"), [("--group-column", "dx_type"), ("--group-by", r"ISIC_0+(\d)")])
 def test_groups_that_are_asked_for_are_those_of_the_runs_own_data_too(
     run: Run, run_folder: Path, demo_folder: Path, option: str, value: str

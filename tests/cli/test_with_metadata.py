@@ -233,6 +233,11 @@ def test_a_row_is_that_of_one_image_however_it_is_written(
     young, old = "30,female,face", "80,male,back"
     one, two, three = answers({"a/L\u00e4sion": young, "b\\La\u0308sion.jpg": old, "1.JPG": old})
     assert one != two == three
+    shutil.copy("c/1.jpg", "c/1.JPEG")  # one picture in two formats
+    names[:2] = ["c/1.JPEG"]
+    assert answers({"1": old}) == [three, three]
+    names.append("a/L\u00e4sion.jpg")
+    names.append("b/La\u0308sion.JPG")
     with pytest.raises(UserError, match=r"t.csv names 'Läsion', and a/L.*sion.jpg and b/L.*sion.JPG are called so"):
         answers({"L\u00e4sion": young, "1": old})
 

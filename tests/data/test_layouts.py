@@ -330,6 +330,7 @@ def test_pad_ufes_20(tmp_path: Path) -> None:
     [
         (["P1,880", ",880", ",881", "P2,882"], ["P1", "P1", "881", "P2"]),
         (["P1,1", "P1,2", "P2,1", "P2,2"], ["P1", "P1", "P2", "P2"]),
+        (["P1,7", "P2,7", ",8", ",8"], ["P1", "P1", "8", "8"]),  # a slip joins two patients, and loses no lesion
     ],
 )
 def test_patients_and_lesions_are_joined_unless_lesions_are_numbered_within_patients(
@@ -853,12 +854,27 @@ def test_a_class_folder_may_be_a_link_to_a_hidden_one(tmp_path: Path) -> None:
     assert "the link vasc leads nowhere" in index.notes
 
 
+def test_of_links_to_hidden_folders_the_widest_is_read_in_any_order(tmp_path: Path) -> None:
+    table = {"labels.csv": "image,label\n1,mel\n2,nv\n3,df\n"}
+    data = write(tmp_path / "data", {**table, **images(".s/mel/1.jpg", ".s/nv/2.jpg", ".v/df/3.jpg")})
+    for link, target in (("a_mel", ".s/mel"), ("z_all", ".s"), ("v1", ".v"), ("latest", ".v")):
+        (data / link).symlink_to(target)
+    index = read_index(data, labels=data / "labels.csv")
+    assert [Path(path).relative_to(data).as_posix() for path in index.rows["path"]] == [
+        "z_all/mel/1.jpg", "z_all/nv/2.jpg", "latest/df/3.jpg",
+    ]  # fmt: skip
+    assert [note for note in index.notes if "link" in note] == [
+        "the link v1 leads to .v, which is read by another name",
+        "the link a_mel leads to .s/mel, which is read by another name",
+    ]
+
+
 def test_a_link_to_a_folder_with_another_name_is_said(tmp_path: Path) -> None:
     data = write(tmp_path / "data", images("mel/1.jpg", "seborrheic/2.jpg"))
     (data / "bkl").symlink_to("seborrheic")
     index = read_index(data)
     assert index.classes == ("mel", "seborrheic")
-    assert "the link bkl leads to seborrheic, which is read under its own name" in index.notes
+    assert "the link bkl leads to seborrheic, which is read by another name" in index.notes
 
 
 def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:

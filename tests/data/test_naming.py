@@ -60,6 +60,54 @@ def test_a_name_that_several_files_have_tells_nothing_of_them(tmp_path: Path) ->
         read_index(tmp_path, group_column="patient_id")
 
 
+def test_copies_of_one_class_in_two_splits_have_the_row_of_their_name(tmp_path: Path) -> None:
+    touched(tmp_path, "train/mel/m1.jpg", "test/mel/m1.jpg", "train/nv/n1.jpg", "test/nv/n2.jpg")
+    table(tmp_path, "image,patient_id m1,a n1,b n2,b")
+    index = read_index(tmp_path)
+    assert index.rows["group"].tolist() == ["a", "b", "a", "b"]
+    assert read_index(tmp_path, group_column="patient_id").rows["group"].tolist() == ["a", "b", "a", "b"]
+    assert not any("called so" in warning for warning in index.warnings)
+
+
+def test_a_table_of_patients_alone_is_no_table_of_images(tmp_path: Path) -> None:
+    touched(tmp_path, *(f"{cls}/{n}.jpg" for cls in ("mel", "nv") for n in range(40)))
+    table(tmp_path, " ".join(["patient_id,age,visits", *(f"P{n},{20 + n},{n % 3}" for n in range(9))]))
+    (warning,) = read_index(tmp_path).warnings
+    assert warning.startswith("no lesion or patient is known")
+
+
+def test_images_may_be_called_by_their_lesion(tmp_path: Path) -> None:
+    touched(tmp_path, "mel/L1.jpg", "mel/L2.jpg", "nv/L3.jpg")
+    table(tmp_path, "lesion_id,patient_id L1,a L2,a L3,b")
+    assert list(groups_of(read_index(tmp_path)).values()) == ["a", "a", "b"]
+
+
+def test_two_columns_of_numbers_may_name_two_pictures_of_one_lesion(tmp_path: Path) -> None:
+    names = [f"{('mel', 'nv')[n % 2]}/{n}.jpg" for n in range(1, 21)]
+    touched(tmp_path, *names)
+    table(tmp_path, " ".join(["lesion_id,clinic,derm", *(f"L{n},{n},{n + 10}" for n in range(1, 11))]))
+    known = groups_of(read_index(tmp_path))
+    assert known == {name: f"L{(n - 1) % 10 + 1}" for n, name in enumerate(names, start=1)}
+
+
+def test_two_tables_and_two_rows_join_what_they_tell(tmp_path: Path) -> None:
+    touched(tmp_path, *(f"{cls}/{cls}{n}.jpg" for cls in ("mel", "nv") for n in range(3)))
+    table(tmp_path, "image,patient_id mel0,p mel1,p mel2,q nv0,r nv1,s nv2,t nv2,s", "patients.csv")
+    table(tmp_path, "image,lesion_id mel1,x mel2,x nv0,y nv1,z", "lesions.csv")
+    groups = read_index(tmp_path).rows["group"]
+    assert groups[:3].nunique() == 1
+    assert groups[4] == groups[5] != groups[3]
+    assert groups.nunique() == 3
+
+
+def test_many_folders_of_the_same_names_are_looked_up_at_once() -> None:
+    paths = [f"{folder}/{n}.jpg" for folder in range(10_000) for n in range(3)]
+    images = Images(paths)
+    about = images.rows_of(pd.DataFrame({"image": [f"elsewhere/{path}" for path in paths]}), "t.csv")
+    assert about is not None
+    assert about.rows["_image"].tolist() == paths
+
+
 def test_a_path_beside_the_name_makes_it_clear(tmp_path: Path) -> None:
     touched(tmp_path, "mel/I1.jpg", "nv/I1.jpg")
     table(tmp_path, "image,path,person I1,mel/I1.jpg,a I1,nv/I1.jpg,b")

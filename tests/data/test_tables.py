@@ -329,6 +329,8 @@ def test_an_image_of_an_ignored_class_and_another_is_refused(tmp_path: Path) -> 
     (tmp_path / "labels.csv").write_text("image,label\na,mel\na,nv\nb,df\n")
     with pytest.raises(UserError, match="gives the image a a class of --ignore-class and another one"):
         read(tmp_path, ignore_class=("nv",))
+    kept = read_index(tmp_path, labels=tmp_path / "labels.csv", ignore_class=("nv",), keep_going=True)
+    assert len(kept.faults) == 1
 
 
 @pytest.mark.parametrize("word", ["unknown", "?", "-", "NA"])

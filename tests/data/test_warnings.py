@@ -61,6 +61,22 @@ def test_a_decimal_comma_is_a_point_and_a_slip_among_numbers_is_named(tmp_path: 
     assert index.notes == ("the column weight is taken for words: 'ca. 3' is no number",)
 
 
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["1", "2", "1,2", "2,3"], ["1", "2", "1,2", "2,3"]),  # codes
+        (["1,200", "15,000", "300"], ["1,200", "15,000", "300"]),  # thousands
+        (["0,05", "11,115", "3"], [0.05, 11.115, 3.0]),
+        (["2,1", "-0,5", "4"], [2.1, -0.5, 4.0]),
+    ],
+)
+def test_what_a_comma_means_is_told_by_its_column(
+    tmp_path: Path, words: list[str], values: list[str] | list[float]
+) -> None:
+    index = labelled(tmp_path, "label,size", [f'{"mel" if n % 2 else "nv"},"{word}"' for n, word in enumerate(words)])
+    assert index.rows["size"].tolist() == values
+
+
 def test_images_without_lesion_among_others_are_counted(tmp_path: Path) -> None:
     index = labelled(tmp_path, "label,group", ["mel,a", "nv,", "nv,b", "nv,c"])
     assert (index.warnings, index.notes) == ((), ("no lesion or patient is known of 1 image: each is on its own",))

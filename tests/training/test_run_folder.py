@@ -35,6 +35,7 @@ def test_a_file_that_a_run_would_overwrite_is_kept(tmp_path: Path, name: str) ->
     (tmp_path / "notes.txt").touch()
     assert run_folder.new_folder(tmp_path, "efficientnet_b0") == tmp_path
     (tmp_path / name).touch()
+    assert run_folder.new_folder(tmp_path, "check", checks=True) == tmp_path
     with pytest.raises(UserError, match=rf"holds {name} and no config\.json of a run: .*; choose another --out"):
         run_folder.new_folder(tmp_path, "efficientnet_b0")
 

@@ -83,7 +83,7 @@ def people_of(table: pd.DataFrame) -> pd.DataFrame:
 def group_of(table: pd.DataFrame, path: Path, *names: str) -> pd.Series:
     """Return one group per row of a table at `path`: those of the columns patient and lesion, joined.
 
-    Lesions that are numbered within each patient join nothing.
+    Lesions that are numbered within each patient are told apart.
 
     Raises:
         UserError: none of `names` is a column.
@@ -92,8 +92,10 @@ def group_of(table: pd.DataFrame, path: Path, *names: str) -> pd.Series:
     people = people_of(table)
     if len(people.columns) == len(PEOPLE):
         both = people[(people != "").all(axis=1)].drop_duplicates()
-        if both["lesion_id"].duplicated().any():
-            people = people[["patient_id"]]
+        patients = both.groupby("lesion_id").size()  # of each lesion, and a slip makes it two of one
+        if (patients > 1).sum() > max(1, len(patients) / 2):
+            own = people["patient_id"] + "/" + people["lesion_id"]
+            people = people.assign(lesion_id=own.mask(people["lesion_id"] == "", ""))
     return join_groups(*(people[name] for name in people))
 
 

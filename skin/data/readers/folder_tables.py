@@ -63,9 +63,9 @@ def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> Told:
         NoClassFolders: a table names the images, and what it says of them contradicts the folders.
     """
     label_of = {place.path: place.label for place in tree.places}
-    images = Images(label_of)
-    told = Told({}, [], [])
+    images = Images(label_of, label_of)
     people = {spelling(name) for name in (*_PEOPLE, folder.group_column or "group")}
+    parts, warnings = {}, []
     for path in paths:
         try:
             table = read_table(folder.root / path) if _is_narrow(folder, path) else None
@@ -74,24 +74,35 @@ def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> Told:
         if table is None:
             continue
         known = [name for name in table.columns if spelling(name) in people]
-        about = images.rows_of(table, path, but=known)
+        about = images.rows_of(table, path, but=known) or images.rows_of(table, path)
         if about is None:
             continue
-        if known and about.unclear:
-            told.warnings.append(_on_unclear(path, about.unclear))
-        if about.rows["_image"].nunique() < _HALF * len(label_of):
+        rows = about.rows
+        named = set(rows["_image"]).union(*about.unclear.values())
+        if len(named) < _HALF * len(label_of):
             continue
-        rows = about.rows.rename(columns=spelling)
-        _refuse_contradiction(folder, path, rows, label_of, bool(known))
+        known = [name for name in known if name in rows]  # one of them may name the images
+        if known and about.unclear:
+            warnings.append(_on_unclear(path, about.unclear))
+        if rows["_image"].nunique() < _HALF * len(label_of):
+            continue
+        _refuse_contradiction(folder, path, rows.rename(columns=spelling), label_of, bool(known))
         if known:
-            named = zip(rows["_image"], join_groups(*(about.rows[name] for name in known)), strict=True)
-            told.groups.update((image, group) for image, group in named if group)
-            told.tables.append(path)
-    return told
+            parts[path] = pd.DataFrame({"image": rows["_image"], path: join_groups(*(rows[name] for name in known))})
+    return Told(_joined(parts), list(parts), warnings)
 
 
-def _on_unclear(path: str, unclear: dict[str, tuple[str, str]]) -> str:
-    value, (one, other) = next(iter(unclear.items()))
+def _joined(parts: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """Return the group of each image, of tables with the columns image and, by the table's path, group."""
+    if not parts:
+        return {}
+    told = pd.concat([part[part[path] != ""] for path, part in parts.items()], ignore_index=True).fillna("")
+    groups = join_groups(*(told[path] for path in parts), told["image"])  # an image may stand in several rows
+    return dict(zip(told["image"], groups, strict=True))
+
+
+def _on_unclear(path: str, unclear: dict[str, list[str]]) -> str:
+    value, (one, other, *_) = next(iter(unclear.items()))
     return (
         f"{path} names '{printable(value)}', and {printable(one)} and {printable(other)} are called so: it tells no "
         f"lesion or patient of {count(len(unclear), 'such name')}; write the path of each image into the table"
