@@ -111,6 +111,7 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     images = test.rows["image"].tolist()
     notes = [*test.notes, *report_files.submission_notes(images, checkpoint.classes, test.layout)]
     notes += plots.notes(made)
+    notes += [f"{checkpoint.lost_rule}, for they share no validation images"] if checkpoint.lost_rule else []
     shortcut = [made.metadata.alone] if made.metadata is not None and made.metadata.shortcut else []
     warnings = [*test.warnings, *shortcut]
     made = replace(made, about=about, warnings=warnings, notes=notes, population=test.population)

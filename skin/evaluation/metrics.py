@@ -194,7 +194,8 @@ def auc(positives: Array, scores: Array) -> float:
 
 def average_precision(positives: Array, scores: Array) -> float:
     """Return the mean precision at the positives' ranks: the step-wise area under precision-recall."""
-    return float(average_precision_score(positives, scores)) if positives.any() else np.nan
+    there = positives.any() and not positives.all()  # of positives alone, any ranking has 1
+    return float(average_precision_score(positives, scores)) if there else np.nan
 
 
 def sensitivity_at_specificity(positives: Array, scores: Array, specificity: float) -> float:
@@ -261,7 +262,8 @@ def average_precision_of(ranks: Ranks) -> Floats:
     """Return `average_precision` of each draw, [B]."""
     called = ranks.hits + ranks.passed
     precision = ranks.hits / np.maximum(called, 1, out=called)
-    return ratio(np.einsum("bk,bk->b", ranks.own, precision), ranks.positives)
+    found = ratio(np.einsum("bk,bk->b", ranks.own, precision), ranks.positives)
+    return np.where(ranks.negatives > 0, found, np.nan)
 
 
 def first_above(counts: Array, limit: float) -> int:

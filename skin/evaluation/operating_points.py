@@ -20,7 +20,7 @@ import numpy as np
 from sklearn.metrics import roc_curve
 
 LEAST = 10  # lesions or patients with the class, and as many without it
-NO_ANSWERS = "the checkpoint keeps no validation answers to choose thresholds on; a model trained anew has them"
+NO_ANSWERS = "the checkpoint keeps no answers to validation images on which thresholds could be chosen"
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,11 @@ class Checkpoint:
     encoder: Encoder | None  # of what the model takes beside the pixels; an ensemble's members one after another
     lacks_calibration: ClassVar[str] = "its run has not come to its end"  # if it is empty
 
+    @property
+    def lost_rule(self) -> str:
+        """Words on the rule of labels if it is not that of the members; "" if it is, and for a single model."""
+        return ""
+
     def describe(self) -> str:
         """Return one line that tells models apart: the file, the training data and the validation score."""
         monitor = str(self.config.get("monitor"))
@@ -111,6 +116,7 @@ class Checkpoint:
             said.append(f'labels by the rule "{rule_of(self.calibration)}"')
         if not self.calibration:
             said.append(f"uncalibrated ({self.lacks_calibration})")
+            said += [self.lost_rule] if self.lost_rule else []
         elif weak := passing(self.calibration["unlike"]):
             said.append(f"cannot tell {', '.join(weak)} from its training images")
         return printable(", ".join(said), limit=1000)
@@ -137,6 +143,14 @@ class EnsembleCheckpoint(Checkpoint):
     members: tuple[SingleCheckpoint, ...]
     sources: tuple[Source, ...]  # one per member
     lacks_calibration: ClassVar[str] = "its members share no validation images"
+
+    @property
+    def lost_rule(self) -> str:
+        rules = {rule_of(member.calibration) for member in self.members}
+        if self.calibration or rules <= {MOST_PROBABLE}:
+            return ""
+        others = " and ".join(f'"{rule}"' for rule in sorted(rules - {MOST_PROBABLE}))
+        return f"labels are the most probable class, though its members have the rule {others}"
 
 
 _SHARED = {"classes": list, "config": dict, "metrics": dict, "calibration": dict}

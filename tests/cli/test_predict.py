@@ -243,6 +243,17 @@ def test_an_ensemble_answers_like_any_model(run: Run, best_pt: Path, tmp_path: P
     assert sum(float(row[name]) for name in tiny.CLASSES) == pytest.approx(1, abs=1e-4)
 
 
+def test_an_ensemble_without_its_members_rule_says_so(run: Run, tmp_path: Path) -> None:
+    rule = {"decision": "balanced", "mean_probabilities": [1 / len(tiny.CLASSES)] * len(tiny.CLASSES)}
+    members = []
+    for temperature in (1.0, 2.0):
+        fitted = tiny.calibration(temperature=temperature, threshold=0.1, unlike_threshold=1e9) | rule
+        members.append(tiny.write_checkpoint(tmp_path / f"{temperature}.pt", calibration=fitted))
+    draw("a.png")
+    said = 'labels are the most probable class, though its members have the rule "balanced"'
+    assert said in run("a.png", checkpoint=save_ensemble(members, tmp_path / "both.pt").path)[2]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

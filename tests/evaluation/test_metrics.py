@@ -118,7 +118,7 @@ def test_what_a_set_cannot_give_is_nan_and_no_library_warns() -> None:
     np.testing.assert_array_equal(figures["ppv"], [1, nan, nan])
     np.testing.assert_array_equal(figures["f1"], [1, nan, nan])
     np.testing.assert_array_equal(figures["auc"], [nan, nan, nan])
-    np.testing.assert_array_equal(figures["average_precision"], [1, nan, nan])
+    np.testing.assert_array_equal(figures["average_precision"], [nan, nan, nan])
     assert figures["balanced_accuracy"] == 1
     assert np.isnan([figures["macro_auc"], figures["cohen_kappa"], figures["matthews"]]).all()
     assert all(np.isnan(value).all() for value in empty.values())

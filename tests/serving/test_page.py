@@ -29,7 +29,7 @@ from tests.browsing import DESKTOP, PHONE, Visit, visiting
 import pillow_heif
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, Route
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
@@ -270,6 +270,33 @@ def test_many_pictures_and_a_zip_become_a_table_and_a_csv_file(
     page.click("#batch th button:has-text('visit/2.png')")
     answered(page)
     assert page.get_attribute("#result article", "data-class") == expected[2].label
+
+
+def test_a_zip_in_a_zip_has_a_row_that_says_so(visit: Visit, pictures: list[Path], tmp_path: Path) -> None:
+    inner = zip_of(tmp_path / "inner.zip", {"1.png": pictures[1].read_bytes()})
+    entries = {"0.png": pictures[0].read_bytes(), "more/inner.zip": inner.read_bytes(), ".hidden/x.zip": b""}
+    visit.upload(zip_of(tmp_path / "outer.zip", entries))
+    assert finished(visit.page).endswith("Not readable: 1.")
+    assert [row[:2] for row in rows(visit.page)][1] == ["more/inner.zip", ENGLISH.script["zip_inner"]]
+
+
+def test_a_picture_is_opened_while_the_table_goes_on(visit: Visit, server: Server, pictures: list[Path]) -> None:
+    page, held = visit.page, list[Route]()
+
+    def but_the_second(route: Route) -> None:
+        held.append(route)
+        if len(held) != 2:
+            route.continue_()
+
+    page.route("**/gradio_api/call/row", but_the_second)
+    visit.upload(*pictures[:3])
+    page.click("#batch th button:has-text('0.png')")
+    answered(page)
+    assert page.get_attribute("#result article", "data-class") == server.model.predict(pictures[0]).label
+    assert page.inner_text("#batch .tools") == "Stop"
+    held[1].continue_()
+    assert finished(page).startswith("Pictures: 3. ")
+    assert [row[0] for row in rows(page)] == ["0.png", "1.png", "2.png"]
 
 
 def test_a_table_of_too_many_pictures_says_where_it_ends(visit: Visit, tmp_path: Path) -> None:

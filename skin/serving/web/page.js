@@ -138,11 +138,11 @@ function show(file) {
 
 // ---- many pictures -------------------------------------------------------------------------------------
 
-const batch = { entries: [], rows: [], stopped: false };
+const batch = { entries: [], rows: [], stopped: false, turn: 0 };  // a new turn ends the one before
 
 const isZip = (file) => /\.zip$/i.test(file.name);
-const isPicture = (name) => suffixes.some((suffix) => name.toLowerCase().endsWith(suffix))
-  && !name.split("/").some((part) => part.startsWith(".") || part === "__MACOSX");
+const isHidden = (name) => name.split("/").some((part) => part.startsWith(".") || part === "__MACOSX");
+const isPicture = (name) => suffixes.some((suffix) => name.toLowerCase().endsWith(suffix)) && !isHidden(name);
 
 // Return [{name, open}] or [{name, problem}] for each picture in the files.
 async function listed(files) {
@@ -153,7 +153,9 @@ async function listed(files) {
       continue;
     }
     try {
-      const found = await zipEntries(file, isPicture, limit);
+      const wanted = (name) => isPicture(name) || (isZip({ name }) && !isHidden(name));
+      const found = (await zipEntries(file, wanted, limit))
+        .map((entry) => isZip(entry) ? { name: entry.name, problem: new Problem("zip_inner") } : entry);
       entries.push(...found.length ? found : [{ name: file.name, problem: new Problem("zip_empty") }]);
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
@@ -164,7 +166,8 @@ async function listed(files) {
 }
 
 async function answerForMany(files) {
-  const own = ++newest;
+  const own = ++batch.turn;
+  ++newest;
   const entries = await listed(files);
   Object.assign(batch, { entries: entries.slice(0, most), rows: [], cut: entries.length > most });
   byId("batch").querySelector("tbody").replaceChildren();
@@ -173,11 +176,12 @@ async function answerForMany(files) {
   byId("drop").classList.add("small");
   result.replaceChildren();
   byId("batch").scrollIntoView({ block: "nearest" });
-  if (own === newest) await goOn();
+  if (own === batch.turn) await goOn();
 }
 
+// Ask for the pictures that have no row yet. A picture that is opened meanwhile has its answer above the table.
 async function goOn() {
-  const own = ++newest;
+  const own = ++batch.turn;
   batch.stopped = false;
   while (batch.rows.length < batch.entries.length && !batch.stopped) {
     const entry = batch.entries[batch.rows.length];
@@ -187,13 +191,13 @@ async function goOn() {
     try {
       row = await rowOf(entry);
     } catch (problem) {
-      if (own !== newest) return;
+      if (own !== batch.turn) return;
       if (!(problem instanceof Problem)) throw problem;
       progress(say(problem.key), true);
       batchTools(button("go_on", goOn, "main"), ...saving());
       return;
     }
-    if (own !== newest) return;
+    if (own !== batch.turn) return;
     batch.rows.push(row);
     byId("batch").querySelector("tbody").append(tableRow(entry, row));
   }
