@@ -116,8 +116,8 @@ class Folder:
                     if target.is_dir():
                         self.refuse_link(path)
                         real = target.relative_to(self.root).as_posix()
-                        is_hidden = any(map(_is_passed_over, real.split("/")))
-                        (hidden if is_hidden else self.links)[path] = real
+                        known = hidden if any(map(_is_passed_over, real.split("/"))) else self.links
+                        known[path] = real
                         continue
                 if entry.is_dir():
                     self.folders.append(path)

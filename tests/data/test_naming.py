@@ -90,6 +90,14 @@ def test_two_columns_of_numbers_may_name_two_pictures_of_one_lesion(tmp_path: Pa
     assert known == {name: f"L{(n - 1) % 10 + 1}" for n, name in enumerate(names, start=1)}
 
 
+def test_a_word_for_an_unknown_patient_is_said(tmp_path: Path) -> None:
+    touched(tmp_path, *(f"{cls}/{cls}{n}.jpg" for cls in ("mel", "nv") for n in range(3)))
+    table(tmp_path, "image,patient_id mel0,p mel1,unknown mel2,unknown nv0,q nv1,unknown nv2,r")
+    index = read_index(tmp_path)
+    assert index.rows["group"].nunique() == 6
+    assert "'unknown' is the lesion or patient of 3 of 6 images" in index.warnings[0]
+
+
 def test_two_tables_and_two_rows_join_what_they_tell(tmp_path: Path) -> None:
     touched(tmp_path, *(f"{cls}/{cls}{n}.jpg" for cls in ("mel", "nv") for n in range(3)))
     table(tmp_path, "image,patient_id mel0,p mel1,p mel2,q nv0,r nv1,s nv2,t nv2,s", "patients.csv")

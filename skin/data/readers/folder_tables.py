@@ -97,7 +97,9 @@ def _joined(parts: dict[str, pd.DataFrame]) -> dict[str, str]:
     if not parts:
         return {}
     told = pd.concat([part[part[path] != ""] for path, part in parts.items()], ignore_index=True).fillna("")
-    groups = join_groups(*(told[path] for path in parts), told["image"])  # an image may stand in several rows
+    groups = told[next(iter(parts))]
+    if len(parts) > 1 or not told["image"].is_unique:  # what is told of one image by several rows belongs together
+        groups = join_groups(*(told[path] for path in parts), told["image"])
     return dict(zip(told["image"], groups, strict=True))
 
 
