@@ -440,7 +440,7 @@ def test_without_answers_or_malignant_classes_the_points_are_left_out_and_it_is_
     assert "Decision curve" not in text
     older = {name: value for name, value in answers.calibration.items() if name != "answers"}
     made = report.build(replace(answers, calibration=older), rounds=5, cost_ratio=3)  # type: ignore[arg-type]
-    assert "None: the checkpoint keeps no validation answers" in pages.markdown(made)
+    assert "None: the checkpoint keeps no answers to validation images" in pages.markdown(made)
     assert to_json(made)["operating_points"]["malignant"] is None
     few = build(answers_of(size=16), rounds=5)["operating_points"]["per_class"]["mel"]["youden"]
     assert few["threshold"] is None
@@ -586,15 +586,17 @@ class Stored:
         return np.full((8, 10, 3), row % 256, np.uint8)
 
 
-def test_a_set_of_one_class_has_no_roc_curve_and_nothing_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_of_one_class_has_no_curves_and_nothing_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "DPI", 30)
     answers = answers_of(("mel", "nv", "bkl"), size=30)
     one = replace(answers, labels=np.zeros_like(answers.labels))
     made = report.build(one, rounds=5)
     pictures = report_files.draw(made, one, Stored(), [f"image {i}" for i in range(30)])  # type: ignore[arg-type]
-    assert set(report_files.PICTURES) - set(pictures) == {"roc.png", "subgroups.png", "flow.png"}
+    lacking = set(report_files.PICTURES) - set(pictures)
+    assert lacking == {"roc.png", "precision_recall.png", "subgroups.png", "flow.png"}
     text = pages.markdown(made, pictures)
     assert "roc.png" not in text
+    assert "precision_recall.png" not in text
     assert all(f"]({name})" in text for name in pictures)
 
 
