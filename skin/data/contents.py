@@ -69,8 +69,10 @@ def with_other_metadata(rows: pd.DataFrame, path: Path, metadata: Sequence[str])
     Raises:
         UserError: the record is damaged.
     """
+    if not metadata:
+        return []
     known = _read(path)
-    if not metadata or "metadata" not in known:
+    if "metadata" not in known:  # of a run of an earlier version
         return []
     try:
         before = known.set_index("image")["metadata"].reindex(rows["image"]).to_numpy()

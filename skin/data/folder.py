@@ -176,7 +176,7 @@ class Folder:
                 self.unread.append(str(error))
                 continue
             for name in found:
-                self._add_image(f"{path}::{name}", _stem(name.rpartition("/")[2]))
+                self._add_image(f"{path}::{name}", without_suffix(name.rpartition("/")[2]))
             if not found:
                 self.unread.append(f"{path} holds no pictures (datasets of JPEG or PNG bytes): save its own as files")
 
@@ -246,10 +246,10 @@ class Folder:
             self.refuse_link(path)
             return path
         last = path.rpartition("/")[2]
-        named = self._names.get(_stem(last), ())
+        named = self._names.get(without_suffix(last), ())
         found = sorted((named,) if isinstance(named, str) else named)
         if "/" in path:
-            found = [f for f in found if _stem(composed(f)) == _stem(path)]
+            found = [f for f in found if without_suffix(composed(f)) == without_suffix(path)]
         if not converted and (suffix := image_suffix(last)):
             found = [f for f in found if image_suffix(f) == suffix or (is_member(f) and not image_suffix(f))]
         files = [f for f in found if not is_member(f)]
@@ -354,5 +354,6 @@ def image_suffix(name: str) -> str:
     return suffix if suffix in IMAGE_SUFFIXES and name[dot - 1] not in "/." else ""
 
 
-def _stem(path: str) -> str:
+def without_suffix(path: str) -> str:
+    """Return a path without the extension of an image, composed."""
     return composed(path[: -len(suffix)] if (suffix := image_suffix(path)) else path)

@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from skin.data.folder import composed, image_suffix
+from skin.data.folder import composed, image_suffix, without_suffix
 from skin.data.tables import IMAGE_COLUMNS, is_index, spelling
 
 import pandas as pd
@@ -191,5 +191,4 @@ def _are_files(values: pd.Series) -> bool:
 
 def stem(name: str) -> str:
     """Return the last part of a name without the extension of an image."""
-    last = composed(posixpath.basename(name.replace("\\", "/")))
-    return last[: -len(suffix)] if (suffix := image_suffix(last)) else last
+    return without_suffix(posixpath.basename(name.replace("\\", "/")))

@@ -127,9 +127,8 @@ def _run_of_one(path: Path, config: dict[str, Any]) -> Run:
     # The best epoch is the first of the best values; a loss is best when it is lowest.
     values = [value for row in rows if (value := _number(row.get(f"val_{monitor}"))) is not None]
     best = (min if monitor == "loss" else max)(values, default=None)
-    has_model = (path / run_folders.BEST).is_file()
     joined = run_folders.is_joined(config)
-    ended = has_model and (joined or (path / "model_card.md").is_file())
+    ended = joined or (path / "model_card.md").is_file()  # if there is a model
     split = path / "split.csv"
     began = (split if split.exists() else path / run_folders.CONFIG).stat().st_mtime
     return Run(
