@@ -22,7 +22,7 @@ if __name__ == "__main__":  # before torch, which takes seconds to import
     cli.answer_early(Options, __doc__)
 
 from skin.data.dataset import Batch, timed_ahead
-from skin.model import calibration, checkpoint
+from skin.model import calibration, checkpoint, cpu_kernels
 from skin.model.inference import collect
 from skin.model.metadata import attach
 from skin.model.network import Classifier, preprocess_for
@@ -34,7 +34,7 @@ from skin.training.run import Opened, Run, open_run
 from skin.training.saver import bytes_needed
 from skin.training.splits import Splits
 from skin.training.states import BestPt, LastPt, Restorable, checked_last
-from skin.training.trainer import Trainer, common_precision, compiled, starting_weights, tune_kernels
+from skin.training.trainer import Trainer, common_precision, compiled, starting_weights
 from skin.utils import parallel
 from skin.utils.known_errors import as_user_errors
 from skin.utils.parallel import Topology
@@ -59,7 +59,7 @@ def build_trainer(
     network.classifier[1] = nn.Linear(network.classifier[1].in_features, len(splits.classes))
     attach(network, splits.encoder)  # with --metadata
     origin = origin or starting_weights(network, options, topology)
-    tune_kernels(network, topology)
+    cpu_kernels.accelerate(network, topology.device)
     preprocess = preprocess_for(options.model, options.image_size)
     precision = common_precision(options.amp, topology)
     # Autocast is entered in `Classifier.forward`, not here: the threads of DataParallel's replicas lose its dtype.

@@ -328,7 +328,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("joules_per_image", metric=lambda m: None if m.fed_joules is None else m.fed_joules / m.fed.images,
            note="{:.2f} J an image"),
     Column("epoch_kwh", metric=lambda m: None if m.fed_joules is None
-           else m.fed_joules / m.fed.images * m.train_images / JOULES_PER_KWH, note="{:.3f} kWh an epoch"),
+           else m.fed_joules / m.fed.images * m.train_images / JOULES_PER_KWH, note="{:.2g} kWh an epoch"),
     Column("scaling_efficiency", ratio=Ratio("images_per_second", _one_gpu, lambda key: key.gpus),
            note="{:.0%} of linear scaling"),
     Column("amp_speedup", ratio=Ratio("images_per_second", _amp_off), note="{:.2f} times the speed of amp off"),

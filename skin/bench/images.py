@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from skin.utils.errors import UserError
@@ -31,11 +34,8 @@ def write(folder: Path, images: int) -> Path:
         raise UserError(f"{images:,} images to measure on would have to be drawn; use smaller numbers, or --data")
     partial = folder / f".{images}.{os.getpid()}"
     try:
-        for number in range(images):
-            name = partial / f"class_{number % CLASSES}" / f"{number:05d}.jpg"
-            name.parent.mkdir(parents=True, exist_ok=True)
-            _, coded = cv2.imencode(".jpg", picture(number), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-            name.write_bytes(coded.tobytes())
+        with ThreadPoolExecutor() as pool:
+            deque(pool.map(functools.partial(_write_picture, partial), range(images)), maxlen=0)
         partial.replace(whole)
     except OSError as error:
         if not whole.is_dir():  # otherwise another process was first
@@ -43,6 +43,13 @@ def write(folder: Path, images: int) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return whole
+
+
+def _write_picture(folder: Path, number: int) -> None:
+    name = folder / f"class_{number % CLASSES}" / f"{number:05d}.jpg"
+    name.parent.mkdir(parents=True, exist_ok=True)
+    _, coded = cv2.imencode(".jpg", picture(number), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    name.write_bytes(coded.tobytes())
 
 
 def picture(number: int) -> np.ndarray:

@@ -191,6 +191,7 @@ def _mean(values: list[float | None]) -> float | None:
 def fits(case: Case, loop: TrainingLoop) -> None:
     """Take a few steps: they raise if there is too little memory for the batch."""
     limit_host_memory()
+    loop.prepare(1)  # with all cores, where a large batch would take one of them long
     _take(iter(loop.ready_step, None), 1 + case.warmup)
 
 
@@ -204,10 +205,6 @@ def measure(case: Case, loop: TrainingLoop) -> Measurement:
     _take(ready, case.warmup)
     if case.warmup:
         loop.last_step()  # a window must not pay for the kernels of its size
-        if topology.cuda_devices:  # nor is the memory in which cuDNN has tried its kernels counted
-            torch.cuda.empty_cache()
-            memory.reset_peaks(topology.cuda_devices)
-            _take(ready, 1)
     bare = time_steps(ready, case.steps, topology)
 
     stream: Iterator[Step] = itertools.chain.from_iterable(map(loop.epoch_steps, itertools.count()))

@@ -25,6 +25,8 @@ from rich.text import Text
 # 6: the cores that the host of a virtual machine kept from it, "stolen_cores": of a cell of training, and of a plan.
 SCHEMA = 6
 COMPARABLE = (3, 4, 5, SCHEMA)
+BUSY_PERCENT = 75  # of the time: a GPU that is busy for less waits for something
+WAITED = 0.1  # of the time: a loader that takes more of it is what the GPU waits for
 CAPTION = (
     "×plain: times the plain recipe without AMP · ceiling: images/s of the bare step on ready batches · "
     "reached: training's share of it · wait: share of the time spent waiting for data · "
@@ -190,9 +192,17 @@ def notes(rows: Sequence[Row]) -> list[str]:
         if row.status == "ok":
             values = [(column, column.value(row, rows)) for column in COLUMNS if column.note]
             said = [column.note.format(value) for column, value in values if value is not None]
-            said += filter(None, [machine.stolen(row.mean("stolen_cores"))])
+            said += filter(None, [_too_small(row), machine.stolen(row.mean("stolen_cores"))])
             lines.append(f"{row.key.title}: {', '.join([*_how(row), *said])}")
     return lines
+
+
+def _too_small(row: Row) -> str:
+    """Say that the steps leave a GPU idle; `""` if they do not, or if it waited for data."""
+    busy, waited = row.highest("utilisation_percent"), row.mean("data_wait_share")
+    if busy is None or waited is None or busy >= BUSY_PERCENT or waited >= WAITED:
+        return ""
+    return f"the GPU was idle {1 - busy / 100:.0%} of the time, and not for lack of data: try a larger --batch-size"
 
 
 def _how(row: Row) -> list[str]:

@@ -6,6 +6,7 @@ epoch changes, and persistent workers, killed workers and no workers at all give
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import shutil
@@ -387,7 +388,7 @@ def timed_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[tupl
     if device.type == "cpu":
         yield from _timed(batches, lambda: True)
         return
-    stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+    stream, current = _copying_stream(device), torch.cuda.current_stream(device)
 
     def arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
         current.wait_event(copied)
@@ -410,6 +411,12 @@ def timed_ahead(batches: Iterable[Batch], device: torch.device) -> Iterator[tupl
         coming = moved, copied
     if coming is not None:
         yield arrived(*coming), waited
+
+
+@functools.cache
+def _copying_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream of a GPU's copies: memory that a stream had is not given to another."""
+    return torch.cuda.Stream(device)
 
 
 def _timed(batches: Iterable[Batch], idle: Callable[[], bool]) -> Iterator[tuple[Batch, float]]:

@@ -84,7 +84,8 @@ class Follower:
         if not self._trainer.topology.is_main:
             return
         options = self._trainer.options
-        skipped = f"  {progress.skipped} steps skipped so far" if progress.skipped else ""
+        steps = "step" if progress.skipped == 1 else "steps"
+        skipped = f"  {progress.skipped} {steps} skipped so far" if progress.skipped else ""
         line = f"{epoch_line(row, options.epochs)}  {usage}{skipped}{'  best' if best else ''}"
         self._log.say(line, on_terminal=self._table.row(row, best) + skipped if self._table else None)
         found = {remark.kind: remark.text for remark in remarks(self._course(progress))}

@@ -11,7 +11,6 @@ from typing import NotRequired, TypedDict, cast
 from skin.data.dataset import Batch, EpochBatches, SkinDiseaseDataset
 from skin.data.metadata import ColumnDict
 from skin.model import precision
-from skin.model.cpu_kernels import accelerate
 from skin.model.network import Classifier, load_weights
 from skin.model.precision import Precision
 from skin.training import losses
@@ -201,16 +200,6 @@ def starting_weights(network: EfficientNet, options: Options, topology: Topology
     return str(topology.from_main(
         load_weights(network, options.model, options.weights) if topology.is_main else ""
     ))  # fmt: skip
-
-
-def tune_kernels(network: EfficientNet, topology: Topology) -> None:
-    """Choose the fastest kernels for this device.
-
-    On a GPU the batches have one size, so cuDNN may search its fastest kernels once. It keeps what it finds for each
-    thread, and DataParallel's forward has new threads at every step.
-    """
-    accelerate(network, topology.device)
-    torch.backends.cudnn.benchmark = topology.device.type == "cuda" and topology.kind != "DataParallel"
 
 
 def common_precision(amp: str, topology: Topology) -> Precision:

@@ -544,7 +544,7 @@ def test_the_peaks_of_this_machine_are_numbers_above_zero(monkeypatch: pytest.Mo
 def test_a_probe_takes_its_steps_and_measures_nothing() -> None:
     loop = Counting()
     measurement.fits(dataclasses.replace(CASE, warmup=1, probe=True), loop)
-    assert loop.taken == ["ready", "ready"]
+    assert loop.taken == ["prepare 1", "ready", "ready"]
 
 
 def test_a_case_goes_through_json() -> None:

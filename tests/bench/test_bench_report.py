@@ -170,6 +170,21 @@ def test_metrics_are_computed_from_the_windows() -> None:
     assert columns.take(whole).values["epoch_seconds"] == 3.0
 
 
+@pytest.mark.parametrize(("busy", "waited", "said"), [(46.0, 0.0, True), (46.0, 0.5, False), (90.0, 0.0, False)])
+def test_a_gpu_that_idles_without_waiting_for_data_wants_more_images(busy: float, waited: float, said: bool) -> None:
+    found = sample(1.0, gpus=1)
+    found.values["data_wait_share"] = waited
+    found.memory["gpus"] = [gpu(percent=busy)]
+    (line,) = report.notes([Row(key(gpus=1), "A GPU", "ok", rounds=[found])])
+    assert ("the GPU was idle 54% of the time, and not for lack of data: try a larger --batch-size" in line) == said
+
+
+def test_the_energy_of_a_short_epoch_is_not_rounded_to_nothing() -> None:
+    made = row([1.0])
+    made.rounds[0].values["epoch_kwh"] = 0.000157
+    assert "0.00016 kWh an epoch" in report.notes([made])[0]
+
+
 def test_energy_that_no_counter_tells_is_not_measured() -> None:
     made = row([1.0])
     assert "energy not measured" not in report.notes([made])[0]
@@ -423,7 +438,7 @@ def test_the_notes_tell_of_a_round_that_failed_and_of_how_the_images_came() -> N
     assert report.notes([made]) == [
         "CPU ours amp on failed rounds: 1 (out of memory)",
         "CPU ours amp on: bfloat16, 1 loader process, images decoded before, cost 1 an epoch, "
-        "1 per 1,000 images, 1.00 J an image, 1.000 kWh an epoch, "
+        "1 per 1,000 images, 1.00 J an image, 1 kWh an epoch, "
         "last loss 1.000",
     ]
 
