@@ -8,10 +8,11 @@ import json
 import os
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import train
-from skin.data.dataset import on_device
+from skin.data.dataset import Batch, ahead, on_device
 from skin.model.checkpoint import load_best
 from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import Precision, choose
@@ -183,6 +184,18 @@ def test_memory_of_the_gpu_is_counted_in_three_ways() -> None:
         assert peak.nvml_used_mib >= 256  # the allocator has kept the block
     memory.reset_peaks([device])
     assert memory.read([device]).gpus[0].allocated_mib < before + 200
+
+
+def test_every_epoch_copies_its_batches_into_the_same_memory() -> None:
+    device = torch.device("cuda", 0)
+    images = torch.zeros(32, 150, 150, 3, dtype=torch.uint8).pin_memory()
+    batch = Batch(images, torch.zeros(32, dtype=torch.int64), torch.arange(32))
+    reserved = []
+    for _epoch in range(4):
+        deque(ahead([batch, batch, batch], device), maxlen=0)
+        torch.cuda.synchronize(device)
+        reserved.append(torch.cuda.memory_reserved(device))
+    assert len(set(reserved[1:])) == 1
 
 
 def test_more_gpus_than_there_are_is_one_line(demo_folder: Path) -> None:
