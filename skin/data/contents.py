@@ -96,7 +96,8 @@ def _damaged(path: Path, error: Exception) -> UserError:
 def _digests(rows: pd.DataFrame, metadata: Sequence[str]) -> list[str]:
     """Return a digest of each row's values in some columns."""
     own = [name for name in (column_of(rows.columns, name) for name in metadata) if name]
-    lines = rows[own].astype(str).agg("\x1f".join, axis=1) if own else pd.Series("", index=rows.index)
+    # One by one: a column that becomes one of texts may keep its missing values, which cannot be joined.
+    lines = rows[own].map(str).agg("\x1f".join, axis=1) if own else pd.Series("", index=rows.index)
     return [hashlib.blake2b(line.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest() for line in lines]
 
 
