@@ -255,11 +255,11 @@ def begin(opened: Opened) -> Run:
 
 def fit(run: Run, interrupts: Interrupts) -> int:
     """Train to the end; return 0, or 128 + the signal that stopped it."""
-    trainer, progress, options = run.trainer, run.progress, run.trainer.options
-    val_loader = validation_loader(options, trainer.topology, run.splits, trainer.data, run.log)
+    trainer = run.trainer
+    val_loader = validation_loader(trainer.options, trainer.topology, run.splits, trainer.data, run.log)
     interrupts.hold(alone=not trainer.topology.distributed)
     try:
-        while progress.epoch < options.epochs and not progress.out_of_patience(options.patience):
+        while not run.is_trained:
             train_epoch(run, interrupts)
             end_epoch(run, val_loader, interrupts)
         finish(run, val_loader, interrupts)

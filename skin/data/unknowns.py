@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import posixpath
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,20 +17,6 @@ FEW = 10
 _LARGE_WEIGHT = 20
 _ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _SHOWN = 8  # classes in a line
-_UNREAD = {
-    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2",
-    ".psd", ".svg", ".eps", ".pdf", ".dcm", ".mp4", ".mov", ".avi", ".mkv", ".webm",
-}  # fmt: skip
-
-
-def unread_formats(others: Sequence[str]) -> str:
-    """Return the numbers of pictures and films among `others` that are in no format that is read; `""` if none is."""
-    suffixes = Counter(posixpath.splitext(path)[1].lower() for path in others)
-    return ", ".join(
-        f"{number:,} {'file' if number == 1 else 'files'} {suffix}"
-        for suffix, number in suffixes.most_common()
-        if suffix in _UNREAD
-    )
 
 
 def without_unknown_groups(rows: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str]]:
@@ -53,9 +37,9 @@ def of_groups(groups: pd.Series) -> list[str]:
     """Return warnings on the groups of the images, `""` where none is known."""
     if (groups == "").all():
         return [
-            "no lesion or patient is known, so pictures of one lesion may stand on both sides of the split; tell "
-            "which belong together with a table's column (--group-column NAME), or with --group-by REGEX, which "
-            "finds them in the names of files and folders"
+            "no lesion or patient is known, so pictures of one lesion count as several, and a split may part them; "
+            "tell which belong together with a table's column (--group-column NAME), or with --group-by REGEX, "
+            "which finds them in the names of files and folders"
         ]
     known = groups[groups != ""].value_counts()
     warnings = []

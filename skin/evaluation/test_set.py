@@ -20,6 +20,7 @@ from skin.data.cache import folder_of
 from skin.data.class_names import ClassMatch, match_classes
 from skin.data.dataset import Metadata
 from skin.data.duplicates import HashCache, near_copies, same_files
+from skin.data.groups import join_pairs
 from skin.data.index import Index, count
 from skin.data.layouts import read_index
 from skin.data.metadata import Encoder, column_of
@@ -155,6 +156,8 @@ def read(
     of_run = run.warnings(index) if own else []
     notes += [] if own else index.warnings  # advice for training: nothing is split here
     part = _part(rows, split, index.root, notes)
+    if not own:  # training has joined near copies of its own
+        part = _copies_joined(part, notes)
     notes += _without_metadata(checkpoint, part)
     match = _matched(checkpoint, part["label"], index.root, notes)
     copies, rows_of_run = pd.Series("", part.index), None
@@ -450,6 +453,23 @@ def _copies(run: _Run, index: Index, paths: pd.Series, notes: list[str]) -> pd.S
         found[left] = near
         notes.append(f"{looked}, and near copies by a perceptual hash; copies that were cut or turned are not found")
     return pd.Series([names[other] if other >= 0 else "" for other in found], paths.index, dtype="str")
+
+
+def _copies_joined(part: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Return the rows with the groups of files of the very same bytes joined: they are one picture, not several."""
+    paths = part["path"].tolist()
+    first = np.array(same_files(paths, paths), np.int64)
+    (copies,) = np.nonzero((first >= 0) & (first != np.arange(len(paths))))
+    if not len(copies):
+        return part
+    labels = part["label"].to_numpy()
+    other = int((labels[copies] != labels[first[copies]]).sum())
+    notes.append(
+        f"{count(len(copies), 'image')} of the set {'is a copy' if len(copies) == 1 else 'are copies'} of others: "
+        "their groups are joined, so that intervals take them for one picture"
+        + (f"; {other:,} with another label" if other else "")
+    )
+    return part.assign(group=join_pairs(part["group"], np.column_stack([copies, first[copies]])))
 
 
 def _part(rows: pd.DataFrame, split: str, root: Path, notes: list[str]) -> pd.DataFrame:

@@ -7,7 +7,6 @@ spread over folds, and the review list of labels.
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -79,7 +78,7 @@ def write(options: Options, folder: Path, log: Log) -> None:
         files.write_atomically(sheet, folder / label_review.PICTURE)
     report_files.write_page(folder, made, pictures)  # its page is the last file: `is_written` looks for it
     run_folder.point_latest(folder)
-    log.say(_said(made, folder, len(review.rows)))
+    log.say(_said(made, folder, len(review.rows), has_test=bool(len(splits.of("test")))))
 
 
 @dataclass(frozen=True)
@@ -237,9 +236,9 @@ def _as_set(rows: pd.DataFrame, labels: metrics.Ints, splits: Splits) -> TestSet
     )  # fmt: skip
 
 
-def _said(made: Report, folder: Path, doubted: int) -> str:
+def _said(made: Report, folder: Path, doubted: int, has_test: bool) -> str:
     assert made.folds is not None
-    found, path = made.folds, shlex.quote(str(folder / run_folders.BEST))
+    found = made.folds
     lines = [f"\nout of fold, {made.images:,} images, each answered by the model that was trained without it:"]
     lines += [
         f"  {metric.label.ljust(36)}{made.metrics[metric.name].text()}, over folds "
@@ -250,6 +249,5 @@ def _said(made: Report, folder: Path, doubted: int) -> str:
         *lines,
         f"{doubted:,} labels deserve a second look: label_review.csv, label_review.png",
         f"everything is in {folder}: best.pt (the ensemble), report.html, out_of_fold.csv",
-        f"next:  python evaluate.py --checkpoint {path}",
-        f"       python predict.py --checkpoint {path} IMAGE",
+        run_folders.next_steps(folder, has_test),
     ])  # fmt: skip

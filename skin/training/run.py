@@ -22,7 +22,7 @@ from skin.training import attempts, goodput, nodes, run_folder
 from skin.training.columns import EpochResult, Row, row_of, write_metrics
 from skin.training.curves import draw_curves
 from skin.training.follow import Follower
-from skin.training.options import MONITORS, Options, mended
+from skin.training.options import MONITORS, OWN, Options, mended
 from skin.training.progress import Progress
 from skin.training.records import Totals
 from skin.training.saver import Saver, kept, newest
@@ -64,6 +64,12 @@ class Run:
         title = f"epoch {progress.epoch + 1}/{options.epochs}"
         done = progress.step * batches.batch_size
         return self.log.progress(title, batches.size, done, lambda: self.follower.left(progress))
+
+    @property
+    def is_trained(self) -> bool:
+        """True if no step is left to take."""
+        options, progress = self.trainer.options, self.progress
+        return progress.epoch >= options.epochs or progress.out_of_patience(options.patience)
 
     def is_time_to_save(self, interrupts: Interrupts) -> bool:
         """Look at loss, clock and signals after a step; return True if last.pt is to be saved before the next one.
@@ -168,16 +174,12 @@ class Run:
         self.follower.ended(progress, probabilities, called, curves, found)
         files.write_atomically(curves, folder / "curves.png")  # the last file: `finished` looks for it
         attempts.forget(folder)
-        path = shlex.quote(str(folder / "best.pt"))
         self.log.say(
             f"\nbest validation {monitor}: {progress.best_value:.4f}, epoch {progress.best_epoch}\n"
             f"everything is in {folder}: best.pt, report.html, metrics.csv, curves.png, model_card.md"
         )
         if self.trainer.options.fold is None:
-            self.log.say(
-                f"next:  python evaluate.py --checkpoint {path}\n"
-                f"       python predict.py --checkpoint {path} IMAGE"
-            )
+            self.log.say(run_folders.next_steps(folder, has_test=bool(len(self.splits.of("test")))))
 
     def say_resumed(self, source: str, last: dict[str, Any] | None) -> None:
         """Say what a run that goes on goes on from, and what has changed since.
@@ -205,13 +207,18 @@ class Run:
         """
         trainer, splits = self.trainer, self.splits
         changed = mended(trainer.options, self.config)
+        if self.is_trained:
+            if late := changed.keys() - OWN:
+                flags = ", ".join(sorted(map(cli.flag_of, late)))
+                self.log.say(f"note: no step is left to take, so nothing comes of {flags}")
+            changed = {name: value for name, value in changed.items() if name in OWN}
         if "data" in changed:
             compared = "names, labels and contents" if (self.folder / contents.NAME).exists() else "names and labels"
             same = "" if splits.left_out or splits.changed else f": {compared} are as they were"
             self.log.say(f"data moved from {self.config['data']}{same}")
         machine = _changes(trainer.machine(), _dict(last.get("machine"))) if last else []
         before = {**trainer.plan(), "images a step": self.config["resolved"]["images_per_step"]}
-        plan = _changes(trainer.plan(), {**before, **_dict((last or {}).get("plan"))})
+        plan = [] if self.is_trained else _changes(trainer.plan(), {**before, **_dict((last or {}).get("plan"))})
         was = {**cli.plain(Options()), **self.config}
         other = [f"{name} {changed[name]:g} (was {was[name]:g})" for name in ("lr", "accumulate") if name in changed]
         other += plan
@@ -236,7 +243,8 @@ class Run:
         }  # fmt: skip
         steps = {"images_per_step": resolved["images_per_step"], "steps_per_epoch": resolved["steps_per_epoch"]}
         self.config = {
-            **self.config, **changed, "resolved": {**self.config["resolved"], **steps},
+            **self.config, **changed,
+            "resolved": self.config["resolved"] | ({} if self.is_trained else steps),
             "resumed": [*self.config.get("resumed", []), now],
         }  # fmt: skip
         if not self.trainer.topology.is_main:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,15 @@ REPORT, KIND = "report.json", "skin evaluation report"
 _CHECK = "check.json"
 _CHECK_KEYS = {"ok", "root", "layout", "exact_duplicates", "near_duplicates", "leaks"}
 _JSON_LIMIT = 64 * 2**20  # bytes; a larger file is not looked into
+
+
+def next_steps(folder: Path, has_test: bool) -> str:
+    """Return the commands that use the model of a run, for people; without a test split the user brings a set."""
+    path = shlex.quote(str(folder / BEST))
+    return (
+        f"next:  python evaluate.py --checkpoint {path}{'' if has_test else ' --data DIR'}\n"
+        f"       python predict.py --checkpoint {path} IMAGE"
+    )
 
 
 def newest_model() -> Path:

@@ -438,6 +438,17 @@ def test_copies_of_training_images_are_known_by_their_bytes(
     assert made["warnings"][1].startswith("7 of 21 images were used to choose and calibrate")
 
 
+def test_copies_within_a_set_count_as_one_picture(run: Run, demo_folder: Path, tmp_path: Path) -> None:
+    rows = read_index(demo_folder).rows.groupby("label").head(2)
+    folder = copied(rows, tmp_path / "twice", "{}.jpg")
+    once, _ = run("--data", folder)
+    copied(rows, folder, "copy of {}.jpg")
+    twice, said = run("--data", folder)
+    assert (twice["images"], twice["groups"]) == (2 * once["images"], once["groups"])
+    assert [*twice["accuracy"].values()] == pytest.approx([*once["accuracy"].values()], abs=0.01)
+    assert f"{len(rows)} images of the set are copies of others: their groups are joined" in said
+
+
 def test_a_set_that_holds_the_runs_images_and_others_is_another_set(
     run: Run, demo_folder: Path, tmp_path: Path
 ) -> None:

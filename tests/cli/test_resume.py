@@ -204,6 +204,17 @@ def test_a_run_that_is_done_is_done_and_gets_the_row_that_a_kill_kept_from_metri
     assert changes_from(undisturbed) == []
 
 
+def test_a_run_that_is_done_keeps_the_options_that_it_was_trained_with(
+    undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(undisturbed, "run")
+    assert call("--resume", "run", "--lr", "0.5", "--batch-size", "64") == 0
+    assert "note: no step is left to take, so nothing comes of --batch-size, --lr" in capsys.readouterr().out
+    before = run_folders.read_config(undisturbed)
+    for now in (run_folders.read_config(Path("run")), checkpoint.load(Path("run/best.pt"))["config"]):
+        assert all(now[name] == before[name] for name in ("lr", "batch_size", "resolved"))
+
+
 def test_a_run_stopped_before_its_first_save_begins_again(
     stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -186,9 +186,9 @@ def test_the_check_shows_the_warnings(tmp_path: Path) -> None:
         Image.effect_noise((40, 40), 20 * n + 10).save(path)
     report = check(read_index(tmp_path), (0.5, 0.5, 0.0), 0, tmp_path / "out")
     assert [line.split(":")[0] for line in report.warnings] == [
-        "no lesion or patient is known, so pictures of one lesion may stand on both sides of the split; tell which "
-        "belong together with a table's column (--group-column NAME), or with --group-by REGEX, which finds them in "
-        "the names of files and folders",
+        "no lesion or patient is known, so pictures of one lesion count as several, and a split may part them; tell "
+        "which belong together with a table's column (--group-column NAME), or with --group-by REGEX, which finds "
+        "them in the names of files and folders",
         "6 images in total",
         "fewer than 10 training images of mel (2), nv (1)",
     ]
