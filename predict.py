@@ -22,6 +22,7 @@ import functools
 import itertools
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -32,7 +33,7 @@ from skin.utils import cli
 if __name__ == "__main__":  # before torch, which takes seconds to import
     cli.answer_early(PredictSettings, __doc__)
 
-from skin.data.image_files import image_paths
+from skin.data.image_files import image_paths, unread_formats
 from skin.model.classifier import Answer, SkinClassifier, load_classifier
 from skin.serving import metadata
 from skin.serving.outputs import is_terminal, open_outputs
@@ -97,13 +98,16 @@ def predict_all(
             print(f"cannot read {printable(name)}: {reason}", file=sys.stderr, flush=True)
 
     start = time.perf_counter()
-    paths = image_paths(settings.images, report, settings.null)
+    passed_over: Counter[str] = Counter()
+    paths = image_paths(settings.images, report, settings.null, passed_over)
     with open_outputs(settings, model.classes) if topology.is_main else nullcontext(_nowhere) as show:
         for answer, overlay in answers(model, paths, settings, topology, known):
             if answer.error:
                 report(answer.source, answer.error.reason)
             show(answer, overlay)
             done += 1
+    if unread := unread_formats(passed_over):
+        print(f"WARNING: passed over, in formats that are not read: {unread}", file=sys.stderr, flush=True)
     failures = topology.from_main(failures)  # rank 0 alone knows of folders that cannot be listed
     if not done and not failures:
         raise UserError(f"no images in {', '.join(settings.images)}")

@@ -10,6 +10,7 @@ import glob
 import itertools
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -18,9 +19,14 @@ from typing import cast
 from skin.utils.errors import UserError
 
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif",
     ".heic", ".heif", ".hif", ".dcm", ".dicom",
 )  # fmt: skip
+_UNREAD = {  # of pictures and films
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2",
+    ".psd", ".svg", ".eps", ".pdf", ".dcm", ".mp4", ".mov", ".avi", ".mkv", ".webm",
+}  # fmt: skip
+OVERLAY = ".cam.png"  # how the pictures of predict.py --explain end, which are answers and no images to ask about
 STDIN = "-"
 LONGEST_NAME = 65_536  # bytes
 SORTED_BLOCK = 65_536  # names: a larger folder is given in sorted blocks of so many
@@ -28,24 +34,41 @@ SORTED_BLOCK = 65_536  # names: a larger folder is given in sorted blocks of so 
 OnProblem = Callable[[str, str], None]
 
 
-def image_paths(names: Sequence[str], on_problem: OnProblem, null_separated: bool = False) -> Iterator[str]:
+def unread_formats(suffixes: Counter[str]) -> str:
+    """Return the numbers of files in formats of pictures and films that are not read; `""` if there are none.
+
+    Args:
+        suffixes: of files, in small letters, and how many files have each.
+    """
+    return ", ".join(
+        f"{number:,} {'file' if number == 1 else 'files'} {suffix}"
+        for suffix, number in suffixes.most_common()
+        if suffix in _UNREAD
+    )
+
+
+def image_paths(
+    names: Sequence[str], on_problem: OnProblem, null_separated: bool = False, passed_over: Counter[str] | None = None
+) -> Iterator[str]:
     """Yield the images that `names` stand for, in the order of `names`; within a folder sorted by name.
 
-    A folder gives the files in it and below it whose names end as images' do; hidden ones are passed over. A
-    name that does not exist and holds `*`, `?` or `[` is a pattern (`**` for any folders). `-` reads names
-    from stdin. Any other name is given as it is: reading it will show if it is an image.
+    A folder gives the files in it and below it whose names end as images' do; others, hidden ones and overlays are
+    passed over. A name that does not exist and holds `*`, `?` or `[` is a pattern (`**` for any folders). `-` reads
+    names from stdin. Any other name is given as it is: reading it will show if it is an image.
 
     Args:
         on_problem: called with a folder that cannot be listed, or a pattern with no match, and the reason.
         null_separated: names on stdin end with NUL (`find -print0`), not with a line's end.
+        passed_over: gets the suffixes of files in folders that end as no image does.
 
     Raises:
         UserError: stdin is asked for and closed.
     """
+    others = Counter() if passed_over is None else passed_over
     for name in names:
         if name == STDIN:
             for listed in _names_on_stdin(b"\0" if null_separated else b"\n"):
-                yield from _file_or_folder(listed, on_problem)
+                yield from _file_or_folder(listed, on_problem, others)
         elif not os.path.lexists(name) and glob.has_magic(name):
             matches = _sorted_blocks(glob.iglob(name, recursive=True))  # noqa: PTH207  a pattern may be absolute
             found = next(matches, None)
@@ -53,16 +76,18 @@ def image_paths(names: Sequence[str], on_problem: OnProblem, null_separated: boo
                 on_problem(name, "no file matches this pattern")
                 continue
             for match in itertools.chain([found], matches):
-                yield from _file_or_folder(match, on_problem)
+                yield from _file_or_folder(match, on_problem, others)
         else:
-            yield from _file_or_folder(name, on_problem)
+            yield from _file_or_folder(name, on_problem, others)
 
 
-def _file_or_folder(name: str, on_problem: OnProblem) -> Iterator[str]:
-    return _walk(name, (), on_problem) if Path(name).is_dir() else iter([name])
+def _file_or_folder(name: str, on_problem: OnProblem, others: Counter[str]) -> Iterator[str]:
+    return _walk(name, (), on_problem, others) if Path(name).is_dir() else iter([name])
 
 
-def _walk(folder: str, above: tuple[tuple[int, int], ...], on_problem: OnProblem) -> Iterator[str]:
+def _walk(
+    folder: str, above: tuple[tuple[int, int], ...], on_problem: OnProblem, others: Counter[str]
+) -> Iterator[str]:
     """Yield files first, then those of subfolders, each sorted. Links are followed, but never back up (`above`)."""
     subfolders: list[str] = []
 
@@ -72,7 +97,9 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...], on_problem: OnProblem
                 continue
             if entry.is_dir():
                 subfolders.append(entry.path)
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            elif not entry.name.lower().endswith(IMAGE_SUFFIXES):
+                others[Path(entry.name).suffix.lower()] += 1
+            elif not entry.name.endswith(OVERLAY):
                 yield entry.path
 
     try:
@@ -85,7 +112,7 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...], on_problem: OnProblem
         on_problem(folder, error.strerror or str(error))
         return
     for subfolder in sorted(subfolders):
-        yield from _walk(subfolder, (*above, (status.st_dev, status.st_ino)), on_problem)
+        yield from _walk(subfolder, (*above, (status.st_dev, status.st_ino)), on_problem, others)
 
 
 def _sorted_blocks(names: Iterator[str]) -> Iterator[str]:

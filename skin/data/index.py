@@ -18,7 +18,7 @@ from pathlib import Path
 from skin.data import unknowns
 from skin.data.folder import Folder, are_plain, image_suffix
 from skin.data.groups import UNKNOWN
-from skin.data.image_files import IMAGE_SUFFIXES
+from skin.data.image_files import IMAGE_SUFFIXES, unread_formats
 from skin.data.packed import how_to_unpack, packed
 from skin.data.path_groups import group_by_path
 from skin.data.table_paths import relative_names
@@ -128,7 +128,7 @@ def build_index(
     draft = _with_files(replace(draft, rows=known_rows), folder)
     draft, faults = _one_row_per_image(draft)
     faults = of_ignored + faults
-    rows, unread = draft.rows.copy(), unknowns.unread_formats(folder.others)
+    rows, unread = draft.rows.copy(), _unread(folder.others)
     faults += _too_few_rows(draft, folder, named, unread, allow_missing)
     faults += _same_but_for_case(rows["label"].unique(), draft.source)
     if faults and not keep_going:
@@ -478,6 +478,10 @@ def _with_points(words: list[str]) -> list[str]:
     if codes or thousands:
         return words
     return [_DECIMAL_COMMA.sub(r"\1.\2", word) for word in words]
+
+
+def _unread(others: Sequence[str]) -> str:
+    return unread_formats(Counter(posixpath.splitext(path)[1].lower() for path in others))
 
 
 def count(number: float, noun: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from skin.data.folder import composed, image_suffix, without_suffix
@@ -180,7 +181,19 @@ def may_name(name: str, image: str) -> bool:
     suffix = image_suffix(name)
     if stem(name) != stem(image) or (suffix and suffix != image_suffix(image)):
         return False
-    return not is_path(name) or folders_alike(name, image) > 0
+    return not is_path(name) or folders_alike(name, image) >= _folders_told(name, image)
+
+
+def _folders_told(name: str, image: str) -> int:
+    """Return how many folders of a table's name and an image must agree: all that both have, at least one.
+
+    Two paths from the root may be of two machines, so that the last folder has to do.
+    """
+    paths = [path.replace("\\", "/") for path in (name, image)]
+    if all(PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute() for path in paths):
+        return 1
+    folders = [[part for part in PurePosixPath(path).parts[:-1] if part not in ("..", "/")] for path in paths]
+    return max(1, min(map(len, folders)))
 
 
 def _are_files(values: pd.Series) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 from skin.model.averaging import as_one
 from skin.model.calibration import divisors, rule_of
 from skin.model.checkpoint import Checkpoint, SingleCheckpoint, load_best
+from skin.model.choices import PRODUCER
 from skin.model.log_distance import log_distance
 from skin.model.metadata import with_metadata
 from skin.utils.errors import UserError
@@ -188,8 +189,6 @@ def ask(session: Any, outputs: list[str], squares: np.ndarray) -> list[np.ndarra
 
 
 def _to_onnx(portable: Portable, inputs: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
-    import onnx
-
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():  # that two inputs have the same batch is what is meant
         warnings.filterwarnings("ignore", "# The axis name: batch will not be used")
@@ -206,6 +205,14 @@ def _to_onnx(portable: Portable, inputs: dict[str, np.ndarray], metadata: dict[s
     graph = model.graph
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         del part.metadata_props[:]  # the exporter's notes for debugging, with paths of this machine
+    return signed(model, metadata)
+
+
+def signed(model: Any, metadata: dict[str, str]) -> bytes:
+    """Return the file of an `onnx.ModelProto` with this metadata and no other, and with our name as its producer."""
+    import onnx
+
+    model.producer_name, model.producer_version = PRODUCER, ""
     onnx.helper.set_model_props(model, metadata)
     return bytes(model.SerializeToString())
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from skin.model.export import feed
+from skin.model.export import feed, signed
 
 import numpy as np
 
@@ -122,6 +122,4 @@ def with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
     """Return a file with this metadata and no other."""
     import onnx
 
-    model = onnx.load_from_string(content)
-    onnx.helper.set_model_props(model, metadata)
-    return bytes(model.SerializeToString())
+    return signed(onnx.load_from_string(content), metadata)

@@ -138,7 +138,7 @@ def csv_table(path: Path, classes: Sequence[str], with_overlays: bool) -> Iterat
     @functools.cache
     def writer() -> Any:
         try:
-            file = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
+            file = open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
         made = csv.writer(stack.enter_context(file), lineterminator="\n")
@@ -184,4 +184,6 @@ def csv_row(answer: Answer[str], classes: Sequence[str], overlay: str | None = N
 
 def _safe_path(path: str) -> str:
     """Return a path that no spreadsheet takes for a formula and that still names the file: `./=1+1.jpg`."""
+    if "\r" in path:  # the csv module would not quote it, and the row would become two
+        path = printable(path)
     return f"./{path}" if path.startswith(FORMULA_STARTS) else path

@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from skin.data.image_files import OVERLAY
 from skin.model.classifier import Explanation
 from skin.utils.errors import UserError
 from skin.utils.files import safe_name
@@ -35,10 +36,10 @@ def overlay_name(source: str) -> Path:
     path = Path(os.path.normpath(source))
     if path.is_absolute() or ".." in path.parts:
         path = Path(f"{path.name}.{_digest(path.parent.resolve())}")
-    name = path.name + ".cam.png"
+    name = path.name + OVERLAY
     safe = Path(*map(safe_name, path.parent.parts), safe_name(name))
     if safe != path.with_name(name):  # other names may have become the same
-        safe = safe.with_name(f"{safe.name.removesuffix('.cam.png')}.{_digest(path)}.cam.png")
+        safe = safe.with_name(f"{safe.name.removesuffix(OVERLAY)}.{_digest(path)}{OVERLAY}")
     return safe
 
 

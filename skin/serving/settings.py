@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from skin.data.image_files import STDIN
-from skin.model.choices import AMP
+from skin.model.choices import AMP, ONNX_MARK
 from skin.utils.cli import flag_of, option
 from skin.utils.errors import UserError
 from skin.utils.files import check_output
@@ -69,7 +69,7 @@ class PredictSettings:
         if self.labels and not self.data:
             raise UserError(f"--labels {self.labels}: needs the images that it labels, --data DIR")
         if self.export:
-            check_output("--export", self.export, ".onnx", inputs={"--checkpoint": self.checkpoint})
+            check_output("--export", self.export, ".onnx", ONNX_MARK, {"--checkpoint": self.checkpoint})
         if self.csv:
             inputs = {"--metadata": user_path(self.metadata) if self.metadata else None, "--export": self.export}
             if STDIN in self.images:

@@ -200,7 +200,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def check_output(
-    flag: str, path: Path, suffix: str, mark: bytes = b"", inputs: Mapping[str, Path | None] | None = None,
+    flag: str, path: Path, suffix: str, mark: bytes, inputs: Mapping[str, Path | None] | None = None,
     stream: bool = False,
 ) -> None:  # fmt: skip
     """Check that a result may be written to `path`, before any work is done for it. Nothing is written here.
@@ -211,7 +211,7 @@ def check_output(
     Args:
         flag: the option that names the file, for the message.
         suffix: how the names of such results end.
-        mark: what stands near their beginning; without it, any file of the suffix is taken for one.
+        mark: what stands near their beginning.
         inputs: files that the command reads, by the option that names them.
         stream: the result is written from its beginning to its end, so that a pipe or a device takes it, too.
 
@@ -231,7 +231,7 @@ def check_output(
             raise UserError(f"{place}: is a pipe or a device; name a file in a folder of yours")
     elif not os.access(path if stream and path.exists() else path.resolve().parent, os.W_OK):
         raise UserError(f"{place}: cannot be written; name a file in a folder of yours")
-    elif path.exists() and not (_begins_with(path, mark) if mark else path.suffix.lower() == suffix):
+    elif path.exists() and not _begins_with(path, mark):
         raise UserError(f"{place}: is there and is no earlier result; name a new file, such as new{suffix}")
 
 

@@ -150,16 +150,28 @@ def test_no_cell_of_the_csv_is_a_formula(run: Run, tmp_path: Path) -> None:
     assert all(Path(row[0]).exists() for row in rows[1:])
 
 
-@pytest.mark.parametrize("name", ["two words.png", "it's \"so\".png", "new\nline.png", "é.png", "bad\udcff.png"])
+@pytest.mark.parametrize(
+    "name", ["two words.png", "it's \"so\".png", "new\nline.png", "cr\rx.png", "é.png", "bad\udcff.png"]
+)
 def test_names_of_any_kind_survive_json_and_never_break_a_line(run: Run, name: str) -> None:
     draw(name)
     _, out, _ = run(name, "--json", "--csv", "out.csv")
     (line,) = out.splitlines()
     assert json.loads(line)["image"] == name
-    with open("out.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        assert list(csv.reader(file))[1][0] == name
+    with open("out.csv", encoding="utf-8", newline="") as file:  # which has to be UTF-8, whatever the name
+        (row,) = list(csv.reader(file))[1:]
+    assert row[0] == name.replace("\r", "\\r").encode("utf-8", "backslashreplace").decode()
     _, plain, _ = run(name)
     assert len(plain.splitlines()) == 1
+
+
+def test_pictures_that_a_folder_has_in_other_formats_are_said(run: Run) -> None:
+    Path("in").mkdir()
+    draw("in/a.png")
+    Path("in/b.avif").touch()
+    code, out, err = run("in")
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert err == "WARNING: passed over, in formats that are not read: 1 file .avif\n"
 
 
 def test_a_name_with_a_leading_dash_follows_two_dashes(run: Run) -> None:
@@ -398,6 +410,7 @@ def test_an_export_to_a_folder_is_refused_before_it_begins(run: Run, tmp_path: P
         (("b.png", "--csv", "known.csv"), "--csv known.csv: is there and is no earlier result"),
         (("--export", "a.png"), "--export a.png: is there and is no earlier result; name a new file"),
         (("--export", "copy.pt"), "--export copy.pt: is there and is no earlier result"),
+        (("--export", "other.onnx"), "--export other.onnx: is there and is no earlier result"),
         (("--export", "pipe"), "--export pipe: is a pipe or a device; name a file in a folder of yours"),
         (("b.png", "--export", "both", "--csv", "both"), "--csv both: is the file of --export"),
         (("empty", "--csv", "answers.csv"), "no images in empty"),
@@ -410,6 +423,7 @@ def test_no_file_is_lost_to_a_slip(run: Run, best_pt: Path, words: tuple[str, ..
     Path("link.csv").symlink_to("known.csv")
     Path("answers.csv").write_text("image,predicted,probability,prediction_set,unlike,error,mel\n")
     Path("copy.pt").write_bytes(best_pt.read_bytes())
+    Path("other.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch")
     Path("empty").mkdir()
     os.mkfifo("pipe")
     before = {path.name: path.read_bytes() for path in Path().iterdir() if path.is_file()}

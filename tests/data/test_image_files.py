@@ -1,10 +1,11 @@
 import io
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 from skin.data import image_files
-from skin.data.image_files import image_paths
+from skin.data.image_files import image_paths, unread_formats
 from skin.utils.errors import UserError
 
 import pytest
@@ -31,6 +32,23 @@ def folder(tmp_path: Path) -> Path:
 def test_a_folder_gives_its_images_and_those_below_sorted(folder: Path) -> None:
     expected = ["A.PNG", "b.jpg", "sub/c.tiff", "sub/deep/d.webp"]
     assert names(folder) == [str(folder / name) for name in expected]
+
+
+def test_overlays_are_no_images_of_a_folder_unless_they_are_named(folder: Path) -> None:
+    overlay = folder / "b.jpg.cam.png"
+    overlay.touch()
+    assert str(overlay) not in names(folder)
+    assert names(overlay) == [str(overlay)]
+
+
+def test_what_a_folder_has_in_other_formats_is_counted(folder: Path) -> None:
+    for name in ("c.jpe", "d.avif", "sub/e.AVIF", "sub/f.jp2"):
+        (folder / name).touch()
+    others: Counter[str] = Counter()
+    found = list(image_paths([str(folder)], lambda name, reason: None, passed_over=others))
+    assert str(folder / "c.jpe") in found
+    assert others == {".avif": 2, ".jp2": 1, ".txt": 1}
+    assert unread_formats(others) == "2 files .avif, 1 file .jp2"
 
 
 def test_files_are_given_as_they_are_named_in_the_order_named(folder: Path) -> None:
