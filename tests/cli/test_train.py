@@ -529,6 +529,15 @@ def test_two_processes_take_the_steps_of_one_with_their_images_together(
 
 
 @pytest.mark.real
+def test_what_is_not_known_of_real_images_is_trained_without(real_data: Path, tmp_path: Path) -> None:
+    """Seven of them have no age."""
+    run = trained(real_data / "ham10000_mini", tmp_path / "run", "--epochs", 1, "--metadata", "age,sex,localization")
+    log = (run / "train.log").read_text()
+    assert "beside the pixels: age; sex (female, male); localization (" in log
+    assert (run / "best.pt").is_file()
+
+
+@pytest.mark.real
 @pytest.mark.timeout(1500)
 def test_the_recipe_as_it_stands_trains_on_the_cpu(real_data: Path, tmp_path: Path) -> None:
     """An epoch of B3 at 300 pixels from random weights; some minutes."""
