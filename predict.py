@@ -33,7 +33,7 @@ from skin.utils import cli
 if __name__ == "__main__":  # before torch, which takes seconds to import
     cli.answer_early(PredictSettings, __doc__)
 
-from skin.data.image_files import image_paths, unread_formats
+from skin.data.image_files import image_blocks, unread_formats
 from skin.model.classifier import Answer, SkinClassifier, load_classifier
 from skin.serving import metadata
 from skin.serving.outputs import is_terminal, open_outputs
@@ -99,9 +99,9 @@ def predict_all(
 
     start = time.perf_counter()
     passed_over: Counter[str] = Counter()
-    paths = image_paths(settings.images, report, settings.null, passed_over)
+    blocks = image_blocks(settings.images, report, settings.null, passed_over)
     with open_outputs(settings, model.classes) if topology.is_main else nullcontext(_nowhere) as show:
-        for answer, overlay in answers(model, paths, settings, topology, known):
+        for answer, overlay in answers(model, blocks, settings, topology, known):
             if answer.error:
                 report(answer.source, answer.error.reason)
             show(answer, overlay)
@@ -123,12 +123,15 @@ def _nowhere(answer: Answer[str], overlay: str | None) -> None:
 
 
 def answers(
-    model: SkinClassifier, paths: Iterator[str], settings: PredictSettings, topology: Topology,
+    model: SkinClassifier, blocks: Iterator[Iterable[str]], settings: PredictSettings, topology: Topology,
     known: metadata.KnownOf | None = None,
 ) -> Iterator[tuple[Answer[str], str | None]]:
-    """Yield each image's answer and the path of its overlay, in the order of rank 0's `paths`, in every process.
+    """Yield each image's answer and the path of its overlay, in the order of rank 0's `blocks`, in every process.
 
     If processes share the images, each writes the overlays of its own.
+
+    Args:
+        blocks: of paths; the answers to one come before the next is asked for.
     """
 
     def own(paths: Iterable[str]) -> Iterator[tuple[Answer[str], str | None]]:
@@ -140,8 +143,10 @@ def answers(
             yield answer, overlay
 
     if not topology.distributed:
-        yield from own(paths)
+        for block in blocks:
+            yield from own(block)
         return
+    paths = itertools.chain.from_iterable(blocks)
     while shares := topology.from_main(next_shares(paths, topology.world) if topology.is_main else None):
         found = [(answer._replace(explanation=None), overlay) for answer, overlay in own(shares[topology.rank])]
         yield from itertools.chain.from_iterable(topology.gather(found))

@@ -64,12 +64,29 @@ def image_paths(
     Raises:
         UserError: stdin is asked for and closed.
     """
+    yield from itertools.chain.from_iterable(image_blocks(names, on_problem, null_separated, passed_over))
+
+
+def image_blocks(
+    names: Sequence[str], on_problem: OnProblem, null_separated: bool = False, passed_over: Counter[str] | None = None
+) -> Iterator[Iterator[str]]:
+    """Yield what `image_paths` does in blocks, each to be used up before the next.
+
+    What comes on stdin is a block as soon as it is there: a program that writes a name and waits for its answer must
+    not wait for a batch to be full.
+    """
     others = Counter() if passed_over is None else passed_over
+    for of_stdin, some in itertools.groupby(names, lambda name: name == STDIN):
+        if not of_stdin:
+            yield _named(some, on_problem, others)
+            continue
+        for listed in _names_on_stdin(b"\0" if null_separated else b"\n"):
+            yield itertools.chain.from_iterable(_file_or_folder(name, on_problem, others) for name in listed)
+
+
+def _named(names: Iterable[str], on_problem: OnProblem, others: Counter[str]) -> Iterator[str]:
     for name in names:
-        if name == STDIN:
-            for listed in _names_on_stdin(b"\0" if null_separated else b"\n"):
-                yield from _file_or_folder(listed, on_problem, others)
-        elif not os.path.lexists(name) and glob.has_magic(name):
+        if not os.path.lexists(name) and glob.has_magic(name):
             matches = _sorted_blocks(glob.iglob(name, recursive=True))  # noqa: PTH207  a pattern may be absolute
             found = next(matches, None)
             if found is None:
@@ -120,8 +137,8 @@ def _sorted_blocks(names: Iterator[str]) -> Iterator[str]:
         yield from block
 
 
-def _names_on_stdin(separator: bytes) -> Iterator[str]:
-    """Yield names as they arrive. Bytes that are no text become surrogates, as everywhere in `os`."""
+def _names_on_stdin(separator: bytes) -> Iterator[list[str]]:
+    """Yield the names that have arrived together. Bytes that are no text become surrogates, as everywhere in `os`."""
     if sys.stdin is None:
         raise UserError("standard input is closed: '-' reads a list of images from it")
     line_end = b"\r" if separator == b"\n" else b""
@@ -131,6 +148,6 @@ def _names_on_stdin(separator: bytes) -> Iterator[str]:
         *names, rest = (rest + chunk).split(separator)
         if len(rest) > LONGEST_NAME:
             raise UserError("'-' reads a list of file names from stdin; what came is no such list")
-        yield from (os.fsdecode(name) for n in names if (name := n.removesuffix(line_end)))
+        yield [os.fsdecode(name) for n in names if (name := n.removesuffix(line_end))]
     if rest.removesuffix(line_end):
-        yield os.fsdecode(rest.removesuffix(line_end))
+        yield [os.fsdecode(rest.removesuffix(line_end))]

@@ -174,6 +174,30 @@ def test_pictures_that_a_folder_has_in_other_formats_are_said(run: Run) -> None:
     assert err == "WARNING: passed over, in formats that are not read: 1 file .avif\n"
 
 
+def test_who_writes_one_name_gets_its_answer_before_the_next(
+    best_pt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw("a.png")
+    reader, writer = os.pipe()
+    heard: list[str] = []
+
+    class Listening(io.StringIO):
+        def write(self, text: str) -> int:
+            if text.startswith("a.png"):
+                heard.append(text)
+                os.write(writer, b"a.png\n") if len(heard) < 3 else os.close(writer)
+            return len(text)
+
+    monkeypatch.setattr(sys, "argv", ["predict.py", "-", "--checkpoint", str(best_pt)])
+    monkeypatch.setattr(sys, "stdout", Listening())
+    os.write(writer, b"a.png\n")
+    with os.fdopen(reader) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert predict.main() == 0
+    assert len(heard) == 3
+
+
 def test_a_name_with_a_leading_dash_follows_two_dashes(run: Run) -> None:
     draw("-f.png")
     code, out, _ = run("--", "-f.png")
