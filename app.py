@@ -43,7 +43,8 @@ def main() -> int:
     settings = cli.parse(AppSettings, __doc__)
     port = free_port(settings.host, settings.port)
     with tempfile.TemporaryDirectory(prefix="skin-app-", ignore_cleanup_errors=True) as folder:
-        set_up_gradio(Path(folder) / "uploads")
+        uploads = Path(folder) / "uploads"
+        set_up_gradio(uploads)
 
         from skin.model.classifier import load_classifier
         from skin.utils.driver import unusable_gpus
@@ -56,7 +57,7 @@ def main() -> int:
         from skin.serving.webpage import make_site, start  # takes seconds: a missing checkpoint is said first
 
         examples = draw_examples(Path(folder) / "examples") if model.facts.demo else []
-        site = make_site(model, examples, KEEP_SECONDS)
+        site = make_site(model, examples, uploads, KEEP_SECONDS)
         waiting = min(QUEUE_LIMIT, max(1, int(KEEP_SECONDS / 2 / seconds_an_answer(model))))
         address = start(site, settings.host, port, waiting)
         if port != settings.port:

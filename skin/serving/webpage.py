@@ -7,9 +7,13 @@ client does. The pictures of an answer are inside its HTML, so that none of them
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +68,27 @@ class SecurityHeaders:
 
 @dataclass(frozen=True)
 class Site:
-    """What is served: Gradio's functions, and the pages and files beside them."""
+    """What is served: Gradio's functions, the pages and files beside them, and the folder of the uploads."""
 
     functions: gr.Blocks
     routes: list[BaseRoute]
+    uploads: Path
+    keep_seconds: int
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def close(self) -> None:
         """End the server, and delete the uploads."""
         self.functions.close(verbose=False)
+        self.ended.set()
+        shutil.rmtree(self.uploads, ignore_errors=True)
 
 
-def make_site(model: SkinClassifier, examples: list[Path], keep_seconds: int) -> Site:
+def make_site(model: SkinClassifier, examples: list[Path], uploads: Path, keep_seconds: int) -> Site:
     """Build the page of `model`, and the functions that answer for it.
 
     Args:
         examples: pictures to try it with, in one folder.
+        uploads: the folder that GRADIO_TEMP_DIR names. It must be this site's alone: all in it is deleted.
         keep_seconds: an uploaded file is deleted when it is this old.
     """
 
@@ -108,8 +118,7 @@ def make_site(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
     asked: list[Callable[..., Any]] = [classify, row, predict]
     if model.encoder is not None:
         asked += [classify_with_metadata, predict_with_metadata]
-    keep = (max(1, keep_seconds // 6), keep_seconds)
-    with gr.Blocks(analytics_enabled=False, delete_cache=keep) as functions:
+    with gr.Blocks(analytics_enabled=False) as functions:
         for function in asked:  # one forward pass takes all cores, so one at a time
             gr.api(function, api_name=function.__name__, concurrency_id="model", concurrency_limit=1)
 
@@ -121,7 +130,7 @@ def make_site(model: SkinClassifier, examples: list[Path], keep_seconds: int) ->
     routes: list[BaseRoute] = [Route("/", home), Mount("/page", StaticFiles(directory=WEB))]
     if examples:
         routes.append(Mount("/examples", StaticFiles(directory=examples[0].parent)))
-    return Site(functions, routes)
+    return Site(functions, routes, uploads, keep_seconds)
 
 
 def start(site: Site, host: str, port: int, queue_limit: int) -> str:
@@ -154,7 +163,26 @@ def start(site: Site, host: str, port: int, queue_limit: int) -> str:
         max_file_size=UPLOAD_LIMIT,
         app_kwargs={"routes": site.routes, "middleware": guards, "docs_url": None, "redoc_url": None},
     )
+    threading.Thread(target=_delete_old_uploads, args=(site,), name="uploads", daemon=True).start()
     return address
+
+
+# ---- the uploads ----------------------------------------------------------------------------------------
+
+
+def _delete_old_uploads(site: Site) -> None:
+    """Delete what is older than `site.keep_seconds` in the folder of the uploads, until the site ends.
+
+    Gradio's own deletion (`delete_cache`) would end at the first path that it cannot delete, and it takes paths
+    from requests.
+    """
+    while not site.ended.wait(max(1, site.keep_seconds // 6)):
+        long_ago = time.time() - site.keep_seconds
+        for parent, folders, files in os.walk(site.uploads, topdown=False):
+            for path in [Path(parent, name) for name in files + folders]:
+                with suppress(OSError):  # a folder that is not empty, or a file that is just being moved
+                    if path.lstat().st_ctime < long_ago:
+                        path.rmdir() if path.is_dir() else path.unlink()
 
 
 # ---- what a request holds -------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,27 +197,61 @@ def test_an_archive_that_calls_itself_a_picture_is_not_opened(app: App) -> None:
         assert "<article" not in call(app.address, "classify", [{"path": name}, "en"])
 
 
-def test_an_upload_is_deleted_when_it_is_old(
-    model: SkinClassifier, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@dataclass
+class Forgetful:
+    """A page in this process that keeps uploads for two seconds."""
+
+    address: str
+    uploads: Path
+    close: Callable[[], None]
+
+    def left(self) -> list[Path]:
+        return list(self.uploads.rglob("*"))
+
+    def forgets(self) -> bool:
+        """Wait until nothing is left, for half a minute at most."""
+        end = time.monotonic() + 30
+        while self.left() and time.monotonic() < end:
+            time.sleep(0.05)
+        return not self.left()
+
+
+@pytest.fixture
+def forgetful(model: SkinClassifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forgetful]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     from skin.serving.webpage import make_site, start
 
-    from gradio.route_utils import delete_files_created_by_app
-
-    site = make_site(model, [], keep_seconds=60)
-    assert site.functions.delete_cache == (10, 60)
+    site = make_site(model, [], tmp_path / "uploads", keep_seconds=2)
     address = start(site, "127.0.0.1", free_port("127.0.0.1", 7950), 4).rstrip("/")
-    try:
-        ask(address, "private.png", images[5].read_bytes())
-        uploads = tmp_path / "uploads"
-        assert len(list(uploads.rglob("private.png"))) == 1
-        delete_files_created_by_app(site.functions, age=60)
-        assert len(list(uploads.rglob("private.png"))) == 1, "it is a second old"
-        delete_files_created_by_app(site.functions, age=0)
-        assert list(uploads.rglob("private.png")) == []
-    finally:
-        site.close()
+    yield Forgetful(address, tmp_path / "uploads", site.close)
+    site.close()
+
+
+def test_an_upload_is_deleted_when_it_is_old(forgetful: Forgetful, images: list[Path]) -> None:
+    content, sent = images[5].read_bytes(), time.time()
+    stored = Path(upload(forgetful.address, "private.png", content))
+    assert stored.is_relative_to(forgetful.uploads)
+    while stored.exists():
+        assert time.time() - sent < 30
+        time.sleep(0.05)
+    assert time.time() - sent > 1.9, "it is kept for two seconds"
+    assert forgetful.forgets(), "nor does its folder stay"
+    ask(forgetful.address, "private.png", content)
+    forgetful.close()
+    assert forgetful.left() == [], "however young it is"
+
+
+def test_no_request_ends_the_deletion_of_uploads(
+    forgetful: Forgetful, images: list[Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    stored = upload(forgetful.address, "private.png", images[5].read_bytes())
+    for path in (str(Path(stored).parent), str(forgetful.uploads), f"{stored}/below"):
+        call(forgetful.address, "predict", [{"path": path, "meta": {"_type": "gradio.FileData"}}])
+    assert forgetful.forgets()
+    upload(forgetful.address, "later.png", images[6].read_bytes())
+    assert forgetful.forgets()
+    forgetful.close()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

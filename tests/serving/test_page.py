@@ -65,13 +65,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
         return answer
 
+    uploads = tmp_path_factory.mktemp("uploads")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        patch.setenv("GRADIO_TEMP_DIR", str(uploads))
         patch.setattr(webpage, "UPLOAD_LIMIT", LIMIT)
         patch.setattr(webpage, "MOST_PICTURES", MOST)
         for name in ("answer_html", "answer_row"):
             patch.setattr(webpage, name, held(getattr(webpage, name)))
-        site = webpage.make_site(model, [], keep_seconds=600)
+        site = webpage.make_site(model, [], uploads, keep_seconds=600)
         address = webpage.start(site, "127.0.0.1", free_port("127.0.0.1", 7980), 16).rstrip("/")
         yield Server(address, model, hold)
         hold.set()

@@ -41,7 +41,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     model = load_classifier(path, device="cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder / "uploads"))
-        site = webpage.make_site(model, [], keep_seconds=600)
+        site = webpage.make_site(model, [], folder / "uploads", keep_seconds=600)
         address = webpage.start(site, "127.0.0.1", free_port("127.0.0.1", 8060), 16).rstrip("/")
         yield Server(address, model, folder / "0.png")
         site.close()
