@@ -222,8 +222,8 @@ def test_a_telephones_largest_picture_is_answered(size: tuple[int, int], visit: 
 # ---- many pictures ------------------------------------------------------------------------------------------
 
 
-def zip_of(path: Path, contents: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+def zip_of(path: Path, contents: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in contents.items():
             archive.writestr(name, content)
     return path
@@ -367,6 +367,37 @@ def test_a_bomb_that_lies_about_its_size_and_other_bad_archives_are_rows(
     assert {row[0]: row[1] for row in rows(visit.page)} == {
         name: ENGLISH.script[key].format(limit=3) for name, key in expected.items()
     }
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+def test_a_picture_that_is_not_what_the_archive_says_is_damaged(
+    compression: int, visit: Visit, pictures: list[Path], tmp_path: Path
+) -> None:
+    sound = zip_of(tmp_path / "sound.zip", {"0.png": pictures[0].read_bytes()}, compression)
+    crc, size = bytearray(sound.read_bytes()), bytearray(sound.read_bytes())
+    entry = crc.index(b"PK\x01\x02")
+    crc[entry + 16] ^= 1
+    size[entry + 24] ^= 1
+    for name, content in (("crc.zip", crc), ("size.zip", size)):
+        (tmp_path / name).write_bytes(content.replace(b"0.png", name[:1].encode() + b".png"))
+    bits = bytearray(sound.read_bytes())
+    bits[entry // 2] ^= 0x55
+    (tmp_path / "bits.zip").write_bytes(bits.replace(b"0.png", b"b.png"))
+    visit.upload(sound, *(tmp_path / name for name in ("crc.zip", "size.zip", "bits.zip")))
+    assert finished(visit.page).endswith("Not readable: 3.")
+    found = {row[0]: row[1] for row in rows(visit.page)}
+    assert found.pop("0.png") != ENGLISH.script["zip_damaged"]
+    assert found == dict.fromkeys(["c.png", "s.png", "b.png"], ENGLISH.script["zip_damaged"])
+
+
+def test_names_of_an_old_archive_stay_different(visit: Visit, pictures: list[Path], tmp_path: Path) -> None:
+    """Without the flag for UTF-8, in the letters of some computer: these bytes are ä and ö on a DOS machine."""
+    archive = zip_of(tmp_path / "old.zip", {f"{name}.png": pictures[0].read_bytes() for name in ("A", "O", "ü")})
+    archive.write_bytes(archive.read_bytes().replace(b"A.png", b"\x84.png").replace(b"O.png", b"\x94.png"))
+    visit.upload(archive)
+    finished(visit.page)
+    expected = [name.decode("cp1252") for name in (b"\x84.png", b"\x94.png")]
+    assert [row[0] for row in rows(visit.page)] == [*expected, "ü.png"]
 
 
 def test_a_table_that_goes_offline_goes_on_where_it_stopped(visit: Visit, pictures: list[Path]) -> None:

@@ -13,6 +13,10 @@ class Problem extends Error {
 const END = 0x06054b50, ENTRY = 0x02014b50, LOCAL = 0x04034b50;  // signatures; APPNOTE.TXT 4.3
 const LONGEST_END = 22 + 65535;  // bytes of the end of the directory, with its comment
 const STORED = 0, DEFLATED = 8;
+const CRC_OF_BYTE = Uint32Array.from({ length: 256 }, (_, crc) => {
+  for (let bit = 0; bit < 8; bit += 1) crc = crc & 1 ? 0xedb88320 ^ (crc >>> 1) : crc >>> 1;
+  return crc;
+});
 
 // Return [{name, open}] for the entries of `file` that `wanted(name)`; `open()` gives a File, or throws a Problem.
 async function zipEntries(file, wanted, limit) {
@@ -32,6 +36,7 @@ async function zipEntries(file, wanted, limit) {
         name,
         locked: (directory.getUint16(place + 8, true) & 1) === 1,
         method: directory.getUint16(place + 10, true),
+        crc: directory.getUint32(place + 16, true),
         packed: directory.getUint32(place + 20, true),
         size: directory.getUint32(place + 24, true),
         offset: directory.getUint32(place + 42, true),
@@ -51,18 +56,27 @@ async function unpacked(file, entry, limit) {
   const start = entry.offset + 30 + head.getUint16(26, true) + head.getUint16(28, true);
   const packed = file.slice(start, start + entry.packed);
   if (packed.size < entry.packed) throw new Problem("zip_damaged");
-  if (entry.method === STORED) return new File([packed], entry.name);
-  if (entry.method !== DEFLATED || typeof DecompressionStream === "undefined") throw new Problem("zip_damaged");
-  const reader = packed.stream().pipeThrough(new DecompressionStream("deflate-raw")).getReader();
+  let stream = packed.stream();
+  if (entry.method !== STORED) {
+    if (entry.method !== DEFLATED || typeof DecompressionStream === "undefined") throw new Problem("zip_damaged");
+    stream = stream.pipeThrough(new DecompressionStream("deflate-raw"));
+  }
+  const reader = stream.getReader();
   const parts = [];
-  for (let size = 0; ;) {
-    const { done, value } = await reader.read().catch(() => { throw new Problem("zip_damaged"); });
-    if (done) return new File(parts, entry.name);
+  for (let size = 0, crc = ~0; ;) {
+    const { done, value } = await reader.read().catch((error) => {  // a TypeError is the unpacker's
+      throw new Problem(error instanceof TypeError ? "zip_damaged" : "lost");
+    });
+    if (done) {
+      if (size !== entry.size || ~crc >>> 0 !== entry.crc) throw new Problem("zip_damaged");
+      return new File(parts, entry.name);
+    }
     size += value.byteLength;
     if (size > limit) {  // the size that the directory states may be a lie
       reader.cancel().catch(() => {});
       throw new Problem("zip_bomb");
     }
+    for (const byte of value) crc = CRC_OF_BYTE[(crc ^ byte) & 255] ^ (crc >>> 8);
     parts.push(value);
   }
 }
@@ -75,5 +89,10 @@ async function bytesOf(file, start, end) {
 
 function textOf(view, start, length) {
   if (start + length > view.byteLength) throw new Problem("zip_damaged");
-  return new TextDecoder().decode(new Uint8Array(view.buffer, view.byteOffset + start, length));
+  const bytes = new Uint8Array(view.buffer, view.byteOffset + start, length);
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {  // an old archive: which letters were meant is not known, but other bytes stay other letters
+    return new TextDecoder("windows-1252").decode(bytes);
+  }
 }
