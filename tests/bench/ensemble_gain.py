@@ -35,9 +35,10 @@ class Settings:
     tta: int = option(1, "views of each image")
 
 
-def answers(checkpoint: Path, tta: int, out: Path) -> pd.DataFrame:
-    """Return predictions.csv of a checkpoint on its own test split."""
+def answers(checkpoint: Path, tta: int, out: Path, data: Path | None = None) -> pd.DataFrame:
+    """Return predictions.csv of a checkpoint on its own test split, whose images may be in another folder by now."""
     command = [sys.executable, "evaluate.py", "--checkpoint", str(checkpoint), "--tta", str(tta), "--out", str(out)]
+    command += [] if data is None else ["--data", str(data.resolve())]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return pd.read_csv(out / "predictions.csv", dtype={"image": str, "label": str, "group": str})
 

@@ -30,6 +30,7 @@ class Settings:
     checkpoint: tuple[Path, ...] = option((), "models of the one way", nargs="+", metavar="FILE")
     against: tuple[Path, ...] = option((), "models of the other, in the same order", nargs="+", metavar="FILE")
     tta: int = option(1, "views of each image")
+    data: Path | None = option(None, "the same images in another folder, such as without metadata", metavar="DIR")
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed, pair in enumerate(zip(settings.checkpoint, settings.against, strict=True)):
             tables = [
-                answers(path.resolve(), settings.tta, Path(folder) / f"{seed}-{way}")
+                answers(path.resolve(), settings.tta, Path(folder) / f"{seed}-{way}", settings.data)
                 for way, path in enumerate(pair)
             ]
             pairs.append(estimates(tables, seed))
