@@ -154,7 +154,7 @@ def read(
         rows = rows.assign(group=rows["image"].map(index.rows.set_index("image")["group"]))
         notes.append(f"groups are those of {'--group-by' if group_by else '--group-column'}")
     of_run = run.warnings(index) if own else []
-    notes += [] if own else index.warnings  # advice for training: nothing is split here
+    notes += [] if own else index.warnings
     part = _part(rows, split, index.root, notes)
     if not own:  # training has joined near copies of its own
         part = _copies_joined(part, notes)
