@@ -179,9 +179,10 @@ def fit_probabilities(
         "answers": _answers(logits, labels, group), "unlike": unlike,
     }  # fmt: skip
     called = scores(fitted, probabilities).argmax(1)
-    fitted["sets"] = {
-        name: _fit_sets(probabilities, labels, coverage, group, called) for name, coverage in COVERAGES.items()
-    }
+    sets = {name: _fit_sets(probabilities, labels, coverage, group, called) for name, coverage in COVERAGES.items()}
+    # More classes share a threshold at 95 %, which may be above one's own at 90 %; the larger sets hold the smaller.
+    sets["95"]["thresholds"] = list(map(min, sets["90"]["thresholds"], sets["95"]["thresholds"]))
+    fitted["sets"] = sets
     return fitted
 
 

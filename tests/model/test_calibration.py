@@ -173,6 +173,14 @@ def test_the_answers_of_the_validation_images_are_kept() -> None:
     assert all(len(set(answers["groups"].numpy()[2 * i : 2 * i + 2].tolist())) == 1 for i in range(15))
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_larger_set_holds_the_smaller_if_more_classes_share_its_threshold(seed: int) -> None:
+    """Some of these classes have 9 to 18 images: enough for a threshold of their own at 90 %, and not at 95 %."""
+    sets = fitted(seed=seed, size=300, shares=(0.86, 0.05, 0.05, 0.04))["sets"]
+    assert sets["90"]["shared"] != sets["95"]["shared"]
+    assert (np.array(sets["95"]["thresholds"]) <= sets["90"]["thresholds"]).all()
+
+
 def test_sets_hold_the_truth_for_each_class_as_often_as_promised() -> None:
     made = fitted(seed=3, size=6000, shares=(0.8, 0.15, 0.05))
     labels = draw_labels(4, 30_000, (0.8, 0.15, 0.05))
