@@ -208,7 +208,7 @@ def _table(runs: list[Run], without: Sequence[str] = ()) -> Table:
     table = Table(
         box=None, pad_edge=False, header_style="bold", caption_justify="left",
         caption="val: the metric that picked the epoch, accuracy unless --monitor was given; the mean over folds\n"
-        "test: balanced accuracy on the run's own test split, with its 95 % interval, without --tta, --out",
+        "test: balanced accuracy on the run's own test split, with its 95 % interval, no --tta or --out",
     )  # fmt: skip
     shown = [column for column in _COLUMNS if column.title not in without]
     for column in shown:
