@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -144,6 +145,19 @@ def same_files(paths: Sequence[str], others: Sequence[str]) -> list[int]:
         if digest := digest_of.get(path):
             first.setdefault(digest, number)
     return [first.get(digest_of.get(path) or b"", -1) for path in paths]
+
+
+def copies_within(paths: Sequence[str]) -> np.ndarray:
+    """Return each row whose file has the bytes of an earlier row's, and the first such row: int64 [M, 2].
+
+    Only files of a size that another one has are read.
+    """
+    sizes = [_size(path) for path in paths]
+    of_size = Counter(sizes)
+    rows = [row for row, size in enumerate(sizes) if size is not None and of_size[size] > 1]
+    alike = [paths[row] for row in rows]
+    pairs = [(row, rows[first]) for row, first in zip(rows, same_files(alike, alike), strict=True) if first >= 0]
+    return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
 
 
 def near_copies(

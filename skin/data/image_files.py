@@ -47,9 +47,7 @@ def unread_formats(suffixes: Counter[str]) -> str:
     )
 
 
-def image_paths(
-    names: Sequence[str], on_problem: OnProblem, null_separated: bool = False, passed_over: Counter[str] | None = None
-) -> Iterator[str]:
+def image_paths(names: Sequence[str], on_problem: OnProblem, null_separated: bool = False) -> Iterator[str]:
     """Yield the images that `names` stand for, in the order of `names`; within a folder sorted by name.
 
     A folder gives the files in it and below it whose names end as images' do; others, hidden ones and overlays are
@@ -59,12 +57,11 @@ def image_paths(
     Args:
         on_problem: called with a folder that cannot be listed, or a pattern with no match, and the reason.
         null_separated: names on stdin end with NUL (`find -print0`), not with a line's end.
-        passed_over: gets the suffixes of files in folders that end as no image does.
 
     Raises:
         UserError: stdin is asked for and closed.
     """
-    yield from itertools.chain.from_iterable(image_blocks(names, on_problem, null_separated, passed_over))
+    yield from itertools.chain.from_iterable(image_blocks(names, on_problem, null_separated))
 
 
 def image_blocks(
@@ -74,6 +71,9 @@ def image_blocks(
 
     What comes on stdin is a block as soon as it is there: a program that writes a name and waits for its answer must
     not wait for a batch to be full.
+
+    Args:
+        passed_over: gets the suffixes of files in folders that end as no image does.
     """
     others = Counter() if passed_over is None else passed_over
     for of_stdin, some in itertools.groupby(names, lambda name: name == STDIN):

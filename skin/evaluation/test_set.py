@@ -19,7 +19,7 @@ from skin.data import split as splits
 from skin.data.cache import folder_of
 from skin.data.class_names import ClassMatch, match_classes
 from skin.data.dataset import Metadata
-from skin.data.duplicates import HashCache, near_copies, same_files
+from skin.data.duplicates import HashCache, copies_within, near_copies, same_files
 from skin.data.groups import join_pairs
 from skin.data.index import Index, count
 from skin.data.layouts import read_index
@@ -457,19 +457,17 @@ def _copies(run: _Run, index: Index, paths: pd.Series, notes: list[str]) -> pd.S
 
 def _copies_joined(part: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """Return the rows with the groups of files of the very same bytes joined: they are one picture, not several."""
-    paths = part["path"].tolist()
-    first = np.array(same_files(paths, paths), np.int64)
-    (copies,) = np.nonzero((first >= 0) & (first != np.arange(len(paths))))
-    if not len(copies):
+    pairs = copies_within(part["path"].tolist())
+    if not len(pairs):
         return part
-    labels = part["label"].to_numpy()
-    other = int((labels[copies] != labels[first[copies]]).sum())
+    labels = part["label"].to_numpy()[pairs]
+    other = int((labels[:, 0] != labels[:, 1]).sum())
     notes.append(
-        f"{count(len(copies), 'image')} of the set {'is a copy' if len(copies) == 1 else 'are copies'} of others: "
+        f"{count(len(pairs), 'image')} of the set {'is a copy' if len(pairs) == 1 else 'are copies'} of others: "
         "their groups are joined, so that intervals take them for one picture"
         + (f"; {other:,} with another label" if other else "")
     )
-    return part.assign(group=join_pairs(part["group"], np.column_stack([copies, first[copies]])))
+    return part.assign(group=join_pairs(part["group"], pairs))
 
 
 def _part(rows: pd.DataFrame, split: str, root: Path, notes: list[str]) -> pd.DataFrame:

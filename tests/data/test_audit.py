@@ -388,3 +388,18 @@ def test_ham10000_itself(real_data: Path, tmp_path: Path) -> None:
     across = [pair.images for pair in report.pairs if pair.groups[0] != pair.groups[1]]
     assert across == [("ISIC_0025226", "ISIC_0030074")]
     assert set(split_index(report.index, RECIPE, 0)["split"]) == {"train", "val", "test"}
+
+
+def test_copies_of_bytes_are_found_and_files_of_a_size_of_their_own_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = {"a": b"one", "b": b"two", "c": b"three", "d": b"one", "e": b"one", "f": b"two"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    read: list[str] = []
+    digest = duplicates._digest
+    monkeypatch.setattr(duplicates, "_digest", lambda path: read.append(Path(path).name) or digest(path))
+    found = duplicates.copies_within([str(tmp_path / name) for name in [*contents, "gone"]])
+    assert found.tolist() == [[3, 0], [4, 0], [5, 1]]
+    assert sorted(read) == ["a", "b", "d", "e", "f"]
+    assert duplicates.copies_within([str(tmp_path / "c")]).shape == (0, 2)

@@ -1,11 +1,12 @@
 import io
+import itertools
 import os
 import sys
 from collections import Counter
 from pathlib import Path
 
 from skin.data import image_files
-from skin.data.image_files import image_paths, unread_formats
+from skin.data.image_files import image_blocks, image_paths, unread_formats
 from skin.utils.errors import UserError
 
 import pytest
@@ -45,7 +46,7 @@ def test_what_a_folder_has_in_other_formats_is_counted(folder: Path) -> None:
     for name in ("c.jpe", "d.avif", "sub/e.AVIF", "sub/f.jp2"):
         (folder / name).touch()
     others: Counter[str] = Counter()
-    found = list(image_paths([str(folder)], lambda name, reason: None, passed_over=others))
+    found = list(itertools.chain.from_iterable(image_blocks([str(folder)], fail, passed_over=others)))
     assert str(folder / "c.jpe") in found
     assert others == {".avif": 2, ".jp2": 1, ".txt": 1}
     assert unread_formats(others) == "2 files .avif, 1 file .jp2"
