@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from skin.data import unknowns
+from skin.data.index import count
 from skin.training import run_page
 from skin.training.columns import Row, epoch_line
 from skin.training.curves import draw_curves
@@ -84,8 +85,7 @@ class Follower:
         if not self._trainer.topology.is_main:
             return
         options = self._trainer.options
-        steps = "step" if progress.skipped == 1 else "steps"
-        skipped = f"  {progress.skipped} {steps} skipped so far" if progress.skipped else ""
+        skipped = f"  {count(progress.skipped, 'step')} skipped so far" if progress.skipped else ""
         line = f"{epoch_line(row, options.epochs)}  {usage}{skipped}{'  best' if best else ''}"
         self._log.say(line, on_terminal=self._table.row(row, best) + skipped if self._table else None)
         found = {remark.kind: remark.text for remark in remarks(self._course(progress))}
