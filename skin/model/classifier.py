@@ -189,7 +189,7 @@ class SkinClassifier:
         Raises:
             ImageError: an image cannot be read; `.path` and `.reason` say which and why.
         """
-        for problem in self._problems(metadata or {}):
+        for problem in self.problems(metadata or {}):
             warnings.warn(problem, stacklevel=2)
         if not isinstance(images, (list, tuple)):
             return self.predict_pixels(self.pixels(images)[None], views=views, metadata=_each(metadata, 1))[0]
@@ -224,7 +224,8 @@ class SkinClassifier:
             views: as in `predict`.
             explain: also explain each image's label.
             workers: threads; by default one per core, at most 8, and two for a GPU.
-            metadata: returns those of a source; it is called in any of the threads.
+            metadata: returns those of a source; it is called in any of the threads. Nothing is said of a value that
+                the model does not know: `problems` tells.
 
         Yields:
             One `Answer` per source. A source that cannot be read has its `error`, and does not hold up the others.
@@ -260,6 +261,12 @@ class SkinClassifier:
         else:
             stored = read_image(image, self.preprocess)
         return centre_crop(stored, self.preprocess.image_size)
+
+    def problems(self, metadata: Known) -> list[str]:
+        """Return a line for each value that a prediction does not use as it is, or not at all."""
+        if self.encoder is None:
+            return [f"{', '.join(metadata)}: this model takes the pixels alone"] if metadata else []
+        return self.encoder.problems(metadata)
 
     def predict_pixels(
         self, pixels: np.ndarray, *, views: int = 1, metadata: Sequence[Known] | None = None
@@ -345,11 +352,6 @@ class SkinClassifier:
         names = dict.fromkeys(name for known in metadata for name in known)
         table = {name: [known.get(name) for known in metadata] for name in names}
         return torch.from_numpy(self.encoder.encode(table, len(metadata))).to(self.device)
-
-    def _problems(self, known: Known) -> list[str]:
-        if self.encoder is None:
-            return [f"{', '.join(known)}: this model takes the pixels alone"] if known else []
-        return self.encoder.problems(known)
 
     def _names(self, scores: np.ndarray, members: np.ndarray) -> tuple[str, ...]:
         order = np.argsort(-scores, kind="stable")

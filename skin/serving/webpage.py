@@ -103,17 +103,23 @@ def make_site(model: SkinClassifier, examples: list[Path], uploads: Path, keep_s
 
     def predict(picture: FileData) -> dict[str, Any]:
         """Return the answer about a picture as `predict.py --json` does, with the probabilities of all classes."""
-        return predict_with_metadata(picture, {})
+        with _told():
+            answer, _ = answer_of(model, _uploaded(picture), _name(picture))
+            return json_row(answer, len(model.classes))
 
     def classify_with_metadata(picture: FileData, language: str, metadata: dict[str, Any]) -> str:
         """Return what `classify` does, with what is known beside the pixels, such as `{"age": 55}`."""
         return answer_html(model, _uploaded(picture), words_for(str(language)), _known(metadata))
 
     def predict_with_metadata(picture: FileData, metadata: dict[str, Any]) -> dict[str, Any]:
-        """Return what `predict` does, with what is known beside the pixels."""
+        """Return what `predict` does, with what is known beside the pixels, and `warnings`.
+
+        They are lines on what was not used as it is, or not at all.
+        """
+        known = _known(metadata)
         with _told():
-            answer, _ = answer_of(model, _uploaded(picture), _name(picture), _known(metadata))
-            return json_row(answer, len(model.classes))
+            answer, _ = answer_of(model, _uploaded(picture), _name(picture), known)
+            return json_row(answer, len(model.classes)) | {"warnings": model.problems(known)}
 
     asked: list[Callable[..., Any]] = [classify, row, predict]
     if model.encoder is not None:

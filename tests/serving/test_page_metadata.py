@@ -67,12 +67,26 @@ def test_the_fields_say_what_is_known_and_the_answer_follows_them(browser: Brows
 
 
 @pytest.mark.filterwarnings("ignore:.* counts as missing")
-@pytest.mark.parametrize("known", [{"age": 30, "sex": "female"}, {"age": ["no number"], "sex": 3, "more": None}])
-def test_other_programs_say_what_is_known(server: Server, known: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("known", "warnings"),
+    [
+        ({"age": 30, "sex": "female"}, []),
+        (
+            {"age": ["no number"], "sex": 3, "more": None},
+            [
+                "age=['no number'] counts as missing: it is no number",
+                "sex=3 counts as missing: the model knows female, male",
+                "more=None counts as missing: the model uses age, sex",
+            ],
+        ),
+    ],
+)
+def test_other_programs_say_what_is_known(server: Server, known: dict[str, Any], warnings: list[str]) -> None:
     said = asked(server, known)
     expected = server.model.predict(server.picture, metadata=known)
     answer = json.loads(said.partition("event: complete\ndata: ")[2])[0]
     assert answer["probability"] == pytest.approx(expected.probability, abs=1e-5)
+    assert answer["warnings"] == warnings
 
 
 @pytest.mark.parametrize("known", [[1], "age=30", None])
