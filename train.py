@@ -132,13 +132,18 @@ def train_step(trainer: Trainer, batch: Batch, batch_weight: float) -> StepRecor
     for some, context in trainer.passes(batch):
         with context:
             images, targets, metadata = mixing.mixed(some, len(trainer.class_weights), options)
-            logits = trainer.model(images, metadata)  # autocast is inside, see `build_trainer`
+            answers = trainer.model(images, metadata)  # autocast is inside, see `build_trainer`
+            times = answers.dim() - 1  # that each image is answered: twice with metadata, see `Classifier.forward`
+            logits = answers.flatten(0, -2)
             shifted = logits + trainer.logit_offsets  # 0 but with --class-weights logits
-            mean, weight = weighted_cross_entropy(shifted, targets, trainer.class_weights, options.label_smoothing)
+            mean, weight = weighted_cross_entropy(
+                shifted, targets.repeat_interleave(times, 0), trainer.class_weights, options.label_smoothing
+            )
+            weight = weight / times
             # Each mean counts by its share of the batch's weight; DDP divides the sum of gradients by the processes.
             loss = mean * (weight / batch_weight * trainer.topology.world)
             trainer.scaler.scale(loss).backward()
-        sums += torch.stack([mean.detach() * weight, weight, (logits.argmax(1) == some.labels).sum()])
+        sums += torch.stack([mean.detach() * weight, weight, (logits[::times].argmax(1) == some.labels).sum()])
     trainer.scaler.unscale_(trainer.optimizer)
     gradients = [p.grad for p in trainer.classifier.network.parameters() if p.grad is not None]
     grad_norm = nn.utils.get_total_norm(gradients)  # stays on the GPU, which nothing waits for here

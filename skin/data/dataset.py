@@ -151,7 +151,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
             return None
         encoder, rows = self.metadata.encoder, self.metadata.rows[[index for _, index in keys]]
         if keys[0][0] != PLAIN:
-            draws = [generator(self.views.seed, *key, stream=1).random(1 + len(encoder.columns)) for key in keys]
+            draws = [generator(self.views.seed, *key, stream=1).random(len(encoder.columns)) for key in keys]
             encoder.hide(rows, np.array(draws))
         found = _to_be_sent(rows.shape, torch.float32)
         found.numpy()[:] = rows

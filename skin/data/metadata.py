@@ -31,10 +31,7 @@ MOST_CATEGORIES = 50  # of a column; one with more is an id, or a text
 LARGEST = 1e12  # number in a column of numbers
 FEW = 10  # different numbers that may name categories, and groups that may have a word each by chance
 FURTHEST = 10.0  # standard deviations from the mean that a number counts for at most
-# Of the training images, all values are hidden from so many, and each value from so many of the others. A network
-# that has always been told everything could not answer by the pixels alone; with a quarter instead of a half it fell
-# behind one of pixels alone.
-DROP_ALL, DROP_EACH = 0.5, 0.2
+HIDDEN = 0.2  # of the values in training: any of them may be missing later
 _MISSING = ("", "unknown", "nan", "na", "n/a", "null", "none", "<na>")
 _OF_THE_CLASS = re.compile(r"(table_)?(label$|class$|(id)?dx|diagnos|target|malignan|benign)", re.IGNORECASE)
 _WITH_COMMA = re.compile(r"[+-]?\d+,(\d{1,2}|\d{4,})")  # three digits after it may be thousands
@@ -154,12 +151,12 @@ class Encoder:
         """Hide values of images from the network, as in training: `rows`, float32 [N, M], are changed.
 
         Args:
-            draws: float64 [N, 1 + columns], uniform in [0, 1): for all values of an image, then for each.
+            draws: float64 [N, columns], uniform in [0, 1), for each value.
         """
-        start, everything = 0, draws[:, 0] < DROP_ALL
-        for number, column in enumerate(self.columns, start=1):
+        start = 0
+        for number, column in enumerate(self.columns):
             span = slice(start, start := start + column.width)
-            rows[everything | (draws[:, number] < DROP_EACH), span] = self.missing[span]
+            rows[draws[:, number] < HIDDEN, span] = self.missing[span]
 
     def known(self, rows: Rows) -> dict[str, float]:
         """Return, by column, the share of images, [N, M], that have a value which the encoder knows."""

@@ -218,8 +218,16 @@ class Classifier(nn.Module):
             return logits
 
     def forward(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
-        """Return logits, float32 [B, C], of uint8 [B, H, W, 3] and metadata, on the model's device."""
-        return self.head(self.features(images), metadata)
+        """Return logits, float32 [B, C], of uint8 [B, H, W, 3] and metadata, on the model's device.
+
+        In training with metadata they are [B, 2, C]: of each image with what is known of it, and as if nothing were.
+        A network that has always been told everything could not answer by the pixels alone.
+        """
+        features = self.features(images)
+        logits = self.head(features, metadata)
+        if metadata is None or not self.training:
+            return logits
+        return torch.stack([logits, self.head(features)], 1)
 
     def freeze(self, frozen: bool) -> None:
         """Train the head and the branch for metadata alone (True), or everything (False).

@@ -283,7 +283,7 @@ def test_nothing_is_hidden_from_validation(tmp_path: Path) -> None:
 
 
 def test_values_are_hidden_as_if_they_were_missing() -> None:
-    draws = np.array([[0.9, 0.9, 0.9], [0.9, 0.1, 0.9], [0.9, 0.9, 0.1], [0.1, 0.9, 0.9]])
+    draws = np.array([[0.9, 0.9], [0.1, 0.9], [0.9, 0.1], [0.1, 0.1]])
     found = BOTH.encode({"age": [60] * 4, "sex": ["male"] * 4}, 4)
     BOTH.hide(found, draws)
     assert found.tolist() == [[1, 0, 0, 1], [0, 1, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]

@@ -73,6 +73,24 @@ def test_traits_and_evidence_are_of_the_pixels_alone(best_pt: Path) -> None:
         assert torch.equal(single.evidence(IMAGES, classes, male)[1], single.evidence(IMAGES, classes)[1])
 
 
+def test_in_training_an_image_is_answered_with_its_metadata_and_without() -> None:
+    torch.manual_seed(0)
+    joined = Classifier(build("efficientnet_b0", 3, AGE_AND_SEX), preprocess_for("efficientnet_b0", 32), CPU)
+    branch = branch_of(joined.network)
+    assert branch is not None
+    torch.nn.init.normal_(branch.shift.weight)
+    joined.network.classifier[0].p = 0.0
+    known = torch.from_numpy(AGE_AND_SEX.encode({"age": [20, 50, 80], "sex": ["male", "", "female"]}, 3))
+    joined.train()
+    joined.network.features.eval()
+    both = joined(IMAGES, known)
+    assert both.shape == (3, 2, 3)
+    assert torch.equal(joined(IMAGES), both[:, 1])
+    joined.eval()
+    assert torch.equal(joined(IMAGES, known), both[:, 0])
+    assert not torch.allclose(both[:, 0], both[:, 1], atol=1e-2)
+
+
 def test_it_is_trained_with_the_head() -> None:
     joined = Classifier(build("efficientnet_b0", 3, AGE_AND_SEX), preprocess_for("efficientnet_b0", 32), CPU)
     joined.freeze(True)

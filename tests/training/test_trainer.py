@@ -19,7 +19,7 @@ from skin.training import batch_norm
 from skin.training.options import Options
 from skin.training.progress import Progress
 from skin.training.records import StepRecord
-from skin.training.splits import Splits, read_splits
+from skin.training.splits import Splits, read_splits, with_metadata
 from skin.training.states import checked_last
 from skin.training.trainer import Trainer
 from skin.utils.errors import UserError
@@ -176,6 +176,31 @@ def test_a_record_is_what_the_batch_was(settings: Options, parts: Splits) -> Non
     correct = (logits.argmax(1) == labels).sum()
     expected = [float(of_each.sum()), float(trainer.class_weights[labels].sum()), float(correct), len(labels)]
     assert torch.stack(step(trainer, images, labels))[:4].tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_with_metadata_each_image_is_answered_with_them_and_without(settings: Options, parts: Splits) -> None:
+    known = with_metadata(parts, ("age", "sex"))
+    trainer = built(dataclasses.replace(settings, metadata=("age", "sex"), batch_size=8), known, accumulate=2)
+    torch.manual_seed(1)  # the branch adds nothing at first
+    nn.init.normal_(trainer.classifier.network.metadata.shift.weight)  # type: ignore[union-attr, arg-type]
+    batch = next(iter(trainer.loader))
+    classifier, weights = copy.deepcopy(trainer.classifier), trainer.class_weights[batch.labels]
+    trainer.seed_step(0)
+    sums = torch.zeros(2)
+    for rows in (slice(0, 8), slice(8, 16)):  # the passes of --accumulate
+        features = classifier.features(batch.images[rows])
+        answers = [classifier.head(features, batch.metadata[rows]), classifier.head(features)]  # type: ignore[index]
+        labels = batch.labels[rows]
+        losses = [nn.functional.cross_entropy(it, labels, reduction="none") * weights[rows] for it in answers]
+        assert not torch.allclose(*losses)
+        loss = (losses[0] + losses[1]).sum() / 2
+        (loss / weights.sum()).backward()
+        sums += torch.stack([loss.detach(), (answers[0].argmax(1) == labels).sum()])
+    squares = [float(p.grad.double().square().sum()) for p in classifier.parameters() if p.grad is not None]
+    expected = [float(sums[0]), float(weights.sum()), float(sums[1]), 16, math.sqrt(sum(squares))]
+    trainer.seed_step(0)
+    record = train.train_step(trainer, batch, float(weights.sum()))
+    assert torch.stack(record).tolist() == pytest.approx(expected, rel=1e-5)
 
 
 # ---- float16 on the CPU, with a GradScaler --------------------------------------------------------------
