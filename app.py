@@ -22,6 +22,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +61,7 @@ def main() -> int:
         examples = draw_examples(Path(folder) / "examples") if model.facts.demo else []
         site = make_site(model, examples, uploads, KEEP_SECONDS)
         waiting = min(QUEUE_LIMIT, max(1, int(KEEP_SECONDS / 2 / seconds_an_answer(model))))
-        address = start(site, settings.host, port, waiting)
+        address, port = serve(partial(start, site, queue_limit=waiting), settings.host, port)
         if port != settings.port:
             print(f"port {settings.port} is taken; using {port}")
         invite(settings.host, port)
@@ -81,6 +83,21 @@ def set_up_gradio(uploads: Path) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         others = os.environ.get(name, "")
         os.environ[name] = f"{others},127.0.0.1,localhost".lstrip(",")
+
+
+def serve(start: Callable[[str, int], str], host: str, port: int) -> tuple[str, int]:
+    """Return the address of a page, and the port that it is at; the next free one if `port` has been taken meanwhile.
+
+    Args:
+        start: serves the page at a host and a port, and returns its address.
+    """
+    while True:
+        try:
+            return start(host, port), port
+        except OSError:
+            taken, port = port, free_port(host, port)
+            if port == taken:  # that was not the reason
+                raise
 
 
 def free_port(host: str, wanted: int) -> int:

@@ -13,7 +13,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ from skin.utils import files
 from skin.utils.errors import UserError
 from skin.utils.memory import keep_freed_memory
 from skin.utils.parallel import usable_gpus
+from skin.utils.processes import spawned
 
 import cv2
 import torch
@@ -150,11 +150,11 @@ def measure(
             f"{batch_size}; use a smaller --batch-size"
         )
     least_seconds = SECONDS if batches is None else 0.0
-    spawn, usual = multiprocessing.get_context("spawn"), multiprocessing.get_start_method()
+    usual = multiprocessing.get_start_method()
     with (
         tempfile.TemporaryDirectory(prefix="skin-input-") as name,
-        ProcessPoolExecutor(1, spawn, _start, (usual, False)) as plain,
-        ProcessPoolExecutor(1, spawn, _start, (usual, device.type == "cpu")) as ours,
+        spawned(1, _start, usual, False) as plain,
+        spawned(1, _start, usual, device.type == "cpu") as ours,
     ):
         filled = _cache(splits, preprocess, Path(name) / "filled")
         filled.build()

@@ -27,11 +27,9 @@ import re
 import shutil
 import struct
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +41,7 @@ from skin.utils.errors import UserError, printable
 from skin.utils.files import is_full, spare_bytes, write_all, written_aside
 from skin.utils.hardware import usable_cores
 from skin.utils.home import home
+from skin.utils.processes import spawned
 
 import cv2
 import numpy as np
@@ -168,14 +167,12 @@ class PixelCache:
                 for chunk in chunks:
                     advance(self._fill(chunk))
                 return
-            with ProcessPoolExecutor(processes, get_context("spawn"), _start_filling, (self,)) as pool:
-                try:
-                    for done in pool.map(_fill_chunk, chunks):
-                        advance(done)
-                except BrokenProcessPool as error:
-                    raise UserError("a process filling the pixel cache was killed; start again to go on") from error
-                finally:
-                    pool.shutdown(cancel_futures=True)
+            try:
+                with spawned(processes, _start_filling, self) as pool:
+                    for future in [pool.submit(_fill_chunk, chunk) for chunk in chunks]:
+                        advance(future.result())
+            except BrokenProcessPool as error:
+                raise UserError("a process filling the pixel cache was killed; start again to go on") from error
 
     def _fill(self, chunk: range) -> int:
         for index in chunk:

@@ -16,9 +16,13 @@ import sys
 import tempfile
 import threading
 import time
-from typing import NoReturn
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NoReturn
 
 from skin.utils.signals import handled
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 LONGEST_TMPDIR = 55  # bytes: a socket's name has 103 on macOS, 107 on Linux, and `/pymp-…/listener-…` takes 45
 SECONDS_TO_END = 5.0  # for threads, exit functions and libraries at the end of a script
@@ -38,6 +42,27 @@ def end_children() -> None:
             child.kill()
         for child in children:
             child.join(1)
+
+
+@contextlib.contextmanager
+def spawned(processes: int, initializer: Callable[..., object], *arguments: object) -> Iterator[ProcessPoolExecutor]:
+    """Yield an executor of new processes, one for each task; in the main thread alone.
+
+    They ignore Ctrl-C, which reaches all processes of a terminal: in the middle of its imports, each would print a
+    traceback. Whatever ends the block early kills them, and all others of `end_children`.
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer, arguments) as executor:
+        with handled([signal.SIGINT], signal.SIG_IGN):  # each inherits it at its start, by a first task
+            for _ in range(processes):
+                executor.submit(int)
+        try:
+            yield executor
+        except BaseException:
+            end_children()
+            raise
 
 
 def leave(code: int) -> NoReturn:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from app import free_port
+from app import free_port, serve
 from skin import load_classifier
 from skin.model.classifier import SkinClassifier
 from skin.serving.settings import AppSettings
@@ -261,6 +261,29 @@ def test_no_request_ends_the_deletion_of_uploads(
 def test_an_address_that_cannot_be_listened_on_is_said(host: str, port: int, said: str) -> None:
     with pytest.raises(UserError, match=said):
         free_port(host, AppSettings(host=host, port=port).port)
+
+
+def test_a_port_that_is_taken_meanwhile_is_passed_over() -> None:
+    asked: list[int] = []
+
+    def start(host: str, port: int) -> str:
+        asked.append(port)
+        if len(asked) == 1:
+            other.bind((host, port))
+            raise OSError("Cannot find empty port in range")
+        return f"http://{host}:{port}"
+
+    first = free_port("127.0.0.1", 7900)
+    with socket.socket() as other:
+        address, port = serve(start, "127.0.0.1", first)
+        assert asked == [first, port]
+        assert (address, port > first) == (f"http://127.0.0.1:{port}", True)
+
+    def broken(host: str, port: int) -> str:
+        raise OSError("no such interface")
+
+    with pytest.raises(OSError, match="no such interface"):
+        serve(broken, "127.0.0.1", port)
 
 
 def test_a_run_of_taken_ports_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+from skin.utils import processes
 from tests.endings import ROOT
 
 import pytest
@@ -109,3 +112,17 @@ def test_sockets_of_children_have_a_name_that_the_system_takes(depth: int, insid
         assert Path(done.stdout.strip()).is_relative_to(folder) == inside
         assert len(done.stdout) < 60 + len("/pymp-12345678")
         assert list(folder.iterdir()) == []
+
+
+def test_spawned_processes_ignore_ctrl_c_and_end_with_their_block() -> None:
+    def ended_early() -> None:
+        with processes.spawned(2, int) as executor:
+            asked = [executor.submit(signal.getsignal, signal.SIGINT) for _ in range(4)]
+            assert [future.result() for future in asked] == [signal.SIG_IGN] * 4
+            executor.submit(time.sleep, 1000)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ended_early()
+    assert not multiprocessing.active_children()
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
