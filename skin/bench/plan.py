@@ -100,7 +100,7 @@ class Row:
 def benchmark(options: BenchmarkOptions, splits: Splits, console: Console, make_loop: MakeLoop) -> int:
     """Measure, show and write the plan; return the exit code."""
     heading = new_heading("plan", options)
-    settings = _settings(options)
+    settings = _settings(options, splits)
     trace, complete, rows = None, False, list[Row]()
     with limited_host_memory(), parallel.setup(settings.gpus) as topology, as_user_errors(settings.batch_size):
         if busy := busy_cores():
@@ -129,13 +129,17 @@ def images_needed(options: BenchmarkOptions) -> int:
     return min(IMAGES, max(GENERATED, 3 * step // 2))
 
 
-def _settings(options: BenchmarkOptions) -> Options:
-    """Return the options of the run that is planned; they are train.py's defaults where nothing else is asked for."""
-    usable = parallel.usable_gpus()
+def _settings(options: BenchmarkOptions, splits: Splits) -> Options:
+    """Return the options of the run that is planned; they are train.py's defaults where nothing else is asked for.
+
+    A step has no more images than there are to train on.
+    """
+    gpus = max(options.gpu_counts(parallel.usable_gpus()))
+    batch_size = min(options.batch_size or Options().batch_size, -(-len(splits.of("train")) // max(1, gpus)))
     return Options(
         data=options.data, labels=options.labels, allow_missing=True, keep_duplicates=True, model=options.model,
-        weights="none", image_size=options.image_size, batch_size=options.batch_size or Options().batch_size,
-        amp="auto" if "on" in options.amp else "off", gpus=max(options.gpu_counts(usable)), workers=options.workers,
+        weights="none", image_size=options.image_size, batch_size=max(1, batch_size),
+        amp="auto" if "on" in options.amp else "off", gpus=gpus, workers=options.workers,
         cache=options.cache, epochs=options.epochs,
     )  # fmt: skip
 

@@ -178,10 +178,11 @@ class Trainer:
     def describe(self) -> str:
         """Return the header's lines about model and machine."""
         found = self.resolved()
+        images = min(found["images_per_step"], self.batches.size)
         return (
             f"model   {self.options.model}, {found['parameters'] / 1e6:.1f} M parameters, {found['image_size']} px; "
             f"weights: {found['weights']}\n"
-            f"device  {self.topology.describe()}, {found['precision']}, {found['images_per_step']} images a step, "
+            f"device  {self.topology.describe()}, {found['precision']}, {images} images a step, "
             f"{found['workers']} loader workers"
             + "".join(f"\n        {note}" for note in self.data.notes)
         )

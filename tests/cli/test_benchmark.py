@@ -354,6 +354,19 @@ def test_a_plan_is_measured_shown_and_written(
     assert not cache.exists()  # the user's cache is looked at, and nothing is put there
 
 
+def test_a_planned_step_has_no_more_images_than_there_are(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(settings: Options, *others: object) -> Trace:
+        sizes.append(settings.batch_size)
+        return TRACE
+
+    sizes: list[int] = []
+    monkeypatch.setattr(plan, "measure", measured)
+    monkeypatch.setattr(plan, "MODELS", ())
+    for asked in ("112", "4096"):
+        assert benchmark.main([*PLAN, "--batch-size", asked, "--data", str(demo_folder)]) == 0
+    assert sizes == [112, 113]
+
+
 def test_ctrl_c_keeps_the_plan_of_the_chosen_model(
     demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
