@@ -54,10 +54,22 @@ def open_outputs(settings: PredictSettings, classes: Sequence[str]) -> Iterator[
                 outputs.append(lambda answer, overlay: advance(1))
 
         def show(answer: Answer[str], overlay: str | None) -> None:
-            for output in outputs:
-                output(answer, overlay)
+            with written("standard output"):
+                for output in outputs:
+                    output(answer, overlay)
 
         yield show
+
+
+@contextlib.contextmanager
+def written(to: object) -> Iterator[None]:
+    """Name what cannot be written in the error, a `UserError`; a reader that goes away is none."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"cannot write {to}: {error.strerror or error}") from error
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -120,12 +132,12 @@ def csv_table(path: Path, classes: Sequence[str], with_overlays: bool) -> Iterat
     """Write a CSV file with one row per image; the last columns are the probabilities of all classes.
 
     The classes of a set are joined by `|`. A class that is called like another column is `probability_` and its name.
-    The first answer opens the file: if there is none, a file that was there is kept, also beside rows of errors.
+    The first answer opens the file: if there is none, a file that was there is kept, also beside rows of errors. If
+    something ends the work, a line on stderr says that the rows are not all.
 
     Raises:
         UserError: the file cannot be written.
     """
-
     unread: list[list[str]] = []  # rows of errors before the first answer
 
     def add(answer: Answer[str], overlay: str | None) -> None:
@@ -133,21 +145,27 @@ def csv_table(path: Path, classes: Sequence[str], with_overlays: bool) -> Iterat
         if answer.prediction is None and not writer.cache_info().currsize:
             unread.append(row)
             return
-        writer().writerow(row)
+        with written(path):
+            writer().writerow(row)
 
     @functools.cache
     def writer() -> Any:
-        try:
-            file = open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
+        file = open(path, "w", encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
         made = csv.writer(stack.enter_context(file), lineterminator="\n")
         made.writerow(csv_header(classes, with_overlays))
         made.writerows(unread)
         return made
 
-    with ExitStack() as stack:
+    stack = ExitStack()
+    try:
         yield add
+    except BaseException:
+        if writer.cache_info().currsize:
+            print(f"{path} holds some of the answers, not all", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                stack.close()
+        raise
+    with written(path), stack:
         if unread and not writer.cache_info().currsize:
             if path.is_file() and path.stat().st_size:
                 print(f"{path} is kept as it was, since no image could be read", file=sys.stderr)

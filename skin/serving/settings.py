@@ -79,6 +79,10 @@ class PredictSettings:
             for name in ("csv", "explain", "json", "metadata", "null", "tta", "top_k"):
                 if getattr(self, name) != getattr(PredictSettings, name):
                     raise UserError(f"{flag_of(name)} is for the answers to images: name some, or leave it out")
+        if self.null and self.images and STDIN not in self.images:
+            raise UserError("--null is about a list on stdin, which - stands for: name it, or leave --null out")
+        if self.csv and not self.json and self.top_k != PredictSettings.top_k:
+            raise UserError("--top-k is about lines and --json: a CSV file has all classes; leave it out")
         if not self.images and not self.export:
             raise UserError(
                 "nothing to predict: name an image or a folder, or - for a list on stdin; see predict.py --help"

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import fcntl
 import io
@@ -9,12 +10,13 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import predict
 from skin import load_classifier
 from skin.data.class_names import readable_name
+from skin.model.classifier import Answer
 from skin.model.ensemble import save_ensemble
 from skin.serving.overlays import overlay_name
 from skin.utils import cli
@@ -297,6 +299,8 @@ def test_an_ensemble_without_its_members_rule_says_so(run: Run, tmp_path: Path) 
         (("nothing-here",), "no images in nothing-here"),
         (("a.png", "--tta", 9), "--tta 9"),
         (("a.png", "--top-k", 0), "--top-k 0"),
+        (("a.png", "--top-k", 2, "--csv", "a.csv"), "--top-k is about lines and --json"),
+        (("a.png", "--null"), "--null is about a list on stdin"),
         (("a.png", "--amp", "fp8"), "--amp"),
         (("a.png", "--csv", "no/such/folder.csv"), "--csv no/such/folder.csv: there is no folder no/such"),
         (("a.png", "--explain", "a.png/why"), "cannot write into a.png/why"),
@@ -472,3 +476,30 @@ def test_a_table_may_go_to_a_device_and_replace_an_older_one(run: Run) -> None:
     assert len(Path("new.csv").read_text().splitlines()) == 2
     assert run("a.png", "--csv", "/dev/null")[0] == 0
     assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_what_is_full_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw("a.png")
+    assert run("a.png", "--csv", "/dev/full")[2].endswith("error: cannot write /dev/full: No space left on device\n")
+    full = open("/dev/full", "w")  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdout", full)
+    code, _, err = run("a.png", "--json")
+    assert (code, err) == (2, "error: cannot write standard output: No space left on device\n")
+    with contextlib.suppress(OSError):
+        full.close()
+
+
+def test_a_table_that_ends_early_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(*arguments: object) -> Iterator[tuple[Answer[str], None]]:
+        yield from (pair for pair, _ in zip(answer(*arguments), range(2), strict=False))
+        raise KeyboardInterrupt
+
+    answer = predict.answers
+    for number in range(3):
+        draw(f"photos/{number}.png", number)
+    monkeypatch.setattr(predict, "answers", answers)
+    code, _, err = run("photos", "--csv", "k.csv")
+    assert code == 130
+    assert "k.csv holds some of the answers, not all" in err.splitlines()
+    assert len(Path("k.csv").read_text().splitlines()) == 3
