@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ def known_of(given: str, encoder: Encoder | None, quiet: bool = False) -> KnownO
     say = (lambda line: None) if quiet else _warn
     path = user_path(given)
     if "=" in given and not path.exists():
-        known = values_of(given)
+        known = values_of(given, encoder)
         for problem in encoder.problems(known):
             say(problem)
         return lambda image: known
@@ -45,17 +46,20 @@ def known_of(given: str, encoder: Encoder | None, quiet: bool = False) -> KnownO
     return _from_table(path, encoder, say)
 
 
-def values_of(given: str) -> dict[str, str]:
-    """Return the values in `age=55,sex=female`, by column.
+def values_of(given: str, encoder: Encoder) -> dict[str, str]:
+    """Return the values in `age=55,sex=female`, by column. One may have a comma, if the model knows it: `size=3,5`.
 
     Raises:
-        UserError: a part has no name, or no =.
+        UserError: a part has no name, or no =, or a column has two values.
     """
     found: dict[str, str] = {}
-    for part in given.split(","):
+    for part in re.split(r",(?=[^,=]*=)", given):
         name, equals, value = (word.strip() for word in part.partition("="))
-        if not name or not equals:
-            raise UserError(f"--metadata {printable(given)}: '{printable(part)}' is not COLUMN=VALUE")
+        wrong = part if not name or not equals else None
+        if "," in value and not any(encoder.known(encoder.encode({name: [value]}, 1)).values()):
+            wrong = value.partition(",")[2]
+        if wrong is not None:
+            raise UserError(f"--metadata {printable(given)}: '{printable(wrong.strip())}' is not COLUMN=VALUE")
         if column_of(found, name):
             raise UserError(f"--metadata {printable(given)}: {printable(name)} has two values; give one")
         found[name] = value
@@ -66,6 +70,8 @@ def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> K
     from skin.data.naming import Images, is_path, may_name  # pandas takes its time to load
     from skin.data.tables import find_column, read_table
 
+    import pandas as pd
+
     table = read_table(path)
     columns = list(table.columns)
     key = next((column for name in _NAMES if (column := find_column(columns, name))), None)
@@ -74,13 +80,17 @@ def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> K
     used = [own for name in encoder.names if (own := column_of(columns, name))]
     if lacking := [name for name in encoder.names if not column_of(columns, name)]:
         say(f"{path} has no column {printable(', '.join(lacking))}: missing for all images")
+    for name in used:
+        if len(alike := [column for column in columns if column.casefold() == name.casefold()]) > 1:
+            say(f"{path} has the columns {printable(', '.join(alike))}: {printable(name)} is the one that is used")
     problems = [line for name in used for value in table[name].unique() for line in encoder.problems({name: value})]
     for line in problems[:_SHOWN]:
         say(line)
     if len(problems) > _SHOWN:
         say(f"{len(problems) - _SHOWN:,} more values of {path} are unknown to the model in the same way")
-    different = table.loc[table[key] != "", [key, *used]].drop_duplicates()
-    for name in different.loc[different[key].duplicated(), key]:
+    named = table[table[key] != ""]
+    rows = pd.DataFrame(encoder.encode(named, len(named))).assign(name=named[key].to_list()).drop_duplicates()
+    for name in rows.loc[rows["name"].duplicated(), "name"]:
         raise UserError(f"{path} has several rows of {printable(name)}, which do not agree; keep one of them")
     values = dict(zip(table[key], table[used].to_dict("records"), strict=True))
     of_paths, of_files = (Images(name for name in values if is_path(name) == folders) for folders in (True, False))

@@ -18,6 +18,7 @@ import predict
 from skin.data.metadata import Column, Encoder
 from skin.evaluation import plots, report_files, test_set
 from skin.model.checkpoint import SingleCheckpoint, load_best
+from skin.serving import metadata
 from skin.utils.errors import UserError
 from tests.cli.runs import SHORT, at_step, call, changes_from
 
@@ -242,11 +243,30 @@ def test_a_row_is_that_of_one_image_however_it_is_written(
         answers({"L\u00e4sion": young, "1": old})
 
 
+def test_a_value_may_have_a_comma() -> None:
+    encoder = Encoder((Column("size", (), 3.0, 1.0, 1.0, 5.0), Column("site", ("head, neck", "trunk"))))
+    given = "site=Head, neck,size=3,5"
+    assert metadata.values_of(given, encoder) == {"site": "Head, neck", "size": "3,5"}
+    assert metadata.values_of("size=9,5", encoder) == {"size": "9,5"}
+    with pytest.raises(UserError, match="'leg' is not COLUMN=VALUE"):
+        metadata.values_of("site=head,leg,size=3", encoder)
+
+
+def test_two_columns_of_one_name_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    encoder = Encoder((Column("age", (), 50.0, 10.0),))
+    Path("two.csv").write_text("image,age,Age\na.jpg,40,60\n")
+    known = metadata.known_of("two.csv", encoder)
+    assert known is not None
+    assert known("a.jpg") == {"age": "40"}
+    assert capsys.readouterr().err == "WARNING: two.csv has the columns age, Age: age is the one that is used\n"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ("nowhere.csv", "--metadata nowhere.csv: there is no such table; values are like age=55,sex=female"),
         ("age=55,sex", "--metadata age=55,sex: 'sex' is not COLUMN=VALUE"),
+        ("age=55,,sex=male", "--metadata age=55,,sex=male: '' is not COLUMN=VALUE"),
         ("age=55,age=60", "--metadata age=55,age=60: age has two values; give one"),
         ("twice.csv", "twice.csv has several rows of a.jpg, which do not agree; keep one of them"),
         ("bare.csv", "bare.csv has no column that names the images, such as image; it has age, sex"),
@@ -257,6 +277,7 @@ def test_what_is_neither_values_nor_a_table_is_refused(
     given: str, message: str,
 ) -> None:  # fmt: skip
     Path("bare.csv").write_text("age,sex\n40,male\n")
-    Path("twice.csv").write_text("image,age,by\nb.jpg,40,X\nb.jpg,40,Y\na.jpg,40,X\na.jpg,50,X\n")  # "by" is not used
+    agree = "b.jpg,40,male,X\nb.jpg,40.0,MALE,Y\n"  # as the model is told; "by" is not used
+    Path("twice.csv").write_text(f"image,age,sex,by\n{agree}a.jpg,40,male,X\na.jpg,50,male,X\n")
     with pytest.raises(UserError, match=message):
         predicted(monkeypatch, capsys, image_of(data), "--checkpoint", undisturbed / "best.pt", "--metadata", given)
