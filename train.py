@@ -267,6 +267,7 @@ def fit(run: Run, interrupts: Interrupts) -> int:
         while not run.is_trained:
             train_epoch(run, interrupts)
             end_epoch(run, val_loader, interrupts)
+        run.say_out_of_patience()
         finish(run, val_loader, interrupts)
     except Stopped:
         save(run)

@@ -251,6 +251,7 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
         defaults = {name: value for name, value in config.items() if name in known}
         options = cli.parse(Options, description, argv, {**defaults, "batch_size": None})
         options = _with_batches(options, config, auto)
+        _refuse_other_folder(options.out, folder, auto)
         options = dataclasses.replace(options, resume=folder, out=folder, auto=auto)
     else:
         _refuse_restart(options.out, auto)
@@ -321,6 +322,15 @@ def _refuse_labels_in(options: Options) -> None:
         raise UserError(
             f"--labels {options.labels}: a run in that folder writes a {options.labels.name} of its own over it; "
             "choose another --out"
+        )
+
+
+def _refuse_other_folder(out: Path | None, folder: Path, auto: bool) -> None:
+    """Raise `UserError` if a run is to go on in another folder than its own."""
+    if out is not None and not auto and out.resolve() != folder:
+        raise UserError(
+            f"--out {out}: a run goes on in its own folder, {folder}; leave --out away, or copy that folder and "
+            "--resume the copy"
         )
 
 

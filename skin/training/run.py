@@ -148,6 +148,16 @@ class Run:
         if cache is not None and cache.note is not None:
             self.log.say_once(cache.note)
 
+    def say_out_of_patience(self) -> None:
+        """Say why a run that has taken its last step has not taken all of them, if that is so."""
+        options, progress = self.trainer.options, self.progress
+        if progress.epoch < options.epochs:
+            metric, best = options.monitor.replace("_", " "), progress.best_epoch
+            self.log.say(
+                f"the run ends after epoch {progress.epoch} of {options.epochs}: --patience {options.patience}, and "
+                f"no better validation {metric} since epoch {best}"
+            )
+
     def say_stopped(self) -> None:
         """Print the step at which a run was stopped, and the command that goes on."""
         self.saver.wait()

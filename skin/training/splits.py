@@ -228,9 +228,12 @@ def cache_folder(options: Options) -> Path | None:
 
 
 def _refuse_gone(options: Options, run: Path) -> None:
-    """Raise `UserError` if the data of a run that goes on are no longer in their old place."""
+    """Raise `UserError` if the data of a run that goes on are no longer in their old place, or not in a new one."""
+    before = run_folders.read_config(run)
     for name, path in (("data", options.data), ("labels", options.labels)):
         if path is not None and not path.exists():
+            if str(path) != before.get(name):
+                raise UserError(f"--{name} {path}: there is nothing of that name; check it")
             what, value = ("data folder", "DIR") if name == "data" else ("labels table", "CSV")
             raise UserError(
                 f"the run's {what} {path} is gone; say where it is now: "

@@ -184,8 +184,15 @@ class Trainer:
             f"weights: {found['weights']}\n"
             f"device  {self.topology.describe()}, {found['precision']}, {images} images a step, "
             f"{found['workers']} loader workers"
-            + "".join(f"\n        {note}" for note in self.data.notes)
+            + "".join(f"\n        {note}" for note in [*self.data.notes, *self._frozen()])
         )
+
+    def _frozen(self) -> list[str]:
+        """Return a note if the body is never trained; the schedule is then that of a whole run."""
+        asked, epochs = self.options.freeze_epochs, self.options.epochs
+        if asked < epochs:
+            return []
+        return [f"--freeze-epochs {asked} of {epochs} epochs: the head alone is trained, with the warm-up"]
 
 
 def _draw(key: tuple[int, ...]) -> int:

@@ -181,6 +181,11 @@ def test_data_that_moved(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert test_set.read(best, Path("again"), None, "test").own
 
 
+def test_a_slip_in_where_the_data_are_now() -> None:
+    for flag in ("--data", "--labels"):
+        assert error_of(flag, "slip").startswith(f"{flag} {Path('slip').resolve()}: there is nothing of that name")
+
+
 @pytest.mark.parametrize("part", ["train", slow("val")])
 def test_images_that_are_no_longer_there(part: str, capsys: pytest.CaptureFixture[str]) -> None:
     gone = pictures(part)[0]

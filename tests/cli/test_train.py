@@ -300,7 +300,10 @@ def test_without_a_better_epoch_the_run_ends_when_its_patience_does(tmp_path: Pa
     figures = [float(row["val_balanced_accuracy"]) for row in table(out / "metrics.csv")]
     assert figures == [figures[0]] * 3  # epochs 2 and 3 were no better
     assert load_best(out / "best.pt").metrics["epoch"] == 1
-    assert f"best validation balanced_accuracy: {figures[0]:.4f}, epoch 1" in out.with_suffix(".said").read_text()
+    said = out.with_suffix(".said").read_text()
+    assert f"best validation balanced_accuracy: {figures[0]:.4f}, epoch 1" in said
+    assert "ends after epoch 3 of 9: --patience 2, and no better validation balanced accuracy since epoch 1" in said
+    assert "--freeze-epochs 9 of 9 epochs: the head alone is trained, with the warm-up" in said
     assert load_best(out / "best.pt").calibration["decision"] == "balanced"
 
 

@@ -206,6 +206,12 @@ def test_what_an_error_advises_to_change_may_change(run: Path) -> None:
     assert found.data == Path("other").resolve()
 
 
+def test_a_run_goes_on_in_no_other_folder(run: Path) -> None:
+    with pytest.raises(UserError, match=r"--out copy: a run goes on in its own folder, .*; leave --out away"):
+        settings("--resume", run, "--out", "copy")
+    assert settings("--resume", run, "--out", run).out == settings("--resume", run).out == run
+
+
 def test_a_step_keeps_its_images_unless_the_command_line_says_how_many(run: Path) -> None:
     """On four GPUs a step had 128 images, 32 on each. On one GPU it has 128 still; `--batch-size 32` is 32."""
     config = json.loads((run / "config.json").read_text())
