@@ -37,6 +37,7 @@ import pandas as pd
 LOOKED_AT = 20  # files, to tell the run's own data from others of the same names
 OF_MEMBER = "split-{}.csv"  # beside an ensemble: the split.csv of a member, by its number, if it is not the first's
 UNTOLD = "no split.csv beside the checkpoint: whether it was trained on these images cannot be told"
+TELLING = 8  # characters of a name that does not come about twice by chance, as P01 does
 UNKNOWN = -1  # the label of an image whose class the model lacks
 _NOT_ATTRIBUTES = {"image", "path", "label", "group", "split", "lesion_id", "patient_id"}
 
@@ -163,6 +164,9 @@ def read(
     copies, rows_of_run = pd.Series("", part.index), None
     if run.manifest is not None and not own:
         copies, rows_of_run = _copies(run, index, part["path"], notes), run.rows
+    seen = (*_seen_in_training(part, run.manifest, own, copies), *run.seen_by_others(part))
+    if run.manifest is not None and not own and not seen:
+        notes += _alike_by_chance(part, run.manifest)
     numbers = {name: checkpoint.classes.index(ours) for name, ours in match.to_model.items()}
     known = part["label"].map(numbers).fillna(UNKNOWN).to_numpy().astype(np.int64)
     return TestSet(
@@ -172,7 +176,7 @@ def read(
         layout=index.layout,
         split=split if (part["split"] != "").any() else "all",
         notes=tuple(_without_path(note, index.root) for note in notes),
-        seen=(*_seen_in_training(part, run.manifest, own, copies), *run.seen_by_others(part)),
+        seen=seen,
         of_run=tuple(of_run),
         own=own,
         population=describe(
@@ -493,25 +497,49 @@ def _seen_in_training(
     if manifest is None:
         return [UNTOLD]
     warnings = []
+    seen = {side: _of_side(part, manifest, side, own, copies) for side in ("train", "val")}
+    related = own or any(images.any() for images in seen.values())
     for side, what in (
         ("train", "TRAINED ON: the figures do not tell how the model does on new images"),
         ("val", "used to choose and calibrate the model: the figures are too good"),
     ):
-        used = manifest[manifest["split"] == side]
-        seen = part["image"].isin(used["image"]) | copies.isin(used["image"])
-        if not own:  # elsewhere the same picture may stand in a folder or have an ending
-            seen |= _stem(part["image"]).isin(set(_stem(used["image"])) - {""})
-        lesions = set(used["group"]) - set(used["image"])
-        kin = part["group"].isin(lesions) & ~seen
-        if seen.any():
-            warnings.append(f"{int(seen.sum()):,} of {len(part):,} images were {what}")
+        kin = _of_groups(part, manifest, side, plain=related) & ~seen[side]
+        if seen[side].any():
+            warnings.append(f"{int(seen[side].sum()):,} of {len(part):,} images were {what}")
         if kin.any():
             count = f"{int(kin.sum()):,} more of {len(part):,}"
             warnings.append(f"{count} images show lesions or patients of the {side} part")
     return warnings
 
 
+def _alike_by_chance(part: pd.DataFrame, manifest: pd.DataFrame) -> list[str]:
+    """Return a note if groups of a set, none of whose images was seen, have plain names that the run's have, too."""
+    alike = _of_groups(part, manifest, "train", plain=True) | _of_groups(part, manifest, "val", plain=True)
+    if not alike.any():
+        return []
+    return [
+        f"{int(alike.sum()):,} of {len(part):,} images have the names of the run's lesions or patients, such as "
+        f"{printable(part.loc[alike, 'group'].iloc[0])}: if they are the same ones, the figures are too good"
+    ]
+
+
+def _of_side(part: pd.DataFrame, manifest: pd.DataFrame, side: str, own: bool, copies: pd.Series) -> pd.Series:
+    """Return which images, bool [N], are in a part of the run, by their names or by `copies`."""
+    names = manifest.loc[manifest["split"] == side, "image"]
+    seen = part["image"].isin(names) | copies.isin(names)
+    if not own:  # elsewhere the same picture may stand in a folder or have an ending
+        seen |= _stem(part["image"]).isin(set(_stem(names)) - {""})
+    return seen
+
+
+def _of_groups(part: pd.DataFrame, manifest: pd.DataFrame, side: str, plain: bool) -> pd.Series:
+    """Return which images, bool [N], are of lesions or patients of a part of the run, with `plain` names or not."""
+    used = manifest[manifest["split"] == side]
+    groups = set(used["group"]) - set(used["image"])
+    return part["group"].isin(groups if plain else {group for group in groups if len(group) >= TELLING})
+
+
 def _stem(names: pd.Series) -> pd.Series:
     """Return file names without folder and ending; "" for one too plain ("12") to show that two are the same."""
     stems = names.str.replace(r"^.*/", "", regex=True).str.replace(r"\.[A-Za-z]{3,4}$", "", regex=True)
-    return stems.where(stems.str.len() >= 8, "")
+    return stems.where(stems.str.len() >= TELLING, "")

@@ -15,7 +15,7 @@ from skin.data import split
 from skin.data.dataset import Batch
 from skin.data.images import centre_crop, read_image
 from skin.data.layouts import read_index
-from skin.evaluation import metrics, plots, report_files, schema
+from skin.evaluation import metrics, plots, report_files, schema, test_set
 from skin.model import calibration, checkpoint, inference
 from skin.model.checkpoint import load_best
 from skin.training.options import read_options
@@ -436,6 +436,29 @@ def test_copies_of_training_images_are_known_by_their_bytes(
     made, _ = run("--data", again)
     assert made["warnings"][0].startswith("7 of 21 images were TRAINED ON")
     assert made["warnings"][1].startswith("7 of 21 images were used to choose and calibrate")
+
+
+def test_patients_of_another_set_may_be_called_alike() -> None:
+    ours = [("a/1.jpg", "P01", "train"), ("a/2.jpg", "P02", "val"), ("a/3.jpg", "PATIENT_3", "train")]
+    manifest = pd.DataFrame(ours, columns=["image", "group", "split"])
+    images = [f"b/{number}.jpg" for number in range(1, 5)]
+    part = pd.DataFrame({"image": images, "group": ["P01", "P02", "P03", "P03"]})
+    none = pd.Series("", part.index)
+    assert test_set._seen_in_training(part, manifest, False, none) == []
+    assert test_set._alike_by_chance(part, manifest) == [
+        "2 of 4 images have the names of the run's lesions or patients, such as P01: if they are the same ones, the "
+        "figures are too good"
+    ]
+    kin = ["1 more of 4 images show lesions or patients of the train part"]
+    of_val = ["1 more of 4 images show lesions or patients of the val part"]
+    assert test_set._seen_in_training(part, manifest, True, none) == kin + of_val
+    copy = pd.Series(["", "a/2.jpg", "", ""])  # one image is the run's, so its names are
+    assert [words[:34] for words in test_set._seen_in_training(part, manifest, False, copy)] == [
+        kin[0][:34], "1 of 4 images were used to choose ",
+    ]  # fmt: skip
+    telling = part.assign(group=["PATIENT_3", "x", "y", "z"])
+    assert test_set._seen_in_training(telling, manifest, False, none) == kin
+    assert test_set._alike_by_chance(part.assign(group=["x", "y", "z", "z"]), manifest) == []
 
 
 def test_copies_within_a_set_count_as_one_picture(run: Run, demo_folder: Path, tmp_path: Path) -> None:
