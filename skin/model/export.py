@@ -110,7 +110,8 @@ def export(checkpoint_path: Path, path: Path) -> str:
     takes = "" if checkpoint.encoder is None else f"; a second input, metadata, takes {checkpoint.encoder.describe()}"
     return (
         f"wrote {path}: {checkpoint.model_name}, {len(checkpoint.classes)} classes, ONNX opset {OPSET}, "
-        f"{len(content) / 2**20:.0f} MiB; largest difference from torch in a probability: {difference:.0e}{takes}"
+        f"{len(content) / 2**20:.0f} MiB; its probabilities are those of torch in float32 (--amp off) within "
+        f"{difference:.0e}{takes}"
     )
 
 
