@@ -40,6 +40,7 @@ from skin.evaluation.report_types import (
     ReliabilityReport,
     Report,
 )  # fmt: skip
+from skin.evaluation.verdict import beats_guessing
 from skin.utils.drawing import DPI
 from skin.utils.errors import printable
 
@@ -172,6 +173,7 @@ def _context(report: Report) -> Context:
         "metadata": _metadata(report.metadata) if report.metadata else None,
         "against": _against(report.against) if report.against else None,
         "folds": _folds(report.folds) if report.folds else None,
+        "beats_guessing": beats_guessing(report),
         "label_review": dataclasses.asdict(report.label_review) if report.label_review else None,
         "operating": _operating(report.operating_points, report),
         "prevalence": _prevalence(report.prevalence, report) if report.prevalence else None,

@@ -13,7 +13,6 @@ def verdict(report: Report) -> Verdict:
     """Return the verdict on a report, from its warnings, its intervals and the sizes of its classes."""
     present = {name: found for name, found in report.per_class.items() if found.support}
     balanced = report.metrics["balanced_accuracy"]
-    chance = 1 / max(len(present), 1)
     doubts = _doubts(report, list(present.values()))
     if report.warnings:
         tell = "do not" if any("TRAINED ON" in warning for warning in report.warnings) else "may not"
@@ -21,12 +20,18 @@ def verdict(report: Report) -> Verdict:
         return Verdict("bad", said, [*report.warnings, *doubts])
     if len(present) < 2:
         return Verdict("bad", "The set has too few classes to say how the model tells them apart", doubts)
-    said = f"Balanced accuracy is {balanced.text()}; a guess has {chance:.3f}"
-    if not balanced.low > chance:
+    said = f"Balanced accuracy is {balanced.text()}; a guess has {1 / len(present):.3f}"
+    if not beats_guessing(report):
         return Verdict("bad", f"The model is not shown to be better than guessing. {said}", doubts)
     if doubts:
         return Verdict("doubt", f"The model is better than guessing, but read what follows. {said}", doubts)
     return Verdict("fine", f"The model is better than guessing. {said}", [])
+
+
+def beats_guessing(report: Report) -> bool:
+    """Return True if the balanced accuracy's interval lies above that of a guess among the classes of the set."""
+    present = sum(found.support > 0 for found in report.per_class.values())
+    return present > 1 and report.metrics["balanced_accuracy"].low > 1 / present
 
 
 def _doubts(report: Report, present: list[ClassReport]) -> list[str]:

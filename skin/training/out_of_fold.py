@@ -24,7 +24,7 @@ from skin.evaluation.report import Predictions
 from skin.evaluation.report_types import LabelReview, Report
 from skin.evaluation.spread import spread
 from skin.evaluation.test_set import TestSet
-from skin.evaluation.verdict import verdict
+from skin.evaluation.verdict import beats_guessing, verdict
 from skin.model import calibration, ensemble
 from skin.model.calibration import Calibrated
 from skin.model.checkpoint import EnsembleCheckpoint, SingleCheckpoint, load_single
@@ -245,9 +245,12 @@ def _said(made: Report, folder: Path, doubted: int, has_test: bool) -> str:
         f"{found.mean[metric.name]:.3f} ± {found.standard_deviation[metric.name]:.3f}"
         for metric in (metrics.BY_NAME[name] for name in ("balanced_accuracy", "accuracy", "macro_auc"))
     ]
+    to_look_at = f"{doubted:,} labels deserve a second look: label_review.csv, label_review.png"
+    if not beats_guessing(made):
+        to_look_at = f"label_review.csv, of {doubted:,} labels, says little: the models are not shown to beat a guess"
     return "\n".join([
         *lines,
-        f"{doubted:,} labels deserve a second look: label_review.csv, label_review.png",
+        to_look_at,
         f"everything is in {folder}: best.pt (the ensemble), report.html, out_of_fold.csv",
         run_folders.next_steps(folder, has_test),
     ])  # fmt: skip

@@ -102,6 +102,7 @@ def test_the_report_tells_the_pooled_metrics_from_the_spread_over_folds(folded: 
     assert made["folds"]["standard_deviation"]["accuracy"] == pytest.approx(abs(each[0] - each[1]) / 2**0.5)
     page = (folded / "report.html").read_text()
     assert "The spread over folds" in page
+    assert "The list says little, for the models are not shown to be better than guessing." in page
     assert "holds no calibration" not in page
 
 
