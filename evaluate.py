@@ -95,12 +95,7 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     for note in test.notes:
         log.say(f"note: {note}", style="dim")
 
-    predictions, about = predict(options, topology, checkpoint, test, log)
-    known = test.known_metadata(checkpoint.encoder)
-    if any(known.values()):
-        again = load_best(checkpoint.path)  # the networks of the first have been changed for inference
-        pixels, _ = predict(options, topology, again, test, log, pixels_alone=True)
-        predictions = replace(predictions, without=Without(pixels.logits, known))
+    predictions, about = predict(options, topology, checkpoint, test, log, pixels_too=True)
     if other is not None:
         predictions = replace(predictions, other=ask_other(options, topology, other, predictions.classes, test, log))
     if not topology.is_main:
@@ -152,20 +147,21 @@ def ask_validation(options: EvaluateOptions, topology: Topology, made: Checkpoin
 
 def predict(
     options: EvaluateOptions, topology: Topology, checkpoint: Checkpoint, test: TestSet, log: Log,
-    pixels_alone: bool = False,
+    pixels_too: bool = False,
 ) -> tuple[Predictions, About]:  # fmt: skip
-    """Run the model over the set, in all processes; with `pixels_alone` as if no metadata were known."""
+    """Run the model over the set, in all processes; with `pixels_too` also as if no metadata were known."""
     if topology.device.type == "cpu":
         keep_freed_memory()  # otherwise half of the time goes into new pages for each large activation
     mode = precision.choose(options.amp, topology.device)
-    known = None if pixels_alone else test.metadata_for(checkpoint.encoder)
+    known, shares = test.metadata_for(checkpoint.encoder), test.known_metadata(checkpoint.encoder)
+    if known is not None and pixels_too and any(shares.values()):
+        known = known.and_without()
     dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess, metadata=known)
     batch_size = options.batch_size or inference.fitting_batch_size(checkpoint.preprocess.image_size, topology)
     loader = inference.loader_of(dataset, batch_size, options.workers, topology, log.say)
     log.say(
         f"evaluate {checkpoint.model_name} ({checkpoint.path}) on {len(dataset):,} images of {test.root}"
         f"{'' if test.split == 'all' else f', {test.split} split'}; {topology.describe()}, {mode}"
-        f"{', by the pixels alone' if pixels_alone else ''}"
     )
     with as_user_errors(batch_size), log.progress("evaluate", -(-len(dataset) // topology.world)) as advance:
         classifier = for_inference(checkpoint, mode).to(topology.device)
@@ -176,6 +172,10 @@ def predict(
             classifier, loader, topology, True, advance, views=options.tta, of_features=distance_of
         )
         seconds = time.perf_counter() - start
+    without = None
+    if logits.ndim == 3:
+        without = Without(logits[:, 1], shares)
+        logits, one_view = logits[:, 0], one_view[:, 0]
     if not np.isfinite(logits).all():
         raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
     about = replace(
@@ -203,6 +203,7 @@ def predict(
         lesions=test.lesions,
         patients=test.patients,
         one_view=one_view if options.tta > 1 else None,
+        without=without,
     )
     return found, about
 

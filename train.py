@@ -133,7 +133,7 @@ def train_step(trainer: Trainer, batch: Batch, batch_weight: float) -> StepRecor
         with context:
             images, targets, metadata = mixing.mixed(some, len(trainer.class_weights), options)
             answers = trainer.model(images, metadata)  # autocast is inside, see `build_trainer`
-            times = answers.dim() - 1  # that each image is answered: twice with metadata, see `Classifier.forward`
+            times = answers.dim() - 1  # that each image is answered: twice with metadata, see `Encoder.partly`
             logits = answers.flatten(0, -2)
             shifted = logits + trainer.logit_offsets  # 0 but with --class-weights logits
             mean, weight = weighted_cross_entropy(

@@ -49,7 +49,7 @@ class Batch(NamedTuple):
     labels: Tensor  # int64 [B]
     indices: Tensor  # int64 [B], rows of the data set
     error: str = ""
-    metadata: Tensor | None = None  # float32 [B, M], if the images have some
+    metadata: Tensor | None = None  # float32 [B, M] or [B, A, M], if the images have some
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,17 @@ class Metadata:
     """What is known beside the pixels of each image of a data set, as an encoder gives it."""
 
     encoder: Encoder
-    rows: np.ndarray  # float32 [N, M]
+    rows: np.ndarray  # float32 [N, M], or [N, A, M] if a model is to be asked A times
+
+    @property
+    def ways(self) -> tuple[int, ...]:
+        """The dimensions (A,), or () if a model is asked once."""
+        return self.rows.shape[1:-1]
+
+    def and_without(self) -> Metadata:
+        """Return the same for a model that is asked twice: with what is known, and as if nothing were."""
+        nothing = np.broadcast_to(self.encoder.missing, self.rows.shape)
+        return Metadata(self.encoder, np.stack([self.rows, nothing], 1))
 
 
 class SkinDiseaseDataset(Dataset[Batch]):
@@ -146,13 +156,13 @@ class SkinDiseaseDataset(Dataset[Batch]):
         return Batch(images, numbers[0], numbers[1], error, metadata)
 
     def _metadata(self, keys: Sequence[tuple[int, int]]) -> Tensor | None:
-        """Return the metadata of a batch; what is hidden of an image in training depends on its key alone."""
+        """Return the metadata of a batch: in training [B, 2, M], where what is hidden depends on the key."""
         if self.metadata is None:
             return None
         encoder, rows = self.metadata.encoder, self.metadata.rows[[index for _, index in keys]]
         if keys[0][0] != PLAIN:
             draws = [generator(self.views.seed, *key, stream=1).random(len(encoder.columns)) for key in keys]
-            encoder.hide(rows, np.array(draws))
+            rows = encoder.partly(rows, np.array(draws))
         found = _to_be_sent(rows.shape, torch.float32)
         found.numpy()[:] = rows
         return found
@@ -162,7 +172,7 @@ class SkinDiseaseDataset(Dataset[Batch]):
 
         They are those of the images, two numbers each, and the metadata.
         """
-        known = 0 if self.metadata is None else 4 * self.metadata.encoder.width
+        known = 0 if self.metadata is None else 2 * 4 * self.metadata.encoder.width  # with and without, in training
         each = (self.preprocess.image_size**2 * 3, 16, known)
         return sum(-(-images * size // PAGE) * PAGE for size in each)
 

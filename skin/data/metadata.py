@@ -147,16 +147,21 @@ class Encoder:
             parts.append(column.encode(itertools.repeat(None, rows) if name is None else table[name]))
         return np.concatenate([np.zeros((rows, 0), np.float32), *parts], 1)
 
-    def hide(self, rows: Rows, draws: npt.NDArray[np.float64]) -> None:
-        """Hide values of images from the network, as in training: `rows`, float32 [N, M], are changed.
+    def partly(self, rows: Rows, draws: npt.NDArray[np.float64]) -> Rows:
+        """Return what training tells of images, float32 [N, 2, M]: less some values that are hidden, and nothing.
+
+        A network that has always been told everything could not answer by the pixels alone.
 
         Args:
+            rows: float32 [N, M], of all that is known.
             draws: float64 [N, columns], uniform in [0, 1), for each value.
         """
+        told = np.tile(self.missing, (len(rows), 2, 1))
         start = 0
         for number, column in enumerate(self.columns):
-            span = slice(start, start := start + column.width)
-            rows[draws[:, number] < HIDDEN, span] = self.missing[span]
+            span, shown = slice(start, start := start + column.width), draws[:, number] >= HIDDEN
+            told[shown, 0, span] = rows[shown, span]
+        return told
 
     def known(self, rows: Rows) -> dict[str, float]:
         """Return, by column, the share of images, [N, M], that have a value which the encoder knows."""

@@ -47,7 +47,7 @@ class Ensemble(nn.Module):
     def forward(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
         """Return logits, float32 [B, C], the log of the average probabilities, of uint8 [B, H, W, 3].
 
-        Metadata, float32 [B, M], are those of all members, one after another.
+        Metadata, float32 [B, M], are those of all members, one after another; [B, A, M] give logits [B, A, C].
         """
         return _log_average([member(images, known) for member, known in self._each(metadata)])
 
@@ -59,7 +59,7 @@ class Ensemble(nn.Module):
         answers = [member.answers(images, known) for member, known in self._each(metadata)]
         logits = _log_average([logs for logs, _ in answers])
         known = [distance for member, (_, distance) in zip(self._all(), answers, strict=True) if member.calibration]
-        mean = torch.stack(known).mean(0) if known else torch.full_like(logits[:, 0], -math.inf)
+        mean = torch.stack(known).mean(0) if known else logits.new_full((len(logits),), -math.inf)
         return logits, mean[:, None]
 
     def widths(self) -> list[int]:
@@ -111,8 +111,7 @@ class Ensemble(nn.Module):
         if metadata is None:
             return [(member, None) for member in self._all()]
         widths = [member.metadata_width for member in self._all()]
-        parts = [part if part.shape[1] else None for part in metadata.split(widths, 1)]
-        return list(zip(self._all(), parts, strict=True))
+        return list(zip(self._all(), metadata.split(widths, -1), strict=True))
 
 
 class _Member(nn.Module):
@@ -134,7 +133,7 @@ class _Member(nn.Module):
         self.log_distance = log_distance(self.calibration)
 
     def forward(self, images: Tensor, metadata: Tensor | None) -> Tensor:
-        """Return the logarithms of the probabilities, float32 [B, C]."""
+        """Return the logarithms of the probabilities, float32 [B, C] or [B, A, C]."""
         return self._calibrated(self.model(images, metadata))
 
     def answers(self, images: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -146,9 +145,9 @@ class _Member(nn.Module):
         return self._calibrated(logits), cells
 
     def _calibrated(self, logits: Tensor) -> Tensor:
-        return (logits.float() / self.temperature + self.biases).log_softmax(1)[:, self.order]
+        return (logits.float() / self.temperature + self.biases).log_softmax(-1)[..., self.order]
 
 
 def _log_average(logs: Sequence[Tensor]) -> Tensor:
-    """Return the logarithm of the mean of probabilities whose logarithms, float32 [B, C] each, are given."""
+    """Return the logarithm of the mean of probabilities whose logarithms, float32 of one shape, are given."""
     return torch.stack(list(logs)).logsumexp(0) - math.log(len(logs))

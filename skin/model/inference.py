@@ -52,10 +52,10 @@ class Outputs(NamedTuple):
     """A model's answers for a set, rows in the set's order, the same in every process.
 
     Attributes:
-        logits: float32 [N, C], averaged over the views.
+        logits: float32 [N, C], averaged over the views; [N, A, C] for metadata that ask A times.
         features: traits, float32 [N, T], averaged over the views, of which the last are the pooled features; [N, 0]
             if they were not asked for; the results [N, ...] of `of_features` if that was given.
-        one_view: float32 [N, C], the logits of the images as they are; `logits` themselves if views is 1.
+        one_view: float32, shaped alike, the logits of the images as they are; `logits` themselves if views is 1.
     """
 
     logits: np.ndarray
@@ -95,7 +95,9 @@ def collect(
     model.eval()
     classifier: Any = model.module if isinstance(model, nn.DataParallel) else model
     keep = of_features or (lambda traits: traits)
-    logits, one_view = (np.zeros((size, classifier.num_classes), np.float32) for _ in range(2))
+    known = loader.dataset.metadata  # type: ignore[attr-defined]
+    ways = () if known is None else known.ways
+    logits, one_view = (np.zeros((size, *ways, classifier.num_classes), np.float32) for _ in range(2))
     kept = _rows_like(keep(np.zeros((0, sum(classifier.widths()) if with_features else 0), np.float32)), size)
     stopped = False
     if isinstance(loader, DataLoader) and loader.num_workers and loader._iterator is None:

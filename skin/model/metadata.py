@@ -32,7 +32,7 @@ class Branch(nn.Module):
         self.register_buffer("missing", torch.tensor(encoder.missing, device="cpu"), persistent=False)
 
     def forward(self, features: Tensor, metadata: Tensor | None) -> Tensor:
-        """Return features, float32 [B, D], with metadata, float32 [B, M]; None is an image of which none is known."""
+        """Return features, float32 [..., D], with metadata, float32 [..., M]; of None nothing is known."""
         known = self.missing.expand(len(features), -1) if metadata is None else metadata
         shift: Tensor = self.shift(F.silu(self.hidden(known)))
         return features + shift
@@ -50,6 +50,11 @@ def branch_of(network: nn.Module) -> Branch | None:
 
 
 def with_metadata(network: nn.Module, features: Tensor, metadata: Tensor | None) -> Tensor:
-    """Return pooled features, float32 [B, D], with what the metadata say; as they are if there is no branch."""
+    """Return pooled features, float32 [B, D], with what the metadata say; as they are if there is no branch.
+
+    Metadata [B, A, M], of which M may be 0, give features [B, A, D].
+    """
+    if metadata is not None and metadata.dim() == 3:
+        features = features[:, None].expand(-1, metadata.shape[1], -1)
     branch = branch_of(network)
     return features if branch is None else branch(features, metadata)

@@ -121,7 +121,8 @@ class Classifier(nn.Module):
     the same way everywhere. Only `network.state_dict()` is ever saved.
 
     A network with a branch for metadata takes them encoded, float32 [B, M]. Where they are None, as anywhere with a
-    network of pixels alone, nothing is known of any image.
+    network of pixels alone, nothing is known of any image. Metadata [B, A, M] ask A times about each image, at little
+    more than the cost of once: the logits are then [B, A, C].
     """
 
     factor: Tensor  # float32 [3]
@@ -218,16 +219,8 @@ class Classifier(nn.Module):
             return logits
 
     def forward(self, images: Tensor, metadata: Tensor | None = None) -> Tensor:
-        """Return logits, float32 [B, C], of uint8 [B, H, W, 3] and metadata, on the model's device.
-
-        In training with metadata they are [B, 2, C]: of each image with what is known of it, and as if nothing were.
-        A network that has always been told everything could not answer by the pixels alone.
-        """
-        features = self.features(images)
-        logits = self.head(features, metadata)
-        if metadata is None or not self.training:
-            return logits
-        return torch.stack([logits, self.head(features)], 1)
+        """Return logits, float32 [B, C], of uint8 [B, H, W, 3] and metadata, on the model's device."""
+        return self.head(self.features(images), metadata)
 
     def freeze(self, frozen: bool) -> None:
         """Train the head and the branch for metadata alone (True), or everything (False).

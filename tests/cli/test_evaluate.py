@@ -780,8 +780,11 @@ def test_features_are_used_at_once_and_let_go() -> None:
             kept.append(weakref.ref(pooled))
             return self.head(pooled), pooled
 
+    class Images(list):
+        metadata = None
+
     class Loader(list):
-        dataset = range(40)
+        dataset = Images(range(40))
 
     def distance(features: np.ndarray) -> np.ndarray:
         if len(features):

@@ -260,7 +260,8 @@ def an_epoch(data: SkinDiseaseDataset, workers: int, epoch: int = 0, first_step:
     found = torch.zeros(len(data), BOTH.width)
     for batch in make_loader(data, batches, workers):
         assert batch.metadata is not None
-        found[batch.indices] = batch.metadata
+        assert torch.equal(batch.metadata[:, 1], torch.from_numpy(BOTH.missing).expand(len(batch.indices), -1))
+        found[batch.indices] = batch.metadata[:, 0]
     return found
 
 
@@ -284,12 +285,14 @@ def test_nothing_is_hidden_from_validation(tmp_path: Path) -> None:
 
 def test_values_are_hidden_as_if_they_were_missing() -> None:
     draws = np.array([[0.9, 0.9], [0.1, 0.9], [0.9, 0.1], [0.1, 0.1]])
-    found = BOTH.encode({"age": [60] * 4, "sex": ["male"] * 4}, 4)
-    BOTH.hide(found, draws)
-    assert found.tolist() == [[1, 0, 0, 1], [0, 1, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]
+    whole = BOTH.encode({"age": [60] * 4, "sex": ["male"] * 4}, 4)
+    told = BOTH.partly(whole, draws)
+    assert told[:, 0].tolist() == [[1, 0, 0, 1], [0, 1, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]
+    assert told[:, 1].tolist() == [[0, 1, 0, 0]] * 4
+    assert whole.tolist() == [[1, 0, 0, 1]] * 4
 
 
 def test_a_batch_takes_room_for_its_metadata(tmp_path: Path) -> None:
     data = dataset(tmp_path)
-    # Images of 192 bytes, two numbers of 8 and metadata of 16 bytes each, in whole pages.
-    assert data.batch_bytes(1000) == (47 + 4 + 4) * 4096
+    # Images of 192 bytes, two numbers of 8 and metadata of 32 bytes each, in whole pages.
+    assert data.batch_bytes(1000) == (47 + 4 + 8) * 4096

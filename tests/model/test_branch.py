@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from skin import load_classifier
+from skin.data.dataset import Metadata
 from skin.data.metadata import Column, Encoder
 from skin.model import checkpoint, export
 from skin.model.averaging import as_one
@@ -73,22 +74,20 @@ def test_traits_and_evidence_are_of_the_pixels_alone(best_pt: Path) -> None:
         assert torch.equal(single.evidence(IMAGES, classes, male)[1], single.evidence(IMAGES, classes)[1])
 
 
-def test_in_training_an_image_is_answered_with_its_metadata_and_without() -> None:
-    torch.manual_seed(0)
-    joined = Classifier(build("efficientnet_b0", 3, AGE_AND_SEX), preprocess_for("efficientnet_b0", 32), CPU)
-    branch = branch_of(joined.network)
-    assert branch is not None
-    torch.nn.init.normal_(branch.shift.weight)
-    joined.network.classifier[0].p = 0.0
-    known = torch.from_numpy(AGE_AND_SEX.encode({"age": [20, 50, 80], "sex": ["male", "", "female"]}, 3))
-    joined.train()
-    joined.network.features.eval()
-    both = joined(IMAGES, known)
-    assert both.shape == (3, 2, 3)
-    assert torch.equal(joined(IMAGES), both[:, 1])
-    joined.eval()
-    assert torch.equal(joined(IMAGES, known), both[:, 0])
-    assert not torch.allclose(both[:, 0], both[:, 1], atol=1e-2)
+def test_a_model_may_be_asked_twice_at_once(best_pt: Path, tmp_path: Path) -> None:
+    plain = tiny.write_checkpoint(tmp_path / "plain.pt", image_size=32, config={"seed": 1})
+    save_ensemble([best_pt, plain], tmp_path / "both.pt")
+    male = torch.from_numpy(AGE_AND_SEX.encode({"sex": ["male"] * 3}, 3))
+    known = Metadata(AGE_AND_SEX, male.numpy()).and_without()
+    assert known.ways == (2,)
+    for path in (best_pt, tmp_path / "both.pt"):
+        model = as_one(load_best(path), lambda one: Classifier(one.network, one.preprocess, CPU)).eval()
+        logits, traits = model.answers(IMAGES, torch.from_numpy(known.rows))
+        (one, of_pixels), (other, _) = model.answers(IMAGES, male), model.answers(IMAGES)
+        assert torch.allclose(logits, torch.stack([one, other], 1), rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(one, other, atol=1e-2)
+        assert torch.equal(traits, of_pixels)
+        assert torch.equal(model(IMAGES, torch.from_numpy(known.rows)), logits)
 
 
 def test_it_is_trained_with_the_head() -> None:

@@ -182,15 +182,17 @@ def test_with_metadata_each_image_is_answered_with_them_and_without(settings: Op
     known = with_metadata(parts, ("age", "sex"))
     trainer = built(dataclasses.replace(settings, metadata=("age", "sex"), batch_size=8), known, accumulate=2)
     torch.manual_seed(1)  # the branch adds nothing at first
-    nn.init.normal_(trainer.classifier.network.metadata.shift.weight)  # type: ignore[union-attr, arg-type]
+    network = trainer.classifier.network
+    nn.init.normal_(network.metadata.shift.weight)  # type: ignore[union-attr, arg-type]
+    network.classifier[0].p = 0.0
     batch = next(iter(trainer.loader))
+    assert batch.metadata is not None
     classifier, weights = copy.deepcopy(trainer.classifier), trainer.class_weights[batch.labels]
-    trainer.seed_step(0)
     sums = torch.zeros(2)
+    trainer.seed_step(0)
     for rows in (slice(0, 8), slice(8, 16)):  # the passes of --accumulate
-        features = classifier.features(batch.images[rows])
-        answers = [classifier.head(features, batch.metadata[rows]), classifier.head(features)]  # type: ignore[index]
-        labels = batch.labels[rows]
+        features, labels = classifier.features(batch.images[rows]), batch.labels[rows]
+        answers = [classifier.head(features, batch.metadata[rows, 0]), classifier.head(features)]
         losses = [nn.functional.cross_entropy(it, labels, reduction="none") * weights[rows] for it in answers]
         assert not torch.allclose(*losses)
         loss = (losses[0] + losses[1]).sum() / 2
