@@ -178,10 +178,12 @@ def images_of(
     split, paths = found.rows["split"].to_numpy(), found.rows["path"].to_numpy()
     chosen = split == ("val" if (split != "").any() else "")
     chosen &= found.labels != UNKNOWN
+    if found.own:
+        chosen &= ~test_set.trained_on_by_others(checkpoint, found.rows["image"])
     if not chosen.any():
         judged, none = "--small is judged on validation images", f"{found.root} has none"
         if found.own:  # of folds: each trains on the others' validation images
-            none = f"the run left none of {found.root} out of training but the test split"
+            none = f"{found.root} has none left out of training but the test split"
         raise UserError(f"{judged}, and {none}: name another labelled set by --data DIR")
     training = paths[split == "train"]
     some = training[np.unique(np.linspace(0, len(training) - 1, TRAINING).astype(int))] if len(training) else []

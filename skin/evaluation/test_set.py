@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -193,6 +193,14 @@ def seen_by(checkpoint: Checkpoint, test: TestSet) -> list[str]:
     return by_itself + run.seen_by_others(test.rows)
 
 
+def trained_on_by_others(checkpoint: Checkpoint, images: pd.Series) -> npt.NDArray[np.bool_]:
+    """Return which images, [N], another member of an ensemble was trained on, by their names; none of a model's."""
+    found = np.zeros(len(images), bool)
+    for _, known in _Run(checkpoint).others():
+        found |= images.isin(known.loc[known["split"] == "train", "image"]).to_numpy()
+    return found
+
+
 def unfair(ours: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
     """Return sentences on why a comparison of two models is not fair, or may not be.
 
@@ -233,16 +241,20 @@ class _Run:
         """The table split.csv; None if it is not beside the checkpoint."""
         return splits.read_manifest(self.manifest_path) if self.manifest_path.exists() else None
 
-    def seen_by_others(self, part: pd.DataFrame) -> list[str]:
-        """Return the warnings of `_seen_in_training` by the splits of an ensemble's other members, by names."""
-        found = []
+    def others(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        """Yield the names and the tables split.csv of an ensemble's other members; an empty table is not known."""
         sources = self.checkpoint.sources if isinstance(self.checkpoint, EnsembleCheckpoint) else ()
         for number, source in enumerate(sources, 1):
             path = self.folder / OF_MEMBER.format(number)
             if path.exists():
-                known = splits.read_manifest(path)
-                seen = _seen_in_training(part, None if known.empty else known, False, pd.Series("", part.index))
-                found += [f"member {number} ({source['file']}): {warning}" for warning in seen]
+                yield f"member {number} ({source['file']})", splits.read_manifest(path)
+
+    def seen_by_others(self, part: pd.DataFrame) -> list[str]:
+        """Return the warnings of `_seen_in_training` by the splits of an ensemble's other members, by names."""
+        found = []
+        for member, known in self.others():
+            seen = _seen_in_training(part, None if known.empty else known, False, pd.Series("", part.index))
+            found += [f"{member}: {warning}" for warning in seen]
         return found
 
     @cached_property

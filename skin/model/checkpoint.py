@@ -177,14 +177,7 @@ def load_best(path: Path) -> Checkpoint:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the model in it, such as {path / 'best.pt'}")
     state = load(path)
-    version = state.get("format_version")
-    if not is_version(version):
-        if type(version) is int:
-            raise UserError(
-                f"{path}: is of format version {version}, and this program reads {FORMAT_VERSION}; "
-                "use the program that wrote it, or train again"
-            )
-        raise UserError(f"{path}: not a best.pt of format version {FORMAT_VERSION}; was it written by train.py?")
+    _check_version(state, str(path))
     return _ensemble(state, path) if "members" in state else _single(state, path, str(path))
 
 
@@ -217,12 +210,31 @@ def _single(state: dict[str, Any], path: Path, name: str) -> SingleCheckpoint:
         network=network.eval(),
         model_name=model,
         classes=tuple(classes),
-        preprocess=Preprocess.from_dict(state["preprocess"]),
+        preprocess=_preprocess(state["preprocess"], name),
         config=state["config"],
         metrics=state["metrics"],
         calibration=cast(Calibration, state["calibration"]),
         encoder=encoder,
     )
+
+
+def _check_version(state: dict[str, Any], name: str) -> None:
+    version = state.get("format_version")
+    if is_version(version):
+        return
+    if type(version) is int:
+        raise UserError(
+            f"{name}: is of format version {version}, and this program reads {FORMAT_VERSION}; "
+            "use the program that wrote it, or train again"
+        )
+    raise UserError(f"{name}: not a best.pt of format version {FORMAT_VERSION}; was it written by train.py?")
+
+
+def _preprocess(values: Any, name: str) -> Preprocess:
+    try:
+        return Preprocess.from_dict(values)
+    except UserError as error:
+        raise UserError(f"{name}: damaged checkpoint: {error}") from error
 
 
 def _encoder(config: dict[str, Any], name: str) -> Encoder | None:
@@ -248,6 +260,8 @@ def _ensemble(state: dict[str, Any], path: Path) -> EnsembleCheckpoint:
             raise UserError(f"{name} is missing: make the ensemble again")
     if found:
         raise UserError(f"{path}: damaged checkpoint: it has more members than sources")
+    for member, name in zip(state["members"], names, strict=True):
+        _check_version(member, name)
     members = [_single(member, path, name) for member, name in zip(state["members"], names, strict=True)]
     check_together(state["classes"], members, names)
     _check_calibration(state["calibration"], len(state["classes"]), _check_unlike_of_members, str(path))

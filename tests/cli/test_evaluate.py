@@ -331,6 +331,9 @@ def test_what_one_model_of_several_was_trained_on_is_said(run: Run, run_folder: 
     assert made["calibration"]["temperature"] is None
     report = (tmp_path / "out" / "report.md").read_text()
     assert "here it is not, for want of validation images that all of them share" in report
+    joined, own = load_best(next(Path("runs").glob("ensemble-*/best.pt"))), manifest["split"] == "test"
+    assert test_set.trained_on_by_others(joined, manifest["image"]).tolist() == own.tolist()
+    assert not test_set.trained_on_by_others(load_best(second), manifest["image"]).any()
 
 
 def test_models_whose_answers_were_not_kept_are_asked_for_them(run: Run, run_folder: Path, tmp_path: Path) -> None:

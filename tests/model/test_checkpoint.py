@@ -468,7 +468,7 @@ UNSOUND: list[tuple[tuple[str, ...], Any, str]] = [
     (("config", "data"), 5, "config's 'data' is a int"),
     (("config", "seed"), True, "config's 'seed' is a bool"),
     (("metrics", "epoch"), "1", "'metrics' holds values that are not numbers"),
-    (("preprocess", "std"), [0, 0, 0], "std must be above zero"),
+    (("preprocess", "std"), [0, 0, 0], "damaged checkpoint: the preprocessing's std must be above zero"),
     (("model", "features.0.0.weight"), KeyError, "features.0.0.weight is missing"),
     (("model", "extra"), torch.zeros(1), "extra is unknown"),
     (("model", "features.0.0.weight"), torch.zeros(32, 3, 3, 3).double(), "is not torch.float32"),
