@@ -153,7 +153,8 @@ def predict(
     if topology.device.type == "cpu":
         keep_freed_memory()  # otherwise half of the time goes into new pages for each large activation
     mode = precision.choose(options.amp, topology.device)
-    known, shares = test.metadata_for(checkpoint.encoder), test.known_metadata(checkpoint.encoder)
+    known = test.metadata_for(checkpoint.encoder)
+    shares = {} if known is None else known.encoder.known(known.rows)
     if known is not None and pixels_too and any(shares.values()):
         known = known.and_without()
     dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess, metadata=known)
@@ -172,12 +173,12 @@ def predict(
             classifier, loader, topology, True, advance, views=options.tta, of_features=distance_of
         )
         seconds = time.perf_counter() - start
+    if not np.isfinite(logits).all():
+        raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
     without = None
     if logits.ndim == 3:
         without = Without(logits[:, 1], shares)
         logits, one_view = logits[:, 0], one_view[:, 0]
-    if not np.isfinite(logits).all():
-        raise UserError("the model's answers are not finite; try --amp off, or another checkpoint")
     about = replace(
         of_checkpoint(checkpoint, classifier),
         created=time.strftime("%Y-%m-%d %H:%M:%S"),

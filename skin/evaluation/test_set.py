@@ -86,11 +86,6 @@ class TestSet:
         """Return what a model takes beside the pixels; None if it takes nothing."""
         return None if encoder is None else Metadata(encoder, encoder.encode(self.rows, len(self.rows)))
 
-    def known_metadata(self, encoder: Encoder | None) -> dict[str, float]:
-        """Return the share of the images whose value a model knows, for each column that it takes."""
-        found = self.metadata_for(encoder)
-        return {} if found is None else found.encoder.known(found.rows)
-
     @property
     def attributes(self) -> list[str]:
         """The columns that `--by` can name."""
