@@ -177,7 +177,6 @@ def load_best(path: Path) -> Checkpoint:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name the model in it, such as {path / 'best.pt'}")
     state = load(path)
-    _check_version(state, str(path))
     return _ensemble(state, path) if "members" in state else _single(state, path, str(path))
 
 
@@ -191,6 +190,7 @@ def load_single(path: Path) -> SingleCheckpoint:
 
 def _single(state: dict[str, Any], path: Path, name: str) -> SingleCheckpoint:
     """Validate the contents of a `best.pt` of one model, which errors call `name`."""
+    _check_version(state, name)
     _check_kinds(state, _KEYS, name)
     _check_config(state["config"], name)
     model, classes = state["config"].get("model"), state["classes"]
@@ -248,6 +248,7 @@ def _encoder(config: dict[str, Any], name: str) -> Encoder | None:
 
 def _ensemble(state: dict[str, Any], path: Path) -> EnsembleCheckpoint:
     """Validate the contents of a `best.pt` of several models."""
+    _check_version(state, str(path))
     _check_kinds(state, {"members": list, "sources": list, **_SHARED}, str(path))
     _check_config(state["config"], str(path))
     _check_classes(state["classes"], str(path))
@@ -260,8 +261,6 @@ def _ensemble(state: dict[str, Any], path: Path) -> EnsembleCheckpoint:
             raise UserError(f"{name} is missing: make the ensemble again")
     if found:
         raise UserError(f"{path}: damaged checkpoint: it has more members than sources")
-    for member, name in zip(state["members"], names, strict=True):
-        _check_version(member, name)
     members = [_single(member, path, name) for member, name in zip(state["members"], names, strict=True)]
     check_together(state["classes"], members, names)
     _check_calibration(state["calibration"], len(state["classes"]), _check_unlike_of_members, str(path))

@@ -103,9 +103,7 @@ def make_site(model: SkinClassifier, examples: list[Path], uploads: Path, keep_s
 
     def predict(picture: FileData) -> dict[str, Any]:
         """Return the answer about a picture as `predict.py --json` does, with the probabilities of all classes."""
-        with _told():
-            answer, _ = answer_of(model, _uploaded(picture), _name(picture))
-            return json_row(answer, len(model.classes))
+        return answered(picture, {})
 
     def classify_with_metadata(picture: FileData, language: str, metadata: dict[str, Any]) -> str:
         """Return what `classify` does, with what is known beside the pixels, such as `{"age": 55}`."""
@@ -117,9 +115,12 @@ def make_site(model: SkinClassifier, examples: list[Path], uploads: Path, keep_s
         They are lines on what was not used as it is, or not at all.
         """
         known = _known(metadata)
+        return answered(picture, known) | {"warnings": model.problems(known)}
+
+    def answered(picture: FileData, known: Known) -> dict[str, Any]:
         with _told():
             answer, _ = answer_of(model, _uploaded(picture), _name(picture), known)
-            return json_row(answer, len(model.classes)) | {"warnings": model.problems(known)}
+            return json_row(answer, len(model.classes))
 
     asked: list[Callable[..., Any]] = [classify, row, predict]
     if model.encoder is not None:
