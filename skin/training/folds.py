@@ -8,6 +8,7 @@ written once, when the first fold begins. The process that finds all folds done 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import shlex
 import signal
@@ -225,6 +226,10 @@ def _check_steps(options: Options, folder: Path, topology: Topology) -> None:
 
 def _take_back(folder: Path) -> None:
     """Remove the files of a run none of whose folds has begun, so that the command may be given again, mended."""
-    if not any(folder.glob(f"fold-*/{CONFIG}")):
-        for name in (CONFIG, "split.csv", contents.NAME, unknowns.NAME, "environment.json", "train.log"):
-            (folder / name).unlink(missing_ok=True)
+    if any(folder.glob(f"fold-*/{CONFIG}")):
+        return
+    files_of_run = (CONFIG, "split.csv", contents.NAME, unknowns.NAME, "environment.json", "train.log")
+    for name in (*files_of_run, run_folder.LOCK):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # something else is in it
+        folder.rmdir()

@@ -215,12 +215,13 @@ def test_a_signal_between_two_folds_ends_the_run_there(tried: Callable[..., Any]
     assert tried("--folds", 3, "--resume", "auto") == (0, [2, 3])
 
 
-def test_a_run_whose_first_fold_cannot_begin_leaves_the_folder_free(tried: Callable[..., Any]) -> None:
+def test_a_run_whose_first_fold_cannot_begin_leaves_no_folder(tried: Callable[..., Any]) -> None:
     def fail(fold: int) -> None:
         raise UserError("no such weights")
 
     with pytest.raises(UserError, match="no such weights"):
         tried("--folds", 2, within=fail)
+    assert not Path("run").exists()
     assert tried("--folds", 2) == (0, [1, 2])
 
 
