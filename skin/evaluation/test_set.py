@@ -156,7 +156,7 @@ def read(
         part = _copies_joined(part, notes)
     notes += _without_metadata(checkpoint, part)
     match = _matched(checkpoint, part["label"], index.root, notes)
-    copies, rows_of_run = pd.Series("", part.index), None
+    copies, rows_of_run = None, None
     if run.manifest is not None and not own:
         copies, rows_of_run = _copies(run, index, part["path"], notes), run.rows
     seen = (*_seen_in_training(part, run.manifest, own, copies), *run.seen_by_others(part))
@@ -184,15 +184,14 @@ def read(
 def seen_by(checkpoint: Checkpoint, test: TestSet) -> list[str]:
     """Return warnings for images of a set that another model was trained on, by their names."""
     run = _Run(checkpoint)
-    by_itself = _seen_in_training(test.rows, run.manifest, test.own, pd.Series("", test.rows.index))
-    return by_itself + run.seen_by_others(test.rows)
+    return _seen_by_names(test.rows, run.manifest) + run.seen_by_others(test.rows)
 
 
 def trained_on_by_others(checkpoint: Checkpoint, images: pd.Series) -> npt.NDArray[np.bool_]:
     """Return which images, [N], another member of an ensemble was trained on, by their names; none of a model's."""
-    found = np.zeros(len(images), bool)
+    part, found = images.to_frame("image"), np.zeros(len(images), bool)
     for _, known in _Run(checkpoint).others():
-        found |= images.isin(known.loc[known["split"] == "train", "image"]).to_numpy()
+        found |= _of_side(part, known, "train", _has_all(known, part)).to_numpy()
     return found
 
 
@@ -245,12 +244,12 @@ class _Run:
                 yield f"member {number} ({source['file']})", splits.read_manifest(path)
 
     def seen_by_others(self, part: pd.DataFrame) -> list[str]:
-        """Return the warnings of `_seen_in_training` by the splits of an ensemble's other members, by names."""
-        found = []
-        for member, known in self.others():
-            seen = _seen_in_training(part, None if known.empty else known, False, pd.Series("", part.index))
-            found += [f"{member}: {warning}" for warning in seen]
-        return found
+        """Return the warnings of `_seen_by_names` by the splits of an ensemble's other members."""
+        return [
+            f"{member}: {warning}"
+            for member, known in self.others()
+            for warning in _seen_by_names(part, None if known.empty else known)
+        ]
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -494,12 +493,22 @@ def _part(rows: pd.DataFrame, split: str, root: Path, notes: list[str]) -> pd.Da
     return part
 
 
+def _seen_by_names(part: pd.DataFrame, manifest: pd.DataFrame | None) -> list[str]:
+    """Return the warnings of `_seen_in_training` by a split.csv alone, of the same data or of others."""
+    return _seen_in_training(part, manifest, manifest is not None and _has_all(manifest, part))
+
+
+def _has_all(manifest: pd.DataFrame, part: pd.DataFrame) -> bool:
+    """Return True if a split.csv names every image just so: it is of the same data."""
+    return bool(part["image"].isin(manifest["image"]).all())
+
+
 def _seen_in_training(
-    part: pd.DataFrame, manifest: pd.DataFrame | None, own: bool, copies: pd.Series
+    part: pd.DataFrame, manifest: pd.DataFrame | None, own: bool, copies: pd.Series | None = None
 ) -> list[str]:
     """Return warnings for images that the model was trained on, or that helped to choose and calibrate it.
 
-    `copies` names, for each row, the run's image that is the same picture; "" is none.
+    `copies` names, for each row, the run's image that is the same picture, whatever its name; "" is none.
     """
     if manifest is None:
         return [UNTOLD]
@@ -530,10 +539,14 @@ def _alike_by_chance(part: pd.DataFrame, manifest: pd.DataFrame) -> list[str]:
     ]
 
 
-def _of_side(part: pd.DataFrame, manifest: pd.DataFrame, side: str, own: bool, copies: pd.Series) -> pd.Series:
+def _of_side(
+    part: pd.DataFrame, manifest: pd.DataFrame, side: str, own: bool, copies: pd.Series | None = None
+) -> pd.Series:
     """Return which images, bool [N], are in a part of the run, by their names or by `copies`."""
     names = manifest.loc[manifest["split"] == side, "image"]
-    seen = part["image"].isin(names) | copies.isin(names)
+    seen = part["image"].isin(names)
+    if copies is not None:
+        seen |= copies.isin(names)
     if not own:  # elsewhere the same picture may stand in a folder or have an ending
         seen |= _stem(part["image"]).isin(set(_stem(names)) - {""})
     return seen
