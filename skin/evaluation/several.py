@@ -59,9 +59,9 @@ def join(models: Sequence[SingleCheckpoint], unseen: Unseen | None = None) -> En
         scores = calibration.scores(fitted, calibration.probabilities_of(fitted, unseen.logits))
         return metrics.of_validation(unseen.labels, scores)
 
-    made = ensemble.save_ensemble(paths, folder / run_folders.BEST, unseen, config=config, metrics_of=metrics_of)
-    write_json(folder / run_folders.CONFIG, made.config)
-    return made
+    # It tells the folder from a run's, so it is there before best.pt is.
+    write_json(folder / run_folders.CONFIG, ensemble.config_of(models, config))
+    return ensemble.save_ensemble(paths, folder / run_folders.BEST, unseen, config=config, metrics_of=metrics_of)
 
 
 def folder_of(paths: Sequence[Path]) -> Path:

@@ -96,7 +96,7 @@ def save_ensemble(
         "members": [load(Path(member)) for member in members],
         "sources": [source_of(Path(member)) for member in members],
         "classes": list(models[0].classes),
-        "config": _config(models) | dict(config or {}) | {"model": name_of([m.model_name for m in models])},
+        "config": config_of(models, config or {}),
         "metrics": dict(metrics_of(fitted)),
         "calibration": fitted,
     }
@@ -128,9 +128,10 @@ def joinable(members: Sequence[Path]) -> list[SingleCheckpoint]:
     names, first = [str(member) for member in members], dict[str, str]()
     models = [load_single(Path(member)) for member in members]
     for name, member in zip(names, members, strict=True):
-        before = first.setdefault(source_of(Path(member))["sha256"], name)
-        if before is not name:
-            raise UserError(f"{name} is the same model as {before}: name each model once")
+        model = source_of(Path(member))["sha256"]
+        if model in first:
+            raise UserError(f"{name} is the same model as {first[model]}: name each model once")
+        first[model] = name
     check_together(models[0].classes, models, names)
     return models
 
@@ -142,15 +143,16 @@ def source_of(path: Path) -> Source:
         return {"file": f"{path.parent.name}/{path.name}", "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _config(models: Sequence[SingleCheckpoint]) -> dict[str, Any]:
-    """Return the options that all models were trained with; those on the data are the first's."""
+def config_of(models: Sequence[SingleCheckpoint], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of an ensemble of `models`; `config` as for `save_ensemble`."""
     first, *others = [model.config for model in models]
     missing = object()
-    return {
+    common = {
         name: value
         for name, value in first.items()
         if name in _OF_DATA or all(other.get(name, missing) == value for other in others)
     }
+    return common | dict(config) | {"model": name_of([model.model_name for model in models])}
 
 
 # ---- answers to images that were not trained on ---------------------------------------------------------

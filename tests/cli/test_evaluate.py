@@ -16,7 +16,7 @@ from skin.data.dataset import Batch
 from skin.data.images import centre_crop, read_image
 from skin.data.layouts import read_index
 from skin.evaluation import metrics, plots, report_files, schema, test_set
-from skin.model import calibration, checkpoint, inference
+from skin.model import calibration, checkpoint, ensemble, inference
 from skin.model.checkpoint import load_best
 from skin.training.options import read_options
 from skin.utils import run_folders
@@ -334,6 +334,13 @@ def test_what_one_model_of_several_was_trained_on_is_said(run: Run, run_folder: 
     joined, own = load_best(next(Path("runs").glob("ensemble-*/best.pt"))), manifest["split"] == "test"
     assert test_set.trained_on_by_others(joined, manifest["image"]).tolist() == own.tolist()
     assert not test_set.trained_on_by_others(load_best(second), manifest["image"]).any()
+    split.write_manifest(in_a_folder(turned), joined.path.parent / "split-2.csv")
+    assert test_set.trained_on_by_others(joined, manifest["image"]).tolist() == own.tolist()
+
+
+def in_a_folder(manifest: pd.DataFrame) -> pd.DataFrame:
+    """Return the split.csv of a run of the same images in class folders, which are part of their names then."""
+    return manifest.assign(image=manifest["label"] + "/" + manifest["image"] + ".jpg")
 
 
 def test_models_whose_answers_were_not_kept_are_asked_for_them(run: Run, run_folder: Path, tmp_path: Path) -> None:
@@ -344,8 +351,28 @@ def test_models_whose_answers_were_not_kept_are_asked_for_them(run: Run, run_fol
     assert 0 < load_best(joined).metrics["val_accuracy"] < 1
 
 
-def test_mixtures_are_refused_by_name(run: Run, run_folder: Path, tmp_path: Path) -> None:
+def test_an_ensemble_can_be_told_from_a_run_before_it_has_its_best_pt(
+    run: Run, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object, **keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ensemble, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("--checkpoint", run_folder / "best.pt", another_head(run_folder, tmp_path / "b"))
+    (made,) = tmp_path.glob("runs/ensemble-*")
+    assert not (made / "best.pt").exists()
+    assert run_folders.is_joined(run_folders.read_config(made))
+
+
+def test_mixtures_are_refused_by_name(
+    run: Run, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = run_folder / "best.pt"
+    with monkeypatch.context() as patch:
+        patch.chdir(run_folder)  # two paths of one part may be one object
+        with pytest.raises(UserError, match=r"best\.pt is the same model as best\.pt"):
+            ensemble.joinable([Path("best.pt"), Path("best.pt")])
     (tmp_path / "copy.pt").write_bytes(first.read_bytes())
     tiny.write_checkpoint(tmp_path / "two.pt", classes=("mel", "nv"), image_size=32)
     tiny.write_checkpoint(tmp_path / "large.pt")
@@ -564,6 +591,10 @@ def test_a_comparison_says_that_either_model_was_trained_on_the_set(
     said = made["against"]["conclusion"]
     assert re.search(r"This comparison is not fair\. This model: \d+ of \d+ images were TRAINED ON", said)
     assert "Whether this comparison is fair is not known. The other model: no split.csv beside the checkpoint" in said
+    manifest = split.read_manifest(run_folder / "split.csv")
+    split.write_manifest(in_a_folder(manifest), tmp_path / "other" / "split.csv")
+    made, _ = run("--split", "train", "--against", other)
+    assert re.search(r"The other model: (\d+) of \1 images were TRAINED ON", made["against"]["conclusion"])
 
 
 def test_other_labels_for_the_runs_images_are_kept(run: Run, demo_folder: Path, tmp_path: Path) -> None:
