@@ -112,7 +112,7 @@ def _walk(
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 subfolders.append(entry.path)
             elif not entry.name.lower().endswith(IMAGE_SUFFIXES):
                 others[Path(entry.name).suffix.lower()] += 1
@@ -130,6 +130,13 @@ def _walk(
         return
     for subfolder in sorted(subfolders):
         yield from _walk(subfolder, (*above, (status.st_dev, status.st_ino)), on_problem, others)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself: named as what cannot be read, if it is named as an image is
+        return False
 
 
 def _sorted_blocks(names: Iterator[str]) -> Iterator[str]:

@@ -247,6 +247,16 @@ def test_overlays_have_names_that_every_system_takes_and_no_two_the_same() -> No
     assert len(set(names)) == 4
 
 
+def test_overlays_of_long_names_have_names_that_are_short_enough(run: Run) -> None:
+    sources = [f"in/{'é' * 125}{end}.png" for end in ("a", "b")]
+    for source in sources:
+        draw(source)
+    assert run("in", "--explain", "why")[0] == 0
+    names = {overlay_name(source) for source in sources}
+    assert {path.relative_to("why") for path in Path("why").rglob("*.png")} == names
+    assert len(names) == 2
+
+
 def test_overlays_keep_the_folders_and_never_take_each_others_place(run: Run, tmp_path: Path) -> None:
     draw("in/a.png")
     draw("in/deep/a.png", 1)

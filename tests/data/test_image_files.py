@@ -63,6 +63,11 @@ def test_links_are_followed_but_never_round_in_a_circle(folder: Path) -> None:
     assert [Path(name).name for name in names(folder)] == ["A.PNG", "b.jpg", "link.jpg", "c.tiff", "d.webp"]
 
 
+def test_a_link_to_itself_is_named_and_no_other_file_is_lost(folder: Path) -> None:
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    assert [Path(name).name for name in names(folder)] == ["A.PNG", "b.jpg", "loop.jpg", "c.tiff", "d.webp"]
+
+
 def test_patterns_are_matched_where_no_such_file_exists(folder: Path) -> None:
     assert names(folder / "*.jpg") == [str(folder / "b.jpg")]
     assert names(folder / "**" / "*.webp") == [str(folder / "sub/deep/d.webp")]
