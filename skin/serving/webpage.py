@@ -27,10 +27,12 @@ from skin.serving.words import Words, words_for
 from skin.utils.errors import UserError, printable
 
 import gradio as gr
+from gradio.blocks import BlockFunction
 from gradio.data_classes import FileData
+from gradio.route_utils import FnIndexInferError
 from gradio.utils import get_upload_folder
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -66,11 +68,25 @@ class SecurityHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
+class Functions(gr.Blocks):
+    """The functions, which refuse a request of too few values as any other: told, and without a traceback here."""
+
+    def validate_inputs(self, block_fn: BlockFunction, inputs: list[Any]) -> None:
+        """Raise `gr.Error` if a request lacks values."""
+        if len(inputs) < len(block_fn.inputs):
+            raise _refusal(f"{block_fn.api_name} takes {len(block_fn.inputs)} values, and {len(inputs)} came.")
+        super().validate_inputs(block_fn, inputs)
+
+
+async def _no_such_function(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, status_code=404)
+
+
 @dataclass(frozen=True)
 class Site:
     """What is served: Gradio's functions, the pages and files beside them, and the folder of the uploads."""
 
-    functions: gr.Blocks
+    functions: Functions
     routes: list[BaseRoute]
     uploads: Path
     keep_seconds: int
@@ -125,7 +141,7 @@ def make_site(model: SkinClassifier, examples: list[Path], uploads: Path, keep_s
     asked: list[Callable[..., Any]] = [classify, row, predict]
     if model.encoder is not None:
         asked += [classify_with_metadata, predict_with_metadata]
-    with gr.Blocks(analytics_enabled=False) as functions:
+    with Functions(analytics_enabled=False) as functions:
         for function in asked:  # one forward pass takes all cores, so one at a time
             gr.api(function, api_name=function.__name__, concurrency_id="model", concurrency_limit=1)
 
@@ -153,6 +169,10 @@ def start(site: Site, host: str, port: int, queue_limit: int) -> str:
     guards = [
         Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False), Middleware(SecurityHeaders),
     ]  # fmt: skip
+    app = {
+        "routes": site.routes, "middleware": guards, "docs_url": None, "redoc_url": None,
+        "exception_handlers": {FnIndexInferError: _no_such_function},
+    }  # fmt: skip
     logging.getLogger("httpx").setLevel(logging.WARNING)
     site.functions.queue(max_size=queue_limit, default_concurrency_limit=1)
     _, address, _ = site.functions.launch(
@@ -168,7 +188,7 @@ def start(site: Site, host: str, port: int, queue_limit: int) -> str:
         run_history=False,
         footer_links=[],
         max_file_size=UPLOAD_LIMIT,
-        app_kwargs={"routes": site.routes, "middleware": guards, "docs_url": None, "redoc_url": None},
+        app_kwargs=app,
     )
     threading.Thread(target=_delete_old_uploads, args=(site,), name="uploads", daemon=True).start()
     return address

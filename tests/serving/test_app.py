@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import signal
 import socket
@@ -178,6 +179,20 @@ def test_no_file_of_the_server_can_be_asked_for(app: App) -> None:
         urllib.request.urlopen(f"{app.address}/gradio_api/file=/etc/hostname")
     assert refused.value.code == 403
     refused.value.close()
+
+
+@pytest.mark.parametrize("path", ["call/nothing", "run/nothing"])
+def test_a_function_that_is_not_there_is_not_found(path: str, app: App) -> None:
+    body = json.dumps({"data": [1]}).encode()
+    request = urllib.request.Request(f"{app.address}/gradio_api/{path}", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request)
+    assert refused.value.code == 404
+    assert "nothing" in json.loads(refused.value.read())["detail"]
+
+
+def test_a_request_of_too_few_values_is_told_so(app: App) -> None:
+    assert "predict takes 1 values, and 0 came" in call(app.address, "predict", [])
 
 
 def test_a_page_of_another_name_cannot_ask_through_the_browser(app: App) -> None:
