@@ -111,4 +111,7 @@ def _refuse_small_pieces(batches: EpochBatches, topology: Topology, passes: int,
             where = f"{passes} passes{f' on {who}' * (topology.replicas > 1)}; use a smaller --accumulate"
         raise UserError(f"{min(batches.batch_size, batches.size)} images a step are too few for {where}")
     if batches.least_images < 2 and least_side <= 32:
-        raise UserError("a batch of one 32-pixel image gives BatchNorm a single value; use a larger --batch-size")
+        remedy = "a larger --batch-size"
+        if batches.batch_size >= batches.size:  # each step takes all images there are
+            remedy = "a smaller --accumulate" if passes > 1 else "a larger --image-size"
+        raise UserError(f"a batch of one 32-pixel image gives BatchNorm a single value; use {remedy}")

@@ -454,7 +454,7 @@ def test_a_training_step_is_one_graph_to_compile() -> None:
 @pytest.mark.parametrize(
     ("topology", "changes", "message"),
     [
-        (CPU, {"batch_size": 1, "image_size": 32}, "a batch of one 32-pixel image"),
+        (CPU, {"batch_size": 1, "image_size": 32}, "a batch of one 32-pixel image .* a larger --batch-size"),
         (Topology(torch.device("cpu"), gpus=200), {"batch_size": 1}, "too few for 200 GPUs; use fewer of them"),
     ],
 )
@@ -552,6 +552,9 @@ def test_ddp_sums_up_in_the_last_pass_alone(
 def test_more_passes_than_images_are_refused(settings: Options, parts: Splits) -> None:
     with pytest.raises(UserError, match="images a step are too few for 999 passes; use a smaller --accum"):
         built(settings, parts, accumulate=999)
+    images = len(parts.of("train"))
+    with pytest.raises(UserError, match="a batch of one 32-pixel image .* a smaller --accumulate"):
+        built(settings, parts, accumulate=images, batch_size=images, image_size=32)
 
 
 def test_what_is_validated_is_the_mean_of_the_weights(settings: Options, parts: Splits) -> None:
