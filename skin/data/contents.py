@@ -15,7 +15,7 @@ from skin.data.containers import is_member, member_bytes, read_member
 from skin.data.metadata import column_of
 from skin.data.npz import is_npz_image, read_npz_image
 from skin.utils.errors import UserError
-from skin.utils.files import write_atomically
+from skin.utils.files import refuse_pipe, write_atomically
 
 import numpy as np
 import pandas as pd
@@ -84,6 +84,7 @@ def with_other_metadata(rows: pd.DataFrame, path: Path, metadata: Sequence[str])
 
 def _read(path: Path) -> pd.DataFrame:
     try:
+        refuse_pipe(path)
         return pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from skin.data.index import Index
 from skin.utils.errors import UserError, printable
-from skin.utils.files import write_atomically
+from skin.utils.files import refuse_pipe, write_atomically
 
 import numpy as np
 import pandas as pd
@@ -306,9 +306,11 @@ def read_manifest(path: Path) -> pd.DataFrame:
             that is no number.
     """
     try:
+        refuse_pipe(path)
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as the split.csv of a run: {error}") from error
+        damaged = f"{path} cannot be read as the split.csv of a run: {error}; put it back from a copy"
+        raise UserError(damaged) from error
     lacking = [name for name in MANIFEST_COLUMNS if name not in table.columns]
     if lacking:
         raise UserError(f"{path} has no column '{lacking[0]}': it is not the split.csv of a run")

@@ -24,6 +24,7 @@ from skin.model.tensorfile import load
 from skin.model.unlike import passing
 from skin.utils.errors import UserError, printable
 from skin.utils.files import atomic
+from skin.utils.run_folders import BEST
 
 import torch
 from torch import Tensor
@@ -175,7 +176,9 @@ def load_best(path: Path) -> Checkpoint:
     if not path.exists():
         raise UserError(f"no checkpoint at {path}; train one first: python train.py --data DIR (or --demo)")
     if path.is_dir():
-        raise UserError(f"{path} is a folder; name the model in it, such as {path / 'best.pt'}")
+        within = path / BEST
+        what = f"the model in it, {within}" if within.is_file() else "a best.pt, as a run writes it"
+        raise UserError(f"{path} is a folder; name {what}")
     state = load(path)
     return _ensemble(state, path) if "members" in state else _single(state, path, str(path))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from skin.utils.errors import UserError
+from skin.utils.files import refuse_pipe
 
 import torch
 from torch import Tensor
@@ -45,6 +46,7 @@ def load(path: Path) -> dict[str, Any]:
         UserError: there is no such file, or it is damaged, or holds anything else.
     """
     try:
+        refuse_pipe(path)
         with open(path, "rb") as file:
             _look_through(file)
             file.seek(0)

@@ -13,8 +13,10 @@ from skin.model.calibration import BALANCED, MOST_PROBABLE, Calibration, Metadat
 from skin.model.inference import collect, traits_of
 from skin.model.network import Classifier
 from skin.model.unlike import Training
+from skin.training import run_folder
 from skin.training.loading import some_of_training
 from skin.training.run import Run
+from skin.utils import run_folders
 
 import numpy as np
 
@@ -28,7 +30,10 @@ def best_classifier(run: Run) -> Classifier:
     run.saver.wait()
     topology.barrier()
     classifier = copy.deepcopy(run.trainer.classifier)
-    weights = checkpoint.load_single(run.folder / "best.pt").network.state_dict() if topology.is_main else None
+    weights = None
+    if topology.is_main:
+        with run_folder.reading_own(run.folder):
+            weights = checkpoint.load_single(run.folder / run_folders.BEST).network.state_dict()
     classifier.network.load_state_dict(topology.from_main(weights))  # the folder may be on rank 0's machine alone
     return classifier
 

@@ -187,8 +187,9 @@ class _Fold:
 
     @classmethod
     def read(cls, folder: Path, classes: Sequence[str]) -> _Fold:
-        model = load_single(folder / "best.pt")
-        manifest = split.read_manifest(folder / "split.csv")
+        with run_folder.reading_own(folder):
+            model = load_single(folder / run_folders.BEST)
+            manifest = split.read_manifest(folder / run_folders.SPLIT)
         images = manifest.loc[manifest["split"] == "val", "image"].to_numpy(dtype=object)
         answers = model.calibration.get("answers")
         if answers is None or "distance" not in answers or len(answers["labels"]) != len(images):

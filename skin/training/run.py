@@ -388,5 +388,7 @@ def is_done(folder: Path) -> bool:
     """Return True if the run in a folder is done to the last file."""
     best = folder / "best.pt"
     # In this order: curves.png is a run's last file, and best.pt takes longer to read.
-    there = (folder / "curves.png").exists() and best.exists()
-    return there and bool(checkpoint.load_best(best).calibration)
+    if not (folder / "curves.png").exists() or not best.exists():
+        return False
+    with run_folder.reading_own(folder):
+        return bool(checkpoint.load_best(best).calibration)

@@ -95,6 +95,18 @@ def is_held(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
+def reading_own(folder: Path) -> Iterator[None]:
+    """Add to the error of a file that the run wrote itself, and that is gone or damaged, what to do."""
+    try:
+        yield
+    except UserError as error:
+        again = "train again, into another --out"
+        if (folder.parent / CONFIG).exists():  # a fold
+            again = f"remove {folder} and train the fold again: --resume {folder.parent}"
+        raise UserError(f"{error}. Put it back from a copy, or {again}") from error
+
+
+@contextlib.contextmanager
 def hold(folder: Path, seconds: float = 0.0) -> Iterator[None]:
     """Hold a run folder against other processes, and remove what a killed one left half-written.
 

@@ -147,7 +147,8 @@ def newest(folder: Path) -> tuple[dict[str, Any] | None, str]:
             continue
         return state, f"{error}; going on from {path.name}, the save before" if error else str(path)
     if error is not None:
-        raise error
+        with run_folder.reading_own(folder):
+            raise error
     return None, "nothing was saved yet: from the beginning"
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -250,6 +251,13 @@ def _begins_with(path: Path, mark: bytes) -> bool:
     except OSError:
         return False
     return not head or mark in head
+
+
+def refuse_pipe(path: Path) -> None:
+    """Raise `OSError` if `path` is a pipe or a device, from which a reader may wait for ever."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
 
 
 def remove_leftovers(folder: Path) -> None:

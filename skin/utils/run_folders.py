@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from skin.utils.errors import UserError
+from skin.utils.files import refuse_pipe
 
 LATEST = Path("runs/latest")
 BEST = "best.pt"
@@ -97,6 +98,7 @@ def is_ours(folder: Path, names: Iterable[str]) -> bool:
 def _content(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file, {} if there is none."""
     try:
+        refuse_pipe(path)
         if os.stat(path).st_size > _JSON_LIMIT:  # noqa: PTH116
             return {}
         content = json.loads(path.read_bytes())
@@ -108,11 +110,12 @@ def _content(path: Path) -> dict[str, Any]:
 def read_config(run: Path) -> dict[str, Any]:
     """Return the config.json of a run. Raises `UserError` if there is none."""
     try:
+        refuse_pipe(run / CONFIG)
         config = json.loads((run / CONFIG).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"no run at {run} ({error.strerror}); name a run folder, such as runs/latest") from error
     except ValueError as error:
-        raise UserError(f"{run / CONFIG} is not JSON: {error}") from error
+        raise UserError(f"{run / CONFIG} is not JSON: {error}; put it back from a copy") from error
     if not isinstance(config, dict) or not isinstance(config.get("resolved"), dict):
         raise UserError(f"{run / CONFIG} is not the config.json of a run; name another run folder")
     return config

@@ -123,6 +123,18 @@ def test_the_list_of_runs_shows_a_run_of_folds_as_one(folded: Path) -> None:
     assert (run.name, run.state, run.folds, run.epochs, run.of_epochs) == ("run", "done", 2, 2, 2)
 
 
+def test_a_fold_whose_model_is_damaged_is_trained_again_as_the_error_advises(
+    folded: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folded, tmp_path / "damaged")
+    (copy / "fold-1" / "best.pt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"best\.pt is not a checkpoint.*remove (.*fold-1) .*: --resume .*damaged$"):
+        call("--resume", copy)
+    shutil.rmtree(copy / "fold-1")
+    assert call("--resume", copy) == 0
+    assert (copy / "fold-1" / "best.pt").is_file()
+
+
 def test_a_done_run_has_nothing_to_go_on_with(folded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--resume", "auto", "--out", folded, *RECIPE, "--data", "data", *TWO) == 0
     assert "is done: there is nothing to go on with" in capsys.readouterr().out

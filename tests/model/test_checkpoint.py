@@ -367,6 +367,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a key that is a tuple": (lambda p: saved({(1, 2): 1}, p), "other keys"),
     "a sparse tensor": (lambda p: saved({"a": torch.eye(3).to_sparse()}, p), "no tensor"),
     "text": (lambda p: (p.write_text("hello"), p)[1], "not what torch.save writes"),
+    "a pipe": (lambda p: (os.mkfifo(p), p)[1], "it is a pipe or a device"),
     "nothing": (lambda p: (p.write_bytes(b""), p)[1], "empty"),
     "a tail": (lambda p: (p.write_bytes(saved({}, p).read_bytes() + b"PK\5\6"), p)[1], "not what torch.save writes"),
 }
@@ -526,10 +527,13 @@ def test_a_checkpoint_that_does_not_fit_its_model_is_refused(
 
 
 def test_no_checkpoint_says_how_to_train_one_and_a_folder_that_a_file_is_meant(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"(.*) is a folder; name the model in it, such as \1/best\.pt"):
-        checkpoint.load_best(tmp_path)
     with pytest.raises(UserError, match=r"no checkpoint at .*train\.py"):
         checkpoint.load_best(tmp_path / "best.pt")
+    with pytest.raises(UserError, match=r"is a folder; name a best\.pt"):
+        checkpoint.load_best(tmp_path)
+    (tmp_path / "best.pt").touch()
+    with pytest.raises(UserError, match=r"(.*) is a folder; name the model in it, \1/best\.pt"):
+        checkpoint.load_best(tmp_path)
 
 
 def test_names_from_a_checkpoint_cannot_write_to_the_terminal(best: dict[str, Any], tmp_path: Path) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from skin.data import contents
+from skin.data.split import read_manifest
 from skin.training import columns, run_folder
 from skin.utils import files, run_folders
 from skin.utils.errors import UserError
 
+import pandas as pd
 import pytest
 
 
@@ -143,6 +148,18 @@ def test_a_run_that_is_none(tmp_path: Path, content: str | None, message: str) -
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=message):
         run_folders.read_config(tmp_path)
+
+
+def test_a_pipe_in_place_of_a_file_of_a_run_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    rows, pipe = pd.DataFrame({"image": [], "path": []}), tmp_path / "config.json"
+    os.mkfifo(pipe)
+    readers: list[Callable[[], object]] = [
+        lambda: run_folders.read_config(tmp_path), lambda: read_manifest(pipe), lambda: contents.changed(rows, pipe)
+    ]  # fmt: skip
+    for read in readers:
+        with pytest.raises(UserError, match="it is a pipe or a device, not a file"):
+            read()
+    assert not run_folders.is_ours(tmp_path, ["config.json", "split.csv"])
 
 
 def test_the_environment_is_written_as_json_with_versions_and_machine(tmp_path: Path) -> None:
