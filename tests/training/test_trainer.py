@@ -553,7 +553,7 @@ def test_more_passes_than_images_are_refused(settings: Options, parts: Splits) -
     with pytest.raises(UserError, match="images a step are too few for 999 passes; use a smaller --accum"):
         built(settings, parts, accumulate=999)
     images = len(parts.of("train"))
-    with pytest.raises(UserError, match="a batch of one 32-pixel image .* a smaller --accumulate"):
+    with pytest.raises(UserError, match=r"a batch of one 32-pixel image .* a smaller --accumulate"):
         built(settings, parts, accumulate=images, batch_size=images, image_size=32)
 
 
