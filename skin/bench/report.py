@@ -95,6 +95,7 @@ def read(path: Path) -> Report | str:
         UserError: the file is not a benchmark's report.
     """
     try:
+        files.refuse_pipe(path)
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {printable(path)}: {error.strerror}") from error

@@ -309,6 +309,12 @@ def test_a_file_that_is_no_report_is_refused(tmp_path: Path, content: str, words
         report.read(tmp_path / "old.json")
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "old.json")
+    with pytest.raises(UserError, match=r"old\.json: it is a pipe"):
+        report.read(tmp_path / "old.json")
+
+
 @pytest.mark.parametrize(
     "break_it",
     [
