@@ -69,13 +69,27 @@ class SecurityHeaders:
 
 
 class Functions(gr.Blocks):
-    """The functions, which refuse a request of too few values as any other: told, and without a traceback here."""
+    """The functions. What does not fit one of them is refused as a picture is: told, and without a traceback here."""
 
-    def validate_inputs(self, block_fn: BlockFunction, inputs: list[Any]) -> None:
-        """Raise `gr.Error` if a request lacks values."""
-        if len(inputs) < len(block_fn.inputs):
-            raise _refusal(f"{block_fn.api_name} takes {len(block_fn.inputs)} values, and {len(inputs)} came.")
-        super().validate_inputs(block_fn, inputs)
+    async def preprocess_data(self, block_fn: BlockFunction, *rest: Any, **options: Any) -> list[Any]:
+        """Return the values that a function takes; raise `gr.Error` if a request has too few or others."""
+        try:
+            values: list[Any] = await super().preprocess_data(block_fn, *rest, **options)
+            return values
+        except Exception as error:  # Gradio and what it calls raise many kinds
+            raise _refusal(f"{block_fn.api_name}: {printable(str(error).partition(chr(10))[0])}") from error
+
+
+class OneLine(logging.Filter):
+    """Makes one line of an error in answering a request, such as one that no page sends: anybody can cause many."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Take the traceback from a record."""
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1].__cause__ or record.exc_info[1]
+            record.msg, record.args = "a request failed: %s", (printable(f"{type(error).__name__}: {error}"),)
+            record.exc_info = record.exc_text = None
+        return True
 
 
 async def _no_such_function(request: Request, error: Exception) -> JSONResponse:
@@ -174,6 +188,7 @@ def start(site: Site, host: str, port: int, queue_limit: int) -> str:
         "exception_handlers": {FnIndexInferError: _no_such_function},
     }  # fmt: skip
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(OneLine())
     site.functions.queue(max_size=queue_limit, default_concurrency_limit=1)
     _, address, _ = site.functions.launch(
         server_name=host,

@@ -19,7 +19,7 @@ from skin.serving.settings import AppSettings
 from skin.serving.words import languages
 from skin.utils.errors import UserError
 from tests import tiny
-from tests.bench.app_load import ROOT, ask, ask_for, call, running_app, top_class, upload
+from tests.bench.app_load import ROOT, ask, ask_for, call, post, running_app, top_class, upload
 from tests.browsing import DESKTOP, PHONE, Visit, visiting
 
 import numpy as np
@@ -183,16 +183,14 @@ def test_no_file_of_the_server_can_be_asked_for(app: App) -> None:
 
 @pytest.mark.parametrize("path", ["call/nothing", "run/nothing"])
 def test_a_function_that_is_not_there_is_not_found(path: str, app: App) -> None:
-    body = json.dumps({"data": [1]}).encode()
-    request = urllib.request.Request(f"{app.address}/gradio_api/{path}", body, {"Content-Type": "application/json"})
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request)
+        post(f"{app.address}/gradio_api/{path}", b'{"data": [1]}', "application/json")
     assert refused.value.code == 404
     assert "nothing" in json.loads(refused.value.read())["detail"]
 
 
 def test_a_request_of_too_few_values_is_told_so(app: App) -> None:
-    assert "predict takes 1 values, and 0 came" in call(app.address, "predict", [])
+    assert "didn't receive enough input values (needed: 1, got: 0)" in call(app.address, "predict", [])
 
 
 def test_a_page_of_another_name_cannot_ask_through_the_browser(app: App) -> None:
@@ -317,7 +315,14 @@ def test_nothing_is_left_when_it_ends(app: App, images: list[Path]) -> None:
     folder = next(parent for parent in stored.parents if parent.name.startswith("skin-app-"))
     assert folder.parent == Path(tempfile.gettempdir())
     assert folder.stat().st_mode & 0o077 == 0, "nobody else can look"
+    body = b'{"data": [], "fn_index": 99, "session_hash": "a"}'
+    with pytest.raises(urllib.error.HTTPError, match="500"):
+        post(f"{app.address}/gradio_api/queue/join", body, "application/json")
     app.process.send_signal(signal.SIGTERM)
     assert app.process.wait(timeout=30) == 143
+    assert app.process.stdout is not None
+    said = app.process.stdout.read()
+    assert "a request failed: KeyError: 99" in said
+    assert "Traceback" not in said
     assert not folder.exists()
     assert list((ROOT / "skin").glob("*.pyi")) == [], "Gradio writes one for each subclass of its components"
