@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from skin.bench.machine import stolen
-from skin.training.speed import duration
+from skin.training.pace import duration
 
 NEARLY_FULL = 0.9  # of the memory
 WAITS = 0.2  # of a step's time: more of it spent on images is the limit

@@ -30,7 +30,7 @@ from skin.model.choices import MODELS
 from skin.model.network import preprocess_for
 from skin.model.precision import choose
 from skin.training.options import Options
-from skin.training.speed import duration
+from skin.training.pace import duration
 from skin.training.splits import Splits, cache_folder
 from skin.training.trainer import Trainer
 from skin.utils import files, memory, parallel

@@ -15,9 +15,8 @@ from skin.training.columns import Row, epoch_line
 from skin.training.curves import draw_curves
 from skin.training.epoch_table import EpochTable
 from skin.training.goodput import Goodput
-from skin.training.pace import Work, in_words
+from skin.training.pace import Work, duration, in_words
 from skin.training.progress import Progress
-from skin.training.speed import duration
 from skin.training.splits import Splits
 from skin.training.standing import Baseline, Course, remarks
 from skin.training.tracking import Tensorboard

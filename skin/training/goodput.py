@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from skin.training.columns import Row
-from skin.training.speed import duration
+from skin.training.pace import duration
 from skin.utils import files
 
 NAME, KEY = "environment.json", "goodput"

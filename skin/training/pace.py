@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from skin.training.columns import Row
 from skin.training.options import Options
 from skin.training.recipes import RECIPES
-from skin.training.speed import FORWARD, duration
 
+FORWARD = 1 / 3  # of the work of a training step
 _LAST = 3  # epochs whose pace counts
 _LEAST_SECONDS = 5.0  # of the first epoch; before that, nothing is known
 
@@ -56,3 +56,15 @@ def in_words(seconds: float, now: datetime) -> str:
     end = now + timedelta(seconds=seconds)
     day = "" if end.date() == now.date() else f"{end:%a} {end.day} {end:%b} "
     return f"{duration(seconds)} left, until about {day}{end:%H:%M}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words, to two or three digits: `45 s`, `12 min`, `3 h 20 min`, `4 days`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{round(minutes / 60 / 24)} days"

@@ -10,6 +10,7 @@ from typing import Any
 from skin.data.dataset import Batch, default_workers, on_device
 from skin.model.network import preprocess_for
 from skin.training.options import Options
+from skin.training.pace import FORWARD, duration
 from skin.training.recipes import RECIPES
 from skin.training.splits import Splits
 from skin.training.trainer import Trainer
@@ -22,7 +23,6 @@ from skin.utils.parallel import Topology
 SECONDS = 2.0  # for the steps, after the model is built; a step that has begun is finished
 _INPUT_SECONDS = 0.5
 _PIXELS = 4 * 300**2  # of a step on a CPU: a whole batch might take a minute there
-FORWARD = 1 / 3  # of the work of a training step
 
 BuildTrainer = Callable[[Options, Topology, Splits], Trainer]
 TrainStep = Callable[[Trainer, Batch, float], Any]
@@ -135,15 +135,3 @@ def _run_seconds(
     images = splits.rows["split"].value_counts()
     each = images.get("train", 0) * one(step_seconds) + images.get("val", 0) * one(step_seconds * FORWARD)
     return float(options.epochs * each)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in words, to two or three digits: `45 s`, `12 min`, `3 h 20 min`, `4 days`."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    if minutes < 90:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{round(minutes / 60 / 24)} days"

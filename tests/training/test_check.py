@@ -11,7 +11,7 @@ from typing import Any
 import train
 from skin.data.audit import CheckReport, check
 from skin.data.layouts import read_index
-from skin.training import speed
+from skin.training import pace, speed
 from skin.training.check import command, look_at
 from skin.training.options import Options, read_options
 from skin.training.splits import Splits, read_splits
@@ -157,7 +157,7 @@ def test_small_views_of_the_first_epochs_are_reckoned_with(monkeypatch: pytest.M
     [(0.2, "1 s"), (89, "89 s"), (300, "5 min"), (5400, "1 h 30 min"), (36_000, "10 h 0 min"), (400_000, "5 days")],
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
-    assert speed.duration(seconds) == words
+    assert pace.duration(seconds) == words
 
 
 def test_the_terminal_names_the_classes_to_look_at_as_the_page_does(report: CheckReport) -> None:
