@@ -151,7 +151,7 @@ def train_step(trainer: Trainer, batch: Batch, batch_weight: float) -> StepRecor
     trainer.scaler.update()
     trainer.optimizer.zero_grad(set_to_none=True)
     if trainer.averaged is not None:
-        trainer.averaged.update_parameters(trainer.classifier)
+        trainer.averaged.update(trainer.classifier)
     return StepRecord._make([*sums, torch.full_like(grad_norm, len(batch.labels)), grad_norm])
 
 

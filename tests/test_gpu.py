@@ -13,6 +13,7 @@ from skin.data.images import Preprocess
 from skin.model.cpu_kernels import accelerate
 from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import choose
+from skin.training import ema
 from skin.utils import memory
 
 import pytest
@@ -49,6 +50,17 @@ def test_the_cpus_layers_stay_off_the_gpu() -> None:
     kinds = [type(m) for m in network.modules()]
     accelerate(network, torch.device("cuda"))
     assert [type(m) for m in network.modules()] == kinds
+
+
+def test_the_mean_of_the_weights_waits_for_no_gpu() -> None:
+    model = classifier("auto")
+    average = ema.Average(model, 0.9)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            average.update(model)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_memory_is_read_for_each_gpu() -> None:

@@ -7,15 +7,16 @@ in training they are each process's own until validation.
 
 from __future__ import annotations
 
-from typing import TypedDict, cast
+import copy
+import itertools
+from typing import TypedDict
 
 from skin.model.network import Classifier
 from skin.training import batch_norm
 from skin.utils.parallel import Topology
 
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import PARAM_LIST, AveragedModel
+from torch import Tensor, nn
 
 
 class AveragedState(TypedDict):
@@ -26,22 +27,38 @@ class AveragedState(TypedDict):
     steps: int  # that are in the average
 
 
-def averaged(classifier: Classifier, decay: float) -> AveragedModel | None:
-    """Return a copy of a classifier that `update_parameters` moves to the mean over the steps; None without decay."""
-    if decay == 0:
-        return None
+class Average:
+    """The mean of a classifier over the steps.
+
+    `torch.optim.swa_utils.AveragedModel` counts the steps in a tensor and looks at its value at each of them, for
+    which a GPU's whole queue has to be waited for; here a step waits for nothing.
+    """
+
+    def __init__(self, classifier: Classifier, decay: float) -> None:
+        self.classifier = copy.deepcopy(classifier).requires_grad_(False)
+        self.decay = decay
+        self.steps = 0  # that are in the mean
 
     @torch.no_grad()
-    def update(means: PARAM_LIST, now: PARAM_LIST, steps: Tensor | int) -> None:
-        """Move the means towards the tensors of now, all of one dtype. BatchNorm's counts of steps are copied."""
-        if means[0].is_floating_point():
-            torch._foreach_lerp_(means, now, 1 - decay_at(int(steps), decay))
-        else:
-            torch._foreach_copy_(means, now)
+    def update(self, classifier: Classifier) -> None:
+        """Move the mean towards a classifier that has taken a step. BatchNorm's counts of steps are copied."""
+        for floating in (True, False):
+            means, now = _tensors(self.classifier, floating), _tensors(classifier, floating)
+            if floating and self.steps:
+                torch._foreach_lerp_(means, now, 1 - decay_at(self.steps, self.decay))
+            else:
+                torch._foreach_copy_(means, now)
+        self.steps += 1
 
-    model = AveragedModel(classifier, multi_avg_fn=update, use_buffers=True)
-    model.requires_grad_(False)
-    return model
+
+def averaged(classifier: Classifier, decay: float) -> Average | None:
+    """Return the mean of a classifier, which no step is in yet; None without decay."""
+    return Average(classifier, decay) if decay else None
+
+
+def _tensors(module: nn.Module, floating: bool) -> list[Tensor]:
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return [tensor for tensor in tensors if tensor.is_floating_point() == floating]
 
 
 def decay_at(steps: int, decay: float) -> float:
@@ -52,23 +69,23 @@ def decay_at(steps: int, decay: float) -> float:
     return min(decay, (1 + steps) / (10 + steps))
 
 
-def state(model: AveragedModel | None, topology: Topology) -> AveragedState | None:
+def state(average: Average | None, topology: Topology) -> AveragedState | None:
     """Return what last.pt keeps of an average. All processes must call it together."""
-    if model is None:
+    if average is None:
         return None
-    network = cast(Classifier, model.module).network
+    network = average.classifier.network
     return {
         "model": network.state_dict(),
         "statistics": torch.stack(topology.gather(batch_norm.read(network))),
-        "steps": int(model.n_averaged),
+        "steps": average.steps,
     }
 
 
-def restore(model: AveragedModel | None, found: AveragedState | None) -> None:
+def restore(average: Average | None, found: AveragedState | None) -> None:
     """Take over a state that has been checked, whose statistics, [S], are those of this process."""
-    if model is None or found is None:
+    if average is None or found is None:
         return
-    network = cast(Classifier, model.module).network
+    network = average.classifier.network
     network.load_state_dict(found["model"])
     batch_norm.write(network, found["statistics"])
-    model.n_averaged.fill_(found["steps"])
+    average.steps = found["steps"]

@@ -14,6 +14,7 @@ from skin.model import precision
 from skin.model.network import Classifier, load_weights
 from skin.model.precision import Precision
 from skin.training import losses
+from skin.training.ema import Average
 from skin.training.loading import TrainingData
 from skin.training.options import Options
 from skin.utils.errors import UserError
@@ -23,7 +24,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from torchvision.models import EfficientNet
 
@@ -55,7 +55,7 @@ class Trainer:
     model: nn.Module  # the classifier as the steps call it: compiled, or wrapped for several GPUs or processes
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    averaged: AveragedModel | None  # the mean of the classifier over the steps, with --ema
+    averaged: Average | None  # the mean of the classifier over the steps, with --ema
     class_weights: Tensor  # float32 [C], on the device
     data: TrainingData
     origin: str  # where the weights come from
@@ -84,7 +84,7 @@ class Trainer:
     @property
     def validated(self) -> Classifier:
         """The classifier that is validated and saved: that of the averaged weights, if there is one."""
-        return self.classifier if self.averaged is None else cast(Classifier, self.averaged.module)
+        return self.classifier if self.averaged is None else self.averaged.classifier
 
     def validating(self) -> nn.Module:
         """Return that classifier as validation calls it: all GPUs of DataParallel take part."""

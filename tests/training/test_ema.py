@@ -48,17 +48,32 @@ def test_weights_and_statistics_are_averaged_and_counts_are_copied(classifier: C
     by_hand: list[torch.Tensor] = []
     for step in range(4):
         move(classifier)
-        model.update_parameters(classifier)
+        model.update(classifier)
         now = [classifier.network.state_dict()[name].clone() for name in names]
         decay = min(0.5, (1 + step) / (10 + step))
         if step == 0:
             by_hand = now[:2]
         by_hand = [mean * decay + new * (1 - decay) for mean, new in zip(by_hand, now[:2], strict=True)]
-        found = model.module.network.state_dict()
+        found = model.classifier.network.state_dict()
         assert torch.allclose(found[names[0]], by_hand[0], atol=1e-6)
         assert torch.allclose(found[names[1]], by_hand[1], atol=1e-6)
         assert torch.equal(found[names[2]], now[2])
-    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in model.classifier.parameters())
+
+
+def test_no_step_looks_at_the_value_of_a_tensor(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would have to wait until a GPU has come to it."""
+    model = ema.averaged(classifier, 0.9)
+    assert model is not None
+
+    def looked(*arguments: object) -> None:
+        raise AssertionError
+
+    for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__"):
+        monkeypatch.setattr(torch.Tensor, name, looked)
+    for _ in range(3):
+        model.update(classifier)
+    assert model.steps == 3
 
 
 def test_a_state_goes_on_to_the_same_bits(classifier: Classifier) -> None:
@@ -67,12 +82,12 @@ def test_a_state_goes_on_to_the_same_bits(classifier: Classifier) -> None:
     assert other is not None
     for _ in range(3):
         move(classifier)
-        model.update_parameters(classifier)
+        model.update(classifier)
     state = copy.deepcopy(ema.state(model, CPU))
     assert state is not None
     ema.restore(other, {**state, "statistics": state["statistics"][0]})
     move(classifier)
     for each in (model, other):
-        each.update_parameters(classifier)
-    after, expected = other.state_dict(), model.state_dict()
+        each.update(classifier)
+    after, expected = other.classifier.state_dict(), model.classifier.state_dict()
     assert all(torch.equal(after[name], expected[name]) for name in expected)
