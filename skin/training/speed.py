@@ -10,7 +10,7 @@ from typing import Any
 from skin.data.dataset import Batch, default_workers, on_device
 from skin.model.network import preprocess_for
 from skin.training.options import Options
-from skin.training.pace import FORWARD, duration
+from skin.training.pace import Work, duration
 from skin.training.recipes import RECIPES
 from skin.training.splits import Splits
 from skin.training.trainer import Trainer
@@ -50,7 +50,8 @@ def estimate(
     except (UserError, RuntimeError, MemoryError, OSError) as error:
         return [f"Not measured: {advice_on(error) or error}"]
     seconds = _run_seconds(options, topology, splits, step_seconds, input_seconds)
-    size, batch = trainer.classifier.preprocess.image_size, trainer.batches.most_images
+    size = RECIPES[options.recipe].image_size(0, options.epochs, _full_size(options))
+    batch = min(trainer.batches.batch_size, trainer.batches.size)
     return [
         f"About {duration(seconds)} for {options.epochs} epochs of {options.model} on {topology.describe()}, "
         f"{trainer.classifier.precision}: {duration(seconds / options.epochs)} an epoch.",
@@ -65,8 +66,7 @@ def _trial(options: Options, topology: Topology) -> Options:
     """Return the options of a run that needs no download, no cache and no other process, and has short steps."""
     batch = options.batch_size
     if topology.device.type == "cpu":
-        size = preprocess_for(options.model, options.image_size).image_size
-        batch = max(2, min(batch, _PIXELS // size**2))
+        batch = max(2, min(batch, _PIXELS // _full_size(options) ** 2))
     return replace(
         options, batch_size=batch, workers=0, cache="off", weights="none", compile=False, freeze_epochs=0
     )
@@ -123,15 +123,20 @@ def _run_seconds(
     """Return the seconds of a run. Its loader works beside the steps, on a CPU on the same cores."""
     on_gpu = topology.device.type == "cuda"
     workers = default_workers(on_gpu) if options.workers is None else options.workers
-    full = preprocess_for(options.model, options.image_size).image_size
-    sizes = [RECIPES[options.recipe].image_size(epoch, options.epochs, full) for epoch in range(options.epochs)]
-    step_seconds *= sum((size / sizes[0]) ** 2 for size in sizes) / len(sizes)
+    full = _full_size(options)
+    step_seconds *= (full / RECIPES[options.recipe].image_size(0, options.epochs, full)) ** 2  # of an image in full
 
     def one(seconds: float) -> float:
         if not workers:
             return seconds + input_seconds
         return max(seconds, input_seconds / workers) if on_gpu else seconds + input_seconds / usable_cores()
 
-    images = splits.rows["split"].value_counts()
-    each = images.get("train", 0) * one(step_seconds) + images.get("val", 0) * one(step_seconds * FORWARD)
-    return float(options.epochs * each)
+    counts = splits.rows["split"].value_counts()
+    images = int(counts.get("train", 0)), int(counts.get("val", 0))
+    work = Work.of(options, full, *images)
+    passes = [(images[0], epoch) for epoch in work.training] + options.epochs * [(images[1], work.validation)]
+    return sum(number * one(step_seconds * steps / number) for number, steps in passes if number)
+
+
+def _full_size(options: Options) -> int:
+    return preprocess_for(options.model, options.image_size).image_size

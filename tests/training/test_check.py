@@ -89,6 +89,8 @@ def test_an_estimate_takes_steps_of_the_run_itself(
     assert "for 5 epochs of efficientnet_b0 on CPU" in total
     assert "worked out from 1 training step of 8 images at 32 pixels" in how
     assert list(tmp_path.iterdir()) == []
+    _, how = estimate(report, monkeypatch, "--image-size", "128", "--batch-size", "8", "--recipe", "fast")
+    assert "of 8 images at 96 pixels" in how
 
 
 def test_where_nothing_can_be_measured_the_reason_is_said(
@@ -146,9 +148,9 @@ def test_the_time_of_a_run_worked_out_by_hand(monkeypatch: pytest.MonkeyPatch) -
 
 def test_small_views_of_the_first_epochs_are_reckoned_with(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = Topology(torch.device("cpu"))
-    # `fast` at 128 px: one epoch of three has views of 96. The steps that were timed had that size.
-    larger = (1 + 2 * (128 / 96) ** 2) / 3
-    expected = 3 * (100 * (0.3 * larger + 0.1) + 30 * (0.1 * larger + 0.1))
+    # `fast` at 128 px: one epoch of three has views of 96, as the steps that were timed. Validation has full ones.
+    full = (128 / 96) ** 2
+    expected = 100 * (0.3 * (1 + 2 * full) + 3 * 0.1) + 3 * 30 * (0.1 * full + 0.1)
     assert of_run(cpu, monkeypatch, recipe="fast", epochs=3, image_size=128) == pytest.approx(expected)
 
 
