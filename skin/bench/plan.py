@@ -211,7 +211,7 @@ def _fed(loop: PlanLoop, step: float, decode: float) -> float:
         step, decode: seconds per image, of which each limits the number of steps.
     """
     images = min(FED_SECONDS / step, FED_SECONDS / decode)
-    count = max(4, math.ceil(images / loop.trainer.batches.most_images))
+    count = max(4, math.ceil(images / loop.trainer.batches.batch_size))
     loop.prepare(count + 2)
     steps = itertools.chain.from_iterable(map(loop.epoch_steps, itertools.count()))
     time_steps(steps, 2, loop.topology)  # the loader's processes start

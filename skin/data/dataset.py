@@ -225,7 +225,6 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             del self.bounds[-2]
 
         lengths = [b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False)]
-        self.most_images = min(batch_size, size)  # of a batch, over all replicas
         # The fewest images that a replica ever gets in a pass.
         self.least_images = min(_least_piece(length, replicas, world, passes) for length in lengths)
 

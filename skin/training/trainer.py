@@ -96,7 +96,7 @@ class Trainer:
 
         DDP sums the gradients of the processes up in the last pass, once for all.
         """
-        pieces = self.options.accumulate
+        pieces = self._passes(len(batch.labels))
         tensors = [tensor for tensor in (batch.images, batch.labels, batch.metadata) if tensor is not None]
         cut = zip(*(tensor.tensor_split(pieces) for tensor in tensors), strict=True)
         for number, (images, labels, *known) in enumerate(cut, start=1):
@@ -113,7 +113,25 @@ class Trainer:
 
     def images_per_pass(self) -> int:
         """Return the most images that a device has in a forward pass."""
-        return self.batches.most_images // (self.topology.replicas * self.options.accumulate)
+        most = self.batches.largest
+        return -(-most // (self._passes(most) * self._gpus))
+
+    @property
+    def _gpus(self) -> int:
+        """The GPUs of this process: DataParallel has several."""
+        return self.topology.replicas // self.topology.world
+
+    def _passes(self, images: int) -> int:
+        """Return the number of passes for this process's share of a batch.
+
+        The last batch of an epoch may have the images of another one, too: with `--accumulate`, which is for want of
+        memory, it gets as many more passes. No GPU has a single image in one, which BatchNorm could not take.
+        """
+        passes = self.options.accumulate
+        if passes == 1:
+            return 1
+        each = -(-self.batches.batch_size // (self.topology.world * passes))
+        return max(passes, min(-(-images // each), images // (2 * self._gpus)))
 
     def freeze(self, frozen: bool) -> None:
         """Freeze or free the body. DDP looks only once at which parameters need gradients, so it is made anew."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import train
 from skin.data.augment import STANDARD
-from skin.data.dataset import PLAIN, Batch
+from skin.data.dataset import PLAIN, Batch, EpochBatches
 from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import Precision
 from skin.training import batch_norm
@@ -525,6 +525,22 @@ def test_a_step_takes_a_batch_for_each_pass(settings: Options, parts: Splits) ->
     assert trainer.batches.batch_size == 24
     assert trainer.images_per_pass() == 8
     assert [len(piece.labels) for piece, _ in trainer.passes(as_batch(*first_batch(trainer)))] == [8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("rest", "each", "sizes"),
+    [(1, 8, [7, 7, 7, 6, 6]), (7, 8, [8, 8, 8, 8, 7]), (1, 2, [3, 2, 2, 2]), (0, 8, [8, 8, 8, 8])],
+)
+def test_a_batch_with_the_rest_of_the_epoch_has_more_passes_and_none_of_one_image(
+    settings: Options, parts: Splits, rest: int, each: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = built(settings, parts, batch_size=each, accumulate=4)
+    images = 4 * each + rest
+    batches = EpochBatches(np.zeros(images, np.int64), 4 * each, 0, passes=4)
+    monkeypatch.setattr(trainer, "data", dataclasses.replace(trainer.data, batches=batches))
+    batch = as_batch(torch.zeros(images, 32, 32, 3, dtype=torch.uint8), torch.zeros(images, dtype=torch.int64))
+    assert [len(piece.labels) for piece, _ in trainer.passes(batch)] == sizes
+    assert trainer.images_per_pass() == max(sizes)
 
 
 def test_ddp_sums_up_in_the_last_pass_alone(
