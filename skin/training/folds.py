@@ -70,7 +70,8 @@ def run(options: Options, topology: Topology, interrupts: Interrupts, train_one:
         raise
     if code:
         return code
-    left = topology.from_main([n for n in range(1, folds + 1) if not is_done(_folder_of(folder, n))])
+    numbers = range(1, folds + 1)
+    left = topology.from_main([n for n in numbers if not is_done(_folder_of(folder, n))] if topology.is_main else [])
     if left:
         several = len(left) > 1
         log.say(f"fold{'s' * several} {', '.join(map(str, left))} {'are' if several else 'is'} not done yet; when "
@@ -156,7 +157,7 @@ def _begin(options: Options, topology: Topology) -> _Begun:
         UserError: the data cannot be cut, or the folder holds another run.
     """
     if options.resume is not None:
-        _go_on(options, options.resume)
+        _go_on(options, options.resume, topology)
         _check_steps(options, options.resume, topology)
         return _Begun(options.resume, options.data, new=False)
     folder = options.out
@@ -196,7 +197,7 @@ def _write(options: Options, folder: Path, splits: Splits, fold: np.ndarray, top
     files.write_json(folder / CONFIG, {**plain, "resolved": resolved})
 
 
-def _go_on(options: Options, folder: Path) -> None:
+def _go_on(options: Options, folder: Path, topology: Topology) -> None:
     """Note what the options mend of a run that goes on, unless one fold alone is trained."""
     config = read_config(folder)
     if options.demo:
@@ -205,7 +206,8 @@ def _go_on(options: Options, folder: Path) -> None:
     if all(is_done(_folder_of(folder, number)) for number in range(1, (options.folds or 0) + 1)):
         changed = {name: value for name, value in changed.items() if name in OWN}  # nothing is trained
     if changed and options.fold is None:
-        resolved = {**config["resolved"], "images_per_step": options.images_per_step}
+        images = options.images_per_step or options.step_images(topology.replicas)
+        resolved = {**config["resolved"], "images_per_step": images}
         with run_folder.hold(folder, PATIENCE):
             files.write_json(folder / CONFIG, {**config, **changed, "resolved": resolved})
 

@@ -221,6 +221,18 @@ def test_what_is_changed_when_all_folds_are_done_is_not_noted_as_what_they_were_
     assert noted() == (1, "moved")
 
 
+def test_the_images_of_a_step_are_noted_when_the_batch_is_changed(tried: Callable[..., Any]) -> None:
+    """As the advice after a lack of memory changes it. The folds to come must have the same steps."""
+
+    def images() -> int:
+        return json.loads(Path("run/config.json").read_text())["resolved"]["images_per_step"]
+
+    assert tried("--folds", 3, "--fold", 1) == (0, [1])
+    before = images()
+    assert tried("--resume", "run", "--batch-size", before // 2, "--accumulate", 2) == (0, [2, 3])
+    assert images() == before
+
+
 def test_a_signal_between_two_folds_ends_the_run_there(tried: Callable[..., Any]) -> None:
     stop = lambda fold: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
     assert tried("--folds", 3, within=stop) == (143, [1])
