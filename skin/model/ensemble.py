@@ -172,18 +172,15 @@ def kept_answers(models: Sequence[SingleCheckpoint]) -> Unseen | None:
     Returns:
         None if a model keeps none, or their labels or groups differ: the images may be in another order.
     """
-    logs, all_labels, all_groups = [], [], []
-    for model in models:
-        if "answers" not in model.calibration:
-            return None
-        kept = _kept(model, models[0].classes)
-        logs.append(kept.logits)
-        all_labels.append(kept.labels)
-        all_groups.append(kept.groups)
-    same = all(np.array_equal(each, all_labels[0]) for each in all_labels)
-    if not same or not all(np.array_equal(each, all_groups[0]) for each in all_groups):
+    if not all("answers" in model.calibration for model in models):
         return None
-    return Unseen(log_average(logs), all_labels[0], all_groups[0])
+    kept = [_kept(model, models[0].classes) for model in models]
+    first = kept[0]
+    if not all(np.array_equal(one.labels, first.labels) and np.array_equal(one.groups, first.groups) for one in kept):
+        return None
+    distances = [one.log_distances for one in kept if one.log_distances is not None]
+    log_distances = np.mean(distances, axis=0) if len(distances) == len(kept) else None
+    return Unseen(log_average([one.logits for one in kept]), first.labels, first.groups, log_distances)
 
 
 def out_of_fold(models: Sequence[SingleCheckpoint]) -> Unseen:
@@ -219,4 +216,7 @@ def _kept(model: SingleCheckpoint, classes: Sequence[str]) -> Unseen:
         raise UserError(f"{model.path}: its classes are not {', '.join(classes)}")
     probabilities = calibration.probabilities_of(model.calibration, answers["logits"].numpy())[:, order]
     logs = np.log(np.maximum(probabilities, 1e-38))  # the least of float32: -87
-    return Unseen(logs, np.argsort(order)[answers["labels"].numpy()], answers["groups"].numpy())
+    distances = answers["distance"].numpy() if "distance" in answers else None
+    with np.errstate(divide="ignore"):
+        log_distances = None if distances is None else np.log(distances)
+    return Unseen(logs, np.argsort(order)[answers["labels"].numpy()], answers["groups"].numpy(), log_distances)

@@ -88,8 +88,8 @@ class Unlike(Gaussians):
 class OfMembers(TypedDict):
     """The flag of an ensemble, whose one trait is the mean of the logarithms of its members' distances.
 
-    So an image counts as unlike if it is so to most of the members, each by its own measure. Any of them alone
-    would flag more: of two members that agree on nothing, 4 % of the validation images.
+    Each has its own measure, of which 1 is the limit. Any of the members alone would flag more: of two that agree on
+    nothing, 4 % of the validation images. The mean flags less, if its limit is that of the members.
     """
 
     threshold: float  # as distances are: 1 is the mean of the members' own limits
