@@ -335,28 +335,18 @@ def _fit_biases(logits: Floats, labels: npt.NDArray[np.int64]) -> tuple[float, D
 
 
 def _fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
-    """Return the temperature with the least log loss, by golden-section search over log T in [-3, 3].
+    """Return the temperature with the least log loss; log T is in [-3, 3].
 
     A weak prior, log T ~ N(0, 1), counts as much as one image. Without it, a handful of images that are all
     predicted correctly would give a temperature of 0.
     """
+    from scipy.optimize import minimize_scalar  # not needed to apply a calibration
 
     def cost(log_t: float) -> float:
         return float(_log_losses(softmax(logits, math.exp(log_t)), labels).sum() + log_t**2 / 2)
 
-    low, high, golden = -3.0, 3.0, (math.sqrt(5) - 1) / 2
-    left, right = high - golden * (high - low), low + golden * (high - low)
-    cost_left, cost_right = cost(left), cost(right)
-    while high - low > 1e-5:
-        if cost_left < cost_right:
-            high, right, cost_right = right, left, cost_left
-            left = high - golden * (high - low)
-            cost_left = cost(left)
-        else:
-            low, left, cost_left = left, right, cost_right
-            right = low + golden * (high - low)
-            cost_right = cost(right)
-    return math.exp((low + high) / 2)
+    found = minimize_scalar(cost, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-5})
+    return math.exp(found.x)
 
 
 # ---- prediction sets ------------------------------------------------------------------------------------
