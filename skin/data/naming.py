@@ -107,27 +107,22 @@ class Images:
         return self._classes is not None and len({self._classes[image] for image in images}) == 1
 
     def _columns(self, table: pd.DataFrame, names: list[str]) -> list[str]:
-        """Return the columns that name images: the likeliest one, and others whose values are names of files, too.
+        """Return the columns that name images: the likeliest one, and others whose values are names of files, too."""
+        hits = self.hits(table, names)
+        first = likeliest(table, hits)
+        if first is None:
+            return []
+        taken = set(map(stem, table[first]))
+        return [first, *(name for name in hits if name != first and self._names_more(table[name], taken))]
 
-        Where files are called `45.jpg`, ages are the stems of some of them.
-        """
+    def hits(self, table: pd.DataFrame, names: list[str]) -> dict[str, int]:
+        """Return how many different values of each column name images, of those columns that have such values."""
         hits = {}
         for name in names:
             values = table[name].unique()
             if any(stem(value) in self._of_stem for value in values[:: max(1, len(values) // _LOOKED_AT)]):
                 hits[name] = sum(stem(value) in self._of_stem for value in values)
-        many = [name for name in hits if hits[name] >= _HALF * max(hits.values())]
-        if not many:
-            return []
-
-        def likely(name: str) -> tuple[bool, bool, int, int]:
-            known = spelling(name)
-            rank = IMAGE_COLUMNS.index(known) if known in IMAGE_COLUMNS else len(IMAGE_COLUMNS)
-            return not is_index(name), _are_files(table[name]), -rank, hits[name]
-
-        first = max(many, key=likely)
-        taken = set(map(stem, table[first]))
-        return [first, *(name for name in hits if name != first and self._names_more(table[name], taken))]
+        return hits
 
     def _names_more(self, values: pd.Series, taken: set[str]) -> bool:
         """Return True if a column names images besides that which names the most of them.
@@ -141,6 +136,21 @@ class Images:
         if there.str.isdecimal().any():
             return known == different and known.isdisjoint(taken) and len(known) >= _HALF * len(there)
         return _are_files(values) or len(known) >= _HALF * len(different)
+
+
+def likeliest(table: pd.DataFrame, hits: Mapping[str, int]) -> str | None:
+    """Return the column that is the likeliest to name the images; None if there are no `hits`, its number per column.
+
+    Where files are called `45.jpg`, ages are the stems of some of them.
+    """
+    many = [name for name in hits if hits[name] >= _HALF * max(hits.values())]
+
+    def likely(name: str) -> tuple[bool, bool, int, int]:
+        known = spelling(name)
+        rank = IMAGE_COLUMNS.index(known) if known in IMAGE_COLUMNS else len(IMAGE_COLUMNS)
+        return not is_index(name), _are_files(table[name]), -rank, hits[name]
+
+    return max(many, key=likely, default=None)
 
 
 class Near(NamedTuple):

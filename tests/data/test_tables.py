@@ -265,6 +265,24 @@ def test_a_named_column_holds_the_labels_or_the_groups(tmp_path: Path) -> None:
             read(tmp_path, **{option: "dx"})
 
 
+@pytest.mark.parametrize(
+    ("head", "rows", "note"),
+    [
+        ("image_id,filename", ["0,1.jpg", "1,2.jpg", "2,0.jpg"], "filename (not image_id)"),  # numbers of the rows
+        ("image,filename", [f"https://x.org/{n},{n % 3}.jpg" for n in (1, 2, 3)], "filename (not image)"),
+        ("image,filename", ["https://x.org/a.jpg,1.jpg", "//x/b.jpg,2.jpg", ",0.jpg"], "filename (not image)"),
+        ("image,id", ["1,9", "2,8", "0,7"], ""),
+        ("image,path", ["1,photos/1.jpg", "2,photos/2.jpg", "0,photos/0.jpg"], ""),
+        ("image,file", ["1.jpg,2.jpg", "2.jpg,0.jpg", "0.jpg,1.jpg"], "image (not file)"),
+    ],
+)  # fmt: skip
+def test_the_images_are_the_column_that_names_files(tmp_path: Path, head: str, rows: list[str], note: str) -> None:
+    lines = [f"{row},{label}\n" for row, label in zip(rows, ("mel", "nv", "bcc"), strict=True)]
+    index = labelled(tmp_path, f"{head},label\n{''.join(lines)}", "0.jpg", "1.jpg", "2.jpg")
+    assert {Path(row.path).stem: row.label for row in index.rows.itertuples()} == {"1": "mel", "2": "nv", "0": "bcc"}
+    assert index.notes == ((f"labels.csv: the images are the column {note}",) if note else ())
+
+
 def test_no_usual_column_of_labels_asks_for_its_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"its columns are: image, kind; name one: --label-column NAME"):
         labelled(tmp_path, "image,kind\na,mel\nb,nv\nc,nv\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft
+from skin.data.naming import Images, likeliest, stem
 from skin.data.readers.common import people_of, rows_of, split_words, without_unmarked
 from skin.data.tables import (
     IMAGE_COLUMNS,
@@ -24,6 +25,7 @@ from skin.data.tables import (
 from skin.utils.errors import UserError
 
 import numpy as np
+import pandas as pd
 
 _LABELS = (
     "label", "labels", "class", "dx", "diagnosis", "diagnostic", "target", "category", "disease", "malignant",
@@ -57,7 +59,7 @@ def labels_table(
         raise UserError(f"the table {path} does not exist: check --labels")
     table = read_table(path)
     columns = list(table.columns)
-    image = need_column(table, path, *IMAGE_COLUMNS)
+    image, of_image = _image_column(folder, table, path)
     label = named_column(columns, path, label_column, "--label-column") or find_column(columns, *_LABELS)
     groups = _groups(columns, path, group_column)
     split = find_column(columns, *_SPLITS)
@@ -82,8 +84,28 @@ def labels_table(
         people=people_of(table[groups]),
     )
     taken = _taken(columns, label, groups, split)
+    taken = ", ".join(filter(None, (of_image, taken)))
     notes = [*([f"{path.name}: {taken}"] if taken else []), *encoding_note(path)]
     return without_unmarked(Draft(rows, path.name, classes, tuple(notes)), marked)
+
+
+def _image_column(folder: Folder, table: pd.DataFrame, path: Path) -> tuple[str, str]:
+    """Return the column that names the images, and words on it if another one names other images.
+
+    It is the first by its name, unless its values are numbers, which may be those of the rows, or few of the images.
+    """
+    first = need_column(table, path, *IMAGE_COLUMNS)
+    candidates = [name for name in table.columns if spelling(name) in IMAGE_COLUMNS]
+    stems = {name: table[name].map(stem) for name in candidates}
+    if all(stems[name].equals(stems[first]) for name in candidates):
+        return first, ""
+    hits = Images(folder.images).hits(table, candidates)
+    image = likeliest(table, hits) or first
+    is_name = hits.get(first, 0) >= hits.get(image, 0) and not table[first].str.isdecimal().all()
+    if is_name or stems[image].equals(stems[first]):
+        image = first
+    others = [name for name in {first: 0, **hits} if not stems[name].equals(stems[image])]
+    return image, f"the images are the column {image} (not {', '.join(others)})" if others else ""
 
 
 def _groups(columns: list[str], path: Path, group_column: str | None) -> list[str]:
