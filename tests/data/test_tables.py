@@ -283,6 +283,38 @@ def test_the_images_are_the_column_that_names_files(tmp_path: Path, head: str, r
     assert index.notes == ((f"labels.csv: the images are the column {note}",) if note else ())
 
 
+@pytest.mark.parametrize("last", ["malignant", "disease", "target", "category", "class"])
+@pytest.mark.parametrize("marks", ["1,0,0 0,1,0 0,0,1", "1.0,0.0,0.0 0.0,1.0,0.0 0.0,0.0,1.0"])
+def test_a_one_hot_column_may_be_called_like_one_of_labels(tmp_path: Path, last: str, marks: str) -> None:
+    rows = "".join(f"{name},{row},{age},1,\n" for name, row, age in zip("abc", marks.split(), "567", strict=True))
+    index = labelled(tmp_path, f"image,normal,benign,{last},age,hair,note\n{rows}")
+    assert labels_of(index) == {"a": "normal", "b": "benign", "c": last}
+    assert list(index.rows.columns[5:]) == ["age", "hair", "note"]
+    assert index.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("head", "rows", "classes"),
+    [
+        ("malignant,hair", ("1,1", "0,0", "0,1"), ("0", "1")),  # an attribute beside it
+        ("label,control,old", ("1,0,0", "0,1,0", "0,0,1"), ("0", "1")),  # named as the manual has it
+        ("malignant,melanoma,sk", ("1,1,0", "0,0,1", "0,0,0"), ("0", "1")),
+    ],
+)
+def test_a_column_of_ones_and_zeros_may_be_the_labels(
+    tmp_path: Path, head: str, rows: tuple[str, ...], classes: tuple[str, ...]
+) -> None:
+    lines = "".join(f"{name},{row}\n" for name, row in zip("abc", rows, strict=True))
+    assert labelled(tmp_path, f"image,{head}\n{lines}").classes == classes
+
+
+def test_marks_that_can_be_read_in_two_ways_ask_for_the_column(tmp_path: Path) -> None:
+    table = "image,normal,benign,malignant,target\na,1,0,0,0\nb,0,1,0,0\nc,0,0,1,1\n"
+    with pytest.raises(UserError, match=r"benign, malignant or .*, target: name the column of labels: --label-c"):
+        labelled(tmp_path, table)
+    assert read(tmp_path, label_column="target").classes == ("0", "1")
+
+
 def test_no_usual_column_of_labels_asks_for_its_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"its columns are: image, kind; name one: --label-column NAME"):
         labelled(tmp_path, "image,kind\na,mel\nb,nv\nc,nv\n")

@@ -66,6 +66,8 @@ def labels_table(
     rest = [name for name in columns if name not in (image, label, split, *groups) and not is_index(name)]
     marks = [name for name in rest if spelling(name) not in _BESIDE]
     classes: tuple[str, ...] = ()
+    if label and label_column is None and (one_hot := _marks_with(label, table, marks, path)):
+        label, marks = None, one_hot
     if label is None and is_one_hot(table, marks):
         labels, marked = from_one_hot(table, marks, path)
         classes, rest = tuple(marks), [name for name in rest if name not in marks]
@@ -106,6 +108,30 @@ def _image_column(folder: Folder, table: pd.DataFrame, path: Path) -> tuple[str,
         image = first
     others = [name for name in {first: 0, **hits} if not stems[name].equals(stems[image])]
     return image, f"the images are the column {image} (not {', '.join(others)})" if others else ""
+
+
+def _marks_with(label: str, table: pd.DataFrame, marks: list[str], path: Path) -> list[str]:
+    """Return the columns that are one-hot together with the column `label`, which is then one of the classes.
+
+    A column that the user could only have meant as the labels by its name, `label`, is none.
+
+    Raises:
+        UserError: another column of a label's name is one-hot with them as well.
+    """
+    filled = [name for name in table.columns if name in (label, *marks) and (table[name] != "").any()]
+    binary = [name for name in filled if is_one_hot(table, [name, name])]
+    if label not in binary or spelling(label) in ("label", "labels"):
+        return []
+    marked = pd.DataFrame({name: from_one_hot(table, [name], path)[1] for name in binary}) == 1
+    readings = []
+    for one in (name for name in binary if spelling(name) in _LABELS):
+        others = [name for name in binary if name == one or not (marked[name] & marked[one]).any()]
+        if len(others) > 1 and (marked[others].sum(axis=1) == 1).all():
+            readings.append(others)
+    if any(one != readings[0] for one in readings):
+        listed = " or ".join(", ".join(one) for one in readings[:2])
+        raise UserError(f"{path} has one mark per row in {listed}: name the column of labels: --label-column NAME")
+    return readings[0] if readings and label in readings[0] else []
 
 
 def _groups(columns: list[str], path: Path, group_column: str | None) -> list[str]:
