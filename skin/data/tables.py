@@ -37,6 +37,7 @@ _PART_BYTES = 1 << 20
 _LARGE = 1 << 22  # bytes of a table, from which on it pays to import pyarrow, if it is there
 # A first line that tells a spreadsheet the delimiter.
 _SEPARATOR = re.compile(r'"?sep=(.)"?[,;\t]*(\r\n|\r|\n)', re.IGNORECASE)
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _SHOWN = 40  # columns in a message
 
 
@@ -169,9 +170,15 @@ def encoding_note(path: Path) -> list[str]:
 
 # Names of the column that names the images, the likeliest first.
 IMAGE_COLUMNS = (
-    "image", "image_id", "image_name", "filename", "file_name", "file", "path", "image_path", "filepath", "isic_id",
-    "img_id", "id", "name", "md5hash",
+    "image", "image_id", "image_name", "filename", "file_name", "file", "path", "image_path", "filepath",
+    "file_path", "isic_id", "img_id", "id", "name", "md5hash",
 )  # fmt: skip
+# Names of the columns that tell whose an image is, and which lesion it shows, the likeliest first.
+PATIENT_COLUMNS = (
+    "patient_id", "patient", "patientid", "subject_id", "subject", "subjectid", "case_id", "person_id",
+)  # fmt: skip
+LESION_COLUMNS = ("lesion_id", "lesion", "lesionid")
+GROUP_COLUMNS = ("group", "group_id")
 
 
 def is_index(name: str) -> bool:
@@ -251,13 +258,18 @@ def _delimiter(text: str) -> tuple[str, int]:
 
 
 def spelling(name: str) -> str:
-    """Return a column name without the differences between downloads: case, spaces, hyphens."""
+    """Return a column name without the differences between downloads: `patient_id` for `Patient ID`, `PatientID`."""
+    return _small(_HUMP.sub("_", name))
+
+
+def _small(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def find_column(columns: Sequence[str], *wanted: str) -> str | None:
     """Return the first of `wanted` that is among `columns`, under the table's own spelling of it."""
-    known = {spelling(name): name for name in reversed(list(columns))}
+    # `_small` beside `spelling`, since some sets are known by names such as imageid, for ImageID.
+    known = {write(name): name for write in (spelling, _small) for name in reversed(list(columns))}
     return next((known[name] for name in wanted if name in known), None)
 
 

@@ -367,6 +367,14 @@ def test_a_tar_that_is_cut_off_is_refused_wherever_it_is_cut(tmp_path: Path) -> 
 # --- parquet ---
 
 
+def test_a_parquet_export_tells_its_patients_by_any_usual_name(tmp_path: Path) -> None:
+    people = {"subject_id": [f"S{n // 4}" for n in range(COUNT)], "lesion_id": [f"L{n // 2}" for n in range(COUNT)]}
+    parquet(tmp_path / "train.parquet", **{name: pa.array(values) for name, values in people.items()})
+    index = read_index(tmp_path)
+    assert index.rows.sort_values("path")["group"].nunique() == len(set(people["subject_id"]))
+    assert "subject_id" not in index.rows
+
+
 @pytest.mark.parametrize("struct", [True, False])
 def test_a_parquet_export_is_read(struct: bool, tmp_path: Path) -> None:
     ids = pa.array([f"L{number // 2}" for number in range(COUNT)])

@@ -406,6 +406,15 @@ def test_a_hugging_face_folder_with_a_table_in_each_split(tmp_path: Path) -> Non
     assert index.rows["age"].tolist() == [50, 51, 52]
 
 
+def test_a_hugging_face_table_tells_its_patients_by_any_usual_name(tmp_path: Path) -> None:
+    rows = "0.jpg,mel,S1,1\n1.jpg,nv,S1,2\n2.jpg,nv,S2,3\n"
+    table = {"metadata.csv": f"file_name,label,subject_id,lesion_id\n{rows}"}
+    index = read_index(write(tmp_path, table, "0.jpg", "1.jpg", "2.jpg"))
+    assert index.rows["group"].tolist() == ["S1", "S1", "S2"]
+    assert index.rows["patient_id"].tolist() == ["S1", "S1", "S2"]
+    assert "subject_id" not in index.rows
+
+
 def test_a_hugging_face_table_of_json_lines_names_the_split_by_folder(tmp_path: Path) -> None:
     lines = (
         '{"file_name": "train/0.jpg", "diagnosis": "mel", "note": null, "box": [1, 2]}\n\n'

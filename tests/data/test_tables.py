@@ -315,6 +315,24 @@ def test_marks_that_can_be_read_in_two_ways_ask_for_the_column(tmp_path: Path) -
     assert read(tmp_path, label_column="target").classes == ("0", "1")
 
 
+@pytest.mark.parametrize("patient", ["PatientID", "Patient ID", "patientId", "subject_id", "Subject", "person_id"])
+@pytest.mark.parametrize("lesion", ["lesion_id", "LesionID"])
+def test_patients_and_lesions_are_joined_however_their_columns_are_written(
+    tmp_path: Path, patient: str, lesion: str
+) -> None:
+    index = labelled(tmp_path, f"ImageName,label,{patient},{lesion}\na,mel,p,1\nb,nv,p,2\nc,nv,q,3\n")
+    assert index.rows["group"].tolist() == ["p", "p", "q"]
+    assert index.rows[["patient_id", "lesion_id"]].to_numpy().tolist() == [["p", "1"], ["p", "2"], ["q", "3"]]
+    assert index.notes == (f"labels.csv: the group is the column {patient} with {lesion}",)
+
+
+def test_all_columns_of_patients_are_joined_but_for_the_subject_of_a_set(tmp_path: Path) -> None:
+    rows = "a,mel,p,1,skin\nb,nv,,1,skin\nc,nv,q,2,skin\n"
+    index = labelled(tmp_path, f"image,label,patient_id,subject_id,subject\n{rows}")
+    assert index.rows["group"].tolist() == ["p", "p", "q"]
+    assert index.rows["subject"].tolist() == ["skin"] * 3
+
+
 def test_no_usual_column_of_labels_asks_for_its_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"its columns are: image, kind; name one: --label-column NAME"):
         labelled(tmp_path, "image,kind\na,mel\nb,nv\nc,nv\n")

@@ -10,7 +10,16 @@ from pathlib import Path
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import COLUMNS, PEOPLE, Draft
-from skin.data.tables import find_column, need_column, read_table, row_number, without_words
+from skin.data.tables import (
+    LESION_COLUMNS,
+    PATIENT_COLUMNS,
+    find_column,
+    need_column,
+    read_table,
+    row_number,
+    spelling,
+    without_words,
+)
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -22,6 +31,7 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
+_NAMES = (PATIENT_COLUMNS, LESION_COLUMNS)  # of `PEOPLE`
 
 
 @dataclass(frozen=True)
@@ -73,10 +83,20 @@ def present_columns(table: pd.DataFrame, *names: str) -> pd.DataFrame:
     return table[[name for name in found if name is not None]]
 
 
+def people_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns of patients and lesions that `table` has, all of them.
+
+    A column `subject` with one value is none: it may tell what the pictures show.
+    """
+    columns = list(table.columns)
+    found = dict.fromkeys(find_column(columns, name) for name in (*PATIENT_COLUMNS, *LESION_COLUMNS))
+    return [name for name in found if name and (spelling(name) != "subject" or table[name].nunique() > 1)]
+
+
 def people_of(table: pd.DataFrame) -> pd.DataFrame:
     """Return the columns of patients and lesions that `table` has, as `patient_id` and `lesion_id`."""
-    columns = list(table.columns)
-    found = {name: find_column(columns, name, name.removesuffix("_id")) for name in PEOPLE}
+    known = people_columns(table)
+    found = {name: find_column(known, *names) for name, names in zip(PEOPLE, _NAMES, strict=True)}
     return pd.DataFrame({name: table[own] for name, own in found.items() if own}, index=table.index)
 
 

@@ -13,14 +13,14 @@ from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.naming import Images, stem
+from skin.data.readers.common import people_columns
 from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.readers.labels_table import labels_table
-from skin.data.tables import find_column, from_one_hot, is_one_hot, read_table, spelling
+from skin.data.tables import GROUP_COLUMNS, find_column, from_one_hot, is_one_hot, read_table, spelling
 from skin.utils.errors import UserError, printable
 
 import pandas as pd
 
-_PEOPLE = ("patient_id", "patient", "lesion_id", "lesion", "subject_id", "person_id", "case_id", "group")
 _LABELS = (
     "label", "labels", "class", "class_name", "dx", "diagnosis", "diagnosis_1", "diagnosis_2", "diagnosis_3",
     "diagnostic", "target", "category", "disease", "condition", "benign_malignant", "malignant",
@@ -64,7 +64,7 @@ def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> Told:
     """
     label_of = {place.path: place.label for place in tree.places}
     images = Images(label_of, label_of)
-    people = {spelling(name) for name in (*_PEOPLE, folder.group_column or "group")}
+    own = {spelling(name) for name in (*GROUP_COLUMNS, folder.group_column or "group")}
     parts, warnings = {}, []
     for path in paths:
         try:
@@ -73,7 +73,8 @@ def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> Told:
             continue
         if table is None:
             continue
-        known = [name for name in table.columns if spelling(name) in people]
+        people = people_columns(table)
+        known = [name for name in table.columns if name in people or spelling(name) in own]
         about = images.rows_of(table, path, but=known) or images.rows_of(table, path)
         if about is None:
             continue

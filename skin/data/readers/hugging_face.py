@@ -8,9 +8,9 @@ import posixpath
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
-from skin.data.readers.common import SPLITS, Layout, listed, people_of, rows_of
+from skin.data.readers.common import SPLITS, Layout, listed, people_columns, people_of, rows_of
 from skin.data.readers.set_tables import read_lines
-from skin.data.tables import find_column, read_table
+from skin.data.tables import GROUP_COLUMNS, find_column, read_table
 from skin.utils.errors import UserError
 
 import pandas as pd
@@ -18,7 +18,6 @@ import pandas as pd
 _LABELS = (
     "label", "labels", "class", "dx", "diagnosis", "diagnostic", "disease", "condition", "target", "category",
 )  # fmt: skip
-_PEOPLE = ("patient_id", "patient", "lesion_id", "lesion", "group")
 _OTHER_SETS = ("isic_id", "img_id")  # the ISIC Archive's metadata.csv, and that of PAD-UFES-20
 
 
@@ -99,7 +98,8 @@ def _rows(path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:
     above = next((SPLITS[part.lower()] for part in reversed(beside.split("/")) if part.lower() in SPLITS), "")
     files = table[name].str.replace("\\", "/")
     split = files.map(lambda file: SPLITS.get(file.split("/")[0].lower(), "") if "/" in file else "")
-    known = [found for person in _PEOPLE if (found := find_column(list(table.columns), person))]
+    own = find_column(list(table.columns), *GROUP_COLUMNS)
+    known = [*people_columns(table), *([own] if own else [])]
     used = [name, label, *known]
     told = find_column(list(table.columns), "split")
     if told and not above and not (split != "").any() and table[told].str.lower().isin([*SPLITS, ""]).all():

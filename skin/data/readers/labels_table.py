@@ -8,9 +8,12 @@ from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft
 from skin.data.naming import Images, likeliest, stem
-from skin.data.readers.common import people_of, rows_of, split_words, without_unmarked
+from skin.data.readers.common import people_columns, people_of, rows_of, split_words, without_unmarked
 from skin.data.tables import (
+    GROUP_COLUMNS,
     IMAGE_COLUMNS,
+    LESION_COLUMNS,
+    PATIENT_COLUMNS,
     encoding_note,
     find_column,
     from_one_hot,
@@ -31,9 +34,6 @@ _LABELS = (
     "label", "labels", "class", "dx", "diagnosis", "diagnostic", "target", "category", "disease", "malignant",
     "benign_malignant",
 )  # fmt: skip
-_GROUPS = ("group", "group_id")
-_PATIENTS = ("patient_id", "patient", "subject_id", "subject", "case_id", "person_id")
-_LESIONS = ("lesion_id", "lesion")
 _SPLITS = ("split", "set", "subset", "partition")
 # Columns that may stand beside one-hot labels.
 _BESIDE = {
@@ -61,7 +61,7 @@ def labels_table(
     columns = list(table.columns)
     image, of_image = _image_column(folder, table, path)
     label = named_column(columns, path, label_column, "--label-column") or find_column(columns, *_LABELS)
-    groups = _groups(columns, path, group_column)
+    groups = _groups(table, path, group_column)
     split = find_column(columns, *_SPLITS)
     rest = [name for name in columns if name not in (image, label, split, *groups) and not is_index(name)]
     marks = [name for name in rest if spelling(name) not in _BESIDE]
@@ -134,11 +134,11 @@ def _marks_with(label: str, table: pd.DataFrame, marks: list[str], path: Path) -
     return readings[0] if readings and label in readings[0] else []
 
 
-def _groups(columns: list[str], path: Path, group_column: str | None) -> list[str]:
+def _groups(table: pd.DataFrame, path: Path, group_column: str | None) -> list[str]:
     """Return the columns of what stays together: the one that is named, a group, or patients and lesions."""
-    if group := named_column(columns, path, group_column, "--group-column") or find_column(columns, *_GROUPS):
-        return [group]
-    return [name for name in (find_column(columns, *_PATIENTS), find_column(columns, *_LESIONS)) if name]
+    columns = list(table.columns)
+    group = named_column(columns, path, group_column, "--group-column") or find_column(columns, *GROUP_COLUMNS)
+    return [group] if group else people_columns(table)
 
 
 def _taken(columns: list[str], label: str | None, groups: list[str], split: str | None) -> str:
@@ -146,7 +146,7 @@ def _taken(columns: list[str], label: str | None, groups: list[str], split: str 
     taken = []
     for what, names, candidates in (
         ("label", [label] if label else [], _LABELS),
-        ("group", groups, (*_GROUPS, *_PATIENTS, *_LESIONS)),
+        ("group", groups, (*GROUP_COLUMNS, *PATIENT_COLUMNS, *LESION_COLUMNS)),
         ("split", [split] if split else [], _SPLITS),
     ):
         others = [name for name in columns if spelling(name) in candidates and name not in names]

@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft
-from skin.data.readers.common import SPLITS, people_of, rows_of
-from skin.data.tables import find_column
+from skin.data.readers.common import SPLITS, people_columns, people_of, rows_of
+from skin.data.tables import GROUP_COLUMNS, find_column
 from skin.utils.errors import UserError
 
 import pandas as pd
 
 _LABELS = ("label", "labels", "class", "dx", "diagnosis", "diagnostic", "target", "category")
-_GROUPS = (("group", "group_id"), ("patient_id", "patient"), ("lesion_id", "lesion"))
 
 
 def label_column(columns: Sequence[str]) -> str | None:
@@ -34,8 +33,8 @@ def rows_of_records(image: pd.Series, records: pd.DataFrame, label: str, split: 
         split: of all of them.
     """
     columns = [name for name in records.columns if name != label]
-    own, *ids = (find_column(columns, *names) for names in _GROUPS)
-    groups = [own] if own else [name for name in ids if name]
+    own = find_column(columns, *GROUP_COLUMNS)
+    groups = [own] if own else people_columns(records[columns])
     group = join_groups(*(records[name] for name in groups)) if groups else ""
     attributes = records[[name for name in columns if name not in groups]]
     people = people_of(records[columns])
