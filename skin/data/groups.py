@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import re
+
+from skin.data.tables import SIGNS
+
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-# Words for what nobody knows, such as a patient.
-UNKNOWN = {
-    "unknown", "unk", "nan", "none", "null", "na", "n/a", "<na>", "?", "??", "-", "--", ".", "missing", "undefined",
-    "unspecified", "not available", "not known", "not specified", "not provided", "no id", "other", "anonymous",
-    "unbekannt", "inconnu", "desconocido", "-1", "-1.0",
+# Words for what nobody knows, such as a patient, without spaces and the signs `SIGNS`.
+_UNKNOWN = {
+    "unk", "nan", "none", "null", "na", "n/a", "<na>", "?", "??", "-", "--", "", "anonymous", "tbd", "tba",
+    "keineangabe", "unbekannt", "inconnu", "desconocido", "-1", "-9", "-99", "-999", "-9999",
 }  # fmt: skip
-_ZEROS = {"0", "0.0", "00", "000"}  # they may be names as well
+_WHO = "(patient|subject|lesion|case|person)?(id|name|number)?"
+_NOT = "((un|not)(known|available|specified|provided|recorded|reported|assigned|given|defined|labell?ed)|missing)"
+_NOBODY = re.compile(f"{_NOT}{_WHO}|{_WHO}{_NOT}|no(?=.){_WHO}")
+_INITIALS = {"k.a.", "k. a."}  # "keine Angabe", and "KA" may be a name
+_MAY_BE_NAMES = {"0", "0.0", "00", "000", "99", "999", "9999", "99999"}
+
+
+def is_unknown(name: str) -> bool:
+    """Return True for a word for what nobody knows: `unknown`, `n.a.`, `not_recorded`, `Unknown patient`."""
+    small = name.casefold()
+    plain = SIGNS.sub("", small.removesuffix(".0"))
+    return small in _INITIALS or (name != "" and plain in _UNKNOWN) or _NOBODY.fullmatch(plain) is not None
 
 
 def unknown_names(groups: pd.Series) -> list[str]:
     """Return the names of groups that stand for an unknown patient or lesion: of several rows, and no name.
 
-    A zero is one if it names a tenth of the rows, and three times as many as any other name.
+    A zero or 999 is one if it names a tenth of the rows, and three times as many as any other name.
     """
     sizes = groups[groups != ""].astype("str").value_counts()
     several = sizes.index[sizes > 1]
-    words = several[several.str.lower().isin(UNKNOWN)].tolist()
+    words = [name for name in several if is_unknown(name) or name.lower() == "other"]
     names = sizes.drop(words)
     second = names.iloc[1] if len(names) > 1 else 0
-    if len(names) and names.index[0] in _ZEROS and names.iloc[0] >= max(2, len(groups) / 10, 3 * second):
+    if len(names) and names.index[0] in _MAY_BE_NAMES and names.iloc[0] >= max(2, len(groups) / 10, 3 * second):
         words.append(names.index[0])
     return words
 

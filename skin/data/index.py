@@ -17,7 +17,7 @@ from pathlib import Path
 
 from skin.data import unknowns
 from skin.data.folder import Folder, are_plain, image_suffix
-from skin.data.groups import UNKNOWN
+from skin.data.groups import is_unknown
 from skin.data.image_files import IMAGE_SUFFIXES, unread_formats
 from skin.data.packed import how_to_unpack, packed
 from skin.data.path_groups import group_by_path
@@ -400,7 +400,7 @@ def _words(rows: pd.DataFrame, source: str) -> list[str]:
     for column, what in (("label", "class"), ("group", "group")):
         values = rows[column]
         names = pd.Series(values.unique(), dtype="str")
-        unknown = names.str.lower().isin(UNKNOWN - {"other"}) & (column == "label")  # of groups there is a warning
+        unknown = names.map(is_unknown).astype(bool) & (column == "label")  # of groups there is a warning
         for name in names[is_word(names) | unknown]:
             rows_of = count((values == name).sum(), "row")
             notes.append(f"{source}: '{name}' is the {what} of {rows_of}; where none is known, leave the cell empty")

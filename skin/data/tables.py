@@ -30,6 +30,8 @@ pd.set_option("mode.string_storage", "python")
 
 _WORDS = ("na", "n/a", "null", "none", "<na>")  # "nan" is no word here: pandas writes a missing value so
 _NAN = ("nan", "NaN", "NAN", "Nan")
+_ERROR = re.compile(r"#(N/A|NAME\?|[A-Z0/]+!)")  # of a formula in a spreadsheet
+SIGNS = re.compile(r"[\s_.#]+")  # in which spellings of a word for a missing value differ
 _TRUE = {"1": 1, "1.0": 1, "1,0": 1, "true": 1, "yes": 1}
 _FALSE = {"0": 0, "0.0": 0, "0,0": 0, "false": 0, "no": 0, "": 0}
 _HEADER_BYTES = 1 << 16
@@ -91,6 +93,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         missing = table[name].isin(_NAN)
         if missing.any():
             table[name] = table[name].mask(missing, "")
+    for name in table.columns if b"#" in content else ():
+        table[name] = table[name].mask(table[name].str.fullmatch(_ERROR), "")
     unused = [name for name in table.columns if is_index(name) and (table[name] == "").all()]
     return table.drop(columns=unused)
 
@@ -187,8 +191,8 @@ def is_index(name: str) -> bool:
 
 
 def is_word(values: pd.Series) -> pd.Series:
-    """Return, per value, True if it is a word that often stands for a missing one: `NA`, `none`, `null`."""
-    return values.str.lower().isin(_WORDS)
+    """Return, per value, True if it is a word that often stands for a missing one: `NA`, `n.a.`, `none`, `null`."""
+    return values.str.lower().str.replace(SIGNS, "", regex=True).isin(_WORDS)
 
 
 def without_words(values: pd.Series) -> pd.Series:

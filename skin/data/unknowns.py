@@ -15,6 +15,7 @@ import pandas as pd
 NAME = "warnings.txt"  # in a run's folder, a line each
 FEW = 10
 _LARGE_WEIGHT = 20
+_LARGE_GROUP = 0.05  # of the images
 _ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _SHOWN = 8  # classes in a line
 
@@ -52,7 +53,9 @@ def of_groups(groups: pd.Series) -> list[str]:
             f"and '{printable(other)}', alike but for case or zeros in front: they count as different ones, and may "
             "stand on both sides of the split; if they are the same, write them in one way"
         )
-    if known.iloc[0] > len(groups) / 3:
+    second = known.iloc[1] if len(known) > 1 else 0
+    stands_out = known.iloc[0] > len(groups) * _LARGE_GROUP and known.iloc[0] >= max(FEW, 3 * second)
+    if known.iloc[0] > len(groups) / 3 or stands_out:
         warnings.append(
             f"the group '{printable(known.index[0])}' holds {known.iloc[0]:,} of {len(groups):,} images: if it is "
             "not one lesion or patient, leave its cells empty or name another column (--group-column NAME)"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from skin.data import unknowns
 from skin.data.audit import check
-from skin.data.groups import join_groups, unknown_names
+from skin.data.groups import is_unknown, join_groups, unknown_names
 from skin.data.index import Index
 from skin.data.layouts import read_index
 from skin.evaluation.model_card import write_model_card
@@ -94,6 +94,42 @@ def test_a_word_for_an_unknown_patient_is_no_patient(tmp_path: Path, word: str, 
     said = [w for w in index.warnings if f"'{word}' is the lesion or patient of 8 of 12 images" in w]
     # A lesion beside it is known, and an empty cell (nan) was never a patient.
     assert len(said) == (word != "nan" and not with_lesions)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "n.a.", "N. A.", "k.A.", "TBD", "not recorded", "not_available", "Not Available", "unlabeled",
+        "Unknown patient", "unknown_patient", "patient unknown", "No ID", "no_patient_id", "#", "_", "-9", "-1.0",
+    ],
+)  # fmt: skip
+def test_what_nobody_knows_is_written_in_many_ways(word: str) -> None:
+    assert is_unknown(word)
+    assert unknown_names(pd.Series([word, word, "a", "b"])) == [word]
+
+
+@pytest.mark.parametrize("name", ["no", "KA", "known", "other", "naevus", "not a lesion", "1.0", "9", "P.1"])
+def test_a_name_is_not_unknown(name: str) -> None:
+    assert not is_unknown(name)
+
+
+@pytest.mark.parametrize("error", ["#N/A", "#REF!", "#DIV/0!", "#NAME?", "#VALUE!"])
+def test_the_errors_of_a_spreadsheet_are_missing_values(tmp_path: Path, error: str) -> None:
+    index = labelled(tmp_path, "label,patient_id,sex", [f"nv,{error},{error}", "nv,p,f", f"mel,{error},", "mel,#1,f"])
+    assert index.rows["sex"].tolist() == ["", "f", "", "f"]
+    assert index.rows["group"].tolist() == ["i0", "p", "i2", "#1"]
+    (tmp_path / "labels.csv").write_text(f"image,label\ni0,{error}\ni1,nv\ni2,mel\n")
+    with pytest.raises(UserError, match=r"1 row without a class \(first: i0\): over 1 %"):
+        read_index(tmp_path, labels=tmp_path / "labels.csv")
+
+
+@pytest.mark.parametrize(("word", "unknown"), [("999", True), ("9999", True), ("P07", False)])
+def test_a_name_of_many_more_images_than_any_other_is_said(tmp_path: Path, word: str, unknown: bool) -> None:
+    rows = [f"{'mel' if n % 2 else 'nv'},{word if n < 12 else n}" for n in range(100)]
+    index = labelled(tmp_path, "label,patient_id", rows)
+    assert index.rows["group"].nunique() == (100 if unknown else 89)
+    said = f"'{word}' is the lesion or patient of 12 of" if unknown else f"the group '{word}' holds 12 of 100 images"
+    assert [said in warning for warning in index.warnings].count(True) == 1
 
 
 def test_patient_zero_of_a_numbered_set_is_a_patient() -> None:
