@@ -437,9 +437,9 @@ def _same_but_for_case(labels: Iterable[str], source: str) -> list[str]:
     seen: dict[str, str] = {}
     faults = []
     for label in sorted(labels):
-        other = seen.setdefault(" ".join(label.lower().split()), label)
+        other = seen.setdefault(unknowns.alike(label), label)
         if other != label:
-            alike = f"'{other}' and '{label}', alike but for case or spaces"
+            alike = f"'{printable(other)}' and '{printable(label)}', alike but for case, spaces or signs"
             faults.append(f"{source} has the classes {alike}: make them one")
     return faults
 

@@ -13,6 +13,7 @@ import importlib.util
 import io
 import itertools
 import re
+import string
 import unicodedata
 import warnings
 from collections.abc import Sequence
@@ -39,6 +40,8 @@ _PART_BYTES = 1 << 20
 _LARGE = 1 << 22  # bytes of a table, from which on it pays to import pyarrow, if it is there
 # A first line that tells a spreadsheet the delimiter.
 _SEPARATOR = re.compile(r'"?sep=(.)"?[,;\t]*(\r\n|\r|\n)', re.IGNORECASE)
+# Spaces, and signs without width that are copied from pages and word processors: joiners, byte order marks.
+_UNSEEN = string.whitespace + "\u00a0\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _SHOWN = 40  # columns in a message
 
@@ -83,7 +86,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
     composed = content.isascii()
     for name in table.columns:
         if not composed:
-            table[name] = table[name].str.normalize("NFC")
+            table[name] = table[name].str.normalize("NFC").str.strip(_UNSEEN)
     blank = _blank(table)
     if blank.any():
         table = table[~blank].reset_index(drop=True)
@@ -204,7 +207,7 @@ def without_words(values: pd.Series) -> pd.Series:
 
 def _name(cell: str) -> str:
     """Return a column's name, stripped, in the one form of its accents."""
-    return unicodedata.normalize("NFC", cell.strip())
+    return unicodedata.normalize("NFC", cell.strip(_UNSEEN))
 
 
 def _in_utf_8(path: Path) -> tuple[bytes, str, int]:

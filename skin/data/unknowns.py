@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,26 @@ FEW = 10
 _LARGE_WEIGHT = 20
 _LARGE_GROUP = 0.05  # of the images
 _ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
+_BETWEEN = re.compile(r"(?<=[^\W_])[\s_‐-―-]+(?=[^\W_])")  # what parts two words or numbers
+_NO_NUMBERS = re.compile(r"(?<![0-9]) | (?![0-9])")
+_WHOLE = re.compile(r"(?P<whole>[0-9]+)([.,]0+)?(e[+-]?0+)?")
+_TRUTH = {"true": "1", "false": "0"}
 _SHOWN = 8  # classes in a line
+
+
+def alike(name: str) -> str:
+    """Return the same text for names that people write for one thing.
+
+    They differ in case, zeros in front, what stands between two words, a full stop, or signs that nobody sees; `1`,
+    `01`, `1.0E+00` and `True` are one, too. Between numbers a space stays: `1_12` is not `11_2`.
+    """
+    if not name.isascii():
+        seen = (sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
+        name = "".join(seen)
+    name = _BETWEEN.sub(" ", name.casefold().strip(" _").rstrip(".,;:"))
+    name = _ZEROS.sub("", _NO_NUMBERS.sub("", name))
+    number = _WHOLE.fullmatch(name)
+    return number["whole"] if number else _TRUTH.get(name, name)
 
 
 def without_unknown_groups(rows: pd.DataFrame, source: str) -> tuple[pd.DataFrame, list[str]]:
@@ -45,13 +65,13 @@ def of_groups(groups: pd.Series) -> list[str]:
     known = groups[groups != ""].value_counts()
     warnings = []
     names = pd.Series(known.index, dtype="str")
-    plain = names.str.lower().str.replace(_ZEROS, "", regex=True)
+    plain = names.map(alike)
     if (again := plain.duplicated(keep=False)).any():
         one, other = sorted(names[plain == plain[again].iloc[0]])[:2]
         warnings.append(
             f"{plain[again].nunique():,} lesions or patients are written in several ways, such as '{printable(one)}' "
-            f"and '{printable(other)}', alike but for case or zeros in front: they count as different ones, and may "
-            "stand on both sides of the split; if they are the same, write them in one way"
+            f"and '{printable(other)}', alike but for case, signs or zeros in front: they count as different ones, "
+            "and may stand on both sides of the split; if they are the same, write them in one way"
         )
     second = known.iloc[1] if len(known) > 1 else 0
     stands_out = known.iloc[0] > len(groups) * _LARGE_GROUP and known.iloc[0] >= max(FEW, 3 * second)

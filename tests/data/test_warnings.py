@@ -10,6 +10,7 @@ from skin.data.audit import check
 from skin.data.groups import is_unknown, join_groups, unknown_names
 from skin.data.index import Index
 from skin.data.layouts import read_index
+from skin.data.unknowns import alike
 from skin.evaluation.model_card import write_model_card
 from skin.utils.errors import UserError
 
@@ -46,6 +47,44 @@ def test_patients_that_are_written_in_several_ways_are_named(tmp_path: Path) -> 
     rows = [f"{'mel' if n % 2 else 'nv'},{patient}" for n, patient in enumerate(patients)]
     (warning,) = labelled(tmp_path, "label,patient_id", rows).warnings
     assert warning.startswith("2 lesions or patients are written in several ways, such as 'P001' and 'p001'")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("seborrheic keratosis", "seborrheic_keratosis"), ("seborrheic-keratosis", "Seborrheic keratosis"),
+        ("seborrheic\u2010keratosis", "seborrheic keratosis"), ("ne\u200bvus", "nevus"), ("melanoma.", "melanoma"),
+        ("1", "True"), ("01", "1"), ("1.0E+00", "1"), ("P 00", "P00"), ("P_00", "P-00"), ("P07", "p7"),
+        ("\uff2d\uff25\uff2c", "mel"), ("nv ", "nv"), ("IMG_007", "img 7"),
+    ],
+)  # fmt: skip
+def test_two_spellings_of_one_name_are_alike(one: str, other: str) -> None:
+    assert alike(one) == alike(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1-2", "12"), ("P1_12", "P11_2"), ("-1", "1"), ("ER+", "ER-"), ("HER2-", "HER2"), ("1.5", "15"),
+        ("grade 1", "grade 10"), ("nevus", "naevus"), ("1e5", "1"), ("100", "1"), ("c", "c++"), ("a/b", "ab"),
+        ("1.5", "1.50"), ("2+", "2"),
+    ],
+)  # fmt: skip
+def test_two_names_are_not_alike(one: str, other: str) -> None:
+    assert alike(one) != alike(other)
+
+
+def test_signs_that_nobody_sees_are_no_part_of_a_name(tmp_path: Path) -> None:
+    index = labelled(tmp_path, "\ufefflabel,patient_id", ["nv\u200b,p", "nv,\ufeffp", "\ufeffmel,q\u00a0"])
+    assert (index.classes, index.rows["group"].tolist()) == (("mel", "nv"), ["p", "p", "q"])
+    assert not any("several ways" in warning for warning in index.warnings)
+
+
+def test_patients_that_are_alike_but_for_signs_are_warned_of(tmp_path: Path) -> None:
+    patients = ["P 00", "P00", "P_00", "P\u200b1", "P1"]
+    rows = [f"{'mel' if n % 2 else 'nv'},{patient}" for n, patient in enumerate(patients)]
+    (warning,) = labelled(tmp_path, "label,patient_id", rows).warnings
+    assert warning.startswith("2 lesions or patients are written in several ways, such as 'P 00' and 'P00'")
 
 
 def test_a_decimal_comma_is_a_point_and_a_slip_among_numbers_is_named(tmp_path: Path) -> None:
