@@ -333,6 +333,29 @@ def test_all_columns_of_patients_are_joined_but_for_the_subject_of_a_set(tmp_pat
     assert index.rows["subject"].tolist() == ["skin"] * 3
 
 
+NUMBERED = [f"{n},{('mel', 'nv')[n // 2 % 2]},P{n // 4},{n // 2 % 2 + 1}" for n in range(12)]  # lesions 1, 2 of each
+
+
+@pytest.mark.parametrize("lesions", ["1 2", "1 1"])
+@pytest.mark.parametrize("layout", ["labels table", "class folders", "Hugging Face"])
+def test_lesions_that_are_numbered_anew_for_each_patient_join_no_patients(
+    tmp_path: Path, layout: str, lesions: str
+) -> None:
+    one, two = lesions.split()
+    rows = [row[:-1] + (one if row.endswith("1") else two) for row in NUMBERED]
+    above = [f"{row.split(',')[1]}/" if layout == "class folders" else "" for row in rows]
+    names = [f"{folder}{n}.jpg" for n, folder in enumerate(above)]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    name = "metadata.csv" if layout == "Hugging Face" else "labels.csv"
+    lines = [f"{name},{row.partition(',')[2]}" for name, row in zip(names, rows, strict=True)]
+    (tmp_path / name).write_text("\n".join(["file_name,label,patient_id,lesion_id", *lines]))
+    index = read_index(tmp_path, labels=tmp_path / name if layout == "labels table" else None)
+    assert layout in index.layout
+    assert index.rows["group"].nunique() == 3
+
+
 def test_no_usual_column_of_labels_asks_for_its_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"its columns are: image, kind; name one: --label-column NAME"):
         labelled(tmp_path, "image,kind\na,mel\nb,nv\nc,nv\n")

@@ -101,22 +101,37 @@ def people_of(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def group_of(table: pd.DataFrame, path: Path, *names: str) -> pd.Series:
-    """Return one group per row of a table at `path`: those of the columns patient and lesion, joined.
-
-    Lesions that are numbered within each patient are told apart.
+    """Return one group per row of a table at `path`: the columns of patients and lesions, joined.
 
     Raises:
         UserError: none of `names` is a column.
     """
     need_column(table, path, *names)
-    people = people_of(table)
-    if len(people.columns) == len(PEOPLE):
-        both = people[(people != "").all(axis=1)].drop_duplicates()
-        patients = both.groupby("lesion_id").size()  # of each lesion, and a slip makes it two of one
-        if (patients > 1).sum() > max(1, len(patients) / 2):
-            own = people["patient_id"] + "/" + people["lesion_id"]
-            people = people.assign(lesion_id=own.mask(people["lesion_id"] == "", ""))
-    return join_groups(*(people[name] for name in people))
+    return joined_people(table, people_columns(table))
+
+
+def joined_people(table: pd.DataFrame, columns: list[str]) -> pd.Series:
+    """Return one group per row: what `columns`, at least one, tell of patients and lesions, joined.
+
+    Lesions that are numbered within each patient are told apart.
+    """
+    lesions = [name for name in columns if find_column([name], *LESION_COLUMNS)]
+    patients = [table[name] for name in columns if find_column([name], *PATIENT_COLUMNS)]
+    if not (lesions and patients):
+        return join_groups(*(table[name] for name in columns))
+    patient = join_groups(*patients)
+    own = {name: _own_lesions(patient, table[name]) for name in lesions}
+    return join_groups(*(own.get(name, table[name]) for name in columns))
+
+
+def _own_lesions(patient: pd.Series, lesion: pd.Series) -> pd.Series:
+    """Return the lesion of each row, with its patient's name if each patient has a lesion 1, or most such numbers."""
+    both = pd.DataFrame({"patient": patient, "lesion": lesion})[(patient != "") & (lesion != "")].drop_duplicates()
+    patients = both.groupby("lesion").size()  # of each lesion, and a slip makes it two of one
+    of_many = patients.max() > max(2, both["patient"].nunique() / 2)
+    if of_many or (patients > 1).sum() > max(1, len(patients) / 2):
+        return lesion.mask((patient != "") & (lesion != ""), patient + "/" + lesion)
+    return lesion
 
 
 def metadata(folder: Folder, key: str) -> list[str]:

@@ -13,7 +13,7 @@ from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.naming import Images, stem
-from skin.data.readers.common import people_columns
+from skin.data.readers.common import joined_people, people_columns
 from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.readers.labels_table import labels_table
 from skin.data.tables import GROUP_COLUMNS, find_column, from_one_hot, is_one_hot, read_table, spelling
@@ -89,7 +89,7 @@ def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> Told:
             continue
         _refuse_contradiction(folder, path, rows.rename(columns=spelling), label_of, bool(known))
         if known:
-            parts[path] = pd.DataFrame({"image": rows["_image"], path: join_groups(*(rows[name] for name in known))})
+            parts[path] = pd.DataFrame({"image": rows["_image"], path: joined_people(rows, known)})
     return Told(_joined(parts), list(parts), warnings)
 
 

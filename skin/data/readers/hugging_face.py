@@ -6,9 +6,8 @@ import json
 import posixpath
 
 from skin.data.folder import Folder
-from skin.data.groups import join_groups
 from skin.data.index import Draft, count
-from skin.data.readers.common import SPLITS, Layout, listed, people_columns, people_of, rows_of
+from skin.data.readers.common import SPLITS, Layout, joined_people, listed, people_columns, people_of, rows_of
 from skin.data.readers.set_tables import read_lines
 from skin.data.tables import GROUP_COLUMNS, find_column, read_table
 from skin.utils.errors import UserError
@@ -108,7 +107,7 @@ def _rows(path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:
     return rows_of(
         files.map(lambda file: posixpath.join(beside, file) if file else ""),
         table.get(label, ""),
-        group=join_groups(*(table[person] for person in known)) if known else "",
+        group=joined_people(table, known) if known else "",
         split=pd.Series(above, index=table.index) if above else split,
         attributes=table[[column for column in table.columns if column not in used]],
         people=people_of(table),

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from skin.data.folder import Folder
-from skin.data.groups import join_groups
 from skin.data.index import Draft
 from skin.data.naming import Images, likeliest, stem
-from skin.data.readers.common import people_columns, people_of, rows_of, split_words, without_unmarked
+from skin.data.readers.common import joined_people, people_columns, people_of, rows_of, split_words, without_unmarked
 from skin.data.tables import (
     GROUP_COLUMNS,
     IMAGE_COLUMNS,
@@ -80,7 +79,7 @@ def labels_table(
     rows = rows_of(
         table[image],
         labels,
-        group=join_groups(*(table[name] for name in groups)) if groups else "",
+        group=joined_people(table, groups) if groups else "",
         split=split_words(table[split], path) if split else "",
         attributes=table[rest],
         people=people_of(table[groups]),

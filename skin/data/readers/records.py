@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from skin.data.folder import Folder
-from skin.data.groups import join_groups
 from skin.data.index import Draft
-from skin.data.readers.common import SPLITS, people_columns, people_of, rows_of
+from skin.data.readers.common import SPLITS, joined_people, people_columns, people_of, rows_of
 from skin.data.tables import GROUP_COLUMNS, find_column
 from skin.utils.errors import UserError
 
@@ -35,7 +34,7 @@ def rows_of_records(image: pd.Series, records: pd.DataFrame, label: str, split: 
     columns = [name for name in records.columns if name != label]
     own = find_column(columns, *GROUP_COLUMNS)
     groups = [own] if own else people_columns(records[columns])
-    group = join_groups(*(records[name] for name in groups)) if groups else ""
+    group = joined_people(records, groups) if groups else ""
     attributes = records[[name for name in columns if name not in groups]]
     people = people_of(records[columns])
     return rows_of(image, records[label], group=group, split=split, attributes=attributes, people=people)
