@@ -19,6 +19,7 @@ from skin.data import unknowns
 from skin.data.folder import Folder, are_plain, image_suffix
 from skin.data.groups import is_unknown
 from skin.data.image_files import IMAGE_SUFFIXES, unread_formats
+from skin.data.naming import changed_names, example_of
 from skin.data.packed import how_to_unpack, packed
 from skin.data.path_groups import group_by_path
 from skin.data.table_paths import relative_names
@@ -176,6 +177,8 @@ def _too_few_rows(draft: Draft, folder: Folder, named: int, unread: str, allow_m
     what = "; ".join([*draft.unusable, *([f"{unread} are in no format that is read"] if unread else [])])
     unpack = how_to_unpack(folder, packed(folder)) if draft.missing else ""
     if draft.rows.empty:
+        if draft.missing and folder.images:
+            what += f"; its files are called such as {printable(min(folder.images))}: name them so in the table"
         what += f"{what and '; '}{unpack}" if unpack else ""
         raise UserError(f"{folder.root}: no row of {draft.source} has both an image and a class{what and ': '}{what}")
     if unusable <= _SHRUG * named or allow_missing:
@@ -368,6 +371,8 @@ def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, lis
         if files[named].notna().any():
             taken = _kinds(files[named])
             notes.append(f"no image has the extension that {source} gives it; taken instead: {taken}")
+    if files.isna().all() and (changed := changed_names(names.unique(), folder.images)):
+        return names.map(changed).astype(object), [f"{source} {example_of(changed)}"]
     without = itertools.compress(found, ~named) if named.any() else found
     endings = {file[file.rfind(".") :] for file in without if file}
     if len({ending.lower() for ending in endings}) > 1:

@@ -52,7 +52,7 @@ def _values(folder: Folder, rows: pd.DataFrame, name: str, what: str) -> tuple[p
                 "are called so: write the path of each image into the table"
             )
         found.append(pd.DataFrame({"image": about.rows["_image"], "value": about.rows[column]}))
-        sources.append(path)
+        sources.append(f"{path} ({about.changed})" if about.changed else path)
     if not found:
         listed = "; ".join(f"{path}: {listed_columns(names)}" for path, names in list(columns.items())[:3])
         raise UserError(f"{option} {name}: no table beside the images has such a column for them; there are {listed}")

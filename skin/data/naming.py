@@ -6,18 +6,22 @@ stems, and by as many of the folders above as both have: `mel/001.jpg` is not th
 
 from __future__ import annotations
 
+import itertools
 import posixpath
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from skin.data.folder import composed, image_suffix, without_suffix
-from skin.data.tables import IMAGE_COLUMNS, is_index, spelling
+from skin.data.tables import IMAGE_COLUMNS, find_column, is_index, spelling
+from skin.utils.errors import printable
 
 import pandas as pd
 
 _LOOKED_AT = 1000  # values of a column, to see if it names images
 _HALF = 0.5
+_NUMBER = re.compile(r"0*([0-9]+?)(?:[.,]0+)?")
 
 
 class Rows(NamedTuple):
@@ -26,10 +30,12 @@ class Rows(NamedTuple):
     Attributes:
         rows: the table's columns, with the image's path in `_image`; a row that names several is there for each.
         unclear: names that may be any of several images, which have other folders. Their rows are left out.
+        changed: words on names that are not those of the files, and were taken for them; `""` if there are none.
     """
 
     rows: pd.DataFrame
     unclear: dict[str, list[str]]
+    changed: str = ""
 
 
 class Images:
@@ -60,7 +66,12 @@ class Images:
         """
         parts: list[pd.DataFrame] = []
         unclear: dict[str, list[str]] = {}
-        for column in self._columns(table, [name for name in table.columns if name not in but]):
+        names, changed = [name for name in table.columns if name not in but], ""
+        columns = self._columns(table, names)
+        column = None if columns else find_column(names, *IMAGE_COLUMNS)
+        if column and (files := changed_names(table[column].unique(), itertools.chain(*self._of_stem.values()))):
+            table, columns, changed = table.assign(**{column: table[column].map(files)}), [column], example_of(files)
+        for column in columns:
             found = {value: self.nearest(value, posixpath.dirname(path)) for value in table[column].unique()}
             clear = {value: self._is_clear(near.images) for value, near in found.items()}
             if not parts:  # the column that tells best; what it tells need not be clear from another one
@@ -74,7 +85,7 @@ class Images:
             return None
         rows = pd.concat(parts, ignore_index=True).fillna("")
         closest = rows["_alike"] == rows.groupby("_image")["_alike"].transform("max")
-        return Rows(rows[closest].drop(columns="_alike").reset_index(drop=True), unclear)
+        return Rows(rows[closest].drop(columns="_alike").reset_index(drop=True), unclear, changed)
 
     def nearest(self, name: str, beside: str = "") -> Near:
         """Return the images that a name may be: those of its stem that have the most folders in common with it.
@@ -204,6 +215,37 @@ def _folders_told(name: str, image: str) -> int:
         return 1
     folders = [[part for part in PurePosixPath(path).parts[:-1] if part not in ("..", "/")] for path in paths]
     return max(1, min(map(len, folders)))
+
+
+def changed_names(names: Iterable[str], images: Iterable[str]) -> dict[str, str]:
+    """Return the image of each name that a spreadsheet or another system has changed; none unless each has its own.
+
+    `7.0` and `7` are `007.jpg`, and `img_7` is `IMG_7.jpg`. If both have folders, the last ones agree.
+    """
+    of_name: dict[str, list[str]] = {}
+    for image in images:
+        of_name.setdefault(_plain(image), []).append(image)
+    found = {}
+    for name in names:
+        folder = _folder(name.replace("\\", "/"))
+        same = [image for image in of_name.get(_plain(name), ()) if "" in (folder, _folder(image))
+                or _folder(image).casefold() == folder.casefold()]  # fmt: skip
+        if len(same := _of_suffix(same, name)) != 1:
+            return {}
+        found[name] = same[0]
+    return found if len(set(found.values())) == len(found) else {}
+
+
+def example_of(files: Mapping[str, str]) -> str:
+    """Return words on what `changed_names` found."""
+    name, file = next(iter(files.items()))
+    return f"names images otherwise than their files are called: '{printable(name)}' is taken for {printable(file)}"
+
+
+def _plain(name: str) -> str:
+    """Return a name's stem without case, and a number's without zeros in front or behind a point."""
+    plain = stem(name).casefold()
+    return number[1] if (number := _NUMBER.fullmatch(plain)) else plain
 
 
 def _are_files(values: pd.Series) -> bool:

@@ -14,7 +14,7 @@ from skin.utils.errors import UserError, printable
 
 import pandas as pd
 
-_DRIVE = re.compile(r"[A-Za-z]:/")
+_DRIVE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # or the beginning of an address in the web
 
 
 def relative_names(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, list[str]]:

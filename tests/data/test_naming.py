@@ -90,6 +90,20 @@ def test_two_columns_of_numbers_may_name_two_pictures_of_one_lesion(tmp_path: Pa
     assert known == {name: f"L{(n - 1) % 10 + 1}" for n, name in enumerate(names, start=1)}
 
 
+@pytest.mark.parametrize("names", ["1 2 3", "1.0 2.0 3.0"])
+def test_numbers_that_a_spreadsheet_has_changed_name_the_images_of_class_folders(tmp_path: Path, names: str) -> None:
+    touched(tmp_path, "mel/0001.jpg", "mel/0002.jpg", "nv/0003.jpg")
+    one, two, three = names.split()
+    table(tmp_path, f"image,age,patient_id {one},1,a {two},2,a {three},3,b")
+    index = read_index(tmp_path)
+    assert list(groups_of(index).values()) == ["a", "a", "b"]
+    said = f"clinic.csv names images otherwise than their files are called: '{one}' is taken for mel/0001.jpg"
+    assert said in index.warnings
+    named = read_index(tmp_path, group_column="age")
+    assert list(groups_of(named).values()) == ["1", "2", "3"]
+    assert "is taken for mel/0001.jpg" in named.notes[-1]
+
+
 def test_a_word_for_an_unknown_patient_is_said(tmp_path: Path) -> None:
     touched(tmp_path, *(f"{cls}/{cls}{n}.jpg" for cls in ("mel", "nv") for n in range(3)))
     table(tmp_path, "image,patient_id mel0,p mel1,unknown mel2,unknown nv0,q nv1,unknown nv2,r")

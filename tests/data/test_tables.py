@@ -205,6 +205,7 @@ def test_absolute_paths_of_the_data_folder_are_relative_to_it(tmp_path: Path) ->
         (("D:\\skin\\mel\\1.jpg", "D:\\skin\\nv\\1.jpg"), ("mel/1.jpg", "nv/1.jpg")),
         (("/x/part_1/a.jpg", "/x/part_2/b.jpg"), ("images/a.jpg", "images/b.jpg")),  # the names differ
         (("photos/a.jpg", "photos/sub/b.jpg"), ("a.jpg", "sub/b.jpg")),  # from the folder above
+        (("https://x.org/i/a.jpg", "https://x.org/i/b.jpg"), ("sub/a.jpg", "sub/b.jpg")),
     ],
 )
 def test_paths_of_another_place_are_matched_by_their_ends(
@@ -215,8 +216,49 @@ def test_paths_of_another_place_are_matched_by_their_ends(
     assert found == {files[0]: "mel", files[1]: "nv"}
     said = f"labels.csv has paths of another place: images are matched by the ends of their paths ({paths[0]}"
     assert any(note.replace("\\", "/").startswith(said.replace("\\", "/")) for note in index.notes) == (
-        paths[0][0] in "/D"
+        paths[0][0] in "/Dh"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (("9.0", "100.0"), ("9.jpg", "100.jpg")),  # a spreadsheet's
+        (("9", "100"), ("0009.jpg", "0100.jpg")),
+        (("0", "100.0"), ("000.jpg", "100.jpg")),
+        (("IM_A", "im_b.JPG"), ("sub/im_a.jpg", "sub/IM_B.jpg")),
+        (("old/set/sub/A.jpg", "old/set/sub/B.jpg"), ("sub/a.jpg", "sub/b.jpg")),
+        (("pics/a", "pics/b"), ("a.jpg", "b.jpg")),
+        (("9", "100"), ("0009.jpg", "0100.jpg", "0200.jpg")),
+    ],
+)
+def test_names_that_a_spreadsheet_has_changed_are_those_of_the_files(
+    tmp_path: Path, names: tuple[str, str], files: tuple[str, ...]
+) -> None:
+    index = labelled(tmp_path, f"image,label\n{names[0]},mel\n{names[1]},nv\n", *files)
+    found = {Path(row.path).relative_to(index.root).as_posix(): row.label for row in index.rows.itertuples()}
+    assert found == {files[0]: "mel", files[1]: "nv"}
+    said = f"labels.csv names images otherwise than their files are called: '{names[0]}' is taken for {files[0]}"
+    assert said in index.notes
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (("1", "2"), ("im001.jpg", "im002.jpg")),
+        (("1.0", "2.0"), ("01.jpg", "001.jpg", "2.jpg")),  # two files
+        (("1.0", "01"), ("1.jpg", "2.jpg")),  # one file
+        (("pics/a.jpg", "pics/b.jpg"), ("images/a.jpg", "images/b.jpg")),
+        (("1.png", "2.png"), ("01.JPG", "02.JPG", "01.bmp")),
+    ],
+)
+def test_names_that_are_no_files_are_shown_beside_one(
+    tmp_path: Path, names: tuple[str, str], files: tuple[str, ...]
+) -> None:
+    said = rf"the folder lacks \(first: {names[0]}\); its files are called such as {min(files)}: name them so"
+    with pytest.raises(UserError, match=said):
+        labelled(tmp_path, f"image,label\n{names[0]},mel\n{names[1]},nv\n", *files)
+    assert len(labelled(tmp_path, f"image,label\n{files[0]},mel\n{files[1]},nv\n", *files).rows) == 2
 
 
 @pytest.mark.parametrize(

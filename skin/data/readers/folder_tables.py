@@ -88,6 +88,8 @@ def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> Told:
         if rows["_image"].nunique() < _HALF * len(label_of):
             continue
         _refuse_contradiction(folder, path, rows.rename(columns=spelling), label_of, bool(known))
+        if known and about.changed:
+            warnings.append(f"{path} {about.changed}")
         if known:
             parts[path] = pd.DataFrame({"image": rows["_image"], path: joined_people(rows, known)})
     return Told(_joined(parts), list(parts), warnings)
