@@ -43,6 +43,7 @@ _SEPARATOR = re.compile(r'"?sep=(.)"?[,;\t]*(\r\n|\r|\n)', re.IGNORECASE)
 # Spaces, and signs without width that are copied from pages and word processors: joiners, byte order marks.
 _UNSEEN = string.whitespace + "\u00a0\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, and .xls
 _SHOWN = 40  # columns in a message
 
 
@@ -120,8 +121,34 @@ def _parsed(content: bytes, delimiter: str, columns: int, wanted: list[int], pat
             stripped: pd.DataFrame = table.fillna("").apply(lambda values: values.str.strip())
             return stripped
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' parser errors are ValueErrors
+        cut = _without_empty_ends(content, delimiter, columns, path)
+        if cut is not None:
+            return _parsed(cut, delimiter, columns, wanted, path)
         reason = str(error).removeprefix("Error tokenizing data. C error: ")
         raise UserError(f"{path} cannot be read as a table: {reason}; save it again as CSV in UTF-8") from error
+
+
+def _without_empty_ends(content: bytes, delimiter: str, columns: int, path: Path) -> bytes | None:
+    """Return a table without the empty cells that its rows have beyond its header; None if there are none.
+
+    Raises:
+        UserError: such a cell is not empty.
+    """
+    try:
+        rows = list(csv.reader(io.StringIO(content.decode(), newline=""), delimiter=delimiter))
+    except csv.Error:  # a cell that is too long, such as all that follows a quote
+        return None
+    for number, row in enumerate(rows, start=1 + _in_utf_8(path)[2]):
+        if any(cell.strip() for cell in row[columns:]):
+            raise UserError(
+                f"{path} cannot be read as a table: row {number} has {len(row)} cells, and the header {columns}; put "
+                f"cells that hold a '{delimiter}' in quotes, or give every column a name"
+            )
+    if all(len(row) <= columns for row in rows):
+        return None
+    cut = io.StringIO(newline="")
+    csv.writer(cut, delimiter=delimiter).writerows(row[:columns] for row in rows)
+    return cut.getvalue().encode()
 
 
 def _with_arrow(content: bytes, delimiter: str, columns: int, wanted: list[int]) -> pd.DataFrame:
@@ -220,6 +247,8 @@ def _in_utf_8(path: Path) -> tuple[bytes, str, int]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if content.startswith(_WORKBOOKS):
+        raise UserError(f"{path} is an Excel workbook or an archive: save the sheet as CSV in UTF-8, and name that")
     encoding = _unicode(content) or _code_page(content, path)
     if encoding != "utf-8":
         try:

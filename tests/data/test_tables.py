@@ -11,6 +11,7 @@ from skin.data.layouts import read_index
 from skin.data.tables import header, read_table, row_number
 from skin.utils.errors import UserError
 
+import openpyxl
 import pandas as pd
 import pytest
 
@@ -45,6 +46,8 @@ def labels_of(index: Index) -> dict[str, str]:
         '"sep=,"\nimage,label\na,mel\nb,nv\nc,nv\n',
         "SEP=|\nimage|label\na|mel\nb|nv\nc|nv\n",
         ("\ufeffsep=\t\nimage\tlabel\na\tmel\nb\tnv\nc\tnv\n").encode("utf-16-le"),
+        "image,label\na,mel,\nb,nv,\nc,nv,\n",  # lines longer than the header
+        "image;label\na;mel\nb;nv;;\nc;'nv';; ;\n".replace("'", '"'),
         ",image,label\n0,a,mel\n1,b,nv\n2,c,nv\n",
         "Unnamed: 0,image,mel,nv\n0,a,1,0\n1,b,0,1\n2,c,0,1\n",
         ",image,mel,nv\n0,a,1.0,0.0\n1,b,0.0,1.0\n2,c,0.0,1.0\n",
@@ -71,6 +74,32 @@ def test_zeros_in_front_and_quoted_cells_stay_as_they_are(tmp_path: Path) -> Non
 def test_a_quote_that_never_ends_is_no_long_cell(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read as a table"):
         labelled(tmp_path, 'image,label\na,mel\nb,"nv\nc,nv\n')
+
+
+@pytest.mark.parametrize(("start", "row"), [("", 3), ("sep=,\n", 4), ("\n", 4)])
+def test_a_row_of_more_cells_than_columns_is_named(tmp_path: Path, start: str, row: int) -> None:
+    table = f"{start}image,label\na,mel\nb,%s\nc,nv\n"
+    said = rf"cannot be read as a table: row {row} has 3 cells, and the header 2; put cells that hold a ',' in quotes"
+    with pytest.raises(UserError, match=said):
+        labelled(tmp_path, table % "Melanoma, NOS")
+    assert labelled(tmp_path, table % '"Melanoma, NOS"').classes == ("Melanoma, NOS", "mel", "nv")
+
+
+def test_a_workbook_is_to_be_saved_as_csv(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in (("image", "label"), ("a", "mel"), ("b", "nv"), ("c", "nv")):
+        book.worksheets[0].append(row)
+    book.save(tmp_path / "labels.xlsx")
+    with pytest.raises(UserError, match=r"labels.xlsx is an Excel workbook .*: save the sheet as CSV in UTF-8"):
+        labelled(tmp_path, (tmp_path / "labels.xlsx").read_bytes(), table="labels.xlsx")
+
+
+@pytest.mark.parametrize("ending", [".jpg", ""])
+def test_a_table_without_a_header_loses_no_image(tmp_path: Path, ending: str) -> None:
+    rows = f"a{ending},mel\nb{ending},nv\nc{ending},nv\n"
+    with pytest.raises(UserError, match=f"has no header, but the row a{ending},mel: put the row image,label above"):
+        labelled(tmp_path, rows)
+    assert len(labelled(tmp_path, f"image,label\n{rows}").rows) == 3
 
 
 @pytest.mark.parametrize(

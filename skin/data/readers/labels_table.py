@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skin.data.folder import Folder
+from skin.data.folder import Folder, image_suffix
 from skin.data.index import Draft
 from skin.data.naming import Images, likeliest, stem
 from skin.data.readers.common import joined_people, people_columns, people_of, rows_of, split_words, without_unmarked
@@ -95,6 +95,8 @@ def _image_column(folder: Folder, table: pd.DataFrame, path: Path) -> tuple[str,
 
     It is the first by its name, unless its values are numbers, which may be those of the rows, or few of the images.
     """
+    if not find_column(list(table.columns), *IMAGE_COLUMNS):
+        _refuse_no_header(folder, list(table.columns), path)
     first = need_column(table, path, *IMAGE_COLUMNS)
     candidates = [name for name in table.columns if spelling(name) in IMAGE_COLUMNS]
     stems = {name: table[name].map(stem) for name in candidates}
@@ -107,6 +109,12 @@ def _image_column(folder: Folder, table: pd.DataFrame, path: Path) -> tuple[str,
         image = first
     others = [name for name in {first: 0, **hits} if not stems[name].equals(stems[image])]
     return image, f"the images are the column {image} (not {', '.join(others)})" if others else ""
+
+
+def _refuse_no_header(folder: Folder, columns: list[str], path: Path) -> None:
+    images = Images(folder.images)
+    if any(image_suffix(name) or images.nearest(name).images for name in columns):
+        raise UserError(f"{path} has no header, but the row {','.join(columns)}: put the row image,label above it")
 
 
 def _marks_with(label: str, table: pd.DataFrame, marks: list[str], path: Path) -> list[str]:
