@@ -177,7 +177,7 @@ def _too_few_rows(draft: Draft, folder: Folder, named: int, unread: str, allow_m
     what = "; ".join([*draft.unusable, *([f"{unread} are in no format that is read"] if unread else [])])
     unpack = how_to_unpack(folder, packed(folder)) if draft.missing else ""
     if draft.rows.empty:
-        if draft.missing and folder.images:
+        if draft.missing and folder.images and not unpack:
             what += f"; its files are called such as {printable(min(folder.images))}: name them so in the table"
         what += f"{what and '; '}{unpack}" if unpack else ""
         raise UserError(f"{folder.root}: no row of {draft.source} has both an image and a class{what and ': '}{what}")
