@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 # Words for what nobody knows, such as a patient, without spaces and the signs `SIGNS`.
 _UNKNOWN = {
-    "unk", "nan", "none", "null", "na", "n/a", "<na>", "?", "??", "-", "--", "", "anonymous", "tbd", "tba",
+    "unk", "nan", "none", "null", "na", "n/a", "<na>", "?", "??", "-", "--", "", "anonymous", "anon", "tbd", "tba",
     "keineangabe", "unbekannt", "inconnu", "desconocido", "-1", "-9", "-99", "-999", "-9999",
 }  # fmt: skip
 _WHO = "(patient|subject|lesion|case|person)?(id|name|number)?"

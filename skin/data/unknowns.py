@@ -16,7 +16,7 @@ import pandas as pd
 NAME = "warnings.txt"  # in a run's folder, a line each
 FEW = 10
 _LARGE_WEIGHT = 20
-_LARGE_GROUP = 0.05  # of the images
+_LARGE_GROUP, _MANY = 0.05, 6  # of the images, and their number
 _ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _BETWEEN = re.compile(r"(?<=[^\W_])[\s_‐-―-]+(?=[^\W_])")  # what parts two words or numbers
 _NO_NUMBERS = re.compile(r"(?<![0-9]) | (?![0-9])")
@@ -74,7 +74,7 @@ def of_groups(groups: pd.Series) -> list[str]:
             "and may stand on both sides of the split; if they are the same, write them in one way"
         )
     second = known.iloc[1] if len(known) > 1 else 0
-    stands_out = known.iloc[0] > len(groups) * _LARGE_GROUP and known.iloc[0] >= max(FEW, 3 * second)
+    stands_out = known.iloc[0] > len(groups) * _LARGE_GROUP and known.iloc[0] >= max(_MANY, 3 * second)
     if known.iloc[0] > len(groups) / 3 or stands_out:
         warnings.append(
             f"the group '{printable(known.index[0])}' holds {known.iloc[0]:,} of {len(groups):,} images: if it is "
