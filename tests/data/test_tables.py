@@ -379,6 +379,15 @@ def test_a_column_of_ones_and_zeros_may_be_the_labels(
     assert labelled(tmp_path, f"image,{head}\n{lines}").classes == classes
 
 
+def test_a_row_without_a_mark_makes_no_other_reading_of_the_rest(tmp_path: Path) -> None:
+    marks = ["0,0,0", *["1,0,0", "0,1,0", "0,0,1"] * 4]
+    rows = "".join(f"i{n},{row}\n" for n, row in enumerate(marks))
+    with pytest.raises(UserError, match=r"rows that mark no class: 1, several: 0 \(first: i0\): over 1 %"):
+        labelled(tmp_path, f"image,normal,benign,malignant\n{rows}", *(f"i{n}.jpg" for n in range(len(marks))))
+    assert read(tmp_path, allow_missing=True).classes == ("benign", "malignant", "normal")
+    assert read(tmp_path, label_column="malignant").classes == ("0", "1")
+
+
 def test_marks_that_can_be_read_in_two_ways_ask_for_the_column(tmp_path: Path) -> None:
     table = "image,normal,benign,malignant,target\na,1,0,0,0\nb,0,1,0,0\nc,0,0,1,1\n"
     with pytest.raises(UserError, match=r"benign, malignant or .*, target: name the column of labels: --label-c"):

@@ -33,6 +33,7 @@ _LABELS = (
     "label", "labels", "class", "dx", "diagnosis", "diagnostic", "target", "category", "disease", "malignant",
     "benign_malignant",
 )  # fmt: skip
+_NEARLY_ALL = 0.9
 _SPLITS = ("split", "set", "subset", "partition")
 # Columns that may stand beside one-hot labels.
 _BESIDE = {
@@ -133,7 +134,8 @@ def _marks_with(label: str, table: pd.DataFrame, marks: list[str], path: Path) -
     readings = []
     for one in (name for name in binary if spelling(name) in _LABELS):
         others = [name for name in binary if name == one or not (marked[name] & marked[one]).any()]
-        if len(others) > 1 and (marked[others].sum(axis=1) == 1).all():
+        enough = 1 if len(others) < 3 else _NEARLY_ALL  # of the rows; those that mark no class are counted later
+        if len(others) > 1 and (marked[others].sum(axis=1) == 1).mean() >= enough:
             readings.append(others)
     if any(one != readings[0] for one in readings):
         listed = " or ".join(", ".join(one) for one in readings[:2])
