@@ -25,6 +25,8 @@ _MAY_BE_NAMES = {"0", "0.0", "00", "000", "99", "999", "9999", "99999"}
 
 def is_unknown(name: str) -> bool:
     """Return True for a word for what nobody knows: `unknown`, `n.a.`, `not_recorded`, `Unknown patient`."""
+    if name[-1:].isdigit() and name[0] != "-":  # the usual name
+        return False
     small = name.casefold()
     plain = SIGNS.sub("", small.removesuffix(".0"))
     return small in _INITIALS or (name != "" and plain in _UNKNOWN) or _NOBODY.fullmatch(plain) is not None

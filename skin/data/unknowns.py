@@ -34,9 +34,12 @@ def alike(name: str) -> str:
     if not name.isascii():
         seen = (sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
         name = "".join(seen)
-    name = _BETWEEN.sub(" ", name.casefold().strip(" _").rstrip(".,;:"))
-    name = _ZEROS.sub("", _NO_NUMBERS.sub("", name))
-    number = _WHOLE.fullmatch(name)
+    name = name.casefold().strip(" _").rstrip(".,;:")
+    if not name.isalnum():
+        name = _NO_NUMBERS.sub("", _BETWEEN.sub(" ", name))
+    if "0" in name:
+        name = _ZEROS.sub("", name)
+    number = _WHOLE.fullmatch(name) if name[:1].isdigit() else None
     return number["whole"] if number else _TRUTH.get(name, name)
 
 
