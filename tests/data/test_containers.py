@@ -430,6 +430,31 @@ def test_a_parquet_file_that_cannot_be_used_says_what_it_lacks(
         read_index(tmp_path)
 
 
+@pytest.mark.parametrize("form", ["lists", "lists of fixed size", "bytes", "bytes of fixed size"])
+def test_classes_in_lists_of_one_or_as_bytes_are_classes(form: str, tmp_path: Path) -> None:
+    kinds = {"lists of fixed size": pa.list_(pa.int64(), 1), "bytes of fixed size": pa.binary(3)}
+    cells = [[int(label == "mel")] if "lists" in form else label.ljust(3).encode() for label in LABELS]
+    column = {"label" if "lists" in form else "dx": pa.array(cells, kinds.get(form))}
+    path = parquet(tmp_path / "a.parquet", **{"label": None, **column})
+    if form == "lists":  # as Hugging Face writes a list of class numbers
+        names = {"label": {"feature": {"names": ["nv", "mel"], "_type": "ClassLabel"}, "_type": "List"}}
+        schema = {"huggingface": json.dumps({"info": {"features": names}})}
+        pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).replace_schema_metadata(schema), path)
+    index = read_index(tmp_path)
+    assert (index.classes, len(index.rows)) == (("mel", "nv"), COUNT)
+    assert index.rows.set_index("image").loc["a/3", "label"] == "mel"
+
+
+@pytest.mark.parametrize(
+    ("cell", "what"),
+    [([0, 1], "lists of several classes"), (b"\xff", "bytes that are no text"), ({"id": 1}, "records")],
+)
+def test_labels_that_are_no_class_each_are_refused(cell: object, what: str, tmp_path: Path) -> None:
+    parquet(tmp_path / "a.parquet", label=None, labels=pa.array([cell] * COUNT))
+    with pytest.raises(UserError, match=rf"a\.parquet: the column 'labels' holds {what}.*, and one class per"):
+        read_index(tmp_path)
+
+
 def test_a_piece_that_was_not_downloaded_is_named(tmp_path: Path) -> None:
     parquet(tmp_path / "data" / "train-00000-of-00002.parquet")
     with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet is missing"):

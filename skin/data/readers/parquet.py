@@ -35,8 +35,8 @@ def _read(folder: Folder) -> Draft | None:
     drafts = []
     for path in found:
         parquet = parquet_file(folder.root / path)
-        columns = parquet.schema_arrow.names
-        picture, label = picture_column(parquet), label_column(columns)
+        columns, picture = parquet.schema_arrow.names, picture_column(parquet)
+        label = label_column([name for name in columns if name != picture])
         if picture is not None and label is not None:
             drafts.append(_rows(path, parquet, picture, label))
             continue
@@ -70,11 +70,12 @@ def _rows(
     """Return the rows of a file, and the number of those without a picture, which are left out."""
     import pyarrow as pa
 
-    wanted = [field.name for field in parquet.schema_arrow if not pa.types.is_nested(field.type)]
-    wanted = [name for name in wanted if name != picture]
+    fields = [field for field in parquet.schema_arrow if field.name != picture]
+    wanted = [field.name for field in fields if field.name == label or not pa.types.is_nested(field.type)]
     try:
         table = parquet.read(columns=wanted, use_threads=False)
-        records = pd.DataFrame({name: _as_text(table[name]) for name in wanted if _is_text(table[name].type)})
+        told = {name: table[name] if name != label else _one_each(table[name], path, label) for name in wanted}
+        records = pd.DataFrame({name: _as_text(told[name]) for name in wanted if _is_text(told[name].type)})
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read as a parquet file: {reason}; download it again") from error
@@ -88,10 +89,38 @@ def _rows(
     return rows[present], int((~present).sum())
 
 
+def _one_each(column: pyarrow.ChunkedArray, path: str, label: str) -> pyarrow.ChunkedArray:
+    """Return the classes of a column that may hold each in a list of its own, or as bytes.
+
+    Raises:
+        UserError: it holds several for one picture, or no text.
+    """
+    import pyarrow as pa
+
+    kind, what = column.type, ""
+    if isinstance(kind, (pa.ListType, pa.LargeListType, pa.FixedSizeListType)):
+        cells = column.to_pylist()
+        if any(cell is not None and len(cell) > 1 for cell in cells):
+            what = "lists of several classes"
+        else:
+            column = pa.chunked_array([pa.array([cell[0] if cell else None for cell in cells], kind.value_type)])
+    if not what and not _is_text(column.type):
+        try:
+            column = column.cast(pa.binary()).cast(pa.string())
+        except pa.ArrowException:
+            what = "bytes that are no text in UTF-8"
+    if what or pa.types.is_nested(column.type):
+        raise UserError(
+            f"{path}: the column '{label}' holds {what or 'records'}, and one class per picture is needed: write it "
+            "again with one, or without this column if another one tells the class"
+        )
+    return column
+
+
 def _is_text(kind: pyarrow.DataType) -> bool:
     import pyarrow.types as kinds
 
-    return not (kinds.is_binary(kind) or kinds.is_large_binary(kind))
+    return not (kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_fixed_size_binary(kind))
 
 
 def _as_text(column: pyarrow.ChunkedArray) -> list[str]:
@@ -132,8 +161,9 @@ def class_names(parquet: pyarrow.parquet.ParquetFile, label: str) -> Sequence[st
     """Return the names that Hugging Face keeps for the numbers of a column (ClassLabel); none if it has none."""
     try:
         features = json.loads((parquet.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[label]["names"]
-    except (KeyError, TypeError, ValueError):
+        feature = features[label]
+        names = feature.get("feature", feature)["names"]  # of a list, those of what is in it
+    except (AttributeError, KeyError, TypeError, ValueError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []
 
