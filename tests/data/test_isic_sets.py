@@ -266,6 +266,23 @@ def test_the_copies_that_isic_2020_names_are_one_group(tmp_path: Path) -> None:
     assert index.notes == ("ISIC_2020_Training_Duplicates.csv joins 1 pair of copies: each pair stays in one split",)
 
 
+def test_a_copy_of_an_unknown_patients_image_joins_the_known_patient(tmp_path: Path) -> None:
+    """Not the other way round: -1 would take the known patient's images with it, and all would be on their own."""
+    patients = ["-1", "-1", "-1", "2", "2", "-1", "-1", "3"]
+    classes = ["melanoma,malignant,1", *["nevus,benign,0"] * 7]
+    rows = "".join(
+        f"ISIC_{n},{name},male,45,torso,{classes[n]}\n" for n, name in enumerate(patients)
+    )
+    pairs = "image_name_1,image_name_2\nISIC_0,ISIC_3\nISIC_1,ISIC_2\n"
+    images = [f"train/ISIC_{n}.jpg" for n in range(8)]
+    write(tmp_path, {"train.csv": HEAD_2020 + rows, "2020_dup.csv": pairs}, *images)
+    index = read_index(tmp_path)
+    assert index.rows["group"].tolist() == ["2", "ISIC_1", "ISIC_1", "2", "2", "ISIC_5", "ISIC_6", "3"]
+    assert index.notes == ("2020_dup.csv joins 2 pairs of copies: each pair stays in one split",)
+    assert len(index.warnings) == 1
+    assert "'-1' is the lesion or patient of 2 of 8 images: taken for unknown" in index.warnings[0]
+
+
 def test_the_second_version_of_isic_2020_adds_the_lesions(tmp_path: Path) -> None:
     isic_2020(tmp_path, "ISIC_2020_Training_GroundTruth.csv")
     lesions = {"ISIC_1": "IL_1", "ISIC_2": "IL_2", "ISIC_3": "IL_3", "ISIC_4": "IL_3"}

@@ -56,15 +56,15 @@ def read(folder: Folder) -> Draft | None:
 
 def _with_copies(folder: Folder, images: pd.Series, group: pd.Series) -> tuple[pd.Series, list[str]]:
     """Join the groups of the images that the challenge's own table calls copies of each other, and say so."""
-    group = group.mask(group == "", images)
     row = pd.Series(np.arange(len(images)), index=images).groupby(level=0).first()
-    notes = []
+    copies, notes = images, []
     for path in tables_with(folder, "image_name_1", "image_name_2"):
         table = read_table(folder.root / path)
         pairs = present_columns(table, "image_name_1", "image_name_2").apply(lambda names: names.map(row)).dropna()
-        group = join_pairs(group, pairs.to_numpy(np.int64))
+        copies = join_pairs(copies, pairs.to_numpy(np.int64))
         notes.append(f"{path} joins {count(len(pairs), 'pair')} of copies: each pair stays in one split")
-    return group, notes
+    # A pair is one more thing that images share, so that a word for an unknown patient names none of them.
+    return join_groups(group, copies.where(copies.duplicated(keep=False), "")), notes
 
 
 LAYOUT = Layout("ISIC 2020", "a table with image_name, patient_id and benign_malignant or target", read)
