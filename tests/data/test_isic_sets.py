@@ -279,8 +279,46 @@ def test_a_copy_of_an_unknown_patients_image_joins_the_known_patient(tmp_path: P
     index = read_index(tmp_path)
     assert index.rows["group"].tolist() == ["2", "ISIC_1", "ISIC_1", "2", "2", "ISIC_5", "ISIC_6", "3"]
     assert index.notes == ("2020_dup.csv joins 2 pairs of copies: each pair stays in one split",)
-    assert len(index.warnings) == 1
     assert "'-1' is the lesion or patient of 2 of 8 images: taken for unknown" in index.warnings[0]
+
+
+@pytest.mark.parametrize("spelling", ["{}.jpg", "images/{}.JPG", "{}_downsampled", "isic{}"])
+@pytest.mark.parametrize("year", [2018, 2019, 2020, 2024])
+def test_a_second_table_of_a_challenge_may_spell_the_names_of_images_otherwise(
+    tmp_path: Path, year: int, spelling: str
+) -> None:
+    one, other = (spelling.format(name if "isic" not in spelling else name[4:]) for name in ("ISIC_1", "ISIC_2"))
+    head = {2018: "image,MEL,NV,BCC,AKIEC,BKL,DF,VASC", 2019: "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC"}.get(year, "")
+    marks = ",0" * (head.count(",") - 2) + "\n"
+    if year == 2020:
+        isic_2020(tmp_path)
+        write(tmp_path, {"ISIC_2020_Training_Duplicates.csv": f"image_name_1,image_name_2\n{one},{other}\n"})
+    elif year == 2024:
+        official_2024(tmp_path, f"{one},IP_1,60\n{other},IP_1,60\nISIC_3,IP_2,\n")
+        (tmp_path / "ISIC_2024_Training_Supplement.csv").unlink()
+    else:
+        truth = f"{head}\nISIC_1,1,0{marks}ISIC_2,1,0{marks}ISIC_3,0,1{marks}"
+        lead = {2018: "ISIC2018_Task3_Training", 2019: "ISIC_2019_Training"}[year]
+        beside = {2018: f"{lead}_LesionGroupings.csv", 2019: f"{lead}_Metadata.csv"}[year]
+        lesions = f"image,lesion_id\n{one},L1\n{other},L1\nISIC_3,L2\n"
+        tables = {f"{lead}_GroundTruth.csv": truth, beside: lesions}
+        write(tmp_path, tables, *(f"{lead}_Input/ISIC_{n}.jpg" for n in (1, 2, 3)))
+    index = read_index(tmp_path)
+    groups = column(index, "group")
+    assert groups["ISIC_1"] == groups["ISIC_2"] != groups["ISIC_3"]
+    assert not [note for note in index.notes if "no class of" in note or "0 pairs" in note]
+    assert not [line for line in index.warnings if "hardly anything" in line]
+
+
+def test_a_second_table_that_names_none_of_the_images_is_warned_of(tmp_path: Path) -> None:
+    pairs = "image_name_1,image_name_2\nphoto 1,photo 2\n"
+    assert read_index(write(isic_2020(tmp_path / "a"), {"dup.csv": pairs})).warnings[0] == (
+        "dup.csv names 0 of 4 images ('photo 1' in it, 'ISIC_1' where the classes are), so that hardly anything it "
+        "tells is known of them: if it should, write the names in one way"
+    )
+    official_2024(tmp_path / "b", "photo 1,IP_1,60\nphoto 2,IP_1,60\n")
+    (tmp_path / "b" / "ISIC_2024_Training_Supplement.csv").unlink()
+    assert read_index(tmp_path / "b").warnings[0].startswith("metadata.csv names 0 of 3 images ('photo 1' in it")
 
 
 def test_the_second_version_of_isic_2020_adds_the_lesions(tmp_path: Path) -> None:

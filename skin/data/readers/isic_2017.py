@@ -26,11 +26,13 @@ def read(folder: Folder) -> Draft | None:
         labels = labels.replace({columns[0]: "melanoma", columns[1]: "seborrheic keratosis"}).mask(neither, "nevus")
         metadata = folder.table(*(f"ISIC-2017_{word}{version}_Data_metadata.csv" for version in versions))
         attributes = None
+        warnings: tuple[str, ...] = ()
         if metadata:
-            known = look_up(metadata, image)
+            known, warnings = look_up(metadata, image)
             attributes = present_columns(known, "age_approximate", "sex").replace("unknown", "")
         rows = rows_of(image, labels, split=SPLITS[word.lower()], attributes=attributes)
-        drafts.append(without_unmarked(Draft(rows, path.name, _CLASSES), marked + neither.to_numpy()))
+        draft = Draft(rows, path.name, _CLASSES, warnings=warnings)
+        drafts.append(without_unmarked(draft, marked + neither.to_numpy()))
     return together(folder, drafts)
 
 

@@ -17,7 +17,7 @@ from skin.data.readers.common import (
     stacked,
     tables_with,
 )  # fmt: skip
-from skin.data.readers.isic_challenge import benign_or_malignant, without_classes
+from skin.data.readers.isic_challenge import benign_or_malignant, hardly_named, keys, without_classes
 from skin.data.tables import need_column, read_table
 
 import numpy as np
@@ -42,7 +42,7 @@ def read(folder: Folder) -> Draft | None:
         need_column(table, folder.root / paths[0], *columns)
     tell = list(present_columns(table, *_TELL).columns)
     known = [table[name] for name in PEOPLE if name in table]
-    group, notes = _with_copies(folder, table[_IMAGE], join_groups(*known))
+    group, notes, warnings = _with_copies(folder, table[_IMAGE], join_groups(*known))
     rows = rows_of(
         table[_IMAGE],
         benign_or_malignant(table, _IMAGE, tell, source),
@@ -50,21 +50,24 @@ def read(folder: Folder) -> Draft | None:
         attributes=present_columns(table, *_ATTRIBUTES),
         people=people_of(table),
     )
-    draft = Draft(rows, source, ("benign", "malignant"), tuple(notes))
+    draft = Draft(rows, source, ("benign", "malignant"), tuple(notes), warnings=tuple(warnings))
     return without_classes(folder, draft, [path for path in named if path not in paths], _IMAGE)
 
 
-def _with_copies(folder: Folder, images: pd.Series, group: pd.Series) -> tuple[pd.Series, list[str]]:
-    """Join the groups of the images that the challenge's own table calls copies of each other, and say so."""
-    row = pd.Series(np.arange(len(images)), index=images).groupby(level=0).first()
+def _with_copies(folder: Folder, images: pd.Series, group: pd.Series) -> tuple[pd.Series, list[str], list[str]]:
+    """Join the groups of the images that the challenge's own table calls copies; return notes and warnings beside."""
+    row = pd.Series(np.arange(len(images)), index=keys(images)).groupby(level=0).first()
     copies, notes = images, []
+    warnings: list[str] = []
     for path in tables_with(folder, "image_name_1", "image_name_2"):
         table = read_table(folder.root / path)
-        pairs = present_columns(table, "image_name_1", "image_name_2").apply(lambda names: names.map(row)).dropna()
+        named = present_columns(table, "image_name_1", "image_name_2")
+        pairs = named.apply(lambda names: keys(names).map(row)).dropna()
+        warnings += hardly_named(folder.root / path, pd.concat([named[name] for name in named]), images)
         copies = join_pairs(copies, pairs.to_numpy(np.int64))
         notes.append(f"{path} joins {count(len(pairs), 'pair')} of copies: each pair stays in one split")
     # A pair is one more thing that images share, so that a word for an unknown patient names none of them.
-    return join_groups(group, copies.where(copies.duplicated(keep=False), "")), notes
+    return join_groups(group, copies.where(copies.duplicated(keep=False), "")), notes, warnings
 
 
 LAYOUT = Layout("ISIC 2020", "a table with image_name, patient_id and benign_malignant or target", read)

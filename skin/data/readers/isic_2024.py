@@ -41,17 +41,21 @@ def read(folder: Folder) -> Draft | None:
     need_column(table, folder.root / truths[0], *_TELL)
     tell = list(present_columns(table, *_TELL).columns)
     labels = benign_or_malignant(table, _IMAGE, tell, source)
-    unused = []
+    unused: list[str] = []
+    warnings: list[str] = []
     for path in named:  # the challenge's own download has the patients and the lesions in two more tables
         if path not in truths:
-            known = look_up(folder.root / path, table[_IMAGE])
+            known, few = look_up(folder.root / path, table[_IMAGE])
             known = known[[name for name in known if (known[name] != "").any()]]
             table = _filled(table, known, folder.root / path)
             unused += [path] if known.empty else []
+            warnings += few if find_column(folder.columns(path), *PEOPLE) else ()
     persons = [table[name] for name in PEOPLE if name in table]
     group, attributes = join_groups(*persons) if persons else "", present_columns(table, *_ATTRIBUTES)
     rows = rows_of(table[_IMAGE], labels, group=group, attributes=attributes, people=people_of(table))
-    return without_classes(folder, Draft(rows, source, ("benign", "malignant")), unused, _IMAGE)
+    of_nobody = () if (rows["group"] != "").any() else tuple(warnings)
+    draft = Draft(rows, source, ("benign", "malignant"), warnings=of_nobody)
+    return without_classes(folder, draft, unused, _IMAGE)
 
 
 def _is_truth(folder: Folder, path: str) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from skin.data.folder import Folder
 from skin.data.index import Draft, count
+from skin.data.naming import stem
 from skin.data.readers.common import SPLITS, listed, people_of, present_columns, rows_of, without_unmarked
 from skin.data.tables import find_column, from_one_hot, need_column, read_table, spelling
 from skin.utils.errors import UserError, printable
@@ -18,6 +20,8 @@ _TWO_CLASSES = {
     "malignant": "malignant", "1": "malignant", "1.0": "malignant",
     "": "",
 }  # fmt: skip
+_ID = re.compile(r"(ISIC_\d+)(_downsampled)?", re.IGNORECASE)
+_FEW = 0.01  # of the images that a table could tell of
 
 
 def read_challenge(
@@ -39,14 +43,15 @@ def read_challenge(
         labels, marked = from_one_hot(table, [*columns, unknown] if unknown else columns, path)
         group: pd.Series | str = ""
         attributes, of_people = None, None
+        warnings: tuple[str, ...] = ()
         if word in metadata:
-            known = look_up(metadata[word], image)
+            known, warnings = look_up(metadata[word], image)
             group = known[lesion] if (lesion := find_column(list(known.columns), "lesion_id")) else ""
             attributes = present_columns(known, "age_approx", "anatom_site_general", "sex")
             of_people = people_of(known)
         split = SPLITS[word.lower()]
         rows = rows_of(image, labels, group=group, split=split, attributes=attributes, people=of_people)
-        of_split = without_unmarked(Draft(rows, path.name, classes), marked)
+        of_split = without_unmarked(Draft(rows, path.name, classes, warnings=warnings), marked)
         drafts.append(_without_unknown(of_split, unknown) if unknown else of_split)
     return together(folder, drafts)
 
@@ -83,22 +88,45 @@ def together(folder: Folder, drafts: list[Draft]) -> Draft | None:
         (*(note for draft in kept for note in draft.notes), *absent),
         unusable={note: number for draft in kept for note, number in draft.unusable.items()},
         left_out=tuple(name for draft in kept for name in draft.left_out),
+        warnings=tuple(line for draft in kept for line in draft.warnings),
     )
 
 
-def look_up(path: Path, images: pd.Series) -> pd.DataFrame:
-    """Return the row of the table at `path` for each of `images`, `""` if it has none.
+def keys(names: pd.Series) -> pd.Series:
+    """Return what two tables call an image alike: its ISIC id, otherwise its name without folders and extension."""
+    stems = {name: stem(name) for name in names.unique()}
+    known = {name: match[1].upper() for name, it in stems.items() if (match := _ID.fullmatch(it))}
+    return names.map({**stems, **known})
+
+
+def hardly_named(path: Path, names: pd.Series, images: pd.Series) -> tuple[str, ...]:
+    """Return a warning if the table at `path` names hardly any of `images`: it may have another spelling for them."""
+    names = names[names != ""]
+    found = keys(images).isin(keys(names)).sum()
+    if names.empty or images.empty or found >= _FEW * min(len(images), len(names)):
+        return ()
+    return (
+        f"{path.name} names {found:,} of {count(len(images), 'image')} ('{printable(names.iloc[0])}' in it, "
+        f"'{printable(images.iloc[0])}' where the classes are), so that hardly anything it tells is known of them: "
+        "if it should, write the names in one way",
+    )
+
+
+def look_up(path: Path, images: pd.Series) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the row of the table at `path` for each of `images`, `""` if it has none, and a warning if few have one.
 
     Raises:
         UserError: the table has two different rows for one of `images`.
     """
     table = read_table(path)
     key = need_column(table, path, "image", "image_id", "image_name", "isic_id")
-    table = table[table[key].isin(images)].drop_duplicates()  # faults in the rows of other images do not matter
+    wanted, warnings = keys(images), hardly_named(path, table[key], images)
+    table = table.assign(**{key: keys(table[key])})
+    table = table[table[key].isin(wanted)].drop_duplicates()  # faults in the rows of other images do not matter
     twice = table[key].duplicated()
     if twice.any():
         raise UserError(f"{path} has two rows for '{table.loc[twice, key].iloc[0]}', which disagree: keep one")
-    return table.set_index(key).reindex(images).fillna("").set_axis(images.index)
+    return table.set_index(key).reindex(wanted).fillna("").set_axis(images.index), warnings
 
 
 def benign_or_malignant(table: pd.DataFrame, image: str, columns: list[str], source: str) -> pd.Series:
@@ -141,7 +169,7 @@ def without_classes(folder: Folder, draft: Draft, paths: list[str], image: str) 
         return draft
     tables = [read_table(folder.root / path) for path in paths]
     names = pd.concat([table[find_column(list(table.columns), image)] for table in tables])
-    left_out = tuple(names[(names != "") & ~names.isin(draft.rows["image"])].unique())
+    left_out = tuple(names[(names != "") & ~keys(names).isin(keys(draft.rows["image"]))].unique())
     give = "give" if len(paths) > 1 else "gives"
     note = f"{listed(paths)} {give} no class of {count(len(left_out), 'image')}: left out"
     return replace(draft, notes=(*draft.notes, note), left_out=(*draft.left_out, *left_out))
