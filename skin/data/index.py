@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import posixpath
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -323,14 +324,14 @@ def _with_broken_links(draft: Draft, folder: Folder) -> Draft:
 def _with_files(draft: Draft, folder: Folder) -> Draft:
     """Add the column `file`, leave out the rows without an image, and note the images that no row names."""
     rows = draft.rows
+    notes = _words(rows, draft.source)
     if "file" in rows:
         for file in rows["file"]:
             folder.refuse_link(file)
-        return draft
+        return replace(draft, notes=(*draft.notes, *notes))
     names = rows["image"]
     if (names == "").any():
         raise UserError(f"{draft.source} has a row without an image name: correct the table")
-    notes = _words(rows, draft.source)
     names, of_paths = relative_names(names, folder, draft.source)
     files, extensions = _find(names, folder, draft.source)
     notes += [*of_paths, *extensions]
@@ -408,7 +409,10 @@ def _words(rows: pd.DataFrame, source: str) -> list[str]:
         unknown = names.map(is_unknown).astype(bool) & (column == "label")  # of groups there is a warning
         for name in names[is_word(names) | unknown]:
             rows_of = count((values == name).sum(), "row")
-            notes.append(f"{source}: '{name}' is the {what} of {rows_of}; where none is known, leave the cell empty")
+            remedy = "leave the cell empty"
+            if "file" in rows and column == "label":  # a folder, or a record inside a large file
+                remedy = f"--ignore-class {shlex.quote(name)} leaves them out"
+            notes.append(f"{source}: '{name}' is the {what} of {rows_of}; where none is known, {remedy}")
     return notes
 
 

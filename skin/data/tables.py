@@ -30,7 +30,7 @@ import pandas as pd
 pd.set_option("mode.string_storage", "python")
 
 _WORDS = ("na", "n/a", "null", "none", "<na>")  # "nan" is no word here: pandas writes a missing value so
-_NAN = ("nan", "NaN", "NAN", "Nan")
+NAN = ("nan", "NaN", "NAN", "Nan")
 _ERROR = re.compile(r"#(N/A|NAME\?|[A-Z0/]+!)")  # of a formula in a spreadsheet
 SIGNS = re.compile(r"[\s_.#]+")  # in which spellings of a word for a missing value differ
 _TRUE = {"1": 1, "1.0": 1, "1,0": 1, "true": 1, "yes": 1}
@@ -93,8 +93,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         table = table[~blank].reset_index(drop=True)
     if table.empty:
         raise UserError(f"{path} has a header and no rows")
-    for name in table.columns if any(word.encode() in content for word in _NAN) else ():
-        missing = table[name].isin(_NAN)
+    for name in table.columns if any(word.encode() in content for word in NAN) else ():
+        missing = table[name].isin(NAN)
         if missing.any():
             table[name] = table[name].mask(missing, "")
     for name in table.columns if b"#" in content else ():

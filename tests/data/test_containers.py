@@ -430,6 +430,31 @@ def test_a_parquet_file_that_cannot_be_used_says_what_it_lacks(
         read_index(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["parquet", "json", "txt"])
+@pytest.mark.parametrize("word", ["nan", "N/A"])
+def test_nan_is_no_class_and_other_words_for_a_missing_one_are_said(kind: str, word: str, tmp_path: Path) -> None:
+    labels: list[Any] = [word, *LABELS[1:]]
+    if kind == "parquet":
+        if word == "nan":
+            labels = [float("nan"), *(float(label == "mel") for label in LABELS[1:])]
+        parquet(tmp_path / "a.parquet", label=None, dx=pa.array(labels))
+    else:
+        files = samples(kind)
+        text = files["ISIC_0000000." + kind].decode().replace('"mel"', "NaN" if word == "nan" else f'"{word}"')
+        tar(tmp_path / "a.tar", files | {"ISIC_0000000." + kind: (text if kind == "json" else word).encode()})
+    index = read_index(tmp_path, allow_missing=True)
+    said = [note for note in index.notes if "without a class" in note or "is the class of" in note]
+    source = "a.parquet" if kind == "parquet" else "a.tar"
+    assert len(index.rows) == COUNT - (word == "nan")
+    if word == "nan":
+        assert word not in index.classes
+        assert said[0].startswith(f"{source} has 1 row without a class")
+    else:
+        remedy = "where none is known, --ignore-class N/A leaves them out"
+        assert said == [f"{source}: 'N/A' is the class of 1 row; {remedy}"]
+        assert "N/A" not in read_index(tmp_path, ignore_class=["N/A"]).classes
+
+
 @pytest.mark.parametrize("form", ["lists", "lists of fixed size", "bytes", "bytes of fixed size"])
 def test_classes_in_lists_of_one_or_as_bytes_are_classes(form: str, tmp_path: Path) -> None:
     kinds = {"lists of fixed size": pa.list_(pa.int64(), 1), "bytes of fixed size": pa.binary(3)}

@@ -456,6 +456,13 @@ def test_minus_one_is_no_class(tmp_path: Path) -> None:
     assert index.unnamed == ()
 
 
+def test_nan_in_json_lines_is_no_class(tmp_path: Path) -> None:
+    lines = "".join(f'{{"file_name": "{n}.jpg", "label": {label}}}\n' for n, label in enumerate(("NaN", 0, 1)))
+    write(tmp_path, {"metadata.jsonl": lines}, "0.jpg", "1.jpg", "2.jpg")
+    assert "metadata.jsonl has 1 row without a class (first: 0.jpg)" in refusal(tmp_path)
+    assert read_index(tmp_path, allow_missing=True).classes == ("0", "1")
+
+
 def test_several_columns_that_may_be_the_classes_are_said(tmp_path: Path) -> None:
     table = "file_name,diagnosis,target\n0.jpg,mel,1\n1.jpg,nv,0\n"
     index = read_index(write(tmp_path, {"metadata.csv": table}, "0.jpg", "1.jpg"))

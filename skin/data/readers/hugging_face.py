@@ -9,7 +9,7 @@ from skin.data.folder import Folder
 from skin.data.index import Draft, count
 from skin.data.readers.common import SPLITS, Layout, joined_people, listed, people_columns, people_of, rows_of
 from skin.data.readers.set_tables import read_lines
-from skin.data.tables import GROUP_COLUMNS, find_column, read_table
+from skin.data.tables import GROUP_COLUMNS, NAN, find_column, read_table
 from skin.utils.errors import UserError
 
 import pandas as pd
@@ -87,7 +87,8 @@ def _read_lines(folder: Folder, path: str) -> pd.DataFrame:
 def _text(value: object) -> str | None:
     if isinstance(value, (list, dict)):
         return None
-    return "" if value is None else str(value).strip()
+    text = "" if value is None else str(value).strip()
+    return "" if text in NAN else text
 
 
 def _rows(path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from skin.data.folder import Folder
 from skin.data.index import Draft, count
 from skin.data.readers.common import Layout
 from skin.data.readers.records import label_column, of_suffix, rows_of_records, split_of, unless_others_read
+from skin.data.tables import NAN
 from skin.utils.errors import UserError
 
 import numpy as np
@@ -124,10 +125,11 @@ def _is_text(kind: pyarrow.DataType) -> bool:
 
 
 def _as_text(column: pyarrow.ChunkedArray) -> list[str]:
-    """Return the values of a column as they are written, `""` for a missing one."""
+    """Return the values of a column as they are written, `""` for a missing one or `nan`."""
     import pyarrow as pa
 
-    return [(value or "").strip() for value in column.cast(pa.string()).to_pylist()]
+    values = [(value or "").strip() for value in column.cast(pa.string()).to_pylist()]
+    return ["" if value in NAN else value for value in values]
 
 
 def _has_picture(parquet: pyarrow.parquet.ParquetFile, picture: str) -> np.ndarray:

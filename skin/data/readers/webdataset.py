@@ -12,6 +12,7 @@ from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.index import Draft
 from skin.data.readers.common import Layout
 from skin.data.readers.records import label_column, of_suffix, rows_of_records, split_of, unless_others_read
+from skin.data.tables import NAN
 from skin.utils.errors import UserError
 
 import pandas as pd
@@ -64,8 +65,8 @@ def _rows(folder: Folder, path: str, samples: dict[str, dict[str, str]]) -> pd.D
     """Return the rows of a tar; None if it has no labels at all. A sample without one has `""`."""
 
     def text(member: str) -> str:
-        content = read_member(f"{folder.root / path}::{member}", _MOST)
-        return content.decode("utf-8", "replace").strip()
+        content = read_member(f"{folder.root / path}::{member}", _MOST).decode("utf-8", "replace").strip()
+        return "" if content in NAN else content
 
     records = pd.DataFrame([
         _record(text(of_sample[_RECORD]), f"{path}::{of_sample[_RECORD]}") if _RECORD in of_sample else {}
@@ -93,7 +94,7 @@ def _record(text: str, name: str) -> dict[str, str]:
     if not isinstance(record, dict):
         raise UserError(f"{name} is no JSON record: it needs a value 'label' in braces")
     return {
-        str(key): "" if value is None else str(value)
+        str(key): "" if value is None or str(value) in NAN else str(value)
         for key, value in record.items()
         if not isinstance(value, (dict, list))
     }
