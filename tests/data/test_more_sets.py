@@ -448,10 +448,12 @@ def test_numbers_as_classes_are_said_and_images_without_label_left_out(tmp_path:
     assert index.unnamed == ()
 
 
-def test_minus_one_is_no_class(tmp_path: Path) -> None:
-    table = "file_name,label\n0.jpg,0\n1.jpg,-1\n2.jpg,1\n"
-    index = read_index(write(tmp_path, {"metadata.csv": table}, "0.jpg", "1.jpg", "2.jpg"))
-    assert index.classes == ("0", "1")
+@pytest.mark.parametrize("labels", [("0", "-1", "1"), ("0.0", "-1.0", "1.0"), ("0", "-1", "1", "")])
+def test_minus_one_is_no_class(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    table = "file_name,label\n" + "".join(f"{n}.jpg,{label}\n" for n, label in enumerate(labels))
+    write(tmp_path, {"metadata.csv": table}, *(f"{n}.jpg" for n in range(len(labels))))
+    index = read_index(tmp_path, allow_missing=True)
+    assert index.classes == (labels[0], labels[2])
     assert "metadata.csv marks 1 image -1 (no label): left out" in index.notes
     assert index.unnamed == ()
 
@@ -480,6 +482,11 @@ def test_several_columns_that_may_be_the_classes_are_said(tmp_path: Path) -> Non
             "holds metadata.csv and metadata.jsonl, two tables of the same images: keep one",
         ),
         ({"metadata.csv": "file_name,label\n0.jpg,a\n../1.jpg,b\n"}, "outside the data folder"),
+        ({"metadata.csv": "file_name,label,split\n0.jpg,a,train\n1.jpg,b,holdout\n"}, "row 3: the split 'holdout'"),
+        (
+            {"metadata.jsonl": '{"file_name": "0.jpg", "label": "a", "split": "holdout"}\n'},
+            "row 1: the split 'holdout' is none of train, val, test",
+        ),
     ],
 )
 def test_hugging_face_tables_that_are_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skin.data.folder import Folder
+from skin.data.folder import Folder, is_table
 from skin.data.groups import join_groups
 from skin.data.index import COLUMNS, PEOPLE, Draft
 from skin.data.tables import (
@@ -150,8 +150,9 @@ def split_words(values: pd.Series, path: Path) -> pd.Series:
     unknown = ~words.isin([*SPLITS, ""])
     if unknown.any():
         row = int(np.flatnonzero(unknown)[0])
+        number = row_number(path, row) if is_table(path.name) else row + 1  # lines of JSON have no header
         raise UserError(
-            f"{path}, row {row_number(path, row)}: the split '{values.iloc[row]}' is none of train, val, test: "
+            f"{path}, row {number}: the split '{values.iloc[row]}' is none of train, val, test: "
             "correct the table"
         )
     return words.replace(SPLITS)

@@ -7,7 +7,16 @@ import posixpath
 
 from skin.data.folder import Folder
 from skin.data.index import Draft, count
-from skin.data.readers.common import SPLITS, Layout, joined_people, listed, people_columns, people_of, rows_of
+from skin.data.readers.common import (
+    SPLITS,
+    Layout,
+    joined_people,
+    listed,
+    people_columns,
+    people_of,
+    rows_of,
+    split_words,
+)
 from skin.data.readers.set_tables import read_lines
 from skin.data.tables import GROUP_COLUMNS, NAN, find_column, read_table
 from skin.utils.errors import UserError
@@ -28,7 +37,7 @@ def read(folder: Folder) -> Draft | None:
         return None
     rows, notes, left_out = [], [], []
     for path, table in tables.items():
-        part = _rows(path, table, label)
+        part = _rows(folder, path, table, label)
         if label not in table:
             notes.append(f"{path} has no column {label}: {count(len(part), 'image')} left out")
             left_out += list(part["image"])
@@ -37,9 +46,10 @@ def read(folder: Folder) -> Draft | None:
     whole = pd.concat(rows, ignore_index=True).fillna("")
     sources = [path for path, table in tables.items() if label in table]
     source = listed(sources)
-    if whole["label"].str.fullmatch(r"-?\d+").all():
+    told = whole.loc[whole["label"] != "", "label"]
+    if len(told) and told.str.fullmatch(r"-?\d+(\.0+)?").all():
         notes.append(f"the classes of {source} are numbers without names")
-        hidden = whole["label"] == "-1"  # the mark of an image whose label is kept back
+        hidden = whole["label"].str.fullmatch(r"-1(\.0+)?")  # the mark of an image whose label is kept back
         if hidden.any():
             notes.append(f"{source} marks {count(int(hidden.sum()), 'image')} -1 (no label): left out")
             left_out += list(whole.loc[hidden, "image"])
@@ -91,8 +101,12 @@ def _text(value: object) -> str | None:
     return "" if text in NAN else text
 
 
-def _rows(path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:
-    """Return the rows of one table. Its folder, or the first folder of a name, may be that of a split."""
+def _rows(folder: Folder, path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:
+    """Return the rows of one table. Its folder, or the first folder of a name, may be that of a split.
+
+    Raises:
+        UserError: neither is, and a column of splits has other words.
+    """
     name = find_column(list(table.columns), "file_name") or ""
     beside = posixpath.dirname(path)
     above = next((SPLITS[part.lower()] for part in reversed(beside.split("/")) if part.lower() in SPLITS), "")
@@ -102,8 +116,8 @@ def _rows(path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:
     known = [*people_columns(table), *([own] if own else [])]
     used = [name, label, *known]
     told = find_column(list(table.columns), "split")
-    if told and not above and not (split != "").any() and table[told].str.lower().isin([*SPLITS, ""]).all():
-        split = table[told].str.lower().replace(SPLITS)
+    if told and not above and not (split != "").any():
+        split = split_words(table[told], folder.root / path)
         used.append(told)
     return rows_of(
         files.map(lambda file: posixpath.join(beside, file) if file else ""),
