@@ -613,6 +613,15 @@ def test_a_class_may_be_called_none_and_an_attribute_not(tmp_path: Path) -> None
     assert "labels.csv: 'NA' is the group of 1 row; where none is known, leave the cell empty" in index.notes
 
 
+@pytest.mark.parametrize(("head", "source"), [("image,label", "labels.csv"), ("file_name,label", "metadata.csv")])
+def test_columns_that_mark_a_split_are_not_passed_over_in_silence(tmp_path: Path, head: str, source: str) -> None:
+    write(tmp_path, {source: f"{head},is_test,Is Train\na.jpg,mel,1,0\nb.jpg,nv,0,1\n", **images("a.jpg", "b.jpg")})
+    index = read_index(tmp_path, labels=tmp_path / source if source == "labels.csv" else None)
+    assert index.notes == (
+        f"{source}: is_test and Is Train not read; splits are the words train, val and test in a column 'split'",
+    )
+
+
 def test_words_for_a_gap_are_no_mark_in_a_one_hot_table(tmp_path: Path) -> None:
     labels = labelled(tmp_path, "image,mel,nv\na,1,NA\nb,none,1\nc,null,1\n")
     assert column(read_index(tmp_path, labels=labels), "label") == EXPECTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,8 @@ SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 _NAMES = (PATIENT_COLUMNS, LESION_COLUMNS)  # of `PEOPLE`
+
+_MARK_OF_SPLIT = re.compile(rf"(is|in)_({'|'.join(SPLITS)})")
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,14 @@ def split_words(values: pd.Series, path: Path) -> pd.Series:
             "correct the table"
         )
     return words.replace(SPLITS)
+
+
+def split_marks(columns: Sequence[str], source: str) -> list[str]:
+    """Return a note on columns such as `is_test`, which are not read, for a table without a column of splits."""
+    marks = [name for name in columns if _MARK_OF_SPLIT.fullmatch(spelling(name))]
+    if not marks:
+        return []
+    return [f"{source}: {listed(marks)} not read; splits are the words train, val and test in a column 'split'"]
 
 
 def tables_with(folder: Folder, *columns: str, names: Sequence[str] = ()) -> list[str]:

@@ -15,6 +15,7 @@ from skin.data.readers.common import (
     people_columns,
     people_of,
     rows_of,
+    split_marks,
     split_words,
 )
 from skin.data.readers.set_tables import read_lines
@@ -56,6 +57,8 @@ def read(folder: Folder) -> Draft | None:
             whole = whole[~hidden]
     if others := [name for name in dict.fromkeys(columns) if name != label and find_column([name], *_LABELS)]:
         notes.append(f"labels are the column {label} of {source}; others: {', '.join(others)}")
+    if (whole["split"] == "").all():
+        notes += split_marks(list(dict.fromkeys(columns)), source)
     return Draft(whole, source, notes=tuple(notes), left_out=tuple(left_out))
 
 

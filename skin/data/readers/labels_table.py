@@ -7,7 +7,15 @@ from pathlib import Path
 from skin.data.folder import Folder, image_suffix
 from skin.data.index import Draft
 from skin.data.naming import Images, likeliest, stem
-from skin.data.readers.common import joined_people, people_columns, people_of, rows_of, split_words, without_unmarked
+from skin.data.readers.common import (
+    joined_people,
+    people_columns,
+    people_of,
+    rows_of,
+    split_marks,
+    split_words,
+    without_unmarked,
+)
 from skin.data.tables import (
     GROUP_COLUMNS,
     IMAGE_COLUMNS,
@@ -88,6 +96,7 @@ def labels_table(
     taken = _taken(columns, label, groups, split)
     taken = ", ".join(filter(None, (of_image, taken)))
     notes = [*([f"{path.name}: {taken}"] if taken else []), *encoding_note(path)]
+    notes += [] if split else split_marks(columns, path.name)
     return without_unmarked(Draft(rows, path.name, classes, tuple(notes)), marked)
 
 
