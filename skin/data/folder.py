@@ -29,6 +29,7 @@ _SYSTEM = frozenset((
 _DICOM = (".dcm", ".dicom")
 _PLAIN_SUFFIXES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _LARGEST = 2**27  # bytes of a picture that are compared
+_DOWNLOADED_AGAIN = re.compile(r" ?\(\d+\)(?=\.[a-z]+$|$)")
 _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead anywhere
 
 
@@ -191,11 +192,14 @@ class Folder:
     def table(self, *names: str) -> Path | None:
         """Return the table with one of these file names, wherever it lies in the folder.
 
+        A second download of it, `name (1).csv`, is taken if the first is not there.
+
         Raises:
             UserError: there are several, and they differ, or it is a link that leads out of the folder.
         """
         wanted = {name.lower() for name in names}
-        found = self.distinct([path for path in self.tables if posixpath.basename(path).lower() in wanted])
+        named = [path for path in self.tables if posixpath.basename(path).lower() in wanted]
+        found = self.distinct(named or [path for path in self.tables if name_of_first(path) in wanted])
         if len(found) > 1:
             raise UserError(
                 f"{self.root} holds {' and '.join(found)}, which disagree: keep one, "
@@ -345,6 +349,11 @@ def is_table(name: str) -> bool:
     name = posixpath.basename(name)
     suffix = posixpath.splitext(name)[1].lower()
     return suffix in _TABLE_SUFFIXES or name == "HAM10000_metadata"  # as the Harvard Dataverse names it
+
+
+def name_of_first(path: str) -> str:
+    """Return the name that a file had, in small letters, before a browser numbered it: `a.csv` for `A (1).csv`."""
+    return _DOWNLOADED_AGAIN.sub("", posixpath.basename(path).lower())
 
 
 def image_suffix(name: str) -> str:

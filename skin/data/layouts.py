@@ -45,7 +45,7 @@ from skin.data.readers import (
     sd_198,
     webdataset,
 )
-from skin.data.readers.folder_tables import usable_with_labels, with_folders
+from skin.data.readers.folder_tables import usable_with_labels, with_folders, with_groups_beside
 from skin.data.readers.labels_table import labels_table
 from skin.data.tables import encoding_note
 from skin.utils.errors import UserError
@@ -109,6 +109,7 @@ def read_index(
     folder = Folder(Path(root), group_column)
     if labels:
         name, draft = "labels table", labels_table(folder, Path(labels), label_column, group_column)
+        draft = with_groups_beside(folder, draft, Path(labels))
     else:
         name, draft = _only_layout(folder)
         notes = [note for path in _sources(folder, draft) for note in encoding_note(path)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 from skin.data.class_names import match_classes, readable_name
@@ -611,6 +612,35 @@ def test_a_class_may_be_called_none_and_an_attribute_not(tmp_path: Path) -> None
     assert index.rows["age"].isna().tolist() == [False, True]
     assert "labels.csv: 'none' is the class of 1 row; where none is known, leave the cell empty" in index.notes
     assert "labels.csv: 'NA' is the group of 1 row; where none is known, leave the cell empty" in index.notes
+
+
+def test_a_table_of_labels_without_lesions_takes_those_of_another_table(tmp_path: Path) -> None:
+    """The table that the advice names is one-hot, and the lesions are in a table beside it."""
+    names = [f"i{n}" for n in range(8)]
+    marks = "".join(f"{name},{n // 4},{1 - n // 4}\n" for n, name in enumerate(names))
+    lesions = "".join(f"{name}.jpg,{n},L{n // 2}\n" for n, name in enumerate(names))
+    tables = {"train.csv": f"image,mel,nv\n{marks}", "meta.csv": f"image,age,lesion_id\n{lesions}"}
+    write(tmp_path, {**tables, **images(*(f"train/{name}.jpg" for name in names))})
+    advised = f"--labels {tmp_path / 'train.csv'} reads its table"
+    with pytest.raises(UserError, match=re.escape(advised)):
+        read_index(tmp_path)
+    index = read_index(tmp_path, labels=tmp_path / "train.csv")
+    assert index.rows["group"].tolist() == [f"L{n // 2}" for n in range(8)]
+    assert index.notes == ("meta.csv tells lesions and patients",)
+    write(tmp_path, {"train.csv": "image,group,label\ni0,a,mel\ni1,a,nv\n"})
+    assert read_index(tmp_path, labels=tmp_path / "train.csv").rows["group"].tolist() == ["a", "a"]
+
+
+def test_a_table_that_a_browser_numbered_is_that_table(tmp_path: Path) -> None:
+    truth = "image,MEL,NV,BCC,AK,BKL,DF,VASC,SCC\nI1,1,0,0,0,0,0,0,0\nI2,1,0,0,0,0,0,0,0\nI3,0,1,0,0,0,0,0,0\n"
+    lesions = "image,age_approx,lesion_id\nI1,50,L1\nI2,50,L1\nI3,60,L2\n"
+    tables = {"ISIC_2019_Training_GroundTruth (1).csv": truth, "ISIC_2019_Training_Metadata(2).csv": lesions}
+    write(tmp_path, {**tables, **images("I1.jpg", "I2.jpg", "I3.jpg")})
+    index = read_index(tmp_path)
+    assert index.layout == "ISIC 2019"
+    assert column(index, "group") == {"I1": "L1", "I2": "L1", "I3": "L2"}
+    write(tmp_path, {"ISIC_2019_Training_GroundTruth.csv": truth.replace("I3,0,1,0", "I3,0,0,1")})
+    assert column(read_index(tmp_path), "label")["I3"] == "BCC"  # the first download, where both are there
 
 
 @pytest.mark.parametrize(("head", "source"), [("image,label", "labels.csv"), ("file_name,label", "metadata.csv")])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from skin.data.folder import Folder, is_table
+from skin.data.folder import Folder, is_table, name_of_first
 from skin.data.groups import join_groups
 from skin.data.index import COLUMNS, PEOPLE, Draft
 from skin.data.tables import (
@@ -177,7 +177,7 @@ def tables_with(folder: Folder, *columns: str, names: Sequence[str] = ()) -> lis
     """
     found = []
     for path in folder.tables:
-        if names and posixpath.basename(path).lower() not in names:
+        if names and name_of_first(path) not in names:
             continue
         if all(find_column(folder.columns(path), column) for column in columns):
             found.append(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from skin.data.class_names import match_classes
@@ -13,7 +14,7 @@ from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.naming import Images, stem
-from skin.data.readers.common import joined_people, people_columns
+from skin.data.readers.common import joined_people, listed, people_columns
 from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.readers.labels_table import labels_table
 from skin.data.tables import GROUP_COLUMNS, find_column, from_one_hot, is_one_hot, read_table, spelling
@@ -62,7 +63,30 @@ def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> Told:
     Raises:
         NoClassFolders: a table names the images, and what it says of them contradicts the folders.
     """
-    label_of = {place.path: place.label for place in tree.places}
+    return _groups_told(folder, {place.path: place.label for place in tree.places}, paths)
+
+
+def with_groups_beside(folder: Folder, draft: Draft, labels: Path) -> Draft:
+    """Return the draft of the table `labels`, with the lesions or patients of other tables if it tells none."""
+    rows, own = draft.rows, labels.resolve()
+    others = [path for path in folder.tables if (folder.root / path).resolve() != own]
+    if folder.group_column or not others or (rows["group"] != "").any():
+        return draft
+    label_of = dict(zip(rows["image"], rows["label"], strict=True))
+    told = _groups_told(folder, label_of, others, by_folders=False)
+    if not told.groups:
+        return draft
+    note = f"{listed(told.tables)} {'tell' if len(told.tables) > 1 else 'tells'} lesions and patients"
+    return replace(
+        draft,
+        rows=rows.assign(group=rows["image"].map(told.groups).fillna("")),
+        notes=(*draft.notes, note),
+        warnings=(*draft.warnings, *told.warnings),
+    )
+
+
+def _groups_told(folder: Folder, label_of: dict[str, str], paths: list[str], by_folders: bool = True) -> Told:
+    """Return what the tables `paths` tell of images, given with their labels; `by_folders` if those are folders."""
     images = Images(label_of, label_of)
     own = {spelling(name) for name in (*GROUP_COLUMNS, folder.group_column or "group")}
     parts, warnings = {}, []
@@ -87,7 +111,8 @@ def groups_beside(folder: Folder, tree: Tree, paths: list[str]) -> Told:
             warnings.append(_on_unclear(path, about.unclear))
         if rows["_image"].nunique() < _HALF * len(label_of):
             continue
-        _refuse_contradiction(folder, path, rows.rename(columns=spelling), label_of, bool(known))
+        if by_folders:
+            _refuse_contradiction(folder, path, rows.rename(columns=spelling), label_of, bool(known))
         if known and about.changed:
             warnings.append(f"{path} {about.changed}")
         if known:

@@ -15,7 +15,7 @@ from skin.utils.errors import UserError
 
 import pandas as pd
 
-_TRUTH = re.compile(r"ISBI2016_ISIC_Part3B?_(?P<split>Training|Test)_GroundTruth\.csv", re.IGNORECASE)
+_TRUTH = re.compile(r"ISBI2016_ISIC_Part3B?_(?P<split>Training|Test)_GroundTruth( ?\(\d+\))?\.csv", re.IGNORECASE)
 _CLASSES = ("benign", "malignant")
 
 

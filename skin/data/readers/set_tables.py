@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from skin.data.folder import Folder, image_suffix
+from skin.data.folder import Folder, image_suffix, name_of_first
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.readers.common import listed, people_of, present_columns, rows_of, split_words, tables_with
@@ -49,7 +48,7 @@ def workbook(folder: Folder, name: str) -> Path | None:
     Raises:
         UserError: there are several, and they differ.
     """
-    found = folder.distinct([path for path in folder.others if posixpath.basename(path).lower() == name])
+    found = folder.distinct([path for path in folder.others if name_of_first(path) == name])
     if len(found) > 1:
         raise UserError(f"{folder.root} holds {listed(found)}, which disagree: keep one")
     return folder.root / found[0] if found else None
