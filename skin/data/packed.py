@@ -23,11 +23,12 @@ _SHOWN = 3
 def packed(folder: Folder, *, certain: bool = False) -> list[str]:
     """List the archives in `folder` that are still packed, relative to it.
 
-    A zip is still packed if the folder lacks most of the images and tables in it; with `certain`, of its images.
-    Other archives are not looked into: they count, but not with `certain`.
+    A zip is still packed if the folder lacks most of the images and tables in it, or an archive that is in it. With
+    `certain`, its images alone count. Other archives are not looked into: they count, but not with `certain`.
     """
     archives = [path for path in folder.others if _suffix(path)]
-    here = {_name(path) for path in (*folder.images, *folder.tables)} if archives else set()
+    there = (*folder.images, *folder.tables, *archives, *folder.folders)
+    here = {_name(path) for path in there} if archives else set()
     lacks = {path: _lacks(folder, path, here, certain) for path in archives}
     return [path for path, state in lacks.items() if state or (state is None and not certain)]
 
@@ -61,9 +62,12 @@ def _lacks(folder: Folder, path: str, here: set[str], images_only: bool) -> bool
             members = archive.namelist()
     except (UserError, OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return None
+    if not images_only and any(_suffix(name) and _name(name) not in here for name in members):
+        return True  # what is in the archive within is not known
     held = {_name(name) for name in members if image_suffix(name) or (not images_only and is_table(name))}
     return len(held - here) > len(held) / 2
 
 
 def _name(path: str) -> str:
-    return posixpath.splitext(posixpath.basename(path))[0]
+    name = posixpath.basename(path)
+    return name[: -len(suffix)] if (suffix := _suffix(name)) else posixpath.splitext(name)[0]

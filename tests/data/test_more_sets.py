@@ -635,6 +635,23 @@ def test_a_part_that_is_still_packed_is_named_beside_those_that_are_not(tmp_path
     assert "over 1 % of 2 rows; part_2.zip is still packed; unpack with: unzip -d " in message
 
 
+def test_a_zip_within_a_zip_is_found_step_by_step(tmp_path: Path) -> None:
+    """As the Harvard Dataverse packs HAM10000, of which one part was unpacked."""
+    write(tmp_path, {"HAM10000_metadata.csv": HAM}, "HAM10000_images_part_1/I1.jpg")
+    parts = [packed(tmp_path / f"HAM10000_images_part_{n}.zip", f"I{n}.jpg") for n in (1, 2)]
+    with zipfile.ZipFile(tmp_path / "dataverse_files.zip", "w") as archive:
+        archive.writestr("HAM10000_metadata.csv", HAM)
+        for part in parts:
+            archive.write(part, part.name)
+            part.unlink()
+    for name in ("dataverse_files.zip", "dataverse_files/HAM10000_images_part_2.zip"):
+        message = refusal(tmp_path)
+        assert f"; {name} is still packed; unpack with: " in message
+        follow(message.partition("unpack with: ")[2])
+    index = read_index(tmp_path)
+    assert (len(index.rows), index.notes) == (2, ())
+
+
 @pytest.mark.parametrize(
     ("name", "command"),
     [
