@@ -174,6 +174,12 @@ def test_derm7pt_without_tables_of_row_numbers_has_no_split(tmp_path: Path) -> N
     assert set(index.rows["split"]) == {""}
 
 
+def test_row_numbers_of_derm7pt_may_have_a_point(tmp_path: Path) -> None:
+    files = {name: text if name.endswith("meta.csv") else text[:-1] + ".0\n" for name, text in DERM7PT.items()}
+    index = read_index(write(tmp_path, files, *DERM7PT_IMAGES))
+    assert column(index, "split") == {"N0": "val", "N5": "val", "N1": "train", "N6": "train", "N7": "test"}
+
+
 def test_cases_that_share_a_picture_are_one_group(tmp_path: Path) -> None:
     files = {"meta/meta.csv": META.replace("NEL/N7.jpg,NEL/N7.jpg", "NEL/N0.jpg,NEL/N7.jpg")}
     index = read_index(write(tmp_path, files, *(f"images/NEL/N{n}.jpg" for n in (0, 5, 1, 6, 7))))
@@ -254,6 +260,17 @@ def test_weights_that_are_none_are_refused_and_nothing_is_run(tmp_path: Path, we
 )
 def test_tables_of_scin_that_are_refused(tmp_path: Path, cases: str, weights: str, message: str) -> None:
     assert message in refusal(scin(tmp_path, cases, weights))
+
+
+@pytest.mark.parametrize(("of_cases", "of_labels"), [("10", "10.0"), ("10.0", "10"), ("10.00", "10.0")])
+def test_a_case_of_scin_may_have_a_point_in_one_table(tmp_path: Path, of_cases: str, of_labels: str) -> None:
+    index = read_index(scin(tmp_path, CASES.replace("10,", f"{of_cases},"), WEIGHTS.replace("10,", f"{of_labels},")))
+    assert (column(index, "label")["-1"], column(index, "group")["-1"]) == ("Eczema", "10")
+
+
+def test_scin_with_labels_of_other_cases_says_so(tmp_path: Path) -> None:
+    message = refusal(scin(tmp_path, CASES.replace("\n1", "\nc1")))
+    assert "scin_labels.csv tells the condition of no case of scin_cases.csv, the first of which is 'c10'" in message
 
 
 def test_scin_without_its_labels_says_what_to_download(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.readers.common import SPLITS, Layout, listed, present_columns, rows_of
-from skin.data.readers.set_tables import below, set_column, table_with
+from skin.data.readers.set_tables import below, set_column, table_with, whole_numbers
 from skin.data.tables import find_column, read_table
 from skin.utils.errors import UserError
 
@@ -58,7 +58,7 @@ def _splits(folder: Folder, meta: Path, cases: int) -> tuple[pd.Series, tuple[st
         folder.refuse_link(name)
         path = folder.root / name
         table = read_table(path)
-        numbers = table[set_column(table, path, "Derm7pt", "indexes")]
+        numbers = whole_numbers(table[set_column(table, path, "Derm7pt", "indexes")])
         wrong = ~numbers.str.fullmatch(r"\d{1,9}") | (pd.to_numeric(numbers, errors="coerce") >= cases)
         if wrong.any():
             raise UserError(

@@ -9,9 +9,9 @@ from pathlib import Path
 from skin.data.folder import Folder
 from skin.data.index import Draft, count
 from skin.data.readers.common import Layout, present_columns, rows_of
-from skin.data.readers.set_tables import set_column
+from skin.data.readers.set_tables import set_column, whole_numbers
 from skin.data.tables import find_column, read_table
-from skin.utils.errors import UserError
+from skin.utils.errors import UserError, printable
 
 import pandas as pd
 
@@ -28,8 +28,13 @@ def read(folder: Folder) -> Draft | None:
     if labels_path is None:
         raise UserError(f"{path} is of SCIN, and its labels are missing: download scin_labels.csv into {path.parent}")
     cases = read_table(path)
-    case = cases[set_column(cases, path, "SCIN", "case_id")]
+    case = whole_numbers(cases[set_column(cases, path, "SCIN", "case_id")])
     labels, ties = _conditions(labels_path)
+    if not case.isin(labels.index).any():
+        raise UserError(
+            f"{labels_path} tells the condition of no case of {path.name}, the first of which is "
+            f"'{printable(case.iloc[0])}': download both again"
+        )
     label = case.map(labels).fillna("")
     attributes = present_columns(cases, *_ATTRIBUTES).replace(dict.fromkeys(_UNKNOWN, ""))
     pictures = []
@@ -62,7 +67,7 @@ def _conditions(path: Path) -> tuple[pd.Series, int]:
     table = read_table(path)
     key = set_column(table, path, "SCIN", "case_id")
     weights = set_column(table, path, "SCIN", "weighted_skin_condition_label")
-    table = table[[key, weights]].drop_duplicates()
+    table = table[[key, weights]].assign(**{key: whole_numbers(table[key])}).drop_duplicates()
     twice = table[key].duplicated()
     if twice.any():
         case = table.loc[twice, key].iloc[0]

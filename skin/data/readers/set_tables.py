@@ -30,6 +30,11 @@ def set_column(table: pd.DataFrame, path: Path, name: str, *wanted: str) -> str:
     return found
 
 
+def whole_numbers(values: pd.Series) -> pd.Series:
+    """Return names with `1` for `1.0`, as a spreadsheet writes whole numbers in a column with an empty cell."""
+    return values.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
+
+
 def table_with(folder: Folder, columns: Sequence[str], *names: str) -> Path | None:
     """Return the table with one of these file names that has all of `columns`; None if there is none.
 
