@@ -48,7 +48,7 @@ from skin.data.readers import (
 from skin.data.readers.folder_tables import usable_with_labels, with_folders, with_groups_beside
 from skin.data.readers.labels_table import labels_table
 from skin.data.tables import encoding_note
-from skin.utils.errors import UserError
+from skin.utils.errors import UserError, printable
 
 LAYOUTS = [
     ham10000.LAYOUT,
@@ -78,6 +78,9 @@ LAYOUTS = [
     image_folders.SPLIT_FOLDERS,
     image_folders.CLASS_FOLDERS,
 ]
+
+_SPREADSHEETS = (".xlsx", ".xls", ".ods")
+_LISTS = (*_SPREADSHEETS, ".txt", ".json", ".jsonl", ".arrow")  # of labels, perhaps
 
 
 def read_index(
@@ -143,7 +146,19 @@ def _only_layout(folder: Folder) -> tuple[str, Draft]:
     table = usable_with_labels(folder)
     there = _what_is_there(folder) + (f"; {table} reads its table" if table else "")
     unpack = how_to_unpack(folder, packed(folder))
-    raise UserError(f"{folder.root} is of no known layout: {there}; {unpack or _remedy(folder)}")
+    raise UserError(f"{folder.root} is of no known layout: {there}; {unpack or _to_convert(folder) + _remedy(folder)}")
+
+
+def _to_convert(folder: Folder) -> str:
+    """Return what to do with files that have to be saved in another form before they can be read; `""` for none."""
+    arrow = list(dict.fromkeys(posixpath.dirname(path) for path in folder.others if path.lower().endswith(".arrow")))
+    if arrow:
+        saved = [(folder.root / path, folder.root / f"{path or 'data'}.parquet") for path in arrow[:3]]
+        lines = [f"datasets.load_from_disk({str(one)!r}).to_parquet({str(other)!r})" for one, other in saved]
+        return f".arrow files are not read: in Python, {'; '.join(lines)} saves them as parquet; otherwise "
+    if sheets := [path for path in folder.others if path.lower().endswith(_SPREADSHEETS)]:
+        return f"save {printable(sheets[0])} as CSV (UTF-8) and name it with --labels; otherwise "
+    return ""
 
 
 def _remedy(folder: Folder) -> str:
@@ -174,6 +189,8 @@ def _what_is_there(folder: Folder) -> str:
     for table in folder.tables[:3]:
         folder.refuse_link(table)
         found.append(f"the table {table} with the columns {', '.join(folder.columns(table)[:8])}")
+    if lists := [printable(path) for path in folder.others if path.lower().endswith(_LISTS)]:
+        found.append(f"the files {', '.join(lists[:3])}{', …' if len(lists) > 3 else ''}")
     return "it holds " + ", ".join([*found, *folder.unread[:3]])
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from skin.data import cache, containers, contents, duplicates, npz
@@ -346,6 +348,7 @@ def test_one_tar_is_a_data_folder_of_its_own(tmp_path: Path) -> None:
         ({"a.png": b"", "a.json": b"{"}, r"a\.json is no JSON"),
         ({"a.png": b"", "a.json": b"[]"}, r"a\.json is no JSON record"),
         ({"a.txt": b"1"}, "of no known layout"),
+        ({"a.v1.png": b"", "a.v1.cls": b"0"}, r"sample ends at the first dot, and a\.v1\.png has more"),
     ],
 )
 def test_a_tar_that_cannot_be_used_says_what_it_lacks(files: dict[str, bytes], reason: str, tmp_path: Path) -> None:
@@ -478,6 +481,59 @@ def test_labels_that_are_no_class_each_are_refused(cell: object, what: str, tmp_
     parquet(tmp_path / "a.parquet", label=None, labels=pa.array([cell] * COUNT))
     with pytest.raises(UserError, match=rf"a\.parquet: the column 'labels' holds {what}.*, and one class per"):
         read_index(tmp_path)
+
+
+def test_a_parquet_table_of_the_pictures_beside_it_is_read_as_hugging_face_does(tmp_path: Path) -> None:
+    names = pa.array([f"{name}.png" for name in PICTURES])
+    beside = {"image": None, "file_name": names, "patient_id": pa.array([n // 2 for n in range(COUNT)])}
+    parquet(tmp_path / "train" / "metadata.parquet", **beside)
+    for name, data in PICTURES.items():
+        (tmp_path / "train" / f"{name}.png").write_bytes(data)
+    index = read_index(tmp_path)
+    assert (index.layout, index.classes) == ("Hugging Face image folder", ("mel", "nv"))
+    assert set(index.rows["split"]) == {"train"}
+    check_rows(index)
+    assert index.rows["group"].tolist() == [str(n // 2) for n in range(COUNT)]
+
+
+def test_a_parquet_table_without_pictures_can_be_made_one_for_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet(tmp_path / "info.parquet", image=pa.array(list(PICTURES)), label=pa.array(LABELS))
+    for name, data in PICTURES.items():
+        (tmp_path / f"{name}.png").write_bytes(data)
+    with pytest.raises(UserError, match=r"info\.parquet has no column of pictures") as error:
+        read_index(tmp_path)
+    advice = re.search(r"pandas\.read_parquet\(.*index=False\)", str(error.value))
+    assert advice is not None
+    monkeypatch.chdir(tmp_path)
+    eval(advice[0], {"pandas": pd})
+    check_rows(read_index(tmp_path, labels=tmp_path / "info.csv"))
+
+
+def test_arrow_files_are_named_with_what_makes_them_parquet(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        made = parquet(tmp_path / split / "a.parquet")
+        with pa.OSFile(str(tmp_path / split / "data-00000-of-00001.arrow"), "wb") as file:
+            table = pyarrow.parquet.read_table(made)
+            with pa.ipc.new_stream(file, table.schema) as stream:
+                stream.write_table(table)
+        made.unlink()
+    with pytest.raises(UserError, match=r"\.arrow files are not read") as error:
+        read_index(tmp_path)
+
+    class SavedToDisk:  # as the library datasets reads them
+        def __init__(self, path: str) -> None:
+            (file,) = Path(path).glob("*.arrow")
+            self.table = pa.ipc.open_stream(file.read_bytes()).read_all()
+
+        def to_parquet(self, path: str) -> None:
+            pyarrow.parquet.write_table(self.table, path)
+
+    advice = str(error.value).partition("in Python, ")[2].partition(" saves them")[0]
+    exec(advice, {"datasets": SimpleNamespace(load_from_disk=SavedToDisk)})
+    index = read_index(tmp_path)
+    assert index.rows["split"].value_counts().to_dict() == {"train": COUNT, "test": COUNT}
 
 
 def test_a_piece_that_was_not_downloaded_is_named(tmp_path: Path) -> None:

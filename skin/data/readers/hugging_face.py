@@ -1,10 +1,11 @@
-"""A Hugging Face image folder: `metadata.csv` or `metadata.jsonl` with `file_name`, one or one for each split."""
+"""A Hugging Face image folder: `metadata.csv`, `.jsonl` or `.parquet` with `file_name`, one or one for each split."""
 
 from __future__ import annotations
 
 import json
 import posixpath
 
+from skin.data.containers import parquet_file
 from skin.data.folder import Folder
 from skin.data.index import Draft, count
 from skin.data.readers.common import (
@@ -18,6 +19,7 @@ from skin.data.readers.common import (
     split_marks,
     split_words,
 )
+from skin.data.readers.parquet import is_metadata, records_of
 from skin.data.readers.set_tables import read_lines
 from skin.data.tables import GROUP_COLUMNS, NAN, find_column, read_table
 from skin.utils.errors import UserError
@@ -75,6 +77,14 @@ def _tables(folder: Folder) -> dict[str, pd.DataFrame]:
             table = _read_lines(folder, path)
             if not find_column(list(table.columns), "file_name"):
                 continue
+        elif name == "metadata.parquet":
+            try:
+                parquet = parquet_file(folder.root / path)
+            except UserError:  # said by the reader of parquet files
+                continue
+            if not is_metadata(path, parquet):
+                continue
+            table = records_of(path, parquet, find_column(parquet.schema_arrow.names, *_LABELS))
         else:
             continue
         if twin := next((other for other in tables if posixpath.dirname(other) == posixpath.dirname(path)), None):
@@ -132,4 +142,4 @@ def _rows(folder: Folder, path: str, table: pd.DataFrame, label: str) -> pd.Data
     )
 
 
-LAYOUT = Layout("Hugging Face image folder", "metadata.csv or metadata.jsonl with file_name", read)
+LAYOUT = Layout("Hugging Face image folder", "metadata.csv, .jsonl or .parquet with file_name", read)

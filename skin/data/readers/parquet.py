@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from skin.data.folder import Folder
 from skin.data.index import Draft, count
 from skin.data.readers.common import Layout
 from skin.data.readers.records import label_column, of_suffix, rows_of_records, split_of, unless_others_read
-from skin.data.tables import NAN
+from skin.data.tables import NAN, find_column
 from skin.utils.errors import UserError
 
 import numpy as np
@@ -36,16 +37,22 @@ def _read(folder: Folder) -> Draft | None:
     drafts = []
     for path in found:
         parquet = parquet_file(folder.root / path)
+        if is_metadata(path, parquet):
+            continue
         columns, picture = parquet.schema_arrow.names, picture_column(parquet)
         label = label_column([name for name in columns if name != picture])
         if picture is not None and label is not None:
             drafts.append(_rows(path, parquet, picture, label))
             continue
-        lacks = "no column of pictures (bytes)" if picture is None else "no column of labels, such as 'label'"
+        lacks = "no column of labels, such as 'label'" if picture else "no column of pictures (bytes)"
+        csv = f"pandas.read_parquet({path!r}).to_csv({path.removesuffix(PARQUET) + '.csv'!r}, index=False)"
+        table = "" if picture else f"; if it is a table of pictures that are files, {csv} makes one for --labels"
         raise UserError(
             f"{folder.root / path} has {lacks}; its columns are {', '.join(columns[:12])}: rename the right one, "
-            "or save the pictures as files and name a table with --labels"
+            f"or save the pictures as files and name a table with --labels{table}"
         )
+    if not drafts:
+        return None
     rows = pd.concat([rows for rows, _ in drafts], ignore_index=True)
     attributes = [name for name in rows.columns if name not in ("image", "label", "group", "split", "file")]
     rows[attributes] = rows[attributes].fillna("")
@@ -65,29 +72,51 @@ def _refuse_gaps(folder: Folder, found: list[str]) -> None:
                 raise UserError(f"{folder.root / other} is missing, beside {path}: download it, too")
 
 
+def is_metadata(path: str, parquet: pyarrow.parquet.ParquetFile) -> bool:
+    """Return True if this is Hugging Face's table of the pictures beside it, and holds none itself."""
+    named = find_column(parquet.schema_arrow.names, "file_name") and picture_column(parquet) is None
+    return bool(named) and posixpath.basename(path).lower() == f"metadata{PARQUET}"
+
+
 def _rows(
     path: str, parquet: pyarrow.parquet.ParquetFile, picture: str, label: str
 ) -> tuple[pd.DataFrame, int]:
     """Return the rows of a file, and the number of those without a picture, which are left out."""
-    import pyarrow as pa
-
-    fields = [field for field in parquet.schema_arrow if field.name != picture]
-    wanted = [field.name for field in fields if field.name == label or not pa.types.is_nested(field.type)]
-    try:
-        table = parquet.read(columns=wanted, use_threads=False)
-        told = {name: table[name] if name != label else _one_each(table[name], path, label) for name in wanted}
-        records = pd.DataFrame({name: _as_text(told[name]) for name in wanted if _is_text(told[name].type)})
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read as a parquet file: {reason}; download it again") from error
-    names = class_names(parquet, label)
-    if names:
-        records[label] = _named(records[label], names, path)
+    records = records_of(path, parquet, label, but=picture)
     number = pd.Series(np.arange(len(records)).astype(str))
     image = path.removesuffix(PARQUET) + "/" + number
     rows = rows_of_records(image, records, label, split_of(path)).assign(file=f"{path}::" + number)
     present = _has_picture(parquet, picture)
     return rows[present], int((~present).sum())
+
+
+def records_of(
+    path: str, parquet: pyarrow.parquet.ParquetFile, label: str | None, but: str | None = None
+) -> pd.DataFrame:
+    """Return the columns of a file as text, `""` if a value is missing, but for those of bytes, lists and records.
+
+    Args:
+        path: its name in messages.
+        label: the column of the classes, whose numbers get the names that Hugging Face keeps for them.
+        but: a column to leave out.
+
+    Raises:
+        UserError: the file is damaged, or `label` holds no class each.
+    """
+    import pyarrow as pa
+
+    fields = [field for field in parquet.schema_arrow if field.name != but]
+    wanted = [field.name for field in fields if field.name == label or not pa.types.is_nested(field.type)]
+    try:
+        table = parquet.read(columns=wanted, use_threads=False)
+        told = {name: _one_each(table[name], path, name) if name == label else table[name] for name in wanted}
+        records = pd.DataFrame({name: _as_text(told[name]) for name in wanted if _is_text(told[name].type)})
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read as a parquet file: {reason}; download it again") from error
+    if label and (names := class_names(parquet, label)):
+        records[label] = _named(records[label], names, path)
+    return records
 
 
 def _one_each(column: pyarrow.ChunkedArray, path: str, label: str) -> pyarrow.ChunkedArray:

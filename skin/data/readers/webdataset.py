@@ -7,13 +7,13 @@ import posixpath
 from collections.abc import Iterable
 
 from skin.data.containers import TAR, read_member, tar_members
-from skin.data.folder import Folder
+from skin.data.folder import Folder, image_suffix
 from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.index import Draft
 from skin.data.readers.common import Layout
 from skin.data.readers.records import label_column, of_suffix, rows_of_records, split_of, unless_others_read
 from skin.data.tables import NAN
-from skin.utils.errors import UserError
+from skin.utils.errors import UserError, printable
 
 import pandas as pd
 
@@ -29,8 +29,15 @@ def _read(folder: Folder) -> Draft | None:
     parts = []
     found = of_suffix(folder, TAR)
     for path in found:
-        samples = _samples(tar_members(folder.root / path), path)
+        members = tar_members(folder.root / path)
+        samples = _samples(members, path)
         if not samples:
+            names = (member for member in members if not posixpath.basename(member).startswith("."))
+            if dotted := next(filter(image_suffix, names), None):
+                raise UserError(
+                    f"{folder.root / path}: the name of a sample ends at the first dot, and {printable(dotted)} has "
+                    "more of them: rename the members, or unpack it and name a table with --labels"
+                )
             continue
         rows = _rows(folder, path, samples)
         if rows is None:
