@@ -66,7 +66,7 @@ class Folder:
         self._links_out: set[str] = set()
         self._read_by_link: list[str] = []
         self._names: dict[str, str | tuple[str, ...]] = {}
-        if self.root.is_file() and self.root.suffix in (".npz", PARQUET, TAR):  # a folder of its own
+        if self.root.is_file() and self.root.suffix.lower() in (".npz", PARQUET, TAR):  # a folder of its own
             name, self.root = self.root.name, self.root.parent
             self._add_file(name, name)
             return

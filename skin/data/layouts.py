@@ -146,7 +146,8 @@ def _only_layout(folder: Folder) -> tuple[str, Draft]:
     table = usable_with_labels(folder)
     there = _what_is_there(folder) + (f"; {table} reads its table" if table else "")
     unpack = how_to_unpack(folder, packed(folder))
-    raise UserError(f"{folder.root} is of no known layout: {there}; {unpack or _to_convert(folder) + _remedy(folder)}")
+    remedy = unpack or _to_convert(folder) + _remedy(folder)
+    raise UserError(f"{folder.root} is of no known layout: {there}; {remedy}")
 
 
 def _to_convert(folder: Folder) -> str:

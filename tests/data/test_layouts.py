@@ -387,6 +387,23 @@ def test_dermamnist(tmp_path: Path, compressed: bool) -> None:
     assert read_index(archive).rows.equals(index.rows), "the archive itself may be named, too"
 
 
+def test_dermamnist_in_capitals(tmp_path: Path) -> None:
+    assert len(read_index(medmnist(tmp_path / "DermaMNIST.npz")).rows) == 12
+    (tmp_path / "DermaMNIST.npz").rename(tmp_path / "DERMAMNIST.NPZ")
+    with pytest.raises(UserError, match=r"must be called \.npz, in small letters: rename it"):
+        read_index(tmp_path)
+
+
+def test_files_that_may_hold_the_labels_are_named_where_no_layout_fits(tmp_path: Path) -> None:
+    write(tmp_path, {"labels.xlsx": "PK", "notes.txt": "seen twice", **images("a.jpg", "b.jpg")})
+    with pytest.raises(UserError, match=r"the files labels\.xlsx, notes\.txt; save labels\.xlsx as CSV \(UTF-8\)"):
+        read_index(tmp_path)
+    write(tmp_path, {"labels.txt": "image\tlabel\na\tmel\nb\tnv\nc\tnv\n", **images("c.jpg")})
+    with pytest.raises(UserError, match=re.escape(f"--labels {tmp_path / 'labels.txt'} reads its table")):
+        read_index(tmp_path)
+    assert column(read_index(tmp_path, labels=tmp_path / "labels.txt"), "label") == EXPECTED
+
+
 def test_rows_of_an_array_are_read_in_any_order(tmp_path: Path) -> None:
     archive = medmnist(tmp_path / "dermamnist_big.npz")
     expected = np.load(archive)["train_images"]

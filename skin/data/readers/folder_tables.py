@@ -196,7 +196,7 @@ def usable_with_labels(folder: Folder) -> str:
     """Return the option that names the one table which `--labels` can read for nearly all images, otherwise `""`."""
     stems = set(map(stem, folder.images))
     found = []
-    for path in folder.tables:
+    for path in (*folder.tables, *(path for path in folder.others if path.lower().endswith(".txt"))):
         try:
             if not _is_narrow(folder, path):
                 continue

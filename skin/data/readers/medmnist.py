@@ -22,12 +22,14 @@ _LEAK = (
 
 
 def read(folder: Folder) -> Draft | None:
-    found = [path for path in folder.archives if posixpath.basename(path).startswith("dermamnist")]
+    found = [path for path in folder.archives if posixpath.basename(path).lower().startswith("dermamnist")]
     if not found:
         return None
     if len(found) > 1:
         raise UserError(f"{folder.root} holds {' and '.join(found)}: name one, --data {folder.root / found[0]}")
     folder.refuse_link(found[0])
+    if not found[0].endswith(".npz"):
+        raise UserError(f"{folder.root / found[0]} must be called .npz, in small letters: rename it")
     archive = NpzFile(folder.root / found[0])
     splits = []
     for split in ("train", "val", "test"):
