@@ -511,6 +511,23 @@ def test_a_parquet_table_without_pictures_can_be_made_one_for_labels(
     check_rows(read_index(tmp_path, labels=tmp_path / "info.csv"))
 
 
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+def test_other_columns_that_may_be_the_classes_are_said_of_records(kind: str, tmp_path: Path) -> None:
+    names = ["melanoma" if label == "mel" else "nevus" for label in LABELS]
+    if kind == "parquet":
+        parquet(tmp_path / "a.parquet", dx=pa.array(names), age=pa.array([50] * COUNT))
+    else:
+        files = samples("json")
+        for file, label, name in zip(PICTURES, LABELS, names, strict=True):
+            files[f"{file}.json"] = json.dumps({"label": label, "dx": name}).encode()
+        tar(tmp_path / "a.tar", files)
+    index = read_index(tmp_path)
+    assert index.classes == ("mel", "nv")
+    note = f"labels are the column label of a.{kind}; others: dx; --label-column NAME takes another"
+    assert index.notes[0] == note
+    assert read_index(tmp_path, label_column="dx").classes == ("melanoma", "nevus")
+
+
 def test_arrow_files_are_named_with_what_makes_them_parquet(tmp_path: Path) -> None:
     for split in ("train", "test"):
         made = parquet(tmp_path / split / "a.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -473,6 +474,16 @@ def test_minus_one_is_no_class(tmp_path: Path, labels: tuple[str, ...]) -> None:
     assert index.classes == (labels[0], labels[2])
     assert "metadata.csv marks 1 image -1 (no label): left out" in index.notes
     assert index.unnamed == ()
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_names_beside_class_numbers_are_offered(tmp_path: Path, name: str) -> None:
+    rows = ({"file_name": f"{n}.jpg", "label": n, "Label name": word} for n, word in enumerate(("nv", "mel")))
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    table = lines if name.endswith("l") else "file_name,label,Label name\n0.jpg,0,nv\n1.jpg,1,mel\n"
+    index = read_index(write(tmp_path, {name: table}, "0.jpg", "1.jpg"))
+    assert f"the classes of {name} are numbers; --label-column 'Label name' takes the names" in index.notes
+    assert column(read_index(tmp_path, label_column="Label name"), "label") == {"0": "nv", "1": "mel"}
 
 
 def test_nan_in_json_lines_is_no_class(tmp_path: Path) -> None:

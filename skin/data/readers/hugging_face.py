@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import shlex
 
 from skin.data.containers import parquet_file
 from skin.data.folder import Folder
@@ -20,6 +21,7 @@ from skin.data.readers.common import (
     split_words,
 )
 from skin.data.readers.parquet import is_metadata, records_of
+from skin.data.readers.records import NAMES
 from skin.data.readers.set_tables import read_lines
 from skin.data.tables import GROUP_COLUMNS, NAN, find_column, read_table
 from skin.utils.errors import UserError
@@ -51,7 +53,9 @@ def read(folder: Folder) -> Draft | None:
     source = listed(sources)
     told = whole.loc[whole["label"] != "", "label"]
     if len(told) and told.str.fullmatch(r"-?\d+(\.0+)?").all():
-        notes.append(f"the classes of {source} are numbers without names")
+        names = find_column(columns, *NAMES)
+        named = f"; --label-column {shlex.quote(names)} takes the names" if names else " without names"
+        notes.append(f"the classes of {source} are numbers{named}")
         hidden = whole["label"].str.fullmatch(r"-1(\.0+)?")  # the mark of an image whose label is kept back
         if hidden.any():
             notes.append(f"{source} marks {count(int(hidden.sum()), 'image')} -1 (no label): left out")

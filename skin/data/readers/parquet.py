@@ -12,7 +12,14 @@ from skin.data.containers import PARQUET, parquet_file, picture_column
 from skin.data.folder import Folder
 from skin.data.index import Draft, count
 from skin.data.readers.common import Layout
-from skin.data.readers.records import label_column, of_suffix, rows_of_records, split_of, unless_others_read
+from skin.data.readers.records import (
+    label_column,
+    label_note,
+    of_suffix,
+    rows_of_records,
+    split_of,
+    unless_others_read,
+)
 from skin.data.tables import NAN, find_column
 from skin.utils.errors import UserError
 
@@ -58,7 +65,8 @@ def _read(folder: Folder) -> Draft | None:
     rows[attributes] = rows[attributes].fillna("")
     without = sum(missing for _, missing in drafts)
     unusable = {f"{found[0]} has {count(without, 'row')} without a picture": without} if without else {}
-    return Draft(rows, found[0] if len(found) == 1 else f"{len(found):,} .parquet files", unusable=unusable)
+    source = found[0] if len(found) == 1 else f"{len(found):,} .parquet files"
+    return Draft(rows, source, label_note=label_note(drafts[0][0], source), unusable=unusable)
 
 
 def _refuse_gaps(folder: Folder, found: list[str]) -> None:

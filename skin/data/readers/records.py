@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from skin.data.folder import Folder
-from skin.data.index import Draft
+from skin.data.index import COLUMNS, Draft
 from skin.data.readers.common import SPLITS, joined_people, people_columns, people_of, rows_of
 from skin.data.tables import GROUP_COLUMNS, find_column
 from skin.utils.errors import UserError
@@ -15,11 +15,26 @@ from skin.utils.errors import UserError
 import pandas as pd
 
 _LABELS = ("label", "labels", "class", "dx", "diagnosis", "diagnostic", "target", "category")
+NAMES = ("label_name", "label_names", "label_text", "class_name", "class_names", "target_name")  # of numbered classes
 
 
 def label_column(columns: Sequence[str]) -> str | None:
     """Return the column that tells the class; None if there is none."""
     return find_column(columns, *_LABELS)
+
+
+def label_note(rows: pd.DataFrame, source: str) -> str:
+    """Return a note on the column of the labels if other columns of the records could be meant, otherwise `""`.
+
+    Args:
+        rows: from `rows_of_records`.
+    """
+    others = [name for name in rows.columns if name not in COLUMNS and find_column([name], *_LABELS, *NAMES)]
+    if not others:
+        return ""
+    label = rows.attrs["columns"]["label"]
+    listed = ", ".join(others)
+    return f"labels are the column {label} of {source}; others: {listed}; --label-column NAME takes another"
 
 
 def rows_of_records(image: pd.Series, records: pd.DataFrame, label: str, split: str) -> pd.DataFrame:

@@ -11,7 +11,14 @@ from skin.data.folder import Folder, image_suffix
 from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.index import Draft
 from skin.data.readers.common import Layout
-from skin.data.readers.records import label_column, of_suffix, rows_of_records, split_of, unless_others_read
+from skin.data.readers.records import (
+    label_column,
+    label_note,
+    of_suffix,
+    rows_of_records,
+    split_of,
+    unless_others_read,
+)
 from skin.data.tables import NAN
 from skin.utils.errors import UserError, printable
 
@@ -49,7 +56,8 @@ def _read(folder: Folder) -> Draft | None:
     if not parts:
         return None
     rows = pd.concat(parts, ignore_index=True)
-    return Draft(rows.fillna(""), found[0] if len(found) == 1 else f"{len(found):,} .tar files")
+    source = found[0] if len(found) == 1 else f"{len(found):,} .tar files"
+    return Draft(rows.fillna(""), source, label_note=label_note(parts[0], source))
 
 
 def _samples(members: Iterable[str], path: str) -> dict[str, dict[str, str]]:
