@@ -17,7 +17,7 @@ from skin.data.readers.common import (
     stacked,
     tables_with,
 )  # fmt: skip
-from skin.data.readers.isic_challenge import benign_or_malignant, hardly_named, keys, without_classes
+from skin.data.readers.isic_challenge import benign_or_malignant, hardly_named, image_keys, without_classes
 from skin.data.tables import need_column, read_table
 
 import numpy as np
@@ -56,13 +56,13 @@ def read(folder: Folder) -> Draft | None:
 
 def _with_copies(folder: Folder, images: pd.Series, group: pd.Series) -> tuple[pd.Series, list[str], list[str]]:
     """Join the groups of the images that the challenge's own table calls copies; return notes and warnings beside."""
-    row = pd.Series(np.arange(len(images)), index=keys(images)).groupby(level=0).first()
+    row = pd.Series(np.arange(len(images)), index=image_keys(images)).groupby(level=0).first()
     copies, notes = images, []
     warnings: list[str] = []
     for path in tables_with(folder, "image_name_1", "image_name_2"):
         table = read_table(folder.root / path)
         named = present_columns(table, "image_name_1", "image_name_2")
-        pairs = named.apply(lambda names: keys(names).map(row)).dropna()
+        pairs = named.apply(lambda names: image_keys(names).map(row)).dropna()
         warnings += hardly_named(folder.root / path, pd.concat([named[name] for name in named]), images)
         copies = join_pairs(copies, pairs.to_numpy(np.int64))
         notes.append(f"{path} joins {count(len(pairs), 'pair')} of copies: each pair stays in one split")

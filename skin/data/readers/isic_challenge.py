@@ -21,6 +21,7 @@ _TWO_CLASSES = {
     "": "",
 }  # fmt: skip
 _ID = re.compile(r"(ISIC_\d+)(_downsampled)?", re.IGNORECASE)
+_IDS = re.compile(r"(?:ISIC_\d++\n?)++")
 _FEW = 0.01  # of the images that a table could tell of
 
 
@@ -92,9 +93,12 @@ def together(folder: Folder, drafts: list[Draft]) -> Draft | None:
     )
 
 
-def keys(names: pd.Series) -> pd.Series:
+def image_keys(names: pd.Series) -> pd.Series:
     """Return what two tables call an image alike: its ISIC id, otherwise its name without folders and extension."""
-    stems = {name: stem(name) for name in names.unique()}
+    words = names.unique().tolist()
+    if _IDS.fullmatch("\n".join(words)):  # the usual case: one look at all of 400,000 names
+        return names
+    stems = {name: stem(name) for name in words}
     known = {name: match[1].upper() for name, it in stems.items() if (match := _ID.fullmatch(it))}
     return names.map({**stems, **known})
 
@@ -102,7 +106,7 @@ def keys(names: pd.Series) -> pd.Series:
 def hardly_named(path: Path, names: pd.Series, images: pd.Series) -> tuple[str, ...]:
     """Return a warning if the table at `path` names hardly any of `images`: it may have another spelling for them."""
     names = names[names != ""]
-    found = keys(images).isin(keys(names)).sum()
+    found = image_keys(images).isin(image_keys(names)).sum()
     if names.empty or images.empty or found >= _FEW * min(len(images), len(names)):
         return ()
     return (
@@ -120,8 +124,8 @@ def look_up(path: Path, images: pd.Series) -> tuple[pd.DataFrame, tuple[str, ...
     """
     table = read_table(path)
     key = need_column(table, path, "image", "image_id", "image_name", "isic_id")
-    wanted, warnings = keys(images), hardly_named(path, table[key], images)
-    table = table.assign(**{key: keys(table[key])})
+    wanted, warnings = image_keys(images), hardly_named(path, table[key], images)
+    table = table.assign(**{key: image_keys(table[key])})
     table = table[table[key].isin(wanted)].drop_duplicates()  # faults in the rows of other images do not matter
     twice = table[key].duplicated()
     if twice.any():
@@ -169,7 +173,7 @@ def without_classes(folder: Folder, draft: Draft, paths: list[str], image: str) 
         return draft
     tables = [read_table(folder.root / path) for path in paths]
     names = pd.concat([table[find_column(list(table.columns), image)] for table in tables])
-    left_out = tuple(names[(names != "") & ~keys(names).isin(keys(draft.rows["image"]))].unique())
+    left_out = tuple(names[(names != "") & ~image_keys(names).isin(image_keys(draft.rows["image"]))].unique())
     give = "give" if len(paths) > 1 else "gives"
     note = f"{listed(paths)} {give} no class of {count(len(left_out), 'image')}: left out"
     return replace(draft, notes=(*draft.notes, note), left_out=(*draft.left_out, *left_out))
