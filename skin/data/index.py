@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from skin.data import unknowns
+from skin.data.altered import join_altered
 from skin.data.folder import Folder, are_plain, image_suffix
 from skin.data.groups import is_unknown
 from skin.data.image_files import IMAGE_SUFFIXES, unread_formats
@@ -144,6 +145,7 @@ def build_index(
     said = bool(warnings or by_path)  # that images are on their own
     warnings += unknowns.of_groups(rows["group"])
     alone = _leave_alone(rows)
+    rows, altered = join_altered(rows, files)
     rows, mixed = _in_order(rows)
     classes = tuple(sorted(rows["label"].unique()))
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
@@ -155,7 +157,7 @@ def build_index(
         warnings.append(f"{unread} are in no format that is read: save them as JPEG or PNG to use them")
     label = [draft.label_note] if draft.label_note else []
     notes = (
-        *draft.unusable, *label, *draft.notes, *by_path, *of_none, *_passed_over(folder), *_links(folder),
+        *draft.unusable, *label, *draft.notes, *by_path, *of_none, *altered, *_passed_over(folder), *_links(folder),
         *_still_packed(folder),
     )  # fmt: skip
     return Index(

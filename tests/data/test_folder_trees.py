@@ -10,6 +10,7 @@ from pathlib import Path
 from skin.data.folder import Folder
 from skin.data.index import Index
 from skin.data.layouts import read_index
+from skin.data.split import leaks
 from skin.utils.errors import UserError
 
 import pytest
@@ -472,6 +473,89 @@ def test_group_by_keeps_the_lesions_of_a_table_together(tmp_path: Path) -> None:
     tree(tmp_path, files={f"{day}/i{n}.jpg": "" for n, day in enumerate(("d1", "d1", "d2", "d2", "d3"))})
     index = read_index(tmp_path, group_by=r"^(d[12])/")
     assert index.rows["group"].tolist() == ["d1", "d1", "d1", "d1", "i4"]
+
+
+# ------------------------------------------------------------------------------------------- altered copies
+
+
+def copies_of(root: Path, *names: str, folder: str = "") -> Index:
+    """Make class folders with `name0.jpg`, ... under each of some patterns (`{}_flip.jpg`), and read them."""
+    files = {f"{folder}{cls}/{name.format(f'{cls}{n}')}": f"{cls}{n}{name}"
+             for cls in ("mel", "nv") for n in range(8) for name in names}  # fmt: skip
+    return read_index(tree(root, files=files))
+
+
+ROBOFLOW = "{}_jpg.rf.0123456789abcdef0123456789abcde"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("{}.jpg", "{}_flip.jpg", "{}_rot90.jpg", "{}_rot15.jpg", "{}_crop.jpg", "{}_bright.jpg"),
+        ("{}.jpg", "{}_aug1.jpg", "{}_aug2.jpg"),
+        ("{}.jpg", "aug_0_{}.jpg", "Flipped-{}.jpg"),
+        ("{}.jpg", "{}_rotated_90.png"),
+        ("{}.jpg", "{}_horizontal_flip_bright1.5.jpg", "{}(mirrored).jpg", "{} blur.jpg", "{}_zoom2.jpg"),
+        ("{}_hflip.jpg", "{}_vflip.jpg"),
+        (f"{ROBOFLOW}0.jpg", f"{ROBOFLOW}1.jpg", f"{ROBOFLOW}2.jpg"),
+    ],
+)
+def test_altered_copies_stay_with_their_original_and_are_said(tmp_path: Path, names: tuple[str, ...]) -> None:
+    index = copies_of(tmp_path, *names)
+    groups = index.rows.groupby("group")["image"].agg(list)
+    assert groups.map(len).tolist() == [len(names)] * 16
+    assert all(len({re.findall("mel.|nv.", image.split("/")[1])[0] for image in images}) == 1 for images in groups)
+    (note,) = index.notes
+    assert note.startswith(f"{16 * (len(names) - 1)} images are named like altered copies of others (first: mel/")
+    assert index.warnings[0].startswith("no lesion or patient is known")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("{} (1).jpg", "{} - Copy.jpg", "{}_1.jpg", "{}.jpg"),
+        ("{}_carrot.jpg", "{}_rotten.jpg"),
+        ("face_crop_{}.jpg", "crop_{}.jpg"),  # each with a number of its own
+    ],
+)
+def test_images_that_are_merely_numbered_or_described_stay_apart(tmp_path: Path, names: tuple[str, ...]) -> None:
+    index = copies_of(tmp_path, *names)
+    assert index.rows["group"].nunique() == len(index.rows)
+    assert index.notes == ()
+
+
+def test_a_word_of_all_names_of_a_class_joins_none(tmp_path: Path) -> None:
+    files = {f"{cls}/{cls}2_crop_{n:03}.jpg": f"{cls}{n}" for cls in ("mel", "nv") for n in range(8)}
+    files |= {f"{cls}/mole_crop_{n:03}.jpg": f"{cls}{n} too" for cls in ("mel", "nv") for n in range(12)}
+    index = read_index(tree(tmp_path, files=files))
+    assert index.rows["group"].nunique() == 24 + 2
+
+
+def test_one_name_in_two_folders_is_of_two_images(tmp_path: Path) -> None:
+    files = {f"{cls}/{patient}/1{kind}.jpg": f"{cls}{patient}{kind}"
+             for cls in ("mel", "nv") for patient in "ab" for kind in ("", "_flip")}  # fmt: skip
+    groups = read_index(tree(tmp_path, files=files)).rows.groupby("group")["image"].agg(list)
+    assert groups.tolist() == [[f"{it}/1.jpg", f"{it}/1_flip.jpg"] for it in ("mel/a", "mel/b", "nv/a", "nv/b")]
+
+
+def test_altered_copies_in_another_split_are_a_leak(tmp_path: Path) -> None:
+    files = {f"{split}/{cls}/{cls}{n}{end}.jpg": f"{split}{cls}{n}" for cls in ("mel", "nv") for n in range(3)
+             for split, end in (("train", ""), ("test", "_rot90"))}  # fmt: skip
+    found = leaks(read_index(tree(tmp_path, files=files)).rows)
+    assert len(found) == 6
+    assert found[0].images == ("test/mel/mel0_rot90.jpg", "train/mel/mel0.jpg")
+
+
+def test_altered_copies_join_the_lesion_that_a_table_tells(tmp_path: Path) -> None:
+    rows = [f"i{n},{'mel' if n < 3 else 'nv'},{lesion}" for n, lesion in enumerate(("L1", "L1", "", "L2", "L3", ""))]
+    rows += ["i0_flip,mel,", "i2_flip,mel,", "i3_flip,nv,L2"]
+    images = {f"{row.split(',')[0]}.jpg": "" for row in rows}
+    index = read_index(tree(tmp_path, files={"HAM10000_metadata.csv": table(HAM, *rows), **images}))
+    groups = dict(zip(index.rows["image"], index.rows["group"], strict=True))
+    assert groups["i0"] == groups["i1"] == groups["i0_flip"]
+    assert groups["i2"] == groups["i2_flip"]
+    assert groups["i3"] == groups["i3_flip"] == "L2"
+    assert index.rows["group"].nunique() == 5
 
 
 def test_a_folder_of_one_class_names_the_folder_above(tmp_path: Path) -> None:
