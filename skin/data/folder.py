@@ -15,6 +15,7 @@ from pathlib import Path, PureWindowsPath
 
 from skin.data.containers import HDF5_SUFFIXES, PARQUET, TAR, container_of, hdf5_pictures, is_member, read_member
 from skin.data.image_files import IMAGE_SUFFIXES
+from skin.data.readers.folder_names import is_masks
 from skin.data.tables import header
 from skin.utils.errors import UserError
 from skin.utils.run_folders import is_ours
@@ -44,7 +45,8 @@ class Folder:
     hidden, the link is its name. `group_column` is the column of lesions or patients that the user names.
 
     The pictures in an HDF5 file are images, too: `train-image.hdf5::ISIC_0015670` (see `skin.data.containers`).
-    `unread` has a line for each HDF5 file that holds none.
+    `unread` has a line for each HDF5 file that holds none. Images in folders of masks, by the folders' names, are
+    `masks`.
     """
 
     def __init__(self, root: Path, group_column: str | None = None) -> None:
@@ -62,6 +64,7 @@ class Folder:
         self.links: dict[str, str] = {}
         self.copies: dict[str, str] = {}
         self.unread: list[str] = []
+        self.masks: set[str] = set()
         self._columns: dict[str, list[str]] = {}
         self._links_out: set[str] = set()
         self._read_by_link: list[str] = []
@@ -76,6 +79,7 @@ class Folder:
         self._drop_emptied()
         for paths in (self.tables, self.archives, self.others, self.folders, self.ours, self.broken):
             paths.sort()
+        self._tell_masks()
         self._look_into_hdf5()
 
     def _walk(self) -> None:
@@ -169,6 +173,22 @@ class Folder:
         if known is not path:
             self._names[stem] = (*((known,) if isinstance(known, str) else known), path)
 
+    def _tell_masks(self) -> None:
+        beside: dict[str, set[str]] = {}
+        for path in self.folders:
+            beside.setdefault(posixpath.dirname(path), set()).add(posixpath.basename(path))
+        of_masks: set[str] = set()
+        for path in self.folders:  # sorted: a folder comes before those in it
+            above, name = posixpath.split(path)
+            if above in of_masks or is_masks(name, beside[above] - {name}):
+                of_masks.add(path)
+        if of_masks:
+            self.masks = {path for path in self.images if posixpath.dirname(path) in of_masks}
+        for path in self.masks:
+            stem = without_suffix(posixpath.basename(path))
+            known = self._names[stem]
+            self._names[stem] = (known,) if isinstance(known, str) else known  # `find` looks closer at a tuple
+
     def _look_into_hdf5(self) -> None:
         for path in [path for path in self.others if path.lower().endswith(HDF5_SUFFIXES)]:
             try:
@@ -231,12 +251,13 @@ class Folder:
                 kept.append(path)
         return kept
 
-    def find(self, name: str, *, converted: bool = False) -> str | None:
+    def find(self, name: str, *, converted: bool = False, masks: bool = False) -> str | None:
         """Find the image that a table calls `name` (with or without extension or folders), relative to the root.
 
         Return None if the folder has no such image. A name with an extension means a file of that extension, in
         large or small letters: `masks/i4.png` is no `i4.jpg`. With `converted`, any other extension will do. Of a
-        picture and its DICOM file, it is the picture.
+        picture and its DICOM file, it is the picture. A name without folders means no image in a folder of masks,
+        unless `masks` is set.
 
         Raises:
             UserError: the name leaves the folder, or several different files could be meant.
@@ -254,6 +275,8 @@ class Folder:
         found = sorted((named,) if isinstance(named, str) else named)
         if "/" in path:
             found = [f for f in found if without_suffix(composed(f)) == without_suffix(path)]
+        elif not masks:
+            found = [f for f in found if f not in self.masks]
         if not converted and (suffix := image_suffix(last)):
             found = [f for f in found if image_suffix(f) == suffix or (is_member(f) and not image_suffix(f))]
         files = [f for f in found if not is_member(f)]
@@ -289,12 +312,12 @@ class Folder:
         except OSError as error:
             raise UserError(f"cannot compare {self.root / one} with {other}: {error.strerror}") from error
 
-    def find_all(self, names: list[str]) -> list[str | None]:
+    def find_all(self, names: list[str], *, masks: bool = False) -> list[str | None]:
         """Return `find` of each name. A million plain names, without a dot or a folder, take it a second less."""
         if self._links_out or not are_plain(names):
-            return [self.find(name) for name in names]
-        bare = map(self._names.get, names)
-        return [file if isinstance(file, str) else self.find(name) for name, file in zip(names, bare, strict=True)]
+            return [self.find(name, masks=masks) for name in names]
+        pairs = zip(names, map(self._names.get, names), strict=True)
+        return [file if isinstance(file, str) else self.find(name, masks=masks) for name, file in pairs]
 
     def _checked(self, name: str) -> str:
         name = composed(name)

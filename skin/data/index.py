@@ -355,25 +355,28 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
     return _without(found, missing, lacks)
 
 
-def _find(names: pd.Series, folder: Folder, source: str) -> tuple[pd.Series, list[str]]:
+def _find(names: pd.Series, folder: Folder, source: str, masks: bool = False) -> tuple[pd.Series, list[str]]:
     """Return the file of each name, None if there is none, and notes if files have other extensions than the names.
 
     If one file is found under a name's own extension, the extensions of all names are binding: otherwise a missing
     picture would be replaced by its mask or thumbnail of the same name. If none is, the whole set was converted.
+    Likewise, images in folders named like those of masks are taken only if there are no others (`masks`).
     """
     notes = []
     words = names.tolist()
-    found = folder.find_all(words)
+    found = folder.find_all(words, masks=masks)
     files = pd.Series(found, index=names.index, dtype=object)
     named = np.zeros(len(words), bool)
     if not are_plain(words):
         named[:] = ["." in name and name.lower().endswith(IMAGE_SUFFIXES) for name in words]
     converted = bool(named.any()) and bool(files[named].isna().all())
     if converted:
-        files[named] = [folder.find(name, converted=True) for name in names[named]]
+        files[named] = [folder.find(name, converted=True, masks=masks) for name in names[named]]
         if files[named].notna().any():
             taken = _kinds(files[named])
             notes.append(f"no image has the extension that {source} gives it; taken instead: {taken}")
+    if folder.masks and not masks and files.isna().all():
+        return _find(names, folder, source, masks=True)
     if files.isna().all() and (changed := changed_names(names.unique(), folder.images)):
         return names.map(changed).astype(object), [f"{source} {example_of(changed)}"]
     without = itertools.compress(found, ~named) if named.any() else found

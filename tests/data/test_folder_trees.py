@@ -314,6 +314,26 @@ def test_images_and_masks_side_by_side(tmp_path: Path) -> None:
     assert sizes(index) == {"mel": 3, "nv": 3}
 
 
+@pytest.mark.parametrize("masks", ["masks", "HAM10000_segmentations_lesion_tschandl", "images/roi", "truth/a"])
+@pytest.mark.parametrize("suffix", ["", ".jpg", ".png"])
+def test_a_mask_does_not_stand_in_for_a_missing_picture(tmp_path: Path, masks: str, suffix: str) -> None:
+    rows = [f"i{n}{suffix},{'mel' if n % 2 else 'nv'},L{n}" for n in range(6)]
+    files = {f"images/i{n}.jpg": f"{n}" for n in range(4)} | {f"{masks}/i{n}.png": f"mask {n}" for n in range(2, 6)}
+    tree(tmp_path, files={"HAM10000_metadata.csv": table(HAM, *rows), **files})
+    with pytest.raises(UserError, match="names 2 images that the folder lacks"):
+        read_index(tmp_path)
+    index = read_index(tmp_path, allow_missing=True)
+    assert [Path(path).suffix for path in index.rows["path"]] == [".jpg"] * 4
+
+
+@pytest.mark.parametrize("named", ["{}", "{}.png", "masks/{}.png", "masks/{}"])
+def test_a_folder_named_like_one_of_masks_holds_the_images_if_no_other_does(tmp_path: Path, named: str) -> None:
+    rows = [f"{named.format(f'i{n}')},{'mel' if n % 2 else 'nv'},L{n}" for n in range(6)]
+    files = {f"masks/i{n}.png": f"{n}" for n in range(6)} | {"docs/figure.png": ""}
+    index = read_index(tree(tmp_path, files={"HAM10000_metadata.csv": table(HAM, *rows), **files}))
+    assert sizes(index) == {"mel": 3, "nv": 3}
+
+
 @pytest.mark.parametrize(
     "name", ["@eaDir", ".AppleDouble", "$RECYCLE.BIN", "__MACOSX", "lost+found", "Thumbs", "#recycle", ".thumbnails"]
 )

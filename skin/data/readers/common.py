@@ -11,6 +11,7 @@ from pathlib import Path
 from skin.data.folder import Folder, is_table, name_of_first
 from skin.data.groups import join_groups
 from skin.data.index import COLUMNS, PEOPLE, Draft
+from skin.data.readers.folder_names import SPLITS
 from skin.data.tables import (
     LESION_COLUMNS,
     PATIENT_COLUMNS,
@@ -26,14 +27,7 @@ from skin.utils.errors import UserError, printable
 import numpy as np
 import pandas as pd
 
-# The splits, under the names that data sets have for them.
-SPLITS = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 _NAMES = (PATIENT_COLUMNS, LESION_COLUMNS)  # of `PEOPLE`
-
 _MARK_OF_SPLIT = re.compile(rf"(is|in)_({'|'.join(SPLITS)})")
 
 

@@ -11,8 +11,13 @@ import unicodedata
 from collections.abc import Iterable
 
 from skin.data.class_names import is_disease
-from skin.data.readers.common import SPLITS
 
+# The splits, under the names that data sets have for them.
+SPLITS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
 _SPLIT = re.compile(rf"({'|'.join(SPLITS)})(sets?|data|dirs?|folders?|images?|imgs|splits?)?")
 
 

@@ -18,7 +18,7 @@ from skin.data.containers import is_member
 from skin.data.folder import Folder
 from skin.data.index import count
 from skin.data.readers import folder_names as names
-from skin.data.readers.common import SPLITS
+from skin.data.readers.folder_names import SPLITS
 from skin.utils.errors import UserError, printable
 
 # `ISIC_0000000_segmentation.png` beside `ISIC_0000000.jpg`, `D12_contour.png` beside `D12_orig.jpg`
