@@ -13,12 +13,15 @@ from skin.utils.errors import printable
 import numpy as np
 import pandas as pd
 
-_PARTS = ("aug", "flip", "mirror", "rot", "crop", "bright", "contrast", "nois", "blur", "zoom", "shear", ".rf.")
+_PARTS = (
+    "aug", "flip", "mirror", "rot", "crop", "bright", "contrast", "nois", "blur", "zoom", "shear", "thumb", "resiz",
+    ".rf.",
+)  # fmt: skip
 _WAY = "h|v|lr|ud|horizontal|vertical|left|right"
 _WORD = (
     rf"(?:aug(?:ment(?:ed|ation)?s?)?|(?:(?:{_WAY}|random)[ _-]?)?(?:flip(?:ped|lr|ud)?|mirror(?:ed)?)|"
     r"rot(?:at(?:ed?|ion))?|(?:random[ _-]?)?crop(?:ped)?|bright(?:ness|er|ened)?|contrast|nois[ey]|blur(?:red)?|"
-    r"zoom(?:ed)?|shear(?:ed)?)"
+    r"zoom(?:ed)?|shear(?:ed)?|thumb(?:nail)?|resized?)"
 )
 _SETTING = rf"[ _-]?(?:-?\d+(?:\.\d+)?(?:deg)?|{_WAY})"
 _AFTER = re.compile(rf"(.+?)[ _.(-]+{_WORD}(?:{_SETTING}){{0,2}}\)?", re.IGNORECASE)

@@ -13,7 +13,9 @@ from skin.data.layouts import read_index
 from skin.data.split import leaks
 from skin.utils.errors import UserError
 
+import numpy as np
 import pytest
+from PIL import Image
 
 
 def tree(root: Path, *folders: str, images: int = 3, files: dict[str, str] | None = None) -> Path:
@@ -275,7 +277,14 @@ def test_a_folder_of_what_was_put_aside_is_a_class_and_is_said(tmp_path: Path, n
 # ------------------------------------------------------------------------------- masks, and other people's files
 
 
-@pytest.mark.parametrize("end", ["_segmentation.png", "_superpixels.png", "_mask.png", "_lesion.bmp", "-Mask.jpg"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "_segmentation.png", "_superpixels.png", "_mask.png", "_lesion.bmp", "-Mask.jpg", "_mask_1.png", ".mask.png",
+        "(mask).png", "_segmented.png", "_binary.png", "_overlay.png", "_annotated.png", "_masked.png", "_label.png",
+        "_heatmap.png",
+    ],
+)  # fmt: skip
 def test_masks_beside_their_images_are_left_out_and_counted(tmp_path: Path, end: str) -> None:
     tree(tmp_path, "mel", "nv")
     masks = {f"{path.parent.name}/{path.stem}{end}": "mask" for path in tmp_path.rglob("*.jpg")}
@@ -283,6 +292,58 @@ def test_masks_beside_their_images_are_left_out_and_counted(tmp_path: Path, end:
     assert sizes(index) == {"mel": 3, "nv": 3}
     assert index.notes == (f"the folder holds 6 images that are masks of others (first: mel/i0{end}): left out",)
     assert index.unnamed == ()
+
+
+@pytest.mark.parametrize("start", ["mask_", "Mask-"])
+def test_masks_may_be_named_by_how_they_begin(tmp_path: Path, start: str) -> None:
+    tree(tmp_path, "mel", "nv")
+    masks = {f"{path.parent.name}/{start}{path.name}": "" for path in tmp_path.rglob("*.jpg")}
+    index = read_index(tree(tmp_path, files=masks))
+    assert sizes(index) == {"mel": 3, "nv": 3}
+    assert "6 images that are masks of others" in index.notes[0]
+
+
+def test_pictures_of_the_lesions_of_an_overview_are_no_masks(tmp_path: Path) -> None:
+    files = {f"{cls}/p{n}{end}.jpg": f"{cls}{n}{end}" for cls in ("mel", "nv") for n in range(3)
+             for end in ("", "_lesion_1", "_lesion_2")}  # fmt: skip
+    assert sizes(read_index(tree(tmp_path, files=files))) == {"mel": 9, "nv": 9}
+
+
+def pictures(root: Path, kinds: dict[str, bool], count: int = 4) -> Path:
+    """Write pictures `i0`, ... of two classes in each format, noise or, if so told, masks of two values."""
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        path = root / ("mel" if number % 2 else "nv")
+        path.mkdir(exist_ok=True, parents=True)
+        for suffix, mask in kinds.items():
+            pixels = generator.integers(0, 256, (48, 64, 3), np.uint8)
+            if mask:
+                pixels[:] = 0
+                pixels[10:30, 20:40] = 255
+            Image.fromarray(pixels).save(path / f"i{number}{suffix}")
+    return root
+
+
+@pytest.mark.parametrize(("kept", "other"), [(".jpg", ".png"), (".png", ".jpg")])
+@pytest.mark.parametrize("more", [0, 4])
+def test_masks_of_the_same_name_in_another_format(tmp_path: Path, kept: str, other: str, more: int) -> None:
+    pictures(pictures(tmp_path, {kept: False}, 4 + more), {other: True})  # not every image needs a mask
+    index = read_index(tmp_path)
+    assert {Path(path).suffix for path in index.rows["path"]} == {kept}
+    assert sizes(index) == {"mel": 2 + more / 2, "nv": 2 + more / 2}
+    assert "4 images that are masks of others" in index.notes[0]
+
+
+def test_pictures_in_two_formats_are_taken_once_and_said(tmp_path: Path) -> None:
+    index = read_index(pictures(tmp_path, {".jpg": False, ".png": False}))
+    assert sizes(index) == {"mel": 2, "nv": 2}
+    assert index.notes == ("the folder holds 4 images beside one of the same name (first: mel/i1.png): left out",)
+    assert index.unnamed == ()
+
+
+def test_other_pictures_of_the_same_numbers_in_another_format_are_images(tmp_path: Path) -> None:
+    index = read_index(pictures(pictures(tmp_path, {".jpg": False}, 8), {".png": False}))
+    assert (sizes(index), index.notes) == ({"mel": 6, "nv": 6}, ())
 
 
 def test_the_contours_of_dermis(tmp_path: Path) -> None:
@@ -300,13 +361,24 @@ def test_images_named_like_masks_without_their_images_are_images(tmp_path: Path)
     "masks",
     [
         ("masks",), ("mel/masks", "nv/masks"), ("mel_mask", "nv_mask"), ("ground truth/mel", "ground truth/nv"),
-        ("HAM10000_segmentations_lesion_tschandl",),
+        ("HAM10000_segmentations_lesion_tschandl",), ("segmented",), ("label",), ("labels",), ("Grad-CAM",),
+        ("overlays",), ("mel_segmented", "nv_segmented"),
     ],
 )  # fmt: skip
 def test_folders_of_masks_are_no_classes(tmp_path: Path, masks: tuple[str, ...]) -> None:
     index = read_index(tree(tmp_path, "mel", "nv", *masks))
     assert sizes(index) == {"mel": 3, "nv": 3}
     assert f"the folder holds {3 * len(masks)} images that are masks of others" in index.notes[0]
+
+
+@pytest.mark.parametrize("above", ["segmented", "labels", "overlay"])
+def test_a_folder_that_may_be_of_masks_holds_the_classes_if_there_is_no_other(tmp_path: Path, above: str) -> None:
+    assert sizes(read_index(tree(tmp_path, f"{above}/mel", f"{above}/nv"))) == {"mel": 3, "nv": 3}
+
+
+@pytest.mark.parametrize("names", [("label_1", "label_2"), ("label 0", "label 1"), ("binary a", "other b")])
+def test_classes_with_a_word_of_masks_are_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert sizes(read_index(tree(tmp_path, *names))) == dict.fromkeys(names, 3)
 
 
 def test_images_and_masks_side_by_side(tmp_path: Path) -> None:
@@ -514,7 +586,8 @@ ROBOFLOW = "{}_jpg.rf.0123456789abcdef0123456789abcde"
         ("{}.jpg", "{}_flip.jpg", "{}_rot90.jpg", "{}_rot15.jpg", "{}_crop.jpg", "{}_bright.jpg"),
         ("{}.jpg", "{}_aug1.jpg", "{}_aug2.jpg"),
         ("{}.jpg", "aug_0_{}.jpg", "Flipped-{}.jpg"),
-        ("{}.jpg", "{}_rotated_90.png"),
+        ("{}.jpg", "{}_rotated_90.jpg"),
+        ("{}.jpg", "{}_thumb.jpg", "{}_resized.jpg"),
         ("{}.jpg", "{}_horizontal_flip_bright1.5.jpg", "{}(mirrored).jpg", "{} blur.jpg", "{}_zoom2.jpg"),
         ("{}_hflip.jpg", "{}_vflip.jpg"),
         (f"{ROBOFLOW}0.jpg", f"{ROBOFLOW}1.jpg", f"{ROBOFLOW}2.jpg"),

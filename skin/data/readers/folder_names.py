@@ -29,6 +29,8 @@ _MASKS = _words("""
     mask masks segmentation segmentations seg superpixel superpixels truth groundtruth gt roi rois contour
     contours annotation annotations heatmap heatmaps
 """)
+# Alone, such a folder may hold the images themselves.
+_MASKS_BESIDE = _words("segmented annotated masked binary overlay overlays gradcam label labels")
 # Pictures that are made of others: a copy in training of a picture in the test split flatters the model.
 _COPIES = _words("""
     augmented augmentation augmentations augment aug copy copies resized cropped processed preprocessed
@@ -104,12 +106,14 @@ def is_merged(name: str) -> bool:
 
 def is_masks(name: str, beside: Iterable[str]) -> bool:
     """Return True if a folder holds masks, by its name and by those of the folders `beside` it."""
-    words = words_of(name)
-    if not _MASKS.intersection(words):
+    words = words_of(re.sub("grad[ _-]?cam", "gradcam", name, flags=re.IGNORECASE))
+    beside = list(beside)
+    known = _MASKS | _MASKS_BESIDE if beside else _MASKS
+    if not known.intersection(words):
         return False
     if {"segmentation", "segmentations", "superpixel", "superpixels"}.intersection(words):
         return True
-    own = [word for word in words if word not in _MASKS]
+    own = [word for word in words if word not in known]
     return all(_is_of_download(word) or word in ("ground", "lesion", "lesions", "binary") for word in own) or any(
         words_of(other) == own for other in beside
     )

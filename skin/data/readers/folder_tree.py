@@ -6,6 +6,7 @@ are read as such where the class folders repeat in them, and refused otherwise.
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 import shlex
@@ -15,18 +16,29 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from skin.data.containers import is_member
-from skin.data.folder import Folder
+from skin.data.folder import Folder, image_suffix
+from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.index import count
 from skin.data.readers import folder_names as names
 from skin.data.readers.folder_names import SPLITS
+from skin.data.thumbnails import fitted
 from skin.utils.errors import UserError, printable
 
+import numpy as np
+
 # `ISIC_0000000_segmentation.png` beside `ISIC_0000000.jpg`, `D12_contour.png` beside `D12_orig.jpg`
-_MASK_FILE = re.compile(
-    r"(.+?)[ _-](segmentations?|superpixels?|masks?|lesion|roi|seg|gt|ground_?truth|contour|attribute_\w+)",
-    re.IGNORECASE,
+_MASK_WORDS = (
+    r"segmentations?|segmented|superpixels?|masks?|masked|seg|gt|ground_?truth|contours?|bin(?:ary)?|overlays?|"
+    r"annotat(?:ed|ions?)|labels?|heatmaps?|grad_?cam"
 )
+_MASK_LAST = re.compile(
+    rf"(.+?)[ _.(-]+(?:({_MASK_WORDS})(?:[ _-]?\d+)?\)?|(lesion|roi|attribute_\w+))", re.IGNORECASE
+)
+_MASK_FIRST = re.compile(rf"({_MASK_WORDS})[ _.-]+(.+)", re.IGNORECASE)
 _HALF = 0.5
+_NEARLY_ALL = 0.9
+_LOOKED_AT = 3  # pictures, to see if those of a format are masks
+_TWO_VALUES = 0.8  # of the pixels
 _MANY_FOLDERS, _FEW_IMAGES = 10, 10  # so many numbered folders with fewer images each are of patients or lesions
 _NUMBERED_CLASSES = {
     "class",
@@ -58,7 +70,7 @@ class Tree:
     Attributes:
         base: the folder under which splits or classes lie, relative to the data folder.
         places: the images in class folders, sorted by path.
-        masks: images that are masks of others.
+        masks: images that are masks of others, or the same pictures in another format.
         empty: folders beside the class folders that hold no images of a class.
         notes: lines that the user should see.
     """
@@ -104,18 +116,23 @@ def read_tree(folder: Folder) -> Tree | None:
         NoClassFolders: its folders hold the images, and cannot be classes or cannot be told from them.
     """
     masks = _mask_files(folder.images)
-    top = _nodes(folder, masks)
+    again, of_masks = _same_names(folder, folder.images.difference(masks))
+    masks += of_masks
+    top = _nodes(folder, masks + again)
     masks += _drop_folders_of_masks(top)
     reader = _Reader(folder)
     places = reader.read(top, "", frozenset())
     if not places:
         return None
-    tree = Tree(reader.base or "", sorted(places), tuple(sorted(masks)))
+    tree = Tree(reader.base or "", sorted(places), tuple(sorted(masks + again)))
     _refuse_patients(folder, tree)
     notes = [*reader.notes, *_of_doubtful(tree)]
     if masks:
-        number, first = count(len(masks), "image"), printable(tree.masks[0])
+        number, first = count(len(masks), "image"), printable(min(masks))
         notes.append(f"the folder holds {number} that are masks of others (first: {first}): left out")
+    if again:
+        number, first = count(len(again), "image"), printable(min(again))
+        notes.append(f"the folder holds {number} beside one of the same name (first: {first}): left out")
     used = {path for place in places for path in folders_above(place.path)}
     empty = [path for path in folder.folders if posixpath.dirname(path) in reader.parents and path not in used]
     return replace(tree, empty=tuple(empty), notes=tuple(notes))
@@ -144,17 +161,57 @@ def folders_above(path: str) -> Iterator[str]:
 
 
 def _mask_files(images: set[str]) -> list[str]:
-    """List the images that are masks by the ends of their names; most masks of a kind must lie beside their image."""
+    """List the images that are masks by words in their names; most masks of a kind must lie beside their image."""
     stems = {path: posixpath.splitext(posixpath.basename(path))[0] for path in images}
     known = set(stems.values())
     kinds: dict[str, list[str]] = {}
     paired: Counter[str] = Counter()
     for path, stem in stems.items():
-        if match := _MASK_FILE.fullmatch(stem):
-            kind = match[2].lower()
-            kinds.setdefault(kind, []).append(path)
-            paired[kind] += match[1] in known or f"{match[1]}_orig" in known
+        if match := _MASK_LAST.fullmatch(stem):
+            of, kind = match[1], match[2] or match[3]
+        elif match := _MASK_FIRST.fullmatch(stem):
+            kind, of = match.groups()
+        else:
+            continue
+        kinds.setdefault(kind.lower(), []).append(path)
+        paired[kind.lower()] += of in known or f"{of}_orig" in known
     return [path for kind, paths in kinds.items() if paired[kind] >= _HALF * len(paths) for path in paths]
+
+
+def _same_names(folder: Folder, images: set[str]) -> tuple[list[str], list[str]]:
+    """List images that lie beside one of the same name in another format, if nearly all of the format do so.
+
+    Returns:
+        Those that are the same pictures once more, since nearly each is there twice; and those that are masks.
+    """
+    names_of: dict[str, dict[str, str]] = {}
+    for path in images:
+        if not is_member(path):
+            suffix = image_suffix(path)
+            names_of.setdefault(suffix, {})[path[: -len(suffix)]] = path
+    formats = sorted(names_of, key=IMAGE_SUFFIXES.index)
+    again: list[str] = []
+    masks: list[str] = []
+    for kept, other in itertools.permutations(formats, 2):
+        here, there = names_of[kept], names_of[other]
+        both = sorted(here.keys() & there.keys())
+        if not both or len(both) < _NEARLY_ALL * len(there):
+            continue
+        if all(_is_mask(folder, there[name]) > _is_mask(folder, here[name]) for name in both[:_LOOKED_AT]):
+            masks += map(there.pop, both)
+        elif len(both) >= _NEARLY_ALL * len(here) and not _is_mask(folder, here[both[0]]):
+            again += map(there.pop, both)
+    return again, masks
+
+
+def _is_mask(folder: Folder, path: str) -> bool:
+    """Return True if a picture has two grey values, but for its edges; False if not, or if it cannot be read."""
+    try:
+        folder.refuse_link(path)
+        grey = fitted(str(folder.root / path), 64, 64).mean(axis=2).round().astype(np.int64)
+    except UserError:
+        return False
+    return bool(np.sort(np.bincount(grey.ravel()))[-2:].sum() >= _TWO_VALUES * grey.size)
 
 
 def _drop_folders_of_masks(node: _Node) -> list[str]:
