@@ -135,9 +135,51 @@ def test_a_split_within_the_training_split(tmp_path: Path) -> None:
     assert sizes(index) == {f"{split}/{cls}": 3 for split in ("train", "val", "test") for cls in ("mel", "nv")}
 
 
-def test_splits_inside_class_folders(tmp_path: Path) -> None:
-    index = read_index(tree(tmp_path, "mel/train", "mel/test", "nv/train", "nv/test"))
+@pytest.mark.parametrize(
+    "names", ["{split}", "{split}_set", "{cls}_{split}", "{split}ing images", "{split}/P1"]
+)
+def test_splits_inside_class_folders(tmp_path: Path, names: str) -> None:
+    folders = [f"{cls}/{names.format(cls=cls, split=split)}" for cls in ("mel", "nv") for split in ("train", "test")]
+    index = read_index(tree(tmp_path, *folders))
     assert sizes(index) == {"train/mel": 3, "test/mel": 3, "train/nv": 3, "test/nv": 3}
+
+
+@pytest.mark.parametrize("more", ["mel/extra", "mel", "bkl"])
+def test_images_beside_the_splits_in_class_folders_are_not_passed_over(tmp_path: Path, more: str) -> None:
+    tree(tmp_path, "mel/Train", "mel/Test", "nv/Train", "nv/Test", more)
+    with pytest.raises(UserError, match=r"3 images beside these .*: put each image into the folder of a split"):
+        read_index(tmp_path)
+    for number, path in enumerate(sorted(tmp_path.glob(f"{more}/*.jpg"))):  # as the advice says
+        split = tmp_path / more.removesuffix("/extra") / ("Train" if number else "Test")
+        split.mkdir(exist_ok=True)
+        path.rename(split / path.name)
+    assert sum(sizes(read_index(tmp_path)).values()) == 15
+
+
+def test_a_word_of_splits_in_a_class_folder_is_no_split_of_it(tmp_path: Path) -> None:
+    index = read_index(tree(tmp_path, "allergy/patch test", "allergy/training photos", "nevus/photos"))
+    assert sizes(index) == {"allergy": 6, "nevus": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("validate", "val"), ("holdout", "test"), ("eval", "test"), ("evaluation_set", "test"), ("tst", "test")],
+)
+@pytest.mark.parametrize("train", ["train", "trn", "trainval", "TrainVal_set"])
+def test_other_words_for_splits(tmp_path: Path, name: str, split: str, train: str) -> None:
+    index = read_index(tree(tmp_path, *(f"{it}/{cls}" for it in (train, name) for cls in ("mel", "nv"))))
+    assert sizes(index) == {f"{it}/{cls}": 3 for it in ("train", split) for cls in ("mel", "nv")}
+
+
+@pytest.mark.parametrize("name", ["external", "hold_out", "extra images"])
+def test_class_folders_beside_splits_that_are_of_none_are_named(tmp_path: Path, name: str) -> None:
+    tree(tmp_path, "set/train/mel", "set/train/nv", "set/val/mel", "set/val/nv", f"set/{name}/mel", f"set/{name}/nv")
+    index = read_index(tmp_path)
+    assert sizes(index) == {f"{split}/{cls}": 3 for split in ("train", "val") for cls in ("mel", "nv")}
+    assert index.notes[0].startswith(f"the folder {name} holds class folders, too, and is named like no split")
+    advised = index.notes[0].rpartition(" as in ")[2]
+    (tmp_path / "set" / name).rename(tmp_path / "set" / advised)
+    assert sizes(read_index(tmp_path))["test/mel"] == 3
 
 
 def test_a_split_with_one_class_keeps_it_whatever_lies_in_it(tmp_path: Path) -> None:

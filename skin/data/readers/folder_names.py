@@ -18,7 +18,11 @@ SPLITS = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-_SPLIT = re.compile(rf"({'|'.join(SPLITS)})(sets?|data|dirs?|folders?|images?|imgs|splits?)?")
+_SPLITS = SPLITS | {
+    "trn": "train", "trainval": "train", "validate": "val", "validating": "val",
+    "tst": "test", "eval": "test", "evaluation": "test", "holdout": "test",
+}  # fmt: skip
+_SPLIT = re.compile(rf"({'|'.join(_SPLITS)})(sets?|data|dirs?|folders?|images?|imgs|splits?)?")
 
 
 def _words(text: str) -> frozenset[str]:
@@ -39,7 +43,7 @@ _PIECES = _words("""
     image images img imgs picture pictures photo photos jpeg jpg png bmp tif tiff dicom dcm hdf file files
     input inputs output outputs data dataset datasets set sets subset dir dirs directory folder folders
     archive download downloads part parts fold folds split splits batch chunk shard volume vol original
-    originals orig raw clean cleaned holdout eval evaluation unlabeled unlabelled labels isic isbi ham bcn
+    originals orig raw clean cleaned unlabeled unlabelled labels isic isbi ham bcn
     ph pad ufes msld milk scin midas dermnet kaggle challenge task
 """)
 _NUMBERED = re.compile(r"(?:^|[^a-z])(part|fold|batch|chunk|shard)s?[\W_]*\d+(?![a-z\d])", re.IGNORECASE)
@@ -69,14 +73,25 @@ def common_words(names: Iterable[str]) -> frozenset[str]:
 
 
 def split_of(name: str, common: frozenset[str] = frozenset()) -> str:
-    """Return the split that a folder's name holds (`train`, `val` or `test`); `""` if it holds none or two."""
-    found = {SPLITS[match[1]] for word in words_of(name) if word not in common and (match := _SPLIT.fullmatch(word))}
+    """Return the split that a folder's name holds (`train`, `val` or `test`); `""` if it holds none or two.
+
+    `train_val` is training, from which a validation split will be cut.
+    """
+    found = {_SPLITS[match[1]] for word in words_of(name) if word not in common and (match := _SPLIT.fullmatch(word))}
+    if found == {"train", "val"}:
+        return "train"
     return found.pop() if len(found) == 1 else ""
 
 
 def is_plain(name: str) -> bool:
     """Return True if a name has no word of its own: `train`, `test_set`, `images_2`, `ISIC2018_Training_Input`."""
     return not _own_words(name)
+
+
+def split_in_class(name: str, label: str) -> str:
+    """Return the split that a folder in the class folder `label` is (`train_set`, `mel_train`); `""` if none."""
+    words = frozenset(words_of(label))
+    return "" if _own_words(name, words) else split_of(name, words)
 
 
 def is_piece(name: str, common: frozenset[str] = frozenset()) -> bool:

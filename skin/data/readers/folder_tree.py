@@ -20,7 +20,6 @@ from skin.data.folder import Folder, image_suffix
 from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.index import count
 from skin.data.readers import folder_names as names
-from skin.data.readers.folder_names import SPLITS
 from skin.data.thumbnails import fitted
 from skin.utils.errors import UserError, printable
 
@@ -297,6 +296,12 @@ class _Reader:
                 others = {place.label for other in holding if other != name for place in places[other]}
                 if not others.intersection(place.label for place in places[name]):
                     return []
+        for name in sorted(node.folders.keys() - set(holding)):
+            if known.intersection(node.folders[name].folders) and not names.is_made_of_others(name):
+                self.notes.append(
+                    f"the folder {name} holds class folders, too, and is named like no split: left out; to use it, "
+                    f"name its split, as in {name}_test"
+                )
         return [place for name in holding for place in places[name]]
 
     def _pieces(self, node: _Node, split: str, known: frozenset[str], pieces: list[str]) -> list[Place]:
@@ -401,19 +406,37 @@ class _Reader:
 
     def _classes(self, node: _Node, split: str) -> list[Place]:
         self.parents.add(node.path)
-        inside = list(node.folders.values())
-        within = {name for it in inside for name in it.folders}
-        # <class>/train, <class>/test
-        split_below = not split and len(within) > 1 and not any(it.images for it in inside)
-        split_below = split_below and all(name.lower() in SPLITS for name in within)
-        places = []
+        splits = {} if split else self._splits_in_classes(node)
+        return [
+            Place(path, label, splits.get(deeper.path, split))
+            for label, it in node.folders.items()
+            for deeper in (it.folders.values() if splits else (it,))
+            for path in deeper.all_images()
+        ]
+
+    def _splits_in_classes(self, node: _Node) -> dict[str, str]:
+        """Return the splits of the folders in class folders, `<class>/train` and `<class>/test`, by path, if any.
+
+        Raises:
+            NoClassFolders: some of the images are in such folders, and some are not.
+        """
+        splits, others = {}, []
         for label, it in node.folders.items():
-            if split_below:
-                for name, deeper in it.folders.items():
-                    places += [Place(path, label, SPLITS[name.lower()]) for path in deeper.all_images()]
-            else:
-                places += [Place(path, label, split) for path in it.all_images()]
-        return places
+            others += it.images
+            for name, deeper in it.folders.items():
+                if found := names.split_in_class(name, label):
+                    splits[deeper.path] = found
+                else:
+                    others += deeper.all_images()
+        if len(set(splits.values())) < 2:
+            return {}
+        if others:
+            raise NoClassFolders(
+                f"{self._at(node)} holds class folders with a folder for each split, such as {next(iter(splits))}, "
+                f"and {count(len(others), 'image')} beside these (first: {printable(others[0])})",
+                "put each image into the folder of a split",
+            )
+        return splits
 
     def _at(self, node: _Node) -> str:
         return str(self.folder.root / node.path)
