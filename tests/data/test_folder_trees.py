@@ -279,10 +279,31 @@ def test_the_advice_for_folds_reads_one_of_them(tmp_path: Path) -> None:
     assert sizes(index) == {"train/mel": 3, "train/nv": 3, "val/mel": 3, "val/nv": 3}
 
 
-@pytest.mark.parametrize("copy", ["mel - Copy", "mel - Copy (2)", "mel_augmented", "mel_resized"])
+@pytest.mark.parametrize(
+    "copy",
+    [
+        "mel - Copy", "mel - Copy (2)", "mel_augmented", "mel_resized", "mel (1)", "mel_2", "mel 2", "mel_224",
+        "mel_224x224", "mel_v2", "mel_synthetic", "mel_rotated", "mel_oversampled", "flipped mel",
+    ],
+)  # fmt: skip
 def test_a_copy_of_a_class_folder_is_refused(tmp_path: Path, copy: str) -> None:
     with pytest.raises(UserError, match=f"move {re.escape(copy)} out of the data folder"):
         read_index(tree(tmp_path, "mel", "nv", copy))
+    (tmp_path / copy).rename(tmp_path / "third")  # as the advice says, of a class
+    assert len(read_index(tmp_path).classes) == 3
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("grade 1", "grade 2"), ("type", "type 2"), ("bkl_1", "bkl_2"), ("0", "1", "1 2"), ("mel 1", "nv 1", "nv 2")],
+)
+def test_classes_that_are_numbered_among_themselves_are_no_copies(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert sizes(read_index(tree(tmp_path, *names))) == dict.fromkeys(names, 3)
+
+
+def test_sites_may_be_numbered(tmp_path: Path) -> None:
+    index = read_index(tree(tmp_path, "vienna/mel", "vienna/nv", "vienna 2/mel", "vienna 2/nv"))
+    assert sizes(index) == {"mel": 6, "nv": 6}
 
 
 def test_augmented_classes_are_read_and_said(tmp_path: Path) -> None:

@@ -37,8 +37,10 @@ _MASKS = _words("""
 _MASKS_BESIDE = _words("segmented annotated masked binary overlay overlays gradcam label labels")
 # Pictures that are made of others: a copy in training of a picture in the test split flatters the model.
 _COPIES = _words("""
-    augmented augmentation augmentations augment aug copy copies resized cropped processed preprocessed
+    augmented augmentation augmentations augment aug copy copies resized cropped processed preprocessed rotated
+    flipped mirrored synthetic oversampled upsampled balanced normalized normalised
 """)
+NUMBERED_CLASSES = _words("class category cls grade stage type level label score group cluster")
 _PIECES = _words("""
     image images img imgs picture pictures photo photos jpeg jpg png bmp tif tiff dicom dcm hdf file files
     input inputs output outputs data dataset datasets set sets subset dir dirs directory folder folders
@@ -134,14 +136,21 @@ def is_masks(name: str, beside: Iterable[str]) -> bool:
     )
 
 
-def copied_from(name: str, beside: Iterable[str]) -> str:
-    """Return the folder of which one holds copies (`mel - Copy`, `mel_augmented`), by their names; otherwise `""`."""
+def copied_from(name: str, beside: Iterable[str], numbered: bool = True) -> str:
+    """Return the folder of which one holds copies (`mel - Copy`, `mel_augmented`), by their names; otherwise `""`.
+
+    Args:
+        numbered: a number tells a copy, too: `mel (1)`, `mel_224x224`, `mel_v2`; not that of a `grade 1`.
+    """
     words = words_of(name)
     own = [word for word in words if word not in _COPIES]
-    if not own or len(own) == len(words):
-        return ""
-    numbered = own[:-1] if own[-1].isdigit() else own  # `mel - Copy (2)`
-    return next((other for other in beside if words_of(other) in (own, numbered)), "")
+    kept = own
+    while kept and (kept[-1].isdigit() or (kept[-1] in ("v", "x") and len(kept) < len(own))):
+        kept = kept[:-1]
+    copies = [own] if len(own) < len(words) else []
+    if copies or (numbered and not NUMBERED_CLASSES.intersection(kept)):
+        copies.append(kept)  # `mel - Copy (2)`
+    return next((other for other in beside if (words := words_of(other)) and words in copies), "")
 
 
 def is_made_of_others(name: str) -> bool:

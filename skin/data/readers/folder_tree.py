@@ -39,19 +39,6 @@ _NEARLY_ALL = 0.9
 _LOOKED_AT = 3  # pictures, to see if those of a format are masks
 _TWO_VALUES = 0.8  # of the pixels
 _MANY_FOLDERS, _FEW_IMAGES = 10, 10  # so many numbered folders with fewer images each are of patients or lesions
-_NUMBERED_CLASSES = {
-    "class",
-    "category",
-    "cls",
-    "grade",
-    "stage",
-    "type",
-    "level",
-    "label",
-    "score",
-    "group",
-    "cluster",
-}
 
 
 class Place(NamedTuple):
@@ -392,11 +379,12 @@ class _Reader:
         return [place for found in places.values() for place in found]
 
     def _refuse_copies(self, node: _Node) -> None:
-        for name in node.folders:
-            if of := names.copied_from(name, node.folders.keys() - {name}):
+        for name, it in node.folders.items():
+            if of := names.copied_from(name, node.folders.keys() - {name}, numbered=not it.folders):
                 raise NoClassFolders(
                     f"{self._at(node)} holds the folders {of} and {name}, which is named like copies of its images",
-                    f"move {name} out of the data folder; if it is a class, rename it",
+                    f"move {name} out of the data folder; if it holds other images of {of}, put them into {of}; if "
+                    "it is a class, rename it",
                 )
         if all(map(names.is_made_of_others, node.folders)):
             self.notes.append(
@@ -452,7 +440,7 @@ def _refuse_patients(folder: Folder, tree: Tree) -> None:
         alike = len(numbers)
     few = len(tree.places) < _FEW_IMAGES * len(labels)
     many = "#" in kind and alike >= max(_MANY_FOLDERS, 0.9 * len(labels))
-    if many and few and not _NUMBERED_CLASSES.intersection(names.words_of(kind)):
+    if many and few and not names.NUMBERED_CLASSES.intersection(names.words_of(kind)):
         raise NoClassFolders(
             f"{folder.root / tree.base} holds {count(len(labels), 'folder')} such as {next(iter(labels))} with "
             f"{count(len(tree.places), 'image')}, which seem to be patients or lesions, not classes"
