@@ -535,6 +535,13 @@ def test_a_table_that_agrees_or_says_other_things_is_left_alone(tmp_path: Path, 
     assert index.notes == ("the table t.csv is not used (--labels names one)",)
 
 
+def test_a_contradiction_is_shown_by_a_row_that_is_wrong(tmp_path: Path) -> None:
+    rows = [f"i{n},{'nv' if n == 2 or n > 4 else 'mel'}" for n in range(10)]
+    tree(tmp_path, "mel:5", "nv:5", files={"t.csv": table("image,dx", *rows)})
+    with pytest.raises(UserError, match=r"\(mel/i2.jpg is nv and lies in mel\)"):
+        read_index(tmp_path)
+
+
 HAM = "image_id,dx,lesion_id"
 
 

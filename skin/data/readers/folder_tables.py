@@ -235,7 +235,10 @@ def _refuse_contradiction(
     if first is None:
         return
     name, values = first
-    row = values[values != ""].index[0]
+    told = values[values != ""]
+    usual = told.groupby(folders).agg(lambda one: one.mode()[0])
+    others = told[told != folders[told.index].map(usual)]
+    row = (told if others.empty else others).index[0]
     table = usable_with_labels(folder) or "a table image,label,group named with --labels"
     raise NoClassFolders(
         f"{folder.root}: the table {path} names the images, and its column {name} contradicts the folders "
