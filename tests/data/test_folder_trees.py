@@ -542,6 +542,28 @@ def test_a_contradiction_is_shown_by_a_row_that_is_wrong(tmp_path: Path) -> None
         read_index(tmp_path)
 
 
+def test_one_folder_of_images_beside_a_table_of_their_classes_is_no_class(tmp_path: Path) -> None:
+    rows = [f"L{n // 2},i{n},{'mel' if n < 4 else 'nv'}" for n in range(8)]
+    tree(tmp_path, "p1:8", files={"HAM10000_metadata (1).csv": table("lesion_id,image_id,dx", *rows)})
+    with pytest.raises(UserError, match="its column dx tells classes, where the folders have one only") as error:
+        read_index(tmp_path)
+    option = re.search(r"--labels '([^']+)' tells", str(error.value))
+    assert option is not None
+    assert sizes(read_index(tmp_path, labels=Path(option[1]))) == {"mel": 4, "nv": 4}
+
+
+def test_one_folder_of_images_beside_a_table_without_column_names_is_no_class(tmp_path: Path) -> None:
+    rows = [f"{('train', 'val', 'test')[n % 3]},i{n}.jpg,{n // 4}" for n in range(8)]
+    with pytest.raises(UserError, match="a table image,label,group named with --labels tells the classes"):
+        read_index(tree(tmp_path, "dermamnist:8", files={"dermamnist.csv": table(*rows)}))
+
+
+@pytest.mark.parametrize("head", ["image,patient_id", "image,age", "image,dx"])
+def test_one_class_folder_beside_a_table_of_other_things_is_a_class(tmp_path: Path, head: str) -> None:
+    rows = [f"i{n},{'mel' if head.endswith('dx') else n // 2}" for n in range(8)]
+    assert sizes(read_index(tree(tmp_path, "mel:8", files={"t.csv": table(head, *rows)}))) == {"mel": 8}
+
+
 HAM = "image_id,dx,lesion_id"
 
 

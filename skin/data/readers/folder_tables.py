@@ -223,13 +223,16 @@ def _refuse_contradiction(
 ) -> None:
     """Raise `NoClassFolders` if a table has classes, and none of its columns goes with the folders.
 
+    None goes with a single class folder: it merely holds the images.
+
     Args:
         known: the table tells lesions or patients, so that it has a use without classes.
     """
     folders = rows["_image"].map(label_of)
+    one_class = len(set(label_of.values())) == 1
     first: tuple[str, pd.Series] | None = None
     for name, values in _columns_of_classes(rows, path, folder, known):
-        if _go_together(values, folders):
+        if not one_class and _go_together(values, folders):
             return
         first = first or (name, values)
     if first is None:
@@ -240,8 +243,9 @@ def _refuse_contradiction(
     others = told[told != folders[told.index].map(usual)]
     row = (told if others.empty else others).index[0]
     table = usable_with_labels(folder) or "a table image,label,group named with --labels"
+    contradicts = "tells classes, where the folders have one only" if one_class else "contradicts the folders"
     raise NoClassFolders(
-        f"{folder.root}: the table {path} names the images, and its column {name} contradicts the folders "
+        f"{folder.root}: the table {path} names the images, and its column {name} {contradicts} "
         f"({printable(rows['_image'][row])} is {printable(values[row])} and lies in {printable(folders[row])})",
         f"{table} tells the classes; to take the folders, move {path} out of the data folder",
     )
