@@ -15,7 +15,7 @@ from pathlib import Path, PureWindowsPath
 
 from skin.data.containers import HDF5_SUFFIXES, PARQUET, TAR, container_of, hdf5_pictures, is_member, read_member
 from skin.data.image_files import IMAGE_SUFFIXES
-from skin.data.readers.folder_names import is_masks
+from skin.data.readers.folder_names import is_masks, is_of_table
 from skin.data.tables import header
 from skin.utils.errors import UserError
 from skin.utils.run_folders import is_ours
@@ -251,13 +251,15 @@ class Folder:
                 kept.append(path)
         return kept
 
-    def find(self, name: str, *, converted: bool = False, masks: bool = False) -> str | None:
+    def find(
+        self, name: str, *, converted: bool = False, masks: bool = False, table: str = ""
+    ) -> str | None:
         """Find the image that a table calls `name` (with or without extension or folders), relative to the root.
 
         Return None if the folder has no such image. A name with an extension means a file of that extension, in
         large or small letters: `masks/i4.png` is no `i4.jpg`. With `converted`, any other extension will do. Of a
         picture and its DICOM file, it is the picture. A name without folders means no image in a folder of masks,
-        unless `masks` is set.
+        unless `masks` is set. Of several images, it is the one in the folder that has the name of the `table`.
 
         Raises:
             UserError: the name leaves the folder, or several different files could be meant.
@@ -292,16 +294,19 @@ class Folder:
             return None
         for path in found:
             self.refuse_link(path)
-        for other in found[1:]:
-            # Downloads hold whole folders twice, under two spellings. The size alone would not do: two
-            # uncompressed pictures have the same size if they are equally wide and high.
-            if not self._same(found[0], other):
-                raise UserError(
-                    f"{self.root}: '{name}' could be {found[0]} or {other}, which differ: "
-                    "remove one, or give the path of each image in a table with --labels"
-                )
-            self.copies[other] = found[0]
-        return found[0]
+        # Downloads hold whole folders twice, under two spellings. The size alone would not do: two uncompressed
+        # pictures have the same size if they are equally wide and high.
+        other = next((other for other in found[1:] if not self._same(found[0], other)), None)
+        if other is None:
+            self.copies.update((copy, found[0]) for copy in found[1:])
+            return found[0]
+        near = [f for f in found if any(is_of_table(part, table) for part in f.split("/")[:-1])]
+        if len(near) == 1:
+            return near[0]
+        raise UserError(
+            f"{self.root}: '{name}' could be {found[0]} or {other}, which differ: "
+            "remove one, or give the path of each image in a table with --labels"
+        )
 
     def _same(self, one: str, other: str) -> bool:
         """Return True if two files of the folder have the same bytes; files of different sizes are not read."""
@@ -312,12 +317,14 @@ class Folder:
         except OSError as error:
             raise UserError(f"cannot compare {self.root / one} with {other}: {error.strerror}") from error
 
-    def find_all(self, names: list[str], *, masks: bool = False) -> list[str | None]:
+    def find_all(self, names: list[str], *, masks: bool = False, table: str = "") -> list[str | None]:
         """Return `find` of each name. A million plain names, without a dot or a folder, take it a second less."""
         if self._links_out or not are_plain(names):
-            return [self.find(name, masks=masks) for name in names]
+            return [self.find(name, masks=masks, table=table) for name in names]
         pairs = zip(names, map(self._names.get, names), strict=True)
-        return [file if isinstance(file, str) else self.find(name, masks=masks) for name, file in pairs]
+        return [
+            file if isinstance(file, str) else self.find(name, masks=masks, table=table) for name, file in pairs
+        ]
 
     def _checked(self, name: str) -> str:
         name = composed(name)

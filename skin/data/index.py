@@ -364,14 +364,16 @@ def _find(names: pd.Series, folder: Folder, source: str, masks: bool = False) ->
     """
     notes = []
     words = names.tolist()
-    found = folder.find_all(words, masks=masks)
+    found = folder.find_all(words, masks=masks, table=source)
     files = pd.Series(found, index=names.index, dtype=object)
     named = np.zeros(len(words), bool)
     if not are_plain(words):
         named[:] = ["." in name and name.lower().endswith(IMAGE_SUFFIXES) for name in words]
     converted = bool(named.any()) and bool(files[named].isna().all())
     if converted:
-        files[named] = [folder.find(name, converted=True, masks=masks) for name in names[named]]
+        files[named] = [
+            folder.find(name, converted=True, masks=masks, table=source) for name in names[named]
+        ]
         if files[named].notna().any():
             taken = _kinds(files[named])
             notes.append(f"no image has the extension that {source} gives it; taken instead: {taken}")

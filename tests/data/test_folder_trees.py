@@ -564,6 +564,27 @@ def test_one_class_folder_beside_a_table_of_other_things_is_a_class(tmp_path: Pa
     assert sizes(read_index(tree(tmp_path, "mel:8", files={"t.csv": table(head, *rows)}))) == {"mel": 8}
 
 
+@pytest.mark.parametrize(("train", "name"), [("train", "train.csv"), ("train_images", "train_labels.csv")])
+@pytest.mark.parametrize("letters", [("", ""), ("a", "b")])
+def test_the_advice_for_a_contest_reads_the_table_of_the_training_images(
+    tmp_path: Path, train: str, name: str, letters: tuple[str, str]
+) -> None:
+    files = {f"{train}/{letters[0]}{n}.jpg": f"train {n}" for n in range(12)}
+    files |= {f"test/{letters[1]}{n}.jpg": f"test {n}" for n in range(6)}
+    tree(tmp_path, files=files)
+    rows = [f"{letters[0]}{n},{'mel' if n % 2 else 'nv'},P{n // 2}" for n in range(12)]
+    asked = [f"{letters[1]}{n}" for n in range(6)]
+    tables = {name: table("id,label,patient_id", *rows), "test.csv": table("id", *asked)}
+    tree(tmp_path, files={**tables, "sample_submission.csv": table("id,label", *(f"{it},mel" for it in asked))})
+    with pytest.raises(UserError, match="is of no known layout") as error:
+        read_index(tmp_path)
+    option = re.search(r"--labels (\S+) reads its table", str(error.value))
+    assert option is not None
+    index = read_index(tmp_path, labels=Path(option[1]))
+    assert {Path(path).parent.name for path in index.rows["path"]} == {train}
+    assert sizes(index) == {"mel": 6, "nv": 6}
+
+
 HAM = "image_id,dx,lesion_id"
 
 

@@ -85,6 +85,12 @@ def split_of(name: str, common: frozenset[str] = frozenset()) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
+def is_of_table(name: str, table: str) -> bool:
+    """Return True if a folder has the name of a table, `train.csv`, or is the split that the table is named after."""
+    words = words_of(table.rpartition(".")[0])
+    return bool(words) and (words_of(name) == words or (is_plain(name) and split_of(name) == split_of(table) != ""))
+
+
 def is_plain(name: str) -> bool:
     """Return True if a name has no word of its own: `train`, `test_set`, `images_2`, `ISIC2018_Training_Input`."""
     return not _own_words(name)

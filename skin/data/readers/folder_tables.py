@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.naming import Images, stem
 from skin.data.readers.common import joined_people, listed, people_columns
+from skin.data.readers.folder_names import is_of_table
 from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.readers.labels_table import labels_table
 from skin.data.tables import GROUP_COLUMNS, find_column, from_one_hot, is_one_hot, read_table, spelling
@@ -193,8 +195,10 @@ def with_folders(folder: Folder, draft: Draft) -> Draft:
 
 
 def usable_with_labels(folder: Folder) -> str:
-    """Return the option that names the one table which `--labels` can read for nearly all images, otherwise `""`."""
-    stems = set(map(stem, folder.images))
+    """Return the option that names the one table which `--labels` can read for nearly all images, otherwise `""`.
+
+    Of a table with the name of a folder, `train.csv`, it is nearly all in that folder, `train/`.
+    """
     found = []
     for path in (*folder.tables, *(path for path in folder.others if path.lower().endswith(".txt"))):
         try:
@@ -203,6 +207,9 @@ def usable_with_labels(folder: Folder) -> str:
             draft = labels_table(folder, folder.root / path)
         except UserError:
             continue
+        table = posixpath.basename(path)
+        own = tuple(f"{it}/" for it in folder.folders if is_of_table(posixpath.basename(it), table))
+        stems = {stem(image) for image in folder.images if image.startswith(own)} or set(map(stem, folder.images))
         named = draft.rows.loc[draft.rows["label"] != "", "image"].map(stem).isin(stems)
         if draft.rows["label"].nunique() > 1 and named.sum() >= _NEARLY_ALL * len(stems):
             found.append(path)
