@@ -78,6 +78,20 @@ def test_two_levels_of_classes_have_the_upper_one_as_classes(tmp_path: Path) -> 
     )
 
 
+def test_classes_below_are_said_if_images_lie_beside_them(tmp_path: Path) -> None:
+    index = read_index(tree(tmp_path, "benign/nv", "benign/bkl", "malignant/mel", "malignant"))
+    assert sizes(index) == {"benign": 6, "malignant": 6}
+    assert index.notes == (
+        "the classes are the folders benign, malignant; those in them (bkl, mel, nv) are not told apart",
+    )
+
+
+def test_ways_of_imaging_are_said_if_they_are_learnt_as_classes(tmp_path: Path) -> None:
+    (note,) = read_index(tree(tmp_path, "dermoscopy", "clinical images")).notes
+    assert note.startswith("the folders clinical images, dermoscopy are learnt as if they were diagnoses")
+    assert read_index(tree(tmp_path, "nevus")).notes == ()
+
+
 @pytest.mark.parametrize("inside", ["P1", "dermoscopic", "images", "2019"])
 def test_folders_inside_class_folders_do_not_matter(tmp_path: Path, inside: str) -> None:
     index = read_index(tree(tmp_path, f"melanoma/{inside}", f"nevus/{inside}", "nevus/more"))

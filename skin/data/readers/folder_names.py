@@ -55,6 +55,10 @@ _DOUBTFUL = _words("""
     new tmp temp trash bin deleted rejected old backup check review runs none na models logs plots figures results
     docs screenshots examples samples sample demo
 """)
+_WAYS = _words("""
+    dermoscopy dermoscopic dermatoscopy dermatoscopic dermoscope dermatoscope clinical clinic macro macroscopic
+    closeup smartphone overview tbp
+""")
 
 
 def as_name(name: str) -> str:
@@ -167,6 +171,12 @@ def is_made_of_others(name: str) -> bool:
 def is_doubtful(name: str) -> bool:
     """Return True if a folder may have been put aside rather than be a class: `to sort`, `misc`, `others`."""
     return all(word in _DOUBTFUL for word in words_of(name))
+
+
+def is_way_of_imaging(name: str) -> bool:
+    """Return True if a folder is named after a way to take images: `dermoscopy`, `clinical images`."""
+    own = _own_words(name)
+    return bool(own) and _WAYS.issuperset(own)
 
 
 def is_numbered(name: str) -> bool:

@@ -354,7 +354,7 @@ class _Reader:
                 "the classes",
                 "put the class folders side by side into one folder, or name a table image,label with --labels",
             )
-        if deeper and inside:
+        if inside and (deeper or any(map(names.names_disease, inside))):
             self.notes.append(
                 f"the classes are the folders {_shown(above)}; those in them ({_shown(inside)}) are not told apart"
             )
@@ -451,6 +451,11 @@ def _of_doubtful(tree: Tree) -> list[str]:
     """Return notes on folders that may have been put aside, and not be classes."""
     labels = tree.labels
     usual = sorted(labels.values())[len(labels) // 2]
+    if all(map(names.is_way_of_imaging, labels)):
+        return [
+            f"the folders {_shown(list(labels))} are learnt as if they were diagnoses, and are named like ways to "
+            "take images: if they are none, name a table image,label with --labels"
+        ]
     return [
         f"the folder '{label}' is learnt as if it were a diagnosis, with {count(number, 'image')}: if it is none, "
         "move it out of the data folder"
