@@ -185,6 +185,14 @@ def test_other_words_for_splits(tmp_path: Path, name: str, split: str, train: st
     assert sizes(index) == {f"{it}/{cls}": 3 for it in ("train", split) for cls in ("mel", "nv")}
 
 
+@pytest.mark.parametrize("both", ["trainval", "train_val", "TrainVal_set"])
+def test_training_and_validation_images_together_are_not_read_beside_each(tmp_path: Path, both: str) -> None:
+    folders = [f"{split}/{cls}" for split in ("train", "val", "test", both) for cls in ("mel", "nv")]
+    index = read_index(tree(tmp_path, *folders))
+    assert sizes(index) == {f"{split}/{cls}": 3 for split in ("train", "val", "test") for cls in ("mel", "nv")}
+    assert index.notes == ("the folder holds 6 images outside the class folders: left out",)
+
+
 @pytest.mark.parametrize("name", ["external", "hold_out", "extra images"])
 def test_class_folders_beside_splits_that_are_of_none_are_named(tmp_path: Path, name: str) -> None:
     tree(tmp_path, "set/train/mel", "set/train/nv", "set/val/mel", "set/val/nv", f"set/{name}/mel", f"set/{name}/nv")

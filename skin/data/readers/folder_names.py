@@ -100,6 +100,11 @@ def is_plain(name: str) -> bool:
     return not _own_words(name)
 
 
+def is_train_and_val(name: str) -> bool:
+    """Return True if a folder is the training and the validation split together: `trainval`, `train_val`."""
+    return bool(re.search("train[ _-]?val", name, re.IGNORECASE))
+
+
 def split_in_class(name: str, label: str) -> str:
     """Return the split that a folder in the class folder `label` is (`train_set`, `mel_train`); `""` if none."""
     words = frozenset(words_of(label))

@@ -272,6 +272,10 @@ class _Reader:
     def _splits(self, node: _Node, split: str, common: frozenset[str]) -> list[Place]:
         """Return the images of the folders in `node` that are splits; none if there are no such folders."""
         holding = [name for name, it in node.folders.items() if names.split_of(name, common) and it.folders]
+        training = [name for name in holding if names.split_of(name, common) == "train"]
+        parts = [name for name in training if not names.is_train_and_val(name)]
+        if parts:  # trainval holds the images of train once more
+            holding = [name for name in holding if name not in training or name in parts]
         holding.sort(key=lambda name: -len(node.folders[name].folders))  # one with a single class comes last
         places: dict[str, list[Place]] = {}
         known: frozenset[str] = frozenset()
@@ -283,7 +287,7 @@ class _Reader:
                 others = {place.label for other in holding if other != name for place in places[other]}
                 if not others.intersection(place.label for place in places[name]):
                     return []
-        for name in sorted(node.folders.keys() - set(holding)):
+        for name in sorted(node.folders.keys() - set(holding) - set(training)):
             if known.intersection(node.folders[name].folders) and not names.is_made_of_others(name):
                 self.notes.append(
                     f"the folder {name} holds class folders, too, and is named like no split: left out; to use it, "
