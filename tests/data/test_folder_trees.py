@@ -566,7 +566,7 @@ def test_a_contradiction_is_shown_by_a_row_that_is_wrong(tmp_path: Path) -> None
 
 def test_one_folder_of_images_beside_a_table_of_their_classes_is_no_class(tmp_path: Path) -> None:
     rows = [f"L{n // 2},i{n},{'mel' if n < 4 else 'nv'}" for n in range(8)]
-    tree(tmp_path, "p1:8", files={"HAM10000_metadata (1).csv": table("lesion_id,image_id,dx", *rows)})
+    tree(tmp_path, "p1:8", files={"metadata of p1.csv": table("lesion_id,image_id,dx", *rows)})
     with pytest.raises(UserError, match="its column dx tells classes, where the folders have one only") as error:
         read_index(tmp_path)
     option = re.search(r"--labels '([^']+)' tells", str(error.value))
