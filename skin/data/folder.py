@@ -14,8 +14,8 @@ import unicodedata
 from pathlib import Path, PureWindowsPath
 
 from skin.data.containers import HDF5_SUFFIXES, PARQUET, TAR, container_of, hdf5_pictures, is_member, read_member
+from skin.data.folder_names import is_masks, is_of_table
 from skin.data.image_files import IMAGE_SUFFIXES
-from skin.data.readers.folder_names import is_masks, is_of_table
 from skin.data.tables import header
 from skin.utils.errors import UserError
 from skin.utils.run_folders import is_ours

@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from skin.data.class_names import same_disease
-from skin.data.readers.folder_names import has_word_of_download
+from skin.data.folder_names import has_word_of_download
 from skin.data.split import SPLITS
 
 import pandas as pd

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from skin.data.folder import Folder, is_table, name_of_first
+from skin.data.folder_names import SPLITS
 from skin.data.groups import join_groups
 from skin.data.index import COLUMNS, PEOPLE, Draft
-from skin.data.readers.folder_names import SPLITS
 from skin.data.tables import (
     LESION_COLUMNS,
     PATIENT_COLUMNS,

@@ -12,11 +12,11 @@ from typing import NamedTuple
 from skin.data.class_names import match_classes
 from skin.data.containers import is_member
 from skin.data.folder import Folder
+from skin.data.folder_names import is_of_table
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.naming import Images, stem
 from skin.data.readers.common import joined_people, listed, people_columns
-from skin.data.readers.folder_names import is_of_table
 from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.readers.labels_table import labels_table
 from skin.data.tables import GROUP_COLUMNS, find_column, from_one_hot, is_one_hot, read_table, spelling

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from skin.data import folder_names as names
 from skin.data.containers import is_member
 from skin.data.folder import Folder, image_suffix
 from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.index import count
-from skin.data.readers import folder_names as names
 from skin.data.thumbnails import fitted
 from skin.utils.errors import UserError, printable
 

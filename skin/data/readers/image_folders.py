@@ -5,9 +5,9 @@ from __future__ import annotations
 import posixpath
 
 from skin.data.folder import Folder
+from skin.data.folder_names import as_name
 from skin.data.index import Draft, count
 from skin.data.readers.common import Layout, listed, rows_of
-from skin.data.readers.folder_names import as_name
 from skin.data.readers.folder_tables import groups_beside, usable_with_labels
 from skin.data.readers.folder_tree import NoClassFolders, Tree, read_tree
 from skin.data.readers.isic_archive import groups_of_tables, tables_of_classes

@@ -13,9 +13,9 @@ import shlex
 from typing import NamedTuple
 
 from skin.data.folder import Folder
+from skin.data.folder_names import as_name
 from skin.data.index import Draft, count
 from skin.data.readers.common import SPLITS, Layout, rows_of
-from skin.data.readers.folder_names import as_name
 from skin.data.readers.set_tables import set_column
 from skin.data.tables import read_table
 from skin.utils.errors import UserError
