@@ -174,7 +174,8 @@ def _frame(header: Dataset, check: Check) -> np.ndarray:
                 raise UserError(f"a JPEG 2000 picture of more than {_JPEG_2000_LIMIT:,} pixels: save it uncompressed")
             if not jpeg_2000:
                 check(size, frame)
-    return pixel_array(header, index=0)
+    pixels = pixel_array(header, index=0)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)  # a big-endian file's are in its order
 
 
 def _unpacked_bytes(frame: bytes) -> int:

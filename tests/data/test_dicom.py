@@ -54,6 +54,17 @@ def test_colours_and_grey_are_read_as_they_are(syntax: str) -> None:
     np.testing.assert_array_equal(grey_of(dicom(GREY, syntax)), GREY)
 
 
+@pytest.mark.parametrize(("kind", "least", "tags"), [
+    ("u2", 0, {}), ("u2", 0, {"BitsStored": 12, "HighBit": 11}), ("i2", -900, {}),
+    ("u2", 0, {"WindowCenter": 1000, "WindowWidth": 900}),
+])  # fmt: skip
+def test_numbers_of_two_bytes_in_either_order_are_the_same(kind: str, least: int, tags: dict[str, int]) -> None:
+    pixels = np.linspace(least, 4000, GREY.size).reshape(GREY.shape)
+    little = grey_of(dicom(pixels.astype(f"<{kind}"), **tags))
+    np.testing.assert_array_equal(grey_of(dicom(pixels.astype(f">{kind}"), BIG_ENDIAN, **tags)), little)
+    assert len(np.unique(little)) > 50
+
+
 def test_planes_are_put_together() -> None:
     planes = np.ascontiguousarray(COLOURS.transpose(2, 0, 1)).tobytes()
     np.testing.assert_array_equal(read(dicom(COLOURS, PlanarConfiguration=1, PixelData=planes)), COLOURS)
