@@ -46,7 +46,8 @@ _ORIENTATION = 0x0112  # EXIF tag
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # of a JPEG's segment or its end, not of a scan's restart
 _END, _SCAN = b"\xff\xd9", b"\xff\xda"
 _SEGMENT_LIMIT = 100_000  # far more than any picture has
-_BITS, _TILE_SIDES = 258, (322, 323)  # TIFF tags
+_BITS, _PHOTOMETRIC, _TILE_SIDES, _SAMPLE_FORMAT, _SIGNED = 258, 262, (322, 323), 339, 2  # TIFF tags, and a value
+_TIFF_HEADS = (b"II*\0", b"MM\0*")
 _LARGE = 50_000_000  # pixels; a larger picture is shrunk piece by piece, and only one at a time in a process
 _ROWS = 512  # of such a piece; a multiple of _SHRINK
 _SHRINK = 2
@@ -321,13 +322,22 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
         formats = ("HEIF",)
         _know_heif()
     file.seek(0)
-    image = Image.open(file, formats=formats)
+    head = file.read(4)
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=formats)
+    except UnidentifiedImageError as error:
+        if head not in _TIFF_HEADS:
+            raise
+        raise ImageError(name, "a TIFF of a kind that is not read here; save it with 8 bits") from error
     try:
         _check_size(image.size, name, PIXEL_LIMITS.get(str(image.format), PIXEL_LIMIT))
         tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
         sides = [tags.get(tag, 1) for tag in _TILE_SIDES]
         if sides[0] * sides[1] > PIXEL_LIMIT:  # libtiff takes memory for a whole tile, however small the image
             raise ImageError(name, f"TIFF tiles of {sides[0]}x{sides[1]} pixels")
+        if _SIGNED in np.atleast_1d(tags.get(_SAMPLE_FORMAT, 1)) and image.mode[0] not in "FI":
+            raise ImageError(name, "signed numbers of 8 bits; save it with unsigned ones")
     except BaseException:
         image.close()
         raise
@@ -419,30 +429,37 @@ def _pixels(image: Image.Image, name: str, data: bytes = b"") -> np.ndarray:
     """
     if data and _sixteen_bits(image) and image.mode in ("RGB", "RGBA", "LA"):
         image = _from_sixteen_bits(image, data, name)
-    scale = _scale(image, name) if image.mode[0] in "FI" else 1.0
+    scale = _scale(image, name) if image.mode[0] in "FI" else (1.0, 0.0)
     if image.width * image.height <= _LARGE:
-        return _bytes_of(image, scale)
+        return _bytes_of(image, *scale)
     pieces = []
     for top in range(0, image.height, _ROWS):
-        piece = _bytes_of(image.crop((0, top, image.width, min(top + _ROWS, image.height))), scale)
+        piece = _bytes_of(image.crop((0, top, image.width, min(top + _ROWS, image.height))), *scale)
         smaller = (piece.shape[1] // _SHRINK, max(1, piece.shape[0] // _SHRINK))
         pieces.append(cv2.resize(piece, smaller, interpolation=cv2.INTER_AREA))
     return np.concatenate(pieces)
 
 
-def _bytes_of(image: Image.Image, scale: float) -> np.ndarray:
-    """Return pixels as `_pixels` does; `scale` takes whole and floating-point numbers to 0..255."""
+def _bytes_of(image: Image.Image, scale: float, black: float) -> np.ndarray:
+    """Return pixels as `_pixels` does. Whole and floating-point numbers become number * `scale` + `black`."""
     if image.mode[0] in "FI":  # "I;16" and its byte orders; "I" is 32 bits, for some files of 16
-        grey = np.asarray(image)
-        grey = cv2.convertScaleAbs(grey if image.mode == "F" else grey.astype(np.uint16), alpha=scale)
+        numbers = np.asarray(image)
+        grey = cv2.convertScaleAbs(
+            numbers if image.mode == "F" else numbers.astype(np.uint16), alpha=scale, beta=black
+        )
+        if image.has_transparency_data:  # a PNG's number that stands for no colour
+            grey = np.where(numbers == image.info.get("transparency"), np.uint8(255), grey)
         return cv2.merge([grey, grey, grey])
     if image.has_transparency_data:
         return np.asarray(image.convert("RGBA").convert("RGBa"))
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _scale(image: Image.Image, name: str) -> float:
-    """Return the factor that takes the numbers of a grey image to 0..255: 1/257 if they have 16 bits."""
+def _scale(image: Image.Image, name: str) -> tuple[float, float]:
+    """Return the factor that takes the numbers of a grey image to 0..255, 1/257 if they have 16 bits, and black.
+
+    In a TIFF whose 0 is white, black is 255 and the factor negative. Pillow turns only those of 8 bits.
+    """
     least, most = math.inf, -math.inf
     for top in range(0, image.height, _ROWS):
         piece = np.asarray(image.crop((0, top, image.width, min(top + _ROWS, image.height))))
@@ -450,7 +467,9 @@ def _scale(image: Image.Image, name: str) -> float:
     if not (least >= 0 and most <= 65535):
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise ImageError(name, f"{kind} pixels, whose range is not known; save it with 8 bits")
-    return 255.0 if image.mode == "F" and most <= 1 else 255 / full_scale(int(most))
+    factor = 255.0 if image.mode == "F" and most <= 1 else 255 / full_scale(int(most))
+    turned = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
+    return (-factor, 255.0) if turned else (factor, 0.0)
 
 
 def _sixteen_bits(image: Image.Image) -> bool:

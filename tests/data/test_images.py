@@ -213,6 +213,31 @@ def test_a_transparent_palette_entry_and_grey_with_alpha_are_laid_on_white() -> 
     assert (read(encoded(Image.new("LA", (40, 32), (0, 0)))) == 255).all()
 
 
+def test_a_grey_of_16_bits_that_stands_for_no_colour_is_white() -> None:
+    grey = np.full((40, 40), 30_000, np.uint16)
+    grey[:20] = 60_000
+    stored = read(encoded(Image.fromarray(grey), transparency=30_000))
+    assert (stored[25:] == 255).all()
+    assert (stored[:15] == round(60_000 / 257)).all()
+
+
+def test_a_tiff_of_16_bits_whose_zero_is_white_is_turned() -> None:
+    """Pillow turns those of 8 bits, as it reads and as it writes them."""
+    grey = np.full((40, 40), 65535 // 5, np.uint16)
+    grey[0, 0] = 65535
+    stored = read(encoded(Image.fromarray(grey), "TIFF", tiffinfo={262: 0}))
+    assert (stored[20:] == 204).all()
+
+
+def test_a_tiff_of_signed_numbers_of_8_bits_and_one_that_pillow_does_not_know_are_refused_as_such() -> None:
+    signed = encoded(Image.new("L", (40, 40)), "TIFF", tiffinfo={339: 2})
+    with pytest.raises(ImageError, match="signed numbers of 8 bits"):
+        read(signed)
+    strange = encoded(Image.new("L", (40, 40)), "TIFF", tiffinfo={339: 3})
+    with pytest.raises(ImageError, match="a TIFF of a kind that is not read here"):
+        read(strange)
+
+
 def test_the_colour_behind_full_transparency_does_not_bleed_into_the_edge() -> None:
     image = np.zeros((64, 64, 4), np.uint8)
     image[:, :32] = (0, 0, 0, 0)  # black, but invisible
