@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 DIRECTIONS = 32  # directions of the pooled features' spread with a variance of their own; the rest share one
 SHRINKAGE = 0.5  # of the correlations of traits towards none
@@ -46,6 +47,8 @@ FOLDS = 5
 MOST_IMAGES = 1500  # taken evenly from a larger set; enough to show where the features lie
 WEAK = 0.5  # a kind of which a smaller share is flagged passes for the most part
 _LEAST_SPREAD = 0.01
+_ROUNDING = 2**-8  # of bfloat16, as a share of a number
+_DULL = 1e30  # the spread of a stage that tells nothing: no distance is large beside it
 
 
 class Gaussians(TypedDict):
@@ -130,6 +133,8 @@ def fit(traits: Floats, labels: Ints, training: Training | None = None) -> Unlik
         logs = _log_distances(place, traits)
     centre = logs.mean(0) if len(logs) else np.zeros(logs.shape[1])
     spread = np.maximum(logs.std(0), _LEAST_SPREAD) if len(logs) else np.ones(logs.shape[1])
+    known = (traits, ()) if training is None else (training.traits, training.widths)
+    spread[_are_dull(*known)] = _DULL
     place["scales"] = np.stack([centre, spread], 1).tolist()
     place["threshold"] = _limit(((logs - centre) / spread).max(1))
     return place
@@ -207,6 +212,16 @@ def _log_distances(unlike: Unlike, traits: Floats) -> Doubles:
         first += size
     logs: Doubles = np.log(np.maximum(np.stack([*distances, _distance(unlike, features)], 1), 1e-12))
     return logs
+
+
+def _are_dull(traits: Floats, widths: Sequence[int]) -> Bools:
+    """Return which stages, [S], have much the same traits for all images: the network has not learned to see there.
+
+    What is left between two images is the arithmetic's rounding, which differs from one way of computing to another.
+    """
+    apart = traits.std(0, dtype=np.float64) < _ROUNDING * np.abs(traits.mean(0, dtype=np.float64))
+    ends = [*np.cumsum([0, *widths]), traits.shape[1]]
+    return np.array([apart[a:b].mean() > 0.5 for a, b in itertools.pairwise(ends)])
 
 
 def _fit_stage(traits: Floats) -> Stage:

@@ -37,6 +37,30 @@ def test_what_shows_in_one_stage_alone_is_flagged(fitted: unlike.Unlike, column:
     assert (unlike.distance(fitted, traits) > 1).mean() > 0.95
 
 
+@pytest.mark.parametrize("bare", [True, False], ids=["pooled alone", "all stages"])
+def test_where_all_images_look_alike_to_the_network_rounding_flags_none(bare: bool) -> None:
+    """A network that has not learned, or answers by metadata, asked in float32, in bfloat16, and folded."""
+    generator = np.random.Generator(np.random.Philox(8))
+    traits = 0.3 + 1e-8 * generator.standard_normal((400, sum(WIDTHS) + 24))
+    labels = generator.integers(0, 3, 400)
+    found = unlike.fit(traits[:200], labels[:200], None if bare else Training(traits[200:], labels[200:], WIDTHS))
+    rounded = traits * (1 + 2.0**-9)
+    for asked in (traits, traits + 1e-6 * generator.standard_normal(traits.shape), rounded):
+        assert (unlike.distance(found, asked) <= 1).all()
+
+
+def test_one_stage_that_sees_nothing_leaves_the_others_their_say() -> None:
+    (traits, labels), (others, theirs) = traits_of(1200, 0), traits_of(800, 1)
+    for each in (traits, others):
+        each[:, : WIDTHS[0]] = 0.5
+    found = unlike.fit(others, theirs, Training(traits, labels, WIDTHS))
+    far, _ = traits_of(200, 3)
+    far[:, : WIDTHS[0]] = 0.5001
+    assert (unlike.distance(found, far) > 1).mean() < 0.1
+    far[:, 10] += 60
+    assert (unlike.distance(found, far) > 1).mean() > 0.95
+
+
 def test_a_stage_by_hand() -> None:
     traits = np.array([[0.0, 0.0], [2.0, 2.0], [0.0, 2.0], [2.0, 0.0]], np.float32)  # mean and deviation 1
     stage = unlike._fit_stage(traits)
