@@ -115,6 +115,11 @@ def write(folder: Path, images: int = 700, seed: int = 0) -> Path:
     return folder
 
 
+def is_drawn(folder: Path) -> bool:
+    """Return True if a data folder is a demo set, by whatever option it came to be used."""
+    return _marker(folder) is not None
+
+
 def _marker(folder: Path) -> object:
     """Return the contents of a folder's marker; None if there is no whole demo set."""
     try:

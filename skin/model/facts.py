@@ -56,7 +56,7 @@ def facts_of(checkpoint: Checkpoint) -> Facts:
     config, calibration = checkpoint.config, checkpoint.calibration
     return Facts(
         data=Path(config["data"]).name if config.get("data") else None,
-        demo=bool(config.get("demo")),
+        demo=bool(config.get("demo") or config.get("resolved", {}).get("drawn")),
         saved=date.fromtimestamp(checkpoint.path.stat().st_mtime),
         calibration_images=calibration.get("images", 0),
         malignant=any(map(is_malignant, checkpoint.classes)),

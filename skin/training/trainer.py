@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NotRequired, TypedDict, cast
 
+from skin.data import demo
 from skin.data.dataset import Batch, EpochBatches, SkinDiseaseDataset
 from skin.data.metadata import ColumnDict
 from skin.model import precision
@@ -42,6 +43,7 @@ class Resolved(TypedDict):
     steps_per_epoch: int
     parameters: int
     metadata: NotRequired[list[ColumnDict]]  # the encoder, with --metadata
+    drawn: NotRequired[bool]  # the data are a demo set, also if --data names it
 
 
 @dataclass
@@ -191,6 +193,8 @@ class Trainer:
         }
         if self.dataset.metadata is not None:
             found["metadata"] = self.dataset.metadata.encoder.to_list()
+        if self.options.data is not None and demo.is_drawn(self.options.data):
+            found["drawn"] = True
         return found
 
     def describe(self) -> str:

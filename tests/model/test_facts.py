@@ -41,6 +41,7 @@ def test_a_bare_checkpoint_says_so(checkpoint: Checkpoint) -> None:
 def test_the_data_is_named_by_its_folder(checkpoint: Checkpoint) -> None:
     facts = facts_of(replace(checkpoint, config={"data": "/home/me/HAM10000", "demo": True}))
     assert (facts.data, facts.demo) == ("HAM10000", True)
+    assert facts_of(replace(checkpoint, config={"data": "drawn", "resolved": {"drawn": True}})).demo
 
 
 def test_the_melanomas_that_its_most_probable_class_finds_are_counted(checkpoint: Checkpoint) -> None:
