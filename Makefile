@@ -4,6 +4,7 @@
 #   make demo PYTHON=/path/to/python     this Python, not the first that is found
 
 VENV ?= .venv
+$(if $(word 2,$(VENV)),$(error VENV="$(VENV)": name a folder whose path has no space))
 BIN = $(VENV)/bin
 DEMO = runs/latest/demo/HAM10000_images_part_1
 
