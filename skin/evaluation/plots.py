@@ -436,7 +436,8 @@ def flow(report: Report) -> Figure | None:
 
     def said(amount: Amount) -> str:
         groups = "" if found.groups_are == "images" else f"\n{amount.groups:,} {found.groups_are}"
-        lesions = "" if amount.lesions is None else f"\n{amount.lesions:,} lesions"
+        told = amount.lesions is None or found.groups_are == "lesions"
+        lesions = "" if told else f"\n{amount.lesions:,} lesions"
         return f"{amount.images:,} images{groups}{lesions}"
 
     left_out = [label(it.reason, 44, 2) for it in found.left_out] or ["none"]
