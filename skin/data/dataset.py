@@ -221,12 +221,12 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         self.rank, self.world = rank, world
         self.set_epoch(0)
         self.bounds = [*range(0, size, batch_size), size]
-        if len(self.bounds) > 2 and _least_piece(size - self.bounds[-2], replicas, world, passes) < 2:
+        if len(self.bounds) > 2 and least_piece(size - self.bounds[-2], replicas, world, passes) < 2:
             del self.bounds[-2]
 
         lengths = [b - a for a, b in zip(self.bounds, self.bounds[1:], strict=False)]
         # The fewest images that a replica ever gets in a pass.
-        self.least_images = min(_least_piece(length, replicas, world, passes) for length in lengths)
+        self.least_images = min(least_piece(length, replicas, world, passes) for length in lengths)
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Iterate over this epoch next, from this step on."""
@@ -259,14 +259,14 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             yield [(self._epoch, int(i)) for i in np.array_split(rows, self.world)[self.rank]]
 
 
-def _least_piece(images: int, replicas: int, world: int, passes: int) -> int:
+def least_piece(images: int, replicas: int, world: int, passes: int) -> int:
     """Return the fewest images that a replica gets of a batch in a pass; 0 if there are more replicas than images.
 
     Processes share a batch evenly. DataParallel cuts it as `torch.chunk` does, into equal pieces and a rest: 13
     images on four GPUs are 4, 4, 4, 1. Nine images are 3, 3, 3, and the fourth GPU has nothing to do.
     """
     if passes > 1:
-        return min(_least_piece(each, replicas, world, 1) for each in (images // passes, -(-images // passes)))
+        return min(least_piece(each, replicas, world, 1) for each in (images // passes, -(-images // passes)))
     if world > 1 or images < replicas:
         return images // replicas
     piece = -(-images // replicas)

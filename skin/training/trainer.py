@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import NotRequired, TypedDict, cast
 
 from skin.data import demo
-from skin.data.dataset import Batch, EpochBatches, SkinDiseaseDataset
+from skin.data.dataset import Batch, EpochBatches, SkinDiseaseDataset, least_piece
 from skin.data.metadata import ColumnDict
 from skin.model import precision
 from skin.model.network import Classifier, load_weights
@@ -127,13 +127,14 @@ class Trainer:
         """Return the number of passes for this process's share of a batch.
 
         The last batch of an epoch may have the images of another one, too: with `--accumulate`, which is for want of
-        memory, it gets as many more passes. No GPU has a single image in one, which BatchNorm could not take.
+        memory, it gets as many more passes. No GPU has a single image in one of them, which BatchNorm could not take.
         """
-        passes = self.options.accumulate
-        if passes == 1:
+        usual = self.options.accumulate
+        if usual == 1:
             return 1
-        each = -(-self.batches.batch_size // (self.topology.world * passes))
-        return max(passes, min(-(-images // each), images // (2 * self._gpus)))
+        each = -(-self.batches.batch_size // (self.topology.world * usual))
+        more = range(-(-images // each), usual, -1)
+        return next((passes for passes in more if least_piece(images, self._gpus, 1, passes) > 1), usual)
 
     def freeze(self, frozen: bool) -> None:
         """Freeze or free the body. DDP looks only once at which parameters need gradients, so it is made anew."""

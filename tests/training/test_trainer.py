@@ -405,6 +405,7 @@ def test_what_auto_became_is_said_in_the_header_and_the_config(settings: Options
         "image_size": 48, "weights": "random (trained from scratch)", "precision": "float32", "parallel": "CPU",
         "gpus": 0, "processes": 1, "workers": 0, "images_per_step": 16, "steps_per_epoch": len(trainer.batches),
         "parameters": 48_791,  # tests/small_network
+        "drawn": True,
     }  # fmt: skip
     header = trainer.describe()
     for words in ("efficientnet_b0, 0.0 M parameters, 48 px", "random", "CPU (1 threads), float32, 16 images a step"):
@@ -541,6 +542,16 @@ def test_a_batch_with_the_rest_of_the_epoch_has_more_passes_and_none_of_one_imag
     batch = as_batch(torch.zeros(images, 32, 32, 3, dtype=torch.uint8), torch.zeros(images, dtype=torch.int64))
     assert [len(piece.labels) for piece, _ in trainer.passes(batch)] == sizes
     assert trainer.images_per_pass() == max(sizes)
+
+
+def test_no_gpu_of_several_has_one_image_in_a_pass(
+    settings: Options, parts: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = built(settings, parts, batch_size=6, accumulate=2)  # of two images for each of three GPUs
+    monkeypatch.setattr(trainer, "topology", Topology(torch.device("cpu"), gpus=3))
+    batch = as_batch(torch.zeros(19, 32, 32, 3, dtype=torch.uint8), torch.zeros(19, dtype=torch.int64))
+    sizes = [len(piece.labels) for piece, _ in trainer.passes(batch)]
+    assert sizes == [10, 9]  # as 4, 4, 2 and 3, 3, 3; in three passes 7 images would be 3, 3, 1
 
 
 def test_ddp_sums_up_in_the_last_pass_alone(
