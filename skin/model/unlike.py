@@ -230,6 +230,7 @@ def _fit_stage(traits: Floats) -> Stage:
 
     mean, deviation = traits.mean(0, dtype=np.float64), traits.std(0, dtype=np.float64)
     deviation = np.maximum(deviation, 1e-3 * deviation.max() + 1e-12)  # a map that is always empty tells something
+    deviation = np.maximum(deviation, _ROUNDING * np.abs(mean))  # and one that is always the same, nothing
     units = (traits - mean) / deviation
     covariance = (1 - SHRINKAGE) * units.T @ units / len(units) + SHRINKAGE * np.eye(len(mean))
     values, vectors = np.linalg.eigh(covariance)
