@@ -207,6 +207,12 @@ def _go_on(options: Options, folder: Path, topology: Topology) -> None:
         changed = {name: value for name, value in changed.items() if name in OWN}  # nothing is trained
     if changed and options.fold is None:
         images = options.images_per_step or options.step_images(topology.replicas)
+        before, now = (config["lr"], config["resolved"]["images_per_step"]), (options.lr, images)
+        if now != before and any(folder.glob(f"fold-*/{CONFIG}")):
+            Log(folder / "train.log").say(
+                f"note: folds that have not begun get --lr {now[0]:g} and {now[1]} images a step, the others had "
+                f"{before[0]:g} and {before[1]}: their answers are pooled all the same"
+            )
         resolved = {**config["resolved"], "images_per_step": images}
         with run_folder.hold(folder, PATIENCE):
             files.write_json(folder / CONFIG, {**config, **changed, "resolved": resolved})

@@ -221,7 +221,9 @@ def test_what_is_changed_when_all_folds_are_done_is_not_noted_as_what_they_were_
     assert noted() == (1, "moved")
 
 
-def test_the_images_of_a_step_are_noted_when_the_batch_is_changed(tried: Callable[..., Any]) -> None:
+def test_the_images_of_a_step_are_noted_when_the_batch_is_changed(
+    tried: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     """As the advice after a lack of memory changes it. The folds to come must have the same steps."""
 
     def images() -> int:
@@ -231,6 +233,17 @@ def test_the_images_of_a_step_are_noted_when_the_batch_is_changed(tried: Callabl
     before = images()
     assert tried("--resume", "run", "--batch-size", before // 2, "--accumulate", 2) == (0, [2, 3])
     assert images() == before
+    assert "note: folds" not in capsys.readouterr().out
+
+
+def test_folds_with_other_steps_than_those_before_them_are_noted(
+    tried: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun = Path("run/fold-1")
+    assert tried("--folds", 3, "--fold", 1, within=lambda fold: begun.mkdir(parents=True)) == (0, [1])
+    (begun / "config.json").write_text("{}")
+    assert tried("--resume", "run", "--batch-size", 64) == (0, [2, 3])
+    assert "folds that have not begun get --lr 0.002 and 64 images a step, the others had" in capsys.readouterr().out
 
 
 def test_a_signal_between_two_folds_ends_the_run_there(tried: Callable[..., Any]) -> None:
