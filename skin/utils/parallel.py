@@ -231,7 +231,14 @@ def _store_of_this_start(rank: int, world: int) -> dist.Store:
     draws a name for this attempt and gives it to every process that asks. A question of a dead process is answered,
     too, but nobody hears the answer.
     """
-    store = next(iter(rendezvous("env://", rank, world, timeout=PATIENCE)))[0]
+    try:
+        store = next(iter(rendezvous("env://", rank, world, timeout=PATIENCE)))[0]
+    except dist.DistError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"the processes cannot meet at {place}: check that this is the first machine, that the others reach it, "
+            "and that no other program uses the port (--rdzv-endpoint, --master-addr, --master-port of torchrun)"
+        ) from error
     deadline, name = time.monotonic() + PATIENCE.total_seconds(), uuid.uuid4().hex
 
     def look(key: str) -> bool:

@@ -44,6 +44,18 @@ def test_the_one_process_of_torchrun_has_one_gpu(
         assert topology == Topology(CUDA if gpus else CPU, gpus)
 
 
+def test_processes_that_cannot_meet_say_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object, **keywords: object) -> None:
+        raise torch.distributed.DistNetworkError("The client socket has failed to connect")
+
+    monkeypatch.setattr(parallel, "rendezvous", refused)
+    names = ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    for name, value in zip(names, ("1", "2", "1", "1", "gone.example", "29500"), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"cannot meet at gone\.example:29500: check"), parallel.setup(0):
+        pass
+
+
 def test_a_gpu_whose_driver_is_none_for_this_torch_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # NVML counts them
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
