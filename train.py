@@ -3,7 +3,7 @@
     python train.py --data ./data      # B3, ImageNet weights, 20 epochs
     python train.py --demo             # no data yet? two minutes on two cores
     python train.py --resume           # go on with the newest run
-    torchrun --standalone --nproc-per-node 4 train.py --data ./data    # DDP
+    torchrun --standalone --nproc-per-node 4 -- train.py --data ./data    # DDP
 
 README.md lists the layouts of a data folder. A run has one folder, in runs/.
 """

@@ -309,9 +309,11 @@ def check_together(classes: Sequence[str], members: Sequence[SingleCheckpoint], 
         for field in ("image_size", "resize_size", "interpolation"):
             own, first = getattr(member.preprocess, field), getattr(members[0].preprocess, field)
             if own != first:
-                remedy = "" if field == "interpolation" else "; train them with the same --image-size"
+                remedy = "train them with the same --image-size"
+                if field == "interpolation":
+                    remedy = "choose models of one kind, as their weights came with it"
                 raise UserError(
-                    f"{name}: its images are prepared with {field} {own}, those of {names[0]} with {first}{remedy}"
+                    f"{name}: its images are prepared with {field} {own}, those of {names[0]} with {first}; {remedy}"
                 )
 
 
