@@ -332,6 +332,7 @@ def test_pad_ufes_20(tmp_path: Path) -> None:
         (["P1,880", ",880", ",881", "P2,882"], ["P1", "P1", "881", "P2"]),
         (["P1,1", "P1,2", "P2,1", "P2,2"], ["P1", "P1", "P2", "P2"]),
         (["P1,7", "P2,7", ",8", ",8"], ["P1", "P1", "8", "8"]),  # a slip joins two patients, and loses no lesion
+        (["P1,1", "P1,2", "P2,1", "P3,1", ",2"], ["P1", "P1", "P2", "P3", "P1"]),  # only P1 has a lesion 2
     ],
 )
 def test_patients_and_lesions_are_joined_unless_lesions_are_numbered_within_patients(
@@ -341,8 +342,55 @@ def test_patients_and_lesions_are_joined_unless_lesions_are_numbered_within_pati
         lines = [f"i{n},{('mel', 'nv')[n % 2]},{row}" for n, row in enumerate(rows)]
         folder = tmp_path / name.partition(".")[0]
         content = "\n".join([f"{head},patient_id,lesion_id", *lines])
-        write(folder, {name: content, **images(*(f"i{n}.png" for n in range(4)))})
+        write(folder, {name: content, **images(*(f"i{n}.png" for n in range(len(rows))))})
         assert read_index(folder).rows["group"].tolist() == groups
+
+
+@pytest.mark.parametrize("layout", ["labels", "class folders", "Hugging Face"])
+@pytest.mark.parametrize(
+    ("patients", "lesions"),
+    [
+        *((("P{0}", word), ("L{0}", "L{0}")) for word in ("unknown", "NA", "n/a", "not recorded")),
+        (("P{0}", ""), ("L{0}", "L{0}")),
+        (("P{0}", "p{0}"), ("L{0}", "L{0}")),
+    ],
+)
+def test_a_patient_who_is_unknown_or_spelled_otherwise_parts_no_lesion(
+    tmp_path: Path, layout: str, patients: tuple[str, str], lesions: tuple[str, str]
+) -> None:
+    people = [f"{patients[n % 2]},{lesions[n % 2]}".format(n // 2) for n in range(24)]
+    labels = [("mel", "nv")[n // 2 % 2] for n in range(24)]
+    index = read_people(tmp_path, layout, people, labels)
+    assert index.rows.groupby(index.rows["image"].map(number_of) // 2)["group"].nunique().tolist() == [1] * 12
+    assert index.rows["group"].nunique() == 12
+
+
+@pytest.mark.parametrize("layout", ["labels", "class folders", "Hugging Face"])
+def test_lesions_that_are_unknown_do_not_number_the_others_within_patients(tmp_path: Path, layout: str) -> None:
+    people = [
+        f"{'' if n % 2 else f'P{n // 2}'},{'unknown' if n % 2 == 0 and n < 14 else f'L{n // 2}'}" for n in range(24)
+    ]
+    index = read_people(tmp_path, layout, people, [("mel", "nv")[n // 2 % 2] for n in range(24)])
+    of_lesion = index.rows.groupby(index.rows["image"].map(number_of) // 2)["group"].nunique()
+    assert of_lesion.tolist() == [2] * 7 + [1] * 5  # nothing links the first seven
+
+
+def read_people(folder: Path, layout: str, people: list[str], labels: list[str]) -> Index:
+    """Write a set of one image per line of `people`, `patient,lesion`, and read it."""
+    above = {"labels": "images/", "Hugging Face": ""}
+    names = [f"{above.get(layout, f'{label}/')}im{n}.jpg" for n, label in enumerate(labels)]
+    rows = [
+        ",".join([name, *([] if layout == "class folders" else [label]), who])
+        for name, label, who in zip(names, labels, people, strict=True)
+    ]
+    head = {"labels": "image,label", "class folders": "image", "Hugging Face": "file_name,label"}[layout]
+    table = "metadata.csv" if layout == "Hugging Face" else "t.csv"
+    write(folder, {table: "\n".join([f"{head},patient_id,lesion_id", *rows]), **images(*names)})
+    return read_index(folder, labels=folder / table if layout == "labels" else None)
+
+
+def number_of(image: str) -> int:
+    return int("".join(filter(str.isdigit, image)))
 
 
 def test_fitzpatrick17k(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from skin.data.folder import Folder, is_table, name_of_first
 from skin.data.folder_names import SPLITS
-from skin.data.groups import join_groups
+from skin.data.groups import join_groups, unknown_names
 from skin.data.index import COLUMNS, PEOPLE, Draft
 from skin.data.tables import (
     LESION_COLUMNS,
@@ -22,6 +22,7 @@ from skin.data.tables import (
     spelling,
     without_words,
 )
+from skin.data.unknowns import alike
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -122,12 +123,22 @@ def joined_people(table: pd.DataFrame, columns: list[str]) -> pd.Series:
 
 
 def _own_lesions(patient: pd.Series, lesion: pd.Series) -> pd.Series:
-    """Return the lesion of each row, with its patient's name if each patient has a lesion 1, or most such numbers."""
-    both = pd.DataFrame({"patient": patient, "lesion": lesion})[(patient != "") & (lesion != "")].drop_duplicates()
-    patients = both.groupby("lesion").size()  # of each lesion, and a slip makes it two of one
-    of_many = patients.max() > max(2, both["patient"].nunique() / 2)
-    if of_many or (patients > 1).sum() > max(1, len(patients) / 2):
-        return lesion.mask((patient != "") & (lesion != ""), patient + "/" + lesion)
+    """Return the lesion of each row, with its patient's name if each patient has a lesion 1, or most such numbers.
+
+    The spelling of a patient makes no other patient, and a word for an unknown one is none. A lesion without patient
+    is that of the only patient who has one of its name.
+    """
+    patient = patient.mask(patient.isin(unknown_names(patient)), "")
+    patient = patient.map({name: alike(name) for name in patient.unique()})
+    known = (lesion != "") & ~lesion.isin(unknown_names(lesion))
+    both = pd.DataFrame({"patient": patient, "lesion": lesion})[known & (patient != "")].drop_duplicates()
+    patients = both.groupby("lesion")["patient"].agg(["first", "size"])
+    number = patients["size"]  # of each lesion, and a slip makes it two of one
+    of_many = number.max() > max(2, both["patient"].nunique() / 2)
+    if of_many or (number > 1).sum() > max(1, len(number) / 2):
+        only = patients.loc[number == 1, "first"].to_dict()
+        patient = patient.mask(patient == "", lesion.map(lambda name: only.get(name, "")))
+        return lesion.mask(known & (patient != ""), patient + "/" + lesion)
     return lesion
 
 
