@@ -31,11 +31,13 @@ class Rows(NamedTuple):
         rows: the table's columns, with the image's path in `_image`; a row that names several is there for each.
         unclear: names that may be any of several images, which have other folders. Their rows are left out.
         changed: words on names that are not those of the files, and were taken for them; `""` if there are none.
+        columns: those that name the images.
     """
 
     rows: pd.DataFrame
     unclear: dict[str, list[str]]
     changed: str = ""
+    columns: tuple[str, ...] = ()
 
 
 class Images:
@@ -85,7 +87,7 @@ class Images:
             return None
         rows = pd.concat(parts, ignore_index=True).fillna("")
         closest = rows["_alike"] == rows.groupby("_image")["_alike"].transform("max")
-        return Rows(rows[closest].drop(columns="_alike").reset_index(drop=True), unclear, changed)
+        return Rows(rows[closest].drop(columns="_alike").reset_index(drop=True), unclear, changed, tuple(columns))
 
     def nearest(self, name: str, beside: str = "") -> Near:
         """Return the images that a name may be: those of its stem that have the most folders in common with it.

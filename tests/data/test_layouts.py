@@ -691,9 +691,29 @@ def test_a_table_of_labels_without_lesions_takes_those_of_another_table(tmp_path
         read_index(tmp_path)
     index = read_index(tmp_path, labels=tmp_path / "train.csv")
     assert index.rows["group"].tolist() == [f"L{n // 2}" for n in range(8)]
-    assert index.notes == ("meta.csv tells lesions and patients",)
+    assert index.notes == ("meta.csv (images by its column image) tells lesions and patients",)
     write(tmp_path, {"train.csv": "image,group,label\ni0,a,mel\ni1,a,nv\n"})
     assert read_index(tmp_path, labels=tmp_path / "train.csv").rows["group"].tolist() == ["a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("head", "row"),
+    [
+        ("visit,patient_id,diameter", "V{0},P{1},{2}"), ("patient_id,age,sex", "P{1},{2},m"),
+        ("lesion_id,patient_id,age", "{0},P{1},{2}"),
+    ],
+)  # fmt: skip
+def test_measures_and_numbers_of_lesions_name_no_images_of_a_table_of_labels(
+    tmp_path: Path, head: str, row: str
+) -> None:
+    labels = "".join(f"{n}.jpg,{('mel', 'nv')[n % 2]}\n" for n in range(1, 101))
+    clinic = "".join(row.format(n, n % 30, n % 90 + 1) + "\n" for n in range(1, 201))
+    tables = {"labels.csv": f"image,label\n{labels}", "clinic.csv": f"{head}\n{clinic}"}
+    write(tmp_path, {**tables, **images(*(f"images/{n}.jpg" for n in range(1, 101)))})
+    index = read_index(tmp_path, labels=tmp_path / "labels.csv")
+    assert index.rows["group"].equals(index.rows["image"])
+    assert index.warnings[0].startswith("no lesion or patient is known")
+    assert not index.notes
 
 
 def test_a_table_that_a_browser_numbered_is_that_table(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,7 +20,15 @@ from skin.data.naming import Images, stem
 from skin.data.readers.common import joined_people, listed, people_columns
 from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.readers.labels_table import labels_table
-from skin.data.tables import GROUP_COLUMNS, find_column, from_one_hot, is_one_hot, read_table, spelling
+from skin.data.tables import (
+    GROUP_COLUMNS,
+    IMAGE_COLUMNS,
+    find_column,
+    from_one_hot,
+    is_one_hot,
+    read_table,
+    spelling,
+)
 from skin.utils.errors import UserError, printable
 
 import pandas as pd
@@ -40,6 +49,7 @@ _OTHERS = frozenset((
 _WIDE = 200  # columns; a wider table holds pixels or features
 _HALF = 0.5
 _NEARLY_ALL = 0.99
+_NUMBER = re.compile(r"[0-9]+([.,][0-9]+)?")
 
 
 class Told(NamedTuple):
@@ -47,12 +57,12 @@ class Told(NamedTuple):
 
     Attributes:
         groups: the lesion or patient of images, by path.
-        tables: those that tell them.
+        tables: those that tell them, and their columns that name the images.
         warnings: on names that may be any of several images.
     """
 
     groups: dict[str, str]
-    tables: list[str]
+    tables: dict[str, tuple[str, ...]]
     warnings: list[str]
 
 
@@ -78,7 +88,8 @@ def with_groups_beside(folder: Folder, draft: Draft, labels: Path) -> Draft:
     told = _groups_told(folder, label_of, others, by_folders=False)
     if not told.groups:
         return draft
-    note = f"{listed(told.tables)} {'tell' if len(told.tables) > 1 else 'tells'} lesions and patients"
+    tables = [f"{path} (images by its column {' and '.join(columns)})" for path, columns in told.tables.items()]
+    note = f"{listed(tables)} {'tell' if len(tables) > 1 else 'tells'} lesions and patients"
     return replace(
         draft,
         rows=rows.assign(group=rows["image"].map(told.groups).fillna("")),
@@ -92,6 +103,7 @@ def _groups_told(folder: Folder, label_of: dict[str, str], paths: list[str], by_
     images = Images(label_of, label_of)
     own = {spelling(name) for name in (*GROUP_COLUMNS, folder.group_column or "group")}
     parts, warnings = {}, []
+    tables: dict[str, tuple[str, ...]] = {}
     for path in paths:
         try:
             table = read_table(folder.root / path) if _is_narrow(folder, path) else None
@@ -101,7 +113,8 @@ def _groups_told(folder: Folder, label_of: dict[str, str], paths: list[str], by_
             continue
         people = people_columns(table)
         known = [name for name in table.columns if name in people or spelling(name) in own]
-        about = images.rows_of(table, path, but=known) or images.rows_of(table, path)
+        no_names = [] if by_folders else _measures(table)
+        about = images.rows_of(table, path, but=[*known, *no_names]) or images.rows_of(table, path, but=no_names)
         if about is None:
             continue
         rows = about.rows
@@ -119,7 +132,14 @@ def _groups_told(folder: Folder, label_of: dict[str, str], paths: list[str], by_
             warnings.append(f"{path} {about.changed}")
         if known:
             parts[path] = pd.DataFrame({"image": rows["_image"], path: joined_people(rows, known)})
-    return Told(_joined(parts), list(parts), warnings)
+            tables[path] = about.columns
+    return Told(_joined(parts), tables, warnings)
+
+
+def _measures(table: pd.DataFrame) -> list[str]:
+    """Return the columns of numbers that are not named like those of images: ages are stems of some files, too."""
+    others = [name for name in table.columns if spelling(name) not in IMAGE_COLUMNS]
+    return [name for name in others if table.loc[table[name] != "", name].str.fullmatch(_NUMBER).mean() > _HALF]
 
 
 def _joined(parts: dict[str, pd.DataFrame]) -> dict[str, str]:

@@ -55,7 +55,7 @@ def _draft(folder: Folder, tree: Tree) -> Draft:
     unnamed = tuple(sorted(folder.images.difference(tree.masks, file)))
     if unnamed:
         notes.append(f"the folder holds {count(len(unnamed), 'image')} outside the class folders: left out")
-    if used := tables or told.tables:
+    if used := tables or list(told.tables):
         sources = listed(used) if len(used) > 1 else used[0]
         tell = "tell" if len(used) > 1 else "tells"
         notes.append(f"{sources} {tell} lesions and patients; the classes are the folders'")
