@@ -176,6 +176,37 @@ def test_each_split_has_its_own_table_and_a_blank_is_no_class(tmp_path: Path) ->
     assert known == {f"{split}/{n}.jpg": f"{split}{n // 2}" for split in ("train", "test") for n in range(4)}
 
 
+def test_patients_of_one_split_are_not_those_of_files_called_alike_in_another(tmp_path: Path) -> None:
+    for name in (f"{split}/{n}.jpg" for split in ("train", "test") for n in range(12)):
+        (touched(tmp_path, name) / name).write_text(name)
+    table(tmp_path, " ".join(["image,label", *(f"{n},{('mel', 'nv')[n % 2]}" for n in range(12))]), "train.csv")
+    table(tmp_path, " ".join(["image,label,patient_id", *(f"{n},mel,test{n // 4}" for n in range(12))]), "test.csv")
+    index = read_index(tmp_path, labels=tmp_path / "train.csv")
+    assert index.rows["group"].equals(index.rows["image"])
+    assert index.warnings[0].startswith("no lesion or patient is known")
+    table(tmp_path, " ".join(["image,patient_id", *(f"{n},train{n // 4}" for n in range(12))]), "train_meta.csv")
+    known = groups_of(read_index(tmp_path, labels=tmp_path / "train.csv"))
+    assert list(known.values()) == [f"train{int(name) // 4}" for name in known]
+
+
+@pytest.mark.parametrize(
+    ("name", "tells"), [("train_meta.csv", True), ("train/meta.csv", True), ("meta.csv", False), ("val.csv", False)]
+)
+def test_a_table_of_labels_with_paths_takes_groups_of_the_files_that_another_table_means(
+    tmp_path: Path, name: str, tells: bool
+) -> None:
+    paths = [f"{split}/{n}.jpg" for split in ("train", "test") for n in range(12)]
+    touched(tmp_path, *paths)
+    rows = [f"{path},{('mel', 'nv')[n // 2 % 2]},{path.split('/')[0]}" for n, path in enumerate(paths)]
+    table(tmp_path, " ".join(["image,label,split", *rows]), "labels.csv")
+    table(tmp_path, " ".join(["image,patient_id", *(f"{n}.jpg,P{n // 3}" for n in range(12))]), name)
+    index = read_index(tmp_path, labels=tmp_path / "labels.csv")
+    known = {path: f"P{n // 3}" if tells and n < 12 else path for n, path in enumerate(paths)}
+    assert groups_of(index) == known
+    said = "meta.csv names '0.jpg', and train/0.jpg and test/0.jpg are called so: it tells no lesion or patient"
+    assert any(warning.startswith(said) for warning in index.warnings) == (name == "meta.csv")
+
+
 def test_a_dot_is_part_of_a_name_unless_images_end_so() -> None:
     images = Images(["1.2.840.10.3", "1.2.840.10.4.jpg"])
     about = images.rows_of(pd.DataFrame({"id": ["1.2.840.10.3", "1.2.840.10.4", "1.2.840.10.5"]}), "t.csv")

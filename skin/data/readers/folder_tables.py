@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import re
 import shlex
@@ -13,13 +14,14 @@ from typing import NamedTuple
 from skin.data.class_names import match_classes
 from skin.data.containers import is_member
 from skin.data.folder import Folder
-from skin.data.folder_names import is_of_table
+from skin.data.folder_names import is_of_table, is_plain, split_of
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.naming import Images, stem
 from skin.data.readers.common import joined_people, listed, people_columns
 from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.readers.labels_table import labels_table
+from skin.data.table_paths import relative_names
 from skin.data.tables import (
     GROUP_COLUMNS,
     IMAGE_COLUMNS,
@@ -84,23 +86,31 @@ def with_groups_beside(folder: Folder, draft: Draft, labels: Path) -> Draft:
     others = [path for path in folder.tables if (folder.root / path).resolve() != own]
     if folder.group_column or not others or (rows["group"] != "").any():
         return draft
-    label_of = dict(zip(rows["image"], rows["label"], strict=True))
-    told = _groups_told(folder, label_of, others, by_folders=False)
+    names, _ = relative_names(rows["image"], folder, draft.source)
+    files = names.map({name: _file(folder, name, draft.source) for name in names.unique()})
+    told = _groups_told(folder, dict(zip(files, rows["label"], strict=True)), others, by_folders=False)
     if not told.groups:
-        return draft
+        return replace(draft, warnings=(*draft.warnings, *told.warnings))
     tables = [f"{path} (images by its column {' and '.join(columns)})" for path, columns in told.tables.items()]
     note = f"{listed(tables)} {'tell' if len(tables) > 1 else 'tells'} lesions and patients"
     return replace(
         draft,
-        rows=rows.assign(group=rows["image"].map(told.groups).fillna("")),
+        rows=rows.assign(group=files.map(lambda file: told.groups.get(file, ""))),
         notes=(*draft.notes, note),
         warnings=(*draft.warnings, *told.warnings),
     )
 
 
+def _file(folder: Folder, name: str, source: str) -> str:
+    """Return the file of the image that a table calls `name`; the name itself if it is none or may be several."""
+    with contextlib.suppress(UserError):  # of rows that are used, it is raised later
+        return folder.find(name, table=source) or name
+    return name
+
+
 def _groups_told(folder: Folder, label_of: dict[str, str], paths: list[str], by_folders: bool = True) -> Told:
     """Return what the tables `paths` tell of images, given with their labels; `by_folders` if those are folders."""
-    images = Images(label_of, label_of)
+    everywhere = Images(label_of, label_of if by_folders else None)
     own = {spelling(name) for name in (*GROUP_COLUMNS, folder.group_column or "group")}
     parts, warnings = {}, []
     tables: dict[str, tuple[str, ...]] = {}
@@ -111,6 +121,8 @@ def _groups_told(folder: Folder, label_of: dict[str, str], paths: list[str], by_
             continue
         if table is None:
             continue
+        among = label_of if by_folders else _in_split(label_of, path)
+        images = everywhere if len(among) == len(label_of) else Images(among)
         people = people_columns(table)
         known = [name for name in table.columns if name in people or spelling(name) in own]
         no_names = [] if by_folders else _measures(table)
@@ -119,12 +131,12 @@ def _groups_told(folder: Folder, label_of: dict[str, str], paths: list[str], by_
             continue
         rows = about.rows
         named = set(rows["_image"]).union(*about.unclear.values())
-        if len(named) < _HALF * len(label_of):
+        if len(named) < _HALF * len(among):
             continue
         known = [name for name in known if name in rows]  # one of them may name the images
         if known and about.unclear:
             warnings.append(_on_unclear(path, about.unclear))
-        if rows["_image"].nunique() < _HALF * len(label_of):
+        if rows["_image"].nunique() < _HALF * len(among):
             continue
         if by_folders:
             _refuse_contradiction(folder, path, rows.rename(columns=spelling), label_of, bool(known))
@@ -134,6 +146,17 @@ def _groups_told(folder: Folder, label_of: dict[str, str], paths: list[str], by_
             parts[path] = pd.DataFrame({"image": rows["_image"], path: joined_people(rows, known)})
             tables[path] = about.columns
     return Told(_joined(parts), tables, warnings)
+
+
+def _in_split(images: dict[str, str], table: str) -> dict[str, str]:
+    """Return the images that a table named after a split may be about: those in no folder of another split."""
+    split = split_of(posixpath.basename(table))
+    if not split:
+        return images
+    folders = {posixpath.dirname(image) for image in images}
+    of_folder = {path: {split_of(part) for part in path.split("/") if is_plain(part)} - {""} for path in folders}
+    own = {path for path, splits in of_folder.items() if not splits or split in splits}
+    return {image: label for image, label in images.items() if posixpath.dirname(image) in own}
 
 
 def _measures(table: pd.DataFrame) -> list[str]:
