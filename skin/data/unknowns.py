@@ -17,7 +17,7 @@ NAME = "warnings.txt"  # in a run's folder, a line each
 FEW = 10
 _LARGE_WEIGHT = 20
 _LARGE_GROUP, _MANY = 0.05, 6  # of the images, and their number
-_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
+_ZEROS = re.compile(r"(?<![0-9])(?<![0-9][.,])0+(?=[0-9])")  # of a whole number: those behind a point count
 _BETWEEN = re.compile(r"(?<=[^\W_])[\s_‐-―-]+(?=[^\W_])")  # what parts two words or numbers
 _NO_NUMBERS = re.compile(r"(?<![0-9]) | (?![0-9])")
 _WHOLE = re.compile(r"(?P<whole>[0-9]+)([.,]0+)?(e[+-]?0+)?")

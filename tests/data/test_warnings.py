@@ -67,7 +67,8 @@ def test_two_spellings_of_one_name_are_alike(one: str, other: str) -> None:
     [
         ("1-2", "12"), ("P1_12", "P11_2"), ("-1", "1"), ("ER+", "ER-"), ("HER2-", "HER2"), ("1.5", "15"),
         ("grade 1", "grade 10"), ("nevus", "naevus"), ("1e5", "1"), ("100", "1"), ("c", "c++"), ("a/b", "ab"),
-        ("1.5", "1.50"), ("2+", "2"),
+        ("1.5", "1.50"), ("2+", "2"), ("C44.01", "C44.1"), ("L20.08", "L20.8"), ("1.01", "1.1"), ("v1.05", "v1.5"),
+        ("1,05", "1,5"), ("1.00", "1.0.0"),
     ],
 )  # fmt: skip
 def test_two_names_are_not_alike(one: str, other: str) -> None:
