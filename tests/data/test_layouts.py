@@ -375,6 +375,21 @@ def test_lesions_that_are_unknown_do_not_number_the_others_within_patients(tmp_p
     assert of_lesion.tolist() == [2] * 7 + [1] * 5  # nothing links the first seven
 
 
+@pytest.mark.parametrize(
+    ("head", "row", "groups"),
+    [
+        ("CaseID,patient_id", "{0},P{1}", 4), ("patient_id,case_id,lesion_id", "P{1},{0},L{2}", 4),
+        ("case_id,patient_id", "C{2},", 12), ("case_id", "{0}", 6), ("case_id,lesion_id", "C{1},L{2}", 4),
+    ],
+)  # fmt: skip
+def test_cases_that_are_numbered_within_patients_join_none(
+    tmp_path: Path, head: str, row: str, groups: int
+) -> None:
+    rows = [f"i{n},{('mel', 'nv')[n // 2 % 2]},{row.format(n % 6 + 1, n // 6, n // 2)}" for n in range(24)]
+    write(tmp_path, {"t.csv": "\n".join([f"image,label,{head}", *rows]), **images(*(f"i{n}.jpg" for n in range(24)))})
+    assert read_index(tmp_path, labels=tmp_path / "t.csv").rows["group"].nunique() == groups
+
+
 def read_people(folder: Path, layout: str, people: list[str], labels: list[str]) -> Index:
     """Write a set of one image per line of `people`, `patient,lesion`, and read it."""
     above = {"labels": "images/", "Hugging Face": ""}

@@ -111,13 +111,17 @@ def group_of(table: pd.DataFrame, path: Path, *names: str) -> pd.Series:
 def joined_people(table: pd.DataFrame, columns: list[str]) -> pd.Series:
     """Return one group per row: what `columns`, at least one, tell of patients and lesions, joined.
 
-    Lesions that are numbered within each patient are told apart.
+    Lesions that are numbered within each patient are told apart, and so are cases, if patients stand beside them.
     """
     lesions = [name for name in columns if find_column([name], *LESION_COLUMNS)]
-    patients = [table[name] for name in columns if find_column([name], *PATIENT_COLUMNS)]
+    patients = [name for name in columns if find_column([name], *PATIENT_COLUMNS)]
+    cases = [name for name in patients if find_column([name], "case_id")]
+    if len(cases) < len(patients):
+        lesions += cases
+        patients = [name for name in patients if name not in cases]
     if not (lesions and patients):
         return join_groups(*(table[name] for name in columns))
-    patient = join_groups(*patients)
+    patient = join_groups(*(table[name] for name in patients))
     own = {name: _own_lesions(patient, table[name]) for name in lesions}
     return join_groups(*(own.get(name, table[name]) for name in columns))
 
