@@ -361,7 +361,17 @@ def test_a_one_hot_column_may_be_called_like_one_of_labels(tmp_path: Path, last:
     index = labelled(tmp_path, f"image,normal,benign,{last},age,hair,note\n{rows}")
     assert labels_of(index) == {"a": "normal", "b": "benign", "c": last}
     assert list(index.rows.columns[5:]) == ["age", "hair", "note"]
-    assert index.notes == ()
+    said = f"the labels are the one-hot columns normal, benign, {last}; --label-column {last} takes that one alone"
+    assert index.notes == (f"labels.csv: {said}",)
+
+
+@pytest.mark.parametrize("other", ["no_family_history", "excluded", "left in place"])
+def test_a_column_of_labels_and_its_complement_are_named(tmp_path: Path, other: str) -> None:
+    index = labelled(tmp_path, f"image,malignant,{other}\na,1,0\nb,0,1\nc,0,1\n")
+    assert index.classes == tuple(sorted(("malignant", other)))
+    said = f"the labels are the one-hot columns malignant, {other}; --label-column malignant takes that one alone"
+    assert index.notes == (f"labels.csv: {said}",)
+    assert read(tmp_path, label_column="malignant").classes == ("0", "1")
 
 
 @pytest.mark.parametrize(

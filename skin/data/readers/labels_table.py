@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from skin.data.folder import Folder, image_suffix
@@ -74,7 +75,10 @@ def labels_table(
     rest = [name for name in columns if name not in (image, label, split, *groups) and not is_index(name)]
     marks = [name for name in rest if spelling(name) not in _BESIDE]
     classes: tuple[str, ...] = ()
+    of_label = ""
     if label and label_column is None and (one_hot := _marks_with(label, table, marks, path)):
+        alone = f"--label-column {shlex.quote(label)} takes that one alone"
+        of_label = f"the labels are the one-hot columns {listed_columns(one_hot)}; {alone}"
         label, marks = None, one_hot
     if label is None and is_one_hot(table, marks):
         labels, marked = from_one_hot(table, marks, path)
@@ -94,7 +98,7 @@ def labels_table(
         people=people_of(table[groups]),
     )
     taken = _taken(columns, label, groups, split)
-    taken = ", ".join(filter(None, (of_image, taken)))
+    taken = ", ".join(filter(None, (of_image, taken, of_label)))
     notes = [*([f"{path.name}: {taken}"] if taken else []), *encoding_note(path)]
     notes += [] if split else split_marks(columns, path.name)
     return without_unmarked(Draft(rows, path.name, classes, tuple(notes)), marked)
