@@ -25,7 +25,7 @@ from skin.data.naming import changed_names, example_of
 from skin.data.packed import how_to_unpack, packed
 from skin.data.path_groups import group_by_path
 from skin.data.table_paths import relative_names
-from skin.data.tables import is_word
+from skin.data.tables import SIGNS, is_word
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -413,7 +413,9 @@ def _words(rows: pd.DataFrame, source: str) -> list[str]:
     for column, what in (("label", "class"), ("group", "group")):
         values = rows[column]
         names = pd.Series(values.unique(), dtype="str")
-        unknown = names.map(is_unknown).astype(bool) & (column == "label")  # of groups there is a warning
+        healthy = names.str.casefold().str.replace(SIGNS, "", regex=True) == "nolesion"
+        # Of groups there is a warning.
+        unknown = names.map(is_unknown).astype(bool) & ~healthy & (column == "label")
         for name in names[is_word(names) | unknown]:
             rows_of = count((values == name).sum(), "row")
             remedy = "leave the cell empty"

@@ -521,6 +521,16 @@ def test_a_class_that_is_called_like_a_missing_one_is_said(tmp_path: Path, word:
     assert f"'{word}' is the class of 1 row; where none is known, leave the cell empty" in note
 
 
+@pytest.mark.parametrize("healthy", ["no lesion", "No_Lesion"])
+def test_healthy_skin_is_no_unknown_class(tmp_path: Path, healthy: str) -> None:
+    index = labelled(tmp_path, f"image,label,group\na,{healthy},g\nb,mel,h\n", "a.jpg", "b.jpg")
+    assert (index.classes, index.notes) == (tuple(sorted(("mel", healthy))), ())
+    for name in (f"{healthy}/a.jpg", "mel/b.jpg"):
+        (tmp_path / "folders" / name).parent.mkdir(parents=True)
+        (tmp_path / "folders" / name).write_text(name)
+    assert not read_index(tmp_path / "folders").notes
+
+
 def test_a_name_in_quotes_may_have_commas(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('"image";"label";"site (head, neck, trunk, limb)"\na;mel;head\n')
     table = read_table(tmp_path / "t.csv")
