@@ -73,6 +73,16 @@ def test_both_parts_of_isic_2016_are_one_set_and_must_agree(tmp_path: Path) -> N
     assert f"the image {DATA_2016}/ISIC_2.jpg two values of label, 'benign' and 'malignant'" in refusal(tmp_path)
 
 
+def test_of_a_table_of_isic_2016_and_its_later_download_the_first_counts(tmp_path: Path) -> None:
+    again = TRUTH_2016.replace(".csv", " (1).csv")
+    write(isic_2016(tmp_path), {again: "ISIC_1,malignant\nISIC_2,benign\n"})
+    index = read_index(tmp_path)
+    assert column(index, "label")["ISIC_1"] == "benign"
+    assert again not in index.source
+    (tmp_path / TRUTH_2016).unlink()
+    assert column(read_index(tmp_path), "label")["ISIC_1"] == "malignant"
+
+
 def test_a_header_that_somebody_gave_isic_2016_is_no_row(tmp_path: Path) -> None:
     index = read_index(write(isic_2016(tmp_path), {TRUTH_2016: "image_id,label\nISIC_1,benign\nISIC_2,malignant\n"}))
     assert len(index.rows) == 4

@@ -6,7 +6,7 @@ import posixpath
 import re
 from pathlib import Path
 
-from skin.data.folder import Folder
+from skin.data.folder import Folder, name_of_first
 from skin.data.index import Draft
 from skin.data.readers.common import SPLITS, Layout, listed, rows_of
 from skin.data.readers.isic_challenge import benign_or_malignant, together
@@ -27,7 +27,9 @@ def read(folder: Folder) -> Draft | None:
     drafts = []
     for split, paths in truths.items():
         # Part 3 and part 3B have the same images and classes; rows that contradict each other are found later.
-        paths = folder.distinct(paths)
+        names = {posixpath.basename(path).lower() for path in paths}
+        again = [path for path in paths if posixpath.basename(path).lower() != name_of_first(path) in names]
+        paths = folder.distinct([path for path in paths if path not in again])
         table = pd.concat([_read_pairs(folder.root / path) for path in paths], ignore_index=True)
         source = listed([posixpath.basename(path) for path in paths])
         rows = rows_of(table["image"], benign_or_malignant(table, "image", ["class"], source), split=split)
