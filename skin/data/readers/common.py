@@ -132,6 +132,9 @@ def _own_lesions(patient: pd.Series, lesion: pd.Series) -> pd.Series:
     The spelling of a patient makes no other patient, and a word for an unknown one is none. A lesion without patient
     is that of the only patient who has one of its name.
     """
+    both = pd.DataFrame({"patient": patient, "lesion": lesion})[(patient != "") & (lesion != "")].drop_duplicates()
+    if both["lesion"].is_unique:  # as in most sets, whatever the names mean
+        return lesion
     patient = patient.mask(patient.isin(unknown_names(patient)), "")
     patient = patient.map({name: alike(name) for name in patient.unique()})
     known = (lesion != "") & ~lesion.isin(unknown_names(lesion))
