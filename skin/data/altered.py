@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from skin.data.groups import join_pairs
 from skin.data.naming import stem
@@ -28,14 +29,29 @@ _AFTER = re.compile(rf"(.+?)[ _.(-]+{_WORD}(?:{_SETTING}){{0,2}}\)?", re.IGNOREC
 _BEFORE = re.compile(rf"{_WORD}[ _.-]+(.+)", re.IGNORECASE)
 _BEFORE_NUMBERED = re.compile(rf"{_WORD}(?:{_SETTING})[ _.-]+(.+)", re.IGNORECASE)
 _ROBOFLOW = re.compile(r"(.+?)(?:_(?:jpe?g|png|bmp|tiff?|webp))?\.rf\.[0-9a-z]{16,}", re.IGNORECASE)
-_HALF = 0.5
+# A number after one of these counts or measures alterations; after `crop` or `zoom`, it may count pictures.
+_TELLING = ("aug", "flip", "mirror", "rot", "nois", "shear", ".rf.")
+_YEAR = r"(?:19|20)\d\d"
+_MONTH = re.compile(r"aug(?![a-z])", re.IGNORECASE)
+_DATE = re.compile(rf"aug[ _.-]?(?:\d\d?[ _.-]+)?{_YEAR}(?!\d)", re.IGNORECASE)
+_DAY_OR_YEAR = re.compile(rf"0?[1-9]|[12]\d|3[01]|{_YEAR}")
+_COPIES = 20  # of one image: more are a series of their own, such as a site's or a year's
+
+
+class _Original(NamedTuple):
+    """The name that an image's original may have; `sure` if it need not be there to tell that this is a copy."""
+
+    name: str
+    sure: bool
 
 
 def join_altered(rows: pd.DataFrame, files: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """Return `rows` with the altered copies of an image in one group, and a note if there are any.
 
-    `x_flip.jpg`, `x_rot90.jpg` and `aug_0_x.jpg` are of `x.jpg`, or of one image that is not there if its name has a
-    number. `x_1.jpg`, `x (1).jpg` and `x - Copy.jpg` are not looked at: public sets number different images so.
+    `x_flip.jpg`, `x_rot90.jpg` and `aug_0_x.jpg` are of `x.jpg`. If that is not there, `x3_flip.jpg` and
+    `x3_rot90.jpg` are of one image all the same; `x3_crop_1.jpg` and `x3_crop_2.jpg` need not be, nor the dates
+    `01-aug-2019.jpg` and `01-aug-2020.jpg`. `x_1.jpg`, `x (1).jpg` and `x - Copy.jpg` are not looked at: public sets
+    number different images so. No two known lesions or patients are joined.
 
     Args:
         rows: with the columns image, label and group, in which no group is empty.
@@ -52,31 +68,61 @@ def join_altered(rows: pd.DataFrame, files: Sequence[str]) -> tuple[pd.DataFrame
     pairs: list[tuple[int, int]] = []
     families: dict[tuple[tuple[str, str], str], list[int]] = {}
     for row, (place, name) in enumerate(zip(places, stems, strict=True)):
-        plain = list(_plain(name))
-        original = next((row_of[place, it] for it in plain if (place, it) in row_of), None)
-        if original is not None:
-            pairs.append((row, original))
-        elif plain and (any(map(str.isdigit, plain[-1])) or ".rf." in name):
-            families.setdefault((place, plain[-1]), []).append(row)
-    sizes = rows["label"].value_counts()
-    for ((label, _), _), members in families.items():
-        if len(members) <= _HALF * sizes[label]:  # a word that most names of a class have tells nothing
-            pairs += [(row, members[0]) for row in members[1:]]
-    if not pairs:
+        originals = list(_originals(name))
+        there = next((it for it in originals if (place, it.name) in row_of), None)
+        if there is not None:
+            original = row_of[place, there.name]
+            if there.sure:
+                pairs.append((row, original))
+            else:
+                families.setdefault((place, there.name), [original]).append(row)
+            continue
+        sure = [it.name for it in originals if it.sure]
+        if sure and (any(map(str.isdigit, sure[-1])) or ".rf." in name):
+            families.setdefault((place, sure[-1]), []).append(row)
+    for first, *others in families.values():
+        if len(others) < _COPIES:
+            pairs += [(row, first) for row in others]
+    joined = _of_one_patient(rows, np.array(pairs, dtype=np.int64).reshape(-1, 2))
+    if not len(joined):
         return rows, []
-    number, first = len(pairs), printable(rows["image"].iloc[pairs[0][0]])
+    number, example = len(joined), printable(rows["image"].iloc[joined[0, 0]])
     copies = "1 image is named like an altered copy of another" if number == 1 else (
         f"{number:,} images are named like altered copies of others"
     )  # fmt: skip
-    note = f"{copies} (first: {first}): copies of one image stay together"
-    return rows.assign(group=join_pairs(rows["group"], np.array(pairs))), [note]
+    note = f"{copies} (first: {example}): copies of one image stay together"
+    return rows.assign(group=join_pairs(rows["group"], joined)), [note]
 
 
-def _plain(name: str) -> Iterator[str]:
+def _originals(name: str) -> Iterator[_Original]:
     """Yield the names that an image's original may have, from the longest on; none if it is named like no copy."""
+    sure = True
     while match := _ROBOFLOW.fullmatch(name) or _AFTER.fullmatch(name):
-        name = match[1]
-        yield name
-    for pattern in (_BEFORE, _BEFORE_NUMBERED):
-        if match := pattern.fullmatch(name):
-            yield match[1]
+        plain, change = match[1], name[match.end(1) :]
+        if _DATE.search(change):
+            return
+        month = _MONTH.search(change) and _DAY_OR_YEAR.fullmatch(plain)
+        sure = sure and not month and (_tells(change) or not any(map(str.isdigit, change)))
+        yield _Original(plain, sure)
+        name = plain
+    if match := _BEFORE.fullmatch(name):
+        yield _Original(match[1], sure)
+    if match := _BEFORE_NUMBERED.fullmatch(name):
+        change = name[: match.start(1)]
+        if not _DATE.search(change) and (_tells(change) or not match[1].isdecimal()):  # crop_7_1: whose first crop?
+            yield _Original(match[1], False)
+
+
+def _tells(change: str) -> bool:
+    return any(word in change.lower() for word in _TELLING)
+
+
+def _of_one_patient(rows: pd.DataFrame, pairs: np.ndarray) -> np.ndarray:
+    """Return the pairs of rows, int [M, 2], that join no two known lesions or patients, alone or with others."""
+    known = rows["group"].where(rows["group"] != rows["image"]).to_numpy()  # NaN for an image on its own
+    one, other = known[pairs.T]
+    pairs = pairs[pd.isna(one) | pd.isna(other) | (one == other)]
+    together = join_pairs(rows["image"], pairs)
+    several = pd.Series(known, index=rows.index).groupby(together).transform("nunique").to_numpy() > 1
+    kept: np.ndarray = pairs[~several[pairs[:, 0]]]
+    return kept

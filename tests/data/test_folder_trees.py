@@ -752,11 +752,56 @@ def test_images_that_are_merely_numbered_or_described_stay_apart(tmp_path: Path,
     assert index.notes == ()
 
 
-def test_a_word_of_all_names_of_a_class_joins_none(tmp_path: Path) -> None:
-    files = {f"{cls}/{cls}2_crop_{n:03}.jpg": f"{cls}{n}" for cls in ("mel", "nv") for n in range(8)}
-    files |= {f"{cls}/mole_crop_{n:03}.jpg": f"{cls}{n} too" for cls in ("mel", "nv") for n in range(12)}
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"cropped_{patient}_{n}" for patient in range(12) for n in (1, 2, 3)],
+        [f"crop_{patient}_{n}" for patient in range(12) for n in (1, 2, 3)] + [str(n) for n in range(1, 20)],
+        [f"crop_{patient}_i{n}" for patient in range(30) for n in (1, 2)] + ["i1", "i2"],
+        [f"P{patient}_crop_{n}" for patient in range(12) for n in (1, 2, 3)],
+        [f"P{n}" for n in range(20)] + [f"site{site}_crop_{n:03}" for site in (1, 2) for n in range(4)],
+        [f"{year}-mel-crop-{n}" for year in (2019, 2020, 2021) for n in range(8)],
+        [f"site{site}_zoom{n}" for site in (1, 2) for n in range(8)],
+        [f"site{site}_aug_{n}" for site in (1, 2) for n in range(40)],
+        [f"aug_{day}_2021" for day in range(1, 9)],
+        [f"{day:02}-aug-{year}" for day in range(1, 9) for year in (2019, 2020, 2021)] + ["01", "02"],
+        [f"{day}_{month}_2021_{n}" for month in ("jul", "aug") for day in (1, 2, 3) for n in range(3)],
+        [f"{day}_aug_{n}" for day in (1, 2, 3) for n in range(3)],
+        [f"2021-aug-{day:02}" for day in range(1, 9)],
+        [f"aug2021_{n}" for n in range(4)] + [f"aug2020_{n}" for n in range(4)] + [str(n) for n in range(4)],
+    ],
+    ids=lambda names: names[0],
+)
+def test_words_with_numbers_of_patients_sites_and_days_join_none(tmp_path: Path, names: list[str]) -> None:
+    files = {f"{cls}/{name}.jpg": f"{cls}{name}" for cls in ("mel", "nv") for name in names}
     index = read_index(tree(tmp_path, files=files))
-    assert index.rows["group"].nunique() == 24 + 2
+    assert index.rows["group"].nunique() == len(index.rows) == 2 * len(names)
+    assert index.notes == ()
+
+
+def test_altered_copies_of_one_original_are_together_where_others_have_none(tmp_path: Path) -> None:
+    names = [f"a1_aug_{n}" for n in range(30)] + [f"a2_aug_{n}" for n in range(5)]
+    names += ["a1", "a3_flip_rot90", "a3_flip"]
+    index = read_index(tree(tmp_path, files={f"{cls}/{name}.jpg": f"{cls}{name}" for cls in "bm" for name in names}))
+    assert index.rows.groupby("group").size().tolist() == [31, 5, 2] * 2
+
+
+@pytest.mark.parametrize(
+    ("lesions", "groups"),
+    [
+        (("L1", "L2", ""), ["L1", "L2", "L1"]),
+        (("L1", "", "L2"), ["L1", "L1", "L2"]),
+        (("", "L1", "L2"), ["i0", "L1", "L2"]),
+        (("", "L1", "L1"), ["L1", "L1", "L1"]),
+    ],
+)
+def test_altered_copies_join_no_two_known_lesions(
+    tmp_path: Path, lesions: tuple[str, ...], groups: list[str]
+) -> None:
+    names = ("i0", "i0_flip", "i0_rot90", "i1", "i2")
+    rows = [f"{name},mel,{lesion}" for name, lesion in zip(names, (*lesions, "L1", "L2"), strict=True)]
+    tree(tmp_path, files={"HAM10000_metadata.csv": table(HAM, *rows), **{f"{name}.jpg": "" for name in names}})
+    assert read_index(tmp_path).rows["group"].tolist() == [*groups, "L1", "L2"]
 
 
 def test_one_name_in_two_folders_is_of_two_images(tmp_path: Path) -> None:
