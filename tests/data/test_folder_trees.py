@@ -420,10 +420,21 @@ def test_masks_of_the_same_name_in_another_format(tmp_path: Path, kept: str, oth
 
 
 def test_pictures_in_two_formats_are_taken_once_and_said(tmp_path: Path) -> None:
-    index = read_index(pictures(tmp_path, {".jpg": False, ".png": False}))
+    for path in pictures(tmp_path, {".jpg": False}).rglob("*.jpg"):
+        Image.open(path).save(path.with_suffix(".png"))
+    index = read_index(tmp_path)
     assert sizes(index) == {"mel": 2, "nv": 2}
     assert index.notes == ("the folder holds 4 images beside one of the same name (first: mel/i1.png): left out",)
     assert index.unnamed == ()
+
+
+@pytest.mark.parametrize("suffixes", [(".jpg", ".png"), (".jpg", ".jpeg"), (".jpg", ".jpeg", ".png")])
+def test_other_pictures_of_the_same_names_in_another_format_are_images(
+    tmp_path: Path, suffixes: tuple[str, ...]
+) -> None:
+    index = read_index(pictures(tmp_path, dict.fromkeys(suffixes, False)))
+    assert sizes(index) == dict.fromkeys(("mel", "nv"), 2 * len(suffixes))
+    assert index.notes == ()
 
 
 def test_other_pictures_of_the_same_numbers_in_another_format_are_images(tmp_path: Path) -> None:

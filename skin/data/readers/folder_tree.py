@@ -20,7 +20,7 @@ from skin.data.containers import is_member
 from skin.data.folder import Folder, image_suffix
 from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.index import count
-from skin.data.thumbnails import fitted
+from skin.data.thumbnails import fitted, square
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -36,8 +36,9 @@ _MASK_LAST = re.compile(
 _MASK_FIRST = re.compile(rf"({_MASK_WORDS})[ _.-]+(.+)", re.IGNORECASE)
 _HALF = 0.5
 _NEARLY_ALL = 0.9
-_LOOKED_AT = 3  # pictures, to see if those of a format are masks
+_LOOKED_AT = 3  # pictures, to see if those of a format are masks, or the same as those of another
 _TWO_VALUES = 0.8  # of the pixels
+_SAME = 6  # grey levels between thumbnails: one picture as PNG and as JPEG differs by 2, two pictures by 10 or more
 _MANY_FOLDERS, _FEW_IMAGES = 10, 10  # so many numbered folders with fewer images each are of patients or lesions
 
 
@@ -168,7 +169,8 @@ def _same_names(folder: Folder, images: set[str]) -> tuple[list[str], list[str]]
     """List images that lie beside one of the same name in another format, if nearly all of the format do so.
 
     Returns:
-        Those that are the same pictures once more, since nearly each is there twice; and those that are masks.
+        Those that are the same pictures once more, since nearly each is there twice and the first few look the same;
+        and those that are masks.
     """
     names_of: dict[str, dict[str, str]] = {}
     for path in images:
@@ -183,9 +185,14 @@ def _same_names(folder: Folder, images: set[str]) -> tuple[list[str], list[str]]
         both = sorted(here.keys() & there.keys())
         if not both or len(both) < _NEARLY_ALL * len(there):
             continue
-        if all(_is_mask(folder, there[name]) > _is_mask(folder, here[name]) for name in both[:_LOOKED_AT]):
+        shown = [(here[name], there[name]) for name in both[:_LOOKED_AT]]
+        if all(_is_mask(folder, mask) > _is_mask(folder, image) for image, mask in shown):
             masks += map(there.pop, both)
-        elif len(both) >= _NEARLY_ALL * len(here) and not _is_mask(folder, here[both[0]]):
+        elif (
+            len(both) >= _NEARLY_ALL * len(here)
+            and not _is_mask(folder, shown[0][0])
+            and all(_look_the_same(folder, *pair) for pair in shown)
+        ):
             again += map(there.pop, both)
     return again, masks
 
@@ -198,6 +205,17 @@ def _is_mask(folder: Folder, path: str) -> bool:
     except UserError:
         return False
     return bool(np.sort(np.bincount(grey.ravel()))[-2:].sum() >= _TWO_VALUES * grey.size)
+
+
+def _look_the_same(folder: Folder, *paths: str) -> bool:
+    """Return True if two files show the same picture, but for JPEG's error; True, too, if one cannot be read."""
+    try:
+        for path in paths:
+            folder.refuse_link(path)
+        one, other = (square(str(folder.root / path), 16).astype(np.int64) for path in paths)
+    except UserError:
+        return True
+    return bool(np.abs(one - other).mean() < _SAME)
 
 
 def _drop_folders_of_masks(node: _Node) -> list[str]:
