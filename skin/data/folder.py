@@ -11,10 +11,11 @@ import os
 import posixpath
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path, PureWindowsPath
 
 from skin.data.containers import HDF5_SUFFIXES, PARQUET, TAR, container_of, hdf5_pictures, is_member, read_member
-from skin.data.folder_names import is_masks, is_of_table
+from skin.data.folder_names import by_words, has_word_of_masks, is_masks, is_of_table, mask_of, may_hold_images
 from skin.data.image_files import IMAGE_SUFFIXES
 from skin.data.tables import header
 from skin.utils.errors import UserError
@@ -29,6 +30,7 @@ _SYSTEM = frozenset((
 ))  # fmt: skip
 _DICOM = (".dcm", ".dicom")
 _PLAIN_SUFFIXES = frozenset(suffix[1:] for suffix in IMAGE_SUFFIXES)
+_HALF = 0.5
 _LARGEST = 2**27  # bytes of a picture that are compared
 _DOWNLOADED_AGAIN = re.compile(r" ?\(\d+\)(?=\.[a-z]+$|$)")
 _NOT_PLAIN = re.compile(r"[/\\:]|^\.")  # a name that may be a path, and lead anywhere
@@ -46,7 +48,8 @@ class Folder:
 
     The pictures in an HDF5 file are images, too: `train-image.hdf5::ISIC_0015670` (see `skin.data.containers`).
     `unread` has a line for each HDF5 file that holds none. Images in folders of masks, by the folders' names, are
-    `masks`.
+    `masks`, with the folder that tells. If its name may be that of other images (`annotated`, `binary`), most of its
+    images must have the names of images outside of it.
     """
 
     def __init__(self, root: Path, group_column: str | None = None) -> None:
@@ -64,7 +67,7 @@ class Folder:
         self.links: dict[str, str] = {}
         self.copies: dict[str, str] = {}
         self.unread: list[str] = []
-        self.masks: set[str] = set()
+        self.masks: dict[str, str] = {}
         self._columns: dict[str, list[str]] = {}
         self._links_out: set[str] = set()
         self._read_by_link: list[str] = []
@@ -174,20 +177,38 @@ class Folder:
             self._names[stem] = (*((known,) if isinstance(known, str) else known), path)
 
     def _tell_masks(self) -> None:
-        beside: dict[str, set[str]] = {}
-        for path in self.folders:
-            beside.setdefault(posixpath.dirname(path), set()).add(posixpath.basename(path))
-        of_masks: set[str] = set()
-        for path in self.folders:  # sorted: a folder comes before those in it
-            above, name = posixpath.split(path)
-            if above in of_masks or is_masks(name, beside[above] - {name}):
-                of_masks.add(path)
-        if of_masks:
-            self.masks = {path for path in self.images if posixpath.dirname(path) in of_masks}
+        inside: dict[str, list[str]] = {path: [] for path in self._named_like_masks()}
+        if not inside:
+            return
+        doubtful = dict.fromkeys(path for path in inside if may_hold_images(posixpath.basename(path)))
+        outside: Counter[tuple[str, str]] = Counter()
+        for image in sorted(self.images):
+            above = [path for slash in re.finditer("/", image) if (path := image[: slash.start()]) in inside]
+            for path in above:
+                inside[path].append(image)
+            if sure := [path for path in above if path not in doubtful]:
+                self.masks[image] = sure[0]
+            elif doubtful:
+                outside.update(_names_of(image))
+        for path in doubtful:
+            images = [image for image in inside[path] if image not in self.masks]
+            own = Counter(name for image in images for name in _names_of(image))
+            if sum(_has_pair(image, path, outside, own) for image in images) > _HALF * len(images):
+                self.masks.update(dict.fromkeys(images, path))
+                outside.subtract(own)
         for path in self.masks:
             stem = without_suffix(posixpath.basename(path))
             known = self._names[stem]
             self._names[stem] = (known,) if isinstance(known, str) else known  # `find` looks closer at a tuple
+
+    def _named_like_masks(self) -> list[str]:
+        named = [path for path in self.folders if has_word_of_masks(posixpath.basename(path))]
+        beside: dict[str, list[str]] = {posixpath.dirname(path): [] for path in named}
+        for path in self.folders if named else ():
+            if (above := posixpath.dirname(path)) in beside:
+                beside[above].append(posixpath.basename(path))
+        words = {above: by_words(names) for above, names in beside.items()}
+        return [path for path in named if is_masks(posixpath.basename(path), words[posixpath.dirname(path)])]
 
     def _look_into_hdf5(self) -> None:
         for path in [path for path in self.others if path.lower().endswith(HDF5_SUFFIXES)]:
@@ -337,6 +358,27 @@ class Folder:
                 "give paths relative to the data folder, without '..'"
             )
         return path
+
+
+def _names_of(image: str) -> tuple[tuple[str, str], ...]:
+    """Return an image's stem, alone and with the name of its folder."""
+    folder, name = posixpath.split(image)
+    stem = without_suffix(name)
+    return ("", stem), (posixpath.basename(folder), stem)
+
+
+def _has_pair(image: str, folder: str, images: Counter[tuple[str, str]], own: Counter[tuple[str, str]]) -> bool:
+    """Return True if an image in `folder` is called like one outside of it, but for a word of masks.
+
+    If it is in a folder in `folder`, `segmented/mel/i1.png`, the other one is in a folder of that name: `mel/i1.jpg`.
+
+    Args:
+        images: how many images have a name, as of `_names_of`.
+        own: how many of these are in `folder`.
+    """
+    inner, stem = _names_of(image)[posixpath.dirname(image) != folder]
+    stems = (stem, of[0]) if (of := mask_of(stem)) else (stem,)
+    return any(images[inner, name] > own[inner, name] for name in stems)
 
 
 def _overlap(one: str, other: str) -> bool:

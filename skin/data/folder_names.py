@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from skin.data.class_names import is_disease
 
@@ -33,8 +33,17 @@ _MASKS = _words("""
     mask masks segmentation segmentations seg superpixel superpixels truth groundtruth gt roi rois contour
     contours annotation annotations heatmap heatmaps
 """)
-# Alone, such a folder may hold the images themselves.
-_MASKS_BESIDE = _words("segmented annotated masked binary overlay overlays gradcam label labels")
+# Such a folder may hold images of its own.
+_MAYBE_MASKS = _words("segmented annotated masked binary overlay overlays gradcam label labels")
+# `ISIC_0000000_segmentation.png` beside `ISIC_0000000.jpg`, `D12_contour.png` beside `D12_orig.jpg`
+_MASK_WORDS = (
+    r"segmentations?|segmented|superpixels?|masks?|masked|seg|gt|ground_?truth|contours?|bin(?:ary)?|overlays?|"
+    r"annotat(?:ed|ions?)|labels?|heatmaps?|grad_?cam"
+)
+_MASK_LAST = re.compile(
+    rf"(.+?)[ _.(-]+(?:({_MASK_WORDS})(?:[ _-]?\d+)?\)?|(lesion|roi|attribute_\w+))", re.IGNORECASE
+)
+_MASK_FIRST = re.compile(rf"({_MASK_WORDS})[ _.-]+(.+)", re.IGNORECASE)
 # Pictures that are made of others: a copy in training of a picture in the test split flatters the model.
 _COPIES = _words("""
     augmented augmentation augmentations augment aug copy copies resized cropped processed preprocessed rotated
@@ -70,6 +79,14 @@ def words_of(name: str) -> list[str]:
     """Return the words and numbers in a name, in small letters: `Test_v2Data` is `test`, `v`, `2`, `data`."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return re.findall(r"[^\W\d_]+|\d+", apart.lower())
+
+
+def by_words(names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
+    """Return the names that have the same words and numbers, in the same order, by these."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        found.setdefault(tuple(words_of(name)), []).append(name)
+    return found
 
 
 def common_words(names: Iterable[str]) -> frozenset[str]:
@@ -136,19 +153,40 @@ def is_merged(name: str) -> bool:
     return all(_SPLIT.fullmatch(word) or word in _MERGED for word in words)
 
 
-def is_masks(name: str, beside: Iterable[str]) -> bool:
-    """Return True if a folder holds masks, by its name and by those of the folders `beside` it."""
-    words = words_of(re.sub("grad[ _-]?cam", "gradcam", name, flags=re.IGNORECASE))
-    beside = list(beside)
-    known = _MASKS | _MASKS_BESIDE if beside else _MASKS
+def mask_of(stem: str) -> tuple[str, str] | None:
+    """Return the image that a mask is of, and the word that tells, by its name; None if it is not named like one."""
+    if match := _MASK_LAST.fullmatch(stem):
+        return match[1], (match[2] or match[3]).lower()
+    if match := _MASK_FIRST.fullmatch(stem):
+        return match[2], match[1].lower()
+    return None
+
+
+def is_masks(name: str, beside: Mapping[tuple[str, ...], list[str]]) -> bool:
+    """Return True if a folder is named like one of masks; `beside` has its like, `by_words`."""
+    words = _words_of_masks(name)
+    known = _MASKS | _MAYBE_MASKS
     if not known.intersection(words):
         return False
     if {"segmentation", "segmentations", "superpixel", "superpixels"}.intersection(words):
         return True
     own = [word for word in words if word not in known]
-    return all(_is_of_download(word) or word in ("ground", "lesion", "lesions", "binary") for word in own) or any(
-        words_of(other) == own for other in beside
-    )
+    whole = all(_is_of_download(word) or word in ("ground", "lesion", "lesions") for word in own)
+    return whole or tuple(own) in beside
+
+
+def may_hold_images(name: str) -> bool:
+    """Return True if a folder that is named like one of masks may hold other images, too: `annotated`, `overlay`."""
+    return not _MASKS.intersection(_words_of_masks(name))
+
+
+def has_word_of_masks(name: str) -> bool:
+    """Return True if a name has a word of masks, whatever else it has."""
+    return not (_MASKS | _MAYBE_MASKS).isdisjoint(_words_of_masks(name))
+
+
+def _words_of_masks(name: str) -> list[str]:
+    return words_of(re.sub("grad[ _-]?cam", "gradcam", name, flags=re.IGNORECASE))
 
 
 def copied_from(name: str, beside: Iterable[str], numbered: bool = True) -> str:

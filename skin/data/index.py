@@ -21,7 +21,7 @@ from skin.data.altered import join_altered
 from skin.data.folder import Folder, are_plain, image_suffix
 from skin.data.groups import is_unknown
 from skin.data.image_files import IMAGE_SUFFIXES, unread_formats
-from skin.data.naming import changed_names, example_of
+from skin.data.naming import changed_names, example_of, stem
 from skin.data.packed import how_to_unpack, packed
 from skin.data.path_groups import group_by_path
 from skin.data.table_paths import relative_names
@@ -351,7 +351,14 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
         missing=tuple(names[missing]),
         unnamed=unnamed,
     )
-    lacks = "; ".join((f"{draft.source} names {count(missing.sum(), 'image')} that the folder lacks", *folder.unread))
+    lacks = f"{draft.source} names {count(missing.sum(), 'image')} that the folder lacks"
+    of_masks = {stem(path): above for path, above in folder.masks.items()}
+    if there := [of_masks[name] for name in map(stem, names[missing]) if name in of_masks]:
+        lacks += (
+            f", {len(there)} of them but for files in folders named like masks, such as {printable(there[0])}: "
+            "rename it if it holds the images"
+        )
+    lacks = "; ".join((lacks, *folder.unread))
     return _without(found, missing, lacks)
 
 

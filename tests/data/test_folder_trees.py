@@ -457,14 +457,81 @@ def test_images_named_like_masks_without_their_images_are_images(tmp_path: Path)
     "masks",
     [
         ("masks",), ("mel/masks", "nv/masks"), ("mel_mask", "nv_mask"), ("ground truth/mel", "ground truth/nv"),
-        ("HAM10000_segmentations_lesion_tschandl",), ("segmented",), ("label",), ("labels",), ("Grad-CAM",),
-        ("overlays",), ("mel_segmented", "nv_segmented"),
+        ("HAM10000_segmentations_lesion_tschandl",),
     ],
 )  # fmt: skip
 def test_folders_of_masks_are_no_classes(tmp_path: Path, masks: tuple[str, ...]) -> None:
     index = read_index(tree(tmp_path, "mel", "nv", *masks))
     assert sizes(index) == {"mel": 3, "nv": 3}
     assert f"the folder holds {3 * len(masks)} images that are masks of others" in index.notes[0]
+
+
+@pytest.mark.parametrize(
+    "masks", ["segmented", "label", "labels/{cls}", "Grad-CAM", "overlays", "{cls}_segmented", "{cls}/annotated"]
+)
+@pytest.mark.parametrize("name", ["{}.jpg", "{}.png", "{}_segmented.png", "overlay-{}.png"])
+def test_folders_that_may_be_of_masks_are_if_their_files_are_named_like_the_images(
+    tmp_path: Path, masks: str, name: str
+) -> None:
+    images = [(cls, f"{cls}{n}") for cls in ("mel", "nv") for n in range(3)]
+    files = {f"{cls}/{image}.jpg": image for cls, image in images}
+    files |= {f"{masks.format(cls=cls)}/{name.format(image)}": "mask" for cls, image in images}
+    index = read_index(tree(tmp_path, files=files))
+    assert sizes(index) == {"mel": 3, "nv": 3}
+    assert "the folder holds 6 images that are masks of others" in index.notes[0]
+
+
+@pytest.mark.parametrize("names", [("annotated", "unannotated"), ("annotated", "other"), ("binary", "multi")])
+def test_parts_of_a_set_with_a_word_of_masks_and_images_of_their_own_are_read(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    index = read_index(tree(tmp_path, *(f"{name}/{cls}" for name in names for cls in ("mel", "nv"))))
+    assert sizes(index) == {"mel": 6, "nv": 6}
+    assert [note for note in index.notes if "masks" in note] == []
+
+
+def test_one_set_in_two_classes_and_in_many_is_refused(tmp_path: Path) -> None:
+    files = {f"{cls}/i{n}.jpg": "" for n in range(4) for cls in ("binary/benign", "multi/bkl", "multi/nv")}
+    with pytest.raises(UserError, match="the folders binary, multi, and in them benign, bkl, nv: either may be"):
+        read_index(tree(tmp_path, files=files))
+
+
+@pytest.mark.parametrize(
+    "names", [("binary", "multi"), ("masked face", "face"), ("segmented nevus", "nevus"), ("overlay", "mel")]
+)
+def test_a_class_with_a_word_of_masks_and_images_of_its_own_is_read_and_said(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    index = read_index(tree(tmp_path, *names))
+    assert sizes(index) == dict.fromkeys(names, 3)
+    assert index.notes[0].startswith(f"the folder '{names[0]}' is learnt as if it were a diagnosis")
+
+
+def test_a_folder_that_was_taken_for_masks_is_read_under_the_advised_name(tmp_path: Path) -> None:
+    files = {f"{cls}/{n}.jpg": cls for cls in ("masked face", "face") for n in "abc"}
+    index = read_index(tree(tmp_path, files=files))
+    assert index.notes[0].endswith("left out; if masked face holds others, rename it")
+    (tmp_path / "masked face").rename(tmp_path / "covered face")
+    assert sizes(read_index(tmp_path)) == {"covered face": 3, "face": 3}
+
+
+@pytest.mark.parametrize("folder", ["annotated", "binary", "overlay"])
+def test_a_table_names_images_in_a_folder_with_a_word_of_masks(tmp_path: Path, folder: str) -> None:
+    rows = [f"i{n},{'mel' if n % 2 else 'nv'},L{n}" for n in range(6)]
+    files = {f"{folder if n < 3 else 'images'}/i{n}.jpg": "" for n in range(6)}
+    index = read_index(tree(tmp_path, files={"HAM10000_metadata.csv": table(HAM, *rows), **files}))
+    assert (sizes(index), index.notes) == ({"mel": 3, "nv": 3}, ())
+
+
+def test_images_that_a_table_names_in_folders_of_masks_are_said_to_be_there(tmp_path: Path) -> None:
+    rows = [f"i{n},{'mel' if n % 2 else 'nv'},L{n}" for n in range(6)]
+    files = {f"{'roi' if n < 2 else 'images'}/i{n}.jpg": "" for n in range(5)}
+    tree(tmp_path, files={"HAM10000_metadata.csv": table(HAM, *rows), **files})
+    what = "names 3 images that the folder lacks, 2 of them but for files in folders named like masks, such as roi"
+    with pytest.raises(UserError, match=f"{what}: rename it if it holds the images"):
+        read_index(tmp_path)
+    (tmp_path / "roi").rename(tmp_path / "more")  # as the advice says
+    assert len(read_index(tmp_path, allow_missing=True).rows) == 5
 
 
 @pytest.mark.parametrize("above", ["segmented", "labels", "overlay"])

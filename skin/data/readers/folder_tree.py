@@ -25,15 +25,6 @@ from skin.utils.errors import UserError, printable
 
 import numpy as np
 
-# `ISIC_0000000_segmentation.png` beside `ISIC_0000000.jpg`, `D12_contour.png` beside `D12_orig.jpg`
-_MASK_WORDS = (
-    r"segmentations?|segmented|superpixels?|masks?|masked|seg|gt|ground_?truth|contours?|bin(?:ary)?|overlays?|"
-    r"annotat(?:ed|ions?)|labels?|heatmaps?|grad_?cam"
-)
-_MASK_LAST = re.compile(
-    rf"(.+?)[ _.(-]+(?:({_MASK_WORDS})(?:[ _-]?\d+)?\)?|(lesion|roi|attribute_\w+))", re.IGNORECASE
-)
-_MASK_FIRST = re.compile(rf"({_MASK_WORDS})[ _.-]+(.+)", re.IGNORECASE)
 _HALF = 0.5
 _NEARLY_ALL = 0.9
 _LOOKED_AT = 3  # pictures, to see if those of a format are masks, or the same as those of another
@@ -105,8 +96,8 @@ def read_tree(folder: Folder) -> Tree | None:
     masks = _mask_files(folder.images)
     again, of_masks = _same_names(folder, folder.images.difference(masks))
     masks += of_masks
+    masks += sorted(folder.masks.keys() - {*masks, *again})
     top = _nodes(folder, masks + again)
-    masks += _drop_folders_of_masks(top)
     reader = _Reader(folder)
     places = reader.read(top, "", frozenset())
     if not places:
@@ -116,7 +107,8 @@ def read_tree(folder: Folder) -> Tree | None:
     notes = [*reader.notes, *_of_doubtful(tree)]
     if masks:
         number, first = count(len(masks), "image"), printable(min(masks))
-        notes.append(f"the folder holds {number} that are masks of others (first: {first}): left out")
+        remedy = f"; if {printable(min(folder.masks.values()))} holds others, rename it" if folder.masks else ""
+        notes.append(f"the folder holds {number} that are masks of others (first: {first}): left out{remedy}")
     if again:
         number, first = count(len(again), "image"), printable(min(again))
         notes.append(f"the folder holds {number} beside one of the same name (first: {first}): left out")
@@ -154,14 +146,10 @@ def _mask_files(images: set[str]) -> list[str]:
     kinds: dict[str, list[str]] = {}
     paired: Counter[str] = Counter()
     for path, stem in stems.items():
-        if match := _MASK_LAST.fullmatch(stem):
-            of, kind = match[1], match[2] or match[3]
-        elif match := _MASK_FIRST.fullmatch(stem):
-            kind, of = match.groups()
-        else:
-            continue
-        kinds.setdefault(kind.lower(), []).append(path)
-        paired[kind.lower()] += of in known or f"{of}_orig" in known
+        if found := names.mask_of(stem):
+            of, kind = found
+            kinds.setdefault(kind, []).append(path)
+            paired[kind] += of in known or f"{of}_orig" in known
     return [path for kind, paths in kinds.items() if paired[kind] >= _HALF * len(paths) for path in paths]
 
 
@@ -216,17 +204,6 @@ def _look_the_same(folder: Folder, *paths: str) -> bool:
     except UserError:
         return True
     return bool(np.abs(one - other).mean() < _SAME)
-
-
-def _drop_folders_of_masks(node: _Node) -> list[str]:
-    """Take the folders that hold masks out of `node`, and return their images."""
-    dropped: list[str] = []
-    for name in list(node.folders):
-        if names.is_masks(name, node.folders.keys() - {name}):
-            dropped += node.folders.pop(name).all_images()
-        else:
-            dropped += _drop_folders_of_masks(node.folders[name])
-    return dropped
 
 
 class _Reader:
@@ -478,11 +455,12 @@ def _of_doubtful(tree: Tree) -> list[str]:
             f"the folders {_shown(list(labels))} are learnt as if they were diagnoses, and are named like ways to "
             "take images: if they are none, name a table image,label with --labels"
         ]
+    beside = names.by_words(labels)
     return [
         f"the folder '{label}' is learnt as if it were a diagnosis, with {count(number, 'image')}: if it is none, "
         "move it out of the data folder"
         for label, number in labels.items()
-        if names.is_doubtful(label) and number < _HALF * usual
+        if (names.is_doubtful(label) and number < _HALF * usual) or names.is_masks(label, beside)
     ]
 
 
