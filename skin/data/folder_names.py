@@ -189,10 +189,11 @@ def _words_of_masks(name: str) -> list[str]:
     return words_of(re.sub("grad[ _-]?cam", "gradcam", name, flags=re.IGNORECASE))
 
 
-def copied_from(name: str, beside: Iterable[str], numbered: bool = True) -> str:
+def copied_from(name: str, beside: Mapping[tuple[str, ...], list[str]], numbered: bool = True) -> str:
     """Return the folder of which one holds copies (`mel - Copy`, `mel_augmented`), by their names; otherwise `""`.
 
     Args:
+        beside: the folders that are there, `by_words`.
         numbered: a number tells a copy, too: `mel (1)`, `mel_224x224`, `mel_v2`; not that of a `grade 1`.
     """
     words = words_of(name)
@@ -203,7 +204,8 @@ def copied_from(name: str, beside: Iterable[str], numbered: bool = True) -> str:
     copies = [own] if len(own) < len(words) else []
     if copies or (numbered and not NUMBERED_CLASSES.intersection(kept)):
         copies.append(kept)  # `mel - Copy (2)`
-    return next((other for other in beside if (words := words_of(other)) and words in copies), "")
+    others = (other for kept in copies if kept for other in beside.get(tuple(kept), ()) if other != name)
+    return next(others, "")
 
 
 def is_made_of_others(name: str) -> bool:

@@ -225,14 +225,15 @@ def changed_names(names: Iterable[str], images: Iterable[str]) -> dict[str, str]
     `7.0` and `7` are `007.jpg`, and `img_7` is `IMG_7.jpg`. If both have folders, the last ones agree.
     """
     of_name: dict[str, list[str]] = {}
+    in_folder: dict[tuple[str, str], list[str]] = {}
     for image in images:
         of_name.setdefault(_plain(image), []).append(image)
+        in_folder.setdefault((_folder(image).casefold(), _plain(image)), []).append(image)
     found = {}
     for name in names:
-        folder = _folder(name.replace("\\", "/"))
-        same = [image for image in of_name.get(_plain(name), ()) if "" in (folder, _folder(image))
-                or _folder(image).casefold() == folder.casefold()]  # fmt: skip
-        if len(same := _of_suffix(same, name)) != 1:
+        plain, folder = _plain(name), _folder(name.replace("\\", "/")).casefold()
+        same = [image for above in (folder, "") for image in in_folder.get((above, plain), ())]
+        if len(same := _of_suffix(same if folder else of_name.get(plain, []), name)) != 1:
             return {}
         found[name] = same[0]
     return found if len(set(found.values())) == len(found) else {}

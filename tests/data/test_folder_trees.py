@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from unittest.mock import Mock
 
+from skin.data import folder_names, naming
 from skin.data.folder import Folder
 from skin.data.index import Index
 from skin.data.layouts import read_index
+from skin.data.naming import changed_names
 from skin.data.split import leaks
 from skin.utils.errors import UserError
 
@@ -346,6 +351,35 @@ def test_two_levels_that_may_both_be_classes_are_refused(tmp_path: Path, folders
 def test_a_folder_per_patient_or_lesion_is_no_class(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="seem to be patients or lesions, not classes: name a table"):
         read_index(tree(tmp_path, *(f"set/{name.format(n)}" for n in range(12))))
+
+
+def calls(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, run: Callable[..., object], *args: object
+) -> int:
+    """Return how often a function of a module is called in `run(*args)`."""
+    spy = Mock(wraps=getattr(module, name))
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, spy)
+        run(*args)
+    return int(spy.call_count)
+
+
+@pytest.mark.parametrize("name", ["disease {}", "{} overlay", "{} - Copy"])
+def test_the_work_grows_with_the_number_of_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    letters = [one + other for one in "abcdefgh" for other in "abcdefgh"]
+    few, many = (
+        tree(tmp_path / str(n), *(name.format(it) for it in letters[:n]), images=1) for n in (32, 64)
+    )
+    first, second = (calls(monkeypatch, folder_names, "words_of", read_index, it) for it in (few, many))
+    assert second <= 2 * first
+
+
+def test_the_work_on_changed_names_grows_with_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, files = ([f"p{n}/{name}" for n in range(64)] for name in ("1.0", "01.jpg"))
+    assert changed_names(names, files) == dict(zip(names, files, strict=True))
+    assert calls(monkeypatch, naming, "_folder", changed_names, names, files) <= 2 * 2 * 64
 
 
 @pytest.mark.parametrize("name", ["to sort", "unsorted", "misc", "Others", "new"])

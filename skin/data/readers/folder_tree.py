@@ -378,8 +378,9 @@ class _Reader:
         return [place for found in places.values() for place in found]
 
     def _refuse_copies(self, node: _Node) -> None:
+        beside = names.by_words(node.folders)
         for name, it in node.folders.items():
-            if of := names.copied_from(name, node.folders.keys() - {name}, numbered=not it.folders):
+            if of := names.copied_from(name, beside, numbered=not it.folders):
                 raise NoClassFolders(
                     f"{self._at(node)} holds the folders {of} and {name}, which is named like copies of its images",
                     f"move {name} out of the data folder; if it holds other images of {of}, put them into {of}; if "
