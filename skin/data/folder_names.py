@@ -202,10 +202,10 @@ def copied_from(name: str, beside: Mapping[tuple[str, ...], list[str]], numbered
     while kept and (kept[-1].isdigit() or (kept[-1] in ("v", "x") and len(kept) < len(own))):
         kept = kept[:-1]
     copies = [own] if len(own) < len(words) else []
-    if copies or (numbered and not NUMBERED_CLASSES.intersection(kept)):
+    if len(kept) < len(own) and (copies or (numbered and not NUMBERED_CLASSES.intersection(kept))):
         copies.append(kept)  # `mel - Copy (2)`
-    others = (other for kept in copies if kept for other in beside.get(tuple(kept), ()) if other != name)
-    return next(others, "")
+    others = [other for kept in copies if kept for other in beside.get(tuple(kept), ())]
+    return max(others, key=name.startswith, default="")  # `ER- - Copy` is no copy of `ER+`
 
 
 def is_made_of_others(name: str) -> bool:

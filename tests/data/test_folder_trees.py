@@ -328,6 +328,23 @@ def test_classes_that_are_numbered_among_themselves_are_no_copies(tmp_path: Path
     assert sizes(read_index(tree(tmp_path, *names))) == dict.fromkeys(names, 3)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("BRAF+", "BRAF-"), ("HIV+", "HIV-"), ("ER+", "ER-", "HER2+"), ("<1mm", ">1mm"), ("nevus", "nevus?"),
+        ("p16", "p16+"),
+    ],
+)  # fmt: skip
+def test_classes_that_differ_in_signs_are_no_copies(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert sizes(read_index(tree(tmp_path, *names))) == dict.fromkeys(names, 3)
+
+
+@pytest.mark.parametrize("of", ["BRAF+", "BRAF-"])
+def test_a_copy_of_a_class_with_a_sign_is_told_of_that_class(tmp_path: Path, of: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"holds the folders {of} and {of} - Copy, which is named like")):
+        read_index(tree(tmp_path, "BRAF+", "BRAF-", "nv", f"{of} - Copy"))
+
+
 def test_sites_may_be_numbered(tmp_path: Path) -> None:
     index = read_index(tree(tmp_path, "vienna/mel", "vienna/nv", "vienna 2/mel", "vienna 2/nv"))
     assert sizes(index) == {"mel": 6, "nv": 6}
