@@ -50,6 +50,9 @@ _COPIES = _words("""
     flipped mirrored synthetic oversampled upsampled balanced normalized normalised
 """)
 NUMBERED_CLASSES = _words("class category cls grade stage type level label score group cluster")
+_PLAIN_NUMBER = re.compile(r"[ _.-]\d\d?$")
+_SMALL = (*map(str, range(100)), *(f"0{number}" for number in range(10)))
+_DECIMAL = re.compile(r"(?<![v\d.,])\d+[.,]\d+(?![\d.,]*\d)")  # `(0.8)`; no version, no date
 _PIECES = _words("""
     image images img imgs picture pictures photo photos jpeg jpg png bmp tif tiff dicom dcm hdf file files
     input inputs output outputs data dataset datasets set sets subset dir dirs directory folder folders
@@ -194,7 +197,8 @@ def copied_from(name: str, beside: Mapping[tuple[str, ...], list[str]], numbered
 
     Args:
         beside: the folders that are there, `by_words`.
-        numbered: a number tells a copy, too: `mel (1)`, `mel_224x224`, `mel_v2`; not that of a `grade 1`.
+        numbered: a number tells a copy, too: `mel (1)`, `mel_224x224`, `mel_v2`; not that of a `grade 1`, `T1` or
+            `melanoma (0.8)`, nor `acne 1` and `acne 2` beside `acne`.
     """
     words = words_of(name)
     own = [word for word in words if word not in _COPIES]
@@ -202,10 +206,23 @@ def copied_from(name: str, beside: Mapping[tuple[str, ...], list[str]], numbered
     while kept and (kept[-1].isdigit() or (kept[-1] in ("v", "x") and len(kept) < len(own))):
         kept = kept[:-1]
     copies = [own] if len(own) < len(words) else []
-    if len(kept) < len(own) and (copies or (numbered and not NUMBERED_CLASSES.intersection(kept))):
+    if len(kept) < len(own) and (copies or (numbered and not _tells_class(name, own, len(kept), beside))):
         copies.append(kept)  # `mel - Copy (2)`
     others = [other for kept in copies if kept for other in beside.get(tuple(kept), ())]
     return max(others, key=name.startswith, default="")  # `ER- - Copy` is no copy of `ER+`
+
+
+def _tells_class(name: str, words: list[str], kept: int, beside: Mapping[tuple[str, ...], list[str]]) -> bool:
+    """Return True if the number behind the first `kept` words of a name may be that of a class, not of a copy."""
+    base, number = words[:kept], words[kept]
+    if NUMBERED_CLASSES.intersection(base) or _DECIMAL.search(name.lower()):
+        return True
+    if base and number.isdigit() and base[-1] + number in name.lower():
+        return True
+    if tuple(base) not in beside or not _PLAIN_NUMBER.search(name):
+        return False
+    alike = (other for key in _SMALL for other in beside.get((*base, key), ()) if _PLAIN_NUMBER.search(other))
+    return any(other != name for other in alike)
 
 
 def is_made_of_others(name: str) -> bool:

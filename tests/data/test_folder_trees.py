@@ -322,10 +322,20 @@ def test_a_copy_of_a_class_folder_is_refused(tmp_path: Path, copy: str) -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [("grade 1", "grade 2"), ("type", "type 2"), ("bkl_1", "bkl_2"), ("0", "1", "1 2"), ("mel 1", "nv 1", "nv 2")],
-)
+    [
+        ("grade 1", "grade 2"), ("type", "type 2"), ("bkl_1", "bkl_2"), ("0", "1", "1 2"), ("mel 1", "nv 1", "nv 2"),
+        ("acne", "acne 0", "acne 1"), ("rosacea 1", "rosacea 2", "rosacea"), ("bkl", "bkl_01", "bkl_02"),
+        ("T", "T1"), ("T", "T1", "T2"), ("melanoma", "melanoma (0.8)"),
+    ],
+)  # fmt: skip
 def test_classes_that_are_numbered_among_themselves_are_no_copies(tmp_path: Path, names: tuple[str, ...]) -> None:
     assert sizes(read_index(tree(tmp_path, *names))) == dict.fromkeys(names, 3)
+
+
+@pytest.mark.parametrize("names", [("mel (1)", "mel (2)"), ("mel_224", "mel_512"), ("mel 1", "mel 2 - Copy")])
+def test_several_copies_of_a_class_folder_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    with pytest.raises(UserError, match="named like copies of its images"):
+        read_index(tree(tmp_path, "mel", "nv", *names))
 
 
 @pytest.mark.parametrize(
