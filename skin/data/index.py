@@ -21,7 +21,7 @@ from skin.data.altered import join_altered
 from skin.data.folder import Folder, are_plain, image_suffix
 from skin.data.groups import is_unknown
 from skin.data.image_files import IMAGE_SUFFIXES, unread_formats
-from skin.data.naming import changed_names, example_of, stem
+from skin.data.naming import changed_names, example_of, may_name, stem
 from skin.data.packed import how_to_unpack, packed
 from skin.data.path_groups import group_by_path
 from skin.data.table_paths import relative_names
@@ -352,11 +352,11 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
         unnamed=unnamed,
     )
     lacks = f"{draft.source} names {count(missing.sum(), 'image')} that the folder lacks"
-    of_masks = {stem(path): above for path, above in folder.masks.items()}
-    if there := [of_masks[name] for name in map(stem, names[missing]) if name in of_masks]:
+    of_masks = {stem(path): path for path in folder.masks}
+    if there := [path for name in names[missing] if (path := of_masks.get(stem(name))) and may_name(name, path)]:
         lacks += (
-            f", {len(there)} of them but for files in folders named like masks, such as {printable(there[0])}: "
-            "rename it if it holds the images"
+            f", {len(there)} of them but for files in folders named like masks, such as "
+            f"{printable(folder.masks[there[0]])}: rename it if it holds the images"
         )
     lacks = "; ".join((lacks, *folder.unread))
     return _without(found, missing, lacks)
