@@ -46,7 +46,7 @@ class _Original(NamedTuple):
 
 
 def join_altered(rows: pd.DataFrame, files: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Return `rows` with the altered copies of an image in one group, and a note if there are any.
+    """Return `rows` with the altered copies of an image in one group, and notes on them.
 
     `x_flip.jpg`, `x_rot90.jpg` and `aug_0_x.jpg` are of `x.jpg`. If that is not there, `x3_flip.jpg` and
     `x3_rot90.jpg` are of one image all the same; `x3_crop_1.jpg` and `x3_crop_2.jpg` need not be, nor the dates
@@ -80,18 +80,28 @@ def join_altered(rows: pd.DataFrame, files: Sequence[str]) -> tuple[pd.DataFrame
         sure = [it.name for it in originals if it.sure]
         if sure and (any(map(str.isdigit, sure[-1])) or ".rf." in name):
             families.setdefault((place, sure[-1]), []).append(row)
+    left: list[int] = []  # of each family that is too large
     for first, *others in families.values():
         if len(others) < _COPIES:
             pairs += [(row, first) for row in others]
+        else:
+            left.append(first)
+    notes = []
+    if left:
+        name = printable(rows["image"].iloc[left[0]])
+        notes.append(
+            f"more than {_COPIES} images are named like copies of one, {name} among them: taken for different ones; "
+            "if they are copies, --group-by keeps them together"
+        )
     joined = _of_one_patient(rows, np.array(pairs, dtype=np.int64).reshape(-1, 2))
     if not len(joined):
-        return rows, []
+        return rows, notes
     number, example = len(joined), printable(rows["image"].iloc[joined[0, 0]])
     copies = "1 image is named like an altered copy of another" if number == 1 else (
         f"{number:,} images are named like altered copies of others"
     )  # fmt: skip
-    note = f"{copies} (first: {example}): copies of one image stay together"
-    return rows.assign(group=join_pairs(rows["group"], joined)), [note]
+    notes.append(f"{copies} (first: {example}): copies of one image stay together")
+    return rows.assign(group=join_pairs(rows["group"], joined)), notes
 
 
 def _originals(name: str) -> Iterator[_Original]:

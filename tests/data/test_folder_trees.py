@@ -915,7 +915,9 @@ def test_words_with_numbers_of_patients_sites_and_days_join_none(tmp_path: Path,
     files = {f"{cls}/{name}.jpg": f"{cls}{name}" for cls in ("mel", "nv") for name in names}
     index = read_index(tree(tmp_path, files=files))
     assert index.rows["group"].nunique() == len(index.rows) == 2 * len(names)
-    assert index.notes == ()
+    assert not any("stay together" in note for note in index.notes)
+    many = names[0] in ("crop_0_i1", "site1_aug_0")  # 30 and 40 of one name
+    assert any("more than 20 images are named like copies of one" in note for note in index.notes) == many
 
 
 def test_altered_copies_of_one_original_are_together_where_others_have_none(tmp_path: Path) -> None:
