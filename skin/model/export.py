@@ -37,8 +37,9 @@ METADATA_RULES = (
     "(value - mean) / deviation, at most 10 either way, and 0; or 0 and 1 if the value is missing. Of another column "
     "they are a 1 in the place of its category and 0 elsewhere, all 0 if the value is missing or none of them."
 )
-# The outputs, and how far onnxruntime's may be from torch's: logits and distances as shares of one and themselves.
-TOLERANCES = {"probabilities": 1e-4, "logits": 1e-2, "distance": 1e-2}
+# The outputs, and how far onnxruntime's may be from torch's: logits as a share of an image's largest, distances of
+# themselves, each plus one. Rounding grows on the noise that they are compared on; another graph is far further off.
+TOLERANCES = {"probabilities": 1e-4, "logits": 0.1, "distance": 0.1}
 
 
 class Portable(nn.Module):
@@ -230,7 +231,9 @@ def _differences(content: bytes, portable: Portable, inputs: dict[str, np.ndarra
         expected = [output.numpy() for output in portable(*map(torch.from_numpy, inputs.values()))]
     differences = {}
     for name, ours, theirs in zip(TOLERANCES, found, expected, strict=True):
-        scale = 1.0 if name == "probabilities" else 1 + np.abs(theirs)
+        scale = np.ones(1) if name == "probabilities" else 1 + np.abs(theirs)
+        if name == "logits":
+            scale = scale.max(axis=1, keepdims=True)
         with np.errstate(invalid="ignore"):  # a distance may be infinite, in both
             apart = np.where(ours == theirs, 0.0, np.abs(ours - theirs) / scale)
         differences[name] = float(apart.max())

@@ -6,6 +6,7 @@ from typing import Any
 from skin import load_classifier
 from skin.data.images import Preprocess
 from skin.model import checkpoint, unlike
+from skin.model import export as module
 from skin.model.classifier import SkinClassifier
 from skin.model.export import export
 from skin.model.unlike import Training
@@ -66,6 +67,27 @@ def test_onnxruntime_gives_torchs_calibrated_probabilities(best_pt: Path, onnx_f
     logits = onnxruntime.InferenceSession(onnx_file).run(["logits"], {"images": squares})[0]
     by_hand = np.exp(logits / 1.5 + [1.0, -1.0, 0.0, 2.0, 0.0, 0.0, -2.0])
     np.testing.assert_allclose(found, by_hand / by_hand.sum(1, keepdims=True), atol=1e-4)
+
+
+@pytest.mark.parametrize("output", ["probabilities", "logits", "distance"])
+def test_a_file_with_an_output_that_differs_from_torchs_is_not_written(
+    best_pt: Path, output: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forward, to_onnx = module.Portable.forward, module._to_onnx
+
+    def moved(*arguments: Any) -> tuple[torch.Tensor, ...]:
+        answers = forward(*arguments)
+        return tuple(a * 1.5 if name == output else a for name, a in zip(module.TOLERANCES, answers, strict=True))
+
+    def converted(*arguments: Any) -> bytes:
+        content = to_onnx(*arguments)
+        monkeypatch.setattr(module.Portable, "forward", moved)
+        return content
+
+    monkeypatch.setattr(module, "_to_onnx", converted)
+    with pytest.raises(UserError, match=f"onnxruntime's {output} differ from torch's"):
+        export(best_pt, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_file_says_how_it_is_used_and_nothing_of_where_it_was_made(onnx_file: Path) -> None:
