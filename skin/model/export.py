@@ -21,6 +21,7 @@ from skin.model.metadata import with_metadata
 from skin.utils.errors import UserError
 from skin.utils.files import write_atomically
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -137,7 +138,10 @@ def as_onnx(checkpoint: Checkpoint) -> tuple[bytes, float]:
     portable = Portable(checkpoint).eval()
     size = checkpoint.preprocess.image_size
     draw = np.random.Generator(np.random.Philox(0))
-    inputs = {"images": draw.integers(0, 256, (2, size, size, 3), np.uint8)}
+    # Noise, which may be infinitely far from the training images, and a hue like skin's, which is near to them.
+    noise = draw.integers(0, 256, (size, size, 3), np.uint8)
+    hue = draw.integers([190, 140, 120], [230, 180, 160], (3, 3, 3), np.uint8)
+    inputs = {"images": np.stack([noise, cv2.resize(hue, (size, size))])}
     if checkpoint.encoder is not None:
         missing = checkpoint.encoder.missing
         inputs["metadata"] = np.stack([missing, draw.random(len(missing), np.float32)])
