@@ -30,7 +30,7 @@ import pandas as pd
 pd.set_option("mode.string_storage", "python")
 
 _WORDS = ("na", "n/a", "null", "none", "<na>")  # "nan" is no word here: pandas writes a missing value so
-NAN = ("nan", "NaN", "NAN", "Nan")
+_NAN = ("nan", "NaN", "NAN", "Nan")
 _ERROR = re.compile(r"#(N/A|NAME\?|[A-Z0/]+!)")  # of a formula in a spreadsheet
 SIGNS = re.compile(r"[\s_.#]+")  # in which spellings of a word for a missing value differ
 _TRUE = {"1": 1, "1.0": 1, "1,0": 1, "true": 1, "yes": 1}
@@ -93,8 +93,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         table = table[~blank].reset_index(drop=True)
     if table.empty:
         raise UserError(f"{path} has a header and no rows")
-    for name in table.columns if any(word.encode() in content for word in NAN) else ():
-        missing = table[name].isin(NAN)
+    for name in table.columns if any(word.encode() in content for word in _NAN) else ():
+        missing = table[name].isin(_NAN)
         if missing.any():
             table[name] = table[name].mask(missing, "")
     for name in table.columns if b"#" in content else ():
@@ -218,6 +218,11 @@ GROUP_COLUMNS = ("group", "group_id")
 def is_index(name: str) -> bool:
     """Return True if a column is by its name the row numbers that pandas writes beside a table."""
     return name.startswith("Unnamed: ") or spelling(name) in ("index", "level_0")
+
+
+def without_nan(text: str) -> str:
+    """Return a value as it is written, `""` for one that pandas or JSON writes as missing: `nan`."""
+    return "" if text in _NAN else text
 
 
 def is_word(values: pd.Series) -> pd.Series:

@@ -23,7 +23,7 @@ from skin.data.readers.common import (
 from skin.data.readers.parquet import is_metadata, records_of
 from skin.data.readers.records import NAMES
 from skin.data.readers.set_tables import read_lines
-from skin.data.tables import GROUP_COLUMNS, NAN, find_column, read_table
+from skin.data.tables import GROUP_COLUMNS, find_column, read_table, without_nan
 from skin.utils.errors import UserError
 
 import pandas as pd
@@ -114,8 +114,7 @@ def _read_lines(folder: Folder, path: str) -> pd.DataFrame:
 def _text(value: object) -> str | None:
     if isinstance(value, (list, dict)):
         return None
-    text = "" if value is None else str(value).strip()
-    return "" if text in NAN else text
+    return "" if value is None else without_nan(str(value).strip())
 
 
 def _rows(folder: Folder, path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from skin.data.readers.records import (
     split_of,
     unless_others_read,
 )
-from skin.data.tables import NAN, find_column
+from skin.data.tables import find_column, without_nan
 from skin.utils.errors import UserError
 
 import numpy as np
@@ -165,8 +165,7 @@ def _as_text(column: pyarrow.ChunkedArray) -> list[str]:
     """Return the values of a column as they are written, `""` for a missing one or `nan`."""
     import pyarrow as pa
 
-    values = [(value or "").strip() for value in column.cast(pa.string()).to_pylist()]
-    return ["" if value in NAN else value for value in values]
+    return [without_nan((value or "").strip()) for value in column.cast(pa.string()).to_pylist()]
 
 
 def _has_picture(parquet: pyarrow.parquet.ParquetFile, picture: str) -> np.ndarray:

@@ -19,7 +19,7 @@ from skin.data.readers.records import (
     split_of,
     unless_others_read,
 )
-from skin.data.tables import NAN
+from skin.data.tables import without_nan
 from skin.utils.errors import UserError, printable
 
 import pandas as pd
@@ -80,8 +80,7 @@ def _rows(folder: Folder, path: str, samples: dict[str, dict[str, str]]) -> pd.D
     """Return the rows of a tar; None if it has no labels at all. A sample without one has `""`."""
 
     def text(member: str) -> str:
-        content = read_member(f"{folder.root / path}::{member}", _MOST).decode("utf-8", "replace").strip()
-        return "" if content in NAN else content
+        return without_nan(read_member(f"{folder.root / path}::{member}", _MOST).decode("utf-8", "replace").strip())
 
     records = pd.DataFrame([
         _record(text(of_sample[_RECORD]), f"{path}::{of_sample[_RECORD]}") if _RECORD in of_sample else {}
@@ -109,7 +108,7 @@ def _record(text: str, name: str) -> dict[str, str]:
     if not isinstance(record, dict):
         raise UserError(f"{name} is no JSON record: it needs a value 'label' in braces")
     return {
-        str(key): "" if value is None or str(value) in NAN else str(value)
+        str(key): "" if value is None else without_nan(str(value))
         for key, value in record.items()
         if not isinstance(value, (dict, list))
     }
