@@ -8,7 +8,6 @@ in training they are each process's own until validation.
 from __future__ import annotations
 
 import copy
-import itertools
 from typing import TypedDict
 
 from skin.model.network import Classifier
@@ -42,12 +41,12 @@ class Average:
     @torch.no_grad()
     def update(self, classifier: Classifier) -> None:
         """Move the mean towards a classifier that has taken a step. BatchNorm's counts of steps are copied."""
-        for floating in (True, False):
-            means, now = _tensors(self.classifier, floating), _tensors(classifier, floating)
-            if floating and self.steps:
-                torch._foreach_lerp_(means, now, 1 - decay_at(self.steps, self.decay))
-            else:
-                torch._foreach_copy_(means, now)
+        (means, counts), (now, counted) = _tensors(self.classifier), _tensors(classifier)
+        if self.steps:
+            torch._foreach_lerp_(means, now, 1 - decay_at(self.steps, self.decay))
+        else:
+            torch._foreach_copy_(means, now)
+        torch._foreach_copy_(counts, counted)
         self.steps += 1
 
 
@@ -56,9 +55,10 @@ def averaged(classifier: Classifier, decay: float) -> Average | None:
     return Average(classifier, decay) if decay else None
 
 
-def _tensors(module: nn.Module, floating: bool) -> list[Tensor]:
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    return [tensor for tensor in tensors if tensor.is_floating_point() == floating]
+def _tensors(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the weights and running statistics of a network, and its counts of steps."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return [t for t in tensors if t.is_floating_point()], [t for t in tensors if not t.is_floating_point()]
 
 
 def decay_at(steps: int, decay: float) -> float:
