@@ -13,6 +13,7 @@ from skin.data.folder_names import SPLITS
 from skin.data.groups import join_groups, unknown_names
 from skin.data.index import COLUMNS, PEOPLE, Draft
 from skin.data.tables import (
+    GROUP_COLUMNS,
     LESION_COLUMNS,
     PATIENT_COLUMNS,
     find_column,
@@ -106,6 +107,12 @@ def group_of(table: pd.DataFrame, path: Path, *names: str) -> pd.Series:
     """
     need_column(table, path, *names)
     return joined_people(table, people_columns(table))
+
+
+def group_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns that tell which rows stay together: one named so, otherwise those of `people_columns`."""
+    group = find_column(list(table.columns), *GROUP_COLUMNS)
+    return [group] if group else people_columns(table)
 
 
 def joined_people(table: pd.DataFrame, columns: list[str]) -> pd.Series:

@@ -9,8 +9,8 @@ from skin.data.folder import Folder, image_suffix
 from skin.data.index import Draft
 from skin.data.naming import Images, likeliest, stem
 from skin.data.readers.common import (
+    group_columns,
     joined_people,
-    people_columns,
     people_of,
     rows_of,
     split_marks,
@@ -158,9 +158,8 @@ def _marks_with(label: str, table: pd.DataFrame, marks: list[str], path: Path) -
 
 def _groups(table: pd.DataFrame, path: Path, group_column: str | None) -> list[str]:
     """Return the columns of what stays together: the one that is named, a group, or patients and lesions."""
-    columns = list(table.columns)
-    group = named_column(columns, path, group_column, "--group-column") or find_column(columns, *GROUP_COLUMNS)
-    return [group] if group else people_columns(table)
+    group = named_column(list(table.columns), path, group_column, "--group-column")
+    return [group] if group else group_columns(table)
 
 
 def _taken(columns: list[str], label: str | None, groups: list[str], split: str | None) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 from skin.data.folder import Folder
 from skin.data.index import COLUMNS, Draft
-from skin.data.readers.common import SPLITS, joined_people, people_columns, people_of, rows_of
-from skin.data.tables import GROUP_COLUMNS, find_column
+from skin.data.readers.common import SPLITS, group_columns, joined_people, people_of, rows_of
+from skin.data.tables import find_column
 from skin.utils.errors import UserError
 
 import pandas as pd
@@ -47,8 +47,7 @@ def rows_of_records(image: pd.Series, records: pd.DataFrame, label: str, split: 
         split: of all of them.
     """
     columns = [name for name in records.columns if name != label]
-    own = find_column(columns, *GROUP_COLUMNS)
-    groups = [own] if own else people_columns(records[columns])
+    groups = group_columns(records[columns])
     group = joined_people(records, groups) if groups else ""
     attributes = records[[name for name in columns if name not in groups]]
     people = people_of(records[columns])
