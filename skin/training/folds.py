@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from skin.data import contents, demo, metadata, split, unknowns
 from skin.model.network import preprocess_for
@@ -206,14 +206,13 @@ def _go_on(options: Options, folder: Path, topology: Topology) -> None:
     if all(is_done(_folder_of(folder, number)) for number in range(1, (options.folds or 0) + 1)):
         changed = {name: value for name, value in changed.items() if name in OWN}  # nothing is trained
     if changed and options.fold is None:
-        images = options.images_per_step or options.step_images(topology.replicas)
-        before, now = (config["lr"], config["resolved"]["images_per_step"]), (options.lr, images)
+        before, now = _steps_of(config), _steps(options, topology)
         if now != before and any(folder.glob(f"fold-*/{CONFIG}")):
             Log(folder / "train.log").say(
                 f"note: folds that have not begun get --lr {now[0]:g} and {now[1]} images a step, the others had "
                 f"{before[0]:g} and {before[1]}: their answers are pooled all the same"
             )
-        resolved = {**config["resolved"], "images_per_step": images}
+        resolved = {**config["resolved"], "images_per_step": now[1]}
         with run_folder.hold(folder, PATIENCE):
             files.write_json(folder / CONFIG, {**config, **changed, "resolved": resolved})
 
@@ -222,14 +221,23 @@ def _check_steps(options: Options, folder: Path, topology: Topology) -> None:
     """Raise `UserError` if a fold would begin with other steps than the run's: its answers are pooled with theirs."""
     if options.fold is None or (_folder_of(folder, options.fold) / CONFIG).exists():
         return
-    config = read_config(folder)
-    images = options.images_per_step or options.step_images(topology.replicas)
-    if (options.lr, images) != (config["lr"], config["resolved"]["images_per_step"]):
+    of_run, own = _steps_of(read_config(folder)), _steps(options, topology)
+    if own != of_run:
         raise UserError(
-            f"--fold {options.fold}: the run {folder} has --lr {config['lr']:g} and "
-            f"{config['resolved']['images_per_step']} images a step, and this fold would have {options.lr:g} and "
-            f"{images}; leave --lr, --batch-size and --accumulate out, or choose another --out"
+            f"--fold {options.fold}: the run {folder} has --lr {of_run[0]:g} and {of_run[1]} images a step, and this "
+            f"fold would have {own[0]:g} and {own[1]}; leave --lr, --batch-size and --accumulate out, or choose "
+            "another --out"
         )
+
+
+def _steps(options: Options, topology: Topology) -> tuple[float, int]:
+    """Return the learning rate and the images of a step that a fold would begin with."""
+    return options.lr, options.images_per_step or options.step_images(topology.replicas)
+
+
+def _steps_of(config: dict[str, Any]) -> tuple[float, int]:
+    """Return those that a run's config.json has."""
+    return config["lr"], config["resolved"]["images_per_step"]
 
 
 def _take_back(folder: Path) -> None:
