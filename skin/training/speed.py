@@ -50,7 +50,7 @@ def estimate(
     except (UserError, RuntimeError, MemoryError, OSError) as error:
         return [f"Not measured: {advice_on(error) or error}"]
     seconds = _run_seconds(options, topology, splits, step_seconds, input_seconds)
-    size = RECIPES[options.recipe].image_size(0, options.epochs, _full_size(options))
+    size = _first_size(options)
     batch = min(trainer.batches.batch_size, trainer.batches.size)
     return [
         f"About {duration(seconds)} for {options.epochs} epochs of {options.model} on {topology.describe()}, "
@@ -124,7 +124,7 @@ def _run_seconds(
     on_gpu = topology.device.type == "cuda"
     workers = default_workers(on_gpu) if options.workers is None else options.workers
     full = _full_size(options)
-    step_seconds *= (full / RECIPES[options.recipe].image_size(0, options.epochs, full)) ** 2  # of an image in full
+    step_seconds *= (full / _first_size(options)) ** 2  # of an image in full
 
     def one(seconds: float) -> float:
         if not workers:
@@ -136,6 +136,11 @@ def _run_seconds(
     work = Work.of(options, full, *images)
     passes = [(images[0], epoch) for epoch in work.training] + options.epochs * [(images[1], work.validation)]
     return sum(number * one(step_seconds * steps / number) for number, steps in passes if number)
+
+
+def _first_size(options: Options) -> int:
+    """Return the size of the views in the first epoch, which the steps that are timed have."""
+    return RECIPES[options.recipe].image_size(0, options.epochs, _full_size(options))
 
 
 def _full_size(options: Options) -> int:
