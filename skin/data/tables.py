@@ -213,6 +213,19 @@ PATIENT_COLUMNS = (
 )  # fmt: skip
 LESION_COLUMNS = ("lesion_id", "lesion", "lesionid")
 GROUP_COLUMNS = ("group", "group_id")
+# Names of the column that tells the class, the likeliest first.
+LABEL_COLUMNS = (
+    "label", "labels", "class", "dx", "diagnosis", "diagnostic", "target", "category", "disease", "condition",
+)  # fmt: skip
+# Names of columns that say something else of an image, and are no classes.
+ATTRIBUTE_COLUMNS = frozenset((
+    "age", "age_approx", "age_approximate", "sex", "gender", "site", "location", "localization", "region",
+    "anatom_site", "anatom_site_general", "anatom_site_special", "anatom_site_1", "split", "set", "subset",
+    "partition", "fold", "image_type", "dermoscopic_type", "diagnosis_confirm_type", "dx_type", "fitzpatrick",
+    "fitspatrick", "fitzpatrick_scale", "fitzpatrick_skin_type", "skin_tone", "skin_type", "attribution",
+    "copyright_license", "license", "source", "dataset", "camera", "device", "width", "height", "format",
+    "year", "date",
+))  # fmt: skip
 
 
 def is_index(name: str) -> bool:

@@ -18,7 +18,6 @@ from skin.utils.home import user_path
 KnownOf = Callable[[str], Known]
 """Returns what is known of the image at a path."""
 
-_NAMES = ("image", "image_id", "isic_id", "img_id", "image_name", "file_name", "filename", "file", "path")
 _SHOWN = 5  # values of a table that the model does not know; the others are counted
 
 
@@ -68,15 +67,13 @@ def values_of(given: str, encoder: Encoder) -> dict[str, str]:
 
 def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> KnownOf:
     from skin.data.naming import Images, is_path, may_name  # pandas takes its time to load
-    from skin.data.tables import find_column, read_table
+    from skin.data.tables import IMAGE_COLUMNS, need_column, read_table
 
     import pandas as pd
 
     table = read_table(path)
     columns = list(table.columns)
-    key = next((column for name in _NAMES if (column := find_column(columns, name))), None)
-    if key is None:
-        raise UserError(f"{path} has no column that names the images, such as image; it has {', '.join(columns)}")
+    key = need_column(table, path, *IMAGE_COLUMNS)
     used = [own for name in encoder.names if (own := column_of(columns, name))]
     if lacking := [name for name in encoder.names if not column_of(columns, name)]:
         say(f"{path} has no column {printable(', '.join(lacking))}: missing for all images")

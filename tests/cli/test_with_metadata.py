@@ -254,7 +254,7 @@ def test_a_value_may_have_a_comma() -> None:
 
 def test_two_columns_of_one_name_are_said(capsys: pytest.CaptureFixture[str]) -> None:
     encoder = Encoder((Column("age", (), 50.0, 10.0),))
-    Path("two.csv").write_text("image,age,Age\na.jpg,40,60\n")
+    Path("two.csv").write_text("File Path,age,Age\na.jpg,40,60\n")
     known = metadata.known_of("two.csv", encoder)
     assert known is not None
     assert known("a.jpg") == {"age": "40"}
@@ -269,7 +269,7 @@ def test_two_columns_of_one_name_are_said(capsys: pytest.CaptureFixture[str]) ->
         ("age=55,,sex=male", "--metadata age=55,,sex=male: '' is not COLUMN=VALUE"),
         ("age=55,age=60", "--metadata age=55,age=60: age has two values; give one"),
         ("twice.csv", "twice.csv has several rows of a.jpg, which do not agree; keep one of them"),
-        ("bare.csv", "bare.csv has no column that names the images, such as image; it has age, sex"),
+        ("bare.csv", "bare.csv has no column 'image'; its columns are: age, sex; rename one of them"),
     ],
 )
 def test_what_is_neither_values_nor_a_table_is_refused(

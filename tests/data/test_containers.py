@@ -396,10 +396,11 @@ def test_a_parquet_export_is_read(struct: bool, tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels(row["path"]), expected(name))
 
 
-def test_text_labels_and_splits_of_folders(tmp_path: Path) -> None:
+@pytest.mark.parametrize("label", ["dx", "disease"])
+def test_text_labels_and_splits_of_folders(label: str, tmp_path: Path) -> None:
     text = pa.array([LABELS[row] for row in range(6)])
-    parquet(tmp_path / "data" / "train" / "0000.parquet", range(6), label=None, dx=text)
-    parquet(tmp_path / "data" / "validation" / "0000.parquet", range(6), label=None, dx=text)
+    parquet(tmp_path / "data" / "train" / "0000.parquet", range(6), label=None, **{label: text})
+    parquet(tmp_path / "data" / "validation" / "0000.parquet", range(6), label=None, **{label: text})
     index = read_index(tmp_path)
     assert index.classes == ("mel", "nv")
     assert index.rows["split"].value_counts().to_dict() == {"train": 6, "val": 6}

@@ -53,6 +53,7 @@ def labels_of(index: Index) -> dict[str, str]:
         ",image,mel,nv\n0,a,1.0,0.0\n1,b,0.0,1.0\n2,c,0.0,1.0\n",
         "index;image;mel;nv\n0;a;1,0;0,0\n1;b;0,0;1,0\n2;c;0,0;1,0\n",
         "image,age,sex,mel,nv\na,61,male,1,0\nb,7,,0,1\nc,,female,0,1\n",
+        "image,fold,mel,nv\na,1,1,0\nb,2,0,1\nc,1,0,1\n",
     ],
 )
 def test_what_spreadsheets_add_is_no_part_of_the_table(tmp_path: Path, content: str | bytes) -> None:

@@ -23,8 +23,10 @@ from skin.data.readers.folder_tree import NoClassFolders, Place, Tree, read_tree
 from skin.data.readers.labels_table import labels_table
 from skin.data.table_paths import relative_names
 from skin.data.tables import (
+    ATTRIBUTE_COLUMNS,
     GROUP_COLUMNS,
     IMAGE_COLUMNS,
+    LABEL_COLUMNS,
     find_column,
     from_one_hot,
     is_one_hot,
@@ -36,18 +38,8 @@ from skin.utils.errors import UserError, printable
 import pandas as pd
 
 _LABELS = (
-    "label", "labels", "class", "class_name", "dx", "diagnosis", "diagnosis_1", "diagnosis_2", "diagnosis_3",
-    "diagnostic", "target", "category", "disease", "condition", "benign_malignant", "malignant",
+    *LABEL_COLUMNS, "class_name", "diagnosis_1", "diagnosis_2", "diagnosis_3", "benign_malignant", "malignant",
 )  # fmt: skip
-# Columns that say something else of an image, and are no classes.
-_OTHERS = frozenset((
-    "age", "age_approx", "age_approximate", "sex", "gender", "site", "location", "localization", "region",
-    "anatom_site", "anatom_site_general", "anatom_site_special", "anatom_site_1", "split", "set", "subset",
-    "partition", "fold", "image_type", "dermoscopic_type", "diagnosis_confirm_type", "dx_type", "fitzpatrick",
-    "fitspatrick", "fitzpatrick_scale", "fitzpatrick_skin_type", "skin_tone", "skin_type", "attribution",
-    "copyright_license", "license", "source", "dataset", "camera", "device", "width", "height", "format",
-    "year", "date",
-))  # fmt: skip
 _WIDE = 200  # columns; a wider table holds pixels or features
 _HALF = 0.5
 _NEARLY_ALL = 0.99
@@ -309,7 +301,7 @@ def _columns_of_classes(
         yield "of marks", from_one_hot(rows, rest, folder.root / path)[0]
         return
     named = [name for name in _LABELS if find_column(rest, name)]
-    others = [] if known or named else [name for name in rest if name not in _OTHERS]
+    others = [] if known or named else [name for name in rest if name not in ATTRIBUTE_COLUMNS]
     for name in (*named, *others):
         if 2 <= rows.loc[rows[name] != "", name].nunique() <= max(2, _HALF * len(rows)):
             yield name, rows[name]

@@ -23,21 +23,18 @@ from skin.data.readers.common import (
 from skin.data.readers.parquet import is_metadata, records_of
 from skin.data.readers.records import NAMES
 from skin.data.readers.set_tables import read_lines
-from skin.data.tables import GROUP_COLUMNS, find_column, read_table, without_nan
+from skin.data.tables import GROUP_COLUMNS, LABEL_COLUMNS, find_column, read_table, without_nan
 from skin.utils.errors import UserError
 
 import pandas as pd
 
-_LABELS = (
-    "label", "labels", "class", "dx", "diagnosis", "diagnostic", "disease", "condition", "target", "category",
-)  # fmt: skip
 _OTHER_SETS = ("isic_id", "img_id")  # the ISIC Archive's metadata.csv, and that of PAD-UFES-20
 
 
 def read(folder: Folder) -> Draft | None:
     tables = _tables(folder)
     columns = [name for table in tables.values() for name in table.columns]
-    label = find_column(columns, *_LABELS)
+    label = find_column(columns, *LABEL_COLUMNS)
     if label is None or find_column(columns, *_OTHER_SETS):
         return None
     rows, notes, left_out = [], [], []
@@ -61,7 +58,7 @@ def read(folder: Folder) -> Draft | None:
             notes.append(f"{source} marks {count(int(hidden.sum()), 'image')} -1 (no label): left out")
             left_out += list(whole.loc[hidden, "image"])
             whole = whole[~hidden]
-    if others := [name for name in dict.fromkeys(columns) if name != label and find_column([name], *_LABELS)]:
+    if others := [name for name in dict.fromkeys(columns) if name != label and find_column([name], *LABEL_COLUMNS)]:
         notes.append(f"labels are the column {label} of {source}; others: {', '.join(others)}")
     if (whole["split"] == "").all():
         notes += split_marks(list(dict.fromkeys(columns)), source)
@@ -88,7 +85,7 @@ def _tables(folder: Folder) -> dict[str, pd.DataFrame]:
                 continue
             if not is_metadata(path, parquet):
                 continue
-            table = records_of(path, parquet, find_column(parquet.schema_arrow.names, *_LABELS))
+            table = records_of(path, parquet, find_column(parquet.schema_arrow.names, *LABEL_COLUMNS))
         else:
             continue
         if twin := next((other for other in tables if posixpath.dirname(other) == posixpath.dirname(path)), None):

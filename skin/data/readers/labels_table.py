@@ -18,8 +18,10 @@ from skin.data.readers.common import (
     without_unmarked,
 )
 from skin.data.tables import (
+    ATTRIBUTE_COLUMNS,
     GROUP_COLUMNS,
     IMAGE_COLUMNS,
+    LABEL_COLUMNS,
     LESION_COLUMNS,
     PATIENT_COLUMNS,
     encoding_note,
@@ -38,17 +40,9 @@ from skin.utils.errors import UserError
 import numpy as np
 import pandas as pd
 
-_LABELS = (
-    "label", "labels", "class", "dx", "diagnosis", "diagnostic", "target", "category", "disease", "malignant",
-    "benign_malignant",
-)  # fmt: skip
+_LABELS = (*LABEL_COLUMNS, "malignant", "benign_malignant")
 _NEARLY_ALL = 0.9
 _SPLITS = ("split", "set", "subset", "partition")
-# Columns that may stand beside one-hot labels.
-_BESIDE = {
-    "age", "age_approx", "sex", "gender", "site", "localization", "region", "anatom_site_general", "dx_type",
-    "image_type", "source", "dataset",
-}  # fmt: skip
 
 
 def labels_table(
@@ -73,7 +67,7 @@ def labels_table(
     groups = _groups(table, path, group_column)
     split = find_column(columns, *_SPLITS)
     rest = [name for name in columns if name not in (image, label, split, *groups) and not is_index(name)]
-    marks = [name for name in rest if spelling(name) not in _BESIDE]
+    marks = [name for name in rest if spelling(name) not in ATTRIBUTE_COLUMNS]
     classes: tuple[str, ...] = ()
     of_label = ""
     if label and label_column is None and (one_hot := _marks_with(label, table, marks, path)):

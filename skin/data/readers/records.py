@@ -9,18 +9,17 @@ from collections.abc import Callable, Sequence
 from skin.data.folder import Folder
 from skin.data.index import COLUMNS, Draft
 from skin.data.readers.common import SPLITS, group_columns, joined_people, people_of, rows_of
-from skin.data.tables import find_column
+from skin.data.tables import LABEL_COLUMNS, find_column
 from skin.utils.errors import UserError
 
 import pandas as pd
 
-_LABELS = ("label", "labels", "class", "dx", "diagnosis", "diagnostic", "target", "category")
 NAMES = ("label_name", "label_names", "label_text", "class_name", "class_names", "target_name")  # of numbered classes
 
 
 def label_column(columns: Sequence[str]) -> str | None:
     """Return the column that tells the class; None if there is none."""
-    return find_column(columns, *_LABELS)
+    return find_column(columns, *LABEL_COLUMNS)
 
 
 def label_note(rows: pd.DataFrame, source: str) -> str:
@@ -29,7 +28,7 @@ def label_note(rows: pd.DataFrame, source: str) -> str:
     Args:
         rows: from `rows_of_records`.
     """
-    others = [name for name in rows.columns if name not in COLUMNS and find_column([name], *_LABELS, *NAMES)]
+    others = [name for name in rows.columns if name not in COLUMNS and find_column([name], *LABEL_COLUMNS, *NAMES)]
     if not others:
         return ""
     label = rows.attrs["columns"]["label"]
