@@ -5,8 +5,7 @@ from __future__ import annotations
 from skin.data.folder import Folder
 from skin.data.index import Draft
 from skin.data.readers.common import Layout, present_columns, rows_of
-from skin.data.readers.set_tables import set_column
-from skin.data.tables import find_column, read_table
+from skin.data.tables import find_column, need_column, read_table
 
 _FEW = 10  # images
 
@@ -16,9 +15,9 @@ def read(folder: Folder) -> Draft | None:
     if path is None:
         return None
     table = read_table(path)
-    disease = table[set_column(table, path, "DDI", "disease")]
+    disease = table[need_column(table, path, "disease")]
     rows = rows_of(
-        table[set_column(table, path, "DDI", "ddi_file")],
+        table[need_column(table, path, "ddi_file")],
         disease,
         attributes=present_columns(table, "skin_tone", "malignant"),
     )

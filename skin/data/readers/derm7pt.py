@@ -8,8 +8,8 @@ from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.readers.common import SPLITS, Layout, listed, present_columns, rows_of
-from skin.data.readers.set_tables import below, set_column, table_with, whole_numbers
-from skin.data.tables import find_column, read_table
+from skin.data.readers.set_tables import below, table_with, whole_numbers
+from skin.data.tables import find_column, need_column, read_table
 from skin.utils.errors import UserError
 
 import numpy as np
@@ -29,13 +29,13 @@ def read(folder: Folder) -> Draft | None:
     if path is None:
         return None
     table = read_table(path)
-    label = set_column(table, path, "Derm7pt", "diagnosis")
+    label = need_column(table, path, "diagnosis")
     number = find_column(list(table.columns), "case_num")
     case = table[number] if number else pd.Series(range(1, len(table) + 1), index=table.index).astype(str)
     split, notes = _splits(folder, path, len(table))
     kinds = []
     for column, kind in _PICTURES.items():
-        image = table[set_column(table, path, "Derm7pt", column)]
+        image = table[need_column(table, path, column)]
         attributes = present_columns(table, *_ATTRIBUTES).assign(image_type=kind)
         lesion = pd.DataFrame({"lesion_id": case})
         rows = rows_of(image, table[label], group=case, split=split, attributes=attributes, people=lesion)
@@ -58,7 +58,7 @@ def _splits(folder: Folder, meta: Path, cases: int) -> tuple[pd.Series, tuple[st
         folder.refuse_link(name)
         path = folder.root / name
         table = read_table(path)
-        numbers = whole_numbers(table[set_column(table, path, "Derm7pt", "indexes")])
+        numbers = whole_numbers(table[need_column(table, path, "indexes")])
         wrong = ~numbers.str.fullmatch(r"\d{1,9}") | (pd.to_numeric(numbers, errors="coerce") >= cases)
         if wrong.any():
             raise UserError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from skin.data.folder import Folder, image_suffix
 from skin.data.index import Draft, count
 from skin.data.readers.common import Layout, present_columns, rows_of
-from skin.data.readers.set_tables import set_column, workbook
-from skin.data.tables import find_column, read_table
+from skin.data.readers.set_tables import workbook
+from skin.data.tables import find_column, need_column, read_table
 from skin.data.workbook import read_workbook
 
 _ATTRIBUTES = (
@@ -24,12 +24,12 @@ def read(folder: Folder) -> Draft | None:
     else:
         return None
     # The table gives many files the extension .jpeg that are .jpg: the name itself is the key.
-    name = table[set_column(table, path, "MIDAS", "midas_file_name")]
+    name = table[need_column(table, path, "midas_file_name")]
     image = name.map(lambda file: file[: -len(image_suffix(file))] if image_suffix(file) else file)
     rows = rows_of(
         image,
-        table[set_column(table, path, "MIDAS", "midas_path")],
-        group=table[set_column(table, path, "MIDAS", "midas_record_id")],
+        table[need_column(table, path, "midas_path")],
+        group=table[need_column(table, path, "midas_record_id")],
         attributes=present_columns(table, *_ATTRIBUTES),
     )
     # Controls and lesions that were not cut out have no finding of pathology.

@@ -16,8 +16,7 @@ from skin.data.folder import Folder
 from skin.data.folder_names import as_name
 from skin.data.index import Draft, count
 from skin.data.readers.common import SPLITS, Layout, rows_of
-from skin.data.readers.set_tables import set_column
-from skin.data.tables import read_table
+from skin.data.tables import need_column, read_table
 from skin.utils.errors import UserError
 
 import pandas as pd
@@ -122,8 +121,8 @@ def _compare(folder: Folder, names: pd.Series, label: pd.Series) -> None:
     if path is None:
         return
     table = read_table(path)
-    image = set_column(table, path, "the Monkeypox Skin Lesion Dataset", "imageid")
-    word = set_column(table, path, "the Monkeypox Skin Lesion Dataset", "label")
+    image = need_column(table, path, "imageid")
+    word = need_column(table, path, "label")
     words = names.map(table.drop_duplicates(image).set_index(image)[word])
     pairs = pd.DataFrame({"label": label, "word": words, "name": names}).dropna()
     usual = pairs.groupby("label")["word"].agg(lambda values: values.value_counts().index[0])

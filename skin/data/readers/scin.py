@@ -9,8 +9,8 @@ from pathlib import Path
 from skin.data.folder import Folder
 from skin.data.index import Draft, count
 from skin.data.readers.common import Layout, present_columns, rows_of
-from skin.data.readers.set_tables import set_column, whole_numbers
-from skin.data.tables import find_column, read_table
+from skin.data.readers.set_tables import whole_numbers
+from skin.data.tables import find_column, need_column, read_table
 from skin.utils.errors import UserError, printable
 
 import pandas as pd
@@ -28,7 +28,7 @@ def read(folder: Folder) -> Draft | None:
     if labels_path is None:
         raise UserError(f"{path} is of SCIN, and its labels are missing: download scin_labels.csv into {path.parent}")
     cases = read_table(path)
-    case = whole_numbers(cases[set_column(cases, path, "SCIN", "case_id")])
+    case = whole_numbers(cases[need_column(cases, path, "case_id")])
     labels, ties = _conditions(labels_path)
     if not case.isin(labels.index).any():
         raise UserError(
@@ -42,7 +42,7 @@ def read(folder: Folder) -> Draft | None:
         column = find_column(list(cases.columns), f"image_{number}_path")
         if column is None and number > 1:
             continue
-        image = cases[column or set_column(cases, path, "SCIN", "image_1_path")]
+        image = cases[column or need_column(cases, path, "image_1_path")]
         # The paths are those of the bucket; the file names are unique.
         rows = rows_of(image.map(posixpath.basename), label, group=case, attributes=attributes)
         pictures.append(rows[image != ""])
@@ -65,8 +65,8 @@ def _conditions(path: Path) -> tuple[pd.Series, int]:
         UserError: weights cannot be read, or two rows of a case disagree.
     """
     table = read_table(path)
-    key = set_column(table, path, "SCIN", "case_id")
-    weights = set_column(table, path, "SCIN", "weighted_skin_condition_label")
+    key = need_column(table, path, "case_id")
+    weights = need_column(table, path, "weighted_skin_condition_label")
     table = table[[key, weights]].assign(**{key: whole_numbers(table[key])}).drop_duplicates()
     twice = table[key].duplicated()
     if twice.any():

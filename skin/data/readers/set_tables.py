@@ -9,25 +9,10 @@ from skin.data.folder import Folder, image_suffix, name_of_first
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
 from skin.data.readers.common import listed, people_of, present_columns, rows_of, split_words, tables_with
-from skin.data.tables import find_column, read_table
+from skin.data.tables import find_column, need_column, read_table
 from skin.utils.errors import UserError
 
 import pandas as pd
-
-
-def set_column(table: pd.DataFrame, path: Path, name: str, *wanted: str) -> str:
-    """Return the first of the columns `wanted` that the table of the set `name` has.
-
-    Raises:
-        UserError: it has none of them.
-    """
-    found = find_column(list(table.columns), *wanted)
-    if found is None:
-        raise UserError(
-            f"{path} lacks {name}'s column '{wanted[0]}' (its columns are {', '.join(list(table.columns)[:12])}): "
-            "download it again, or name a table image,label,group with --labels"
-        )
-    return found
 
 
 def whole_numbers(values: pd.Series) -> pd.Series:
@@ -115,13 +100,13 @@ def read_splits(
         if path is None:
             continue
         table = read_table(path)
-        images = table[set_column(table, path, name, image)]
+        images = table[need_column(table, path, image)]
         column = find_column(list(table.columns), label)
         if word == "test" and (column is None or (table[column] == "").all()):
             notes.append(f"{path.name} gives no {label} of its {count(len(table), 'image')}: left out")
             left_out += list(images)
             continue
-        labels = table[set_column(table, path, name, label)]
+        labels = table[need_column(table, path, label)]
         split = find_column(list(table.columns), "split")
         known = [table[found] for person in people if (found := find_column(list(table.columns), person))]
         rows.append(
