@@ -231,7 +231,7 @@ class Folder:
             )
 
     def table(self, *names: str) -> Path | None:
-        """Return the table with one of these file names, wherever it lies in the folder.
+        """Return the table or the workbook with one of these file names, wherever it lies in the folder.
 
         A second download of it, `name (1).csv`, is taken if the first is not there.
 
@@ -239,8 +239,9 @@ class Folder:
             UserError: there are several, and they differ, or it is a link that leads out of the folder.
         """
         wanted = {name.lower() for name in names}
-        named = [path for path in self.tables if posixpath.basename(path).lower() in wanted]
-        found = self.distinct(named or [path for path in self.tables if name_of_first(path) in wanted])
+        files = self.tables if any(map(is_table, names)) else self.others
+        named = [path for path in files if posixpath.basename(path).lower() in wanted]
+        found = self.distinct(named or [path for path in files if name_of_first(path) in wanted])
         if len(found) > 1:
             raise UserError(
                 f"{self.root} holds {' and '.join(found)}, which disagree: keep one, "

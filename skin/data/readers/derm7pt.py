@@ -7,8 +7,8 @@ from pathlib import Path
 from skin.data.folder import Folder
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
-from skin.data.readers.common import SPLITS, Layout, listed, present_columns, rows_of
-from skin.data.readers.set_tables import below, table_with, whole_numbers
+from skin.data.readers.common import SPLITS, Layout, listed, present_columns, rows_of, tables_with
+from skin.data.readers.set_tables import below, whole_numbers
 from skin.data.tables import find_column, need_column, read_table
 from skin.utils.errors import UserError
 
@@ -25,9 +25,12 @@ _ATTRIBUTES = (
 
 
 def read(folder: Folder) -> Draft | None:
-    path = table_with(folder, tuple(_PICTURES), "meta.csv")
-    if path is None:
+    found = tables_with(folder, *_PICTURES, names=("meta.csv",))
+    if not found:
         return None
+    if len(found) > 1:
+        raise UserError(f"{folder.root} holds {listed(found)}, which disagree: keep one")
+    path = folder.root / found[0]
     table = read_table(path)
     label = need_column(table, path, "diagnosis")
     number = find_column(list(table.columns), "case_num")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from skin.data.folder import Folder, image_suffix
 from skin.data.index import Draft, count
 from skin.data.readers.common import Layout, present_columns, rows_of
-from skin.data.readers.set_tables import workbook
 from skin.data.tables import find_column, need_column, read_table
 from skin.data.workbook import read_workbook
 
@@ -19,7 +18,7 @@ def read(folder: Folder) -> Draft | None:
     path = folder.table("release_midas.csv")
     if path is not None:
         table = read_table(path)
-    elif (path := workbook(folder, "release_midas.xlsx")) is not None:
+    elif (path := folder.table("release_midas.xlsx")) is not None:
         table = read_workbook(path, "midas_file_name")
     else:
         return None

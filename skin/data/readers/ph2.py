@@ -5,7 +5,6 @@ from __future__ import annotations
 from skin.data.folder import Folder
 from skin.data.index import Draft
 from skin.data.readers.common import Layout, present_columns, rows_of, without_unmarked
-from skin.data.readers.set_tables import workbook
 from skin.data.tables import find_column, from_one_hot, need_column
 from skin.data.workbook import read_workbook
 
@@ -13,7 +12,7 @@ _CLASSES = ("common_nevus", "atypical_nevus", "melanoma")
 
 
 def read(folder: Folder) -> Draft | None:
-    path = workbook(folder, "ph2_dataset.xlsx")
+    path = folder.table("PH2_dataset.xlsx")
     if path is None:
         return None
     table = read_workbook(path, "image_name", *_CLASSES)

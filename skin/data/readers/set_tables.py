@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from skin.data.folder import Folder, image_suffix, name_of_first
+from skin.data.folder import Folder, image_suffix
 from skin.data.groups import join_groups
 from skin.data.index import Draft, count
-from skin.data.readers.common import listed, people_of, present_columns, rows_of, split_words, tables_with
+from skin.data.readers.common import listed, people_of, present_columns, rows_of, split_words
 from skin.data.tables import find_column, need_column, read_table
 from skin.utils.errors import UserError
 
@@ -18,30 +17,6 @@ import pandas as pd
 def whole_numbers(values: pd.Series) -> pd.Series:
     """Return names with `1` for `1.0`, as a spreadsheet writes whole numbers in a column with an empty cell."""
     return values.str.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)
-
-
-def table_with(folder: Folder, columns: Sequence[str], *names: str) -> Path | None:
-    """Return the table with one of these file names that has all of `columns`; None if there is none.
-
-    Raises:
-        UserError: there are several, and they differ.
-    """
-    found = tables_with(folder, *columns, names=names)
-    if len(found) > 1:
-        raise UserError(f"{folder.root} holds {listed(found)}, which disagree: keep one")
-    return folder.root / found[0] if found else None
-
-
-def workbook(folder: Folder, name: str) -> Path | None:
-    """Return the Excel workbook with this file name; None if there is none.
-
-    Raises:
-        UserError: there are several, and they differ.
-    """
-    found = folder.distinct([path for path in folder.others if name_of_first(path) == name])
-    if len(found) > 1:
-        raise UserError(f"{folder.root} holds {listed(found)}, which disagree: keep one")
-    return folder.root / found[0] if found else None
 
 
 def read_lines(folder: Folder, path: str) -> Iterator[tuple[int, str]]:
