@@ -109,6 +109,12 @@ def group_of(table: pd.DataFrame, path: Path, *names: str) -> pd.Series:
     return joined_people(table, people_columns(table))
 
 
+def joined_columns(table: pd.DataFrame, *names: str) -> pd.Series:
+    """Return one group per row: those of the columns `names` that `table` has, joined; `""` if it has none."""
+    known = [values for _, values in present_columns(table, *names).items()]
+    return join_groups(*known) if known else pd.Series("", index=table.index)
+
+
 def group_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns that tell which rows stay together: one named so, otherwise those of `people_columns`."""
     group = find_column(list(table.columns), *GROUP_COLUMNS)
@@ -241,6 +247,11 @@ def listed(paths: list[str]) -> str:
         return paths[0]
     shown = paths if len(paths) < 4 else [*paths[:2], f"{len(paths) - 2:,} more tables"]
     return f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def listed_names(paths: list[str]) -> str:
+    """Return paths as words, a single one as the name of its file."""
+    return posixpath.basename(paths[0]) if len(paths) == 1 else listed(paths)
 
 
 def without_unmarked(draft: Draft, marked: np.ndarray) -> Draft:

@@ -9,7 +9,8 @@ from skin.data.groups import join_groups, join_pairs
 from skin.data.index import PEOPLE, Draft, count
 from skin.data.readers.common import (
     Layout,
-    listed,
+    joined_columns,
+    listed_names,
     one_row_each,
     people_of,
     present_columns,
@@ -36,13 +37,12 @@ def read(folder: Folder) -> Draft | None:
     if not paths:
         return None
     # The second version of the table has the lesions. A row may stand in both, and in a part of the table.
-    source = posixpath.basename(paths[0]) if len(paths) == 1 else listed(paths)
+    source = listed_names(paths)
     table = one_row_each(stacked(folder, paths, (_IMAGE, *_TELL, *PEOPLE, *_ATTRIBUTES)), _IMAGE, source)
     for columns in (_TELL, ("patient_id",)):
         need_column(table, folder.root / paths[0], *columns)
     tell = list(present_columns(table, *_TELL).columns)
-    known = [table[name] for name in PEOPLE if name in table]
-    group, notes, warnings = _with_copies(folder, table[_IMAGE], join_groups(*known))
+    group, notes, warnings = _with_copies(folder, table[_IMAGE], joined_columns(table, *PEOPLE))
     rows = rows_of(
         table[_IMAGE],
         benign_or_malignant(table, _IMAGE, tell, source),

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 from skin.data.folder import Folder
-from skin.data.groups import join_groups
 from skin.data.index import PEOPLE, Draft
 from skin.data.readers.common import (
     Layout,
-    listed,
+    joined_columns,
+    listed_names,
     one_row_each,
     people_of,
     present_columns,
@@ -36,7 +36,7 @@ def read(folder: Folder) -> Draft | None:
     truths = [path for path in named if _is_truth(folder, path)]
     if not truths:
         return None
-    source = posixpath.basename(truths[0]) if len(truths) == 1 else listed(truths)
+    source = listed_names(truths)
     table = one_row_each(stacked(folder, truths, (_IMAGE, *_TELL, *_COLUMNS)), _IMAGE, source)
     need_column(table, folder.root / truths[0], *_TELL)
     tell = list(present_columns(table, *_TELL).columns)
@@ -50,8 +50,7 @@ def read(folder: Folder) -> Draft | None:
             table = _filled(table, known, folder.root / path)
             unused += [path] if known.empty else []
             warnings += few if find_column(folder.columns(path), *PEOPLE) else ()
-    persons = [table[name] for name in PEOPLE if name in table]
-    group, attributes = join_groups(*persons) if persons else "", present_columns(table, *_ATTRIBUTES)
+    group, attributes = joined_columns(table, *PEOPLE), present_columns(table, *_ATTRIBUTES)
     rows = rows_of(table[_IMAGE], labels, group=group, attributes=attributes, people=people_of(table))
     of_nobody = () if (rows["group"] != "").any() else tuple(warnings)
     draft = Draft(rows, source, ("benign", "malignant"), warnings=of_nobody)

@@ -10,7 +10,8 @@ from skin.data.groups import join_groups
 from skin.data.index import PEOPLE, Draft, count
 from skin.data.readers.common import (
     Layout,
-    listed,
+    joined_columns,
+    listed_names,
     metadata,
     one_row_each,
     people_of,
@@ -45,20 +46,18 @@ def read(folder: Folder) -> Draft | None:
     if len({posixpath.basename(path) for path in paths}) > 1:
         raise UserError(f"{folder.root} holds {' and '.join(paths)}: name the right one with --labels")
     path = folder.root / paths[0]
-    source = path.name if len(paths) == 1 else listed(paths)
+    source = listed_names(paths)
     if len(paths) == 1:
         names = folder.columns(paths[0])
         table = read_table(path, [name for column in _COLUMNS if (name := find_column(names, column))])
     else:
         table = one_row_each(stacked(folder, paths, _COLUMNS), "isic_id", source)
-    columns = list(table.columns)
     filled = _filled(table)
     if not filled:
         return None  # it tells nothing to learn: another table does, or the folders
     label = _level_of_classes(table, filled)
     image = table[need_column(table, path, "isic_id")]
-    known = [table[name] for person in PEOPLE if (name := find_column(columns, person))]
-    attributes, group = present_columns(table, *_ATTRIBUTES), join_groups(*known) if known else ""
+    attributes, group = present_columns(table, *_ATTRIBUTES), joined_columns(table, *PEOPLE)
     labels, label_note, notes = _labels(table, label, filled, source)
     rows = rows_of(image, labels, group=group, attributes=attributes, people=people_of(table))
     diagnosed = (table[list(filled)] != "").any(axis=1)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from skin.data.folder import Folder, image_suffix
-from skin.data.groups import join_groups
 from skin.data.index import Draft, count
-from skin.data.readers.common import listed, people_of, present_columns, rows_of, split_words
+from skin.data.readers.common import joined_columns, listed, people_of, present_columns, rows_of, split_words
 from skin.data.tables import find_column, need_column, read_table
 from skin.utils.errors import UserError
 
@@ -83,12 +82,11 @@ def read_splits(
             continue
         labels = table[need_column(table, path, label)]
         split = find_column(list(table.columns), "split")
-        known = [table[found] for person in people if (found := find_column(list(table.columns), person))]
         rows.append(
             rows_of(
                 images,
                 labels,
-                group=join_groups(*known) if known else "",
+                group=joined_columns(table, *people),
                 split=split_words(table[split], path) if split else pd.Series(word, index=table.index),
                 attributes=present_columns(table, *attributes),
                 people=people_of(table),
