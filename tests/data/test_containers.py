@@ -345,7 +345,7 @@ def test_one_tar_is_a_data_folder_of_its_own(tmp_path: Path) -> None:
     [
         ({f"{n}.png": d for n, d in PICTURES.items()}, "pictures without labels"),
         ({"a.png": b"", "a.jpg": b"", "a.cls": b"0"}, "two pictures of one sample, a.png and a.jpg"),
-        ({"a.png": b"", "a.json": b"{"}, r"a\.json is no JSON"),
+        ({"a.png": b"", "a.json": b"{"}, r"a\.json is no JSON record"),
         ({"a.png": b"", "a.json": b"[]"}, r"a\.json is no JSON record"),
         ({"a.txt": b"1"}, "of no known layout"),
         ({"a.v1.png": b"", "a.v1.cls": b"0"}, r"sample ends at the first dot, and a\.v1\.png has more"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 import shlex
 
@@ -21,9 +20,9 @@ from skin.data.readers.common import (
     split_words,
 )
 from skin.data.readers.parquet import is_metadata, records_of
-from skin.data.readers.records import NAMES
+from skin.data.readers.records import NAMES, texts_of
 from skin.data.readers.set_tables import read_lines
-from skin.data.tables import GROUP_COLUMNS, LABEL_COLUMNS, find_column, read_table, without_nan
+from skin.data.tables import GROUP_COLUMNS, LABEL_COLUMNS, find_column, read_table
 from skin.utils.errors import UserError
 
 import pandas as pd
@@ -98,20 +97,11 @@ def _read_lines(folder: Folder, path: str) -> pd.DataFrame:
     """Read one JSON object per line; values that are lists or objects (boxes) are passed over."""
     records = []
     for number, line in read_lines(folder, path):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
+        record = texts_of(line)
+        if record is None:
             raise UserError(f"{folder.root / path}, line {number}: not one JSON object: correct the line")
-        records.append({name.strip(): _text(value) for name, value in record.items()})
-    return pd.DataFrame(records, dtype=str).dropna(axis="columns", how="all").fillna("")
-
-
-def _text(value: object) -> str | None:
-    if isinstance(value, (list, dict)):
-        return None
-    return "" if value is None else without_nan(str(value).strip())
+        records.append(record)
+    return pd.DataFrame(records, dtype=str).fillna("")
 
 
 def _rows(folder: Folder, path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from skin.data.folder import Folder
 from skin.data.index import COLUMNS, Draft
 from skin.data.readers.common import SPLITS, group_columns, joined_people, people_of, rows_of
-from skin.data.tables import LABEL_COLUMNS, find_column
+from skin.data.tables import LABEL_COLUMNS, find_column, without_nan
 from skin.utils.errors import UserError
 
 import pandas as pd
@@ -64,6 +65,21 @@ def split_of(path: str) -> str:
         if found:
             return found.pop() if len(found) == 1 else ""
     return ""
+
+
+def texts_of(text: str) -> dict[str, str] | None:
+    """Return the values of a record in JSON as text, without lists and records in it; None if it is no record."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    return {
+        name.strip(): "" if value is None else without_nan(str(value).strip())
+        for name, value in record.items()
+        if not isinstance(value, (dict, list))
+    }
 
 
 def of_suffix(folder: Folder, suffix: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Iterable
 
@@ -17,6 +16,7 @@ from skin.data.readers.records import (
     of_suffix,
     rows_of_records,
     split_of,
+    texts_of,
     unless_others_read,
 )
 from skin.data.tables import without_nan
@@ -100,18 +100,10 @@ def _rows(folder: Folder, path: str, samples: dict[str, dict[str, str]]) -> pd.D
 
 
 def _record(text: str, name: str) -> dict[str, str]:
-    """Return the values of a record as text, without those that are lists or records themselves."""
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is no JSON ({error}): correct it") from error
-    if not isinstance(record, dict):
+    record = texts_of(text)
+    if record is None:
         raise UserError(f"{name} is no JSON record: it needs a value 'label' in braces")
-    return {
-        str(key): "" if value is None else without_nan(str(value))
-        for key, value in record.items()
-        if not isinstance(value, (dict, list))
-    }
+    return record
 
 
 LAYOUT = Layout("WebDataset", "*.tar of samples such as 000123.jpg with 000123.cls or 000123.json", read)
