@@ -23,8 +23,8 @@ IMAGE_SUFFIXES = (
     ".heic", ".heif", ".hif", ".dcm", ".dicom",
 )  # fmt: skip
 _UNREAD = {  # of pictures and films
-    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2",
-    ".psd", ".svg", ".eps", ".pdf", ".dcm", ".mp4", ".mov", ".avi", ".mkv", ".webm",
+    ".avif", ".jxl", ".jp2", ".j2k", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".psd", ".svg",
+    ".eps", ".pdf", ".mp4", ".mov", ".avi", ".mkv", ".webm",
 }  # fmt: skip
 OVERLAY = ".cam.png"  # how the pictures of predict.py --explain end, which are answers and no images to ask about
 STDIN = "-"
