@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from skin.data.npz import archive_of, kept, unpacked_name, unpacking
+from skin.data.npz import archive_of, kept, stamp_of, unpacked_name, unpacking
 from skin.utils.errors import UserError
 from skin.utils.files import write_all
 
@@ -179,14 +179,9 @@ def _digest(member: str) -> int:
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
 
 
-def _stamp(file: str) -> tuple[int, int]:
-    status = os.stat(file)  # noqa: PTH116 (a Path costs more than the call)
-    return status.st_size, status.st_mtime_ns
-
-
 def _places(file: str) -> Places:
     """Return the members of a file; it is looked through if it is new or has changed."""
-    stamp = _stamp(file)
+    stamp = stamp_of(file)
     found = _known.get(file)
     if found is not None and found[0] == stamp:
         return found[1]
@@ -202,7 +197,7 @@ Found = tuple[str, list[str], list[int], list[int]]  # the file that is read, an
 def _members(file: str, look: Callable[[str], Found]) -> list[str]:
     """Look through a file, keep the places of its members, and return their names."""
     with _lock:
-        stamp = _stamp(file)
+        stamp = stamp_of(file)
         read_from, names, offsets, lengths = look(file)
         digests = np.array([_digest(name) for name in names], np.uint64)
         order = np.argsort(digests, kind="stable")
@@ -354,9 +349,9 @@ def _find_in_tar(file: str) -> Found:
 
 def _find_in_parquet(file: str) -> Found:
     """Return the places of the rows' pictures in the unpacked file; a row without one has none."""
-    name = unpacked_name(file, "pictures", _stamp(file)) + ".bytes"
+    name = unpacked_name(file, "pictures", stamp_of(file)) + ".bytes"
     read_from, ends = kept(
-        name, _stamp(file)[0], lambda target, reserve: _unpack_rows(file, target, reserve), _unpacked_rows
+        name, stamp_of(file)[0], lambda target, reserve: _unpack_rows(file, target, reserve), _unpacked_rows
     )
     lengths = np.diff(ends)
     rows = np.flatnonzero(lengths)

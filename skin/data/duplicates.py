@@ -22,7 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from skin.data.containers import container_of, is_member, member_bytes, read_member
+from skin.data.containers import container_of, is_member, read_member
+from skin.data.contents import file_bytes
 from skin.data.groups import join_pairs
 from skin.data.images import FILE_LIMIT, PIXELS_VERSION, ImageError, Preprocess, more_decoders, read_image
 from skin.data.index import Index
@@ -136,7 +137,7 @@ def same_files(paths: Sequence[str], others: Sequence[str]) -> list[int]:
     Only files of a size that both lists have are read. An image within an .npz has no file of its own and no match,
     and neither has a file that cannot be read.
     """
-    size_of = {path: _size(path) for path in {*paths, *others} if not is_npz_image(path)}
+    size_of = {path: file_bytes(path) for path in {*paths, *others} if not is_npz_image(path)}
     sizes = {size_of.get(path) for path in paths} & {size_of.get(path) for path in others} - {None}
     alike = [path for path, size in size_of.items() if size in sizes]
     digest_of = dict(zip(alike, in_threads(_digest, alike), strict=True))
@@ -152,9 +153,9 @@ def copies_within(paths: Sequence[str]) -> np.ndarray:
 
     Only files of a size that another one has are read.
     """
-    sizes = [_size(path) for path in paths]
+    sizes = [file_bytes(path) for path in paths]
     of_size = Counter(sizes)
-    rows = [row for row, size in enumerate(sizes) if size is not None and of_size[size] > 1]
+    rows = [row for row, size in enumerate(sizes) if of_size[size] > 1]
     alike = [paths[row] for row in rows]
     pairs = [(row, rows[first]) for row, first in zip(rows, same_files(alike, alike), strict=True) if first >= 0]
     return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
@@ -186,15 +187,6 @@ def near_copies(
     found = np.full(len(paths), -1, np.int64)
     found[rows[~theirs]] = nearest[number[~theirs]]
     return found
-
-
-def _size(path: str) -> int | None:
-    if is_member(path):
-        return member_bytes(path)
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return None
 
 
 def _digest(path: str) -> bytes | None:

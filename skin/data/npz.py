@@ -135,7 +135,7 @@ def read_npz_image(path: str | os.PathLike[str]) -> np.ndarray:
     """
     archive, array, row = _parts(os.fspath(path))
     with _naming(path):
-        rows = _load(archive, array, _stamp(archive))
+        rows = _load(archive, array, stamp_of(archive))
         if isinstance(rows, str):
             raise ValueError(rows)
         if row >= len(rows):
@@ -148,7 +148,7 @@ def npz_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return width and height of the image that `path` names, from the array's header. Raises as `read_npz_image`."""
     archive, array, row = _parts(os.fspath(path))
     with _naming(path):
-        shape = _shape(archive, array, _stamp(archive))
+        shape = _shape(archive, array, stamp_of(archive))
     if row >= shape[0]:
         raise UserError(f"cannot read the image {path}: the array has {shape[0]} rows")
     return shape[2], shape[1]
@@ -171,7 +171,8 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise UserError(f"cannot read the image {path}: {str(error) or type(error).__name__}") from error
 
 
-def _stamp(archive: str) -> tuple[int, int]:
+def stamp_of(archive: str) -> tuple[int, int]:
+    """Return the size of a file and the time of its last change in ns. Raises `OSError`."""
     status = os.stat(archive)  # noqa: PTH116 (a Path costs more than the call)
     return status.st_size, status.st_mtime_ns
 
