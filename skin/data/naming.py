@@ -148,7 +148,7 @@ class Images:
         known = different & self._of_stem.keys()
         if there.str.isdecimal().any():
             return known == different and known.isdisjoint(taken) and len(known) >= _HALF * len(there)
-        return _are_files(values) or len(known) >= _HALF * len(different)
+        return are_files(values) or len(known) >= _HALF * len(different)
 
 
 def likeliest(table: pd.DataFrame, hits: Mapping[str, int]) -> str | None:
@@ -161,7 +161,7 @@ def likeliest(table: pd.DataFrame, hits: Mapping[str, int]) -> str | None:
     def likely(name: str) -> tuple[bool, bool, int, int]:
         known = spelling(name)
         rank = IMAGE_COLUMNS.index(known) if known in IMAGE_COLUMNS else len(IMAGE_COLUMNS)
-        return not is_index(name), _are_files(table[name]), -rank, hits[name]
+        return not is_index(name), are_files(table[name]), -rank, hits[name]
 
     return max(many, key=likely, default=None)
 
@@ -251,7 +251,7 @@ def _plain(name: str) -> str:
     return number[1] if (number := _NUMBER.fullmatch(plain)) else plain
 
 
-def _are_files(values: pd.Series) -> bool:
+def are_files(values: pd.Series) -> bool:
     """Return True if most values that are there are names of image files."""
     there = values[values != ""].head(_LOOKED_AT)
     return bool(len(there)) and there.map(lambda value: bool(image_suffix(value))).mean() > _HALF

@@ -346,6 +346,11 @@ def test_a_named_column_holds_the_labels_or_the_groups(tmp_path: Path) -> None:
         ("image,id", ["1,9", "2,8", "0,7"], ""),
         ("image,path", ["1,photos/1.jpg", "2,photos/2.jpg", "0,photos/0.jpg"], ""),
         ("image,file", ["1.jpg,2.jpg", "2.jpg,0.jpg", "0.jpg,1.jpg"], "image (not file)"),
+        ("ID,Photo", ["0,1.jpg", "1,2.jpg", "2,0.jpg"], "Photo (not ID)"),
+        ("id,image_file", ["7,1.jpg", "8,2.jpg", "9,0.jpg"], "image_file (not id)"),
+        ("id,mask_file", ["1,2.jpg", "2,0.jpg", "0,1.jpg"], ""),
+        ("id,age", ["1,2", "2,2", "0,1"], ""),
+        ("image,similar", ["1,2.jpg", "2,1.jpg", "0,1.jpg"], "image (not similar)"),
     ],
 )  # fmt: skip
 def test_the_images_are_the_column_that_names_files(tmp_path: Path, head: str, rows: list[str], note: str) -> None:
@@ -353,6 +358,29 @@ def test_the_images_are_the_column_that_names_files(tmp_path: Path, head: str, r
     index = labelled(tmp_path, f"{head},label\n{''.join(lines)}", "0.jpg", "1.jpg", "2.jpg")
     assert {Path(row.path).stem: row.label for row in index.rows.itertuples()} == {"1": "mel", "2": "nv", "0": "bcc"}
     assert index.notes == ((f"labels.csv: the images are the column {note}",) if note else ())
+
+
+@pytest.mark.parametrize(
+    ("head", "rows"),
+    [
+        ("id,Photo", ["0,1", "1,2", "2,0"]),
+        ("ID,Photo,Second", ["0,1.jpg,2.jpg", "1,2.jpg,0.jpg", "2,0.jpg,1.jpg"]),
+        ("id,next", ["a,b.jpg", "b,c.jpg", "c,a.jpg"]),
+        ("ID,photo", ["0,1.jpg", "1,2.jpg", "2,gone.jpg"]),
+    ],
+)
+def test_two_columns_that_may_name_the_images_are_not_guessed(tmp_path: Path, head: str, rows: list[str]) -> None:
+    one, other, *_ = columns = head.split(",")[-2:]
+    content = "\n".join(f"{row},{label}" for row, label in zip((head, *rows), ("label", "m", "n", "n"), strict=True))
+    names = sorted(f"{row.split(',')[0]}.jpg" for row in rows)
+    message = f"columns {one} and {other} name different images: rename the one that is meant to 'image'"
+    with pytest.raises(UserError, match=message):
+        labelled(tmp_path, content, *names)
+    for column in columns:
+        (tmp_path / "labels.csv").write_text(content.replace(column, "image", 1))
+        images = [row.split(",")[head.split(",").index(column)] for row in rows]
+        labels = {image: label for image, label in zip(images, "mnn", strict=True) if "gone" not in image}
+        assert labels_of(read(tmp_path, allow_missing=True)) == labels
 
 
 @pytest.mark.parametrize("last", ["malignant", "disease", "target", "category", "class"])

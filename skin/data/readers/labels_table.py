@@ -6,8 +6,9 @@ import shlex
 from pathlib import Path
 
 from skin.data.folder import Folder, image_suffix
+from skin.data.folder_names import has_word_of_masks
 from skin.data.index import Draft
-from skin.data.naming import Images, likeliest, stem
+from skin.data.naming import Images, are_files, likeliest, stem
 from skin.data.readers.common import (
     group_columns,
     joined_people,
@@ -42,6 +43,7 @@ import pandas as pd
 
 _LABELS = (*LABEL_COLUMNS, "malignant", "benign_malignant")
 _NEARLY_ALL = 0.9
+_OF_ANYTHING = ("id", "name")  # names of columns that name the images, or the rows, or the patients
 _SPLITS = ("split", "set", "subset", "partition")
 
 
@@ -101,22 +103,48 @@ def labels_table(
 def _image_column(folder: Folder, table: pd.DataFrame, path: Path) -> tuple[str, str]:
     """Return the column that names the images, and words on it if another one names other images.
 
-    It is the first by its name, unless its values are numbers, which may be those of the rows, or few of the images.
+    It is the first by its name, unless its values are numbers, which may be those of the rows, or few of the images:
+    then it is a column of names of files, whatever that is called.
+
+    Raises:
+        UserError: none is called like one, or its name may be that of anything, and another column names images, too.
     """
     if not find_column(list(table.columns), *IMAGE_COLUMNS):
         _refuse_no_header(folder, list(table.columns), path)
     first = need_column(table, path, *IMAGE_COLUMNS)
-    candidates = [name for name in table.columns if spelling(name) in IMAGE_COLUMNS]
-    stems = {name: table[name].map(stem) for name in candidates}
-    if all(stems[name].equals(stems[first]) for name in candidates):
+    named, files, keys = _may_name_images(table, first)
+    stems = {name: table[name].map(stem) for name in (*named, *files, *keys)}
+    if all(values.equals(stems[first]) for values in stems.values()):
         return first, ""
-    hits = Images(folder.images).hits(table, candidates)
-    image = likeliest(table, hits) or first
+    hits = Images(folder.images).hits(table, list(stems))
+    hits = {name: number for name, number in hits.items() if name not in keys or number == len(table)}
+    least = dict.fromkeys(files, _NEARLY_ALL * hits.get(first, 0))
+    image = likeliest(table, {name: hits[name] for name in hits if hits[name] >= least.get(name, 0)}) or first
     is_name = hits.get(first, 0) >= hits.get(image, 0) and not table[first].str.isdecimal().all()
     if is_name or stems[image].equals(stems[first]):
         image = first
     others = [name for name in {first: 0, **hits} if not stems[name].equals(stems[image])]
+    if image not in named or spelling(image) in _OF_ANYTHING:
+        rivals = [name for name in others if are_files(table[name]) or not are_files(table[image])]
+        for name in (name for name in rivals if 2 * hits.get(name, 0) >= hits.get(image, 0) > 0):
+            raise UserError(
+                f"{path}: its columns {image} and {name} name different images: rename the one that is meant to "
+                "'image'"
+            )
     return image, f"the images are the column {image} (not {', '.join(others)})" if others else ""
+
+
+def _may_name_images(table: pd.DataFrame, first: str) -> tuple[list[str], list[str], list[str]]:
+    """Return the columns that are called like `first`, one of images; others of names of files; and of other keys.
+
+    A key, a value of its own in each row, can only be meant if the name of `first` may be that of anything.
+    """
+    named = [name for name in table.columns if name == first or spelling(name) in IMAGE_COLUMNS]
+    others = [name for name in table.columns if name not in named and not (is_index(name) or has_word_of_masks(name))]
+    files = [name for name in others if are_files(table[name])]
+    if spelling(first) not in _OF_ANYTHING:
+        return named, files, []
+    return named, files, [name for name in others if name not in files and table[name].is_unique]
 
 
 def _refuse_no_header(folder: Folder, columns: list[str], path: Path) -> None:
