@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from skin.data.people import is_patient
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -36,8 +37,7 @@ _MISSING = ("", "unknown", "nan", "na", "n/a", "null", "none", "<na>")
 _OF_THE_CLASS = re.compile(r"(table_)?(label$|class$|(id)?dx|diagnos|target|malignan|benign)", re.IGNORECASE)
 _WITH_COMMA = re.compile(r"[+-]?\d+,(\d{1,2}|\d{4,})")  # three digits after it may be thousands
 _OF_A_PERSON = re.compile(
-    r"(.*_)?id|(table_)?group|name|"
-    r"(patient|lesion|case|subject|participant|person)([_ ]?(name|no|nr|number|code|key))?|(file|image)[_ ]?name",
+    r"(.*_)?id|(table_)?group|name|(lesion|case)([_ ]?(name|no|nr|number|code|key))?|(file|image)[_ ]?name",
     re.IGNORECASE,
 )
 
@@ -306,7 +306,9 @@ def _refusal(name: str, label_column: str) -> str:
     """Return why a column is never used, by its name; "" if it may be."""
     if name == label_column or _OF_THE_CLASS.match(name):
         return "it tells the class that is to be predicted"
-    return "it tells whose an image is, which means nothing for new ones" if _OF_A_PERSON.fullmatch(name) else ""
+    if _OF_A_PERSON.fullmatch(name) or is_patient(name):
+        return "it tells whose an image is, which means nothing for new ones"
+    return ""
 
 
 def _gives_away(pairs: Sequence[tuple[str, str]]) -> bool:

@@ -163,6 +163,7 @@ def test_the_share_that_is_known() -> None:
         ("dx_type", "it tells the class"), ("label", "it tells the class"),
         ("benign_malignant", "it tells the class"), ("iddx_1", "it tells the class"),
         ("group", "it tells whose an image is"), ("lesion_id", "it tells whose an image is"),
+        ("PatientenNr", "it tells whose an image is"), ("case number", "it tells whose an image is"),
         ("image", "the data have no such column; they have age, sex"),
         ("weight", "the data have no such column; they have age, sex"),
     ],

@@ -445,6 +445,28 @@ def test_patients_and_lesions_are_joined_however_their_columns_are_written(
     assert index.notes == (f"labels.csv: the group is the column {patient} with {lesion}",)
 
 
+PATIENTS = [
+    "participant_id", "Patient No", "Patient No.", "pid", "patient_nr", "PatientNumber", "PatientenID", "Pat.-Nr.",
+    "MRN", "Patient name", "patient_code", "Patients", "id_paciente", "ID del paziente", "anon_patient_id", "Proband",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("patient", PATIENTS)
+def test_patients_are_known_by_any_name_of_their_column(tmp_path: Path, patient: str) -> None:
+    index = labelled(tmp_path, f"image,label,lesion_id,{patient}\na,mel,1,p\nb,nv,2,p\nc,nv,3,q\n")
+    assert index.rows["group"].tolist() == ["p", "p", "q"]
+    assert index.rows["patient_id"].tolist() == ["p", "p", "q"]
+    assert labelled(tmp_path, f"image,label,{patient}\na,mel,p\nb,nv,p\nc,nv,q\n").rows["group"][1] == "p"
+
+
+@pytest.mark.parametrize(
+    "other", ["patient_age", "patient sex", "n_patients", "Patient history", "number_of_patients", "pt", "inpatient"]
+)
+def test_what_is_told_of_patients_is_no_patient(tmp_path: Path, other: str) -> None:
+    index = labelled(tmp_path, f"image,label,lesion_id,{other}\na,mel,1,p\nb,nv,2,p\nc,nv,3,q\n")
+    assert index.rows["group"].tolist() == ["1", "2", "3"]
+
+
 def test_all_columns_of_patients_are_joined_but_for_the_subject_of_a_set(tmp_path: Path) -> None:
     rows = "a,mel,p,1,skin\nb,nv,,1,skin\nc,nv,q,2,skin\n"
     index = labelled(tmp_path, f"image,label,patient_id,subject_id,subject\n{rows}")

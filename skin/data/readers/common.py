@@ -12,6 +12,7 @@ from skin.data.folder import Folder, is_table, name_of_first
 from skin.data.folder_names import SPLITS
 from skin.data.groups import join_groups, unknown_names
 from skin.data.index import COLUMNS, PEOPLE, Draft
+from skin.data.people import is_patient
 from skin.data.tables import (
     GROUP_COLUMNS,
     LESION_COLUMNS,
@@ -29,7 +30,7 @@ from skin.utils.errors import UserError, printable
 import numpy as np
 import pandas as pd
 
-_NAMES = (PATIENT_COLUMNS, LESION_COLUMNS)  # of `PEOPLE`
+_SURE = tuple(name for name in PATIENT_COLUMNS if name != "subject")
 _MARK_OF_SPLIT = re.compile(rf"(is|in)_({'|'.join(SPLITS)})")
 
 
@@ -83,20 +84,26 @@ def present_columns(table: pd.DataFrame, *names: str) -> pd.DataFrame:
 
 
 def people_columns(table: pd.DataFrame) -> list[str]:
-    """Return the columns of patients and lesions that `table` has, all of them.
+    """Return the columns of patients and lesions that `table` has, all of them, those of patients first.
 
-    A column `subject` with one value is none: it may tell what the pictures show.
+    A column with one value and a name like `subject` is none: it may tell what the pictures show.
     """
     columns = list(table.columns)
-    found = dict.fromkeys(find_column(columns, name) for name in (*PATIENT_COLUMNS, *LESION_COLUMNS))
-    return [name for name in found if name and (spelling(name) != "subject" or table[name].nunique() > 1)]
+    usual = [name for wanted in PATIENT_COLUMNS if (name := find_column(columns, wanted))]
+    found = dict.fromkeys((*usual, *filter(_is_patient, columns)))
+    sure = [name for name in found if spelling(name) in _SURE or table[name].nunique() > 1]
+    return [*sure, *dict.fromkeys(name for wanted in LESION_COLUMNS if (name := find_column(columns, wanted)))]
+
+
+def _is_patient(name: str) -> bool:
+    return is_patient(name) or find_column([name], *PATIENT_COLUMNS) is not None
 
 
 def people_of(table: pd.DataFrame) -> pd.DataFrame:
     """Return the columns of patients and lesions that `table` has, as `patient_id` and `lesion_id`."""
     known = people_columns(table)
-    found = {name: find_column(known, *names) for name, names in zip(PEOPLE, _NAMES, strict=True)}
-    return pd.DataFrame({name: table[own] for name, own in found.items() if own}, index=table.index)
+    found = (next(filter(_is_patient, known), None), find_column(known, *LESION_COLUMNS))
+    return pd.DataFrame({name: table[own] for name, own in zip(PEOPLE, found, strict=True) if own}, index=table.index)
 
 
 def group_of(table: pd.DataFrame, path: Path, *names: str) -> pd.Series:
@@ -127,7 +134,7 @@ def joined_people(table: pd.DataFrame, columns: list[str]) -> pd.Series:
     Lesions that are numbered within each patient are told apart, and so are cases, if patients stand beside them.
     """
     lesions = [name for name in columns if find_column([name], *LESION_COLUMNS)]
-    patients = [name for name in columns if find_column([name], *PATIENT_COLUMNS)]
+    patients = [name for name in columns if _is_patient(name)]
     cases = [name for name in patients if find_column([name], "case_id")]
     if len(cases) < len(patients):
         lesions += cases

@@ -12,6 +12,7 @@ from skin.data.naming import Images, are_files, likeliest, stem
 from skin.data.readers.common import (
     group_columns,
     joined_people,
+    people_columns,
     people_of,
     rows_of,
     split_marks,
@@ -23,8 +24,6 @@ from skin.data.tables import (
     GROUP_COLUMNS,
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
-    LESION_COLUMNS,
-    PATIENT_COLUMNS,
     encoding_note,
     find_column,
     from_one_hot,
@@ -93,7 +92,7 @@ def labels_table(
         attributes=table[rest],
         people=people_of(table[groups]),
     )
-    taken = _taken(columns, label, groups, split)
+    taken = _taken(table, label, groups, split)
     taken = ", ".join(filter(None, (of_image, taken, of_label)))
     notes = [*([f"{path.name}: {taken}"] if taken else []), *encoding_note(path)]
     notes += [] if split else split_marks(columns, path.name)
@@ -184,15 +183,16 @@ def _groups(table: pd.DataFrame, path: Path, group_column: str | None) -> list[s
     return [group] if group else group_columns(table)
 
 
-def _taken(columns: list[str], label: str | None, groups: list[str], split: str | None) -> str:
+def _taken(table: pd.DataFrame, label: str | None, groups: list[str], split: str | None) -> str:
     """Return the columns that were taken, if others could be meant or their names are not the plain ones."""
+    people = [spelling(name) for name in people_columns(table)]
     taken = []
     for what, names, candidates in (
         ("label", [label] if label else [], _LABELS),
-        ("group", groups, (*GROUP_COLUMNS, *PATIENT_COLUMNS, *LESION_COLUMNS)),
+        ("group", groups, (*GROUP_COLUMNS, *people)),
         ("split", [split] if split else [], _SPLITS),
     ):
-        others = [name for name in columns if spelling(name) in candidates and name not in names]
+        others = [name for name in table.columns if spelling(name) in candidates and name not in names]
         if not names or ([spelling(name) for name in names] == [what] and not others):
             continue
         options = f" (not {', '.join(others)})" if others else ""
