@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from unittest.mock import Mock
@@ -664,11 +664,13 @@ def test_a_table_that_tells_lesions_groups_the_images_of_class_folders(tmp_path:
     assert index.notes[0] == "people.csv tells lesions and patients; the classes are the folders'"
 
 
-@pytest.mark.parametrize("diagnosis", ["dx", "verdict", "three"])
+@pytest.mark.parametrize(
+    ("diagnosis", "classes"), [("dx", "ab"), ("verdict", ["melanoma", "b"]), ("verdict", ["a", "ffl"])]
+)
 def test_a_table_that_names_the_images_and_contradicts_their_folders_is_not_passed_over(
-    tmp_path: Path, diagnosis: str
+    tmp_path: Path, diagnosis: str, classes: Sequence[str]
 ) -> None:
-    rows = [f"i{n},{'ab'[n % 2]},{30 + n}" for n in range(6)]
+    rows = [f"i{n},{classes[n % 2]},{30 + n}" for n in range(6)]
     tree(tmp_path, "FFL", "NEL", files={"meta/meta.csv": table(f"image,{diagnosis},age", *rows)})
     with pytest.raises(UserError, match=f"its column {diagnosis} contradicts the folders") as error:
         read_index(tmp_path)
@@ -683,6 +685,7 @@ def test_a_table_that_names_the_images_and_contradicts_their_folders_is_not_pass
     [
         ("image,dx", "{i},{mel}"), ("id,malignant", "{i},{one}"), ("image,sex,site", "{i},{odd},{odd}"),
         ("a,b", "x,{one}"), ("image,mel,nv", "{i},{one},{zero}"), ("image,copyright,number", "{i},CC0,{i}"),
+        ("image,Geschlecht,body_part,hospital", "{i},{odd},{odd},{odd}"),
     ],
 )  # fmt: skip
 def test_a_table_that_agrees_or_says_other_things_is_left_alone(tmp_path: Path, head: str, row: str) -> None:

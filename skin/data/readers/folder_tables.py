@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from skin.data.class_names import match_classes
+from skin.data.class_names import is_disease, match_classes
 from skin.data.containers import is_member
 from skin.data.folder import Folder
 from skin.data.folder_names import is_of_table, is_plain, split_of
@@ -270,10 +270,10 @@ def _refuse_contradiction(
     Args:
         known: the table tells lesions or patients, so that it has a use without classes.
     """
-    folders = rows["_image"].map(label_of)
-    one_class = len(set(label_of.values())) == 1
+    folders, classes = rows["_image"].map(label_of), sorted(set(label_of.values()))
+    one_class = len(classes) == 1
     first: tuple[str, pd.Series] | None = None
-    for name, values in _columns_of_classes(rows, path, folder, known):
+    for name, values in _columns_of_classes(rows, path, folder, known, classes):
         if not one_class and _go_together(values, folders):
             return
         first = first or (name, values)
@@ -294,8 +294,13 @@ def _refuse_contradiction(
 
 
 def _columns_of_classes(
-    rows: pd.DataFrame, path: str, folder: Folder, known: bool
+    rows: pd.DataFrame, path: str, folder: Folder, known: bool, classes: list[str]
 ) -> Iterator[tuple[str, pd.Series]]:
+    """Yield the columns that tell the classes of images: by their names, otherwise by their values.
+
+    Args:
+        classes: the folders'. If it is a single one, any column of few values may tell others.
+    """
     rest = [name for name in rows.columns if name != "_image"]
     if is_one_hot(rows, rest):
         yield "of marks", from_one_hot(rows, rest, folder.root / path)[0]
@@ -303,7 +308,11 @@ def _columns_of_classes(
     named = [name for name in _LABELS if find_column(rest, name)]
     others = [] if known or named else [name for name in rest if name not in ATTRIBUTE_COLUMNS]
     for name in (*named, *others):
-        if 2 <= rows.loc[rows[name] != "", name].nunique() <= max(2, _HALF * len(rows)):
+        values = [value for value in rows[name].unique() if value]
+        if not 2 <= len(values) <= max(2, _HALF * len(rows)):
+            continue
+        alike = any(map(is_disease, values)) or match_classes(classes, values).to_model
+        if name in named or alike or len(classes) == 1:
             yield name, rows[name]
 
 
