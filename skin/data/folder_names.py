@@ -44,6 +44,8 @@ _MASK_LAST = re.compile(
     rf"(.+?)[ _.(-]+(?:({_MASK_WORDS})(?:[ _-]?\d+)?\)?|(lesion|roi|attribute_\w+))", re.IGNORECASE
 )
 _MASK_FIRST = re.compile(rf"({_MASK_WORDS})[ _.-]+(.+)", re.IGNORECASE)
+# `A1amask.png` beside `A1a.png`
+_MASK_GLUED = ("mask", "masks", "segmentation", "segmentations", "seg", "gt", "roi", "contour", "contours")
 # Pictures that are made of others: a copy in training of a picture in the test split flatters the model.
 _COPIES = _words("""
     augmented augmentation augmentations augment aug copy copies resized cropped processed preprocessed rotated
@@ -162,6 +164,8 @@ def mask_of(stem: str) -> tuple[str, str] | None:
         return match[1], (match[2] or match[3]).lower()
     if match := _MASK_FIRST.fullmatch(stem):
         return match[2], match[1].lower()
+    if word := next(filter(stem.lower().endswith, _MASK_GLUED), ""):
+        return stem[: -len(word)], f"…{word}"  # another kind: less sure than the word by itself
     return None
 
 

@@ -428,7 +428,7 @@ def test_a_folder_of_what_was_put_aside_is_a_class_and_is_said(tmp_path: Path, n
     [
         "_segmentation.png", "_superpixels.png", "_mask.png", "_lesion.bmp", "-Mask.jpg", "_mask_1.png", ".mask.png",
         "(mask).png", "_segmented.png", "_binary.png", "_overlay.png", "_annotated.png", "_masked.png", "_label.png",
-        "_heatmap.png",
+        "_heatmap.png", "mask.png", "Mask.jpg", "GT.png",
     ],
 )  # fmt: skip
 def test_masks_beside_their_images_are_left_out_and_counted(tmp_path: Path, end: str) -> None:
@@ -512,6 +512,13 @@ def test_the_contours_of_dermis(tmp_path: Path) -> None:
 def test_images_named_like_masks_without_their_images_are_images(tmp_path: Path) -> None:
     index = read_index(tree(tmp_path, files={"mel/p1_lesion.jpg": "", "nv/p2_lesion.jpg": ""}))
     assert sizes(index) == {"mel": 1, "nv": 1}
+
+
+def test_a_name_that_ends_in_letters_of_masks_is_none_beside_others(tmp_path: Path) -> None:
+    names = ("hu", "humask", *(f"{letter}seg" for letter in "abc"), "unmask", "remask")
+    files = {f"{cls}/{cls}{name}.jpg": "" for cls in ("mel", "nv") for name in names}
+    index = read_index(tree(tmp_path, files=files))
+    assert (sizes(index), index.notes) == ({"mel": 7, "nv": 7}, ())
 
 
 @pytest.mark.parametrize(
