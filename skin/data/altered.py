@@ -14,23 +14,44 @@ from skin.utils.errors import printable
 import numpy as np
 import pandas as pd
 
-_PARTS = (
-    "aug", "flip", "mirror", "rot", "crop", "bright", "contrast", "nois", "blur", "zoom", "shear", "thumb", "resiz",
-    ".rf.",
-)  # fmt: skip
 _WAY = "h|v|lr|ud|horizontal|vertical|left|right"
-_WORD = (
-    rf"(?:aug(?:ment(?:ed|ation)?s?)?|(?:(?:{_WAY}|random)[ _-]?)?(?:flip(?:ped|lr|ud)?|mirror(?:ed)?)|"
-    r"rot(?:at(?:ed?|ion))?|(?:random[ _-]?)?crop(?:ped)?|bright(?:ness|er|ened)?|contrast|nois[ey]|blur(?:red)?|"
-    r"zoom(?:ed)?|shear(?:ed)?|thumb(?:nail)?|resized?)"
-)
+_WAYS = rf"(?:(?:{_WAY}|random)[ _-]?)?"
+_WORDS = {  # by the letters that each has
+    "aug": "aug(?:ment(?:ed|ation)?s?)?",
+    "flip": f"{_WAYS}flip(?:ped|lr|ud)?",
+    "mirror": f"{_WAYS}mirror(?:ed)?",
+    "rot": "rot(?:at(?:ed?|ion))?",
+    "crop": "(?:random[ _-]?)?crop(?:ped)?",
+    "bright": "bright(?:ness|er|ened)?",
+    "contrast": "contrast",
+    "nois": "(?:sp[ _-]?)?nois[ey]",
+    "blur": "blur(?:red)?",
+    "zoom": "zoom(?:ed)?",
+    "shear": "shear(?:ed)?",
+    "thumb": "thumb(?:nail)?",
+    "resiz": "resized?",
+    "hue": "hue",
+    "gamma": "gamma",
+    "saturat": "saturat(?:ed|ion)",
+    "jitter": "(?:colou?r[ _-]?)?jitter(?:ed)?",
+    "sharpe": "sharpen(?:ed)?",
+    "gaussian": "gaussian",
+    "elastic": "elastic",
+    "cutout": "cutout",
+    "transform": "transform(?:ed)?",
+    "translat": "translat(?:ed?|ion)",
+    "scaled": "scaled",
+}
+_WORD = f"(?:{'|'.join(_WORDS.values())})"
 _SETTING = rf"[ _-]?(?:-?\d+(?:\.\d+)?(?:deg)?|{_WAY})"
 _AFTER = re.compile(rf"(.+?)[ _.(-]+{_WORD}(?:{_SETTING}){{0,2}}\)?", re.IGNORECASE)
 _BEFORE = re.compile(rf"{_WORD}[ _.-]+(.+)", re.IGNORECASE)
 _BEFORE_NUMBERED = re.compile(rf"{_WORD}(?:{_SETTING})[ _.-]+(.+)", re.IGNORECASE)
 _ROBOFLOW = re.compile(r"(.+?)(?:_(?:jpe?g|png|bmp|tiff?|webp))?\.rf\.[0-9a-z]{16,}", re.IGNORECASE)
+_AUGMENTOR = re.compile(r".*?_original_(.+)\.(?:jpe?g|png|bmp|gif)_[0-9a-f-]{30,}", re.IGNORECASE)
+_PARTS = (*_WORDS, ".rf.", "_original_")
 # A number after one of these counts or measures alterations; after `crop` or `zoom`, it may count pictures.
-_TELLING = ("aug", "flip", "mirror", "rot", "nois", "shear", ".rf.")
+_TELLING = ("aug", "flip", "mirror", "rot", "nois", "shear")
 _YEAR = r"(?:19|20)\d\d"
 _MONTH = re.compile(r"aug(?![a-z])", re.IGNORECASE)
 _DATE = re.compile(rf"aug[ _.-]?(?:\d\d?[ _.-]+)?{_YEAR}(?!\d)", re.IGNORECASE)
@@ -63,7 +84,8 @@ def join_altered(rows: pd.DataFrame, files: Sequence[str]) -> tuple[pd.DataFrame
     stems, labels = [stem(file) for file in files], rows["label"].tolist()
     # Where names begin anew in each folder, one name in two folders is of two images.
     again = len(set(zip(labels, stems, strict=True))) < len(stems)
-    places = [(label, posixpath.dirname(file) if again else "") for label, file in zip(labels, files, strict=True)]
+    folders = [posixpath.dirname(file).removesuffix("/output") if again else "" for file in files]  # as of Augmentor
+    places = list(zip(labels, folders, strict=True))
     row_of = {key: row for row, key in reversed(list(enumerate(zip(places, stems, strict=True))))}
     pairs: list[tuple[int, int]] = []
     families: dict[tuple[tuple[str, str], str], list[int]] = {}
@@ -107,12 +129,13 @@ def join_altered(rows: pd.DataFrame, files: Sequence[str]) -> tuple[pd.DataFrame
 def _originals(name: str) -> Iterator[_Original]:
     """Yield the names that an image's original may have, from the longest on; none if it is named like no copy."""
     sure = True
-    while match := _ROBOFLOW.fullmatch(name) or _AFTER.fullmatch(name):
+    while match := _ROBOFLOW.fullmatch(name) or _AUGMENTOR.fullmatch(name) or _AFTER.fullmatch(name):
         plain, change = match[1], name[match.end(1) :]
         if _DATE.search(change):
             return
         month = _MONTH.search(change) and _DAY_OR_YEAR.fullmatch(plain)
-        sure = sure and not month and (_tells(change) or not any(map(str.isdigit, change)))
+        told = match.re is not _AFTER or _tells(change) or not any(map(str.isdigit, change))
+        sure = sure and not month and told
         yield _Original(plain, sure)
         name = plain
     if match := _BEFORE.fullmatch(name):

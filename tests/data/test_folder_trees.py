@@ -862,6 +862,7 @@ def copies_of(root: Path, *names: str, folder: str = "") -> Index:
 
 
 ROBOFLOW = "{}_jpg.rf.0123456789abcdef0123456789abcde"
+UUID = "01234567-89ab-cdef-0123-456789abcde"
 
 
 @pytest.mark.parametrize(
@@ -874,6 +875,11 @@ ROBOFLOW = "{}_jpg.rf.0123456789abcdef0123456789abcde"
         ("{}.jpg", "{}_thumb.jpg", "{}_resized.jpg"),
         ("{}.jpg", "{}_horizontal_flip_bright1.5.jpg", "{}(mirrored).jpg", "{} blur.jpg", "{}_zoom2.jpg"),
         ("{}_hflip.jpg", "{}_vflip.jpg"),
+        ("{}.jpg", "{}_hue.jpg", "{}_gamma_1.5.jpg", "{}_sharpened.jpg", "{}_elastic.jpg", "{}_gaussian_noise.jpg"),
+        ("{}.jpg", "{}_color_jitter.jpg", "{}_cutout.jpg", "{}-transformed_1.jpg", "{}_saturation.jpg"),
+        ("{}_translated.jpg", "{}_scaled.jpg", "{}_sp_noise.jpg"),
+        ("{}.JPG", f"output/a_original_{{}}.JPG_{UUID}0.jpg", f"output/a_original_{{}}.JPG_{UUID}1.jpg"),
+        (f"_b_original_{{}}.png_{UUID}0.png", f"_b_original_{{}}.png_{UUID}1.png"),
         (f"{ROBOFLOW}0.jpg", f"{ROBOFLOW}1.jpg", f"{ROBOFLOW}2.jpg"),
     ],
 )
@@ -881,7 +887,7 @@ def test_altered_copies_stay_with_their_original_and_are_said(tmp_path: Path, na
     index = copies_of(tmp_path, *names)
     groups = index.rows.groupby("group")["image"].agg(list)
     assert groups.map(len).tolist() == [len(names)] * 16
-    assert all(len({re.findall("mel.|nv.", image.split("/")[1])[0] for image in images}) == 1 for images in groups)
+    assert all(len({re.findall("(?:mel|nv)[0-9]", image)[0] for image in images}) == 1 for images in groups)
     (note,) = index.notes
     assert note.startswith(f"{16 * (len(names) - 1)} images are named like altered copies of others (first: mel/")
     assert index.warnings[0].startswith("no lesion or patient is known")
@@ -892,6 +898,7 @@ def test_altered_copies_stay_with_their_original_and_are_said(tmp_path: Path, na
     [
         ("{} (1).jpg", "{} - Copy.jpg", "{}_1.jpg", "{}.jpg"),
         ("{}_carrot.jpg", "{}_rotten.jpg"),
+        ("{}.jpg", "{}_scale.jpg", "{}_sharp.jpg", "{}_original.jpg"),
         ("face_crop_{}.jpg", "crop_{}.jpg"),  # each with a number of its own
     ],
 )
@@ -960,6 +967,14 @@ def test_one_name_in_two_folders_is_of_two_images(tmp_path: Path) -> None:
              for cls in ("mel", "nv") for patient in "ab" for kind in ("", "_flip")}  # fmt: skip
     groups = read_index(tree(tmp_path, files=files)).rows.groupby("group")["image"].agg(list)
     assert groups.tolist() == [[f"{it}/1.jpg", f"{it}/1_flip.jpg"] for it in ("mel/a", "mel/b", "nv/a", "nv/b")]
+
+
+def test_copies_that_augmentor_wrote_are_of_the_image_in_the_folder_above(tmp_path: Path) -> None:
+    files = {f"{split}/{cls}/{name}": f"{split}{cls}{name}" for split in ("train", "test") for cls in ("mel", "nv")
+             for name in ("1.jpg", "2.jpg", f"output/{cls}_original_1.jpg_{UUID}0.jpg")}  # fmt: skip
+    groups = read_index(tree(tmp_path, files=files)).rows.groupby("group")["image"].agg(list)
+    assert sorted(map(len, groups)) == [1] * 4 + [2] * 4
+    assert ["test/mel/1.jpg", f"test/mel/output/mel_original_1.jpg_{UUID}0.jpg"] in groups.tolist()
 
 
 def test_altered_copies_in_another_split_are_a_leak(tmp_path: Path) -> None:
