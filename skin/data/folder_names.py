@@ -21,8 +21,15 @@ SPLITS = {
 _SPLITS = SPLITS | {
     "trn": "train", "trainval": "train", "validate": "val", "validating": "val",
     "tst": "test", "eval": "test", "evaluation": "test", "holdout": "test",
+    "validierung": "val",  # German; then French, Spanish, Portuguese and Italian
+    "entraînement": "train", "entrainement": "train", "apprentissage": "train",
+    "entrenamiento": "train", "validación": "val", "validacion": "val", "prueba": "test", "pruebas": "test",
+    "treinamento": "train", "treino": "train", "validação": "val", "validacao": "val", "teste": "test",
+    "addestramento": "train", "validazione": "val",
 }  # fmt: skip
-_SPLIT = re.compile(rf"({'|'.join(_SPLITS)})(sets?|data|dirs?|folders?|images?|imgs|splits?)?")
+_SPLIT = re.compile(
+    rf"({'|'.join(_SPLITS)})(sets?|data|dirs?|folders?|images?|imgs|splits?|s?(daten(satz)?|bilder|ordner))?"
+)
 
 
 def _words(text: str) -> frozenset[str]:
@@ -55,12 +62,20 @@ NUMBERED_CLASSES = _words("class category cls grade stage type level label score
 _PLAIN_NUMBER = re.compile(r"[ _.-]\d\d?$")
 _SMALL = (*map(str, range(100)), *(f"0{number}" for number in range(10)))
 _DECIMAL = re.compile(r"(?<![v\d.,])\d+[.,]\d+(?![\d.,]*\d)")  # `(0.8)`; no version, no date
+_NEXT_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")  # no `BC Cs`
+_SPELT_OUT = [  # nnU-Net's folders, and those that cameras make in DCIM
+    (re.compile("(?<=images|labels)Tr(?![a-z])"), " train"),
+    (re.compile("(?<=images|labels)Ts(?![a-z])"), " test"),
+    (re.compile(r"(?<=^\d\d\d)(APPLE|ANDRO|CANON|CASIO|MEDIA|MSDCF|NIKON|OLYMP|_FUJI|_PANA)$"), " dcim"),
+]
 _PIECES = _words("""
     image images img imgs picture pictures photo photos jpeg jpg png bmp tif tiff dicom dcm hdf file files
     input inputs output outputs data dataset datasets set sets subset dir dirs directory folder folders
     archive download downloads part parts fold folds split splits batch chunk shard volume vol original
     originals orig raw clean cleaned unlabeled unlabelled labels isic isbi ham bcn
-    ph pad ufes msld milk scin midas dermnet kaggle challenge task
+    ph pad ufes msld milk scin midas dermnet kaggle challenge task dcim
+    bild bilder foto fotos daten datensatz ordner imagen imágenes imagenes datos carpeta données donnees dossier
+    imagem imagens dados immagini
 """)
 _NUMBERED = re.compile(r"(?:^|[^a-z])(part|fold|batch|chunk|shard)s?[\W_]*\d+(?![a-z\d])", re.IGNORECASE)
 _MERGED = _PIECES - _words("fold folds split splits original originals orig raw clean cleaned labels")
@@ -81,9 +96,10 @@ def as_name(name: str) -> str:
 
 
 def words_of(name: str) -> list[str]:
-    """Return the words and numbers in a name, in small letters: `Test_v2Data` is `test`, `v`, `2`, `data`."""
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
-    return re.findall(r"[^\W\d_]+|\d+", apart.lower())
+    """Return the words and numbers in a name, in small letters: `JPEGData_v2` is `jpeg`, `data`, `v`, `2`."""
+    for short, words in _SPELT_OUT:
+        name = short.sub(words, name)
+    return re.findall(r"[^\W\d_]+|\d+", _NEXT_WORD.sub(" ", name).lower())
 
 
 def by_words(names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:

@@ -67,6 +67,9 @@ def advised(error: UserError) -> dict[str, Path]:
         ("痣", "黑色素瘤"),
         ("contest", "latest", "maskne"),
         ("normal", "other"),
+        ("AKs", "BCCs", "SCCis"),
+        ("TR", "TS"),
+        ("Melanom Bilder", "fotos nevus"),
     ],
 )
 @pytest.mark.parametrize("above", ["", "archive/", "dataset/images/"])
@@ -132,6 +135,11 @@ def test_many_folders_of_one_image_each_are_classes_if_their_names_are(tmp_path:
         ("BCN_20k_train/bcn_20k_train", "BCN_20k_test/bcn_20k_test"),
         ("train_sep", "test"),
         ("ISIC_Training_JPEG", "ISIC_Test_JPEG"),
+        ("imagesTr", "imagesTs"),
+        ("Trainingsdaten", "Testdaten"),
+        ("entrenamiento", "Prueba"),
+        ("Entraînement", "données de test"),
+        ("treinamento", "teste"),
     ],
 )
 @pytest.mark.parametrize("above", ["", "skin-disease-datasaet/", "Train-Test split/", "a/b/c/"])
@@ -142,7 +150,9 @@ def test_split_folders_under_many_names(tmp_path: Path, above: str, train: str, 
     assert sizes(index) == dict.fromkeys(("train/acne", "train/BA- impetigo", "test/acne", "test/BA- impetigo"), 3)
 
 
-@pytest.mark.parametrize("val", ["val_dir", "validation_data", "valid", "Val", "dev_set"])
+@pytest.mark.parametrize(
+    "val", ["val_dir", "validation_data", "valid", "Val", "dev_set", "Validierung", "validación"]
+)
 def test_validation_folders_under_many_names(tmp_path: Path, val: str) -> None:
     index = read_index(tree(tmp_path, "base_dir/train_dir/mel", "base_dir/train_dir/nv", f"base_dir/{val}/mel"))
     assert sizes(index) == {"train/mel": 3, "train/nv": 3, "val/mel": 3}
@@ -251,6 +261,14 @@ def test_one_class_in_two_unicode_forms_is_one_class(tmp_path: Path, split: str)
         ("x_images_part_1", "x_images_part_2"),
         ("Augmented Images", "Original Images"),
         ("ISIC-images",),
+        ("imagesTr", "imagesTs"),
+        ("JPEGImages", "PNGImages"),
+        ("Classification/JPEGImages",),
+        ("DCIM100", "DCIM101"),
+        ("100APPLE", "101APPLE", "102_PANA"),
+        ("entrenamiento", "prueba"),
+        ("Bilder 1", "Bilder 2"),
+        ("imágenes",),
     ],
 )
 def test_pieces_of_a_download_with_images_only_are_no_classes(tmp_path: Path, folders: tuple[str, ...]) -> None:
@@ -372,6 +390,17 @@ def test_augmented_classes_are_read_and_said(tmp_path: Path) -> None:
 def test_two_levels_that_may_both_be_classes_are_refused(tmp_path: Path, folders: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match="either may be the classes: put the class folders side by side"):
         read_index(tree(tmp_path, *folders))
+
+
+def test_splits_in_words_that_are_not_known_are_read_under_the_advised_names(tmp_path: Path) -> None:
+    tree(tmp_path, "koulutus/melanooma", "koulutus/luomi", "testaus/melanooma", "testaus/luomi")
+    with pytest.raises(UserError, match="; splits are called train, val and test"):
+        read_index(tmp_path)
+    (tmp_path / "koulutus").rename(tmp_path / "train")
+    (tmp_path / "testaus").rename(tmp_path / "test")
+    assert sizes(read_index(tmp_path)) == dict.fromkeys(
+        ("train/melanooma", "train/luomi", "test/melanooma", "test/luomi"), 3
+    )
 
 
 @pytest.mark.parametrize("name", ["IMD{:03}", "IL_{:07}", "patient_{}", "{:05}"])

@@ -351,7 +351,8 @@ class _Reader:
             raise NoClassFolders(
                 f"{self._at(node)} holds the folders {_shown(above)}, and in them {_shown(inside)}: either may be "
                 "the classes",
-                "put the class folders side by side into one folder, or name a table image,label with --labels",
+                "put the class folders side by side into one folder, or name a table image,label with --labels; "
+                "splits are called train, val and test",
             )
         if inside and (deeper or any(map(names.names_disease, inside))):
             self.notes.append(
@@ -374,7 +375,10 @@ class _Reader:
                 f"{self._at(node)} holds {shown}, in which names of images repeat, as in copies of one set",
                 self._remedy(node),
             )
-        self.notes.append(f"the folders {shown} hold class folders each: read together, as parts of one set")
+        self.notes.append(
+            f"the folders {shown} hold class folders each: read together, as parts of one set; splits are called "
+            "train, val and test"
+        )
         return [place for found in places.values() for place in found]
 
     def _refuse_copies(self, node: _Node) -> None:
