@@ -22,7 +22,7 @@ of the work. So a `Resampler` draws once for all that it was asked before the fi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
@@ -35,7 +35,6 @@ from skin.evaluation.metrics import (
     OF_SUMS,
     Array,
     BiasedUpwards,
-    Bools,
     Floats,
     Interval,
     LikeShare,
@@ -582,18 +581,14 @@ def means_of(columns: Mapping[Key, Column], resampler: Resampler) -> Callable[[]
     """
     values = [column.values for column in columns.values()]
     counted = [~np.isnan(of_images) for of_images in values]
-    # Many columns count the same rows (all of them, or those of a class): these are counted once.
-    masks: dict[bytes, int] = {}
-    mask_of = [masks.setdefault(np.packbits(rows).tobytes(), len(masks)) for rows in counted]
-    rows_of_masks = [counted[mask_of.index(m)] for m in range(len(masks))]
-    numbered = [*zip(values, counted, strict=True), *((np.ones(len(rows)), rows) for rows in rows_of_masks)]
-    totals = resampler.sums(_side_by_side(numbered), len(numbered))
 
-    def means(weights: Array) -> dict[str, Floats]:
-        sums = (totals @ weights).T
-        return {"means": metrics.ratio(sums[:, : len(columns)], sums[:, len(columns) :][:, mask_of])}
+    def by_group(numbers: Iterable[Array]) -> sparse.csc_array:
+        """Return the sum of each column over each group, [K, G]."""
+        sums = (np.bincount(resampler.group_of_row, column, resampler.num_groups) for column in numbers)
+        return sparse.vstack([sparse.csr_array(row[None]) for row in sums]).tocsc()  # as in `Resampler.sums`
 
-    rounds = resampler.ask(means)
+    sums, counts = by_group(map(np.nan_to_num, values)), by_group(counted)
+    rounds = resampler.ask(lambda weights: {"means": metrics.ratio((sums @ weights).T, (counts @ weights).T)})
 
     def estimate(k: int, kind: Percentiles | Share) -> Estimate:
         there = counted[k]
@@ -601,17 +596,3 @@ def means_of(columns: Mapping[Key, Column], resampler: Resampler) -> Callable[[]
         return interval(kind, value, rounds()["means"][:, k], resampler.size(there))
 
     return lambda: {key: estimate(k, column.interval) for k, (key, column) in enumerate(columns.items())}
-
-
-def _side_by_side(numbered: Sequence[tuple[Array, Bools]]) -> list[tuple[Array | int, Array | float]]:
-    """Return the columns for `Resampler.sums` of values [N] where bool [N]; those with no row in common share one."""
-    shared: list[tuple[Bools, Array, Array]] = []  # the rows that are taken, the place and the value of each
-    for number, (values, rows) in enumerate(numbered):
-        found = next((one for one in shared if not (one[0] & rows).any()), None)
-        if found is None:
-            found = np.zeros(len(rows), bool), np.zeros(len(rows), np.int32), np.zeros(len(rows))
-            shared.append(found)
-        taken, place, value = found
-        taken |= rows
-        place[rows], value[rows] = number, values[rows]
-    return [(place, value) for _, place, value in shared]

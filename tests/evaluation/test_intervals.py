@@ -67,11 +67,6 @@ def test_means_of_columns_that_count_other_images_are_their_own() -> None:
     assert {name: estimate.value for name, estimate in found.items()} == {
         "all": 3.0, "of a": 0.5, "of b": 6.0, "of both": 5.0,
     }  # fmt: skip
-    first = np.array([True, True, False, False])
-    columns = intervals._side_by_side([(np.array([2.0, 3, 0, 0]), first), (np.array([0.0, 0, 5, 6]), ~first)])
-    assert len(columns) == 1
-    sums = resampler.sums(columns, 2)
-    assert sums.toarray().tolist() == [[5.0, 0.0], [0.0, 11.0]]
 
 
 def test_a_round_draws_as_many_groups_as_there_are() -> None:
