@@ -214,22 +214,12 @@ def partial_auc(positives: Array, scores: Array, sensitivity: float) -> float:
     """
     if not positives.any() or positives.all():
         return np.nan
-    false_positive_rate, true_positive_rate, _ = roc_curve(positives, scores, drop_intermediate=False)
-    start, end = true_positive_rate[:-1], true_positive_rate[1:]
-    return float(_area_above(start, end, false_positive_rate[:-1], false_positive_rate[1:], sensitivity).sum())
-
-
-def _area_above(start: Array, end: Array, before: Array, after: Array, sensitivity: float) -> Floats:
-    """Return the area that each step of a ROC curve has right of it and above `sensitivity`.
-
-    Args:
-        start, end: the sensitivities at the ends of the steps. before, after: the false positive rates there.
-    """
-    first = np.clip(start, sensitivity, 1.0)
-    width = np.clip(end - first, 0.0, None)
-    entered = before + (after - before) * np.clip(np.nan_to_num(ratio(first - start, end - start)), 0.0, 1.0)
-    area: Floats = width * (1 - (entered + after) / 2)
-    return area
+    # Seen from the negatives, the sensitivities that count are the least false positive rates. scikit-learn scales
+    # (McClish 1989) the area over these from its smallest, `least`, and its largest, `width`, to 1/2 and 1.
+    width = 1 - sensitivity
+    least = width**2 / 2
+    scaled = roc_auc_score(~positives, -scores, max_fpr=width)
+    return float(least + (width - least) * (2 * scaled - 1))
 
 
 class Ranks(NamedTuple):
