@@ -564,8 +564,11 @@ def values(
     """
     called = probabilities.argmax(1) if called is None else called
     confusion = confusion_matrix(labels, called, probabilities.shape[1])
-    computed = [m for m in chosen if not isinstance(m.source, MeanOverClasses | OfRanking)]
-    found = {m.name: _value(m.source, labels, probabilities, confusion) for m in computed}
+    found = {
+        m.name: _value(m.source, labels, probabilities, confusion)
+        for m in chosen
+        if isinstance(m.source, OfConfusion | OfSums)
+    }
     of_ranking = [(m.name, m.source) for m in chosen if isinstance(m.source, OfRanking)]
     for c in range(probabilities.shape[1]) if of_ranking else ():
         order = np.argsort(probabilities[:, c], kind="stable")  # what is sorted is soon sorted again
@@ -598,20 +601,14 @@ def of_validation(labels: Array, scores: Array) -> dict[str, float | None]:
 
 def value(name: str, labels: Array, probabilities: Array) -> Floats:
     """Return one metric of a set: [], or [C] for a metric of each class."""
-    source = BY_NAME[name].source
-    if isinstance(source, MeanOverClasses):
-        return mean_of_available(value(source.of, labels, probabilities))
-    confusion = confusion_matrix(labels, probabilities.argmax(1), probabilities.shape[1])
-    return _value(source, labels, probabilities, confusion)
+    metric = BY_NAME[name]
+    needed = BY_NAME[metric.source.of] if isinstance(metric.source, MeanOverClasses) else metric
+    return values(labels, probabilities, [needed])[name]
 
 
-def _value(source: Source, labels: Array, probabilities: Array, confusion: Array) -> Floats:
-    assert not isinstance(source, MeanOverClasses)
+def _value(source: OfConfusion | OfSums, labels: Array, probabilities: Array, confusion: Array) -> Floats:
     if isinstance(source, OfConfusion):
         return source.compute(confusion)
-    if isinstance(source, OfRanking):
-        columns = enumerate(probabilities.T)
-        return np.array([source.compute(labels == c, scores) for c, scores in columns])
     places, numbers = source.terms(labels, probabilities)
     if source.size == 1:
         sums = np.asarray(numbers, float).sum(keepdims=True)
