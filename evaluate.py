@@ -33,7 +33,7 @@ if __name__ == "__main__":  # before torch, which takes seconds to import
 
 from skin.data.dataset import SkinDiseaseDataset
 from skin.evaluation import against, pages, plots, prevalence, report, report_files, several, subgroups, test_set
-from skin.evaluation.about import of_checkpoint
+from skin.evaluation.about import of_evaluation
 from skin.evaluation.model_card import check_model_card, write_model_card
 from skin.evaluation.report import Predictions, Without
 from skin.evaluation.report_types import About
@@ -180,14 +180,7 @@ def predict(
         without = Without(logits[:, 1], shares)
         logits, one_view = logits[:, 0], one_view[:, 0]
     about = replace(
-        of_checkpoint(checkpoint, classifier),
-        created=time.strftime("%Y-%m-%d %H:%M:%S"),
-        data=test.name,
-        data_name=test.name,
-        layout=test.layout,
-        images_sha256=test.images_sha256,
-        own_data=test.own,
-        split=test.split,
+        of_evaluation(checkpoint, test, classifier),
         tta=options.tta,
         device=topology.describe(),
         precision=str(mode),

@@ -1,11 +1,13 @@
-"""Tell which model a report is about: names, hashes and settings, no paths of the machine that it was made on."""
+"""Tell which model and set a report is about: names, hashes, settings; no paths of the machine that made it."""
 
 from __future__ import annotations
 
 import platform
+import time
 from pathlib import Path
 
 from skin.evaluation.report_types import About, MemberReport, Plain
+from skin.evaluation.test_set import TestSet
 from skin.model.averaging import Ensemble
 from skin.model.checkpoint import Checkpoint, EnsembleCheckpoint
 from skin.model.ensemble import source_of
@@ -23,14 +25,21 @@ _TRAINING = (
 )  # fmt: skip
 
 
-def of_checkpoint(checkpoint: Checkpoint, model: nn.Module | None = None) -> About:
-    """Return what is known of a model from its checkpoint, and the costs of an ensemble's members from `model`."""
+def of_evaluation(checkpoint: Checkpoint, test: TestSet, model: nn.Module | None = None) -> About:
+    """Return what is known of a checkpoint and a set, and the costs of an ensemble's members from `model`."""
     source = source_of(checkpoint.path)
     return About(
+        created=time.strftime("%Y-%m-%d %H:%M:%S"),
         checkpoint=source["file"],
         checkpoint_sha256=source["sha256"],
         model=checkpoint.model_name,
         image_size=checkpoint.preprocess.image_size,
+        data=test.name,
+        data_name=test.name,
+        layout=test.layout,
+        images_sha256=test.images_sha256,
+        own_data=test.own,
+        split=test.split,
         training=_training(checkpoint),
         preprocess=dict(checkpoint.preprocess.to_dict()),
         software={

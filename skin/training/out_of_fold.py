@@ -7,7 +7,6 @@ spread over folds, and the review list of labels.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from skin.data import contents, split, unknowns
 from skin.data.dataset import SkinDiseaseDataset
 from skin.data.index import count
 from skin.evaluation import label_review, metrics, plots, report, report_files
-from skin.evaluation.about import of_checkpoint
+from skin.evaluation.about import of_evaluation
 from skin.evaluation.population import FOLDS, describe
 from skin.evaluation.report import Predictions
 from skin.evaluation.report_types import LabelReview, Report
@@ -143,16 +142,9 @@ class Pooled:
         made = report.build(answers, seed=options.seed)
         resolved = self.models[0].config["resolved"]
         about = replace(
-            of_checkpoint(best),
+            of_evaluation(best, self.set),
             checkpoint=f"{folder.name}/fold-1 to fold-{len(self.models)}",
             model=self.models[0].model_name,
-            created=time.strftime("%Y-%m-%d %H:%M:%S"),
-            data=self.set.name,
-            data_name=self.set.name,
-            layout=self.set.layout,
-            images_sha256=self.set.images_sha256,
-            own_data=True,
-            split=FOLDS,
             precision=resolved["precision"],
             device=resolved["parallel"],
         )
