@@ -153,11 +153,7 @@ def predict(
     if topology.device.type == "cpu":
         keep_freed_memory()  # otherwise half of the time goes into new pages for each large activation
     mode = precision.choose(options.amp, topology.device)
-    known = test.metadata_for(checkpoint.encoder)
-    shares = {} if known is None else known.encoder.known(known.rows)
-    if known is not None and pixels_too and any(shares.values()):
-        known = known.and_without()
-    dataset = SkinDiseaseDataset(test.rows["path"].tolist(), test.labels, checkpoint.preprocess, metadata=known)
+    dataset, shares = dataset_of(test, checkpoint, pixels_too)
     batch_size = options.batch_size or inference.fitting_batch_size(checkpoint.preprocess.image_size, topology)
     loader = inference.loader_of(dataset, batch_size, options.workers, topology, log.say)
     log.say(
@@ -200,6 +196,18 @@ def predict(
         without=without,
     )
     return found, about
+
+
+def dataset_of(
+    test: TestSet, checkpoint: Checkpoint, pixels_too: bool
+) -> tuple[SkinDiseaseDataset, dict[str, float]]:
+    """Return the images as a model takes them, and by column of its metadata the share of images with a value."""
+    known = test.metadata_for(checkpoint.encoder)
+    shares = {} if known is None else known.encoder.known(known.rows)
+    if known is not None and pixels_too and any(shares.values()):
+        known = known.and_without()
+    paths = test.rows["path"].tolist()
+    return SkinDiseaseDataset(paths, test.labels, checkpoint.preprocess, metadata=known), shares
 
 
 def load_other(path: Path, checkpoint: Checkpoint) -> Checkpoint:
