@@ -1,7 +1,8 @@
 """Operating points: thresholds chosen on the validation split, and what they do on the set.
 
 A class, or malignant, is called where its probability is the threshold or more. The threshold is chosen on the
-answers that the checkpoint keeps of its validation images, never on the set of the report.
+answers that the checkpoint keeps of its validation images, never on the set of the report. There a lesion or patient
+counts once, whatever its images: otherwise one with many images would choose for all.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from skin.evaluation.intervals import Estimate, Resampler, interval
 from skin.evaluation.metrics import OF_CALLED, Array, Bools, Floats, Metric, OfConfusion, ShareOfClass
@@ -30,13 +32,13 @@ class Rule:
     Attributes:
         name: its key in report.json.
         title: its name for people.
-        choose: from positives bool [N] and scores float [N] to the threshold.
+        choose: from positives bool [N], scores float [N] and groups [N] to the threshold.
         needed: lesions or patients with the class that it takes.
     """
 
     name: str
     title: str
-    choose: Callable[[Bools, Floats], float]
+    choose: Callable[[Bools, Floats, Array], float]
     needed: int = LEAST
 
 
@@ -45,43 +47,43 @@ def rules(cost_ratio: float | None) -> tuple[Rule, ...]:
     found = [_sensitivity(90), _sensitivity(95), Rule("youden", "Youden", best_by(1.0, 1.0))]
     if cost_ratio is not None:
         title = f"A miss costs {cost_ratio:g} false alarms"
-        found.append(Rule("cost_ratio", title, lambda positives, scores: least_cost(positives, scores, cost_ratio)))
+        found.append(Rule("cost_ratio", title, partial(least_cost, cost_ratio=cost_ratio)))
     return tuple(found)
 
 
 def _sensitivity(percent: int) -> Rule:
     needed = math.ceil(100 / (100 - percent)) - 1  # the fewest for which the threshold below exists
-    return Rule(
-        f"sensitivity_{percent}", f"Sensitivity {percent} %",
-        lambda positives, scores: at_sensitivity(positives, scores, percent / 100), max(LEAST, needed),
-    )  # fmt: skip
+    choose = partial(at_sensitivity, sensitivity=percent / 100)
+    return Rule(f"sensitivity_{percent}", f"Sensitivity {percent} %", choose, max(LEAST, needed))
 
 
-def at_sensitivity(positives: Bools, scores: Floats, sensitivity: float) -> float:
-    """Return the largest threshold that a new positive reaches with at least this probability.
+def at_sensitivity(positives: Bools, scores: Floats, groups: Array, sensitivity: float) -> float:
+    """Return the largest threshold that images of a new lesion reach with at least this probability.
 
-    It is the k-th smallest score of the n positives, k = floor((n + 1)(1 - sensitivity)), as in split conformal
-    prediction: the mean sensitivity on new images like these is `sensitivity` or a little more. The threshold that
-    just keeps the sensitivity on the validation images would fall short on new ones.
+    It is the highest score with no more than (K + 1)(1 - sensitivity) - 1 of the K lesions below it, as in split
+    conformal prediction: the mean sensitivity on new lesions like these is `sensitivity` or a little more. The
+    threshold that just keeps the sensitivity on the validation images would fall short on new ones.
 
     Raises:
-        ValueError: there are too few positives.
+        ValueError: there are too few lesions with positives.
     """
-    own = np.sort(scores[positives])
-    k = math.floor((len(own) + 1) * (1 - sensitivity) + 1e-9)
-    if k < 1:
-        raise ValueError(f"{len(own)} positives are too few for a sensitivity of {sensitivity}")
-    return float(own[k - 1])
+    rising, below, allowed = calibration.groups_below(scores[positives], groups[positives], sensitivity)
+    if allowed < 0:
+        there = len(np.unique(groups[positives]))
+        raise ValueError(f"{there} lesions or patients are too few for a sensitivity of {sensitivity}")
+    return float(rising[np.searchsorted(below, allowed + 1e-9, "right") - 1])
 
 
-def best_by(worth: float, cost: float) -> Callable[[Bools, Floats], float]:
+def best_by(worth: float, cost: float) -> Callable[[Bools, Floats, Array], float]:
     """Return the rule for the largest worth * sensitivity - cost * false positive rate; Youden (1950) has 1 and 1.
 
     Of equally good thresholds it takes the lowest, which misses fewest.
     """
 
-    def choose(positives: Bools, scores: Floats) -> float:
-        false_positive_rate, true_positive_rate, thresholds = roc_curve(positives, scores, drop_intermediate=False)
+    def choose(positives: Bools, scores: Floats, groups: Array) -> float:
+        false_positive_rate, true_positive_rate, thresholds = roc_curve(
+            positives, scores, sample_weight=_shares(positives, groups), drop_intermediate=False
+        )
         merit = worth * true_positive_rate - cost * false_positive_rate
         best = np.flatnonzero(merit >= merit.max() - 1e-12)[-1]
         # Above every score nothing is called; 1 may be a score.
@@ -90,12 +92,21 @@ def best_by(worth: float, cost: float) -> Callable[[Bools, Floats], float]:
     return choose
 
 
-def least_cost(positives: Bools, scores: Floats, cost_ratio: float) -> float:
+def _shares(positives: Bools, groups: Array) -> Floats:
+    """Return 1 / the number of images that are of the same group and, like it, positive or not, [N]."""
+    _, number, images = np.unique(2 * groups + positives, return_inverse=True, return_counts=True)
+    shares: Floats = 1 / images[number]
+    return shares
+
+
+def least_cost(positives: Bools, scores: Floats, groups: Array, cost_ratio: float) -> float:
     """Return the threshold with the least cost: `cost_ratio` for each positive that is missed, 1 for a false alarm.
 
-    Positives and negatives count by their numbers, so the choice is for sets with as large a share of positives.
+    Positives and negatives count by the numbers of their lesions, so the choice is for sets with as large a share of
+    positives.
     """
-    return best_by(cost_ratio * float(positives.sum()), float((~positives).sum()))(positives, scores)
+    with_it, without = (float(len(np.unique(groups[rows]))) for rows in (positives, ~positives))
+    return best_by(cost_ratio * with_it, without)(positives, scores, groups)
 
 
 @dataclass(frozen=True)
@@ -153,7 +164,7 @@ def _choice(rule: Rule, positives: Bools, scores: Floats, groups: Array) -> Choi
         there = len(np.unique(groups[rows]))
         if there < needed:
             return Choice(None, reason=f"{there} lesions or patients {side} it in validation, {needed} are needed")
-    threshold = rule.choose(positives, scores)
+    threshold = rule.choose(positives, scores, groups)
     called = scores >= threshold
     return Choice(
         threshold,

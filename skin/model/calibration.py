@@ -352,24 +352,31 @@ def _fit_temperature(logits: Floats, labels: npt.NDArray[np.int64]) -> float:
 # ---- prediction sets ------------------------------------------------------------------------------------
 
 
-def _conformal_threshold(own: Floats, groups: npt.NDArray[Any], coverage: float) -> float | None:
-    """Return the score that a share of `coverage` of new images like these reaches; None if the groups are too few.
+def groups_below(own: Floats, groups: npt.NDArray[Any], coverage: float) -> tuple[Floats, Floats, float]:
+    """Return the scores in rising order, [N], how many groups are below each, [N], and how many may be.
 
-    Each of the K groups counts as one, whatever its images: if groups are exchangeable, the mean coverage over
-    calibration sets is at least `coverage` for the lowest score with no more than (K + 1)(1 - coverage) - 1 below
-    (Lee, Barber & Willett 2023; with one image per group, Vovk's). That number is seldom whole, and rounding down is
-    what makes the sets of few lesions too large. So the score is interpolated between the two next to it.
+    Each of the K groups counts as one, whatever its images: an image is 1/(images of its group). If groups are
+    exchangeable, a new one reaches the highest score with no more than (K + 1)(1 - coverage) - 1 below it in a share
+    of `coverage` or more, in the mean over calibration sets (Lee, Barber & Willett 2023; with one image per group,
+    Vovk's). If fewer than 0 may be below, there are too few groups for any threshold.
 
     Args:
         own: [N], the score of the true class. groups: [N].
     """
     _, group_of_row, images = np.unique(groups, return_inverse=True, return_counts=True)
-    allowed = round((len(images) + 1) * (1 - coverage) - 1, 9)
-    if allowed < 0:
-        return None
     order = np.argsort(own, kind="stable")
     share = (1 / images)[group_of_row[order]]
-    return float(np.interp(allowed, np.cumsum(share) - share, own[order]))
+    return own[order], np.cumsum(share) - share, round((len(images) + 1) * (1 - coverage) - 1, 9)
+
+
+def _conformal_threshold(own: Floats, groups: npt.NDArray[Any], coverage: float) -> float | None:
+    """Return the score that a share of `coverage` of new images like these reaches; None if the groups are too few.
+
+    The number of groups that may be below is seldom whole, and rounding down is what makes the sets of few lesions
+    too large. So the score is interpolated between the two next to it.
+    """
+    rising, below, allowed = groups_below(own, groups, coverage)
+    return float(np.interp(allowed, below, rising)) if allowed >= 0 else None
 
 
 def _fit_sets(

@@ -10,6 +10,7 @@ import torch
 
 POSITIVES = np.array([1, 1, 1, 0, 1, 0, 0, 0], bool)
 SCORES = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+ALONE = np.arange(8)  # each image is of a lesion of its own
 
 
 def fitted(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray | None = None) -> dict:
@@ -41,10 +42,20 @@ TARGET = Target("malignant", np.array([False, True]))
 def test_threshold_of_a_sensitivity_by_hand() -> None:
     # Nineteen positives with scores 0.05 .. 0.95: floor(20 * 0.1) = 2, the second smallest; floor(20 * 0.05) = 1.
     positives, scores = np.r_[np.ones(19, bool), np.zeros(3, bool)], np.r_[np.arange(1, 20) * 0.05, [0.1, 0.2, 0.9]]
-    assert operating_points.at_sensitivity(positives, scores, 0.90) == pytest.approx(0.10)
-    assert operating_points.at_sensitivity(positives, scores, 0.95) == pytest.approx(0.05)
-    with pytest.raises(ValueError, match="too few"):
-        operating_points.at_sensitivity(positives[1:], scores[1:], 0.95)
+    lesions = np.arange(22)
+    assert operating_points.at_sensitivity(positives, scores, lesions, 0.90) == pytest.approx(0.10)
+    assert operating_points.at_sensitivity(positives, scores, lesions, 0.95) == pytest.approx(0.05)
+    with pytest.raises(ValueError, match="19 lesions or patients are too few"):
+        operating_points.at_sensitivity(positives, scores, lesions, 0.96)
+
+
+def test_threshold_of_a_sensitivity_counts_a_lesion_once_whatever_its_images() -> None:
+    # Ten lesions, one of fifty images: 11 * 0.1 - 1 = 0.1 lesions may be below, five of the fifty images.
+    lesions, every = np.r_[np.zeros(50, int), np.arange(1, 10)], np.ones(59, bool)
+    below = np.r_[np.arange(50) / 100, np.linspace(0.6, 0.9, 9)]
+    assert operating_points.at_sensitivity(every, below, lesions, 0.9) == 0.05
+    above = np.r_[np.arange(50) / 1000 + 0.9, np.linspace(0.1, 0.8, 9)]
+    assert operating_points.at_sensitivity(every, above, lesions, 0.9) == 0.1
 
 
 def test_new_positives_reach_the_threshold_as_often_as_promised() -> None:
@@ -52,14 +63,34 @@ def test_new_positives_reach_the_threshold_as_often_as_promised() -> None:
     reached = []
     for _ in range(4000):
         scores = generator.random(25)
-        reached.append(1 - operating_points.at_sensitivity(np.ones(25, bool), scores, 0.9))
+        reached.append(1 - operating_points.at_sensitivity(np.ones(25, bool), scores, np.arange(25), 0.9))
     assert 0.9 <= np.mean(reached) < 0.93  # floor(26 * 0.1) = 2: 1 - 2/26 = 0.923
+
+
+def test_new_lesions_reach_the_threshold_as_often_as_promised_if_some_have_many_images() -> None:
+    generator = np.random.Generator(np.random.Philox(0))
+    reached = []
+    for _ in range(1000):
+        images = np.minimum(np.ceil(generator.pareto(1, 15)).astype(int), 100)
+        lesions = np.repeat(np.arange(15), images)
+        scores = generator.random(15)[lesions]
+        reached.append(1 - operating_points.at_sensitivity(np.ones(len(scores), bool), scores, lesions, 0.9))
+    assert 0.9 <= np.mean(reached) < 0.95  # the lowest of the fifteen: 1 - 1/16 = 0.938
 
 
 def test_youden_by_hand() -> None:
     # At 0.7: sensitivity 3/4, no false positive; at 0.5: 1 less 1/4. Of equals, the lower.
-    assert operating_points.best_by(1, 1)(POSITIVES, SCORES) == 0.5
-    assert operating_points.best_by(1, 1)(POSITIVES, np.where(SCORES == 0.5, 0.45, SCORES)) == 0.45
+    assert operating_points.best_by(1, 1)(POSITIVES, SCORES, ALONE) == 0.5
+    assert operating_points.best_by(1, 1)(POSITIVES, np.where(SCORES == 0.5, 0.45, SCORES), ALONE) == 0.45
+
+
+def test_youden_and_the_costs_count_a_lesion_once_whatever_its_images() -> None:
+    # Three images of the negative at 0.6 would outweigh the positive at 0.5, if they were three lesions.
+    positives, scores, lesions = (np.r_[each, each[3], each[3]] for each in (POSITIVES, SCORES, ALONE))
+    assert operating_points.best_by(1, 1)(positives, scores, np.arange(10)) == 0.7
+    assert operating_points.best_by(1, 1)(positives, scores, lesions) == 0.5
+    assert operating_points.least_cost(positives, scores, np.arange(10), 2.0) == 0.7
+    assert operating_points.least_cost(positives, scores, lesions, 2.0) == 0.5
 
 
 @pytest.mark.parametrize(
@@ -71,14 +102,14 @@ def test_youden_by_hand() -> None:
     ],
 )
 def test_least_cost_by_hand(cost_ratio: float, expected: float) -> None:
-    assert operating_points.least_cost(POSITIVES, SCORES, cost_ratio) == expected
+    assert operating_points.least_cost(POSITIVES, SCORES, ALONE, cost_ratio) == expected
 
 
 @pytest.mark.parametrize("cost_ratio", [0.01, 0.3, 1.0, 4.0, 25.0])
 def test_no_threshold_costs_less(cost_ratio: float) -> None:
     labels, probabilities = random_answers(3, 200)
     positives, scores = labels == 1, probabilities[:, 1]
-    chosen = operating_points.least_cost(positives, scores, cost_ratio)
+    chosen = operating_points.least_cost(positives, scores, np.arange(200), cost_ratio)
 
     def cost(threshold: float) -> float:
         called = scores >= threshold
@@ -91,7 +122,8 @@ def test_if_a_false_alarm_costs_too_much_nothing_is_called() -> None:
     labels, probabilities = random_answers(3, 200)
     probabilities[0] = [0, 1]  # a score of 1, and it is benign
     labels[0] = 0
-    assert (probabilities[:, 1] < operating_points.least_cost(labels == 1, probabilities[:, 1], 1e-9)).all()
+    threshold = operating_points.least_cost(labels == 1, probabilities[:, 1], np.arange(200), 1e-9)
+    assert (probabilities[:, 1] < threshold).all()
 
 
 def test_points_are_chosen_on_validation_and_measured_on_the_set() -> None:

@@ -25,9 +25,11 @@ SHARES = np.array([0.6, 0.2, 0.12, 0.08])  # two benign and two malignant classe
 MALIGNANT = np.array([False, False, True, True])
 
 
-def logits_of(seed: int, lesions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return labels [N], logits [N, C] whose softmax is the true probability, and lesions [N]."""
-    labels, probabilities, lesion = drawn(seed, lesions, SHARES)
+def logits_of(
+    seed: int, lesions: int, most: int = 3, tail: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels [N], logits [N, C] whose softmax is the true probability, and lesions [N]; see `drawn`."""
+    labels, probabilities, lesion = drawn(seed, lesions, SHARES, most=most, tail=tail)
     return labels, np.log(probabilities), lesion
 
 
@@ -114,8 +116,8 @@ def _population() -> tuple[np.ndarray, np.ndarray]:
     return MALIGNANT[labels], TARGET.scores(calibration.softmax(logits))
 
 
-def _choices(size: int, seed: int) -> dict[tuple[str, str], Choice]:
-    labels, logits, lesions = logits_of(seed, size)
+def _choices(size: int, seed: int, most: int = 3, tail: bool = False) -> dict[tuple[str, str], Choice]:
+    labels, logits, lesions = logits_of(seed, size, most, tail)
     fitted: calibration.Calibration = {
         "images": len(labels),
         "temperature": 1.0,
@@ -159,8 +161,12 @@ def of_points(size: int, seed: int) -> dict[str, float]:
 def of_sensitivity(size: int, seed: int, level: int) -> dict[str, float]:
     """The sensitivity on new images of the threshold that was chosen for `level` percent."""
     ill, risk = _population()
-    choice = _choices(size, seed).get(("malignant", f"sensitivity_{level}"))
-    return {"Sensitivity for malignant": float((risk >= choice.threshold)[ill].mean()) if choice else np.nan}
+    found = {}
+    for images, most, tail in (("1 to 3 images a lesion", 3, False), ("1 to 100, few with many", 100, True)):
+        choice = _choices(size, seed, most, tail).get(("malignant", f"sensitivity_{level}"))
+        reached = float((risk >= choice.threshold)[ill].mean()) if choice else np.nan
+        found[f"Sensitivity for malignant, {images}"] = reached
+    return found
 
 
 # ---- lesions and patients -------------------------------------------------------------------------------------
