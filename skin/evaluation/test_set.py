@@ -38,6 +38,7 @@ LOOKED_AT = 20  # files, to tell the run's own data from others of the same name
 OF_MEMBER = "split-{}.csv"  # beside an ensemble: the split.csv of a member, by its number, if it is not the first's
 UNTOLD = "no split.csv beside the checkpoint: whether it was trained on these images cannot be told"
 TELLING = 8  # characters of a name that does not come about twice by chance, as P01 does
+_HOW_READ = ("label_column", "group_column", "group_by", "ignore_class", "allow_missing")  # options of a run
 UNKNOWN = -1  # the label of an image whose class the model lacks
 _NOT_ATTRIBUTES = {"image", "path", "label", "group", "split", "lesion_id", "patient_id"}
 
@@ -137,14 +138,13 @@ def read(
     """
     run = _Run(checkpoint)
     if data is None:
-        index = run.read(allow_missing)
+        index, own = run.read(allow_missing), run.manifest is not None
+        notes = list(index.notes)
     else:
-        index = _read_other(
-            data, labels=labels, allow_missing=allow_missing, label_column=label_column, group_column=group_column,
+        index, own, notes = _read_named(
+            run, data, labels, allow_missing=allow_missing, label_column=label_column, group_column=group_column,
             group_by=group_by,
         )  # fmt: skip
-    notes = list(index.notes)
-    own = run.manifest is not None and (data is None or _is_own(run, index, labels, notes))
     rows = _as_in_the_run(run, index, allow_missing, notes) if own else index.rows
     if own and data is not None and (group_column or group_by):
         rows = rows.assign(group=rows["image"].map(index.rows.set_index("image")["group"]))
@@ -280,11 +280,13 @@ class _Run:
             gone = f"labels table {labels}" if root.exists() else f"data folder {root}"
             options = "--data DIR --labels CSV" if labels else "--data DIR"
             raise UserError(f"the run's {gone} is gone; say where it is now: {options}")
-        return read_index(
-            root, labels=labels, allow_missing=allow_missing or bool(config.get("allow_missing")),
-            group_by=config.get("group_by"), label_column=config.get("label_column"),
-            group_column=config.get("group_column"), ignore_class=config.get("ignore_class") or (),
-        )  # fmt: skip
+        return read_index(root, labels=labels, **self.how_read(allow_missing=allow_missing))
+
+    def how_read(self, **given: Any) -> dict[str, Any]:
+        """Return the options for `read_index` by which the run read its data, but for those that are `given`."""
+        by_groups = given.get("group_column") or given.get("group_by")
+        own = [name for name in _HOW_READ if not given.get(name) and not (by_groups and name.startswith("group_"))]
+        return given | {name: value for name in own if (value := self.config.get(name))}
 
     @cached_property
     def index(self) -> Index | None:
@@ -308,13 +310,26 @@ class _Run:
         return list(index.warnings) if kept is None else kept
 
 
-def _read_other(data: Path, **options: Any) -> Index:
+def _read_named(run: _Run, data: Path, labels: Path | None, **given: Any) -> tuple[Index, bool, list[str]]:
+    """Read the folder of `--data`; return its index, True if it holds the run's own data, and notes.
+
+    It is read as the run read its own data. If it turns out to hold others, the `given` options alone count.
+    """
+    as_own = given if run.manifest is None else run.how_read(**given)
+    if as_own != given:
+        with contextlib.suppress(UserError):  # others, perhaps
+            index = read_index(data, labels=labels, **as_own)
+            notes = list(index.notes)
+            if _is_own(run, index, labels, notes):
+                return index, True, notes
     try:
-        return read_index(data, **options)
+        index = read_index(data, labels=labels, **given)
     except UserError as error:
-        if options["labels"] is not None or not data.exists():
+        if labels is not None or not data.exists():
             raise
         raise UserError(f"{error}; for images without labels there is python predict.py {data}") from error
+    notes = list(index.notes)
+    return index, run.manifest is not None and _is_own(run, index, labels, notes), notes
 
 
 def _matched(checkpoint: Checkpoint, labels: pd.Series, root: Path, notes: list[str]) -> ClassMatch:
