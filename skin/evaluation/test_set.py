@@ -21,6 +21,7 @@ from skin.data.class_names import ClassMatch, match_classes
 from skin.data.dataset import Metadata
 from skin.data.duplicates import HashCache, copies_within, near_copies, same_files
 from skin.data.groups import join_pairs
+from skin.data.images import ImageError, read_image
 from skin.data.index import Index, count
 from skin.data.layouts import read_index
 from skin.data.metadata import Encoder, column_of
@@ -304,6 +305,18 @@ class _Run:
         there = self.manifest[self.manifest["image"].isin(self.index.rows["image"])]
         return splits.apply_manifest(self.index.rows, there, self.manifest_path)
 
+    def passed_over(self, paths: pd.Series) -> bool:
+        """Return True if the run left out what it could not read, and that is all that these files are."""
+
+        def is_bad(path: str) -> bool:
+            try:
+                read_image(path, self.checkpoint.preprocess)
+            except ImageError:
+                return True
+            return False
+
+        return bool(self.config.get("skip_bad_images")) and all(map(is_bad, paths))
+
     def warnings(self, index: Index) -> list[str]:
         """Return the warnings on the run's data; a run of an earlier version kept none, so `index` tells them."""
         kept = unknowns.read(self.folder / unknowns.NAME)
@@ -372,6 +385,8 @@ def _is_own(run: _Run, index: Index, labels: Path | None, notes: list[str]) -> b
     of_run = labels is None or (table is not None and Path(table).resolve() == labels.resolve())
     here = of_run and root is not None and Path(root).resolve() == index.root.resolve()
     another = ""
+    if not here and used < there and run.passed_over(index.rows.loc[~index.rows["image"].isin(used), "path"]):
+        there = used
     if not here and used < there:
         another = f"the set holds every image of the run and {count(len(there - used), 'other')}"
     elif not here and used != there:

@@ -101,3 +101,14 @@ def test_another_set_is_read_with_no_option_of_the_run(moved: Moved) -> None:
     assert len(found.rows) == 3 * IMAGES + 1
     assert "taken for another set" in " ".join(found.notes)
     assert "--ignore-class" not in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("moved", [{"group_by": r"(P\d+)"}], indirect=True)
+@pytest.mark.parametrize("content", [b"\xff\xd8 no picture", None])
+def test_only_images_that_could_not_be_read_may_be_there_besides(moved: Moved, content: bytes | None) -> None:
+    moved.checkpoint.config["skip_bad_images"] = True
+    new = moved.data / "nv" / "P90_new.png"
+    new.write_bytes(content or (moved.data / "nv" / "P0nv_2.png").read_bytes())
+    found = test_set.read(moved.checkpoint, moved.data, None, "test")
+    assert found.own == (content is not None)
+    assert new.name not in str(found.rows["image"].tolist()) or not found.own
