@@ -23,7 +23,7 @@ import itertools
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -52,7 +52,9 @@ def main() -> int:
     checkpoint = settings.checkpoint or newest_model()
     with parallel.setup(None) as topology:
         if settings.export and topology.is_main:
-            print(export(checkpoint, settings.export, settings))
+            out = sys.stderr if settings.images else sys.stdout  # which answers have to themselves
+            say = functools.partial(print, file=out, flush=True)
+            say(export(checkpoint, settings.export, settings, say))
         if not settings.images:
             return 0
         warning = unusable_gpus()
@@ -68,12 +70,16 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def export(checkpoint: Path, path: Path, settings: PredictSettings) -> str:
-    """Write the model as ONNX; return a line on the file. The imports are here since onnx takes its time to load."""
+def export(checkpoint: Path, path: Path, settings: PredictSettings, say: Callable[[str], None]) -> str:
+    """Write the model as ONNX; return a line on the file. The imports are here since onnx takes its time to load.
+
+    Args:
+        say: takes what there is to say meanwhile.
+    """
     if settings.small:
         from skin.evaluation.small import export_small
 
-        return export_small(checkpoint, path, settings.data, settings.labels, functools.partial(print, flush=True))
+        return export_small(checkpoint, path, settings.data, settings.labels, say)
     from skin.model import export as full
 
     return full.export(checkpoint, path)

@@ -433,6 +433,19 @@ def test_an_export_without_images_refuses_the_options_of_answers(run: Run, flags
     assert (code, err) == (2, f"error: {flags[0]} is for the answers to images: name some, or leave it out\n")
 
 
+def test_answers_have_stdout_to_themselves_beside_an_export(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(checkpoint: Path, path: Path, settings: object, say: Callable[[str], None]) -> str:
+        say("trying")
+        return f"wrote {path}"
+
+    monkeypatch.setattr(predict, "export", export)
+    draw("lesion.png")
+    code, out, err = run("--export", "model.onnx", "lesion.png", "--json")
+    assert json.loads(out)["image"] == "lesion.png"
+    assert (code, err.splitlines()[:2]) == (0, ["trying", "wrote model.onnx"])
+    assert run("--export", "model.onnx") == (0, "trying\nwrote model.onnx\n", "")
+
+
 def test_an_export_to_a_folder_is_refused_before_it_begins(run: Run, tmp_path: Path) -> None:
     code, _, err = run("--export", tmp_path)
     assert code == 2
