@@ -22,7 +22,8 @@ from skin.utils.home import home
 from skin.utils.parallel import Topology
 
 PAGE = "check.html"
-_OF_THE_CHECK = {"check", "out", "resume"}  # options that a command to train does not repeat
+_NOT_REPEATED = {"check", "resume"}  # options that a command to train does not repeat
+_OF_FOLDS = Path("runs/folds")  # which one fold and the others share, if no folder is named
 _GO_ON = "--allow-missing"
 _UNCUT = "cannot be split"
 _LOOK_AT = 10  # lines on odd classes; the page has all
@@ -57,12 +58,13 @@ def run(
     log.say("\n".join([*lines, *look_at(report), verdict, f"written: {out / 'check.json'}"]))
     if is_cut:
         splits = with_metadata(splits, options.metadata)
+    trains_all = options.folds is not None and options.fold is None
     advice = check_page.Advice(
         command=shlex.join(command(cli.parse(Options, None, argv), options, report)),
         to_mend=[fault for fault in report.faults if _GO_ON not in fault],
         duration=[
             *speed.estimate(options, processes, splits, build_trainer, train_step),
-            *([f"That is for one model, and --folds {options.folds} trains as many."] if options.folds else []),
+            *([f"That is for one model, and --folds {options.folds} trains as many."] if trains_all else []),
         ],
     )
     write_atomically(check_page.html(report, advice, options.seed).encode("utf-8"), out / PAGE)
@@ -89,10 +91,11 @@ def command(typed: Options, options: Options, report: CheckReport) -> list[str]:
     values["data"] = typed.data or options.data
     values["skip_bad_images"] |= bool(report.unreadable)
     values["allow_missing"] |= any(_GO_ON in fault for fault in report.faults)
+    values["out"] = None if typed.fold is None else typed.out or _OF_FOLDS
     words = ["python", "train.py"]
     for field in cli.options(Options):
         value = values[field.name]
-        if field.name in _OF_THE_CHECK or value == field.default:
+        if field.name in _NOT_REPEATED or value == field.default:
             continue
         flag = cli.flag_of(field.name)
         for each in value if isinstance(value, tuple) else (value,):

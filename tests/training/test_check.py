@@ -42,6 +42,13 @@ def test_the_command_is_what_was_typed_without_the_check(report: CheckReport) ->
     assert cli.parse(Options, None, words) == cli.parse(Options, None, typed)
 
 
+@pytest.mark.parametrize("out", [[], ["--out", "a folder"]])
+def test_the_command_for_one_fold_names_the_folder_that_the_folds_share(report: CheckReport, out: list[str]) -> None:
+    said = advised(report, "--data", "d", "--folds", "3", "--fold", "2", "--check", *out)
+    read = read_options(None, shlex.split(said)[2:])
+    assert (read.fold, read.out) == (2, Path(out[1]) if out else Path("runs/folds"))
+
+
 def test_a_class_with_a_comma_in_its_name_stays_one(report: CheckReport) -> None:
     typed = ["--data", "d", "--ignore-class", "Melanoma, NOS", "--ignore-class", "nv,df", "--metadata", "age"]
     words = shlex.split(advised(report, *typed))[2:]
