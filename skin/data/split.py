@@ -309,8 +309,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
         refuse_pipe(path)
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except (OSError, ValueError) as error:
-        damaged = f"{path} cannot be read as the split.csv of a run: {error}; put it back from a copy"
-        raise UserError(damaged) from error
+        damaged = f"{path} cannot be read as the split.csv of a run: {error}"
+        raise UserError(damaged, "put it back from a copy") from error
     lacking = [name for name in MANIFEST_COLUMNS if name not in table.columns]
     if lacking:
         raise UserError(f"{path} has no column '{lacking[0]}': it is not the split.csv of a run")

@@ -174,11 +174,11 @@ def load_best(path: Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"no checkpoint at {path}; train one first: python train.py --data DIR (or --demo)")
+        raise UserError(f"no checkpoint at {path}", "train one first: python train.py --data DIR (or --demo)")
     if path.is_dir():
         within = path / BEST
         what = f"the model in it, {within}" if within.is_file() else "a best.pt, as a run writes it"
-        raise UserError(f"{path} is a folder; name {what}")
+        raise UserError(f"{path} is a folder", f"name {what}")
     state = load(path)
     return _ensemble(state, path) if "members" in state else _single(state, path, str(path))
 
@@ -227,10 +227,10 @@ def _check_version(state: dict[str, Any], name: str) -> None:
         return
     if type(version) is int:
         raise UserError(
-            f"{name}: is of format version {version}, and this program reads {FORMAT_VERSION}; "
-            "use the program that wrote it, or train again"
+            f"{name}: is of format version {version}, and this program reads {FORMAT_VERSION}",
+            "use the program that wrote it, or train again",
         )
-    raise UserError(f"{name}: not a best.pt of format version {FORMAT_VERSION}; was it written by train.py?")
+    raise UserError(f"{name}: not a best.pt of format version {FORMAT_VERSION}", "was it written by train.py?")
 
 
 def _preprocess(values: Any, name: str) -> Preprocess:

@@ -96,14 +96,14 @@ def is_held(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def reading_own(folder: Path) -> Iterator[None]:
-    """Add to the error of a file that the run wrote itself, and that is gone or damaged, what to do."""
+    """Say in the error of a file that the run wrote itself, and that is gone or damaged, what to do about that."""
     try:
         yield
     except UserError as error:
         again = "train again, into another --out"
         if (folder.parent / CONFIG).exists():  # a fold
             again = f"remove {folder} and train the fold again: --resume {folder.parent}"
-        raise UserError(f"{error}. Put it back from a copy, or {again}") from error
+        raise UserError(error.what, f"put it back from a copy, or {again}") from error
 
 
 @contextlib.contextmanager

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can mend. Its text is one printable line: what, where, what to do."""
+    """Something the user can mend. Its text is one printable line: what, where, what to do.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(printable(message, limit=2000))
+    Attributes:
+        what: the text without the `remedy`, for a caller that knows a better one.
+    """
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.what = message
+        super().__init__(printable(f"{message}; {remedy}" if remedy else message, limit=2000))
 
 
 def printable(text: object, limit: int = 200) -> str:

@@ -7,6 +7,7 @@ import csv
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import weakref
@@ -24,6 +25,7 @@ from skin.utils import parallel
 from skin.utils.errors import UserError
 from skin.utils.signals import Interrupts
 from tests.cli.runs import at_step, call, left_over
+from tests.conftest import slow
 from tests.torture import RECIPE, differences, outcome
 
 import numpy as np
@@ -123,15 +125,26 @@ def test_the_list_of_runs_shows_a_run_of_folds_as_one(folded: Path) -> None:
     assert (run.name, run.state, run.folds, run.epochs, run.of_epochs) == ("run", "done", 2, 2, 2)
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (Path.unlink, "no checkpoint at "),
+        slow(lambda best: best.write_bytes(b""), "is not a checkpoint or state_dict that can be loaded safely: "),
+    ],
+)
 def test_a_fold_whose_model_is_damaged_is_trained_again_as_the_error_advises(
-    folded: Path, tmp_path: Path
+    folded: Path, tmp_path: Path, damage: Callable[[Path], object], said: str
 ) -> None:
     copy = shutil.copytree(folded, tmp_path / "damaged")
-    (copy / "fold-1" / "best.pt").write_bytes(b"")
-    with pytest.raises(UserError, match=r"best\.pt is not a checkpoint.*remove (.*fold-1) .*: --resume .*damaged$"):
+    damage(copy / "fold-1" / "best.pt")
+    with pytest.raises(UserError, match=said) as caught:
         call("--resume", copy)
-    shutil.rmtree(copy / "fold-1")
-    assert call("--resume", copy) == 0
+    what, advice = str(caught.value).split("; ")
+    assert "train" not in what
+    again = re.fullmatch(r"put it back from a copy, or remove (.*fold-1) and train .*: --resume (.*)", advice)
+    assert again is not None
+    shutil.rmtree(again[1])
+    assert call("--resume", again[2]) == 0
     assert (copy / "fold-1" / "best.pt").is_file()
 
 
