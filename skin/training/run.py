@@ -97,7 +97,14 @@ class Run:
 
     def how_to_go_on(self) -> str:
         """Return what is left after a fault, and the command that goes on."""
-        return f"{kept(self.folder)}; go on with: {self._command}"
+        return f"{self._left}; go on with: {self._command}"
+
+    @property
+    def _left(self) -> str:
+        """Return a phrase on what is left after a fault. Another machine than rank 0's need not see the folder."""
+        topology = self.trainer.topology
+        seen = topology.is_main or topology.nodes == 1
+        return kept(self.folder) if seen else "what was saved is on the machine of process 0"
 
     @property
     def _command(self) -> str:
@@ -122,7 +129,7 @@ class Run:
             self._refuse(f"the model's outputs are not finite after epoch {self.progress.epoch + 1}")
 
     def _refuse(self, what: str) -> None:
-        raise UserError(f"{what}; {kept(self.folder)}; try a smaller --lr, or --amp off")
+        raise UserError(f"{what}; {self._left}; try a smaller --lr, or --amp off")
 
     def measured(self, totals: Totals, val_loss: float, logits: np.ndarray) -> tuple[Row, Memory]:
         """Return the row of metrics.csv for the epoch that has been validated, and the memory in use.
