@@ -39,9 +39,10 @@ def _doubts(report: Report, present: list[ClassReport]) -> list[str]:
     commonest = max((of_class.support for of_class in present), default=0) / max(report.images, 1)
     accuracy = report.decision.most_probable["accuracy"]  # whatever the rule, this is as high as it gets
     if not accuracy.low > commonest:
+        rule = "" if report.decision.rule == MOST_PROBABLE else f' by the rule "{MOST_PROBABLE}"'
         found.append(
-            f"Accuracy {accuracy.text()} is not shown to be above {commonest:.3f}, that of always answering the "
-            "commonest class"
+            f"Accuracy{rule} {accuracy.text()} is not shown to be above {commonest:.3f}, that of always answering "
+            "the commonest class"
         )
     if few := [f"{of_class.name}: {of_class.support}" for of_class in present if of_class.support < FEW]:
         more = f" and {len(few) - NAMED} more" if len(few) > NAMED else ""

@@ -106,6 +106,14 @@ def test_a_rule_that_treats_classes_alike_is_named_where_it_is_shown_to_do_so(wh
     assert 'by the rule "balanced"' not in " ".join(verdict(whole).reasons)
 
 
+def test_an_accuracy_by_another_rule_than_the_reports_says_so(whole: Report) -> None:
+    low = replace(whole.metrics["accuracy"], low=0.0)
+    found = replace(whole.decision, most_probable=whole.decision.most_probable | {"accuracy": low})
+    by_balanced = verdict(replace(whole, decision=replace(found, rule="balanced")))
+    assert f'Accuracy by the rule "most probable" {low.text()} is not shown' in by_balanced.reasons[0]
+    assert f"Accuracy {low.text()} is not shown" in verdict(replace(whole, decision=found)).reasons[0]
+
+
 # ---- STARD-AI -----------------------------------------------------------------------------------------------
 
 
