@@ -21,6 +21,7 @@ from skin.utils.driver import cuda_available, unusable_gpus
 from skin.utils.errors import UserError
 from skin.utils.launchers import by_torchrun
 from skin.utils.signals import waiting
+from skin.utils.signs_of_life import SignsOfLife
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class Topology:
     local_rank: int = 0  # of this process in its node, which is one agent of torchrun
     nodes: int = 1
     control: Any = None  # a gloo group for flags, which must not wait for a GPU
-    patient: Any = None  # another, with a long timeout: rank 0 may read for hours
+    patient: Any = None  # another, for waits of hours: rank 0 may read as long; see skin.utils.signs_of_life
     devices: Any = None  # an NCCL group for tensors on GPUs; None on the CPU, where torch's own group does
 
     @property
@@ -173,7 +174,7 @@ def processes() -> Iterator[Topology]:
     rank = int(os.environ["RANK"])
     store = _store_of_this_start(rank, world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=PATIENCE)
-    yield Topology(
+    topology = Topology(
         torch.device("cpu"),
         rank=rank,
         world=world,
@@ -182,6 +183,9 @@ def processes() -> Iterator[Topology]:
         control=dist.new_group(timeout=PATIENCE, backend="gloo"),
         patient=dist.new_group(timeout=datetime.timedelta(days=1), backend="gloo"),
     )
+    signs = SignsOfLife(PATIENCE)
+    yield topology
+    signs.leave(PEER)
     dist.destroy_process_group()  # not after an error: it would wait for peers that may be gone
 
 

@@ -68,8 +68,8 @@ def spawned(processes: int, initializer: Callable[..., object], *arguments: obje
 def leave(code: int) -> NoReturn:
     """End this process with `code`: by SystemExit, and after five seconds by force."""
     distributed = sys.modules.get("torch.distributed")
-    if code and distributed is not None and distributed.is_available() and distributed.is_initialized():
-        end_now(code)  # the peers may be gone, and libraries would wait for them at the end
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        end_now(code)  # in the midst: the peers may be gone, and libraries would wait for them at the end
     threading.Thread(target=_end_if_it_hangs, args=(code,), name="end", daemon=True).start()
     gc.freeze()  # the interpreter's last search for garbage would take as long as half of torch's import
     sys.exit(code)
