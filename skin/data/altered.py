@@ -87,27 +87,26 @@ def join_altered(rows: pd.DataFrame, files: Sequence[str]) -> tuple[pd.DataFrame
     folders = [posixpath.dirname(file).removesuffix("/output") if again else "" for file in files]  # as of Augmentor
     places = list(zip(labels, folders, strict=True))
     row_of = {key: row for row, key in reversed(list(enumerate(zip(places, stems, strict=True))))}
-    pairs: list[tuple[int, int]] = []
-    families: dict[tuple[tuple[str, str], str], list[int]] = {}
+    copies_of: dict[tuple[tuple[str, str], str, bool], list[int]] = {}  # of which original, and if it is sure
     for row, (place, name) in enumerate(zip(places, stems, strict=True)):
         originals = list(_originals(name))
-        there = next((it for it in originals if (place, it.name) in row_of), None)
-        if there is not None:
-            original = row_of[place, there.name]
-            if there.sure:
-                pairs.append((row, original))
-            else:
-                families.setdefault((place, there.name), [original]).append(row)
-            continue
-        sure = [it.name for it in originals if it.sure]
-        if sure and (any(map(str.isdigit, sure[-1])) or ".rf." in name):
-            families.setdefault((place, sure[-1]), []).append(row)
-    left: list[int] = []  # of each family that is too large
-    for first, *others in families.values():
-        if len(others) < _COPIES:
-            pairs += [(row, first) for row in others]
+        found = next((it for it in originals if (place, it.name) in row_of), None)
+        certain = found is not None and found.sure
+        if found is None:  # the copies tell of one image all the same, if its name has a number
+            shortest = next((it for it in reversed(originals) if it.sure), None)
+            if shortest and (any(map(str.isdigit, shortest.name)) or ".rf." in name):
+                found = shortest
+        if found is not None:
+            copies_of.setdefault((place, found.name, certain), []).append(row)
+    pairs: list[tuple[int, int]] = []
+    left: list[int] = []  # of each image with too many copies
+    for (place, name, certain), copies in copies_of.items():
+        original = row_of.get((place, name), copies[0])
+        others = [row for row in copies if row != original]
+        if certain or len(others) < _COPIES:
+            pairs += [(row, original) for row in others]
         else:
-            left.append(first)
+            left.append(original)
     notes = []
     if left:
         name = printable(rows["image"].iloc[left[0]])
@@ -115,14 +114,14 @@ def join_altered(rows: pd.DataFrame, files: Sequence[str]) -> tuple[pd.DataFrame
             f"more than {_COPIES} images are named like copies of one, {name} among them: taken for different ones; "
             "if they are copies, --group-by keeps them together"
         )
-    joined = _of_one_patient(rows, np.array(pairs, dtype=np.int64).reshape(-1, 2))
+    joined = _of_one_patient(rows, np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2))
     if not len(joined):
         return rows, notes
     number, example = len(joined), printable(rows["image"].iloc[joined[0, 0]])
-    copies = "1 image is named like an altered copy of another" if number == 1 else (
+    named = "1 image is named like an altered copy of another" if number == 1 else (
         f"{number:,} images are named like altered copies of others"
     )  # fmt: skip
-    notes.append(f"{copies} (first: {example}): copies of one image stay together")
+    notes.append(f"{named} (first: {example}): copies of one image stay together")
     return rows.assign(group=join_pairs(rows["group"], joined)), notes
 
 
