@@ -149,6 +149,12 @@ def split_in_class(name: str, label: str) -> str:
     return "" if _own_words(name, words) else split_of(name, words)
 
 
+def split_of_folders(path: str) -> str:
+    """Return the split that a folder in a path is, `data/train/part_1`; `""` if none is, or of several splits."""
+    found = {split_in_class(name, "") for name in path.split("/")} - {""}
+    return found.pop() if len(found) == 1 else ""
+
+
 def is_piece(name: str, common: frozenset[str] = frozenset()) -> bool:
     """Return True if a folder is no class but a split or a piece of a download, by its name.
 

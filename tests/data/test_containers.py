@@ -21,7 +21,7 @@ from skin.data.folder import Folder
 from skin.data.images import FILE_LIMIT, ImageError, Preprocess, read_header, read_image
 from skin.data.index import Index
 from skin.data.layouts import read_index
-from skin.data.readers.records import rows_of_records
+from skin.data.readers.records import rows_of_records, split_of
 from skin.utils.errors import UserError
 from tests.dicoms import dicom
 
@@ -334,6 +334,22 @@ def test_the_splits_of_a_webdataset_are_in_its_names(tmp_path: Path) -> None:
     tar(tmp_path / "derm-test-000000.tar", samples("txt", 10, 2))
     index = read_index(tmp_path)
     assert index.rows["split"].value_counts().to_dict() == {"train": 8, "val": 2, "test": 2}
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("trainval.tar", "train"),
+        ("holdout-000.tar", "test"),
+        ("x/eval/0.tar", "test"),
+        ("a/train/b/0.parquet", "train"),
+        ("train/val/0.parquet", ""),
+        ("test of lesions/0.parquet", ""),
+        ("test/train-0.parquet", "train"),
+    ],
+)
+def test_a_file_is_of_the_split_that_its_name_or_a_folder_tells(path: str, split: str) -> None:
+    assert split_of(path) == split
 
 
 def test_one_tar_is_a_data_folder_of_its_own(tmp_path: Path) -> None:

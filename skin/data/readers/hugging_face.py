@@ -7,9 +7,9 @@ import shlex
 
 from skin.data.containers import parquet_file
 from skin.data.folder import Folder
+from skin.data.folder_names import split_of_folders
 from skin.data.index import Draft, count
 from skin.data.readers.common import (
-    SPLITS,
     Layout,
     joined_people,
     listed,
@@ -105,16 +105,17 @@ def _read_lines(folder: Folder, path: str) -> pd.DataFrame:
 
 
 def _rows(folder: Folder, path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:
-    """Return the rows of one table. Its folder, or the first folder of a name, may be that of a split.
+    """Return the rows of one table. A folder of it, or of a name, may be that of a split.
 
     Raises:
         UserError: neither is, and a column of splits has other words.
     """
     name = find_column(list(table.columns), "file_name") or ""
     beside = posixpath.dirname(path)
-    above = next((SPLITS[part.lower()] for part in reversed(beside.split("/")) if part.lower() in SPLITS), "")
+    above = split_of_folders(beside)
     files = table[name].str.replace("\\", "/")
-    split = files.map(lambda file: SPLITS.get(file.split("/")[0].lower(), "") if "/" in file else "")
+    folders = files.map(posixpath.dirname)
+    split = folders.map({path: split_of_folders(path) for path in folders.unique()})
     own = find_column(list(table.columns), *GROUP_COLUMNS)
     known = [*people_columns(table), *([own] if own else [])]
     used = [name, label, *known]

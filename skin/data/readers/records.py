@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import posixpath
-import re
 from collections.abc import Callable, Sequence
 
+from skin.data import folder_names
 from skin.data.folder import Folder
 from skin.data.index import COLUMNS, Draft
-from skin.data.readers.common import SPLITS, group_columns, joined_people, people_of, rows_of
+from skin.data.readers.common import group_columns, joined_people, people_of, rows_of
 from skin.data.tables import LABEL_COLUMNS, find_column, without_nan
 from skin.utils.errors import UserError
 
@@ -60,11 +60,7 @@ def split_of(path: str) -> str:
     Return `""` if none does, or several do.
     """
     name, _, _ = posixpath.basename(path).partition(".")
-    for words in (re.split(r"[^a-z]+", name.lower()), posixpath.dirname(path).lower().split("/")):
-        found = {SPLITS[word] for word in words if word in SPLITS}
-        if found:
-            return found.pop() if len(found) == 1 else ""
-    return ""
+    return folder_names.split_of(name) or folder_names.split_of_folders(posixpath.dirname(path))
 
 
 def texts_of(text: str) -> dict[str, str] | None:
