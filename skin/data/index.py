@@ -19,13 +19,13 @@ from pathlib import Path
 from skin.data import unknowns
 from skin.data.altered import join_altered
 from skin.data.folder import Folder, are_plain, image_suffix
-from skin.data.groups import is_unknown
 from skin.data.image_files import IMAGE_SUFFIXES, unread_formats
+from skin.data.missing import SIGNS, is_unknown
 from skin.data.naming import changed_names, example_of, may_name, stem
 from skin.data.packed import how_to_unpack, packed
 from skin.data.path_groups import group_by_path
 from skin.data.table_paths import relative_names
-from skin.data.tables import SIGNS, is_word
+from skin.data.tables import is_word
 from skin.utils.errors import UserError, printable
 
 import numpy as np

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skin.data.encodings import code_page, example, readable_page
+from skin.data.missing import SIGNS
 from skin.utils.errors import UserError, printable
 
 import numpy as np
@@ -32,7 +33,6 @@ pd.set_option("mode.string_storage", "python")
 _WORDS = ("na", "n/a", "null", "none", "<na>")  # "nan" is no word here: pandas writes a missing value so
 _NAN = ("nan", "NaN", "NAN", "Nan")
 _ERROR = re.compile(r"#(N/A|NAME\?|[A-Z0/]+!)")  # of a formula in a spreadsheet
-SIGNS = re.compile(r"[\s_.#]+")  # in which spellings of a word for a missing value differ
 _TRUE = {"1": 1, "1.0": 1, "1,0": 1, "true": 1, "yes": 1}
 _FALSE = {"0": 0, "0.0": 0, "0,0": 0, "false": 0, "no": 0, "": 0}
 _HEADER_BYTES = 1 << 16
