@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
+from skin.data.missing import is_unknown
 from skin.data.people import is_patient
 from skin.utils.errors import UserError, printable
 
@@ -33,7 +34,6 @@ LARGEST = 1e12  # number in a column of numbers
 FEW = 10  # different numbers that may name categories, and groups that may have a word each by chance
 FURTHEST = 10.0  # standard deviations from the mean that a number counts for at most
 HIDDEN = 0.2  # of the values in training: any of them may be missing later
-_MISSING = ("", "unknown", "nan", "na", "n/a", "null", "none", "<na>")
 _OF_THE_CLASS = re.compile(r"(table_)?(label$|class$|(id)?dx|diagnos|target|malignan|benign)", re.IGNORECASE)
 _WITH_COMMA = re.compile(r"[+-]?\d+,(\d{1,2}|\d{4,})")  # three digits after it may be thousands
 _OF_A_PERSON = re.compile(
@@ -70,7 +70,7 @@ class Column:
         return len(self.categories) or 2
 
     def encode(self, values: Iterable[Any]) -> Rows:
-        """Return the numbers of N values, float32 [N, width]. None, NaN, "" and "unknown" are missing."""
+        """Return the numbers of N values, float32 [N, width]. None, NaN and words for no value are missing."""
         codes: dict[str, int] = {}
         at = [codes.setdefault(text, len(codes)) for text in map(_text, values)]
         table: Rows = np.array([self._numbers(text) for text in codes], np.float32).reshape(-1, self.width)
@@ -83,7 +83,7 @@ class Column:
             "" if nothing is, or if the value says itself that it is missing.
         """
         text = _text(value)
-        if not text or (self.categories and text.casefold() in self._places):
+        if _is_missing(text) or (self.categories and text.casefold() in self._places):
             return ""
         if self.categories:
             return f"counts as missing: the model knows {', '.join(self.categories)}"
@@ -277,7 +277,7 @@ def usable(columns: Iterable[str]) -> list[str]:
 
 
 def _fit_column(name: str, rows: pd.DataFrame) -> Column:
-    texts = [_text(value) for value in rows[name]]
+    texts = ["" if _is_missing(text) else text for text in map(_text, rows[name])]
     filled = [text for text in texts if text]
     if not filled:
         raise UserError(f"--metadata {printable(name)}: no image of the training split has a value: leave it out")
@@ -334,11 +334,16 @@ def _different(pairs: Sequence[tuple[str, str]]) -> tuple[int, int, int]:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text with single spaces; "" if it is missing."""
-    if value is None or value != value:
-        return ""
-    text = " ".join(str(value).split())
-    return "" if text.casefold() in _MISSING else text
+    """Return a value as text with single spaces; "" for None and NaN."""
+    return "" if value is None or value != value else " ".join(str(value).split())
+
+
+def _is_missing(text: str) -> bool:
+    """Return True if a text is empty or says that there is no value; `-1` may be one of a column of numbers.
+
+    A model may know such a word as a category, if an earlier version has trained it.
+    """
+    return not text or (is_unknown(text) and math.isnan(_number(text)))
 
 
 def _number(text: str) -> float:

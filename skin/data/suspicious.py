@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from skin.data.class_names import same_disease
 from skin.data.folder_names import has_word_of_download
+from skin.data.missing import is_unknown
 from skin.data.split import SPLITS
 
 import pandas as pd
 
 FEW = 10  # images of a class in training; with fewer it is hardly learnt
 
-_OF_NOTHING = {"unknown", "unk", "undefined", "unlabeled", "unlabelled", "none", "nan", "null", "na", "n/a", "misc"}
 _LONG_ENOUGH = 7  # letters: shorter names and codes differ in one letter and mean different things (bcc, scc)
 
 
@@ -55,7 +55,7 @@ def _odd_name(name: str) -> str:
     """Return why a name may not be that of a disease; `""` if it may."""
     if has_word_of_download(name):
         return "named like a split or a piece of a download: is it a disease?"
-    if name.strip().lower() in _OF_NOTHING:
+    if is_unknown(name.strip()) or name.strip().lower() == "misc":
         return "a name for what is not known: is it a disease?"
     return "a number: is it the right column?" if name.strip().replace(".", "").isdigit() else ""
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from skin.data.missing import is_unknown
 from skin.evaluation.metrics import BY_NAME, Metric
 from skin.utils.errors import UserError
 
@@ -19,7 +20,6 @@ import pandas as pd
 SMALL = 30  # images; a smaller group is shown, marked, and left out of the gap
 MOST_GROUPS = 15
 NOT_RECORDED = "not recorded"
-_BLANK = {"", "nan", "unknown", "none", NOT_RECORDED}
 _FEW_NUMBERS = 10  # as many are a group each
 _AGE = re.compile(r"(^|_)age(_|$)", re.IGNORECASE)
 _AGE_STEP, _OLDEST = 20, 130  # years; a column of larger numbers holds days, or years of birth
@@ -131,7 +131,8 @@ def _apart(numbers: Iterable[float], digits: int) -> list[str]:
 
 
 def _text_bins(values: pd.Series) -> pd.Series:
-    values = values.where(~values.str.strip().str.lower().isin(_BLANK))
+    texts = values.str.strip()
+    values = values.where(~texts.isin([text for text in texts.dropna().unique() if not text or is_unknown(text)]))
     counts = values.value_counts()
     if len(counts) > MOST_GROUPS:
         rare = set(counts.index[MOST_GROUPS - 1 :])

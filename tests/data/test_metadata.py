@@ -51,7 +51,7 @@ def test_a_number_has_a_value_and_a_flag_and_a_category_has_a_place() -> None:
     ]
 
 
-@pytest.mark.parametrize("word", [None, "", " ", math.nan, "unknown", "Unknown", "NA", "null", "nan"])
+@pytest.mark.parametrize("word", [None, "", " ", math.nan, "unknown", "Not recorded", "NA", "null", "nan", "?"])
 def test_a_word_for_nothing_is_nothing(word: object) -> None:
     assert BOTH.encode({"age": [word], "sex": [word]}, 1).tolist() == [[0, 1, 0, 0]]
     assert BOTH.problems({"age": word, "sex": word}) == []
@@ -76,9 +76,19 @@ def test_no_number_is_too_large(value: object, expected: float) -> None:
 
 
 def test_words_are_a_category_once_whatever_their_case() -> None:
-    found = fit(("site",), rows(site=["Back", "back", "lower  extremity", "Face", "unknown", "back"]))
+    found = fit(("site",), rows(site=["Back", "back", "lower  extremity", "Face", "not recorded", "back"]))
     assert found.columns[0].categories == ("Back", "Face", "lower extremity")
     assert found.encode({"site": ["BACK", "lower extremity"]}, 2).tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_a_model_that_knows_a_word_for_nothing_as_a_category_goes_on_to_do_so() -> None:
+    older = Encoder((Column("site", ("back", "not recorded")),))
+    assert older.encode({"site": ["Not recorded", "unknown", "?"]}, 3).tolist() == [[0, 1], [0, 0], [0, 0]]
+    assert older.problems({"site": "missing"}) == []
+
+
+def test_a_negative_number_is_no_word_for_nothing() -> None:
+    assert fit(("change",), rows(change=["-1", "-9", "3", "-1"])).columns[0].least == -9
 
 
 def test_a_column_of_numbers_and_one_word_is_of_categories() -> None:

@@ -196,7 +196,7 @@ def test_subgroups_are_counted_marked_and_compared(made: dict) -> None:
         (pd.Series([20180101.0, 20180102.0, 20180101.0], name="date"), ["20180101", "20180102", "20180101"]),
         # To six digits a quartile would be 1.00002e+06.
         (pd.Series(np.arange(1_000_000.0, 1_000_101), name="number"), ["1000000 to 1000025"] * 26),
-        (pd.Series(["b", "unknown", "a", ""], name="site"), ["b", "not recorded", "a", "not recorded"]),
+        (pd.Series(["b", "unknown", "a", "not specified"], name="site"), ["b", "not recorded", "a", "not recorded"]),
         (pd.Series(["Not recorded", "", "a"], name="site"), ["not recorded", "not recorded", "a"]),
     ],
 )
