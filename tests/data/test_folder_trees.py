@@ -803,6 +803,19 @@ def test_split_folders_beside_a_known_table_keep_their_splits(tmp_path: Path) ->
     assert index.rows["group"][0] == "L0"
 
 
+@pytest.mark.parametrize("left", [12, 10])
+def test_split_folders_of_copies_keep_their_splits(tmp_path: Path, left: int) -> None:
+    files = {f"HAM10000_images_part_{1 + n % 2}/i{n}.jpg": str(n) for n in range(12)}
+    folders = [f"{('train', 'val')[n // 8]}/{('mel', 'nv')[n % 2]}" for n in range(left)]
+    files |= {f"{folder}/i{n}.jpg": str(n) for n, folder in enumerate(folders)}
+    rows = [f"i{n},{('mel', 'nv')[n % 2]},L{n // 4}" for n in range(12)]
+    index = read_index(tree(tmp_path, files={**files, "HAM10000_metadata.csv": table(HAM, *rows)}))
+    rest = {"mel": 1, "nv": 1} if left < 12 else {}
+    assert sizes(index) == {name: folders.count(name) for name in folders} | rest
+    assert index.rows["group"].nunique() == 3
+    assert f"the folder holds {left} images twice: one copy of each is used" in index.notes
+
+
 def test_folders_that_contradict_a_known_table_are_refused_and_the_advice_works(tmp_path: Path) -> None:
     rows = [f"i{n},{'mel' if n < 2 else 'nv'},L{n}" for n in range(6)]
     tree(tmp_path, "mel", "nv", files={"HAM10000_metadata.csv": table(HAM, *rows)})

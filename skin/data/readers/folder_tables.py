@@ -197,7 +197,8 @@ def with_folders(folder: Folder, draft: Draft) -> Draft:
     place_of = {place.path: place for place in tree.places}
     rows = draft.rows
     files = rows["file"] if "file" in rows else rows["image"].map(lambda name: folder.find(name, converted=True))
-    places = files.map(place_of.get)
+    of_copy = {kept: place_of[copy] for copy, kept in folder.copies.items() if copy in place_of}
+    places = files.map({**of_copy, **place_of}.get)
     pairs = pd.DataFrame({"label": rows["label"], "place": places})[places.notna() & (rows["label"] != "")]
     pairs = pairs.assign(folder=[place.label for place in pairs["place"]])
     alike = len(match_classes(list(tree.labels), rows["label"].unique()).to_model) > 1
