@@ -43,6 +43,7 @@ _SEPARATOR = re.compile(r'"?sep=(.)"?[,;\t]*(\r\n|\r|\n)', re.IGNORECASE)
 # Spaces, and signs without width that are copied from pages and word processors: joiners, byte order marks.
 _UNSEEN = string.whitespace + "\u00a0\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_OF_API = re.compile(r"^metadata\.[a-z_]+\.(?=\w+$)")  # how the ISIC Archive's API nests its columns
 _WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # .xlsx and .ods, and .xls
 _SHOWN = 40  # columns in a message
 
@@ -251,8 +252,8 @@ def without_words(values: pd.Series) -> pd.Series:
 
 
 def _name(cell: str) -> str:
-    """Return a column's name, stripped, in the one form of its accents."""
-    return unicodedata.normalize("NFC", cell.strip(_UNSEEN))
+    """Return a column's name, stripped, in the one form of its accents, and without the names it is nested in."""
+    return _OF_API.sub("", unicodedata.normalize("NFC", cell.strip(_UNSEEN)))
 
 
 def _in_utf_8(path: Path) -> tuple[bytes, str, int]:

@@ -167,8 +167,12 @@ def test_isic_2019(tmp_path: Path) -> None:
         ("isic_id,diagnosis,patient_id,lesion_id,sex", ["melanoma", "nevus", "nevus"]),
         ("isic_id,diagnosis_3,patient_id,lesion_id,sex", ["melanoma", "nevus", "nevus"]),
         ("isic_id,diagnosis_1,patient_id,lesion_id,sex", ["melanoma", "nevus", "nevus"]),
+        (
+            "isic_id,metadata.clinical.diagnosis_3,metadata.clinical.patient_id,metadata.clinical.lesion_id,"
+            "metadata.clinical.sex", ["melanoma", "nevus", "nevus"],
+        ),
     ],
-)
+)  # fmt: skip
 def test_isic_archive_groups_by_patient_and_lesion_together(tmp_path: Path, head: str, labels: list[str]) -> None:
     rows = "I1,melanoma,P1,L1,male\nI2,nevus,,L1,\nI3,nevus,P1,L2,male\nI4,nevus,,,\nI5,,,,\n"
     write(tmp_path, {"metadata.csv": f"{head}\n{rows}", **images(*(f"I{n}.jpg" for n in range(1, 6)))})
