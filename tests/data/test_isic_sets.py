@@ -466,6 +466,7 @@ def test_milk10k_has_two_images_of_a_lesion_in_one_group(tmp_path: Path) -> None
     assert index.rows["label"].tolist() == ["MEL", "MEL", "INF", "INF", "MEL", "MEL"]
     assert index.rows["group"].tolist() == ["IL_1", "IL_1", "IL_2", "IL_2", "IL_3", "IL_3"]
     assert index.rows["lesion_id"].equals(index.rows["group"])
+    assert index.columns == {"image": "isic_id", "group": "lesion_id"}
     assert index.rows["image_type"].tolist() == ["clinical: close-up", "dermoscopic"] * 3
     assert column(index, "skin_tone_class")["ISIC_1"] == 3
     assert index.notes == (f"{MILK_TRUTH} has no image of AKIEC, BCC, BEN_OTH, BKL, DF, MAL_OTH, NV, SCCKA, VASC",)

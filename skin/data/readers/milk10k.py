@@ -44,7 +44,7 @@ def _read(truth: Path, metadata: Path, split: str) -> Draft:
     lesion = images[need_column(images, metadata, "lesion_id")]
     rows = rows_of(
         images[need_column(images, metadata, "isic_id")],
-        lesion.map(labels.set_axis(lesions)).fillna(""),
+        lesion.map(labels.set_axis(lesions)).fillna("").rename(None),  # of no single column
         group=lesion,
         split=split,
         # The challenge asks for one answer per lesion, so its name stays beside the group.
