@@ -89,6 +89,8 @@ class Draft:
         label_note: the line on the column of the labels, if the table has several.
         unusable: the notes on rows without image or class, with their numbers: too many are an error.
         left_out: images that the source names, and that are left out with their rows.
+        set_aside: the notes on images of no class that is to be learnt, with their names: however many, they are no
+            error.
         missing, unnamed: as in `Index`; found with the images, if not by the layout.
         warnings: as in `Index`.
     """
@@ -100,6 +102,7 @@ class Draft:
     label_note: str = ""
     unusable: dict[str, int] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    set_aside: dict[str, tuple[str, ...]] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -124,6 +127,7 @@ def build_index(
     of_ignored: list[str] = []
     if ignore_class:
         draft, of_ignored = _without_ignored(draft, ignore_class)
+    draft = replace(draft, notes=(*draft.notes, *draft.set_aside))
     named = len(draft.rows) + sum(draft.unusable.values())
     columns = dict(draft.rows.attrs.get("columns", {}))
     known_rows, warnings = unknowns.without_unknown_groups(draft.rows, draft.source)
@@ -162,7 +166,7 @@ def build_index(
     )  # fmt: skip
     return Index(
         folder.root, layout, rows, classes, notes, (*draft.warnings, *warnings), tuple(faults), draft.missing,
-        draft.unnamed, draft.source, columns, _left_out(draft, len(folder.copies) if looked_for else 0),
+        draft.unnamed, draft.source, columns, _left_out(draft, folder, looked_for),
     )  # fmt: skip
 
 
@@ -217,9 +221,14 @@ def _in_order(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return rows, notes
 
 
-def _left_out(draft: Draft, copies: int) -> dict[str, int]:
-    """Return `Index.left_out`. `copies` is the number of images that the folder holds twice."""
-    left_out, unnamed = dict(draft.unusable), len(draft.unnamed)
+def _left_out(draft: Draft, folder: Folder, looked_for: bool) -> dict[str, int]:
+    """Return `Index.left_out`. If the files were `looked_for`, what is set aside counts where it is in the folder."""
+    used = set(draft.rows["file"])  # a table may name an image twice
+    aside = {
+        note: _files_of(names, folder) - used if looked_for else names for note, names in draft.set_aside.items()
+    }
+    left_out = draft.unusable | {note: len(files) for note, files in aside.items() if files}
+    copies, unnamed = len(folder.copies) if looked_for else 0, len(draft.unnamed)
     if unnamed:
         left_out[f"{count(unnamed, 'image')} in the folder that {draft.source} does not name"] = unnamed
     if copies:
@@ -264,8 +273,7 @@ def _without_ignored(draft: Draft, ignore_class: Sequence[str]) -> tuple[Draft, 
         draft,
         rows=draft.rows[~ignored],
         classes=tuple(cls for cls in draft.classes if cls not in words),
-        notes=(*draft.notes, note),
-        left_out=(*draft.left_out, *images),
+        set_aside={**draft.set_aside, note: tuple(images)},
     )
     return kept, faults
 
@@ -338,7 +346,8 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
     files, extensions = _find(names, folder, draft.source)
     notes += [*of_paths, *extensions]
     missing = files.isna()
-    known = set(files.tolist()) | _files_of(draft.left_out, folder) | set(folder.copies)
+    aside = [*draft.left_out, *itertools.chain(*draft.set_aside.values())]
+    known = set(files.tolist()) | _files_of(aside, folder) | set(folder.copies)
     unnamed = tuple(sorted(folder.images - known))
     if folder.copies:
         notes.append(f"the folder holds {count(len(folder.copies), 'image')} twice: one copy of each is used")
@@ -401,7 +410,7 @@ def _files_of(names: Sequence[str], folder: Folder) -> set[str]:
     for name in names:
         with contextlib.suppress(UserError):
             files.add(folder.find(name) or folder.find(name, converted=True) or "")
-    return files
+    return files - {""}
 
 
 def _kinds(files: pd.Series) -> str:

@@ -477,8 +477,11 @@ def test_the_test_images_of_milk10k_have_no_class(tmp_path: Path) -> None:
     write(milk10k(tmp_path), {"MILK10k_Test_Metadata.csv": rows}, "MILK10k_Test_Input/IL_9/ISIC_9.jpg")
     index = read_index(tmp_path)
     assert "ISIC_9" not in column(index, "label")
-    assert "MILK10k_Test_Metadata.csv gives no class of 1 image: left out" in index.notes
-    assert index.unnamed == ()
+    assert index.left_out == {"MILK10k_Test_Metadata.csv gives no class of 1 image: left out": 1}
+    assert set(index.left_out) < set(index.notes)
+    (tmp_path / "MILK10k_Test_Input/IL_9/ISIC_9.jpg").unlink()
+    assert read_index(tmp_path).left_out == {}  # it was not downloaded
+    write(tmp_path, {}, "MILK10k_Test_Input/IL_9/ISIC_9.jpg")
     write(tmp_path, {"MILK10k_Test_GroundTruth.csv": MILK_HEAD + "IL_9,0,1,0,0,0,0,0,0,0,0,0\n"})
     splits = column(read_index(tmp_path), "split")
     assert (splits["ISIC_1"], splits["ISIC_9"]) == ("", "test")

@@ -236,9 +236,10 @@ def test_scin_takes_the_condition_of_the_largest_weight_and_all_pictures_of_a_ca
     assert column(index, "fitzpatrick_skin_type") == {"-1": "FST3", "-2": "FST3", "-4": "FST1", "-5": "FST1"}
     assert index.notes == (
         "the classes are the conditions of the largest weight in scin_labels.csv",
-        "2 cases (2 images) without a condition in scin_labels.csv: left out",
         "two largest weights, of which the first is taken: 1 case of scin_labels.csv",
+        "2 cases (2 images) without a condition in scin_labels.csv: left out",
     )
+    assert index.left_out == {index.notes[2]: 2}
     assert index.unnamed == ()
 
 
@@ -460,9 +461,10 @@ def test_numbers_as_classes_are_said_and_images_without_label_left_out(tmp_path:
     index = read_index(write(tmp_path, files, "train/0.jpg", "train/1.jpg", "test/2.jpg"))
     assert index.classes == ("0", "1")
     assert index.notes == (
-        "test/metadata.csv has no column label: 1 image left out",
         "the classes of train/metadata.jsonl are numbers without names",
+        "test/metadata.csv has no column label: 1 image left out",
     )
+    assert index.left_out == {index.notes[1]: 1}
     assert index.unnamed == ()
 
 
@@ -613,7 +615,8 @@ def test_midas(tmp_path: Path, end: str) -> None:
     }  # fmt: skip
     assert column(index, "group") == {"s-prd-1": "101", "s-prd-2": "101", "s-prd-3": "102"}
     assert column(index, "midas_distance")["s-prd-2"] == "6in"
-    assert index.notes[0] == f"release_midas.{end} gives no midas_path of 1 image (controls): left out"
+    assert index.left_out == {f"release_midas.{end} gives no midas_path of 1 image (controls): left out": 1}
+    assert set(index.left_out) < set(index.notes)
     assert index.unnamed == ()
 
 

@@ -546,6 +546,7 @@ def test_ignored_classes_are_left_out_and_counted(tmp_path: Path, names: tuple[s
     index = read(tmp_path, ignore_class=names)
     assert labels_of(index) == {"a": "mel", "d": "df"}
     assert index.notes == ("--ignore-class leaves out 2 images of nv, bcc",)  # and not: images without a row
+    assert index.left_out == {index.notes[0]: 2}
     assert index.unnamed == ()
 
 

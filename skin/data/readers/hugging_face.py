@@ -36,12 +36,11 @@ def read(folder: Folder) -> Draft | None:
     label = find_column(columns, *LABEL_COLUMNS)
     if label is None or find_column(columns, *_OTHER_SETS):
         return None
-    rows, notes, left_out = [], [], []
+    rows, notes, set_aside = [], [], {}
     for path, table in tables.items():
         part = _rows(folder, path, table, label)
         if label not in table:
-            notes.append(f"{path} has no column {label}: {count(len(part), 'image')} left out")
-            left_out += list(part["image"])
+            set_aside[f"{path} has no column {label}: {count(len(part), 'image')} left out"] = tuple(part["image"])
         else:
             rows.append(part)
     whole = pd.concat(rows, ignore_index=True).fillna("")
@@ -54,14 +53,14 @@ def read(folder: Folder) -> Draft | None:
         notes.append(f"the classes of {source} are numbers{named}")
         hidden = whole["label"].str.fullmatch(r"-1(\.0+)?")  # the mark of an image whose label is kept back
         if hidden.any():
-            notes.append(f"{source} marks {count(int(hidden.sum()), 'image')} -1 (no label): left out")
-            left_out += list(whole.loc[hidden, "image"])
+            note = f"{source} marks {count(int(hidden.sum()), 'image')} -1 (no label): left out"
+            set_aside[note] = tuple(whole.loc[hidden, "image"])
             whole = whole[~hidden]
     if others := [name for name in dict.fromkeys(columns) if name != label and find_column([name], *LABEL_COLUMNS)]:
         notes.append(f"labels are the column {label} of {source}; others: {', '.join(others)}")
     if (whole["split"] == "").all():
         notes += split_marks(list(dict.fromkeys(columns)), source)
-    return Draft(whole, source, notes=tuple(notes), left_out=tuple(left_out))
+    return Draft(whole, source, notes=tuple(notes), set_aside=set_aside)
 
 
 def _tables(folder: Folder) -> dict[str, pd.DataFrame]:

@@ -61,12 +61,12 @@ def read(folder: Folder) -> Draft | None:
     labels, label_note, notes = _labels(table, label, filled, source)
     rows = rows_of(image, labels, group=group, attributes=attributes, people=people_of(table))
     diagnosed = (table[list(filled)] != "").any(axis=1)
+    set_aside = {}
     if not diagnosed.all():
         number = count((~diagnosed).sum(), "image")
         first = printable(image[~diagnosed].iloc[0])
-        notes.append(f"{source} gives {number} no diagnosis (first: {first}): left out")
-    left_out = tuple(image[~diagnosed])
-    return Draft(rows[diagnosed], source, notes=tuple(notes), label_note=label_note, left_out=left_out)
+        set_aside[f"{source} gives {number} no diagnosis (first: {first}): left out"] = tuple(image[~diagnosed])
+    return Draft(rows[diagnosed], source, notes=tuple(notes), label_note=label_note, set_aside=set_aside)
 
 
 def _filled(table: pd.DataFrame) -> dict[str, int]:

@@ -63,8 +63,7 @@ def _without_unknown(draft: Draft, unknown: str) -> Draft:
     if not marked.any():
         return draft
     note = f"{draft.source} marks {count(marked.sum(), 'image')} {unknown} (none of the classes): left out"
-    left_out = (*draft.left_out, *draft.rows.loc[marked, "image"])
-    return replace(draft, rows=draft.rows[~marked], notes=(*draft.notes, note), left_out=left_out)
+    return replace(draft, rows=draft.rows[~marked], set_aside={note: tuple(draft.rows.loc[marked, "image"])})
 
 
 def together(folder: Folder, drafts: list[Draft]) -> Draft | None:
@@ -89,6 +88,7 @@ def together(folder: Folder, drafts: list[Draft]) -> Draft | None:
         (*(note for draft in kept for note in draft.notes), *absent),
         unusable={note: number for draft in kept for note, number in draft.unusable.items()},
         left_out=tuple(name for draft in kept for name in draft.left_out),
+        set_aside={note: names for draft in kept for note, names in draft.set_aside.items()},
         warnings=tuple(line for draft in kept for line in draft.warnings),
     )
 
@@ -176,4 +176,4 @@ def without_classes(folder: Folder, draft: Draft, paths: list[str], image: str) 
     left_out = tuple(names[(names != "") & ~image_keys(names).isin(image_keys(draft.rows["image"]))].unique())
     give = "give" if len(paths) > 1 else "gives"
     note = f"{listed(paths)} {give} no class of {count(len(left_out), 'image')}: left out"
-    return replace(draft, notes=(*draft.notes, note), left_out=(*draft.left_out, *left_out))
+    return replace(draft, set_aside={**draft.set_aside, note: left_out})

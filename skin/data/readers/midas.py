@@ -33,12 +33,13 @@ def read(folder: Folder) -> Draft | None:
     )
     # Controls and lesions that were not cut out have no finding of pathology.
     without = rows["label"] == ""
-    notes = []
+    notes, set_aside = [], {}
     if without.any():
-        notes.append(f"{path.name} gives no midas_path of {count(int(without.sum()), 'image')} (controls): left out")
+        note = f"{path.name} gives no midas_path of {count(int(without.sum()), 'image')} (controls): left out"
+        set_aside[note] = tuple(rows.loc[without, "image"])
     if find_column(list(table.columns), "midas_melanoma"):
         notes.append("the classes are midas_path, the pathology; --label-column midas_melanoma takes two instead")
-    return Draft(rows[~without], path.name, notes=tuple(notes), left_out=tuple(rows.loc[without, "image"]))
+    return Draft(rows[~without], path.name, notes=tuple(notes), set_aside=set_aside)
 
 
 LAYOUT = Layout("MIDAS", "release_midas.xlsx", read)

@@ -49,13 +49,15 @@ def read(folder: Folder) -> Draft | None:
     rows = pd.concat(pictures, ignore_index=True)
     without = rows["label"] == ""
     notes = [f"the classes are the conditions of the largest weight in {labels_path.name}"]
+    set_aside = {}
     if without.any():
         left = f"{count(int((label == '').sum()), 'case')} ({count(int(without.sum()), 'image')})"
-        notes.append(f"{left} without a condition in {labels_path.name}: left out")
+        note = f"{left} without a condition in {labels_path.name}: left out"
+        set_aside[note] = tuple(rows.loc[without, "image"])
     if ties:
         notes.append(f"two largest weights, of which the first is taken: {count(ties, 'case')} of {labels_path.name}")
     source = f"{path.name} and {labels_path.name}"
-    return Draft(rows[~without], source, notes=tuple(notes), left_out=tuple(rows.loc[without, "image"]))
+    return Draft(rows[~without], source, notes=tuple(notes), set_aside=set_aside)
 
 
 def _conditions(path: Path) -> tuple[pd.Series, int]:

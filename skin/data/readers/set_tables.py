@@ -67,7 +67,8 @@ def read_splits(
         people: the columns of patients and lesions that are there or not.
         attributes: columns that are kept if they are there.
     """
-    rows, notes, left_out = [], [], []
+    rows: list[pd.DataFrame] = []
+    set_aside: dict[str, tuple[str, ...]] = {}
     sources: list[str] = []
     for word, names in tables.items():
         path = folder.table(*names)
@@ -77,8 +78,8 @@ def read_splits(
         images = table[need_column(table, path, image)]
         column = find_column(list(table.columns), label)
         if word == "test" and (column is None or (table[column] == "").all()):
-            notes.append(f"{path.name} gives no {label} of its {count(len(table), 'image')}: left out")
-            left_out += list(images)
+            note = f"{path.name} gives no {label} of its {count(len(table), 'image')}: left out"
+            set_aside[note] = tuple(images)
             continue
         labels = table[need_column(table, path, label)]
         split = find_column(list(table.columns), "split")
@@ -93,9 +94,9 @@ def read_splits(
             )
         )
         sources.append(path.name)
-    if not rows and not left_out:
+    if not rows and not set_aside:
         return None
     if not rows:
-        raise UserError(f"{folder.root}: {'; '.join(notes)}: download {name}'s training table and images, too")
+        raise UserError(f"{folder.root}: {'; '.join(set_aside)}: download {name}'s training table and images, too")
     whole = pd.concat(rows, ignore_index=True).fillna("")
-    return Draft(whole, listed(sources), notes=tuple(notes), left_out=tuple(left_out))
+    return Draft(whole, listed(sources), set_aside=set_aside)
