@@ -58,6 +58,7 @@ _COPIES = _words("""
     augmented augmentation augmentations augment aug copy copies resized cropped processed preprocessed rotated
     flipped mirrored synthetic oversampled upsampled balanced normalized normalised
 """)
+_AUGMENTED = _words("augmented augmentation augmentations augment aug oversampled upsampled")  # of one, several
 NUMBERED_CLASSES = _words("class category cls grade stage type level label score group cluster")
 _PLAIN_NUMBER = re.compile(r"[ _.-]\d\d?$")
 _SMALL = (*map(str, range(100)), *(f"0{number}" for number in range(10)))
@@ -254,6 +255,12 @@ def _tells_class(name: str, words: list[str], kept: int, beside: Mapping[tuple[s
 def is_made_of_others(name: str) -> bool:
     """Return True if a folder's name says that its pictures are made of others: augmented, resized, cropped."""
     return bool(_COPIES.intersection(words_of(name)))
+
+
+def is_augmented(name: str) -> bool:
+    """Return True if a folder's name says that it holds several altered copies of each image; no `Aug 2023`."""
+    words = words_of(name)
+    return not _AUGMENTED.isdisjoint(words) and not any(re.fullmatch(r"(19|20)\d\d", word) for word in words)
 
 
 def is_doubtful(name: str) -> bool:

@@ -384,6 +384,19 @@ def test_augmented_classes_are_read_and_said(tmp_path: Path) -> None:
     assert "are named like images made of others" in index.notes[0]
 
 
+@pytest.mark.parametrize("above", ["Augmented Images", "fold1_AUG/train", "oversampled/images"])
+def test_a_folder_of_copies_above_the_classes_is_said(tmp_path: Path, above: str) -> None:
+    (note,) = read_index(tree(tmp_path, f"{above}/mel", f"{above}/nv")).notes
+    top = above.split("/")[0]
+    assert note.startswith(f"the folder {top} is named like altered copies of images: those of one may stand in")
+    assert read_index(tmp_path / top).notes == (note,)
+
+
+def test_a_folder_of_august_is_none_of_copies(tmp_path: Path) -> None:
+    assert read_index(tree(tmp_path, "export aug 2023/mel", "export aug 2023/nv")).notes == ()
+
+
+
 @pytest.mark.parametrize(
     "folders", [("dermis/melanoma", "dermquest/nevus"), ("ear/a", "ear/b", "toe/a", "toe/b")]
 )

@@ -345,6 +345,22 @@ def test_msld_v2_reads_its_first_fold_with_its_split(tmp_path: Path) -> None:
     assert index.notes[0].endswith("FOLDS/fold2'")
 
 
+@pytest.mark.parametrize("inside", ["", "Augmented Images", "Augmented Images/FOLDS_AUG/fold1_AUG"])
+def test_the_altered_copies_of_msld_alone_keep_their_patients_and_are_said(tmp_path: Path, inside: str) -> None:
+    copies = [f"Augmented Images/FOLDS_AUG/fold{fold}_AUG/Train/{cls}/{code}_0{n}_01_{k}.jpg"
+              for cls, code in (("Monkeypox", "MKP"), ("Healthy", "HEALTHY"))
+              for fold in (1, 2) for n in (1, 2) for k in (0, 1)]  # fmt: skip
+    index = read_index(write(tmp_path, {}, *copies) / inside)
+    assert (index.layout, len(index.rows), index.rows["group"].nunique()) == ("Monkeypox (MSLD)", 8, 4)
+    name = inside.rpartition("/")[2] or "Augmented Images"
+    assert index.notes[-1] == f"the folder {name} is named like altered copies, and holds all images that are read"
+
+
+def test_the_altered_copies_of_msld_v1_alone_keep_their_patients(tmp_path: Path) -> None:
+    index = read_index(write(tmp_path, {}, *(name for name in V1_COPIES if name.startswith("Augmented"))))
+    assert set(index.rows["group"]) == {"M01", "NM01"}
+
+
 def test_msld_whose_table_contradicts_its_folders_is_refused(tmp_path: Path) -> None:
     wrong = V1_LABELS.replace("M01_01.jpg,Monkeypox", "M01_01.jpg,Non Monkeypox", 1)
     message = refusal(write(tmp_path, {"Monkeypox_Dataset_metadata.csv": wrong}, *V1, *V1_COPIES))

@@ -104,7 +104,7 @@ def read_tree(folder: Folder) -> Tree | None:
         return None
     tree = Tree(reader.base or "", sorted(places), tuple(sorted(masks + again)))
     _refuse_patients(folder, tree)
-    notes = [*reader.notes, *_of_doubtful(tree)]
+    notes = [*reader.notes, *_of_copies(folder, tree), *_of_doubtful(tree)]
     if masks:
         number, first = count(len(masks), "image"), printable(min(masks))
         remedy = f"; if {printable(min(folder.masks.values()))} holds others, rename it" if folder.masks else ""
@@ -390,11 +390,6 @@ class _Reader:
                     f"move {name} out of the data folder; if it holds other images of {of}, put them into {of}; if "
                     "it is a class, rename it",
                 )
-        if all(map(names.is_made_of_others, node.folders)):
-            self.notes.append(
-                f"the folders {_shown(list(node.folders))} are named like images made of others: copies of one image "
-                "may stand in training and test"
-            )
 
     def _classes(self, node: _Node, split: str) -> list[Place]:
         self.parents.add(node.path)
@@ -449,6 +444,22 @@ def _refuse_patients(folder: Folder, tree: Tree) -> None:
             f"{folder.root / tree.base} holds {count(len(labels), 'folder')} such as {next(iter(labels))} with "
             f"{count(len(tree.places), 'image')}, which seem to be patients or lesions, not classes"
         )
+
+
+def _of_copies(folder: Folder, tree: Tree) -> list[str]:
+    """Return a note if the class folders, or one above or in them, are named like copies of images."""
+    labels = tree.labels
+    if all(map(names.is_made_of_others, labels)):
+        return [
+            f"the folders {_shown(list(labels))} are named like images made of others: copies of one image may stand "
+            "in training and test"
+        ]
+    places = {posixpath.dirname(place.path) for place in tree.places}
+    others = dict.fromkeys([folder.root.name, *(part for path in sorted(places) for part in path.split("/"))])
+    return [
+        f"the folder {name} is named like altered copies of images: those of one may stand in training and test"
+        for name in map(names.as_name, others) if names.is_augmented(name) and name not in labels
+    ][:1]  # fmt: skip
 
 
 def _of_doubtful(tree: Tree) -> list[str]:

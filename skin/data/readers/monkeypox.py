@@ -1,7 +1,8 @@
 """The Monkeypox Skin Lesion Dataset, versions 1 and 2 (Ali et al. 2022, 2024).
 
 It holds its images several times: `Original Images`, altered copies of them (`Augmented Images`), and folds for
-cross-validation. The originals are read, each once. Version 2 has them in folds, and the first fold is read.
+cross-validation. The originals are read, each once, and the copies only where these are not there. Version 2 has both
+in folds, and the first fold is read.
 A file name begins with the patient: `M01_02.jpg` is the second picture of M01.
 """
 
@@ -13,7 +14,7 @@ import shlex
 from typing import NamedTuple
 
 from skin.data.folder import Folder
-from skin.data.folder_names import as_name
+from skin.data.folder_names import as_name, is_augmented
 from skin.data.index import Draft, count
 from skin.data.readers.common import SPLITS, Layout, rows_of
 from skin.data.tables import need_column, read_table
@@ -23,10 +24,10 @@ import pandas as pd
 
 _ORIGINALS = re.compile(r"original[ _-]?images", re.IGNORECASE)
 _COPIES = re.compile(r"augmented[ _-]?images", re.IGNORECASE)
-_FOLD = re.compile(r"fold[ _-]?\d+", re.IGNORECASE)
-_PART = re.compile(f"{_ORIGINALS.pattern}|{_COPIES.pattern}|{_FOLD.pattern}|folds", re.IGNORECASE)
+_FOLD = re.compile(r"fold[ _-]?\d+(?:[ _-]aug)?", re.IGNORECASE)
+_PART = re.compile(f"{_ORIGINALS.pattern}|{_COPIES.pattern}|{_FOLD.pattern}|folds(?:[ _-]aug)?", re.IGNORECASE)
 _NAME = re.compile(r"(?P<patient>N?M\d+|(?:MKP|CHP|CWP|HFMD|HEALTHY|MSL)_?\d+)(?:_\d+)+\.\w+", re.IGNORECASE)
-_CLASS = re.compile(r"monkey[ _-]?pox|mpox", re.IGNORECASE)
+_CLASS = re.compile(r"(?:monkey[ _-]?pox|mpox)(?:[ _-]augmented)?", re.IGNORECASE)
 
 
 class _Picture(NamedTuple):
@@ -39,7 +40,8 @@ class _Picture(NamedTuple):
 def read(folder: Folder) -> Draft | None:
     if not _is_there(folder):
         return None
-    originals = [path for path in sorted(folder.images) if not _holds(_COPIES, path)]
+    images = sorted(folder.images)
+    originals = [path for path in images if not _holds(_COPIES, path)] or images
     originals = [path for path in originals if _holds(_ORIGINALS, path)] or originals
     pictures = [picture for path in originals if (picture := _picture(path))]
     if not pictures:
@@ -59,6 +61,7 @@ def read(folder: Folder) -> Draft | None:
     other -= {(it.label, posixpath.basename(it.path)) for it in used}
     if other:
         notes.append(f"{count(len(other), 'image')} of other folds not in {folds[0]}: left out")
+    notes += _on_copies(folder, used)
     patient = name.map(lambda it: match["patient"].upper() if (match := _NAME.fullmatch(it)) else "")
     if nameless := int((patient == "").sum()):
         notes.append(f"names without a patient (M01_02.jpg is of M01), each a group of its own: {nameless:,}")
@@ -109,6 +112,14 @@ def _notes(folder: Folder, used: list[_Picture], folds: list[str]) -> list[str]:
     if others:
         note += f"; for another fold, with its own split: --data {shlex.quote(str(folder.root / others[0]))}"
     return [note]
+
+
+def _on_copies(folder: Folder, used: list[_Picture]) -> list[str]:
+    above = [folder.root.name, *posixpath.commonpath([posixpath.dirname(it.path) for it in used]).split("/")]
+    return [
+        f"the folder {name} is named like altered copies, and holds all images that are read"
+        for name in map(as_name, above) if is_augmented(name)
+    ][:1]  # fmt: skip
 
 
 def _compare(folder: Folder, names: pd.Series, label: pd.Series) -> None:
