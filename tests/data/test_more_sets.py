@@ -583,6 +583,40 @@ def test_a_ph2_row_with_two_marks_is_counted_and_an_unknown_mark_named(tmp_path:
     assert "row 14, column Common Nevus: 'maybe' is neither 1 nor 0" in refusal(unknown)  # below legend and header
 
 
+PH2_TEXT = """
+||   Name   ||  Histological Diagnosis  ||  Clinical Diagnosis  ||   Asymmetry   |  Pigment Network  ||  Colors  ||
+||  IMD003  ||  Compound Nevus          ||           0          ||       0       |        T          ||  4       ||
+||  IMD009  ||                          ||           1          ||       1       |        AT         ||  4  6    ||
+||  IMD406  ||  Melanoma                ||           2          ||       2       |        AT         ||  1  3  5 ||
+
+Legends
+Clinical Diagnosis:
+    0 - Common Nevus;
+    1 - Atypical Nevus;
+    2 - Melanoma.
+"""
+
+
+def test_ph2_without_its_workbook_is_read_by_its_text(tmp_path: Path) -> None:
+    index = read_index(write(tmp_path, {"PH2Dataset/PH2_dataset.txt": PH2_TEXT}, *PH2_IMAGES))
+    assert index.layout == "PH2"
+    assert column(index, "label") == {"IMD003": "Common Nevus", "IMD009": "Atypical Nevus", "IMD406": "Melanoma"}
+    assert column(index, "asymmetry") == {"IMD003": 0, "IMD009": 1, "IMD406": 2}
+    assert {Path(str(path)).name for path in index.rows["path"]} == {"IMD003.bmp", "IMD009.bmp", "IMD406.bmp"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (PH2_TEXT.replace(" 1          ||", " 3          ||"), "line 4: the Clinical Diagnosis '3' is none of 0"),
+        ("nothing", "PH2_dataset.txt"),
+        (PH2_TEXT.replace("Clinical Diagnosis  ||", "Diagnosis ||"), "clinical_diagnosis"),
+    ],
+)
+def test_a_text_of_ph2_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    assert message in refusal(write(tmp_path, {"PH2_dataset.txt": text}, *PH2_IMAGES))
+
+
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 cut off"])
 def test_a_workbook_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
     write(tmp_path, {}, "a.bmp")
