@@ -166,7 +166,7 @@ def predict(
         # A large set's features would fill the memory, so only their distances are kept.
         distance_of = partial(calibration.distance, checkpoint.calibration)
         logits, distance, one_view = inference.collect(
-            classifier, loader, topology, True, advance, views=options.tta, of_features=distance_of
+            classifier, loader, topology, distance_of, advance, views=options.tta
         )
         seconds = time.perf_counter() - start
     if not np.isfinite(logits).all():

@@ -279,7 +279,9 @@ def fit(run: Run, interrupts: Interrupts) -> int:
 def finish(run: Run, val_loader: DataLoader[Batch], interrupts: Interrupts) -> None:
     """Calibrate the best model on the validation split, and write the last files of a run."""
     topology, classifier = run.trainer.topology, ending.best_classifier(run)
-    logits, traits, _ = collect(classifier, val_loader, topology, True, stopping=interrupts.stopping)
+    logits, traits, _ = collect(
+        classifier, val_loader, topology, lambda traits: traits, stopping=interrupts.stopping
+    )
     calibrated = ending.calibrate(run, classifier, logits, traits, interrupts.stopping)
     if topology.is_main:  # by torch.save, whole or not at all
         checkpoint.save(best_pt(run, classifier.network, calibrated), run.folder / "best.pt")

@@ -53,8 +53,7 @@ class Outputs(NamedTuple):
 
     Attributes:
         logits: float32 [N, C], averaged over the views; [N, A, C] for metadata that ask A times.
-        features: traits, float32 [N, T], averaged over the views, of which the last are the pooled features; [N, 0]
-            if they were not asked for; the results [N, ...] of `of_features` if that was given.
+        features: the results [N, ...] of `of_features`; [N, 0] if none was given.
         one_view: float32, shaped alike, the logits of the images as they are; `logits` themselves if views is 1.
     """
 
@@ -68,11 +67,10 @@ def collect(
     model: nn.Module,
     loader: DataLoader[Batch],
     topology: Topology,
-    with_features: bool = False,
+    of_features: Callable[[np.ndarray], np.ndarray] | None = None,
     on_batch: Callable[[int], Any] = lambda images: None,
     stopping: Callable[[], bool] = lambda: False,
     views: int = 1,
-    of_features: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Outputs:
     """Run a model, in eval mode, over this process's share of a set and gather all shares.
 
@@ -80,12 +78,12 @@ def collect(
         model: a `Classifier` or an `Ensemble`; or, for logits alone, a `Classifier` that `nn.DataParallel` spreads
             over its GPUs.
         loader: over `PlainBatches` of a data set; the shares of all processes hold each row of the set once.
-        with_features: return traits, too (`Classifier.answers`).
+        of_features: called with the traits of each batch (`Classifier.answers`), float32 [B, T], averaged over the
+            views; the last are the pooled features. Its answers, [B, ...], are what memory must hold. It must take a
+            batch of no rows. None asks for logits alone.
         on_batch: called with the number of images after each batch.
         stopping: asked before each batch if this process is to stop.
         views: number of views of an image to average over, the first of the eight (`tta.dihedral`).
-        of_features: called with the traits of each batch, float32 [B, T]; its answer, [B, ...], is kept in
-            their place, so that memory does not grow with T. It must take a batch of no rows.
 
     Raises:
         UserError: an image cannot be read.
@@ -94,11 +92,13 @@ def collect(
     size = len(loader.dataset)  # type: ignore[arg-type]
     model.eval()
     classifier: Any = model.module if isinstance(model, nn.DataParallel) else model
-    keep = of_features or (lambda traits: traits)
+    ask = classifier.answers if of_features else lambda view, known: (model(view, known),)
     known = loader.dataset.metadata  # type: ignore[attr-defined]
     ways = () if known is None else known.ways
     logits, one_view = (np.zeros((size, *ways, classifier.num_classes), np.float32) for _ in range(2))
-    kept = _rows_like(keep(np.zeros((0, sum(classifier.widths()) if with_features else 0), np.float32)), size)
+    kept = np.zeros((size, 0), np.float32)
+    if of_features is not None:
+        kept = _rows_like(of_features(np.zeros((0, sum(classifier.widths())), np.float32)), size)
     stopped = False
     if isinstance(loader, DataLoader) and loader.num_workers and loader._iterator is None:
         # Its processes are forked from here, and hold a copy of each page that is used again from then on.
@@ -107,11 +107,9 @@ def collect(
         if stopped := stopping():
             break
         images, rows = checked(batch).images, batch.indices.numpy()
-        if with_features:
-            first, (answers, traits) = tta.averaged(classifier.answers, images, views, batch.metadata)
-            kept[rows] = keep(traits.cpu().numpy())
-        else:
-            first, (answers,) = tta.averaged(lambda view, known: (model(view, known),), images, views, batch.metadata)
+        first, (answers, *traits) = tta.averaged(ask, images, views, batch.metadata)
+        if of_features is not None:
+            kept[rows] = of_features(traits[0].cpu().numpy())
         logits[rows], one_view[rows] = answers.cpu().numpy(), first.cpu().numpy()
         on_batch(len(rows))
     if topology.any([stopped])[0]:
@@ -120,7 +118,7 @@ def collect(
     gathered = topology.sum(logits).astype(np.float32)
     return Outputs(
         gathered,
-        topology.sum(kept).astype(kept.dtype) if with_features else kept,
+        kept if of_features is None else topology.sum(kept).astype(kept.dtype),
         topology.sum(one_view).astype(np.float32) if views > 1 else gathered,
     )
 

@@ -106,7 +106,7 @@ def known_and_strange(
     loader = some_of_training(
         trainer.options, topology, run.splits, trainer.data, run.log, most=unlike.MOST_IMAGES
     )
-    traits = collect(classifier, loader, topology, True, stopping=stopping).features
+    traits = collect(classifier, loader, topology, lambda traits: traits, stopping=stopping).features
     own = loader.dataset
     training = Training(traits, own.labels, classifier.widths()[:-1])  # type: ignore[attr-defined]
     if not topology.is_main:

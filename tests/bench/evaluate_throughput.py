@@ -82,7 +82,7 @@ def turn(name: str, path: Path, images: list[str]) -> tuple[np.ndarray, float]:
         fitting = inference.fitting_batch_size(checkpoint.preprocess.image_size, topology)
         batches = inference.loader_of(dataset, fitting, None, topology, print)
         distance_of = partial(calibration.distance, checkpoint.calibration)
-        logits = inference.collect(classifier, batches, topology, True, on_batch, of_features=distance_of).logits
+        logits = inference.collect(classifier, batches, topology, distance_of, on_batch).logits
     timed = sum(count for count, _ in done[1:])
     return logits, timed / (done[-1][1] - done[0][1]) if timed else float("nan")  # one batch alone is not timed
 

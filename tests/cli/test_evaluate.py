@@ -833,7 +833,7 @@ def test_features_are_used_at_once_and_let_go() -> None:
         alive.append(sum(reference() is not None for reference in kept))
 
     device = Topology(torch.device("cpu"))
-    found = inference.collect(Classifier(), loader, device, True, count, views=2, of_features=distance)  # type: ignore[arg-type]
+    found = inference.collect(Classifier(), loader, device, distance, count, views=2)  # type: ignore[arg-type]
     assert found.logits.shape == found.one_view.shape == (40, 2)
     np.testing.assert_allclose(found.features, 3 * np.arange(40))
     assert len(kept) == 30  # of ten batches the features of two views, and their mean
