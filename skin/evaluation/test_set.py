@@ -157,14 +157,12 @@ def read(
         part = _copies_joined(part, notes)
     notes += _without_metadata(checkpoint, part)
     match = _matched(checkpoint, part["label"], index.root, notes)
-    copies, rows_of_run = None, None
-    if run.manifest is not None and not own:
-        copies, rows_of_run = _copies(run, index, part["path"], notes), run.rows
-    seen = (*_seen_in_training(part, run.manifest, own, copies), *run.seen_by_others(part))
-    if run.manifest is not None and not own and not seen:
-        notes += _alike_by_chance(part, run.manifest)
+    seen = _seen_by_run(run, index, part, own, notes)
     numbers = {name: checkpoint.classes.index(ours) for name, ours in match.to_model.items()}
     known = part["label"].map(numbers).fillna(UNKNOWN).to_numpy().astype(np.int64)
+    population = describe(
+        index, rows, part.replace({"label": match.to_model}), int((known == UNKNOWN).sum()), None if own else run.rows
+    )
     return TestSet(
         rows=part.reset_index(drop=True),
         labels=known,
@@ -172,12 +170,10 @@ def read(
         layout=index.layout,
         split=split if (part["split"] != "").any() else "all",
         notes=tuple(_without_path(note, index.root) for note in notes),
-        seen=seen,
+        seen=tuple(seen),
         of_run=tuple(of_run),
         own=own,
-        population=describe(
-            index, rows, part.replace({"label": match.to_model}), int((known == UNKNOWN).sum()), rows_of_run
-        ),
+        population=population,
         images_sha256=contents.sha256_of(part),
     )
 
@@ -521,6 +517,17 @@ def _part(rows: pd.DataFrame, split: str, root: Path, notes: list[str]) -> pd.Da
         there = ", ".join(sorted(set(rows["split"]) - {""}))
         raise UserError(f"{root} has no {split} part, only {there}; choose with --split (all takes every image)")
     return part
+
+
+def _seen_by_run(run: _Run, index: Index, part: pd.DataFrame, own: bool, notes: list[str]) -> list[str]:
+    """Return warnings for images that were trained on; of another set, look for copies and say in `notes` how."""
+    if own or run.manifest is None:
+        return _seen_in_training(part, run.manifest, own) + run.seen_by_others(part)
+    copies = _copies(run, index, part["path"], notes)
+    seen = _seen_in_training(part, run.manifest, own, copies) + run.seen_by_others(part)
+    if not seen:
+        notes += _alike_by_chance(part, run.manifest)
+    return seen
 
 
 def _seen_by_names(part: pd.DataFrame, manifest: pd.DataFrame | None) -> list[str]:
