@@ -125,6 +125,50 @@ class Predictions:
         return Owners(self.groups[self.known], lesions, patients)
 
 
+@dataclass(frozen=True)
+class _Answers:
+    """The images that count: labels int [N], probabilities [N, C], what is called and the lesion's number, int [N].
+
+    `malignant` are the malignant classes, bool [C], if they are known.
+    """
+
+    classes: tuple[str, ...]
+    labels: Ints
+    probabilities: Floats
+    called: Ints
+    lesions: npt.NDArray[np.int32]
+    malignant: Bools | None
+
+    def metrics_of(self, rows: Bools, resampler: Resampler) -> ByMetric:
+        """Return the metrics of a subgroup, of some rows, bool [N]."""
+        labels, probabilities = self.labels[rows], self.probabilities[rows]
+        estimates = Estimates(labels, probabilities, resampler, called=self.called[rows])
+        two = None
+        if self.malignant is not None:  # asked for before the first estimate is read
+            two = Estimates(*two_classes(self.malignant, labels, probabilities), resampler, ranked=(), summed=())
+        found = {}
+        for entry in subgroups.METRICS:
+            if not entry.of_malignant:
+                found[entry.name] = estimates.estimate(entry.metric.name)
+            elif two is not None:
+                found[entry.name] = two.estimate(entry.metric.name, 1)
+        return found
+
+    def counting(self, entry: SubgroupMetric) -> Bools:
+        """Return the classes whose images count in a metric of subgroups, bool [C]."""
+        if entry.of_malignant and self.malignant is not None:
+            return self.malignant if entry.metric.name == "sensitivity" else ~self.malignant
+        return np.ones(len(self.classes), bool)
+
+    def hits(self, entry: SubgroupMetric) -> Bools | None:
+        """Return the images that are answered rightly, bool [N]; None for a metric that is no share of these."""
+        if entry.of_malignant and self.malignant is not None:
+            truth, two = two_classes(self.malignant, self.labels, self.probabilities)
+            hits: Bools = two.argmax(1) == truth
+            return hits
+        return self.called == self.labels if entry.metric.name == "accuracy" else None
+
+
 def build(
     predictions: Predictions,
     by: dict[str, pd.Series] | None = None,
@@ -440,50 +484,6 @@ def _shared(fitted: Calibration, level: str, with_threshold: bool) -> list[int]:
 
 
 # ---- subgroups ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """The images that count: labels int [N], probabilities [N, C], what is called and the lesion's number, int [N].
-
-    `malignant` are the malignant classes, bool [C], if they are known.
-    """
-
-    classes: tuple[str, ...]
-    labels: Ints
-    probabilities: Floats
-    called: Ints
-    lesions: npt.NDArray[np.int32]
-    malignant: Bools | None
-
-    def metrics_of(self, rows: Bools, resampler: Resampler) -> ByMetric:
-        """Return the metrics of a subgroup, of some rows, bool [N]."""
-        labels, probabilities = self.labels[rows], self.probabilities[rows]
-        estimates = Estimates(labels, probabilities, resampler, called=self.called[rows])
-        two = None
-        if self.malignant is not None:  # asked for before the first estimate is read
-            two = Estimates(*two_classes(self.malignant, labels, probabilities), resampler, ranked=(), summed=())
-        found = {}
-        for entry in subgroups.METRICS:
-            if not entry.of_malignant:
-                found[entry.name] = estimates.estimate(entry.metric.name)
-            elif two is not None:
-                found[entry.name] = two.estimate(entry.metric.name, 1)
-        return found
-
-    def counting(self, entry: SubgroupMetric) -> Bools:
-        """Return the classes whose images count in a metric of subgroups, bool [C]."""
-        if entry.of_malignant and self.malignant is not None:
-            return self.malignant if entry.metric.name == "sensitivity" else ~self.malignant
-        return np.ones(len(self.classes), bool)
-
-    def hits(self, entry: SubgroupMetric) -> Bools | None:
-        """Return the images that are answered rightly, bool [N]; None for a metric that is no share of these."""
-        if entry.of_malignant and self.malignant is not None:
-            truth, two = two_classes(self.malignant, self.labels, self.probabilities)
-            hits: Bools = two.argmax(1) == truth
-            return hits
-        return self.called == self.labels if entry.metric.name == "accuracy" else None
 
 
 def _subgroups(
