@@ -25,9 +25,9 @@ from skin.evaluation.metrics import Bools, Floats, Ints, Percentiles
 from skin.evaluation.operating_points import Target
 from skin.evaluation.paired import comparison
 from skin.evaluation.prevalence import MALIGNANT as MALIGNANT_TARGET
-from skin.evaluation.prevalence import Part
 from skin.evaluation.reliability import reliability
 from skin.evaluation.report_types import (
+    AgainstReport,
     AtThreshold,
     AttributeReport,
     ByMetric,
@@ -127,17 +127,43 @@ class Predictions:
 
 @dataclass(frozen=True)
 class _Answers:
-    """The images that count: labels int [N], probabilities [N, C], what is called and the lesion's number, int [N].
+    """The answers for the images that count, and the bootstrap that draws these.
 
-    `malignant` are the malignant classes, bool [C], if they are known.
+    Attributes:
+        labels: int [N]. probabilities: float [N, C].
+        called: int [N], the label of the decision rule, the class of the largest of `scores`, float [N, C].
+        malignant: the malignant classes, bool [C], if they are known.
+        draw: gives the resampler of some groups; `resampler` is that of all.
+        estimates: the metrics of all.
     """
 
     classes: tuple[str, ...]
     labels: Ints
     probabilities: Floats
     called: Ints
-    lesions: npt.NDArray[np.int32]
+    scores: Floats
     malignant: Bools | None
+    owners: Owners
+    draw: Callable[..., Resampler]
+    resampler: Resampler
+    estimates: Estimates
+
+    @classmethod
+    def of(cls, predictions: Predictions, rounds: int, seed: int) -> _Answers:
+        """Return those of some predictions, and ask for the metrics of all."""
+        known, calibrated, owners = predictions.known, predictions.calibrated, predictions.owners
+        labels, probabilities = predictions.labels[known], calibrated.probabilities[known]
+        draw = partial(Resampler, rounds=rounds, seed=seed)
+        called, resampler = calibrated.called[known], draw(owners.groups)
+        return cls(
+            predictions.classes, labels, probabilities, called, calibrated.scores[known],
+            malignant_classes(predictions.classes), owners, draw, resampler,
+            Estimates(labels, probabilities, resampler, called=called),
+        )  # fmt: skip
+
+    def resampler_of(self, rows: Bools, number: int) -> Resampler:
+        """Return the resampler of some rows, bool [N]; those of two numbers draw independently."""
+        return self.draw(self.owners.groups[rows], stream=number)
 
     def metrics_of(self, rows: Bools, resampler: Resampler) -> ByMetric:
         """Return the metrics of a subgroup, of some rows, bool [N]."""
@@ -191,43 +217,26 @@ def build(
     Raises:
         UserError: the prevalence is of no class, adds up to too much, or is of a class that has no image.
     """
-    known, calibrated = predictions.known, predictions.calibrated
-    labels, probabilities = predictions.labels[known], calibrated.probabilities[known]
-    owners, draw = predictions.owners, partial(Resampler, rounds=rounds, seed=seed)
-
-    def resampler_of(rows: Bools, number: int) -> Resampler:
-        return draw(owners.groups[rows], stream=number)
-
-    resampler = draw(owners.groups)
-    malignant = malignant_classes(predictions.classes)
-    called, scores = calibrated.called[known], calibrated.scores[known]
-    answers = _Answers(predictions.classes, labels, probabilities, called, resampler.group_of_row, malignant)
-    parts = None if prevalence is None else prevalences.of_set(prevalence, predictions.classes, labels)
-    estimates = Estimates(labels, probabilities, resampler, called=called)
-    raw = Estimates(
-        labels, calibration.softmax(predictions.logits[known]), resampler, ranked=(), summed=metrics.OF_PROBABILITIES
-    )
-    of_malignant = _malignant(answers, resampler)
-    of_sets = means_of(_set_columns(calibrated, known, labels), resampler)
-    per_class = _per_class(answers, estimates, threshold)
-    points = _operating_points(predictions, malignant, answers, resampler, cost_ratio, parts, prevalence)
-    deferred = deferral(labels, probabilities, resampler, called)
-    by_rule = _by_rule(predictions.calibration, calibrated.rule, probabilities, estimates)
-    views, with_metadata = _views(predictions, estimates), _metadata(predictions, estimates)
-    compared = None
-    if predictions.other is not None:
-        compared = against.compare(
-            predictions.other, known, labels, probabilities, estimates, by_rule[calibration.BALANCED], malignant
-        )
+    answers = _Answers.of(predictions, rounds, seed)
+    estimates, resampler = answers.estimates, answers.resampler
+    points = _operating_points(predictions, answers, cost_ratio, prevalence)
+    per_class, of_malignant = _per_class(answers, threshold), _malignant(answers)
+    of_probabilities = _calibration(predictions, answers)
+    deferred = deferral(answers.labels, answers.probabilities, resampler, answers.called)
+    by_rule = _by_rule(predictions, answers)
+    views, with_metadata = _views(predictions, answers), _metadata(predictions, answers)
+    compared = _against(predictions, answers, by_rule)
+    # All is asked: the first that is read draws the rounds.
     (malignant_report, curve), (operating, at_prevalence) = of_malignant(), points()
+    known, of_owners = predictions.known, (answers.owners, answers.malignant, answers.draw)
     return Report(
-        images=len(labels),
+        images=len(answers.labels),
         groups=resampler.num_groups,
         intervals=Intervals(
             level=LEVEL,
             rounds=rounds,
             seed=seed,
-            resampled="images" if resampler.num_groups == len(labels) else "lesions or patients",
+            resampled="images" if resampler.num_groups == resampler.num_rows else "lesions or patients",
         ),
         metrics={metric.name: estimates.estimate(metric.name) for metric in metrics.OVERALL},
         per_class=per_class(),
@@ -236,36 +245,32 @@ def build(
         operating_points=operating,
         decision_curve=curve,
         deferral=deferred(),
-        decision=_decision(calibrated.rule, by_rule),
-        calibration=_calibration(predictions, calibrated, estimates, raw, of_sets(), answers),
-        subgroups={
-            name: _subgroups(binned[known], answers, resampler_of) for name, binned in (by or {}).items()
-        },
+        decision=_decision(predictions.calibrated.rule, by_rule),
+        calibration=of_probabilities(),
+        subgroups={name: _subgroups(binned[known], answers) for name, binned in (by or {}).items()},
         prevalence=at_prevalence,
         views=views(),
         metadata=with_metadata(),
-        against=None if compared is None else compared(),
-        per_lesion=per_lesion(labels, probabilities, owners, malignant, draw, scores),
-        per_patient=per_patient(labels, probabilities, owners, malignant, draw, called),
+        against=compared(),
+        per_lesion=per_lesion(answers.labels, answers.probabilities, *of_owners, answers.scores),
+        per_patient=per_patient(answers.labels, answers.probabilities, *of_owners, answers.called),
     )
 
 
-def _per_class(
-    answers: _Answers, estimates: Estimates, threshold: float | None
-) -> Callable[[], dict[str, ClassReport]]:
+def _per_class(answers: _Answers, threshold: float | None) -> Callable[[], dict[str, ClassReport]]:
     """Ask for the metrics of each class, also at a threshold if one is given."""
-    of_threshold = None
+    estimates, of_threshold = answers.estimates, None
     if threshold is not None:
         columns = _threshold_columns(answers.labels, answers.probabilities, threshold)
-        of_threshold = means_of(columns, estimates.resampler)
+        of_threshold = means_of(columns, answers.resampler)
 
     def report() -> dict[str, ClassReport]:
         found = {
             name: ClassReport(
                 name=readable_name(name),
-                support=int((estimates.labels == c).sum()),
-                groups=estimates.resampler.size(estimates.labels == c).groups,
-                predicted=int((estimates.predicted == c).sum()),
+                support=int((answers.labels == c).sum()),
+                groups=answers.resampler.size(answers.labels == c).groups,
+                predicted=int((answers.called == c).sum()),
                 metrics={metric.name: estimates.estimate(metric.name, c) for metric in metrics.PER_CLASS},
             )
             for c, name in enumerate(answers.classes)
@@ -299,19 +304,23 @@ def _with_threshold(
 
 
 def _operating_points(
-    predictions: Predictions, malignant: Bools | None, answers: _Answers, resampler: Resampler,
-    cost_ratio: float | None, parts: list[Part] | None, stated: dict[str, float] | None,
-) -> Callable[[], tuple[OperatingReport, PrevalenceReport | None]]:  # fmt: skip
-    """Ask for the operating points, and for PPV and NPV at the stated prevalence, there and for the label."""
-    classes, labels, probabilities = predictions.classes, answers.labels, answers.probabilities
+    predictions: Predictions, answers: _Answers, cost_ratio: float | None, stated: dict[str, float] | None
+) -> Callable[[], tuple[OperatingReport, PrevalenceReport | None]]:
+    """Ask for the operating points, and for PPV and NPV at the stated prevalence, there and for the label.
+
+    Raises:
+        UserError: as `prevalence.of_set`.
+    """
+    classes, labels, probabilities = answers.classes, answers.labels, answers.probabilities
+    malignant, resampler = answers.malignant, answers.resampler
     targets = [Target(name, np.arange(len(classes)) == c) for c, name in enumerate(classes)]
     if malignant is not None and MALIGNANT_TARGET not in classes:
         targets.append(Target(MALIGNANT_TARGET, malignant))
     choices = operating_points.choose(predictions.calibration, targets, cost_ratio)
     applied = operating_points.apply(choices, targets, labels, probabilities, resampler)
     at_stated = None
-    if parts is not None:
-        label = answers.called
+    if stated is not None:
+        parts, label = prevalences.of_set(stated, classes, labels), answers.called
         called = {(t.name, "label"): t.positives(label) if t.members.sum() == 1 else t.scores(probabilities) > 0.5
                   for t in targets}  # fmt: skip
         for target in targets:
@@ -332,15 +341,26 @@ def _operating_points(
     return report
 
 
-def _by_rule(
-    fitted: Calibration, rule: str, probabilities: Floats, estimates: Estimates
-) -> dict[str, Estimates | None]:
-    """Ask for the metrics of the labels by each rule, of which `estimates` follow one; None if it is not known."""
-    other = probabilities.argmax(1) if rule == calibration.BALANCED else calibration.balanced(fitted, probabilities)
-    asked = None
+def _by_rule(predictions: Predictions, answers: _Answers) -> dict[str, Estimates | None]:
+    """Ask for the metrics of the labels by each rule, of which the answers follow one; None if it is not known."""
+    rule, probabilities, asked = predictions.calibrated.rule, answers.probabilities, None
+    balanced = rule == calibration.BALANCED
+    other = probabilities.argmax(1) if balanced else calibration.balanced(predictions.calibration, probabilities)
     if other is not None:
-        asked = of_called(estimates.labels, other, estimates.num_classes, estimates.resampler)
-    return {each: estimates if each == rule else asked for each in calibration.RULES}
+        asked = of_called(answers.labels, other, len(answers.classes), answers.resampler)
+    return {each: answers.estimates if each == rule else asked for each in calibration.RULES}
+
+
+def _against(
+    predictions: Predictions, answers: _Answers, by_rule: dict[str, Estimates | None]
+) -> Callable[[], AgainstReport | None]:
+    """Ask for the comparison with another model."""
+    if predictions.other is None:
+        return lambda: None
+    return against.compare(
+        predictions.other, predictions.known, answers.labels, answers.probabilities, answers.estimates,
+        by_rule[calibration.BALANCED], answers.malignant,
+    )  # fmt: skip
 
 
 def _decision(rule: str, by_rule: dict[str, Estimates | None]) -> DecisionReport:
@@ -353,28 +373,28 @@ def _decision(rule: str, by_rule: dict[str, Estimates | None]) -> DecisionReport
     return DecisionReport(rule, found.before, found.after, found.difference)
 
 
-def _views(predictions: Predictions, estimates: Estimates) -> Callable[[], Comparison | None]:
-    """Ask for one view of each image against the average over several, which `estimates` are of."""
+def _views(predictions: Predictions, answers: _Answers) -> Callable[[], Comparison | None]:
+    """Ask for one view of each image against the average over several, which the answers are."""
     if predictions.one_view is None:
         return lambda: None
     of_view = calibration.probabilities_of(predictions.calibration, predictions.one_view[predictions.known])
     called = calibration.scores(predictions.calibration, of_view).argmax(1)
-    one_view = Estimates(estimates.labels, of_view, estimates.resampler, called=called)
-    return lambda: comparison(metrics.OF_A_COMPARISON, one_view, estimates)
+    one_view = Estimates(answers.labels, of_view, answers.resampler, called=called)
+    return lambda: comparison(metrics.OF_A_COMPARISON, one_view, answers.estimates)
 
 
-def _metadata(predictions: Predictions, estimates: Estimates) -> Callable[[], MetadataReport | None]:
-    """Ask for the answers by the pixels alone against those with metadata, which `estimates` are of."""
+def _metadata(predictions: Predictions, answers: _Answers) -> Callable[[], MetadataReport | None]:
+    """Ask for the answers by the pixels alone against those with metadata, which the answers are."""
     without = predictions.without
     if without is None:
         return lambda: None
     of_pixels = calibration.probabilities_of(predictions.calibration, without.logits[predictions.known])
     called = calibration.scores(predictions.calibration, of_pixels).argmax(1)
-    pixels = Estimates(estimates.labels, of_pixels, estimates.resampler, called=called)
+    pixels = Estimates(answers.labels, of_pixels, answers.resampler, called=called)
     alone = predictions.calibration.get("metadata_alone")
     return lambda: MetadataReport(
         known=without.known,
-        overall=comparison(metrics.OVERALL, pixels, estimates),
+        overall=comparison(metrics.OVERALL, pixels, answers.estimates),
         alone=metadata_alone.said(alone) if alone else "",
         shortcut=alone is not None and metadata_alone.is_shortcut(alone),
     )
@@ -383,15 +403,13 @@ def _metadata(predictions: Predictions, estimates: Estimates) -> Callable[[], Me
 # ---- malignant against benign ---------------------------------------------------------------------------------
 
 
-def _malignant(
-    answers: _Answers, resampler: Resampler
-) -> Callable[[], tuple[MalignantReport | None, list[NetBenefit] | None]]:
+def _malignant(answers: _Answers) -> Callable[[], tuple[MalignantReport | None, list[NetBenefit] | None]]:
     """Ask for the metrics of malignant against benign, and the decision curve."""
     if answers.malignant is None:
         return lambda: (None, None)
     truth, risk = two_classes(answers.malignant, answers.labels, answers.probabilities)
-    estimates = Estimates(truth, risk, resampler, ranked=(1,), summed=())
-    curve = decision_curve(truth == 1, risk[:, 1], resampler)
+    estimates = Estimates(truth, risk, answers.resampler, ranked=(1,), summed=())
+    curve = decision_curve(truth == 1, risk[:, 1], answers.resampler)
     members = list(zip(answers.classes, answers.malignant, strict=True))
 
     def report() -> tuple[MalignantReport, list[NetBenefit]]:
@@ -426,18 +444,31 @@ def _set_columns(calibrated: Calibrated, known: Bools, labels: Ints) -> dict[Set
     return columns
 
 
-def _calibration(
-    predictions: Predictions, calibrated: Calibrated, estimates: Estimates, raw: Estimates,
-    of_sets: dict[SetKey, Estimate], answers: _Answers,
-) -> CalibrationReport:  # fmt: skip
-    """Report on the probabilities; `raw` are the estimates before calibration, `of_sets` those of `_set_columns`."""
-    unlike, unknown, fitted = calibrated.unlike, ~predictions.known, predictions.calibration
-    labels, probabilities, resampler = answers.labels, answers.probabilities, estimates.resampler
+def _calibration(predictions: Predictions, answers: _Answers) -> Callable[[], CalibrationReport]:
+    """Ask for the probabilities before and after calibration, the flagged images and the prediction sets."""
+    before = calibration.softmax(predictions.logits[predictions.known])
+    raw = Estimates(answers.labels, before, answers.resampler, ranked=(), summed=metrics.OF_PROBABILITIES)
+    of_sets = means_of(_set_columns(predictions.calibrated, predictions.known, answers.labels), answers.resampler)
+
+    def report() -> CalibrationReport:
+        return _calibration_report(
+            predictions, answers, comparison(metrics.OF_PROBABILITIES, raw, answers.estimates), of_sets()
+        )
+
+    return report
+
+
+def _calibration_report(
+    predictions: Predictions, answers: _Answers, compared: Comparison, of_sets: dict[SetKey, Estimate]
+) -> CalibrationReport:
+    """Report on the probabilities, `compared` before and after; `of_sets` are the estimates of `_set_columns`."""
+    calibrated, fitted = predictions.calibrated, predictions.calibration
+    labels, probabilities, resampler = answers.labels, answers.probabilities, answers.resampler
+    unlike, unknown = calibrated.unlike, ~predictions.known
     of_malignant = None
     if answers.malignant is not None:
         truth, two = two_classes(answers.malignant, labels, probabilities)
         of_malignant = reliability(truth == 1, two[:, 1], resampler)
-    compared = comparison(metrics.OF_PROBABILITIES, raw, estimates)
     biases, losses = fitted.get("biases"), fitted.get("cross_validation")
     of_training: Any = fitted.get("unlike", {})
     return CalibrationReport(
@@ -486,39 +517,32 @@ def _shared(fitted: Calibration, level: str, with_threshold: bool) -> list[int]:
 # ---- subgroups ------------------------------------------------------------------------------------------------
 
 
-def _subgroups(
-    binned: pd.Series, answers: _Answers, resampler_of: Callable[[Bools, int], Resampler]
-) -> AttributeReport:
-    """Report on the subgroups of one attribute.
-
-    Args:
-        resampler_of: gives the resampler of some rows, bool [N]; those of two numbers draw independently.
-    """
+def _subgroups(binned: pd.Series, answers: _Answers) -> AttributeReport:
+    """Report on the subgroups of one attribute."""
     binned = binned.cat.remove_unused_categories()  # a group may hold only images of unknown classes
     groups: dict[str, Subgroup] = {}
     compared: list[Group] = []
     group_of_row = np.full(len(binned), -1)
     for number, name in enumerate(map(str, binned.cat.categories), start=1):
         rows = (binned == name).to_numpy()
-        resampler = resampler_of(rows, number)
+        resampler = answers.resampler_of(rows, number)
         own = answers.metrics_of(rows, resampler)
         small = int(rows.sum()) < subgroups.SMALL
         groups[name] = Subgroup(int(rows.sum()), resampler.num_groups, small, own)
 
         def metrics_of(some: Bools, number: int = number, own: ByMetric = own, rows: Bools = rows) -> ByMetric:
-            return own if (some == rows).all() else answers.metrics_of(some, resampler_of(some, number))
+            return own if (some == rows).all() else answers.metrics_of(some, answers.resampler_of(some, number))
 
         if not small and name != subgroups.NOT_RECORDED:
             group_of_row[rows] = len(compared)
             compared.append(Group(name, rows, metrics_of))
+    lesions = answers.resampler.group_of_row
     there = [e for e in subgroups.METRICS if not e.of_malignant or answers.malignant is not None]
-    comparison = GroupComparison(compared, answers.labels, answers.lesions, answers.classes)
+    comparison = GroupComparison(compared, answers.labels, lesions, answers.classes)
     tests: dict[str, Heterogeneity | None] = {}
     for entry in there:
         hits, counts = answers.hits(entry), answers.counting(entry)[answers.labels]
         if hits is not None:
-            tests[entry.name] = heterogeneity(
-                hits, answers.labels, answers.lesions, np.where(counts, group_of_row, -1)
-            )
+            tests[entry.name] = heterogeneity(hits, answers.labels, lesions, np.where(counts, group_of_row, -1))
     gaps = {entry.name: comparison.largest_gap(entry, answers.counting(entry)) for entry in there}
     return AttributeReport(groups, gaps, tests)

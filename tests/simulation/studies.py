@@ -12,6 +12,7 @@ from functools import cache, partial
 from skin.evaluation import metrics, report, subgroups
 from skin.evaluation.intervals import Column as MeanColumn
 from skin.evaluation.intervals import Estimates, Resampler, means_of
+from skin.evaluation.lesions import Owners
 from skin.evaluation.metrics import Percentiles
 from skin.evaluation.reliability import BINS, reliability
 from skin.model import calibration
@@ -119,13 +120,20 @@ def _strengths(groups: int, apart: float) -> np.ndarray:
 def _group_truth(strength: float) -> dict[str, float]:
     labels, probabilities, lesions = drawn(10**6, TRUTH // 2, FOUR_SHARES, strength)
     every = np.ones(len(labels), bool)
-    found = _answers(labels, probabilities, lesions).metrics_of(every, Resampler(lesions, 2))
+    answers = _answers(labels, probabilities, lesions, rounds=2)
+    found = answers.metrics_of(every, answers.resampler)
     return {name: estimate.value for name, estimate in found.items()}
 
 
-def _answers(labels: np.ndarray, probabilities: np.ndarray, lesions: np.ndarray) -> report._Answers:
-    malignant = report.malignant_classes(FOUR)
-    return report._Answers(FOUR, labels, probabilities, probabilities.argmax(1), lesions, malignant)
+def _answers(
+    labels: np.ndarray, probabilities: np.ndarray, lesions: np.ndarray, rounds: int = ROUNDS, seed: int = 0
+) -> report._Answers:
+    draw = partial(Resampler, rounds=rounds, seed=seed)
+    resampler = draw(lesions)
+    return report._Answers(
+        FOUR, labels, probabilities, probabilities.argmax(1), probabilities, report.malignant_classes(FOUR),
+        Owners(lesions), draw, resampler, Estimates(labels, probabilities, resampler),
+    )  # fmt: skip
 
 
 def of_gaps(groups: int, seed: int, apart: float, kind: str) -> dict[str, float]:
@@ -135,12 +143,8 @@ def of_gaps(groups: int, seed: int, apart: float, kind: str) -> dict[str, float]
     labels, probabilities = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
     lesions = np.concatenate([part[2] + g * OF_GROUP for g, part in enumerate(parts)])
     names = pd.Series(np.repeat([f"group {g}" for g in range(groups)], [len(part[0]) for part in parts]))
-    answers = _answers(labels, probabilities, lesions)
-
-    def resampler_of(rows: np.ndarray, number: int) -> Resampler:
-        return Resampler(lesions[rows], ROUNDS, seed, number)
-
-    made = report._subgroups(subgroups.bins(names), answers, resampler_of)
+    answers = _answers(labels, probabilities, lesions, seed=seed)
+    made = report._subgroups(subgroups.bins(names), answers)
     found = {}
     for entry in subgroups.METRICS:
         gap = made.largest_gap[entry.name]
