@@ -152,7 +152,7 @@ def predict(
     """Run the model over the set, in all processes; with `pixels_too` also as if no metadata were known."""
     if topology.device.type == "cpu":
         keep_freed_memory()  # otherwise half of the time goes into new pages for each large activation
-    mode = precision.choose(options.amp, topology.device)
+    mode = precision.choose(checkpoint.amp(options.amp), topology.device)
     dataset, shares = dataset_of(test, checkpoint, pixels_too)
     batch_size = options.batch_size or inference.fitting_batch_size(checkpoint.preprocess.image_size, topology)
     loader = inference.loader_of(dataset, batch_size, options.workers, topology, log.say)

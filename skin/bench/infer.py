@@ -196,7 +196,7 @@ def _ways(path: Path, options: BenchmarkOptions, folder: Path, say: Callable[[st
         if amp == "on" and precision.dtype is None:
             say("amp on: not measured, this CPU has no bfloat16 units")
             continue
-        model = SkinClassifier(load_best(path), device, "auto" if amp == "on" else "off")
+        model = SkinClassifier(load_best(path), device, precision.amp)
         yield Way("predict.py", amp, arithmetic(precision), device.type, threads, _as_predict(model))
         yield Way("plain", amp, arithmetic(precision), device.type, threads, plain(load_best(path), precision))
     try:

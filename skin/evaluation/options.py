@@ -61,7 +61,7 @@ class EvaluateOptions:
     seed: int = option(0, "of the bootstrap", group="metrics")
 
     amp: str = option(
-        "auto", "precision: auto, fp16, bf16 or off", group="machine",
+        "auto", "precision: auto, fp16, bf16 or off; auto is float32 for a model trained in it", group="machine",
         choices=AMP, metavar="A",
     )  # fmt: skip
     gpus: int | None = option(None, "0 is the CPU, 1 a GPU (default: 1 if there is)", group="machine", metavar="N")

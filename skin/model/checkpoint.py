@@ -102,6 +102,18 @@ class Checkpoint:
         """Words on the rule of labels if it is not that of the members; "" if it is, and for a single model."""
         return ""
 
+    @property
+    def trained_in_float32(self) -> bool:
+        """True if it was trained, and so calibrated, in float32; False for older files, which do not say."""
+        return str(self.config.get("resolved", {}).get("precision")).startswith("float32")
+
+    def amp(self, asked: str) -> str:
+        """Return the `--amp` that answers are given in: as asked, but "auto" is "off" if it was trained in float32.
+
+        Its validation metrics, temperature and thresholds are of float32, and those of other answers would differ.
+        """
+        return "off" if asked == "auto" and self.trained_in_float32 else asked
+
     def describe(self) -> str:
         """Return one line that tells models apart: the file, the training data and the validation score."""
         monitor = str(self.config.get("monitor"))
@@ -144,6 +156,11 @@ class EnsembleCheckpoint(Checkpoint):
     members: tuple[SingleCheckpoint, ...]
     sources: tuple[Source, ...]  # one per member
     lacks_calibration: ClassVar[str] = "its members share no validation images"
+
+    @property
+    def trained_in_float32(self) -> bool:
+        """True if a member was."""
+        return any(member.trained_in_float32 for member in self.members)
 
     @property
     def lost_rule(self) -> str:

@@ -162,7 +162,7 @@ class SkinClassifier:
         self.device = device
         self.encoder = checkpoint.encoder
         self._calibration = checkpoint.calibration
-        self._model = for_inference(checkpoint, choose(amp, device)).requires_grad_(False).to(device)
+        self._model = for_inference(checkpoint, choose(checkpoint.amp(amp), device)).requires_grad_(False).to(device)
 
     @overload
     def predict(self, images: Source, *, views: int = 1, metadata: Known | None = None) -> Prediction: ...
@@ -370,7 +370,7 @@ def load_classifier(
     Args:
         path: the file; by default that of the newest run in `runs` that has one.
         device: such as `"cpu"` or `"cuda:1"`; by default a GPU if there is one.
-        amp: `"auto"`, `"fp16"`, `"bf16"` or `"off"` (float32).
+        amp: `"auto"`, `"fp16"`, `"bf16"` or `"off"` (float32); "auto" is float32 for a model that was trained in it.
 
     Raises:
         UserError: there is no such file, train.py did not write it, or the device does not exist.

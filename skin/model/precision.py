@@ -14,6 +14,8 @@ from skin.utils.errors import UserError
 
 import torch
 
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "off": None}
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -34,6 +36,11 @@ class Precision:
     def make_scaler(self) -> torch.amp.GradScaler:
         """Return a `GradScaler` that scales for float16; otherwise it passes everything through."""
         return torch.amp.GradScaler(self.device_type, enabled=self.dtype is torch.float16)
+
+    @property
+    def amp(self) -> str:
+        """The `--amp` that asks for it: "fp16", "bf16" or "off"."""
+        return next(name for name, dtype in _DTYPES.items() if dtype is self.dtype)
 
     def __str__(self) -> str:
         if self.dtype is torch.float16:
@@ -59,10 +66,9 @@ def choose(amp: str, device: torch.device) -> Precision:
 
     "auto" is float16 with a GradScaler on CUDA, bfloat16 on a CPU with bfloat16 units, otherwise float32.
     """
-    dtypes = {"fp16": torch.float16, "bf16": torch.bfloat16, "off": None, "auto": _automatic(device)}
-    if amp not in dtypes:
+    if amp != "auto" and amp not in _DTYPES:
         raise UserError(f"--amp {amp}: choose one of auto, fp16, bf16, off")
-    return Precision(device.type, dtypes[amp])
+    return Precision(device.type, _automatic(device) if amp == "auto" else _DTYPES[amp])
 
 
 def _automatic(device: torch.device) -> torch.dtype | None:

@@ -39,7 +39,8 @@ class PredictSettings:
         None, "the trained model (default: the newest run's)", group="model", metavar="FILE"
     )
     tta: int = option(1, "average over N of the 8 turned and mirrored views", group="model", metavar="N")
-    amp: str = option("auto", "precision: auto, fp16, bf16 or off", group="model", choices=AMP, metavar="A")
+    amp: str = option("auto", "precision: auto, fp16, bf16 or off; auto is float32 for a model trained in it",
+                      group="model", choices=AMP, metavar="A")  # fmt: skip
 
     top_k: int = option(3, "number of classes to show", group="output", metavar="K")
     json: bool = option(False, "print one JSON object per image", group="output")

@@ -85,6 +85,17 @@ def test_the_ways_say_the_same(best_pt: Path) -> None:
     assert fused == pytest.approx(plain, abs=1e-4)
 
 
+def test_predict_py_is_measured_in_mixed_precision_even_if_the_model_was_trained_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(infer, "_as_predict", lambda model: model)
+    path = tiny.write_checkpoint(tmp_path / "best.pt", config={"resolved": {"precision": "float32"}})
+    first = next(infer._ways(path, BenchmarkOptions(gpus="0", amp="on"), tmp_path, print))
+    assert (first.title, first.precision) == ("predict.py amp on", "bfloat16")
+    assert first.ask._model.precision.dtype is torch.bfloat16  # type: ignore[attr-defined]
+
+
 def test_the_ways_of_an_ensemble_say_the_same(best_pt: Path, tmp_path: Path) -> None:
     path = save_ensemble([best_pt], tmp_path / "one.pt").path
     single = infer.plain(load_best(best_pt), Precision("cpu", None))(SQUARES)

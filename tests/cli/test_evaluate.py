@@ -121,6 +121,19 @@ def test_bfloat16_answers_nearly_as_float32(run: Run, tmp_path: Path) -> None:
     assert 0 < np.median(np.abs(found[0] - found[1]).max(1)) < 0.05
 
 
+def test_a_model_that_was_trained_in_float32_is_measured_in_it(
+    run: Run, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    state = checkpoint.load(run_folder / "best.pt")
+    state["config"] |= {"resolved": {"precision": "float32"}}
+    checkpoint.save(state, tmp_path / "float32.pt")
+    data = ("--data", state["config"]["data"])
+    assert run("--amp", "auto", *data)[0]["about"]["precision"] == "bfloat16 (autocast)"
+    made, _ = run("--amp", "auto", *data, "--checkpoint", tmp_path / "float32.pt")
+    assert made["about"]["precision"] == "float32"
+
+
 def test_with_amp_off_the_probabilities_are_those_of_a_plain_loop(run: Run, run_folder: Path, tmp_path: Path) -> None:
     run("--amp", "off")
     written = pd.read_csv(tmp_path / "out/predictions.csv")

@@ -67,6 +67,25 @@ def test_probabilities_are_those_of_the_plain_network(best_pt: Path, model: Skin
     assert [p.label for p in predictions] == [tiny.CLASSES[i] for i in expected.argmax(1)]
 
 
+@pytest.mark.parametrize(
+    ("trained", "asked", "dtype"),
+    [
+        ("float32", "auto", None),
+        ("float32 (TF32 convolutions)", "auto", None),
+        ("float32", "bf16", torch.bfloat16),
+        ("bfloat16 (autocast)", "auto", torch.bfloat16),
+        (None, "auto", torch.bfloat16),  # a checkpoint of an older version
+    ],
+)
+def test_a_model_answers_in_float32_if_it_was_trained_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: str | None, asked: str, dtype: torch.dtype | None
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    config = {} if trained is None else {"resolved": {"precision": trained}}
+    path = tiny.write_checkpoint(tmp_path / "best.pt", config=config)
+    assert load_classifier(path, device="cpu", amp=asked)._model.precision.dtype is dtype
+
+
 def test_path_open_file_pillow_image_and_array_give_the_same(model: SkinClassifier, pngs: list[Path]) -> None:
     expected = model.predict(pngs[0]).probabilities
     picture = tiny.picture(0)

@@ -121,6 +121,17 @@ def test_an_ensemble_of_one_model_answers_as_the_model(members: list[Path], tmp_
     np.testing.assert_allclose(probabilities(tmp_path / "one.pt", views), probabilities(members[0], views), atol=2e-6)
 
 
+def test_an_ensemble_answers_in_float32_if_a_member_was_trained_so(members: list[Path], tmp_path: Path) -> None:
+    state = checkpoint.load(members[1])
+    state["config"] |= {"resolved": {"precision": "float32"}}
+    checkpoint.save(state, tmp_path / "float32.pt")
+    save_ensemble(members, tmp_path / "unsaid.pt")
+    save_ensemble([members[0], tmp_path / "float32.pt"], tmp_path / "two.pt")
+    assert load_best(tmp_path / "unsaid.pt").amp("auto") == "auto"
+    assert load_best(tmp_path / "two.pt").amp("auto") == "off"
+    assert load_best(tmp_path / "two.pt").amp("bf16") == "bf16"
+
+
 def test_of_two_the_calibrated_probabilities_are_averaged(members: list[Path], tmp_path: Path) -> None:
     made = save_ensemble(members, tmp_path / "two.pt")  # without a calibration of its own
     assert made.model_name == "2 x efficientnet_b0"
