@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -336,7 +337,8 @@ def _read_named(run: _Run, data: Path, labels: Path | None, **given: Any) -> tup
     except UserError as error:
         if labels is not None or not data.exists():
             raise
-        raise UserError(f"{error}; for images without labels there is python predict.py {data}") from error
+        alone = f"for images without labels there is python predict.py {shlex.quote(str(data))}"
+        raise UserError(f"{error}; {alone}") from error
     notes = list(index.notes)
     return index, run.manifest is not None and _is_own(run, index, labels, notes), notes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -42,7 +43,10 @@ def new_folder(out: Path | None, model: str, checks: bool = False) -> Path:
 def refuse_run(folder: Path, checks: bool = False) -> None:
     """Raise `UserError` if `folder` already holds a run, or files of another origin that a run would overwrite."""
     if (folder / CONFIG).exists():
-        raise UserError(f"{folder} already holds a run; go on with it by --resume {folder}, or choose another --out")
+        raise UserError(
+            f"{folder} already holds a run; go on with it by --resume {shlex.quote(str(folder))}, "
+            "or choose another --out"
+        )
     if not checks and (lost := next((name for name in _RESULTS if (folder / name).exists()), None)):
         raise UserError(
             f"{folder} holds {lost} and no config.json of a run: a run there would overwrite it; choose another --out"
@@ -102,7 +106,7 @@ def reading_own(folder: Path) -> Iterator[None]:
     except UserError as error:
         again = "train again, into another --out"
         if (folder.parent / CONFIG).exists():  # a fold
-            again = f"remove {folder} and train the fold again: --resume {folder.parent}"
+            again = f"remove {folder} and train the fold again: --resume {shlex.quote(str(folder.parent))}"
         raise UserError(error.what, f"put it back from a copy, or {again}") from error
 
 

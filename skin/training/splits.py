@@ -272,7 +272,8 @@ def _as_before(index: Index, options: Options, manifest: Path, log: Log) -> Spli
         if old != new:
             raise UserError(
                 f"{index.root}: {image} is labelled {new} now and was {old} when the run began; restore the data, "
-                f"name the folder that holds them (--data DIR), or start a new run with --data {index.root}"
+                f"name the folder that holds them (--data DIR), or start a new run with --data "
+                f"{shlex.quote(str(index.root))}"
             )
     _refuse_other_metadata(rows, options, manifest.parent / contents.NAME, index.root)
     index = replace(index, rows=rows)
@@ -319,8 +320,8 @@ def _other_files(index: Index, options: Options, run: Path) -> tuple[str, ...]:
     if moved or len(names) > max(1, len(index.rows) // 100):
         raise UserError(
             f"{index.root} has other files for {len(names):,} images of the run (first: {printable(names[0])}): name "
-            f"the folder that holds the run's own (--data DIR), or start a new run with --data {index.root}; if they "
-            f"show the same pictures, remove {record} to go on"
+            f"the folder that holds the run's own (--data DIR), or start a new run with --data "
+            f"{shlex.quote(str(index.root))}; if they show the same pictures, remove {record} to go on"
         )
     return tuple(names)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from skin.data.folder import Folder
 from skin.data.index import Draft
 from skin.data.readers.common import Layout, present_columns, rows_of
@@ -26,7 +28,9 @@ def read(folder: Folder) -> Draft | None:
     note = f"{path.name} names {len(images):,} diseases"
     note += f", {few:,} of them in fewer than {_FEW} images" if few else ""
     two = find_column(list(table.columns), "malignant")
-    return Draft(rows, path.name, notes=(f"{note}; --label-column {two} takes two classes instead",) if two else ())
+    if two is None:
+        return Draft(rows, path.name)
+    return Draft(rows, path.name, notes=(f"{note}; --label-column {shlex.quote(two)} takes two classes instead",))
 
 
 LAYOUT = Layout("DDI", "ddi_metadata.csv", read)

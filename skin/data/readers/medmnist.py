@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import shlex
 
 from skin.data.class_names import DERMAMNIST
 from skin.data.folder import Folder
@@ -26,7 +27,9 @@ def read(folder: Folder) -> Draft | None:
     if not found:
         return None
     if len(found) > 1:
-        raise UserError(f"{folder.root} holds {' and '.join(found)}: name one, --data {folder.root / found[0]}")
+        raise UserError(
+            f"{folder.root} holds {' and '.join(found)}: name one, --data {shlex.quote(str(folder.root / found[0]))}"
+        )
     folder.refuse_link(found[0])
     if not found[0].endswith(".npz"):
         raise UserError(f"{folder.root / found[0]} must be called .npz, in small letters: rename it")
