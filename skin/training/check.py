@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from skin.data import split
+from skin.data import demo, split
 from skin.data.audit import CheckReport, check
 from skin.data.class_names import readable_name
 from skin.data.suspicious import suspicions
@@ -39,9 +40,10 @@ def run(
         argv: the command line, from which that of the training is made.
         build_trainer, train_step: train.py's own; a few steps are timed.
     """
-    assert options.data is not None
     log = Log()
     out = run_folder.new_folder(options.out, "check", checks=True)
+    if options.demo:
+        options = replace(options, data=demo.write(out / "demo").resolve())
     index = index_of(options, keep_going=True)
     unpack_arrays(options, index)
     with log.progress("reading images", len(index.rows)) as advance:
@@ -88,7 +90,7 @@ def command(typed: Options, options: Options, report: CheckReport) -> list[str]:
         options: those of the check.
     """
     values = {field.name: getattr(typed, field.name) for field in cli.options(Options)}
-    values["data"] = typed.data or options.data
+    values["data"] = typed.data or (None if typed.demo else options.data)
     values["skip_bad_images"] |= bool(report.unreadable)
     values["allow_missing"] |= any(_GO_ON in fault for fault in report.faults)
     values["out"] = None if typed.fold is None else typed.out or _OF_FOLDS

@@ -374,10 +374,10 @@ def _with_labels(options: Options, config: dict[str, Any]) -> Options:
 def _check(options: Options) -> None:
     if options.data is None and not options.demo:
         raise UserError("say where the images are: --data DIR, or --demo for a drawn set")
-    if options.demo and options.data is not None and options.resume is None:
-        raise UserError("--demo makes its own data; leave out --data")
-    if options.check and options.data is None:
-        raise UserError("--check audits the data of a folder: say which by --data DIR")
+    if options.demo and options.resume is None:
+        for name in ("data", "labels"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--demo makes its own data; leave out {flag_of(name)}")
     least = {
         "epochs": 1, "batch_size": 1, "accumulate": 1, "freeze_epochs": 0, "patience": 0, "seed": 0, "mixup": 0.0,
         "cutmix": 0.0, "warmup_epochs": 0.0, "cache_limit": 0.0, "weight_decay": 0.0, "save_minutes": 0.0, "folds": 2,
@@ -446,8 +446,9 @@ def check_unchanged(options: Options, config: dict[str, Any]) -> None:
                 f"{option}: the run {options.resume} has {has}; "
                 f"leave the option out to go on with it, or start a new run with {option}{elsewhere}"
             )
-    if options.demo and now["data"] != config.get("data"):
-        raise UserError("--demo makes its own data, in the run folder; leave out --data")
+    for name in ("data", "labels"):
+        if options.demo and now[name] != config.get(name):
+            raise UserError(f"--demo makes its own data, in the run folder; leave out {flag_of(name)}")
 
 
 def mended(options: Options, config: dict[str, Any]) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import train
+from skin.data import demo
 from skin.data.audit import CheckReport, check
 from skin.data.layouts import read_index
 from skin.training import pace, speed
@@ -105,6 +107,17 @@ def test_where_nothing_can_be_measured_the_reason_is_said(
 ) -> None:
     (line,) = estimate(report, monkeypatch, "--image-size", "16")
     assert line == "Not measured: --image-size 16: EfficientNet halves an image five times; 32 is the least"
+
+
+def test_the_drawn_set_can_be_checked_and_the_command_draws_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speed, "estimate", lambda *arguments: [])
+    monkeypatch.setattr(demo, "write", partial(demo.write, images=70))
+    assert train.main(["--demo", "--check", "--cache", "off", "--gpus", "0", "--out", "report"]) == 0
+    assert "70 images" in capsys.readouterr().out
+    assert "python train.py --demo --gpus 0 --cache off<" in Path("report/check.html").read_text()
 
 
 def test_a_set_that_cannot_be_split_is_checked_to_the_end(

@@ -70,7 +70,7 @@ def test_paths_are_absolute_so_that_a_run_goes_on_anywhere(tmp_path: Path, monke
     [
         ([], "say where the images are: --data DIR, or --demo"),
         (["--demo", "--data", "d"], "leave out --data"),
-        (["--demo", "--check"], "say which by --data DIR"),
+        (["--demo", "--labels", "t.csv"], "--demo makes its own data; leave out --labels"),
         (["--data", "d", "--recipe", "slow"], "argument --recipe: invalid choice: 'slow'"),
         (["--data", "d", "--model", "efficientnet_b8"], "argument --model: invalid choice: 'efficientnet_b8'"),
         (["--data", "d", "--class-weights", "some"], "argument --class-weights: invalid choice"),
@@ -233,11 +233,12 @@ def test_a_labels_table_in_the_data_folder_moves_with_it(tmp_path: Path, run: Pa
     assert settings("--resume", run).labels == old / "l.csv"
 
 
-def test_the_data_of_a_demo_are_its_own(run: Path) -> None:
+@pytest.mark.parametrize("flag", ["--data", "--labels"])
+def test_the_data_of_a_demo_are_its_own(run: Path, flag: str) -> None:
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "demo": True}))
-    with pytest.raises(UserError, match="--demo makes its own data, in the run folder; leave out --data"):
-        settings("--resume", run, "--data", "other")
+    with pytest.raises(UserError, match=f"--demo makes its own data, in the run folder; leave out {flag}"):
+        settings("--resume", run, flag, "other")
 
 
 # ---- --resume auto --------------------------------------------------------------------------------------
