@@ -23,7 +23,6 @@ from skin.utils.home import home
 from skin.utils.parallel import Topology
 
 PAGE = "check.html"
-_NOT_REPEATED = {"check", "resume"}  # options that a command to train does not repeat
 _OF_FOLDS = Path("runs/folds")  # which one fold and the others share, if no folder is named
 _GO_ON = "--allow-missing"
 _UNCUT = "cannot be split"
@@ -62,7 +61,7 @@ def run(
         splits = with_metadata(splits, options.metadata)
     trains_all = options.folds is not None and options.fold is None
     advice = check_page.Advice(
-        command=shlex.join(command(cli.parse(Options, None, argv), options, report)),
+        command=shlex.join(command(cli.parse(Options, None, argv), report)),
         to_mend=[fault for fault in report.faults if _GO_ON not in fault],
         duration=[
             *speed.estimate(options, processes, splits, build_trainer, train_step),
@@ -82,22 +81,20 @@ def look_at(report: CheckReport) -> list[str]:
     return [*(f"look at {names}: {reason}" for names, reason in named[:_LOOK_AT]), *more]
 
 
-def command(typed: Options, options: Options, report: CheckReport) -> list[str]:
+def command(typed: Options, report: CheckReport) -> list[str]:
     """Return the words of the command that trains on what was checked, going on without what cannot be used.
 
     Args:
-        typed: the options as they stand on the command line, with no default of a recipe or of a run.
-        options: those of the check.
+        typed: the options as they stand on the command line, with no default of a recipe.
     """
     values = {field.name: getattr(typed, field.name) for field in cli.options(Options)}
-    values["data"] = typed.data or (None if typed.demo else options.data)
     values["skip_bad_images"] |= bool(report.unreadable)
     values["allow_missing"] |= any(_GO_ON in fault for fault in report.faults)
     values["out"] = None if typed.fold is None else typed.out or _OF_FOLDS
     words = ["python", "train.py"]
     for field in cli.options(Options):
         value = values[field.name]
-        if field.name in _NOT_REPEATED or value == field.default:
+        if field.name == "check" or value == field.default:
             continue
         flag = cli.flag_of(field.name)
         for each in value if isinstance(value, tuple) else (value,):

@@ -234,6 +234,8 @@ def read_options(description: str | None, argv: Sequence[str] | None = None) -> 
         UserError: an option is wrong, or contradicts the run that is to go on.
     """
     options = cli.parse(Options, description, argv)
+    if options.check and options.resume is not None:
+        raise UserError("--check audits a folder, and no run: name the folder, --data DIR --check, without --resume")
     auto = options.resume == AUTO
     folder = _run_in(options.out) if auto else options.resume or _folder_of_folds(options)
     config: dict[str, Any] = {}
@@ -288,8 +290,9 @@ def _columns(names: Sequence[str]) -> tuple[str, ...]:
 
 def _folder_of_folds(options: Options) -> Path | None:
     """Return the folder that another `--fold` has begun, and that this one goes on with; None if there is none."""
-    begun = options.fold is not None and options.out is not None and (options.out / "config.json").exists()
-    return options.out if begun else None
+    if options.fold is None or options.out is None or options.check:
+        return None
+    return options.out if (options.out / "config.json").exists() else None
 
 
 def _run_in(out: Path | None) -> Path | None:
@@ -439,11 +442,12 @@ def check_unchanged(options: Options, config: dict[str, Any]) -> None:
             option = " ".join(flag if value is True else f"{flag} {shlex.quote(str(value))}" for value in values)
             has = ", ".join(before[name]) or "none" if isinstance(before[name], list) else before[name]
             has = "none" if has is None else has
+            has = "was begun without it" if before[name] is False else f"has {has}"
             if name == "folds" and before[name] is None:
                 raise UserError(f"{option}: the run {options.resume} is of one model; choose another --out")
             elsewhere = "" if options.fold is None else " and another --out"
             raise UserError(
-                f"{option}: the run {options.resume} has {has}; "
+                f"{option}: the run {options.resume} {has}; "
                 f"leave the option out to go on with it, or start a new run with {option}{elsewhere}"
             )
     for name in ("data", "labels"):

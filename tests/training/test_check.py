@@ -33,7 +33,7 @@ def report(demo_folder: Path) -> CheckReport:
 
 def advised(report: CheckReport, *typed: str) -> str:
     options = cli.parse(Options, None, typed)
-    return shlex.join(command(options, options, report))
+    return shlex.join(command(options, report))
 
 
 def test_the_command_is_what_was_typed_without_the_check(report: CheckReport) -> None:
@@ -73,11 +73,6 @@ def test_the_command_goes_on_without_what_cannot_be_used(report: CheckReport) ->
     gaps = replace(report, faults=["d: 3 images are gone: over 1 %; --allow-missing goes on without them"])
     assert advised(gaps, "--data", "d") == "python train.py --data d --allow-missing"
     assert advised(replace(report, faults=["another"]), "--data", "d") == "python train.py --data d"
-
-
-def test_a_run_to_go_on_with_brings_the_folder(report: CheckReport) -> None:
-    typed = cli.parse(Options, None, ["--resume", "runs/a", "--check"])
-    assert command(typed, replace(typed, data=Path("data")), report) == ["python", "train.py", "--data", "data"]
 
 
 def estimate(report: CheckReport, monkeypatch: pytest.MonkeyPatch, *typed: str) -> list[str]:

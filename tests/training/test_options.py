@@ -103,6 +103,7 @@ def test_paths_are_absolute_so_that_a_run_goes_on_anywhere(tmp_path: Path, monke
         (["--data", "d", "--lr", "1e-400"], "--lr 0.0: must be above 0"),
         (["--data", "d", "--workers", "100000"], "--workers 100000: at most"),
         (["--resume", "nowhere"], "no run at .*nowhere"),
+        (["--resume", "nowhere", "--check"], "name the folder, --data DIR --check, without --resume"),
     ],
 )
 def test_options_that_are_refused(argv: list[str], message: str) -> None:
@@ -181,6 +182,22 @@ def test_what_would_make_it_another_run_is_refused_by_name(run: Path, option: st
         f"{option} {shlex.quote(value)}: the run {run} has {was}; leave the option out to go on with it, or start a "
         f"new run with {option} {shlex.quote(value)}"
     )
+
+
+def test_a_switch_is_refused_in_words_of_its_own(run: Path) -> None:
+    with pytest.raises(UserError) as error:
+        settings("--resume", run, "--keep-duplicates")
+    assert str(error.value) == (
+        f"--keep-duplicates: the run {run} was begun without it; leave the option out to go on with it, or start a "
+        "new run with --keep-duplicates"
+    )
+
+
+def test_the_check_of_a_fold_goes_on_with_no_run(run: Path) -> None:
+    fold = ("--data", "d", "--folds", 3, "--fold", 1, "--out", run)
+    assert settings(*fold, "--check").resume is None
+    with pytest.raises(UserError, match=r"--folds 3: the run .+ is of one model"):
+        settings(*fold)
 
 
 def test_ignored_classes_are_kept_and_said_again_they_are_the_same(run: Path) -> None:
