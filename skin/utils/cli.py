@@ -106,7 +106,7 @@ def parse(
     """
     parser = _Parser(description=description, formatter_class=_Help, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    groups: dict[str, Any] = {}
+    groups: dict[str, Any] = {"options": parser}  # which has its own group of that title
     types_of = typing.get_type_hints(settings_class)
     for field in options(settings_class):
         keywords = dict(field.metadata)

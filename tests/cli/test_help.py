@@ -33,6 +33,8 @@ def test_help_does_not_wait_for_torch(script: str) -> None:
     done = answer(script, "--help")
     assert (done.returncode, done.stderr) == (0, "imported:\n")
     assert done.stdout.startswith(f"usage: {script}")
+    titles = re.findall(r"(?m)^\S.*:$", done.stdout)
+    assert sorted(set(titles)) == sorted(titles), "each group of options has a title of its own"
     assert not re.search(r"\(default: (\(\)|\[\])?\)", done.stdout), "a default that is nothing is not said"
 
 
