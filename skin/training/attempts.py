@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 
 from skin.training.saver import newest
 from skin.utils import files
 from skin.utils.errors import UserError
+from skin.utils.launchers import to_go_on
 
 NAME = "attempts.json"
 LIMIT = 10  # starts in a row that may end without saving a step
@@ -34,7 +34,7 @@ def note(folder: Path, by_itself: bool) -> None:
         raise UserError(
             f"{count} starts in a row brought no step forward: {folder} stands at epoch {epoch + 1}, step {step}; "
             f"look into {folder / 'train.log'}; "
-            f"to go on all the same: python train.py --resume {shlex.quote(str(folder))}"
+            f"to go on all the same: {to_go_on(folder)}"
         )
     files.write_json(path, {"epoch": epoch, "step": step, "count": count + 1})
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import shlex
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +25,7 @@ from skin.training.splits import Splits, read_splits
 from skin.utils import cli, files
 from skin.utils.console import Log
 from skin.utils.errors import UserError
+from skin.utils.launchers import to_go_on
 from skin.utils.parallel import Topology
 from skin.utils.run_folders import CONFIG, read_config
 from skin.utils.signals import Interrupts
@@ -76,7 +76,7 @@ def run(options: Options, topology: Topology, interrupts: Interrupts, train_one:
         several = len(left) > 1
         log.say(f"fold{'s' * several} {', '.join(map(str, left))} {'are' if several else 'is'} not done yet; when "
                 f"{'they are' if several else 'it is'}, or to train {'them' if several else 'it'} here: "
-                f"python train.py --resume {shlex.quote(str(folder))}")  # fmt: skip
+                f"{to_go_on(folder)}")  # fmt: skip
     elif topology.is_main:
         with run_folder.hold(folder, PATIENCE):
             out_of_fold.write(replace(options, fold=None), folder, log)

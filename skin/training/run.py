@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -32,7 +31,7 @@ from skin.utils import cli, files, memory, run_folders
 from skin.utils.console import Log
 from skin.utils.driver import unusable_gpus
 from skin.utils.errors import UserError
-from skin.utils.launchers import restarted_by_torchrun
+from skin.utils.launchers import restarted_by_torchrun, to_go_on
 from skin.utils.memory import Memory
 from skin.utils.parallel import Topology
 from skin.utils.signals import Interrupts, Stopped
@@ -110,7 +109,7 @@ class Run:
     def _command(self) -> str:
         """The command that goes on with the run; with all of its folds, if it has some."""
         folder = self.folder if self.trainer.options.fold is None else self.folder.parent
-        return f"python train.py --resume {shlex.quote(str(folder))}"
+        return to_go_on(folder)
 
     def refuse_bad_loss(self) -> None:
         """Raise `UserError`, naming the images, if a step of this epoch had a loss that is not finite."""
@@ -233,7 +232,10 @@ class Run:
             compared = "names, labels and contents" if (self.folder / contents.NAME).exists() else "names and labels"
             same = "" if splits.left_out or splits.changed else f": {compared} are as they were"
             self.log.say(f"data moved from {self.config['data']}{same}")
-        machine = _changes(trainer.machine(), _dict(last.get("machine"))) if last else []
+        if last is None:
+            machine = _changes({"processes": trainer.topology.world}, self.config["resolved"])
+        else:
+            machine = _changes(trainer.machine(), _dict(last.get("machine")))
         before = {**trainer.plan(), "images a step": self.config["resolved"]["images_per_step"]}
         plan = [] if self.is_trained else _changes(trainer.plan(), {**before, **_dict((last or {}).get("plan"))})
         was = {**cli.plain(Options()), **self.config}

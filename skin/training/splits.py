@@ -26,6 +26,7 @@ from skin.training.options import Options
 from skin.utils import run_folders, text_table
 from skin.utils.console import Log
 from skin.utils.errors import UserError, printable
+from skin.utils.launchers import to_go_on
 
 import numpy as np
 import pandas as pd
@@ -236,8 +237,7 @@ def _refuse_gone(options: Options, run: Path) -> None:
                 raise UserError(f"--{name} {path}: there is nothing of that name; check it")
             what, value = ("data folder", "DIR") if name == "data" else ("labels table", "CSV")
             raise UserError(
-                f"the run's {what} {path} is gone; say where it is now: "
-                f"python train.py --resume {shlex.quote(str(run))} --{name} {value}"
+                f"the run's {what} {path} is gone; say where it is now: {to_go_on(run)} --{name} {value}"
             )
 
 

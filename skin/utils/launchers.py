@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 
 from skin.utils.errors import UserError
 
@@ -20,6 +22,18 @@ def by_torchrun(environment: Mapping[str, str] = os.environ) -> bool:
 def restarted_by_torchrun() -> bool:
     """Return True if `torchrun --max-restarts` has started this process again."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
+
+
+def to_go_on(run: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the command that goes on with a run by as many processes as this one is of, so to the same bits."""
+    words = f"train.py --resume {shlex.quote(str(run))}"
+    processes = int(environment.get("WORLD_SIZE", "1")) if by_torchrun(environment) else 1
+    if processes == 1:
+        return f"python {words}"
+    nodes = environment.get("GROUP_WORLD_SIZE", "1")
+    if nodes == "1":
+        return f"torchrun --standalone --nproc-per-node {processes} -- {words}"
+    return f"torchrun --nnodes {nodes} … -- {words}"  # the rest differs from machine to machine
 
 
 def refuse_bare_launcher(environment: Mapping[str, str], script: str) -> None:

@@ -220,10 +220,14 @@ def test_a_run_stopped_before_its_first_save_begins_again(
 ) -> None:
     shutil.copytree(stopped, "run")
     Path("run/last.pt").unlink()
+    config = run_folders.read_config(Path("run"))
+    config["resolved"]["processes"] = 2
+    Path("run/config.json").write_text(json.dumps(config))
     at_step(monkeypatch, 1, lambda: send(signal.SIGTERM))
     assert call("--resume", "run") == 143
     said = capsys.readouterr().out
     assert "nothing was saved yet: from the beginning" in said
+    assert "note: processes 1 (was 2): the results will not be the same to the last bit" in said
     assert "stopped after epoch 0, step 1" in said
 
 

@@ -1,12 +1,13 @@
-"""Which processes are refused because a launcher has started several of them without torchrun."""
+"""Which processes are refused because a launcher has started several of them without torchrun, and their commands."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from subprocess import CompletedProcess
 
 from skin.utils.errors import UserError
-from skin.utils.launchers import refuse_bare_launcher
+from skin.utils.launchers import refuse_bare_launcher, to_go_on
 from tests.conftest import ROOT
 
 import pytest
@@ -51,3 +52,20 @@ def test_a_script_notices_before_it_does_anything(run_script: Callable[..., Comp
 @pytest.mark.parametrize("script", ["train.py", "evaluate.py", "predict.py", "benchmark.py", "app.py"])
 def test_every_script_begins_there(script: str) -> None:
     assert "    cli.run(main" in (ROOT / script).read_text()
+
+
+@pytest.mark.parametrize(
+    ("environment", "command"),
+    [
+        ({}, "python"),
+        ({"WORLD_SIZE": "4"}, "python"),  # of another launcher
+        ({"TORCHELASTIC_RUN_ID": "7", "WORLD_SIZE": "1", "GROUP_WORLD_SIZE": "1"}, "python"),
+        (
+            {"TORCHELASTIC_RUN_ID": "7", "WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "1"},
+            "torchrun --standalone --nproc-per-node 4 --",
+        ),
+        ({"TORCHELASTIC_RUN_ID": "7", "WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"}, "torchrun --nnodes 2 … --"),
+    ],
+)
+def test_a_run_goes_on_with_as_many_processes_as_it_has(environment: dict[str, str], command: str) -> None:
+    assert to_go_on(Path("runs/a run"), environment) == f"{command} train.py --resume 'runs/a run'"
