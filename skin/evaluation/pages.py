@@ -42,7 +42,7 @@ from skin.evaluation.report_types import (
 )  # fmt: skip
 from skin.evaluation.verdict import beats_guessing
 from skin.utils.drawing import DPI
-from skin.utils.errors import printable
+from skin.utils.errors import isolated, printable
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -57,7 +57,9 @@ _PIXELS_PER_INCH = 90  # of a picture on the page
 def html(report: Report, pictures: Mapping[str, bytes]) -> str:
     """Return the report as one HTML file that needs nothing else: pictures (PNG, by file name) inside, no scripts."""
     data = {name: inside(content) for name, content in pictures.items()}
-    return render("report.html", _context(report) | {"pictures": data, "top_level": 1, "level": 2}, in_html)
+    context = _context(report) | {"pictures": data, "top_level": 1, "level": 2}
+    context["about"] = _made_safe(context["about"], in_html)  # a path that is copied from there must have no marks
+    return render("report.html", context, lambda text: isolated(in_html(text)))
 
 
 def inside(png: bytes) -> Context:

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from skin.utils.errors import printable
+from skin.utils.errors import isolated, printable
 
 import matplotlib
-from matplotlib import font_manager
+from matplotlib import font_manager, ft2font
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
@@ -34,6 +34,8 @@ DPI = 150
 # It would say of each heading that a font of foreign letters has no bold ones.
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 FAMILY = "DejaVu Sans"  # it comes with matplotlib
+# Since 3.11 matplotlib turns words from right to left. An older one would draw a box for an isolate.
+_SHAPES = hasattr(ft2font, "__libraqm_version__")
 _STYLE: Any = {
     "font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.labelcolor": INK, "axes.edgecolor": FAINT, "axes.linewidth": 0.8,
@@ -81,7 +83,7 @@ def label(name: str, width: int = 22, lines: int = 3) -> str:
     while len(wrapped) > lines:  # without its middle, and as much of it as fits
         wrapped = textwrap.wrap(f"{text[:half].rstrip()} … {text[-half:].lstrip()}", width)
         half -= 1
-    return "\n".join(wrapped)
+    return "\n".join(map(isolated, wrapped) if _SHAPES else wrapped)
 
 
 # ---- letters --------------------------------------------------------------------------------------------------
@@ -96,7 +98,7 @@ def drawable(text: str) -> set[str]:
 def families(text: str) -> tuple[str, ...]:
     """Return the fonts that draw `text`: the usual one, and installed ones for the letters that it lacks."""
     fonts = _fonts()
-    missing = {ord(c) for c in text if not c.isspace()} - _letters(fonts[FAMILY])
+    missing = {ord(c) for c in text if c.isprintable()} - _letters(fonts[FAMILY])
     found = [FAMILY]
     for family in sorted(fonts, key=_plainest) if missing else ():
         if missing & _letters(fonts[family]):

@@ -9,7 +9,7 @@ from pathlib import Path
 from skin.evaluation import pages, report, report_files, schema, subgroups
 from skin.evaluation.intervals import Estimate
 from skin.evaluation.population import describe
-from skin.evaluation.report_types import About, Report, StandIns, to_json
+from skin.evaluation.report_types import About, Report, StandIns, Verdict, to_json
 from skin.evaluation.verdict import verdict
 from tests.browsing import violations
 from tests.conftest import slow
@@ -112,6 +112,13 @@ def test_an_accuracy_by_another_rule_than_the_reports_says_so(whole: Report) -> 
     by_balanced = verdict(replace(whole, decision=replace(found, rule="balanced")))
     assert f'Accuracy by the rule "most probable" {low.text()} is not shown' in by_balanced.reasons[0]
     assert f"Accuracy {low.text()} is not shown" in verdict(replace(whole, decision=found)).reasons[0]
+
+
+def test_names_from_right_to_left_keep_the_order_of_their_line_and_the_data_path_as_it_is(whole: Report) -> None:
+    about = replace(whole.about, data="/data/שומה")
+    page = pages.html(replace(whole, about=about, verdict=Verdict("doubt", "few", ["few: שומה: 5, nv: 3"])), {})
+    assert "<li>few: \u2068שומה\u2069: 5, nv: 3</li>" in page
+    assert "/data/שומה" in page
 
 
 # ---- STARD-AI -----------------------------------------------------------------------------------------------
