@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,6 @@ from skin.data.duplicates import HashCache, in_threads, joined, near_pairs, perc
 from skin.data.images import ImageError, Preprocess, read_header, read_image
 from skin.data.index import Index
 from skin.data.split import SPLITS, Leak, leaks, split_index
-from skin.data.thumbnails import fitted
 from skin.utils import text_table
 from skin.utils.errors import UserError, printable
 
@@ -28,8 +26,6 @@ import numpy as np
 import pandas as pd
 
 _SHOWN = 10  # of each finding, on the terminal; check.json has them all
-_SHEET_PAIRS = 24
-_CAPTION = 30  # characters of a name under a picture
 
 
 @dataclass(frozen=True)
@@ -191,7 +187,7 @@ def check(
 
     Args:
         fractions, seed: of the split, as for `split_index`.
-        out: the folder to write `check.json` and, if there are suspicious pairs, `check.png` into.
+        out: the folder to write `check.json` into.
         keep_duplicates: do not join groups that share a near duplicate; the leaks are reported.
         cache: the folder that keeps the perceptual hashes for training (see `join_near_duplicates`).
         progress: called with the number of images just looked at.
@@ -326,15 +322,10 @@ def _plural(number: int, what: str) -> str:
 
 
 def _write(report: CheckReport, out: Path) -> None:
-    sheet = out / "check.png"
     try:
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
         (out / "check.json").write_bytes(text.encode("utf-8", "backslashreplace"))
-        if report.pairs:
-            draw_pairs(report.pairs, sheet)
-        else:
-            sheet.unlink(missing_ok=True)  # of an earlier check
     except OSError as error:
         raise UserError(f"cannot write the report to {out}: {error.strerror}; name another folder") from error
 
@@ -342,45 +333,3 @@ def _write(report: CheckReport, out: Path) -> None:
 def ranked(pairs: Sequence[Pair]) -> list[Pair]:
     """Return the pairs with leaks and conflicts before copies within one group."""
     return sorted(pairs, key=lambda pair: (not pair.leak, not pair.conflict, pair.within, not pair.exact, pair.bits))
-
-
-def draw_pairs(pairs: Sequence[Pair], path: Path) -> None:
-    """Draw a contact sheet of the first 24 pairs, in the order of `ranked`."""
-    from matplotlib.figure import Figure
-
-    shown = ranked(pairs)[:_SHEET_PAIRS]
-    columns = min(3, len(shown))
-    lines = -(-len(shown) // columns)
-    figure = Figure(figsize=(4.4 * columns, 2.3 * lines + 0.5), dpi=110, layout="constrained")
-    figure.suptitle(f"Suspicious pairs: {len(shown)} of {len(pairs):,}", x=0.01, ha="left", fontsize=12)
-    cells = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes in cells:
-        axes.set_axis_off()
-    for axes, pair in zip(cells, shown, strict=False):
-        axes.imshow(np.concatenate([_fitted(pair.paths[0]), _fitted(pair.paths[1])], axis=1))
-        marks = [mark for mark, is_so in (("LEAK", pair.leak), ("TWO LABELS", pair.conflict)) if is_so]
-        title = ", ".join([*marks, pair.kind])
-        axes.set_title(title, fontsize=9, loc="left", color="#b3261e" if marks else "#333333")
-        for image, label, split, x in zip(pair.images, pair.labels, pair.splits, (0.25, 0.75), strict=True):
-            text = f"{_short(image)}\n{', '.join(filter(None, (label, split)))}"
-            axes.text(
-                x, -0.03, text, fontsize=8, ha="center", va="top", transform=axes.transAxes, parse_math=False,
-                color="#333333",
-            )  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box stands for it
-        figure.savefig(path)
-
-
-def _fitted(path: str, width: int = 240, height: int = 180) -> np.ndarray:
-    """Return the picture as large as fits into a white box, uint8 [height, width, 3], with margins left and right."""
-    small = fitted(path, width - 8, height)
-    box = np.full((height, width, 3), 255, dtype=np.uint8)
-    top, left = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
-    box[top : top + small.shape[0], left : left + small.shape[1]] = small
-    return box
-
-
-def _short(name: str) -> str:
-    name = printable(name)
-    return name if len(name) <= _CAPTION else f"{name[: _CAPTION // 2 - 1]}…{name[-_CAPTION // 2 :]}"

@@ -1,4 +1,4 @@
-"""`train.py --check`: audit the data of a run and show it, in check.json, check.png and check.html."""
+"""`train.py --check`: audit the data of a run and show it, in check.json and check.html."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(
     options: Options, argv: Sequence[str] | None, processes: Topology, build_trainer: speed.BuildTrainer,
     train_step: speed.TrainStep,
 ) -> int:  # fmt: skip
-    """Audit the data folder, and write check.json, check.png and check.html; return 1 if something is wrong, or 0.
+    """Audit the data folder, and write check.json and check.html; return 1 if something is wrong, or 0.
 
     Args:
         argv: the command line, from which that of the training is made.

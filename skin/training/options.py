@@ -186,7 +186,7 @@ MACHINE = {
 # More of them, which an error advises to change. The run says what a change means and writes it to config.json.
 MENDS = {"data", "labels", "batch_size", "accumulate", "lr", "skip_bad_images", "allow_missing"}
 AUTO = Path("auto")
-# Files that a run may leave in its folder if it is killed as it begins.
+# Files that a run may leave in its folder if it is killed as it begins; check.png is of an earlier version.
 _BEGUN = {
     "demo", "split.csv", "contents.csv", "warnings.txt", "environment.json", "check.json", "check.png", "check.html",
 }  # fmt: skip
