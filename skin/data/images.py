@@ -267,7 +267,7 @@ def _check_size(size: tuple[int, int], name: str, limit: int = PIXEL_LIMIT) -> N
     width, height = size
     if width * height > limit:
         raise ImageError(name, f"{width}x{height} pixels, more than the {limit:,} that are read")
-    if min(size) < 1 or max(size) > ASPECT_LIMIT * min(size):
+    if min(size) < 2 or max(size) > ASPECT_LIMIT * min(size):  # one pixel is a spacer of a web page
         raise ImageError(name, f"{width}x{height} pixels: too narrow for a picture of skin")
 
 

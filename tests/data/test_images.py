@@ -395,6 +395,7 @@ REFUSED = {
     "bomb": (bomb_png(60_000, 60_000), "more than the 120,000,000 pixels"),
     "small bomb": (bomb_png(12_000, 10_001), "12000x10001 pixels, more than the 120,000,000"),
     "large webp": (encoded(Image.new("L", (7000, 3600)), "WEBP", method=0), "more than the 25,000,000"),
+    "spacer": (encoded(Image.new("RGB", (1, 1))), "1x1 pixels: too narrow for a picture of skin"),
     "strip": (encoded(Image.new("RGB", (2000, 1))), "2000x1 pixels: too narrow"),
     "float": (encoded(Image.new("F", (40, 32), -0.5), "TIFF"), "floating-point pixels"),
     "no number": (encoded(Image.new("F", (40, 32), float("nan")), "TIFF"), "floating-point pixels"),
