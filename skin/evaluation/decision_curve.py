@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from skin.evaluation.called import CalledAt
 from skin.evaluation.intervals import Estimate, Resampler, interval
 from skin.evaluation.metrics import Array, Floats, Share, ratio
 from skin.evaluation.paired import correlation, from_ends
@@ -30,12 +31,10 @@ def decision_curve(positives: Array, risk: Array, resampler: Resampler) -> Calla
     Args:
         positives: bool [N], malignant. risk: float [N], its probability.
     """
-    number = len(THRESHOLDS)
-    reached = np.searchsorted(THRESHOLDS, risk, "right")  # how many of the thresholds each risk reaches
-    counts = resampler.sums([(np.where(positives, reached, reached + number + 1), 1)], 2 * (number + 1))
+    treated = CalledAt(np.array(THRESHOLDS), positives, risk, resampler)
 
     def figures(weights: Array) -> dict[str, Floats]:
-        return cells((counts @ weights).T.reshape(-1, 2, number + 1))
+        return cells(treated.tables(weights))
 
     rounds = resampler.ask(figures)
 
@@ -60,19 +59,13 @@ def decision_curve(positives: Array, risk: Array, resampler: Resampler) -> Calla
     return curve
 
 
-def cells(counts: Array) -> dict[str, Floats]:
-    """Return the share of each cell of the 2 x 2 table at each threshold, [B, T].
-
-    Args:
-        counts: [B, 2, T + 1], the malignant and the benign images by the number of thresholds that the risk reaches.
-    """
-    reaching = np.cumsum(counts[..., ::-1], -1)[..., ::-1]  # [B, 2, T + 1]: those that reach k thresholds or more
-    total = reaching[..., 0].sum(1)[:, None]
-    positives, negatives = (np.repeat(reaching[:, side, :1], len(THRESHOLDS), 1) for side in (0, 1))
+def cells(tables: Array) -> dict[str, Floats]:
+    """Return the share of each cell of the 2 x 2 tables [B, T, 2, 2] in all images, [B, T]."""
+    total = tables.sum((2, 3))
+    (true_negatives, false_positives), (false_negatives, true_positives) = np.moveaxis(tables, (2, 3), (0, 1))
     found = {
-        "tp": reaching[:, 0, 1:], "fp": reaching[:, 1, 1:],
-        "fn": positives - reaching[:, 0, 1:], "tn": negatives - reaching[:, 1, 1:],
-        "all_positives": positives, "all_negatives": negatives,
+        "tp": true_positives, "fp": false_positives, "fn": false_negatives, "tn": true_negatives,
+        "all_positives": true_positives + false_negatives, "all_negatives": true_negatives + false_positives,
     }  # fmt: skip
     return {name: ratio(cell, total) for name, cell in found.items()}
 

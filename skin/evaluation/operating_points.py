@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from skin.evaluation.called import CalledAt
 from skin.evaluation.intervals import Estimate, Resampler, interval
 from skin.evaluation.metrics import OF_CALLED, Array, Bools, Floats, Metric, OfConfusion, ShareOfClass
 from skin.evaluation.report_types import OnValidation, OperatingPoint, OperatingPoints
@@ -213,30 +214,17 @@ def _at_thresholds(
     Args:
         thresholds: by target and rule. sides: positives bool [N] and scores [N] by target.
     """
-    levels = {name: np.array(sorted(of_rules.values())) for name, of_rules in thresholds.items() if of_rules}
-    if not levels:
+    rising = {name: sorted(of_rules.items(), key=lambda item: item[1]) for name, of_rules in thresholds.items()}
+    keys = [(name, rule) for name, of_rules in rising.items() for rule, _ in of_rules]
+    if not keys:
         return dict
-    # An image counts once per target, by the number of thresholds that it reaches: [2, T + 1] places of each.
-    widths = [2 * (len(of_target) + 1) for of_target in levels.values()]
-    starts = dict(zip(levels, np.cumsum([0, *widths]).tolist(), strict=False))
-    columns: list[tuple[Array | int, Array | float]] = []
-    for name, of_target in levels.items():
-        positives, scores = sides[name]
-        reached = np.searchsorted(of_target, scores, "right")
-        columns.append((starts[name] + (len(of_target) + 1) * positives + reached, 1))
-    counts = resampler.sums(columns, sum(widths))
-    keys = [(name, rule) for name in levels for rule in thresholds[name]]
+    called = [
+        CalledAt(np.array([threshold for _, threshold in of_rules]), *sides[name], resampler)
+        for name, of_rules in rising.items()
+    ]
 
     def figures(weights: Array) -> dict[str, Floats]:
-        sums = (counts @ weights).T
-        tables = {}
-        for name, of_target in levels.items():
-            own = sums[:, starts[name] : starts[name] + 2 * (len(of_target) + 1)].reshape(len(sums), 2, -1)
-            reaching = np.cumsum(own[..., ::-1], -1)[..., ::-1]  # those that reach 0, 1, .. thresholds or more
-            for rule, threshold in thresholds[name].items():
-                called = reaching[..., np.searchsorted(of_target, threshold) + 1]
-                tables[name, rule] = np.stack([reaching[..., 0] - called, called], -1)  # [B, 2, 2]
-        confusion = np.stack([tables[key] for key in keys], 1)
+        confusion = np.concatenate([of_target.tables(weights) for of_target in called], 1)
         return {m.name: m.source.compute(confusion)[..., 1] for m in OF_CALLED if isinstance(m.source, OfConfusion)}
 
     rounds = resampler.ask(figures)
