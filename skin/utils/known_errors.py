@@ -21,6 +21,7 @@ _ROOT = Path(__file__).parents[2]
 _OURS = ("skin", "tests", "train")
 _GPU_IS_FULL = re.compile(r"OutOfMemoryError|out of memory|_ALLOC_FAILED")
 _HOST_IS_FULL = re.compile(r"MemoryError|std::bad_alloc|[Cc]an('|no)t allocate memory")
+_TOO_MANY_FILES = "Too many open files"
 # gloo's errors are bare RuntimeErrors that name its source files; NCCL's have classes, such as DistBackendError.
 _FROM_PEERS = re.compile(r"\bDist\w*Error|gloo|Connection closed by peer|ProcessGroup")
 _WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (exited unexpectedly|is killed by [^.]*)")
@@ -55,8 +56,10 @@ def advice_on(error: BaseException, batch_size: int | None = None, passes: int |
     text = str(error)
     if _GPU_IS_FULL.search(_line(error)):
         return "the GPU has too little memory" + _smaller(batch_size, passes)
+    workers = "" if batch_size is None else ", or fewer --workers"  # which such a script may not have
+    if _TOO_MANY_FILES in text:
+        return f"this process may not open as many files as it needs: raise the limit by ulimit -n 4096{workers}"
     if _HOST_IS_FULL.search(_line(error)):
-        workers = "" if batch_size is None else ", or fewer --workers"  # which such a script may not have
         return "this machine has too little memory" + _smaller(batch_size, passes) + workers
     if "Bus error" in text or re.search(r"</torch_\S*>: No space left", text) or _is_of_a_semaphore(error):
         return "the loader's processes have too little shared memory (/dev/shm): enlarge it, or use --workers 0"

@@ -43,6 +43,8 @@ LATE = "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Time
         (dist.DistNetworkError("The client socket has timed out after 60000ms"), "has not answered in time"),
         (torch.AcceleratorError("CUDA error: unspecified launch failure\nmore"), r"unspecified launch failure$"),
         (RuntimeError("Symlink loop from '/a/b'"), "'/a/b': a link that leads back to itself"),
+        (RuntimeError("Too many open files. Communication"), r"by ulimit -n 4096, or fewer --workers$"),
+        (OSError(24, "Too many open files", "/a/b.jpg"), "by ulimit -n 4096, or fewer --workers$"),
         (OSError(28, "No space left on device", "/a/curves.png"), "No space left on device: /a/curves.png"),
     ],
 )  # fmt: skip
