@@ -148,13 +148,13 @@ def answer_early(settings_class: type[Any], description: str | None) -> None:
 
 
 def _say_what_is_missing(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-    """Say in one line that a package is not installed, and leave with code 2; print other exceptions as usual.
+    """Say in one line that a package is not installed or has no room, and leave with code 2; print others as usual.
 
     Ctrl-C while the packages are imported is no error: the code is that of `run`.
     """
     if issubclass(kind, KeyboardInterrupt):
         raise SystemExit(130)
-    line = advice_on(error) if isinstance(error, ModuleNotFoundError) else None
+    line = advice_on(error) if isinstance(error, (ImportError, MemoryError, OSError)) else None
     if line is not None:
         raise SystemExit(fail(line))
     sys.__excepthook__(kind, error, trace)
@@ -217,7 +217,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 141
         except Exception as error:
-            known = isinstance(error, (RuntimeError, MemoryError, OSError, ModuleNotFoundError))
+            known = isinstance(error, (RuntimeError, MemoryError, OSError, ImportError))
             line = advice_on(error) if known else None
             if line is None:
                 traceback.print_exc()

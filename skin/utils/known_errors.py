@@ -21,6 +21,7 @@ _ROOT = Path(__file__).parents[2]
 _OURS = ("skin", "tests", "train")
 _GPU_IS_FULL = re.compile(r"OutOfMemoryError|out of memory|_ALLOC_FAILED")
 _HOST_IS_FULL = re.compile(r"MemoryError|std::bad_alloc|[Cc]an('|no)t allocate memory")
+_NO_ROOM = re.compile(r"failed to map segment|cannot allocate memory", re.IGNORECASE)
 _TOO_MANY_FILES = "Too many open files"
 # gloo's errors are bare RuntimeErrors that name its source files; NCCL's have classes, such as DistBackendError.
 _FROM_PEERS = re.compile(r"\bDist\w*Error|gloo|Connection closed by peer|ProcessGroup")
@@ -59,6 +60,11 @@ def advice_on(error: BaseException, batch_size: int | None = None, passes: int |
     workers = "" if batch_size is None else ", or fewer --workers"  # which such a script may not have
     if _TOO_MANY_FILES in text:
         return f"this process may not open as many files as it needs: raise the limit by ulimit -n 4096{workers}"
+    if isinstance(error, ImportError) and _NO_ROOM.search(text):
+        return (
+            "this machine, or a limit such as ulimit -v, leaves too little memory to load a library "
+            f"({text.partition(':')[0]}): end what else uses it, or raise the limit"
+        )
     if _HOST_IS_FULL.search(_line(error)):
         return "this machine has too little memory" + _smaller(batch_size, passes) + workers
     if "Bus error" in text or re.search(r"</torch_\S*>: No space left", text) or _is_of_a_semaphore(error):

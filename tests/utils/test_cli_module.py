@@ -143,3 +143,13 @@ def test_ctrl_c_while_packages_are_imported_is_no_error() -> None:
     with pytest.raises(SystemExit) as left:
         cli._say_what_is_missing(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert left.value.code == 130
+
+
+def test_a_library_that_finds_no_room_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    error = ImportError("libtorch_cuda.so: failed to map segment from shared object")
+    with pytest.raises(SystemExit) as left:
+        cli._say_what_is_missing(ImportError, error, None)
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: this machine, or a limit such as ulimit -v, leaves too little memory to load")
+    assert "(libtorch_cuda.so): end what else uses it, or raise the limit\n" in said
