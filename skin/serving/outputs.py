@@ -30,8 +30,10 @@ def open_outputs(settings: PredictSettings, classes: Sequence[str]) -> Iterator[
     """Open the outputs that the command line asks for; yield one that passes each answer on to all of them.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written, or the answers would go to a standard output that is closed.
     """
+    if sys.stdout is None and (settings.json or not settings.csv):
+        raise UserError("standard output is closed, so the answers would go nowhere: name a file by --csv")
     on_terminal = is_terminal(sys.stdout)
     outputs: list[Output] = []
     with ExitStack() as stack:

@@ -501,6 +501,16 @@ def test_a_table_may_go_to_a_device_and_replace_an_older_one(run: Run) -> None:
     assert not Path("/dev/null").is_file()
 
 
+@pytest.mark.parametrize(("words", "code"), [([], 2), (["--json", "--csv", "a.csv"], 2), (["--csv", "a.csv"], 0)])
+def test_answers_that_would_go_nowhere_are_an_error(
+    words: list[str], code: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw("a.png")
+    monkeypatch.setattr(sys, "stdout", None)  # as after >&-
+    found, _, errors = run("a.png", *words)
+    assert (found, "error: standard output is closed" in errors) == (code, code == 2)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 def test_what_is_full_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     draw("a.png")
