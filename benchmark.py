@@ -185,7 +185,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.infer:
         return infer.benchmark(options, console)
     options = with_images(options)
-    splits = read_splits(Options(data=options.data, labels=options.labels, allow_missing=True, keep_duplicates=True))
+    splits = read_splits(Options(
+        data=options.data, labels=options.labels, allow_missing=True, keep_duplicates=True,
+        skip_bad_images=options.skip_bad_images,
+    ))  # fmt: skip
+    for note in splits.index.notes:
+        console.print(note, markup=False, soft_wrap=True)
     if options.input:
         return input_path.benchmark(options, splits, console)
     if options.plan:

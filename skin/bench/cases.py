@@ -61,6 +61,7 @@ class Case:
     whole_epoch: bool = False  # time the loader's window over an epoch from its first step to its last
     probe: bool = False  # only see if a batch of this size fits
     price_per_hour: float | None = None  # of the machine
+    skip_bad_images: bool = False
 
     def with_batch(self, size: int, **different: Any) -> Case:
         """Return the case with another batch size, and other differences."""
@@ -80,7 +81,7 @@ class Case:
             data=Path(self.data), labels=None if self.labels is None else Path(self.labels), allow_missing=True,
             model=key.model, weights="none", image_size=key.image_size, batch_size=key.batch_size,
             amp="auto" if key.amp == "on" else "off", gpus=key.gpus, workers=self.workers, cache=self.cache,
-            keep_duplicates=True, compile=key.recipe == "ours-compiled",
+            keep_duplicates=True, skip_bad_images=self.skip_bad_images, compile=key.recipe == "ours-compiled",
         )  # fmt: skip
 
 
@@ -117,7 +118,7 @@ def _case(options: BenchmarkOptions, gpus: int, mode: str, amp: str, recipe: str
         data=str(options.data or ""), labels=None if options.labels is None else str(options.labels),
         workers=options.workers, cache=options.cache, steps=options.steps or steps,
         warmup=warmup if options.warmup is None else options.warmup, whole_epoch=options.whole_epoch,
-        price_per_hour=options.price_per_hour,
+        price_per_hour=options.price_per_hour, skip_bad_images=options.skip_bad_images,
     )  # fmt: skip
 
 

@@ -28,11 +28,11 @@ ALWAYS = {*KINDS, "model", "image_size", "batch_size", "data", "labels", "json",
 USES = {  # the options that a kind looks at, besides those
     "training": {
         "gpus", "amp", "recipes", "parallel", "workers", "cache", "rounds", "steps", "warmup", "whole_epoch",
-        "price_per_hour", "plot", "compare",
+        "price_per_hour", "plot", "compare", "skip_bad_images",
     },
-    "plan": {"gpus", "amp", "workers", "cache", "epochs", "price_per_hour"},
+    "plan": {"gpus", "amp", "workers", "cache", "epochs", "price_per_hour", "skip_bad_images"},
     "infer": {"gpus", "amp", "rounds", "steps", "checkpoint", "plot"},
-    "input": {"rounds", "steps"},
+    "input": {"rounds", "steps", "skip_bad_images"},
 }  # fmt: skip
 
 
@@ -57,6 +57,7 @@ class BenchmarkOptions:
         None, "data folder, as for train.py (default: generated 600x450 JPEGs)", group="work", metavar="DIR"
     )
     labels: Path | None = option(None, "table of labels, as for train.py", group="work", metavar="CSV")
+    skip_bad_images: bool = option(False, "leave out images that cannot be read", group="work")
     workers: int | None = option(
         None, "loader processes (default: each recipe's own choice)", group="work", metavar="N"
     )

@@ -111,6 +111,29 @@ def test_input_paths_are_compared_round_by_round() -> None:
     assert (row["speedup_over_plain"], row["speedup_low"], row["speedup_high"]) == (3.0, 2.0, 4.0)
 
 
+@pytest.mark.parametrize(("kind", "module"), [("--plan", plan), ("--input", input_path)])
+def test_an_image_that_is_damaged_can_be_left_out_as_the_error_advises(
+    kind: str, module: Any, demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, "benchmark", lambda options, splits, *others: len(splits.rows))
+    for number, image in enumerate(sorted(demo_folder.rglob("*.jpg"))[:12]):
+        folder = tmp_path / ("nv" if number % 2 else "mel")
+        folder.mkdir(exist_ok=True)
+        (folder / image.name).write_bytes(image.read_bytes())
+    (folder / "bad.jpg").touch()
+    with pytest.raises(UserError, match=r"bad\.jpg: an empty file.*--skip-bad-images"):
+        benchmark.main([kind, "--data", str(tmp_path)])
+    assert benchmark.main([kind, "--data", str(tmp_path), "--skip-bad-images"]) == 12
+    assert "left out, cannot be read" in capsys.readouterr().out
+
+
+def test_a_case_leaves_out_damaged_images_if_that_is_asked_for() -> None:
+    for asked in (True, False):
+        [planned, *_] = cases.plan(BenchmarkOptions(gpus="0", skip_bad_images=asked), present=0)
+        assert planned.case.training_settings().skip_bad_images is asked
+
+
 def test_a_training_part_smaller_than_a_batch_is_refused(demo_folder: Path) -> None:
     """112 of the 160 images are its share."""
     with pytest.raises(UserError, match=r"images in the training split do not fill a batch of 128; use a smaller"):
