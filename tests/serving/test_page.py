@@ -273,6 +273,21 @@ def test_many_pictures_and_a_zip_become_a_table_and_a_csv_file(
     assert page.get_attribute("#result article", "data-class") == expected[2].label
 
 
+@pytest.mark.parametrize("name", ["seborrhoeic keratosis " * 4, "keratosis_" * 9])
+@pytest.mark.parametrize("device", [PHONE, DESKTOP])
+def test_a_long_class_name_leaves_its_probability_in_sight(
+    browser: Browser, server: Server, pictures: list[Path], device: dict[str, Any], name: str
+) -> None:
+    with visiting(browser, server.address, **device) as visit:
+        visit.upload(*pictures[:2])
+        finished(visit.page)
+        cell, wide = (visit.page.locator(chosen).first for chosen in ("#batch td.number", "#batch .wide"))
+        cell.evaluate("(cell, name) => cell.textContent = name + cell.textContent", name)
+        assert wide.evaluate("it => it.scrollWidth - it.clientWidth") == 0
+        answer = visit.page.locator("#batch td:nth-child(2)").first
+        assert answer.evaluate("it => it.clientWidth") >= cell.evaluate("it => it.clientWidth")
+
+
 def test_a_zip_in_a_zip_has_a_row_that_says_so(visit: Visit, pictures: list[Path], tmp_path: Path) -> None:
     inner = zip_of(tmp_path / "inner.zip", {"1.png": pictures[1].read_bytes()})
     entries = {"0.png": pictures[0].read_bytes(), "more/inner.zip": inner.read_bytes(), ".hidden/x.zip": b""}
