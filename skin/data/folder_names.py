@@ -112,7 +112,7 @@ def by_words(names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
 
 
 def common_words(names: Iterable[str]) -> frozenset[str]:
-    """Return the words that all of several names have, which tell none of them from another."""
+    """Return the words that all names share; none for a single name."""
     words = [frozenset(words_of(name)) for name in names]
     return frozenset.intersection(*words) if len(words) > 1 else frozenset()
 
@@ -220,7 +220,7 @@ def _words_of_masks(name: str) -> list[str]:
 
 
 def copied_from(name: str, beside: Mapping[tuple[str, ...], list[str]], numbered: bool = True) -> str:
-    """Return the folder of which one holds copies (`mel - Copy`, `mel_augmented`), by their names; otherwise `""`.
+    """Return the folder whose copies `name` holds, such as `mel` for `mel - Copy`; `""` if there is none.
 
     Args:
         beside: the folders that are there, `by_words`.

@@ -158,7 +158,7 @@ def build_index(
         of_none.insert(0, f"no lesion or patient is known of {count(alone, 'image')}: each is on its own")
     of_none += mixed
     if unread:
-        warnings.append(f"{unread} are in no format that is read: save them as JPEG or PNG to use them")
+        warnings.append(f"{unread} cannot be read in their format: save them as JPEG or PNG")
     label = [draft.label_note] if draft.label_note else []
     notes = (
         *draft.unusable, *label, *draft.notes, *by_path, *of_none, *altered, *_passed_over(folder), *_links(folder),
@@ -181,11 +181,11 @@ def _too_few_rows(draft: Draft, folder: Folder, named: int, unread: str, allow_m
         UserError: no row can be used.
     """
     unusable = sum(draft.unusable.values())
-    what = "; ".join([*draft.unusable, *([f"{unread} are in no format that is read"] if unread else [])])
+    what = "; ".join([*draft.unusable, *([f"{unread} cannot be read in their format"] if unread else [])])
     unpack = how_to_unpack(folder, packed(folder)) if draft.missing else ""
     if draft.rows.empty:
         if draft.missing and folder.images and not unpack:
-            what += f"; its files are called such as {printable(min(folder.images))}: name them so in the table"
+            what += f"; its files have names such as {printable(min(folder.images))}: use these names in the table"
         what += f"{what and '; '}{unpack}" if unpack else ""
         raise UserError(f"{folder.root}: no row of {draft.source} has both an image and a class{what and ': '}{what}")
     if unusable <= _SHRUG * named or allow_missing:
@@ -217,7 +217,8 @@ def _in_order(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     for column in (name for name in attributes if name not in PEOPLE):
         rows[column], others = _as_numbers(rows[column])
         if others:
-            notes.append(f"the column {printable(column)} is taken for words: '{printable(others[0])}' is no number")
+            no_number = printable(others[0])
+            notes.append(f"the column {printable(column)} is read as text, because '{no_number}' is not a number")
     return rows, notes
 
 

@@ -1,4 +1,4 @@
-"""What is known beside the picture, such as age and sex, as numbers for a network: `train.py --metadata age,sex`.
+"""Turn what is known beside the picture, age or sex, into numbers for a network: `train.py --metadata age,sex`.
 
 An `Encoder` is fitted on the training split and kept in the checkpoint. A column becomes the standardised number and
 a flag that is 1 if there is none, or one place per category, of which none is 1 if the value is missing or was not
@@ -89,7 +89,7 @@ class Column:
             return f"counts as missing: the model knows {', '.join(self.categories)}"
         number = _number(text)
         if math.isnan(number):
-            return "counts as missing: it is no number"
+            return "counts as missing: it is not a number"
         if self.least <= number <= self.most:
             return ""
         return f"is used, but the model has learned from {self.least:g} to {self.most:g} alone"

@@ -48,8 +48,8 @@ def _values(folder: Folder, rows: pd.DataFrame, name: str, what: str) -> tuple[p
         if about.unclear:
             value, (one, other, *_) = next(iter(about.unclear.items()))
             raise UserError(
-                f"{option} {name}: {path} names '{printable(value)}', and {printable(one)} and {printable(other)} "
-                "are called so: write the path of each image into the table"
+                f"{option} {name}: {path} names '{printable(value)}', which may be {printable(one)} or "
+                f"{printable(other)}: write the path of each image into the table"
             )
         found.append(pd.DataFrame({"image": about.rows["_image"], "value": about.rows[column]}))
         sources.append(f"{path} ({about.changed})" if about.changed else path)

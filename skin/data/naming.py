@@ -1,4 +1,4 @@
-"""Which images the rows of a table are about, if the reader of the layout has not read that table itself.
+"""Find the images that the rows of a table are about, if the reader of the layout has not read it itself.
 
 A name in a table may have folders or none, and another extension than the file. So names are compared by their
 stems, and by as many of the folders above as both have: `mel/001.jpg` is not the row of `nv/001`.

@@ -320,7 +320,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} names the image '{name}' twice: keep one of the rows, the one that the run wrote")
     wrong = ~table["split"].isin(SPLITS)
     if wrong.any():
-        raise UserError(f"{path} puts '{table.loc[wrong, 'image'].iloc[0]}' in none of the splits train, val, test")
+        other = printable(table.loc[wrong, "split"].iloc[0])
+        raise UserError(f"{path} has the split '{other}', which is not train, val or test")
     if FOLD not in table:
         return table[MANIFEST_COLUMNS]
     folds = pd.to_numeric(table[FOLD], errors="coerce")

@@ -43,7 +43,7 @@ def draw(side: int, squares: Sequence[np.ndarray] = (), seed: int = 0, count: in
 
 
 def _noise(generator: np.random.Generator, side: int) -> np.ndarray:
-    """Noise of any grain, in colour or grey."""
+    """Draw noise of any grain, in colour or grey."""
     cells = int(generator.choice([side, side // 2, side // 4]))
     channels = int(generator.choice([1, 3]))
     cell = generator.integers(0, 256, (cells, cells, channels), np.uint8).repeat(3 // channels, axis=2)
@@ -51,14 +51,14 @@ def _noise(generator: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _flat(generator: np.random.Generator, side: int) -> np.ndarray:
-    """One colour, or one that becomes another."""
+    """Draw one colour, or one that becomes another."""
     one, other = generator.integers(0, 256, (2, 3))
     along = np.linspace(0, 1, side)[:, None, None] * generator.integers(0, 2)
     return np.broadcast_to(one + (other - one) * along, (side, side, 3)).round().astype(np.uint8)
 
 
 def _text(generator: np.random.Generator, side: int) -> np.ndarray:
-    """Lines of text in any size and two colours."""
+    """Draw lines of text in any size and two colours."""
     page = np.empty((side, side, 3), np.uint8)
     page[:], ink = generator.integers(200, 256, 3), tuple(generator.integers(0, 90, 3).tolist())
     if generator.random() < 0.25:
@@ -73,7 +73,7 @@ def _text(generator: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _document(generator: np.random.Generator, side: int) -> np.ndarray:
-    """A page with a heading, lines as at a distance, a table or a chart."""
+    """Draw a page with a heading, lines as at a distance, a table or a chart."""
     page = np.full((side, side, 3), generator.integers(225, 256), np.uint8)
     margin, pitch = side // 12, max(3, int(side * generator.uniform(0.03, 0.06)))
     cv2.rectangle(page, (margin, margin), (int(side * generator.uniform(0.4, 0.8)), margin + pitch), (30, 30, 30), -1)
@@ -91,7 +91,7 @@ def _document(generator: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _texture(generator: np.random.Generator, side: int) -> np.ndarray:
-    """Noise with the spectrum of natural pictures: its amplitude falls as one over the frequency."""
+    """Draw noise with the spectrum of natural pictures: its amplitude falls as one over the frequency."""
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(generator.standard_normal((3, side, side))) * frequency ** -generator.uniform(0.7, 1.6)
@@ -103,7 +103,7 @@ def _texture(generator: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _scene(generator: np.random.Generator, side: int) -> np.ndarray:
-    """Sky, ground, and things that stand on it."""
+    """Draw sky, ground, and things that stand on it."""
     sky, ground = np.array([110, 160, 220]), np.array([90, 120, 60])
     down = np.linspace(0, 1, side)[:, None, None]
     page = np.broadcast_to(sky * (1 - down) + 230 * down, (side, side, 3)).copy()

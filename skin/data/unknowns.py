@@ -51,8 +51,8 @@ def without_unknown_groups(rows: pd.DataFrame, source: str) -> tuple[pd.DataFram
         rows = rows.assign(group=rows["group"].mask(of_name, ""))
         where = f"{int(of_name.sum()):,} of {len(rows):,} images"
         warnings.append(
-            f"{source}: '{printable(name)}' is the lesion or patient of {where}: taken for unknown, and each of "
-            "these images for a lesion of its own"
+            f"{source}: '{printable(name)}' is the lesion or patient of {where}: treated as unknown, so each "
+            "of these images counts as a lesion of its own"
         )
     return rows, warnings
 
@@ -73,8 +73,8 @@ def of_groups(groups: pd.Series) -> list[str]:
         one, other = sorted(names[plain == plain[again].iloc[0]])[:2]
         warnings.append(
             f"{plain[again].nunique():,} lesions or patients are written in several ways, such as '{printable(one)}' "
-            f"and '{printable(other)}', alike but for case, signs or zeros in front: they count as different ones, "
-            "and may stand on both sides of the split; if they are the same, write them in one way"
+            f"and '{printable(other)}', which differ only in case, signs or leading zeros: they count as different, "
+            "and may be in two splits; if they are the same, write them in one way"
         )
     second = known.iloc[1] if len(known) > 1 else 0
     stands_out = known.iloc[0] > len(groups) * _LARGE_GROUP and known.iloc[0] >= max(_MANY, 3 * second)

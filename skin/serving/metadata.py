@@ -106,8 +106,8 @@ def _from_table(path: Path, encoder: Encoder, say: Callable[[str], object]) -> K
             other = answered.setdefault(name, image)
             if PurePath(other).parent != PurePath(image).parent and Path(other).resolve() != Path(image).resolve():
                 raise UserError(
-                    f"{path} names '{printable(name)}', and {printable(other)} and {printable(image)} are "
-                    "called so: write the path of each image into the table"
+                    f"{path} names '{printable(name)}', which may be {printable(other)} or {printable(image)}: "
+                    "write the path of each image into the table"
                 )
             return cast(Known, values[name])
         if first.acquire(blocking=False):  # it is never given back

@@ -165,7 +165,7 @@ def test_values_that_the_model_does_not_know_are_noted() -> None:
     ages, sexes = ["40-50", "40-50", "50-60", "45", "", "450"], ["F", "m", "unknown", "", "f", "f"]
     notes = test_set._without_metadata(checkpoint, pd.DataFrame({"age": ages, "sex": sexes}))
     assert notes == [
-        "age of 3 images, such as 40-50, counts as missing: it is no number",
+        "age of 3 images, such as 40-50, counts as missing: it is not a number",
         "age of 1 image, such as 450, is used, but the model has learned from 20 to 85 alone",
     ]
 
@@ -200,7 +200,7 @@ def test_what_counts_as_missing_is_said(
     )
     assert json.loads(found) == json.loads(nothing)
     assert re.findall("WARNING: (.*)", said) == [
-        "age=old counts as missing: it is no number",
+        "age=old counts as missing: it is not a number",
         "sex=robot counts as missing: the model knows female, male",
         "weight=80 counts as missing: the model uses age, sex, localization",
     ]
@@ -239,7 +239,7 @@ def test_a_row_is_that_of_one_image_however_it_is_written(
     assert answers({"1": old}) == [three, three]
     names.append("a/L\u00e4sion.jpg")
     names.append("b/La\u0308sion.JPG")
-    with pytest.raises(UserError, match=r"t.csv names 'Läsion', and a/L.*sion.jpg and b/L.*sion.JPG are called so"):
+    with pytest.raises(UserError, match=r"t.csv names 'Läsion', which may be a/L.*sion.jpg or b/L.*sion.JPG: write"):
         answers({"L\u00e4sion": young, "1": old})
 
 

@@ -439,7 +439,7 @@ def test_a_row_without_a_class_or_a_picture_is_left_out_and_counted(tmp_path: Pa
     [
         ({"label": None}, "no column of labels, such as 'label'; its columns are image"),
         ({"image": pa.array(["a"] * COUNT)}, r"no column of pictures \(bytes\); its columns are image, label"),
-        ({"label": pa.array([7] * COUNT)}, "row 0: the label 7 is none of 0 to 1"),
+        ({"label": pa.array([7] * COUNT)}, "row 0: the label 7 is not between 0 and 1"),
     ],
 )
 def test_a_parquet_file_that_cannot_be_used_says_what_it_lacks(

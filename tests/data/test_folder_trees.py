@@ -82,7 +82,7 @@ def test_two_levels_of_classes_have_the_upper_one_as_classes(tmp_path: Path) -> 
     index = read_index(tree(tmp_path, "benign/nv", "benign/bkl", "malignant/mel", "malignant/bcc"))
     assert sizes(index) == {"benign": 6, "malignant": 6}
     assert index.notes == (
-        "the classes are the folders benign, malignant; those in them (bcc, bkl, mel, nv) are not told apart",
+        "the classes are the folders benign, malignant; the folders inside them (bcc, bkl, mel, nv) are merged",
     )
 
 
@@ -90,13 +90,13 @@ def test_classes_below_are_said_if_images_lie_beside_them(tmp_path: Path) -> Non
     index = read_index(tree(tmp_path, "benign/nv", "benign/bkl", "malignant/mel", "malignant"))
     assert sizes(index) == {"benign": 6, "malignant": 6}
     assert index.notes == (
-        "the classes are the folders benign, malignant; those in them (bkl, mel, nv) are not told apart",
+        "the classes are the folders benign, malignant; the folders inside them (bkl, mel, nv) are merged",
     )
 
 
 def test_ways_of_imaging_are_said_if_they_are_learnt_as_classes(tmp_path: Path) -> None:
     (note,) = read_index(tree(tmp_path, "dermoscopy", "clinical images")).notes
-    assert note.startswith("the folders clinical images, dermoscopy are learnt as if they were diagnoses")
+    assert "clinical images, dermoscopy are named after ways to take images and are learnt as classes" in note
     assert read_index(tree(tmp_path, "nevus")).notes == ()
 
 
@@ -213,8 +213,8 @@ def test_class_folders_beside_splits_that_are_of_none_are_named(tmp_path: Path, 
     tree(tmp_path, "set/train/mel", "set/train/nv", "set/val/mel", "set/val/nv", f"set/{name}/mel", f"set/{name}/nv")
     index = read_index(tmp_path)
     assert sizes(index) == {f"{split}/{cls}": 3 for split in ("train", "val") for cls in ("mel", "nv")}
-    assert index.notes[0].startswith(f"the folder {name} holds class folders, too, and is named like no split")
-    advised = index.notes[0].rpartition(" as in ")[2]
+    assert index.notes[0].startswith(f"left out: the folder {name} holds class folders, but its name tells no split")
+    advised = index.notes[0].rpartition(" such as ")[2]
     (tmp_path / "set" / name).rename(tmp_path / "set" / advised)
     assert sizes(read_index(tmp_path))["test/mel"] == 3
 
@@ -311,7 +311,7 @@ def test_class_folders_of_two_sites_are_read_together(tmp_path: Path) -> None:
 def test_a_set_in_two_sizes_or_forms_is_not_read_twice(tmp_path: Path, names: tuple[str, str]) -> None:
     for name in names:
         tree(tmp_path / name, "mel", "nv")  # the same names of images in each
-    with pytest.raises(UserError, match="as in copies of one set") as error:
+    with pytest.raises(UserError, match="as copies of one set have") as error:
         read_index(tmp_path)
     assert sizes(read_index(advised(error.value)["data"])) == {"mel": 3, "nv": 3}
 
@@ -456,7 +456,7 @@ def test_a_folder_of_what_was_put_aside_is_a_class_and_is_said(tmp_path: Path, n
     index = read_index(tree(tmp_path, "mel:9", "nv:9", f"{name}:2"))
     assert sizes(index)[name] == 2
     assert index.notes == (
-        f"the folder '{name}' is learnt as if it were a diagnosis, with 2 images: if it is none, move it out of the "
+        f"the folder '{name}' (2 images) is learnt as a class: if it is not one, move it out of the "
         "data folder",
     )
     assert read_index(tree(tmp_path, f"{name}:9")).notes == ()
@@ -614,7 +614,7 @@ def test_a_class_with_a_word_of_masks_and_images_of_its_own_is_read_and_said(
 ) -> None:
     index = read_index(tree(tmp_path, *names))
     assert sizes(index) == dict.fromkeys(names, 3)
-    assert index.notes[0].startswith(f"the folder '{names[0]}' is learnt as if it were a diagnosis")
+    assert index.notes[0].startswith(f"the folder '{names[0]}' (3 images) is learnt as a class")
 
 
 def test_a_folder_that_was_taken_for_masks_is_read_under_the_advised_name(tmp_path: Path) -> None:
@@ -758,7 +758,7 @@ def test_a_contradiction_is_shown_by_a_row_that_is_wrong(tmp_path: Path) -> None
 def test_one_folder_of_images_beside_a_table_of_their_classes_is_no_class(tmp_path: Path) -> None:
     rows = [f"L{n // 2},i{n},{'mel' if n < 4 else 'nv'}" for n in range(8)]
     tree(tmp_path, "p1:8", files={"metadata of p1.csv": table("lesion_id,image_id,dx", *rows)})
-    with pytest.raises(UserError, match="its column dx tells classes, where the folders have one only") as error:
+    with pytest.raises(UserError, match="column dx gives several classes, but there is one class folder") as error:
         read_index(tmp_path)
     option = re.search(r"--labels '([^']+)' tells", str(error.value))
     assert option is not None

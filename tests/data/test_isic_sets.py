@@ -289,7 +289,7 @@ def test_a_copy_of_an_unknown_patients_image_joins_the_known_patient(tmp_path: P
     index = read_index(tmp_path)
     assert index.rows["group"].tolist() == ["2", "ISIC_1", "ISIC_1", "2", "2", "ISIC_5", "ISIC_6", "3"]
     assert index.notes == ("2020_dup.csv joins 2 pairs of copies: each pair stays in one split",)
-    assert "'-1' is the lesion or patient of 2 of 8 images: taken for unknown" in index.warnings[0]
+    assert "'-1' is the lesion or patient of 2 of 8 images: treated as unknown" in index.warnings[0]
 
 
 @pytest.mark.parametrize("spelling", ["{}.jpg", "images/{}.JPG", "{}_downsampled", "isic{}"])

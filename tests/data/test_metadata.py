@@ -139,7 +139,7 @@ def test_several_encoders_give_their_numbers_one_after_another() -> None:
 
 def test_what_counts_as_missing_though_it_was_given_is_told() -> None:
     assert BOTH.problems({"age": "old", "sex": "x", "site": "back"}) == [
-        "age=old counts as missing: it is no number",
+        "age=old counts as missing: it is not a number",
         "sex=x counts as missing: the model knows female, male",
         "site=back counts as missing: the model uses age, sex",
     ]

@@ -53,7 +53,7 @@ def test_a_name_that_several_files_have_tells_nothing_of_them(tmp_path: Path) ->
     assert list(groups_of(index).items()) == [
         ("mel/001.jpg", "mel/001.jpg"), ("mel/2.jpg", "b"), ("nv/001.jpg", "nv/001.jpg"), ("nv/3.jpg", "b"),
     ]  # fmt: skip
-    said = "clinic.csv names '001', and mel/001.jpg and nv/001.jpg are called so: it tells no lesion or patient"
+    said = "clinic.csv names '001', which may be mel/001.jpg or nv/001.jpg: it tells no lesion or patient"
     assert index.warnings[0].startswith(said)
     said = r"--group-column patient_id: clinic.csv names '001', .* write the path of each image into the table"
     with pytest.raises(UserError, match=said):
@@ -66,7 +66,7 @@ def test_copies_of_one_class_in_two_splits_have_the_row_of_their_name(tmp_path: 
     index = read_index(tmp_path)
     assert index.rows["group"].tolist() == ["a", "b", "a", "b"]
     assert read_index(tmp_path, group_column="patient_id").rows["group"].tolist() == ["a", "b", "a", "b"]
-    assert not any("called so" in warning for warning in index.warnings)
+    assert not any("which may be" in warning for warning in index.warnings)
 
 
 def test_a_table_of_patients_alone_is_no_table_of_images(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_table_of_labels_with_paths_takes_groups_of_the_files_that_another_tab
     index = read_index(tmp_path, labels=tmp_path / "labels.csv")
     known = {path: f"P{n // 3}" if tells and n < 12 else path for n, path in enumerate(paths)}
     assert groups_of(index) == known
-    said = "meta.csv names '0.jpg', and train/0.jpg and test/0.jpg are called so: it tells no lesion or patient"
+    said = "meta.csv names '0.jpg', which may be train/0.jpg or test/0.jpg: it tells no lesion or patient"
     assert any(warning.startswith(said) for warning in index.warnings) == (name == "meta.csv")
 
 

@@ -304,7 +304,7 @@ def test_the_manifest_is_a_labels_table_whatever_its_classes_are_called(tmp_path
         ("image,label\na,b\n", "has no column 'group'"),
         ("image,label,group,split\na,b,c,train\nd,b,c,val\na,b,c,train\n", "names the image 'a' twice"),
         ('image,label,group,split\n"a\nb",b,c,train\n"a\nb",b,c,val\n', "twice"),
-        ("image,label,group,split\na,b,c,else\n", "puts 'a' in none of the splits"),
+        ("image,label,group,split\na,b,c,else\n", "has the split 'else', which is not train, val or test"),
         ("", "cannot be read as the split.csv"),
         ("\x00", "split.csv"),
     ],

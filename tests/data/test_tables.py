@@ -285,7 +285,7 @@ def test_names_that_a_spreadsheet_has_changed_are_those_of_the_files(
 def test_names_that_are_no_files_are_shown_beside_one(
     tmp_path: Path, names: tuple[str, str], files: tuple[str, ...]
 ) -> None:
-    said = rf"the folder lacks \(first: {names[0]}\); its files are called such as {min(files)}: name them so"
+    said = rf"the folder lacks \(first: {names[0]}\); its files have names such as {min(files)}: use these names"
     with pytest.raises(UserError, match=said):
         labelled(tmp_path, f"image,label\n{names[0]},mel\n{names[1]},nv\n", *files)
     assert len(labelled(tmp_path, f"image,label\n{files[0]},mel\n{files[1]},nv\n", *files).rows) == 2

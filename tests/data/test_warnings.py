@@ -98,7 +98,7 @@ def test_a_decimal_comma_is_a_point_and_a_slip_among_numbers_is_named(tmp_path: 
     index = read_index(tmp_path, labels=tmp_path / "labels.csv")
     assert index.rows["age"].tolist() == [20.5, 21.5, 22.5, 23.5, 24.5, 25.5]
     assert index.rows["weight"].tolist() == ["0", "1", "2", "ca. 3", "4", "5"]
-    assert index.notes == ("the column weight is taken for words: 'ca. 3' is no number",)
+    assert index.notes == ("the column weight is read as text, because 'ca. 3' is not a number",)
 
 
 @pytest.mark.parametrize(
@@ -200,14 +200,14 @@ def test_formats_that_are_not_read_are_counted_and_other_files_are_not(tmp_path:
     others = ("x.nef", "y.NEF", "film.mov", "readme.txt", "Thumbs.db")
     index = labelled(tmp_path, "label,group", ["mel,a", "nv,b", "nv,c"], *others)
     assert index.warnings == (
-        "2 files .nef, 1 file .mov are in no format that is read: save them as JPEG or PNG to use them",
+        "2 files .nef, 1 file .mov cannot be read in their format: save them as JPEG or PNG",
     )
 
 
 def test_a_table_of_images_in_such_a_format_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.cr2").touch()
     (tmp_path / "labels.csv").write_text("image,label\na.cr2,mel\n")
-    with pytest.raises(UserError, match=r"1 file \.cr2 are in no format that is read"):
+    with pytest.raises(UserError, match=r"1 file \.cr2 cannot be read in their format"):
         read_index(tmp_path, labels=tmp_path / "labels.csv")
 
 

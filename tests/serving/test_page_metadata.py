@@ -74,7 +74,7 @@ def test_the_fields_say_what_is_known_and_the_answer_follows_them(browser: Brows
         (
             {"age": ["no number"], "sex": 3, "more": None},
             [
-                "age=['no number'] counts as missing: it is no number",
+                "age=['no number'] counts as missing: it is not a number",
                 "sex=3 counts as missing: the model knows female, male",
                 "more=None counts as missing: the model uses age, sex",
             ],

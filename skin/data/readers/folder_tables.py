@@ -171,7 +171,7 @@ def _joined(parts: dict[str, pd.DataFrame]) -> dict[str, str]:
 def _on_unclear(path: str, unclear: dict[str, list[str]]) -> str:
     value, (one, other, *_) = next(iter(unclear.items()))
     return (
-        f"{path} names '{printable(value)}', and {printable(one)} and {printable(other)} are called so: it tells no "
+        f"{path} names '{printable(value)}', which may be {printable(one)} or {printable(other)}: it tells no "
         f"lesion or patient of {count(len(unclear), 'such name')}; write the path of each image into the table"
     )
 
@@ -286,7 +286,7 @@ def _refuse_contradiction(
     others = told[told != folders[told.index].map(usual)]
     row = (told if others.empty else others).index[0]
     table = usable_with_labels(folder) or "a table image,label,group named with --labels"
-    contradicts = "tells classes, where the folders have one only" if one_class else "contradicts the folders"
+    contradicts = "gives several classes, but there is one class folder" if one_class else "contradicts the folders"
     raise NoClassFolders(
         f"{folder.root}: the table {path} names the images, and its column {name} {contradicts} "
         f"({printable(rows['_image'][row])} is {printable(values[row])} and lies in {printable(folders[row])})",

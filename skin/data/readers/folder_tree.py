@@ -285,8 +285,8 @@ class _Reader:
         for name in sorted(node.folders.keys() - set(holding) - set(training)):
             if known.intersection(node.folders[name].folders) and not names.is_made_of_others(name):
                 self.notes.append(
-                    f"the folder {name} holds class folders, too, and is named like no split: left out; to use it, "
-                    f"name its split, as in {name}_test"
+                    f"left out: the folder {name} holds class folders, but its name tells no split; to use it, "
+                    f"rename it, such as {name}_test"
                 )
         return [place for name in holding for place in places[name]]
 
@@ -356,7 +356,7 @@ class _Reader:
             )
         if inside and (deeper or any(map(names.names_disease, inside))):
             self.notes.append(
-                f"the classes are the folders {_shown(above)}; those in them ({_shown(inside)}) are not told apart"
+                f"the classes are the folders {_shown(above)}; the folders inside them ({_shown(inside)}) are merged"
             )
         return False
 
@@ -372,7 +372,7 @@ class _Reader:
         shown = _shown(list(places))
         if smallest and sum(times > 1 for times in again.values()) >= _HALF * smallest:
             raise NoClassFolders(
-                f"{self._at(node)} holds {shown}, in which names of images repeat, as in copies of one set",
+                f"{self._at(node)} holds {shown}, whose images have the same names, as copies of one set have",
                 self._remedy(node),
             )
         self.notes.append(
@@ -468,13 +468,13 @@ def _of_doubtful(tree: Tree) -> list[str]:
     usual = sorted(labels.values())[len(labels) // 2]
     if all(map(names.is_way_of_imaging, labels)):
         return [
-            f"the folders {_shown(list(labels))} are learnt as if they were diagnoses, and are named like ways to "
-            "take images: if they are none, name a table image,label with --labels"
+            f"the folders {_shown(list(labels))} are named after ways to take images and are learnt as classes: if "
+            "they are not classes, name a table image,label with --labels"
         ]
     beside = names.by_words(labels)
     return [
-        f"the folder '{label}' is learnt as if it were a diagnosis, with {count(number, 'image')}: if it is none, "
-        "move it out of the data folder"
+        f"the folder '{label}' ({count(number, 'image')}) is learnt as a class: if it is not one, move it out of the "
+        "data folder"
         for label, number in labels.items()
         if (names.is_doubtful(label) and number < _HALF * usual) or names.is_masks(label, beside)
     ]

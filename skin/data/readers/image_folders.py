@@ -25,7 +25,7 @@ def _class_folders(folder: Folder) -> Draft | None:
 
 
 def _read(folder: Folder, in_splits: bool) -> Draft | None:
-    """Return the rows of the images in class folders; None if they lie in split folders and should not, or otherwise.
+    """Return the images in class folders; None if they lie the other way than `in_splits` says.
 
     Raises:
         UserError: the folders cannot be classes; it says what to do.

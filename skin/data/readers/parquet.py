@@ -70,7 +70,7 @@ def _read(folder: Folder) -> Draft | None:
 
 
 def _refuse_gaps(folder: Folder, found: list[str]) -> None:
-    """Raise `UserError` if a piece is missing of what is said to have so many."""
+    """Raise `UserError` if a shard is missing, such as 00001-of-00003."""
     for path in found:
         piece = _SHARD.fullmatch(path)
         for number in range(int(piece[3]) if piece else 0):
@@ -212,7 +212,7 @@ def _named(labels: pd.Series, names: Sequence[str], path: str) -> pd.Series:
     unknown = ~labels.isin(list(known))
     if unknown.any():
         row = int(np.flatnonzero(unknown)[0])
-        raise UserError(f"{path}, row {row}: the label {labels.iloc[row]} is none of 0 to {len(names) - 1}")
+        raise UserError(f"{path}, row {row}: the label {labels.iloc[row]} is not between 0 and {len(names) - 1}")
     return labels.map(known)
 
 

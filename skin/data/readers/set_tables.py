@@ -1,4 +1,4 @@
-"""What the readers of published sets share: their tables, under the names that they were published with."""
+"""Read the tables of published sets, under the names that they were published with."""
 
 from __future__ import annotations
 
