@@ -142,26 +142,17 @@ def build_index(
         raise UserError(faults[0])
     files, root = rows.pop("file").tolist(), str(folder.root)
     rows["path"] = pd.Series([f"{root}/{file}" for file in files], index=rows.index, dtype=PATHS)
-    by_path = []
-    if group_by is not None:
-        rows, note = group_by_path(rows, files, group_by)
-        by_path.append(note)
-    said = bool(warnings or by_path)  # that images are on their own
-    warnings += unknowns.of_groups(rows["group"])
-    alone = _leave_alone(rows)
-    rows, altered = join_altered(rows, files)
+    rows, of_groups, on_groups = _grouped(rows, files, group_by, said=bool(warnings))
+    warnings += on_groups
     rows, mixed = _in_order(rows)
     classes = tuple(sorted(rows["label"].unique()))
     empty = ", ".join(cls for cls in draft.classes if cls not in classes)
     of_none = [f"{draft.source} has no image of {empty}"] if empty else []
-    if not said and 0 < alone < len(rows):
-        of_none.insert(0, f"no lesion or patient is known of {count(alone, 'image')}: each is on its own")
-    of_none += mixed
     if unread:
         warnings.append(f"{unread} cannot be read in their format: save them as JPEG or PNG")
     label = [draft.label_note] if draft.label_note else []
     notes = (
-        *draft.unusable, *label, *draft.notes, *by_path, *of_none, *altered, *_passed_over(folder), *_links(folder),
+        *draft.unusable, *label, *draft.notes, *of_groups, *of_none, *mixed, *_passed_over(folder), *_links(folder),
         *_still_packed(folder),
     )  # fmt: skip
     return Index(
@@ -194,12 +185,28 @@ def _too_few_rows(draft: Draft, folder: Folder, named: int, unread: str, allow_m
     return [f"{folder.root}: {what}: over 1 % of {named:,} rows; {remedy}"]
 
 
-def _leave_alone(rows: pd.DataFrame) -> int:
-    """Make each image of no known group one by itself, in place; return the number of them."""
-    no_group = rows["group"] == ""
-    if no_group.any():
-        rows["group"] = rows["group"].mask(no_group, rows["image"])
-    return int(no_group.sum())
+def _grouped(
+    rows: pd.DataFrame, files: list[str], group_by: str | None, said: bool
+) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """Return the rows with a group each, notes and warnings: an image of no known lesion or patient is one by itself.
+
+    Args:
+        files: relative to the data folder.
+        group_by: finds groups in them.
+        said: a warning tells already that images are on their own.
+    """
+    notes = []
+    if group_by is not None:
+        rows, note = group_by_path(rows, files, group_by)
+        notes.append(note)
+    warnings = unknowns.of_groups(rows["group"])
+    alone = rows["group"] == ""
+    if alone.any():
+        rows = rows.assign(group=rows["group"].mask(alone, rows["image"]))
+    if not (said or notes) and alone.any() and not alone.all():
+        notes.append(f"no lesion or patient is known of {count(alone.sum(), 'image')}: each is on its own")
+    rows, altered = join_altered(rows, files)
+    return rows, [*notes, *altered], warnings
 
 
 def _in_order(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
