@@ -294,26 +294,43 @@ class Folder:
         if path in self.images:
             self.refuse_link(path)
             return path
-        last = path.rpartition("/")[2]
-        named = self._names.get(without_suffix(last), ())
+        found = self._preferred(self._candidates(path, converted, masks), path.rpartition("/")[2])
+        return self._the_one(found, name, table) if found else None
+
+    def _candidates(self, path: str, converted: bool, masks: bool) -> list[str]:
+        """Return the images that a table may mean by `path`: those of its stem, folders and extension."""
+        named = self._names.get(without_suffix(path.rpartition("/")[2]), ())
         found = sorted((named,) if isinstance(named, str) else named)
         if "/" in path:
             found = [f for f in found if without_suffix(composed(f)) == without_suffix(path)]
         elif not masks:
             found = [f for f in found if f not in self.masks]
-        if not converted and (suffix := image_suffix(last)):
+        if not converted and (suffix := image_suffix(path)):
             found = [f for f in found if image_suffix(f) == suffix or (is_member(f) and not image_suffix(f))]
+        return found
+
+    def _preferred(self, found: list[str], name: str) -> list[str]:
+        """Return files before members of containers, those called `name`, and pictures before DICOM files.
+
+        The others are noted in `copies`: a download may have its pictures in two forms.
+        """
         files = [f for f in found if not is_member(f)]
-        if files and len(files) < len(found):  # a download may have its pictures in both forms
+        if files and len(files) < len(found):
             self.copies.update((f, files[0]) for f in found if is_member(f))
             found = files
         if len(found) > 1:
-            found = [f for f in found if _name(f) == last] or found
+            found = [f for f in found if _name(f) == name] or found
             if pictures := [f for f in found if image_suffix(f) not in _DICOM]:  # made of the DICOM files beside them
                 self.copies |= {f: pictures[0] for f in found if f not in pictures}
                 found = pictures
-        if not found:
-            return None
+        return found
+
+    def _the_one(self, found: list[str], name: str, table: str) -> str:
+        """Return the first of the images `found` if all are the same, or the one in the folder named like the table.
+
+        Raises:
+            UserError: several could be meant, or one is a link that leads out of the folder.
+        """
         for path in found:
             self.refuse_link(path)
         # Downloads hold whole folders twice, under two spellings. The size alone would not do: two uncompressed
