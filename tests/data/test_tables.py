@@ -447,7 +447,8 @@ def test_patients_and_lesions_are_joined_however_their_columns_are_written(
 
 PATIENTS = [
     "participant_id", "Patient No", "Patient No.", "pid", "patient_nr", "PatientNumber", "PatientenID", "Pat.-Nr.",
-    "MRN", "Patient name", "patient_code", "Patients", "id_paciente", "ID del paziente", "anon_patient_id", "Proband",
+    "MRN", "Patient name", "N° patient", "patient_code", "Patients", "id_paciente", "ID del paziente",
+    "anon_patient_id", "Proband",
 ]  # fmt: skip
 
 
