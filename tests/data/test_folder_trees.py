@@ -714,7 +714,8 @@ def test_a_table_that_tells_lesions_groups_the_images_of_class_folders(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("diagnosis", "classes"), [("dx", "ab"), ("verdict", ["melanoma", "b"]), ("verdict", ["a", "ffl"])]
+    ("diagnosis", "classes"),
+    [("dx", "ab"), ("diagnose", "ab"), ("verdict", ["bcc", "nevus"]), ("verdict", ["a", "ffl"])],
 )
 def test_a_table_that_names_the_images_and_contradicts_their_folders_is_not_passed_over(
     tmp_path: Path, diagnosis: str, classes: Sequence[str]
@@ -752,6 +753,14 @@ def test_a_contradiction_is_shown_by_a_row_that_is_wrong(tmp_path: Path) -> None
     rows = [f"i{n},{'nv' if n == 2 or n > 4 else 'mel'}" for n in range(10)]
     tree(tmp_path, "mel:5", "nv:5", files={"t.csv": table("image,dx", *rows)})
     with pytest.raises(UserError, match=r"\(mel/i2.jpg is nv and lies in mel\)"):
+        read_index(tmp_path)
+
+
+@pytest.mark.parametrize("diagnosis", ["Diagnose", "diagnosi", "Diagnóstico"])
+def test_a_diagnosis_in_another_language_beside_one_folder_is_seen(tmp_path: Path, diagnosis: str) -> None:
+    rows = [f"P{n // 2},i{n},{'mel' if n < 4 else 'nv'}" for n in range(8)]
+    tree(tmp_path, "haut:8", files={"liste.csv": table(f"Patienten-Nr.,image_id,{diagnosis}", *rows)})
+    with pytest.raises(UserError, match=f"column {diagnosis.lower()} gives several classes"):
         read_index(tmp_path)
 
 

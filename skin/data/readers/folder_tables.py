@@ -40,6 +40,7 @@ import pandas as pd
 _LABELS = (
     *LABEL_COLUMNS, "class_name", "diagnosis_1", "diagnosis_2", "diagnosis_3", "benign_malignant", "malignant",
 )  # fmt: skip
+_DIAGNOSIS = re.compile(r"diagn[oó](se[ns]?|si|stico|stica|stik)")  # in other languages
 _WIDE = 200  # columns; a wider table holds pixels or features
 _HALF = 0.5
 _NEARLY_ALL = 0.99
@@ -306,13 +307,13 @@ def _columns_of_classes(
     if is_one_hot(rows, rest):
         yield "of marks", from_one_hot(rows, rest, folder.root / path)[0]
         return
-    named = [name for name in _LABELS if find_column(rest, name)]
+    named = [name for name in _LABELS if find_column(rest, name)] + list(filter(_DIAGNOSIS.fullmatch, rest))
     others = [] if known or named else [name for name in rest if name not in ATTRIBUTE_COLUMNS]
     for name in (*named, *others):
         values = [value for value in rows[name].unique() if value]
         if not 2 <= len(values) <= max(2, _HALF * len(rows)):
             continue
-        alike = any(map(is_disease, values)) or match_classes(classes, values).to_model
+        alike = match_classes(classes, values).to_model or sum(map(is_disease, values)) > 1
         if name in named or alike or len(classes) == 1:
             yield name, rows[name]
 
