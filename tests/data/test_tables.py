@@ -458,6 +458,8 @@ def test_patients_are_known_by_any_name_of_their_column(tmp_path: Path, patient:
     assert index.rows["group"].tolist() == ["p", "p", "q"]
     assert index.rows["patient_id"].tolist() == ["p", "p", "q"]
     assert labelled(tmp_path, f"image,label,{patient}\na,mel,p\nb,nv,p\nc,nv,q\n").rows["group"][1] == "p"
+    index = labelled(tmp_path, f"image,label,case_id,{patient}\na,mel,1,p\nb,nv,2,p\nc,nv,3,q\n")
+    assert index.rows["patient_id"].tolist() == ["p", "p", "q"]
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,8 @@ def people_columns(table: pd.DataFrame) -> list[str]:
     columns = list(table.columns)
     usual = [name for wanted in PATIENT_COLUMNS if (name := find_column(columns, wanted))]
     found = dict.fromkeys((*usual, *filter(_is_patient, columns)))
-    sure = [name for name in found if spelling(name) in _SURE or table[name].nunique() > 1]
+    persons_first = sorted(found, key=lambda name: find_column([name], "case_id") is not None)
+    sure = [name for name in persons_first if spelling(name) in _SURE or table[name].nunique() > 1]
     return [*sure, *dict.fromkeys(name for wanted in LESION_COLUMNS if (name := find_column(columns, wanted)))]
 
 
