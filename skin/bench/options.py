@@ -78,7 +78,7 @@ class BenchmarkOptions:
         False, "search for the largest batch that fits and measure that", group="measuring"
     )
     price_per_hour: float | None = option(
-        None, "of this machine, in any currency: also say the cost, of training or of --plan's runs",
+        None, "price of this machine per hour, in any currency: also report costs, of training or of --plan's runs",
         group="measuring", metavar="P",
     )  # fmt: skip
     input: bool = option(False, "measure the input path alone: JPEG to augmented batch", group="measuring")
@@ -86,7 +86,7 @@ class BenchmarkOptions:
     plan: bool = option(
         False, "say how long a run of train.py would take and what limits it (a minute or two)", group="plan"
     )
-    epochs: int = option(20, "of the run that is planned", group="plan", metavar="N")
+    epochs: int = option(20, "epochs of the planned run", group="plan", metavar="N")
 
     infer: bool = option(
         False, "measure answers, not training: latency by batch size, torch and ONNX", group="infer"

@@ -23,7 +23,7 @@ _COPIED = {"cuda": 2**28, "cpu": 2**26}  # bytes, more than any cache holds
 
 @dataclass(frozen=True)
 class Peaks:
-    """What a device reaches: `flops` per second of a matrix product, and `bytes` per second of a copy.
+    """The limits that a device reaches: `flops` per second of a matrix product, and `bytes` per second of a copy.
 
     A product of two N x N matrices counts 2 N^3 operations, in the number format of the case. A copy counts each of
     its bytes twice, read and written. None if there was too little memory to measure it.

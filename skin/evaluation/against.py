@@ -62,7 +62,7 @@ def order_of(classes: tuple[str, ...], others: tuple[str, ...], name: str) -> li
 
 
 def renumbered(order: list[int], called: Ints) -> Ints:
-    """Return the labels, int [N], that number the other's classes, as numbers of ours; `order` is `order_of`'s."""
+    """Convert labels of the other model, int [N], to our class numbers; `order` is from `order_of`."""
     numbers: Ints = np.argsort(order)[called]
     return numbers
 

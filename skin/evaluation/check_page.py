@@ -37,7 +37,7 @@ _TALLIED = 8  # sizes and formats
 
 @dataclass(frozen=True)
 class Advice:
-    """How to go on: the command that trains, the errors to mend before, and how long it would take."""
+    """The way to go on: the command that trains, the errors to mend before, and how long it would take."""
 
     command: str
     to_mend: Sequence[str]

@@ -1,4 +1,4 @@
-"""Comparison of subgroups: the largest gap between two, and a test whether all are served alike.
+"""Comparison of subgroups: the largest gap between two, and a test that all are served alike.
 
 Two groups are compared over the classes that both have: a group of one easy class is not better than a group of all.
 The largest gap of many groups is large by chance alone, so its interval is that of Tukey and Kramer (1956), which

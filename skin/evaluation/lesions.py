@@ -19,7 +19,7 @@ Draw = Callable[[Array], Resampler]
 
 @dataclass(frozen=True)
 class Owners:
-    """Whose N images they are.
+    """The group, lesion and patient of each of N images.
 
     Attributes:
         groups: [N], what a round of the bootstrap draws.

@@ -33,17 +33,17 @@ class EvaluateOptions:
         None, "column of patients or lesions of --data", group="what", metavar="NAME"
     )
     group_by: str | None = option(
-        None, "what finds the lesion or patient in paths of --data", group="what", metavar="REGEX"
+        None, "regular expression that finds the lesion or patient in paths of --data", group="what", metavar="REGEX"
     )
     split: str = option(
         "test", "split to evaluate: " + ", ".join(SPLITS), group="what", choices=SPLITS, metavar="SPLIT"
     )
     against: Path | None = option(
-        None, "another model: every difference on the same images, paired", group="what", metavar="FILE"
+        None, "another model to compare with: paired differences on the same images", group="what", metavar="FILE"
     )
     allow_missing: bool = option(False, "go on without images that are not there or have no class", group="what")
 
-    by: str = option("", "subgroups to look at: columns of the data, by commas", group="metrics", metavar="COLUMNS")
+    by: str = option("", "columns to report subgroups by, separated by commas", group="metrics", metavar="COLUMNS")
     tta: int = option(
         1, "average over N of the 8 turned and mirrored views, at N times the cost", group="metrics", metavar="N"
     )
@@ -51,14 +51,14 @@ class EvaluateOptions:
         None, "also call each class whose probability is above P", group="metrics", metavar="P"
     )
     prevalence: str = option(
-        "", "also PPV and NPV where CLASS, or malignant, has this share", group="metrics",
+        "", "also give PPV and NPV where the share of CLASS (or malignant) is P", group="metrics",
         metavar="CLASS=P,...",
     )  # fmt: skip
     cost_ratio: float | None = option(
-        None, "also the threshold if a miss costs R false alarms", group="metrics", metavar="R"
+        None, "also choose the threshold for a miss that costs R false alarms", group="metrics", metavar="R"
     )
     rounds: int = option(1000, "rounds of the bootstrap", group="metrics", metavar="N")
-    seed: int = option(0, "of the bootstrap", group="metrics")
+    seed: int = option(0, "seed of the bootstrap", group="metrics")
 
     amp: str = option(
         "auto", "precision: auto, fp16, bf16 or off; auto is float32 for a model trained in it", group="machine",

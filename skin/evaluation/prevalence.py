@@ -33,7 +33,7 @@ class Part:
 
 
 def parts(stated: dict[str, float], classes: tuple[str, ...], malignant: Bools | None) -> list[Part]:
-    """Divide the classes into those whose prevalence is stated, one by one, and the rest, which shares the rest.
+    """Return one part per class whose prevalence is stated, and one of the others, or two if `malignant` is stated.
 
     Args:
         stated: by class, under any name that `match_classes` knows; or of `malignant`, all such classes together.

@@ -118,7 +118,7 @@ class Predictions:
 
     @property
     def owners(self) -> Owners:
-        """Whose those images are."""
+        """The owners of those images."""
         lesions, patients = (
             None if names is None else np.asarray(names)[self.known] for names in (self.lesions, self.patients)
         )

@@ -101,7 +101,7 @@ class StandIns:
 
 @dataclass(frozen=True)
 class OnValidation:
-    """What a threshold does on the validation images that it was chosen on, and how many these are."""
+    """The effect of a threshold on the validation images that it was chosen on, and how many these are."""
 
     sensitivity: float
     specificity: float
@@ -238,7 +238,7 @@ class MetadataReport:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A test whether two models are equal; None if there are too few images for it."""
+    """A test that two models are equal; None if there are too few images for it."""
 
     p_value: float | None
 
@@ -398,7 +398,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class Heterogeneity:
-    """A test whether subgroups are served alike, given the class: its statistic is chi-squared if they are."""
+    """A test that subgroups are served alike, given the class: its statistic is chi-squared if they are."""
 
     statistic: float
     degrees_of_freedom: int
@@ -518,7 +518,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reader must know first.
+    """The sentence that a reader must know first.
 
     Attributes:
         level: "bad" if the metrics do not say what they seem to, "doubt" if they say little, otherwise "fine".

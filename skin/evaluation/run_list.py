@@ -28,7 +28,7 @@ SCORE = "balanced_accuracy"  # of the test split
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder tells of itself.
+    """The facts that a run folder tells of itself.
 
     Attributes:
         began: the local time at which its split was drawn.

@@ -45,7 +45,7 @@ class Answers(NamedTuple):
 
 @dataclass(frozen=True)
 class Damage:
-    """What a smaller file changes, compared with the full one.
+    """The changes of a smaller file, compared with the full one.
 
     Attributes:
         agreement: share of the images that keep their class.

@@ -38,7 +38,7 @@ import pandas as pd
 
 LOOKED_AT = 20  # files, to tell the run's own data from others of the same names
 OF_MEMBER = "split-{}.csv"  # beside an ensemble: the split.csv of a member, by its number, if it is not the first's
-UNTOLD = "no split.csv beside the checkpoint: whether it was trained on these images cannot be told"
+UNTOLD = "no split.csv beside the checkpoint, so nobody knows if it was trained on these images"
 TELLING = 8  # characters of a name that does not come about twice by chance, as P01 does
 _HOW_READ = ("label_column", "group_column", "group_by", "ignore_class", "allow_missing")  # options of a run
 UNKNOWN = -1  # the label of an image whose class the model lacks
@@ -77,7 +77,7 @@ class TestSet:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader of the metrics must know."""
+        """The warnings that a reader of the metrics must know."""
         return self.seen + self.of_run
 
     @property
@@ -270,7 +270,7 @@ class _Run:
         config = self.config
         if self.manifest is None or not config.get("data"):
             raise UserError(
-                f"{self.manifest_path} is not there, so the run's test part is not known; name a set: --data DIR"
+                f"{self.manifest_path} is missing, so the run's test split is unknown; name a set: --data DIR"
             )
         root = Path(config["data"])
         labels = Path(config["labels"]) if config.get("labels") else None
@@ -359,9 +359,10 @@ def _matched(checkpoint: Checkpoint, labels: pd.Series, root: Path, notes: list[
     notes += [f"{theirs} is taken for the model's {ours}" for theirs, ours in taken if theirs != ours]
     for name in match.unmatched_data:
         number = int((labels == name).sum())
-        notes.append(f"the model does not know {name}: its {number:,} images count in no figure")
+        notes.append(f"the model does not know {name}: its {number:,} images are in no metric")
     if match.unmatched_model:
-        notes.append(f"no image of {', '.join(match.unmatched_model)}: figures of these classes are not available")
+        lacking, whose = ", ".join(match.unmatched_model), "it" if len(match.unmatched_model) == 1 else "them"
+        notes.append(f"the set has no image of {lacking}, so there are no metrics of {whose}")
     return match
 
 
@@ -392,13 +393,13 @@ def _is_own(run: _Run, index: Index, labels: Path | None, notes: list[str]) -> b
     elif not _labels_agree(index, run.manifest):
         another = "the set has other labels for the run's images"
     elif not of_run and not _parts_agree(index, run.manifest):
-        another = "the set has other parts for the run's images"
+        another = "the set splits the run's images in another way"
     elif not here and not _files_agree(run, index):
-        another = "the set has the names of the run's images for other files"
+        another = "files of the set have the run's names and other contents"
     if another:
-        notes.append(f"{another}: taken for another set, with labels and parts of its own")
+        notes.append(f"{another}: taken for another set, with labels and splits of its own")
         return False
-    notes.append("these are the run's own data: labels, groups and parts are those of its split.csv")
+    notes.append("these are the run's own data: labels, groups and splits are those of its split.csv")
     return True
 
 
@@ -464,7 +465,7 @@ def _without_metadata(checkpoint: Checkpoint, rows: pd.DataFrame) -> list[str]:
 
 
 def _without_path(text: str, root: Path) -> str:
-    """Return a text with the name of the data folder in place of its path, which is nobody's business."""
+    """Return a text with the name of the data folder in place of its path, which a report must not show."""
     return text.replace(str(root), root.name or "data")
 
 
@@ -517,7 +518,7 @@ def _part(rows: pd.DataFrame, split: str, root: Path, notes: list[str]) -> pd.Da
     part = rows[rows["split"] == split]
     if part.empty:
         there = ", ".join(sorted(set(rows["split"]) - {""}))
-        raise UserError(f"{root} has no {split} part, only {there}; choose with --split (all takes every image)")
+        raise UserError(f"{root} has no {split} split, only {there}; choose with --split (all takes every image)")
     return part
 
 
@@ -555,15 +556,15 @@ def _seen_in_training(
     seen = {side: _of_side(part, manifest, side, own, copies) for side in ("train", "val")}
     related = own or any(images.any() for images in seen.values())
     for side, what in (
-        ("train", "TRAINED ON: the figures do not tell how the model does on new images"),
-        ("val", "used to choose and calibrate the model: the figures are too good"),
+        ("train", "TRAINED ON: the metrics do not tell how the model does on new images"),
+        ("val", "used to choose and calibrate the model: the metrics are too good"),
     ):
         kin = _of_groups(part, manifest, side, plain=related) & ~seen[side]
         if seen[side].any():
             warnings.append(f"{int(seen[side].sum()):,} of {len(part):,} images were {what}")
         if kin.any():
             count = f"{int(kin.sum()):,} more of {len(part):,}"
-            warnings.append(f"{count} images show lesions or patients of the {side} part")
+            warnings.append(f"{count} images show lesions or patients of the {side} split")
     return warnings
 
 
@@ -574,7 +575,7 @@ def _alike_by_chance(part: pd.DataFrame, manifest: pd.DataFrame) -> list[str]:
         return []
     return [
         f"{int(alike.sum()):,} of {len(part):,} images have the names of the run's lesions or patients, such as "
-        f"{printable(part.loc[alike, 'group'].iloc[0])}: if they are the same ones, the figures are too good"
+        f"{printable(part.loc[alike, 'group'].iloc[0])}: if they are the same ones, the metrics are too good"
     ]
 
 

@@ -1,4 +1,4 @@
-"""What people are told of a model before they rely on it: its data, its age, what it finds, if it is calibrated."""
+"""Collect what people are told of a model before they rely on it: data, age, what it finds, if it is calibrated."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LEAST_LESIONS = 10  # fewer say nothing of how many are found
 
 @dataclass(frozen=True)
 class Found:
-    """How many of the malignant validation images the model's label calls so.
+    """The share of the malignant validation images that the model's label calls so.
 
     Attributes:
         melanoma: only melanomas are counted; otherwise, in a model without melanoma, all malignant classes as one.
@@ -32,7 +32,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Facts:
-    """What people are told of a model.
+    """The facts that people are told of a model.
 
     Attributes:
         data: the name of the folder that it was trained on; None if the checkpoint does not say.

@@ -43,7 +43,7 @@ _PROBLEMS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """What a prediction comes to for people.
+    """A prediction in words for people.
 
     Attributes:
         headline: the prediction set in words, malignant classes first; or that the picture is unlike the others.

@@ -1,4 +1,4 @@
-"""What predict.py is told beside the pixels: `--metadata age=55,sex=female` of all images, or a table of them."""
+"""Read what predict.py is told beside the pixels: `--metadata age=55,sex=female` of all images, or a table."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def open_outputs(settings: PredictSettings, classes: Sequence[str]) -> Iterator[
 
 @contextlib.contextmanager
 def written(to: object) -> Iterator[None]:
-    """Name what cannot be written in the error, a `UserError`; a reader that goes away is none."""
+    """Turn an `OSError` into a `UserError` that names the file; a closed pipe passes."""
     try:
         yield
     except BrokenPipeError:

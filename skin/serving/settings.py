@@ -13,7 +13,7 @@ from skin.utils.files import check_output
 from skin.utils.home import user_path
 
 CSV_COLUMNS = ("image", "predicted", "probability", "prediction_set", "unlike", "error")
-"""Of the table of `--csv`; those of the classes come behind them."""
+"""The first columns of the table of `--csv`; those of the classes come behind them."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PredictSettings:
     null: bool = option(False, "names on stdin end with NUL, as from find -print0", group="what to predict")
 
     metadata: str = option(
-        "", "what is known beside the pixels: of all images (age=55,sex=female), or a table with a row for each",
+        "", "metadata for all images (age=55,sex=female), or a table with one row per image",
         group="what to predict", metavar="WHAT",
     )  # fmt: skip
 
@@ -51,7 +51,7 @@ class PredictSettings:
 
     export: Path | None = option(None, "write the model as ONNX", group="export", metavar="FILE")
     small: bool = option(
-        False, "the smallest file that answers like the full one on validation images", group="export"
+        False, "write the smallest file that still answers like the full one on validation images", group="export"
     )
     data: Path | None = option(
         None, "validation images for --small (default: the run's own)", group="export", metavar="DIR"

@@ -98,7 +98,7 @@ async def _no_such_function(request: Request, error: Exception) -> JSONResponse:
 
 @dataclass(frozen=True)
 class Site:
-    """What is served: Gradio's functions, the pages and files beside them, and the folder of the uploads."""
+    """The parts of the site: Gradio's functions, the pages and files beside them, and the folder of the uploads."""
 
     functions: Functions
     routes: list[BaseRoute]

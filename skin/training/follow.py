@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes on: a table or lines, a verdict in words, report.html, a tracker."""
+"""Show a run while it goes on: a table or lines, a verdict in words, report.html, a tracker."""
 
 from __future__ import annotations
 

@@ -52,14 +52,15 @@ class Options:
         metavar="CSV",
     )  # fmt: skip
     group_by: str | None = option(
-        None, r"what a file's path tells of its lesion or patient, such as '(P\d+)_'; joined with those of a table",
+        None, "regular expression that finds the lesion or patient in a file's path, such as "
+        r"'(P\d+)_'; joined with those of a table",
         group="data", metavar="REGEX",
     )  # fmt: skip
     label_column: str | None = option(
         None, "column of the labels, if a table has several", group="data", metavar="NAME"
     )
     group_column: str | None = option(
-        None, "column of what stays in one split: patient or lesion", group="data", metavar="NAME"
+        None, "column of the patient or lesion, whose images stay in one split", group="data", metavar="NAME"
     )
     ignore_class: tuple[str, ...] = option(
         (), "class to leave out, or several by commas; may be repeated", group="data", action=cli.Names,
@@ -100,14 +101,15 @@ class Options:
         0, "train the head alone at first, at the peak rate; the warm-up comes after", group="training", metavar="N",
     )  # fmt: skip
     accumulate: int = option(
-        1, "passes per step: N times the images in the memory of one", group="training", metavar="N"
-    )
+        1, "forward and backward passes per step: N times the images in the memory of one pass", group="training",
+        metavar="N",
+    )  # fmt: skip
     augment: float = option(
         1.0, "strength of the augmentation: 1 is the recipe's, 0 is none", group="training", metavar="X"
     )
     cutout: float = option(
-        0.0, "hide a square from half of the views, its side a share of theirs; 0 is none", group="training",
-        metavar="X",
+        0.0, "side of the square hidden in half of the views, as a share of the view; 0 hides nothing",
+        group="training", metavar="X",
     )  # fmt: skip
     mixup: float = option(
         0.0, "blend pairs of images, with shares from Beta(A, A); 0 is none", group="training", metavar="A"
@@ -120,12 +122,12 @@ class Options:
         0.0, "share of each label that goes to all classes alike", group="training", metavar="X"
     )
     ema: float = option(
-        0.0, "validate and save the mean of the weights over the steps, with this decay; 0 is the last weights",
+        0.0, "decay of the mean of the weights that is validated and saved; 0 takes the last weights",
         group="training", metavar="D",
     )  # fmt: skip
     class_weights: str = option(
-        "balanced", "against imbalance: balanced weighs images in the loss; logits adds there the log of a class's "
-        "share to its logit; or none", group="training", choices=("balanced", "logits", "none"), metavar="W",
+        "balanced", "against imbalance, in the loss: balanced weighs images; logits adds log(share of the class) to "
+        "each logit; none", group="training", choices=("balanced", "logits", "none"), metavar="W",
     )  # fmt: skip
     monitor: str = option(
         "accuracy", "validation metric that picks the best model: " + ", ".join(MONITORS), group="training",
@@ -135,7 +137,7 @@ class Options:
     seed: int = option(0, "seed of the split, the weights, the order and the augmentation", group="training")
 
     folds: int | None = option(
-        None, "train K models, each without its part of the images, and one ensemble of them", group="training",
+        None, "train K models, each without one fold, and join them in an ensemble", group="training",
         metavar="K",
     )  # fmt: skip
     fold: int | None = option(
@@ -150,7 +152,7 @@ class Options:
     workers: int | None = option(None, "loader processes (default: chosen)", group="machine", metavar="N")
     cache: str = option("auto", "decoded images: auto, off, or a folder", group="machine", metavar="DIR")
     cache_limit: float | None = option(
-        None, "GiB of decoded images at most (default: what the disk spares)", group="machine", metavar="N"
+        None, "most GiB of decoded images to keep (default: what the disk spares)", group="machine", metavar="N"
     )
 
     out: Path | None = option(None, "run folder (default: runs/<time>-<model>)", group="run", metavar="DIR")
@@ -160,7 +162,7 @@ class Options:
     )  # fmt: skip
     save_minutes: float = option(10.0, "minutes between saves inside an epoch", group="run", metavar="N")
     track: str = option(
-        "none", "tensorboard: also write the metrics where it reads them", group="run", choices=("none", *TRACKERS),
+        "none", "none, or tensorboard: also write the metrics for it", group="run", choices=("none", *TRACKERS),
         metavar="NAME",
     )  # fmt: skip
 

@@ -53,7 +53,7 @@ def styled(texts: Iterable[str] = ()) -> Iterator[None]:
 
 
 def figure(width: float, height: float, dpi: int = DPI) -> Figure:
-    """Return an empty figure of so many inches, which belongs to nobody else."""
+    """Return an empty figure of `width` x `height` inches, which belongs to nobody else."""
     made = Figure(figsize=(width, height), dpi=dpi, layout=ConstrainedLayoutEngine(w_pad=0.08), facecolor="white")
     FigureCanvasAgg(made)
     return made
@@ -75,7 +75,7 @@ def labels(names: Sequence[str], width: int = 22, lines: int = 3) -> list[str]:
 
 
 def label(name: str, width: int = 22, lines: int = 3) -> str:
-    """Return a name in at most so many lines of so many letters; one that is too long lacks its middle."""
+    """Return a name in at most `lines` lines of `width` letters; one that is too long lacks its middle."""
     text = "".join(c if c in drawable(c) else "\N{REPLACEMENT CHARACTER}" for c in printable(name, limit=2000))
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     width = width if 2 * wide < len(text) else width // 2

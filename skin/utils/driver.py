@@ -41,5 +41,6 @@ def unusable_gpus() -> str | None:
             f"update the driver, or install a PyTorch built for CUDA {driver} or older"
         )
     if chosen is not None:
-        return f"{found}CUDA_VISIBLE_DEVICES={chosen} names none of them; unset it, or name GPUs that there are"
+        unknown = f"CUDA_VISIBLE_DEVICES={chosen} names no GPU of this machine"
+        return f"{found}{unknown}; unset it, or name GPUs that there are"
     return f"{found}CUDA does not start (driver for CUDA {driver}, PyTorch for {built}); see what nvidia-smi says"

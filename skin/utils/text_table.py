@@ -54,12 +54,12 @@ def fitting(widths: Sequence[int], ranks: Sequence[int], width: int) -> list[int
 
 
 def cut(text: str, width: int) -> str:
-    """Return a text that takes just so many columns of a terminal: filled up with spaces, or cut with an ellipsis."""
+    """Return a text that takes `width` columns of a terminal: filled up with spaces, or cut with an ellipsis."""
     shown = Text(text)
     shown.truncate(width, overflow="ellipsis", pad=True)
     return shown.plain
 
 
 def right(text: str, width: int) -> str:
-    """Return a text at the right edge of so many columns."""
+    """Return a text at the right edge of `width` columns."""
     return " " * (width - cell_len(text)) + text

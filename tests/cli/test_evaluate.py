@@ -490,10 +490,10 @@ def test_patients_of_another_set_may_be_called_alike() -> None:
     assert test_set._seen_in_training(part, manifest, False, none) == []
     assert test_set._alike_by_chance(part, manifest) == [
         "2 of 4 images have the names of the run's lesions or patients, such as P01: if they are the same ones, the "
-        "figures are too good"
+        "metrics are too good"
     ]
-    kin = ["1 more of 4 images show lesions or patients of the train part"]
-    of_val = ["1 more of 4 images show lesions or patients of the val part"]
+    kin = ["1 more of 4 images show lesions or patients of the train split"]
+    of_val = ["1 more of 4 images show lesions or patients of the val split"]
     assert test_set._seen_in_training(part, manifest, True, none) == kin + of_val
     copy = pd.Series(["", "a/2.jpg", "", ""])  # one image is the run's, so its names are
     assert [words[:34] for words in test_set._seen_in_training(part, manifest, False, copy)] == [
@@ -561,7 +561,7 @@ def test_a_table_with_other_parts_of_the_runs_images_is_another_set(
     read_index(demo_folder).rows[["image", "label"]].assign(split="test").to_csv(tmp_path / "table.csv", index=False)
     made, said = run("--data", demo_folder, "--labels", tmp_path / "table.csv")
     assert made["images"] == 160
-    assert "the set has other parts for the run's images: taken for another set" in said
+    assert "the set splits the run's images in another way: taken for another set" in said
 
 
 def test_a_run_that_cut_its_validation_from_a_table_knows_its_data_when_they_move(
@@ -631,7 +631,7 @@ def test_other_pictures_of_the_same_names_are_another_set(run: Run, demo_folder:
     for path in pictures:
         path.write_bytes(first)
     made, said = run("--data", other)
-    assert "the set has the names of the run's images for other files: taken for another set" in said
+    assert "files of the set have the run's names and other contents: taken for another set" in said
     assert made["images"] == 160
 
 
@@ -782,7 +782,7 @@ def test_without_split_csv_the_set_must_be_named(
         run("--checkpoint", lone)
     made, _ = run("--checkpoint", lone, "--data", demo_folder)
     assert made["images"] == 160
-    assert "cannot be told" in made["warnings"][0]
+    assert "nobody knows" in made["warnings"][0]
 
 
 @pytest.mark.slow
@@ -858,7 +858,7 @@ def test_a_part_without_images_is_named_with_those_that_there_are(run: Run, run_
     shutil.copytree(run_folder, lone, ignore=shutil.ignore_patterns("evaluation*"))
     manifest = split.read_manifest(lone / "split.csv")
     split.write_manifest(manifest.replace({"split": {"val": "train"}}), lone / "split.csv")
-    with pytest.raises(UserError, match="has no val part, only test, train; choose with --split"):
+    with pytest.raises(UserError, match="has no val split, only test, train; choose with --split"):
         run("--checkpoint", lone / "best.pt", "--split", "val")
 
 

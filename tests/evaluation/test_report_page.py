@@ -73,7 +73,7 @@ def test_a_report_with_warnings_is_bad_and_says_why(whole: Report) -> None:
     assert found.level == "bad"
     assert found.text == "These metrics do not tell how the model does on new images"
     assert found.reasons[0] == "7 images were TRAINED ON"
-    assert "may not" in verdict(replace(whole, warnings=["8 images show lesions of the val part"])).text
+    assert "may not" in verdict(replace(whole, warnings=["8 images show lesions of the val split"])).text
 
 
 def test_a_warning_is_said_once_and_loudly(whole: Report) -> None:

@@ -50,7 +50,7 @@ def test_gpus_that_the_user_hides_are_not_missed(monkeypatch: pytest.MonkeyPatch
 def test_a_number_that_no_gpu_has_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "12.8")  # of the driver's own major version: that would do
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    assert "CUDA_VISIBLE_DEVICES=7 names none of them" in str(driver.unusable_gpus())
+    assert "CUDA_VISIBLE_DEVICES=7 names no GPU of this machine" in str(driver.unusable_gpus())
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert "CUDA does not start (driver for CUDA 12.4, PyTorch for 12.8)" in str(driver.unusable_gpus())
 
