@@ -60,6 +60,7 @@ ROUNDS = 1000
 LEVEL = 0.95
 BATCH_ELEMENTS = 2**19  # rounds x images in one batch: these stay in a core's cache
 NOISE = 4000  # draws of the noise of a mean of gaps
+FEW = 10  # mistakes, or hits: a share of fewer is far from normal
 LEAST_BATCH = 8  # rounds; the weights of a group lie side by side, and as many come in one cache line
 Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
@@ -391,13 +392,16 @@ class _Additive:
                 self.places[metric.name] = metric.source, slice(end, end + metric.source.size)
                 end += metric.source.size
         # Of a mean of gaps, each image's variance by chance alone: behind the sums, which the rounds need.
-        self.size, self.chance = end, {}
+        self.size, self.chance, self.shares = end, {}, {}
         for metric in summed:
             if isinstance(metric.interval, BiasedUpwards):
                 source, _ = self.places[metric.name]
                 place = source.terms(labels, probabilities)[0]
                 chance = metric.interval.chance(labels, probabilities)
                 self.chance[metric.name] = np.bincount(place, weights=chance, minlength=source.size)
+                self.shares[metric.name] = share_of(
+                    metric.interval.hits(labels, probabilities), np.arange(len(labels)), resampler
+                )
         self.sums = resampler.sums(terms, end)
         self.images = np.bincount(resampler.group_of_row, minlength=resampler.num_groups)
 
@@ -412,11 +416,22 @@ class _Additive:
         }
 
     def mean_gap(self, name: str, value: float) -> Estimate:
-        """Return a mean of absolute gaps with its interval; see `mean_gap_interval`."""
+        """Return a mean of absolute gaps with its interval; see `mean_gap_interval`.
+
+        Where (nearly) all answers are right, or wrong, the noise of the gaps is too short: none of it proves that
+        others are. But the metric is no less than the gap of all images together, so its high end is then no less
+        than the largest such gap within Wilson's interval of the share of hits.
+        """
         _, place = self.places[name]
         if len(self.images) < 2:
             return Estimate(value, np.nan, np.nan)
-        return Estimate(value, *mean_gap_interval(self.sums[place], self.images, self.chance[name]))
+        sums, share = self.sums[place], self.shares[name]
+        low, high = mean_gap_interval(sums, self.images, self.chance[name])
+        images = float(self.images.sum())
+        if round(min(share.value, 1 - share.value) * images) < FEW:
+            said = share.value - float(sums.sum()) / images
+            high = max(high, said - share.low, share.high - said)
+        return Estimate(value, low, high)
 
 
 def interval(kind: Interval, value: float, rounds: Floats, size: Size) -> Estimate:
@@ -431,7 +446,7 @@ def interval(kind: Interval, value: float, rounds: Floats, size: Size) -> Estima
         return Estimate(value, np.nan, np.nan)
     if isinstance(kind, Share | ShareOfClass):
         return Estimate(value, *_wilson(value, float(rounds.var()), size))
-    if size.groups < 2:
+    if size.groups < 2 or np.ptp(rounds) < 1e-12:
         return Estimate(value, np.nan, np.nan)
     return Estimate(value, *_percentiles(value, rounds, size.groups))
 

@@ -165,13 +165,19 @@ def confidence_gap(labels: Array, probabilities: Array, bins: int = CALIBRATION_
     The gap is 1 - confidence if the image is predicted correctly, otherwise -confidence.
     """
     confidence = probabilities.max(1, initial=0).astype(np.float64)
-    return confidence_bin(confidence, bins), (probabilities.argmax(1) == labels) - confidence
+    return confidence_bin(confidence, bins), called_rightly(labels, probabilities) - confidence
 
 
 def chance_of_gap(labels: Array, probabilities: Array) -> Floats:
     """Return the variance of an image's gap if its confidence is right, [N]: that of an answer right as often."""
     confidence: Floats = probabilities.max(1, initial=0).astype(np.float64)
     return confidence * (1 - confidence)
+
+
+def called_rightly(labels: Array, probabilities: Array) -> Bools:
+    """Return if the most probable class is the true one, bool [N]."""
+    right: Bools = probabilities.argmax(1) == labels
+    return right
 
 
 def mean_gap(sums: Array, images: Array) -> Floats:
@@ -346,7 +352,10 @@ def mean_over_images(of_image: Callable[[Array, Array], Array]) -> OfSums:
 
 @dataclass(frozen=True)
 class Percentiles:
-    """An interval of the bootstrap's bias-corrected percentiles: for a metric that is none of the following."""
+    """An interval of the bootstrap's bias-corrected percentiles: for a metric that is none of the following.
+
+    There is none if all rounds agree: that a set has no mistake does not say how many there may be.
+    """
 
 
 @dataclass(frozen=True)
@@ -357,9 +366,11 @@ class BiasedUpwards:
 
     Attributes:
         chance: from labels and probabilities to a value [N], the variance of each image's term by chance alone.
+        hits: from the same to bool [N], from which, less what was said of them, the terms come.
     """
 
     chance: Callable[[Array, Array], Array]
+    hits: Callable[[Array, Array], Bools]
 
 
 @dataclass(frozen=True)
@@ -491,7 +502,8 @@ METRICS = (
     Metric("brier_score", "Brier score, 0 to 2", mean_over_images(squared_error), larger_is_better=False),
     Metric(
         "expected_calibration_error", "Expected calibration error",  # Naeini 2015, Guo 2017
-        OfSums(confidence_gap, mean_gap, CALIBRATION_BINS), BiasedUpwards(chance_of_gap), larger_is_better=False,
+        OfSums(confidence_gap, mean_gap, CALIBRATION_BINS), BiasedUpwards(chance_of_gap, called_rightly),
+        larger_is_better=False,
     ),
     Metric("top_2_accuracy", "Top-2 accuracy", mean_over_images(partial(top_k_hits, k=2)), Share()),
     Metric("top_3_accuracy", "Top-3 accuracy", mean_over_images(partial(top_k_hits, k=3)), Share()),

@@ -19,6 +19,8 @@ from scipy.special import stdtrit
 def difference(metric: Metric, one: Estimates, other: Estimates, of_class: int | None = None) -> Estimate:
     """Return `metric` (of a class) of `one` less that of `other`; nan if one of them lacks it.
 
+    The very same answers differ by 0, without an interval's width. If all rounds agree otherwise, there is none.
+
     - Log loss and Brier score are means over images: `mean_of_groups`.
     - Any other metric of percentiles takes those of the differences of the rounds.
     - The rest combine the ends of their two intervals by the correlation of their rounds (Zou and Donner 2008; for
@@ -35,7 +37,7 @@ def difference(metric: Metric, one: Estimates, other: Estimates, of_class: int |
     if of_class is not None:
         rounds = rounds[0][:, of_class], rounds[1][:, of_class]
     value, apart = ends[0].value - ends[1].value, rounds[0] - rounds[1]
-    if np.isnan([value, ends[0].low, ends[1].low]).any():
+    if np.isnan(value):
         return Estimate(value, math.nan, math.nan)
     if value == 0 and not np.nan_to_num(apart).any():  # the very same answers
         return Estimate(0.0, 0.0, 0.0)
@@ -44,6 +46,8 @@ def difference(metric: Metric, one: Estimates, other: Estimates, of_class: int |
         return mean_of_groups(one.sums(metric.name) - other.sums(metric.name), images)
     if isinstance(metric.interval, Percentiles) and isinstance(metric.source, OfConfusion):
         return interval(Percentiles(), value, apart, one.resampler.everything)
+    if np.isnan([ends[0].low, ends[1].low]).any():
+        return Estimate(value, math.nan, math.nan)
     # What a calibration error is too large by is no noise that two of them share, so their distances are added up.
     return from_ends(*ends, -1.0 if isinstance(metric.interval, BiasedUpwards) else correlation(*rounds))
 
@@ -69,10 +73,8 @@ def mean_of_groups(sums: Floats, images: Array) -> Estimate:
     value = float(sums.sum()) / total
     apart = sums - value * images
     spread = float((apart**2).mean())
-    if groups < 2:
+    if groups < 2 or spread < 1e-30:
         return Estimate(value, math.nan, math.nan)
-    if spread < 1e-30:
-        return Estimate(value, value, value)
     error = math.sqrt(groups * groups / (groups - 1) * spread) / total
     skewness = float((apart**3).mean()) / spread**1.5 / math.sqrt(groups)
     reach = float(stdtrit(groups - 1, 0.975))

@@ -1,3 +1,5 @@
+import math
+
 from skin.evaluation import intervals, metrics
 from skin.evaluation.intervals import Column, Estimate, Estimates, Resampler, Size, difference, interval, means_of
 from skin.evaluation.metrics import Percentiles, Share
@@ -147,6 +149,34 @@ def test_percentiles_move_against_the_bias_of_the_rounds() -> None:
     estimate = interval(Percentiles(), 1 - 0.841345, rounds, Size(images=10**6, groups=10**6))
     assert estimate.low == pytest.approx(3.75e-5, abs=2e-5)
     assert estimate.high == pytest.approx(0.48405, abs=1e-3)
+
+
+def test_rounds_that_do_not_vary_give_no_interval() -> None:
+    estimate = interval(Percentiles(), 1.0, np.array([1.0, 1 - 1e-16, 1.0]), Size(images=40, groups=40))
+    assert np.isnan([estimate.low, estimate.high]).all()
+
+
+def test_a_set_without_a_mistake_is_not_certain_of_any_metric() -> None:
+    labels = np.arange(12) % 3
+    estimates = Estimates(labels, np.eye(3)[labels], Resampler(np.arange(12), 50))
+    for metric in metrics.OVERALL:
+        estimate = estimates.estimate(metric.name)
+        assert math.isnan(estimate.low) or estimate.high - estimate.low > 0.1, metric.name
+
+
+def test_a_label_that_is_always_the_same_has_a_kappa_without_an_interval() -> None:
+    labels = np.arange(30) % 3
+    estimate = Estimates(labels, np.eye(3)[labels * 0], Resampler(np.arange(30), 50)).estimate("cohen_kappa")
+    assert estimate.value == 0
+    assert math.isnan(estimate.low)
+
+
+def test_calibration_error_of_answers_that_are_sure_and_right_reaches_as_far_as_the_accuracy() -> None:
+    labels = np.arange(12) % 3
+    estimates = Estimates(labels, np.eye(3)[labels], Resampler(np.arange(12), 50))
+    error, accuracy = (estimates.estimate(name) for name in ("expected_calibration_error", "accuracy"))
+    assert (error.value, error.low) == (0, 0)
+    assert error.high == pytest.approx(1 - accuracy.low)
 
 
 def test_one_lesion_has_no_interval() -> None:

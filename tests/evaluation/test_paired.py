@@ -102,6 +102,23 @@ def test_the_same_answers_differ_by_nothing() -> None:
         assert (found.value, found.low, found.high) == (0, 0, 0)
 
 
+def test_a_difference_that_every_round_agrees_on_has_no_interval() -> None:
+    labels = np.arange(12) % 3
+    resampler = Resampler(np.arange(12), 30)
+    right, same = (Estimates(labels, np.eye(3)[called], resampler, ranked=()) for called in (labels, 0 * labels))
+    for name in ("cohen_kappa", "log_loss"):
+        found = paired.difference(BY_NAME[name], right, right)
+        assert (found.value, found.low, found.high) == (0, 0, 0), name
+    kappa = paired.difference(BY_NAME["cohen_kappa"], right, same)
+    assert kappa.value == 1
+    assert np.isnan([kappa.low, kappa.high]).all()
+    lost = paired.mean_of_groups(np.full(12, 0.3), np.ones(12))
+    assert lost.value == pytest.approx(0.3)
+    assert np.isnan([lost.low, lost.high]).all()
+    # The losses of the other vary, and so does the difference.
+    assert paired.difference(BY_NAME["log_loss"], right, same).low < -10
+
+
 def test_answers_to_other_images_are_refused() -> None:
     labels, (one, other) = two_models(0, 30)
     estimates = [Estimates(labels, answer, Resampler(np.arange(60), 5)) for answer in (one, other)]
