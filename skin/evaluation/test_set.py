@@ -563,7 +563,7 @@ def _seen_in_training(
         if seen[side].any():
             warnings.append(f"{int(seen[side].sum()):,} of {len(part):,} images were {what}")
         if kin.any():
-            count = f"{int(kin.sum()):,} more of {len(part):,}"
+            count = f"{int(kin.sum()):,}{' more' if seen[side].any() else ''} of {len(part):,}"
             warnings.append(f"{count} images show lesions or patients of the {side} split")
     return warnings
 
