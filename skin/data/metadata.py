@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from skin.data.missing import is_unknown
+from skin.data.missing import is_no_value
 from skin.data.people import is_patient
 from skin.utils.errors import UserError, printable
 
@@ -277,7 +277,9 @@ def usable(columns: Iterable[str]) -> list[str]:
 
 
 def _fit_column(name: str, rows: pd.DataFrame) -> Column:
-    texts = ["" if _is_missing(text) else text for text in map(_text, rows[name])]
+    texts = [_text(value) for value in rows[name]]
+    missing = set(filter(_is_missing, set(texts)))
+    texts = ["" if text in missing else text for text in texts]
     filled = [text for text in texts if text]
     if not filled:
         raise UserError(f"--metadata {printable(name)}: no image of the training split has a value: leave it out")
@@ -343,7 +345,7 @@ def _is_missing(text: str) -> bool:
 
     A model may know such a word as a category, if an earlier version has trained it.
     """
-    return not text or (is_unknown(text) and math.isnan(_number(text)))
+    return not text or (is_no_value(text) and math.isnan(_number(text)))
 
 
 def _number(text: str) -> float:

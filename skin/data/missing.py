@@ -24,3 +24,8 @@ def is_unknown(name: str) -> bool:
     small = name.casefold()
     plain = SIGNS.sub("", small.removesuffix(".0"))
     return small in _INITIALS or (name != "" and plain in _UNKNOWN) or _NOBODY.fullmatch(plain) is not None
+
+
+def is_no_value(text: str) -> bool:
+    """Return True for such a word in a column of classes or attributes, where `no lesion` is healthy skin."""
+    return is_unknown(text) and SIGNS.sub("", text.casefold()) != "nolesion"

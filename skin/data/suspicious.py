@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from skin.data.class_names import same_disease
 from skin.data.folder_names import has_word_of_download
-from skin.data.missing import is_unknown
+from skin.data.missing import is_no_value
 from skin.data.split import SPLITS
 
 import pandas as pd
@@ -55,7 +55,7 @@ def _odd_name(name: str) -> str:
     """Return why a name may not be that of a disease; `""` if it may."""
     if has_word_of_download(name):
         return "named like a split or a piece of a download: is it a disease?"
-    if is_unknown(name.strip()) or name.strip().lower() == "misc":
+    if is_no_value(name.strip()) or name.strip().lower() == "misc":
         return "a name for what is not known: is it a disease?"
     return "a number: is it the right column?" if name.strip().replace(".", "").isdigit() else ""
 

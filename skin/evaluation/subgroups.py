@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from skin.data.missing import is_unknown
+from skin.data.missing import is_no_value
 from skin.evaluation.metrics import BY_NAME, Metric
 from skin.utils.errors import UserError
 
@@ -132,7 +132,7 @@ def _apart(numbers: Iterable[float], digits: int) -> list[str]:
 
 def _text_bins(values: pd.Series) -> pd.Series:
     texts = values.str.strip()
-    values = values.where(~texts.isin([text for text in texts.dropna().unique() if not text or is_unknown(text)]))
+    values = values.where(~texts.isin([text for text in texts.dropna().unique() if not text or is_no_value(text)]))
     counts = values.value_counts()
     if len(counts) > MOST_GROUPS:
         rare = set(counts.index[MOST_GROUPS - 1 :])

@@ -38,13 +38,17 @@ def test_two_names_for_one_class(names: tuple[str, str]) -> None:
         *((name, "a piece of a download") for name in (
             "train_set", "ISIC_Test_Data", "part_2", "Fold1", "Augmented Images", "nv - Copy", "TestData", "test",
         )),
-        ("unknown", "not known"), ("N/A", "not known"), ("0", "right column"), ("1.0", "right column"),
+        ("unknown", "not known"), ("not specified", "not known"), ("0", "right column"), ("1.0", "right column"),
     ],
 )  # fmt: skip
 def test_a_name_that_is_no_disease(name: str, reason: str) -> None:
     (suspicion,) = found({name: (10, 3, 2), "melanoma": (10, 3, 2)})
     assert suspicion.classes == (name,)
     assert reason in suspicion.reason
+
+
+def test_healthy_skin_may_be_a_class() -> None:
+    assert found({"No lesion": (10, 3, 2), "melanoma": (10, 3, 2)}) == []
 
 
 def test_classes_with_too_few_images_or_in_too_few_splits() -> None:
