@@ -34,7 +34,7 @@ class Other:
         probabilities: float [N, C], calibrated, with the classes in the order of the first model's.
         balanced: int [N], the labels by the rule "balanced", numbered in that order; None if it has no such rule.
         called: int [N], its labels by its own rule; None are the most probable classes.
-        unfair: why the comparison is not fair, or may not be: what either model knows of the set, in sentences.
+        unfair: why the comparison is not fair, or may not be: what either model knows of the set.
     """
 
     checkpoint: str
@@ -109,6 +109,7 @@ def compare(
             mcnemar=mcnemar(estimates.predicted == labels, others.predicted == labels, resampler),
             delong=delong,
             conclusion=" ".join([conclusion(overall.difference[DECIDES], len(labels)), *other.unfair]),
+            unfair=list(other.unfair),
         )
 
     return report

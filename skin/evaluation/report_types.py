@@ -267,7 +267,8 @@ class AgainstReport:
             "balanced"; None if one of the two has no such rule. malignant: None if not every class is known as
             malignant or benign.
         mcnemar: of the accuracy. delong: of the AUROC of malignant.
-        conclusion: what may be concluded, in a sentence.
+        conclusion: what may be concluded, in sentences; `unfair` are those on why the comparison is not fair, or may
+            not be.
     """
 
     checkpoint: str
@@ -279,6 +280,7 @@ class AgainstReport:
     mcnemar: McNemar
     delong: PairedTest | None
     conclusion: str
+    unfair: list[str] = field(default_factory=list, metadata=_OPTIONAL)
 
 
 @dataclass(frozen=True)

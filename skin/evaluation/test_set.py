@@ -194,19 +194,20 @@ def trained_on_by_others(checkpoint: Checkpoint, images: pd.Series) -> npt.NDArr
 
 
 def unfair(ours: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
-    """Return sentences on why a comparison of two models is not fair, or may not be.
+    """Return why a comparison of two models is not fair, and why that is not known, each with its facts.
 
     Args:
         ours, others: what `TestSet.seen` and `seen_by` warn of each.
     """
-    said = []
+    seen: list[str] = []
+    untold: list[str] = []
     for model, warnings in (("This model", ours), ("The other model", others)):
-        for warning in warnings:
-            fair = "This comparison is not fair"
-            if warning == UNTOLD:
-                fair = "Whether this comparison is fair is not known"
-            said.append(f"{fair}. {model}: {warning}.")
-    return tuple(said)
+        if facts := [warning for warning in warnings if warning != UNTOLD]:
+            seen.append(f"{model}: {'; '.join(facts)}.")
+        if UNTOLD in warnings:
+            untold.append(f"{model}: {UNTOLD}.")
+    said = (("This comparison is not fair", seen), ("Whether this comparison is fair is not known", untold))
+    return tuple(f"{fair}. {' '.join(facts)}" for fair, facts in said if facts)
 
 
 def place_of(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -50,6 +50,8 @@ def _doubts(report: Report, present: list[ClassReport]) -> list[str]:
         found.append(f"Classes of fewer than {FEW} images, of which the metrics say little: {named}")
     if report.calibration.temperature is None and report.folds is None:
         found.append("The checkpoint holds no calibration: probabilities and prediction sets promise nothing")
+    if report.against is not None:
+        found += [f"Against {report.against.checkpoint}: {text.removesuffix('.')}" for text in report.against.unfair]
     decision = report.decision
     costs = decision.difference is not None and decision.difference["balanced_accuracy"].low > 0
     if decision.balanced and decision.rule == MOST_PROBABLE and costs:
