@@ -63,6 +63,18 @@ def deferral(
     return report
 
 
+def curve(wrong: Array, confidence: Array) -> Floats:
+    """Return the risk of the 1, 2, .. N surest answers, [N]; equal confidences share their places evenly.
+
+    Args:
+        wrong: bool [N], which answers are wrong. confidence: float [N].
+    """
+    level = np.unique(-confidence, return_inverse=True)[1]
+    share = np.bincount(level, wrong) / np.bincount(level)
+    found: Floats = np.cumsum(share[np.sort(level)]) / np.arange(1, len(level) + 1)
+    return found
+
+
 class Places(NamedTuple):
     """The wrong answers among all, by falling confidence, in B weighted draws, on K levels of confidence.
 

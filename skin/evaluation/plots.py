@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skin.evaluation import metrics
+from skin.evaluation import deferral, metrics
 from skin.evaluation.intervals import Estimate
 from skin.evaluation.metrics import Array
 from skin.evaluation.population import FOLDS
@@ -316,18 +316,18 @@ def risk_coverage(report: Report, truth: Array, probabilities: Array, called: Ar
     """Draw the error among the surest answers against their share; None for a set without images."""
     if not len(truth):
         return None
-    order = np.argsort(-np.take_along_axis(probabilities, called[:, None], 1)[:, 0], kind="stable")
-    wrong = (called != truth)[order]
-    kept = np.arange(1, len(wrong) + 1)
-    step = max(1, len(wrong) // 2000)
+    wrong = called != truth
+    errors = deferral.curve(wrong, np.take_along_axis(probabilities, called[:, None], 1)[:, 0])
+    kept = np.unique(np.linspace(1, len(wrong), min(len(wrong), 2000)).round().astype(int))
     risk = report.deferral.risk
     with styled():
         made = _figure(7.6, 3.8)
         axes = made.add_subplot()
-        axes.plot((kept / len(wrong))[::step], (np.cumsum(wrong) / kept)[::step], color=ACCENT, linewidth=1.4)
+        # A step to the left, for a share of the answers is rounded up to a whole one.
+        axes.plot(kept / len(wrong), errors[kept - 1], color=ACCENT, linewidth=1.4, drawstyle="steps-pre")
         axes.axhline(wrong.mean(), color=FAINT, linewidth=0.8, linestyle=":")
         for at in risk:
-            axes.plot([at.coverage] * 2, [at.error.low, at.error.high], color=INK, linewidth=1.2)
+            axes.plot([at.coverage] * 2, [at.error.low, at.error.high], color=INK, linewidth=1.2, clip_on=False)
             axes.plot(at.coverage, at.error.value, marker="o", markersize=3.6, color=INK, clip_on=False)
         axes.set(xlim=(0, 1), ylim=(0, 1.1 * max([at.error.high for at in risk] + [0.01])))
         axes.set(xlabel="coverage: share of answers kept", ylabel="risk: error among them")

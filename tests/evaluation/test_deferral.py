@@ -25,6 +25,7 @@ def test_risk_and_coverage_are_those_of_the_definition(digits: int) -> None:
     wrong = generator.random(60) > confidence
     expected = risk_by_hand(confidence, wrong)
     made = deferral.deferral(*set_of(confidence, wrong), Resampler(np.arange(60), 20))()
+    assert deferral.curve(wrong, confidence) == pytest.approx(expected, rel=1e-12)
     assert made.aurc.value == pytest.approx(expected.mean(), rel=1e-12)
     for point in made.risk:
         assert point.error.value == pytest.approx(expected[int(np.ceil(60 * point.coverage - 1e-9)) - 1], rel=1e-12)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from skin.evaluation import pages, report, report_files, schema, subgroups
-from skin.evaluation.intervals import Estimate
+from skin.evaluation import deferral, pages, plots, report, report_files, schema, subgroups
+from skin.evaluation.intervals import Estimate, Resampler
 from skin.evaluation.population import describe
 from skin.evaluation.report_types import About, Report, StandIns, Verdict, to_json
 from skin.evaluation.verdict import verdict
@@ -203,6 +203,20 @@ def test_tables_and_figures_are_numbered_from_one_on_every_page(whole: Report) -
     for _ in range(2):
         numbers = [int(n) for n in re.findall(r"<b>Table (\d+)\.</b>", pages.html(whole, {}))]
         assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_the_dots_of_risk_and_coverage_are_on_the_curve_of_answers_as_sure(whole: Report) -> None:
+    truth, called = np.arange(90) % 3 // 2, np.zeros(90, int)
+    sure = np.linspace(0.6, 0.9, 90).round(1)  # four levels
+    probabilities = np.stack([sure, 1 - sure], 1)
+    made = replace(whole, deferral=deferral.deferral(truth, probabilities, Resampler(np.arange(90), 5))())
+    picture = plots.risk_coverage(made, truth, probabilities, called)
+    assert picture is not None
+    line = picture.axes[0].lines[0]
+    assert line.get_drawstyle() == "steps-pre"
+    for at in made.deferral.risk:
+        place = np.searchsorted(line.get_xdata(), at.coverage - 1e-9)
+        assert line.get_ydata()[place] == pytest.approx(at.error.value)
 
 
 @pytest.mark.browser
