@@ -4,7 +4,7 @@ Two pictures of one lesion say less than pictures of two lesions, so a round of 
 groups with replacement. A round does not copy rows. It is the number of times that each group was drawn,
 and every metric is a function of those weights:
 
-- Sums over images (the confusion matrix, log loss, Brier score, top-k hits, the gap of each confidence bin)
+- Sums over images (a class's hits, log loss, Brier score, top-k hits, the gap of each confidence bin)
   are added up over each group beforehand. One sparse matrix product then gives a batch of rounds.
 - Metrics that rank images (AUROC, average precision, sensitivity at a specificity) sort each class's scores once.
   A round is a running sum, along the class's own images, of the number of others drawn between them.
@@ -376,15 +376,17 @@ def of_called(labels: Array, called: Array, classes: int, resampler: Resampler) 
 
 
 class _Additive:
-    """The sums over each group of the terms of images: first the confusion matrix, then the `OfSums` metrics."""
+    """The sums over each group of the terms of images: first the margins of the confusion matrix, then `OfSums`."""
 
     def __init__(
         self, labels: Array, probabilities: Array, predicted: Array, resampler: Resampler, summed: Sequence[Metric]
     ) -> None:
         self.classes = probabilities.shape[1]
-        terms: list[tuple[Array | int, Array | float]] = [(labels * self.classes + predicted, 1)]
+        terms: list[tuple[Array | int, Array | float]] = [
+            (labels, labels == predicted), (self.classes + labels, 1), (2 * self.classes + predicted, 1),
+        ]  # fmt: skip
         self.places: dict[str, tuple[OfSums, slice]] = {}
-        end = self.classes**2
+        end = len(terms) * self.classes
         for metric in summed:
             if isinstance(metric.source, OfSums):
                 place, numbers = metric.source.terms(labels, probabilities)
@@ -408,10 +410,11 @@ class _Additive:
     def metrics(self, weights: Array) -> dict[str, Floats]:
         """Return the metrics of sums, each [B] or [B, C], for group weights [G, B]."""
         sums = (self.sums @ weights).T
-        confusion = sums[:, : self.classes**2].reshape(-1, self.classes, self.classes)
-        images = confusion.sum((1, 2))
+        counts = sums[:, : 3 * self.classes].astype(float)  # products of whole numbers would be too large for theirs
+        margins = metrics.Margins(*np.split(counts, 3, axis=1))
+        images = margins.true.sum(1)
         return {
-            **{m.name: m.source.compute(confusion) for m in METRICS if isinstance(m.source, OfConfusion)},
+            **{m.name: m.source.compute(margins) for m in METRICS if isinstance(m.source, OfConfusion)},
             **{name: source.of_sums(sums[:, place], images) for name, (source, place) in self.places.items()},
         }
 

@@ -56,74 +56,85 @@ def confusion_matrix(labels: Array, predicted: Array, num_classes: int) -> Ints:
     return cells.reshape(num_classes, num_classes)
 
 
-def _one_against_rest(confusion: Array) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return the true positives, false negatives, false positives and true negatives of each class, [..., C]."""
+class Margins(NamedTuple):
+    """The part of a confusion matrix that every metric here needs: with a thousand classes, a small one."""
+
+    right: Floats  # [..., C], the images of a class that are predicted as it
+    true: Floats  # [..., C], the images of a class
+    predicted: Floats  # [..., C], the images that are predicted as it
+
+
+def margins_of(confusion: Array | Margins) -> Margins:
+    """Return the diagonal of a confusion matrix, and the sums of its rows and columns."""
+    if isinstance(confusion, Margins):
+        return confusion
     counts = np.asarray(confusion, float)
-    true_positives = np.diagonal(counts, axis1=-2, axis2=-1)
-    false_negatives = counts.sum(-1) - true_positives
-    false_positives = counts.sum(-2) - true_positives
-    true_negatives = counts.sum((-2, -1))[..., None] - true_positives - false_negatives - false_positives
-    return true_positives, false_negatives, false_positives, true_negatives
+    return Margins(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2))
 
 
-def sensitivity(confusion: Array) -> Floats:
+def _one_against_rest(confusion: Array | Margins) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return the true positives, false negatives, false positives and true negatives of each class, [..., C]."""
+    right, true, predicted = margins_of(confusion)
+    return right, true - right, predicted - right, true.sum(-1)[..., None] - true - predicted + right
+
+
+def sensitivity(confusion: Array | Margins) -> Floats:
     """Return the share of a class's images that are predicted as it (recall), [..., C]."""
     tp, fn, _, _ = _one_against_rest(confusion)
     return ratio(tp, tp + fn)
 
 
-def specificity(confusion: Array) -> Floats:
+def specificity(confusion: Array | Margins) -> Floats:
     """Return the share of the other classes' images that are not predicted as this class, [..., C]."""
     _, _, fp, tn = _one_against_rest(confusion)
     return ratio(tn, tn + fp)
 
 
-def positive_predictive_value(confusion: Array) -> Floats:
+def positive_predictive_value(confusion: Array | Margins) -> Floats:
     """Return the share of a class in the images predicted as it (precision), [..., C]; nan if there are none."""
     tp, _, fp, _ = _one_against_rest(confusion)
     return ratio(tp, tp + fp)
 
 
-def negative_predictive_value(confusion: Array) -> Floats:
+def negative_predictive_value(confusion: Array | Margins) -> Floats:
     """Return the share of the other classes in the images not predicted as this class, [..., C]."""
     _, fn, _, tn = _one_against_rest(confusion)
     return ratio(tn, tn + fn)
 
 
-def f1(confusion: Array) -> Floats:
+def f1(confusion: Array | Margins) -> Floats:
     """Return 2 TP / (2 TP + FP + FN), [..., C]; nan for a class that the set lacks."""
     tp, fn, fp, _ = _one_against_rest(confusion)
     return np.where(tp + fn > 0, ratio(2 * tp, 2 * tp + fp + fn), np.nan)
 
 
-def weighted_f1_of(confusion: Array) -> Floats:
+def weighted_f1_of(confusion: Array | Margins) -> Floats:
     """Return the mean F1 of the classes, each weighted by its number of images, [...]."""
-    support = np.asarray(confusion, float).sum(-1)
+    support = margins_of(confusion).true
     return ratio((np.where(support > 0, f1(confusion), 0.0) * support).sum(-1), support.sum(-1))
 
 
-def accuracy_of(confusion: Array) -> Floats:
+def accuracy_of(confusion: Array | Margins) -> Floats:
     """Return the share of images on the diagonal, [...]."""
-    counts = np.asarray(confusion, float)
-    return ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum((-2, -1)))
+    right, true, _ = margins_of(confusion)
+    return ratio(right.sum(-1), true.sum(-1))
 
 
-def cohen_kappa_of(confusion: Array) -> Floats:
+def cohen_kappa_of(confusion: Array | Margins) -> Floats:
     """Return the agreement beyond chance (Cohen 1960), [...]; nan if chance alone always agrees."""
-    counts = np.asarray(confusion, float)
-    total = counts.sum((-2, -1))
-    by_chance = ratio((counts.sum(-1) * counts.sum(-2)).sum(-1), total**2)
-    return ratio(accuracy_of(counts) - by_chance, 1.0 - by_chance)
+    right, true, predicted = margins_of(confusion)
+    total = true.sum(-1)
+    by_chance = ratio((true * predicted).sum(-1), total**2)
+    return ratio(ratio(right.sum(-1), total) - by_chance, 1.0 - by_chance)
 
 
-def matthews_of(confusion: Array) -> Floats:
+def matthews_of(confusion: Array | Margins) -> Floats:
     """Return the correlation of the true and the predicted class (Gorodkin 2004), [...], -1 .. 1.
 
     It is nan if one of them never varies.
     """
-    counts = np.asarray(confusion, float)
-    total, right = counts.sum((-2, -1)), np.trace(counts, axis1=-2, axis2=-1)
-    true, predicted = counts.sum(-1), counts.sum(-2)
+    hits, true, predicted = margins_of(confusion)
+    total, right = true.sum(-1), hits.sum(-1)
     spread = (total**2 - (true**2).sum(-1)) * (total**2 - (predicted**2).sum(-1))
     return ratio(right * total - (true * predicted).sum(-1), np.sqrt(spread))
 
@@ -301,7 +312,7 @@ def partial_auc_of(ranks: Ranks, sensitivity: float) -> Floats:
 class OfConfusion:
     """A metric that follows from a confusion matrix [..., C, C]: [...], or [..., C] for a metric of each class."""
 
-    compute: Callable[[Array], Floats]
+    compute: Callable[[Array | Margins], Floats]
 
 
 @dataclass(frozen=True)
