@@ -150,6 +150,11 @@ def top_k_hits(labels: Array, probabilities: Array, k: int) -> Bools:
     return hits
 
 
+def in_top_k(labels: Array, probabilities: Array, k: int) -> Array:
+    """Return `top_k_hits`, or nan for each image where the k most probable are all classes, which tells nothing."""
+    return top_k_hits(labels, probabilities, k) if k < probabilities.shape[1] else np.full(len(labels), np.nan)
+
+
 def negative_log_likelihood(labels: Array, probabilities: Array) -> Floats:
     """Return -log of the true class's probability in nats, [N]. The probability is cut at 2.2e-16."""
     own = np.take_along_axis(probabilities, labels.astype(np.int64)[:, None], axis=1)[:, 0]
@@ -516,8 +521,8 @@ METRICS = (
         OfSums(confidence_gap, mean_gap, CALIBRATION_BINS), BiasedUpwards(chance_of_gap, called_rightly),
         larger_is_better=False,
     ),
-    Metric("top_2_accuracy", "Top-2 accuracy", mean_over_images(partial(top_k_hits, k=2)), Share()),
-    Metric("top_3_accuracy", "Top-3 accuracy", mean_over_images(partial(top_k_hits, k=3)), Share()),
+    Metric("top_2_accuracy", "Top-2 accuracy", mean_over_images(partial(in_top_k, k=2)), Share()),
+    Metric("top_3_accuracy", "Top-3 accuracy", mean_over_images(partial(in_top_k, k=3)), Share()),
     Metric(
         "sensitivity", "Sensitivity", OfConfusion(sensitivity),
         ShareOfClass(lambda true, called: true, lambda true, called: called), of_class=True,

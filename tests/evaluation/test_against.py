@@ -119,12 +119,12 @@ def test_the_other_is_measured_by_what_it_calls() -> None:
 
 def test_the_report_compares_every_metric_in_pairs() -> None:
     generator = np.random.Generator(np.random.Philox(2))
-    labels = generator.integers(0, 3, 300)
-    logits = generator.standard_normal((300, 3))
+    labels = generator.integers(0, 4, 300)
+    logits = generator.standard_normal((300, 4))
     logits[np.arange(300), labels] += 1.5
-    worse = calibration.softmax(logits + generator.standard_normal((300, 3)))
+    worse = calibration.softmax(logits + generator.standard_normal((300, 4)))
     predictions = Predictions(
-        ("mel", "nv", "bcc"), labels, logits, np.zeros(300), np.arange(300) // 2, {},
+        ("mel", "nv", "bcc", "df"), labels, logits, np.zeros(300), np.arange(300) // 2, {},
         other=Other("other/best.pt", "0" * 64, "efficientnet_b0", worse),
     )  # fmt: skip
     made = build(predictions, rounds=200)

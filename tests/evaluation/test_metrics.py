@@ -84,6 +84,12 @@ def test_top_k_counts_a_tie_in_the_order_of_the_classes() -> None:
     assert metrics.value("top_2_accuracy", LABELS, PROBABILITIES) == 4 / 6  # not the third and the last image
 
 
+def test_the_true_class_is_always_among_all_classes_so_that_is_no_metric() -> None:
+    found = metrics.values(np.array([0, 1]), np.array([[0.9, 0.1], [0.8, 0.2]]))
+    assert np.isnan([found["top_2_accuracy"], found["top_3_accuracy"]]).all()
+    assert np.isnan(metrics.value("top_3_accuracy", LABELS, PROBABILITIES))
+
+
 def test_expected_calibration_error_by_hand() -> None:
     # Bins of a half: confidences 0.4 (wrong) and 0.5 (right) in the first, 0.6 and 0.9 (both right) in the second.
     probabilities = np.array([[0.4, 0.3, 0.3], [0.5, 0.25, 0.25], [0.6, 0.2, 0.2], [0.9, 0.1, 0.0]])
