@@ -111,10 +111,10 @@ def export(checkpoint_path: Path, path: Path) -> str:
     content, difference = as_onnx(checkpoint)
     write_atomically(content, path)
     takes = "" if checkpoint.encoder is None else f"; a second input, metadata, takes {checkpoint.encoder.describe()}"
+    same = "exactly those" if difference == 0 else f"within {difference:.0e} of those"
     return (
         f"wrote {path}: {checkpoint.model_name}, {len(checkpoint.classes)} classes, ONNX opset {OPSET}, "
-        f"{len(content) / 2**20:.0f} MiB; its probabilities are those of torch in float32 (--amp off) within "
-        f"{difference:.0e}{takes}"
+        f"{len(content) / 2**20:.0f} MiB; its probabilities are {same} of torch in float32 (--amp off){takes}"
     )
 
 

@@ -57,6 +57,15 @@ def probabilities(session: onnxruntime.InferenceSession, squares: np.ndarray) ->
     return session.run(["probabilities"], {"images": squares})[0]
 
 
+@pytest.mark.parametrize(("difference", "said"), [(0.0, "exactly those"), (3e-8, "within 3e-08 of those")])
+def test_the_difference_from_torch_is_said(
+    difference: float, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "as_onnx", lambda checkpoint: (b"", difference))
+    line = export(tiny.write_checkpoint(tmp_path / "best.pt"), tmp_path / "x.onnx")
+    assert line.endswith(f"its probabilities are {said} of torch in float32 (--amp off)")
+
+
 @pytest.mark.parametrize("count", [1, 5])
 def test_onnxruntime_gives_torchs_calibrated_probabilities(best_pt: Path, onnx_file: Path, count: int) -> None:
     model = load_classifier(best_pt, device="cpu", amp="off")
