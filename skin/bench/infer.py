@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from skin.bench import images, infer_plot
+from skin.bench import images, infer_plot, tables
 from skin.bench.columns import three_digits
 from skin.bench.infer_quality import Quality, Reference
 from skin.bench.machine import device_name
 from skin.bench.measurement import arithmetic, limited_host_memory
 from skin.bench.options import AMP, BenchmarkOptions
 from skin.bench.report import Heading, new_heading
+from skin.bench.tables import Column
 from skin.evaluation import test_set
 from skin.model import checkpoint as checkpoints
 from skin.model import export
@@ -32,7 +33,6 @@ from skin.model.classifier import SkinClassifier
 from skin.model.metadata import with_metadata
 from skin.model.network import build, preprocess_for
 from skin.model.precision import Precision, choose
-from skin.utils import files
 from skin.utils.errors import UserError
 from skin.utils.hardware import usable_cores
 from skin.utils.known_errors import advice_on, is_out_of_memory
@@ -41,7 +41,6 @@ from skin.utils.parallel import usable_gpus
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 BATCHES = (1, 8, 32)
@@ -99,15 +98,6 @@ class Row:
         return [1000 * self.batch_size * len(calls) / sum(calls) for calls in self.rounds if calls]
 
 
-class Column(NamedTuple):
-    """A key of the JSON's cells and column of the CSV; with a heading, of the table, too."""
-
-    name: str
-    of: Callable[[Row], Any]
-    heading: str = ""
-    show: Callable[[Any], str] = str
-
-
 def _of_quality(name: str) -> Callable[[Row], Any]:
     return lambda row: getattr(row.quality, name, None)
 
@@ -116,7 +106,7 @@ def _percentile(percent: int) -> Callable[[Row], float | None]:
     return lambda row: row.percentile(percent)
 
 
-COLUMNS = (
+COLUMNS: tuple[Column[Row], ...] = (
     Column("way", lambda row: row.way.name),
     Column("title", lambda row: row.way.title, "way"),
     Column("amp", lambda row: row.way.amp),
@@ -173,7 +163,7 @@ def benchmark(options: BenchmarkOptions, console: Console) -> int:
         finally:  # also after Ctrl-C: what is known so far is shown and kept
             rows = [row for row in rows if row.calls]
             if rows:
-                console.print(table(rows))
+                console.print(tables.table(COLUMNS, rows))
                 console.print(caption(reference, model))
                 _write(options, heading, model, reference, rows, complete)
     return 0
@@ -364,18 +354,6 @@ def _time(ask: Ask, batch: np.ndarray, calls: int | None) -> list[float]:
 # ---- shown and written ------------------------------------------------------------------------------------------
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Return the rows for a terminal. Columns that no row has a value for are left out."""
-    view = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    shown = [c for c in COLUMNS if c.heading and any(c.of(row) is not None for row in rows)]
-    for column in shown:
-        view.add_column(column.heading, justify="left" if column.name == "title" else "right", no_wrap=True)
-    for row in rows:
-        values = [column.of(row) for column in shown]
-        view.add_row(*("" if v is None else c.show(v) for c, v in zip(shown, values, strict=True)))
-    return view
-
-
 def _title(model: Checkpoint) -> str:
     return f"{model.model_name}, {model.preprocess.image_size} px"
 
@@ -402,15 +380,10 @@ def _write(
     complete: bool,
 ) -> None:  # fmt: skip
     """Write the files that are asked for."""
-    names = [column.name for column in COLUMNS]
-    cells = [{column.name: column.of(row) for column in COLUMNS} for row in rows]
-    if options.json:
-        compared = 0 if reference.probabilities is None else len(reference.probabilities)
-        samples = [{**cell, "samples_ms": row.rounds} for cell, row in zip(cells, rows, strict=True)]
-        content = {**heading.to_json(complete), "images_compared": compared, "cells": samples}
-        files.write_json(options.json, content)
-    if options.csv:
-        files.write_csv(options.csv, names, [list(cell.values()) for cell in cells])
+    compared = 0 if reference.probabilities is None else len(reference.probabilities)
+    cells = [{**tables.cell(COLUMNS, row), "samples_ms": row.rounds} for row in rows]
+    content = {**heading.to_json(complete), "images_compared": compared, "cells": cells}
+    tables.write(options, content, [column.name for column in COLUMNS])
     if options.plot:
         devices = dict.fromkeys(device_name(heading.environment, int(row.way.device == "cuda")) for row in rows)
         infer_plot.draw(cells, f"{_title(model)}; {', '.join(devices)}", options.plot)

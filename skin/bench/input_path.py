@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from skin.bench import tables
 from skin.bench.options import BenchmarkOptions
 from skin.bench.plain import PlainImages
-from skin.bench.report import Heading, new_heading
+from skin.bench.report import new_heading
+from skin.bench.tables import Column
 from skin.data.cache import PixelCache
 from skin.data.dataset import EpochBatches, make_loader
 from skin.data.images import Preprocess
@@ -27,7 +28,6 @@ from skin.model.network import Classifier, build, preprocess_for
 from skin.model.precision import choose
 from skin.training.options import Options
 from skin.training.splits import Splits
-from skin.utils import files
 from skin.utils.errors import UserError
 from skin.utils.memory import keep_freed_memory
 from skin.utils.parallel import usable_gpus
@@ -36,7 +36,6 @@ from skin.utils.processes import spawned
 import cv2
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -69,20 +68,11 @@ class Row:
 
     def to_json(self) -> dict[str, str | int | float | list[float]]:
         """Return the row as an entry of the JSON's `cells`."""
-        return {**{name: of(self) for name, of, _, _ in COLUMNS}, "samples": self.samples}
+        return {**tables.cell(COLUMNS, self), "samples": self.samples}
 
 
-class Column(NamedTuple):
-    """A column of the JSON, the CSV and the table."""
-
-    name: str
-    of: Callable[[Row], str | int | float]
-    heading: str
-    show: Callable[[Any], str]
-
-
-COLUMNS = (
-    Column("path", lambda row: row.path, "input path", str),
+COLUMNS: tuple[Column[Row], ...] = (
+    Column("path", lambda row: row.path, "input path"),
     Column("workers", lambda row: row.workers, "workers", lambda workers: str(workers or "none")),
     Column("images_per_second", lambda row: statistics.median(row.samples), "images/s", "{:,.0f}".format),
     Column("low", lambda row: min(row.samples), "lowest", "{:,.0f}".format),
@@ -106,19 +96,10 @@ def benchmark(options: BenchmarkOptions, splits: Splits, console: Console) -> in
     finally:  # also after Ctrl-C: what is known so far is shown and kept
         rows = rows_of(samples)
         if rows:
-            console.print(table(rows))
-            _write(options, heading, rows, complete)
+            console.print(tables.table(COLUMNS, rows, gap=2))
+            content = {**heading.to_json(complete), "cells": [row.to_json() for row in rows]}
+            tables.write(options, content, [column.name for column in COLUMNS], six_digits=True)
     return 0
-
-
-def _write(options: BenchmarkOptions, heading: Heading, rows: list[Row], complete: bool) -> None:
-    """Write the files that are asked for."""
-    if options.json:
-        content = {**heading.to_json(complete), "cells": [row.to_json() for row in rows]}
-        files.write_json(options.json, content)
-    if options.csv:
-        cells = ([column.of(row) for column in COLUMNS] for row in rows)  # without the single rounds
-        files.write_csv(options.csv, [column.name for column in COLUMNS], cells, six_digits=True)
 
 
 def rows_of(samples: Samples) -> list[Row]:
@@ -252,13 +233,3 @@ def _speed(sample: _Sample) -> float:
             break
     wait()
     return images / (time.perf_counter() - start)
-
-
-def table(rows: list[Row]) -> Table:
-    """Return the rows for a terminal."""
-    view = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in COLUMNS:
-        view.add_column(column.heading, justify="left" if column.name == "path" else "right")
-    for row in rows:
-        view.add_row(*(column.show(column.of(row)) for column in COLUMNS))
-    return view

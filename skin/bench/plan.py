@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
+from skin.bench import tables
 from skin.bench.columns import three_digits
 from skin.bench.forecast import Cache, Trace, forecast, scaled, sentences, together, verdict
 from skin.bench.machine import StolenTime, busy_cores
@@ -33,7 +34,7 @@ from skin.training.options import Options
 from skin.training.pace import duration
 from skin.training.splits import Splits, cache_folder
 from skin.training.trainer import Trainer
-from skin.utils import files, memory, parallel
+from skin.utils import memory, parallel
 from skin.utils.files import spare_bytes
 from skin.utils.hardware import usable_cores
 from skin.utils.known_errors import as_user_errors, is_out_of_memory
@@ -388,7 +389,7 @@ def _lines(trace: Trace, options: BenchmarkOptions) -> list[str]:
 
 def table(rows: list[Row], options: BenchmarkOptions) -> Table:
     """Return the rows for a terminal."""
-    view = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    view = tables.blank(gap=2)
     priced = options.price_per_hour is not None
     for name in ("model", "px", "GMACs", "M weights", "images/s", "epoch", f"{options.epochs} epochs"):
         view.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
@@ -411,12 +412,10 @@ def _write(
     options: BenchmarkOptions, heading: Heading, trace: Trace, rows: list[Row], complete: bool
 ) -> None:
     """Write the files that are asked for."""
-    if options.json:
-        found: dict[str, Any] = {
-            "trace": asdict(trace), "forecast": forecast(trace, options.epochs)._asdict(),
-            "verdict": {**verdict(trace)._asdict(), "remedies": [r._asdict() for r in verdict(trace).remedies]},
-        }  # fmt: skip
-        files.write_json(options.json, {**heading.to_json(complete), **found, "cells": [asdict(row) for row in rows]})
-    if options.csv:
-        names = [field.name for field in fields(Row)]
-        files.write_csv(options.csv, names, [[getattr(row, name) for name in names] for row in rows])
+    content = {
+        **heading.to_json(complete),
+        "trace": asdict(trace), "forecast": forecast(trace, options.epochs)._asdict(),
+        "verdict": {**verdict(trace)._asdict(), "remedies": [r._asdict() for r in verdict(trace).remedies]},
+        "cells": [asdict(row) for row in rows],
+    }  # fmt: skip
+    tables.write(options, content, [field.name for field in fields(Row)])

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from skin.bench import machine
+from skin.bench import machine, tables
 from skin.bench.columns import COLUMNS, Row, three_digits
 from skin.bench.options import RECIPES, BenchmarkOptions
 from skin.utils import cli, files
@@ -121,13 +121,7 @@ def table(rows: Sequence[Row]) -> Table:
     """Return the rows for a terminal, at most 100 columns wide; what was skipped for one reason is one line."""
     whole = any(found.values["whole_epoch"] for row in rows for found in row.rounds)
     caption = CAPTION.format("of an epoch timed whole" if whole else "computed from images/s")
-    view = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", caption=caption)
-    view.caption_justify = "left"
-    for name in ("device", "recipe", "amp"):
-        view.add_column(name, no_wrap=True)
-    for column in COLUMNS:
-        if column.heading and not column.second:
-            view.add_column(column.heading, justify="right", no_wrap=True)
+    view = _without_rows(caption, second=False)
     skipped: dict[tuple[str, str | None], list[Row]] = {}
     for row in rows:
         title = row.key.place, RECIPES[row.key.recipe], row.key.amp
@@ -146,18 +140,21 @@ def table(rows: Sequence[Row]) -> Table:
 
 def second_table(rows: Sequence[Row]) -> Table:
     """Return where the steps of the measured rows go, and how near they come to the device's limits."""
-    view = Table(
-        box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", caption=SECOND_CAPTION,
-        caption_justify="left",
-    )  # fmt: skip
-    for name in ("device", "recipe", "amp"):
-        view.add_column(name, no_wrap=True)
-    for column in COLUMNS:
-        if column.second:
-            view.add_column(column.heading, justify="right", no_wrap=True)
+    view = _without_rows(SECOND_CAPTION, second=True)
     for row in rows:
         if row.status == "ok":
             view.add_row(row.key.place, RECIPES[row.key.recipe], row.key.amp, *_values(row, rows, second=True))
+    return view
+
+
+def _without_rows(caption: str, second: bool) -> Table:
+    """Return one of the two tables with its columns alone."""
+    view = tables.blank(gap=1, caption=caption)
+    for name in ("device", "recipe", "amp"):
+        view.add_column(name, no_wrap=True)
+    for column in COLUMNS:
+        if column.heading and column.second == second:
+            view.add_column(column.heading, justify="right", no_wrap=True)
     return view
 
 

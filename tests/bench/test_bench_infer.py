@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark
-from skin.bench import infer, infer_plot
+from skin.bench import infer, infer_plot, tables
 from skin.bench.infer import Row, Way
 from skin.bench.infer_quality import Reference
 from skin.bench.options import BenchmarkOptions
@@ -263,7 +263,7 @@ def test_the_table_fits_a_hundred_columns(best_pt: Path) -> None:
     )
     stream = io.StringIO()
     rows = [Row(way("predict.py", device="cuda"), 1024, quality, [[1234.5] * 100])]
-    Console(file=stream, width=100).print(infer.table(rows))
+    Console(file=stream, width=100).print(tables.table(infer.COLUMNS, rows))
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2
     assert "…" not in stream.getvalue()
