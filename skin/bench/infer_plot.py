@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from skin.utils import drawing
 from skin.utils.drawing import COLOURS, FAINT, GRID
-from skin.utils.files import write_atomically
 
 from matplotlib.axes import Axes
 
@@ -35,9 +33,7 @@ def draw(cells: Sequence[Cell], subtitle: str, path: Path) -> None:
         columns = -(-len(ways) // 2) if len(ways) > 3 else len(ways)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
         figure.suptitle(subtitle, fontsize=9, color=FAINT, x=0.01, ha="left")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=path.suffix.lstrip(".") or "png")
-    write_atomically(buffer.getvalue(), path)
+        drawing.save(figure, path)
 
 
 def _accuracy(axes: Axes, cell: Cell, look: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from skin.bench.options import RECIPES
 from skin.utils import drawing
 from skin.utils.drawing import FAINT, GRID, INK
 from skin.utils.errors import UserError
-from skin.utils.files import write_atomically
 
 from matplotlib.axes import Axes
 
@@ -53,9 +51,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         columns = min(3, -(-len(series) // 2))  # filled one by one: AMP on, and off below it; more are too wide
         figure.legend(*speed.get_legend_handles_labels(), loc="outside lower center", ncols=columns)
         figure.suptitle(_subtitle(measured), fontsize=9, color=FAINT, x=0.01, ha="left")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=path.suffix.lstrip(".") or "png")
-    write_atomically(buffer.getvalue(), path)
+        drawing.save(figure, path)
 
 
 def _draw_speeds(axes: Axes, x: list[float], rows: list[Row], look: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ Nothing global changes, so pictures may be drawn in any order and place.
 
 from __future__ import annotations
 
+import io
 import logging
 import textwrap
 import unicodedata
@@ -12,9 +13,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from skin.utils.errors import isolated, printable
+from skin.utils.files import write_atomically
 
 import matplotlib
 from matplotlib import font_manager, ft2font
@@ -57,6 +60,17 @@ def figure(width: float, height: float, dpi: int = DPI) -> Figure:
     made = Figure(figsize=(width, height), dpi=dpi, layout=ConstrainedLayoutEngine(w_pad=0.08), facecolor="white")
     FigureCanvasAgg(made)
     return made
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the name of the file says; without one, as PNG.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix.lstrip(".") or "png")
+    write_atomically(content.getvalue(), path)
 
 
 def colours_of(classes: int) -> tuple[str, ...]:
