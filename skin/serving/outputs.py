@@ -33,7 +33,8 @@ def open_outputs(settings: PredictSettings, classes: Sequence[str]) -> Iterator[
         UserError: a file cannot be written, or the answers would go to a standard output that is closed.
     """
     if sys.stdout is None and (settings.json or not settings.csv):
-        raise UserError("standard output is closed, so the answers would go nowhere: name a file by --csv")
+        way = "--csv FILE in place of --json" if settings.json else "--csv FILE"
+        raise UserError(f"standard output is closed, so the answers would go nowhere: use {way}")
     on_terminal = is_terminal(sys.stdout)
     outputs: list[Output] = []
     with ExitStack() as stack:

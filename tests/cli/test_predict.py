@@ -501,14 +501,20 @@ def test_a_table_may_go_to_a_device_and_replace_an_older_one(run: Run) -> None:
     assert not Path("/dev/null").is_file()
 
 
-@pytest.mark.parametrize(("words", "code"), [([], 2), (["--json", "--csv", "a.csv"], 2), (["--csv", "a.csv"], 0)])
-def test_answers_that_would_go_nowhere_are_an_error(
-    words: list[str], code: int, run: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("words", [[], ["--json"], ["--json", "--csv", "a.csv"]])
+def test_answers_that_would_go_nowhere_are_an_error_whose_advice_works(
+    words: list[str], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw("a.png")
     monkeypatch.setattr(sys, "stdout", None)  # as after >&-
-    found, _, errors = run("a.png", *words)
-    assert (found, "error: standard output is closed" in errors) == (code, code == 2)
+    code, _, errors = run("a.png", *words)
+    _, closed, advice = errors.rpartition("error: standard output is closed, so the answers would go nowhere: use ")
+    assert code == 2
+    assert closed
+    used, _, replaced = advice.strip().partition(" in place of ")
+    kept = ["--json"] if "--json" in words and not replaced else []
+    assert run("a.png", *kept, *used.replace("FILE", "b.csv").split())[0] == 0
+    assert len(Path("b.csv").read_text().splitlines()) == 2
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
