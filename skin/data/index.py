@@ -232,10 +232,11 @@ def _in_order(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 def _left_out(draft: Draft, folder: Folder, looked_for: bool) -> dict[str, int]:
     """Return `Index.left_out`. If the files were `looked_for`, what is set aside counts where it is in the folder."""
     used = set(draft.rows["file"])  # a table may name an image twice
-    aside = {
-        note: _files_of(names, folder) - used if looked_for else names for note, names in draft.set_aside.items()
-    }
-    left_out = draft.unusable | {note: len(files) for note, files in aside.items() if files}
+    left_out = dict(draft.unusable)
+    for note, names in draft.set_aside.items():
+        files = _files_of(names, folder) - used if looked_for else set(names)
+        part = f" ({len(files):,} of them in the folder)" if len(files) < len(set(names)) else ""
+        left_out |= {note + part: len(files)} if files else {}
     copies, unnamed = len(folder.copies) if looked_for else 0, len(draft.unnamed)
     if unnamed:
         left_out[f"{count(unnamed, 'image')} in the folder that {draft.source} does not name"] = unnamed

@@ -482,7 +482,11 @@ def test_the_test_images_of_milk10k_have_no_class(tmp_path: Path) -> None:
     (tmp_path / "MILK10k_Test_Input/IL_9/ISIC_9.jpg").unlink()
     assert read_index(tmp_path).left_out == {}  # it was not downloaded
     write(tmp_path, {}, "MILK10k_Test_Input/IL_9/ISIC_9.jpg")
-    write(tmp_path, {"MILK10k_Test_GroundTruth.csv": MILK_HEAD + "IL_9,0,1,0,0,0,0,0,0,0,0,0\n"})
+    write(tmp_path, {"MILK10k_Test_Metadata.csv": f"{rows}IL_9,clinical: close-up,ISIC_8\n"})
+    said = "MILK10k_Test_Metadata.csv gives no class of 2 images: left out (1 of them in the folder)"
+    assert read_index(tmp_path).left_out == {said: 1}
+    truth = MILK_HEAD + "IL_9,0,1,0,0,0,0,0,0,0,0,0\n"
+    write(tmp_path, {"MILK10k_Test_Metadata.csv": rows, "MILK10k_Test_GroundTruth.csv": truth})
     splits = column(read_index(tmp_path), "split")
     assert (splits["ISIC_1"], splits["ISIC_9"]) == ("", "test")
 
