@@ -208,10 +208,7 @@ IMAGE_COLUMNS = (
     "image", "image_id", "image_name", "filename", "file_name", "file", "path", "image_path", "filepath",
     "file_path", "isic_id", "img_id", "id", "name", "md5hash",
 )  # fmt: skip
-# Names of the columns that tell whose an image is, and which lesion it shows, the likeliest first.
-PATIENT_COLUMNS = (
-    "patient_id", "patient", "patientid", "subject_id", "subject", "subjectid", "case_id", "person_id",
-)  # fmt: skip
+# Names of the column that tells which lesion an image shows, the likeliest first; patients: `skin.data.people`.
 LESION_COLUMNS = ("lesion_id", "lesion", "lesionid")
 GROUP_COLUMNS = ("group", "group_id")
 # Names of the column that tells the class, the likeliest first.

@@ -460,6 +460,8 @@ def test_patients_are_known_by_any_name_of_their_column(tmp_path: Path, patient:
     assert labelled(tmp_path, f"image,label,{patient}\na,mel,p\nb,nv,p\nc,nv,q\n").rows["group"][1] == "p"
     index = labelled(tmp_path, f"image,label,case_id,{patient}\na,mel,1,p\nb,nv,2,p\nc,nv,3,q\n")
     assert index.rows["patient_id"].tolist() == ["p", "p", "q"]
+    index = labelled(tmp_path, f"image,label,{patient},patient_id\na,mel,1,p\nb,nv,1,p\nc,nv,3,q\n")
+    assert index.rows["patient_id"].tolist() == ["p", "p", "q"]
 
 
 @pytest.mark.parametrize(
@@ -468,6 +470,11 @@ def test_patients_are_known_by_any_name_of_their_column(tmp_path: Path, patient:
 def test_what_is_told_of_patients_is_no_patient(tmp_path: Path, other: str) -> None:
     index = labelled(tmp_path, f"image,label,lesion_id,{other}\na,mel,1,p\nb,nv,2,p\nc,nv,3,q\n")
     assert index.rows["group"].tolist() == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("patient", ["patient_id", *PATIENTS])
+def test_a_table_of_one_patient_has_one_group(tmp_path: Path, patient: str) -> None:
+    assert labelled(tmp_path, f"image,label,{patient}\na,mel,p\nb,nv,p\n").rows["group"].tolist() == ["p", "p"]
 
 
 def test_all_columns_of_patients_are_joined_but_for_the_subject_of_a_set(tmp_path: Path) -> None:

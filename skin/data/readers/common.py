@@ -16,7 +16,6 @@ from skin.data.people import is_patient
 from skin.data.tables import (
     GROUP_COLUMNS,
     LESION_COLUMNS,
-    PATIENT_COLUMNS,
     find_column,
     need_column,
     read_table,
@@ -30,7 +29,6 @@ from skin.utils.errors import UserError, printable
 import numpy as np
 import pandas as pd
 
-_SURE = tuple(name for name in PATIENT_COLUMNS if name != "subject")
 _MARK_OF_SPLIT = re.compile(rf"(is|in)_({'|'.join(SPLITS)})")
 
 
@@ -86,18 +84,17 @@ def present_columns(table: pd.DataFrame, *names: str) -> pd.DataFrame:
 def people_columns(table: pd.DataFrame) -> list[str]:
     """Return the columns of patients and lesions that `table` has, all of them, those of patients first.
 
-    A column with one value and a name like `subject` is none: it may tell what the pictures show.
+    A column `subject` with one value is none: it may tell what the pictures show.
     """
     columns = list(table.columns)
-    usual = [name for wanted in PATIENT_COLUMNS if (name := find_column(columns, wanted))]
-    found = dict.fromkeys((*usual, *filter(_is_patient, columns)))
-    persons_first = sorted(found, key=lambda name: find_column([name], "case_id") is not None)
-    sure = [name for name in persons_first if spelling(name) in _SURE or table[name].nunique() > 1]
-    return [*sure, *dict.fromkeys(name for wanted in LESION_COLUMNS if (name := find_column(columns, wanted)))]
+    patients = sorted(filter(is_patient, columns), key=lambda name: spelling(name) != "patient_id")
+    sure = [name for name in patients if spelling(name) != "subject" or table[name].nunique() > 1]
+    others = (find_column(columns, wanted) for wanted in ("case_id", *LESION_COLUMNS))
+    return [*sure, *dict.fromkeys(filter(None, others))]
 
 
 def _is_patient(name: str) -> bool:
-    return is_patient(name) or find_column([name], *PATIENT_COLUMNS) is not None
+    return is_patient(name) or find_column([name], "case_id") is not None
 
 
 def people_of(table: pd.DataFrame) -> pd.DataFrame:
