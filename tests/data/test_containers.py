@@ -340,6 +340,7 @@ def test_the_splits_of_a_webdataset_are_in_its_names(tmp_path: Path) -> None:
     ("path", "split"),
     [
         ("trainval.tar", "train"),
+        ("test/train_test-0.parquet", "test"),
         ("holdout-000.tar", "test"),
         ("x/eval/0.tar", "test"),
         ("a/train/b/0.parquet", "train"),

@@ -57,7 +57,7 @@ def rows_of_records(image: pd.Series, records: pd.DataFrame, label: str, split: 
 def split_of(path: str) -> str:
     """Return the split that a file's name or folders tell of: `train` for `data/train-00000-of-00002.parquet`.
 
-    Return `""` if none does, or several do.
+    A name that tells none, or several, leaves it to the folders; the answer is `""` if these do not tell one, either.
     """
     name, _, _ = posixpath.basename(path).partition(".")
     return folder_names.split_of(name) or folder_names.split_of_folders(posixpath.dirname(path))
