@@ -61,6 +61,14 @@ def test_neither_does_a_thread_that_hangs() -> None:
     assert run("threading.Thread(target=time.sleep, args=(1000,)).start()\nraise UserError('no data')")[0] == 2
 
 
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_process_that_leaves_in_the_midst_of_a_group_runs_no_exit_function(code: int) -> None:
+    """Such as by --help under torchrun: a library's exit function would wait for peers that go on, or are gone."""
+    group = "dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)"
+    said = "atexit.register(print, 'exit function', file=sys.stderr)"
+    assert run(f"import atexit\nimport torch.distributed as dist\n{said}\n{group}\nsys.exit({code})") == (code, "")
+
+
 def test_a_letter_that_the_output_cannot_take_is_written_as_its_number() -> None:
     script = f"{BEGIN}\ndef main():\n    print('nävus')\n    raise UserError('große Datei')\ncli.run(main)"
     done = subprocess.run(
