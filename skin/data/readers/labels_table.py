@@ -124,10 +124,10 @@ def _image_column(folder: Folder, table: pd.DataFrame, path: Path) -> tuple[str,
         image = first
     others = [name for name in {first: 0, **hits} if not stems[name].equals(stems[image])]
     if image not in named or spelling(image) in _OF_ANYTHING:
-        rivals = [name for name in others if are_files(table[name]) or not are_files(table[image])]
-        for name in (name for name in rivals if 2 * hits.get(name, 0) >= hits.get(image, 0) > 0):
+        as_good = [name for name in others if 2 * hits.get(name, 0) >= hits.get(image, 0) > 0]
+        if rivals := [name for name in as_good if are_files(table[name]) or not are_files(table[image])]:
             raise UserError(
-                f"{path}: its columns {image} and {name} name different images: rename the one that is meant to "
+                f"{path}: its columns {image} and {rivals[0]} name different images: rename the one that is meant to "
                 "'image'"
             )
     return image, f"the images are the column {image} (not {', '.join(others)})" if others else ""
