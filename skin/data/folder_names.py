@@ -263,6 +263,11 @@ def is_augmented(name: str) -> bool:
     return not _AUGMENTED.isdisjoint(words) and not any(re.fullmatch(r"(19|20)\d\d", word) for word in words)
 
 
+def copies_above(names: Iterable[str]) -> str:
+    """Return the first of the folders' names that says that it holds altered copies (`is_augmented`), or `""`."""
+    return next(filter(is_augmented, map(as_name, names)), "")
+
+
 def is_doubtful(name: str) -> bool:
     """Return True if a folder may have been put aside rather than be a class: `to sort`, `misc`, `others`."""
     return all(word in _DOUBTFUL for word in words_of(name))

@@ -455,11 +455,10 @@ def _of_copies(folder: Folder, tree: Tree) -> list[str]:
             "in training and test"
         ]
     places = {posixpath.dirname(place.path) for place in tree.places}
-    others = dict.fromkeys([folder.root.name, *(part for path in sorted(places) for part in path.split("/"))])
-    return [
-        f"the folder {name} is named like altered copies of images: those of one may stand in training and test"
-        for name in map(names.as_name, others) if names.is_augmented(name) and name not in labels
-    ][:1]  # fmt: skip
+    above = [folder.root.name, *(part for path in sorted(places) for part in path.split("/"))]
+    name = names.copies_above(part for part in above if names.as_name(part) not in labels)
+    said = f"the folder {name} is named like altered copies of images: those of one may stand in training and test"
+    return [said] if name else []
 
 
 def _of_doubtful(tree: Tree) -> list[str]:

@@ -14,7 +14,7 @@ import shlex
 from typing import NamedTuple
 
 from skin.data.folder import Folder
-from skin.data.folder_names import as_name, is_augmented
+from skin.data.folder_names import as_name, copies_above
 from skin.data.index import Draft, count
 from skin.data.readers.common import SPLITS, Layout, rows_of
 from skin.data.tables import need_column, read_table
@@ -115,11 +115,9 @@ def _notes(folder: Folder, used: list[_Picture], folds: list[str]) -> list[str]:
 
 
 def _on_copies(folder: Folder, used: list[_Picture]) -> list[str]:
-    above = [folder.root.name, *posixpath.commonpath([posixpath.dirname(it.path) for it in used]).split("/")]
-    return [
-        f"the folder {name} is named like altered copies, and holds all images that are read"
-        for name in map(as_name, above) if is_augmented(name)
-    ][:1]  # fmt: skip
+    above = posixpath.commonpath([posixpath.dirname(it.path) for it in used]).split("/")
+    name = copies_above([folder.root.name, *above])
+    return [f"the folder {name} is named like altered copies, and holds all images that are read"] if name else []
 
 
 def _compare(folder: Folder, names: pd.Series, label: pd.Series) -> None:
