@@ -41,8 +41,9 @@ from skin.evaluation.report_types import (
     Report,
 )  # fmt: skip
 from skin.evaluation.verdict import beats_guessing
+from skin.utils.direction import isolated
 from skin.utils.drawing import DPI
-from skin.utils.errors import isolated, printable
+from skin.utils.errors import printable
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup

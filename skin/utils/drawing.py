@@ -16,7 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from skin.utils.errors import isolated, printable
+from skin.utils.direction import isolated
+from skin.utils.errors import printable
 from skin.utils.files import write_atomically
 
 import matplotlib

