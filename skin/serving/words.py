@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import tomllib
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from skin.data.class_names import same_disease
+from skin.utils.direction import isolated
 
 PATH = Path(__file__).with_name("words.toml")
-_ISOLATE, _END = "\u2068", "\u2069"  # around a name that runs from right to left, so that its line keeps its order
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Words:
         """Return the names of a model's classes for people; no two are alike."""
         named = {cls: self.classes.get(same_disease(cls), cls.replace("_", " ")) for cls in classes}
         shown = list(named.values())
-        return {cls: _isolated(name if shown.count(name) == 1 else cls) for cls, name in named.items()}
+        return {cls: isolated(name if shown.count(name) == 1 else cls) for cls, name in named.items()}
 
     def known_as(self, name: str) -> str:
         """Return a column of metadata, or one of its values, as people name it."""
@@ -93,8 +92,3 @@ def words_for(accepted: str) -> Words:
         if liking > 0 and code in languages():
             return languages()[code]
     return languages()["en"]
-
-
-def _isolated(name: str) -> str:
-    right_to_left = any(unicodedata.bidirectional(character) in ("R", "AL") for character in name)
-    return f"{_ISOLATE}{name}{_END}" if right_to_left else name
