@@ -228,9 +228,10 @@ def build(
     compared = _against(predictions, answers, by_rule)
     # All is asked: the first that is read draws the rounds.
     (malignant_report, curve), (operating, at_prevalence) = of_malignant(), points()
-    known, of_owners = predictions.known, (answers.owners, answers.malignant, answers.draw)
+    labels, probabilities = answers.labels, answers.probabilities
+    owners, malignant, draw = answers.owners, answers.malignant, answers.draw
     return Report(
-        images=len(answers.labels),
+        images=len(labels),
         groups=resampler.num_groups,
         intervals=Intervals(
             level=LEVEL,
@@ -247,13 +248,13 @@ def build(
         deferral=deferred(),
         decision=_decision(predictions.calibrated.rule, by_rule),
         calibration=of_probabilities(),
-        subgroups={name: _subgroups(binned[known], answers) for name, binned in (by or {}).items()},
+        subgroups={name: _subgroups(binned[predictions.known], answers) for name, binned in (by or {}).items()},
         prevalence=at_prevalence,
         views=views(),
         metadata=with_metadata(),
         against=compared(),
-        per_lesion=per_lesion(answers.labels, answers.probabilities, *of_owners, answers.scores),
-        per_patient=per_patient(answers.labels, answers.probabilities, *of_owners, answers.called),
+        per_lesion=per_lesion(labels, probabilities, owners, malignant, draw, answers.scores),
+        per_patient=per_patient(labels, probabilities, owners, malignant, draw, answers.called),
     )
 
 
