@@ -8,8 +8,8 @@ add up to one). The predicted class is the one with the largest probability, the
 
 A metric that a set cannot give is nan, never 0 and never a warning: the sensitivity of a class the set
 lacks, an AUROC without a negative, any metric of an empty set. Macro metrics average over the classes
-that the set has. scikit-learn ranks (AUROC, average precision). The metrics of the confusion matrix
-take any leading axes, [..., C, C], because the bootstrap computes a thousand at once.
+that the set has. scikit-learn ranks (AUROC, average precision). The metrics of a confusion matrix take
+its margins with any leading axes, [..., C], because the bootstrap computes a thousand at once.
 """
 
 from __future__ import annotations
@@ -64,76 +64,74 @@ class Margins(NamedTuple):
     predicted: Floats  # [..., C], the images that are predicted as it
 
 
-def margins_of(confusion: Array | Margins) -> Margins:
+def margins_of(confusion: Array) -> Margins:
     """Return the diagonal of a confusion matrix, and the sums of its rows and columns."""
-    if isinstance(confusion, Margins):
-        return confusion
     counts = np.asarray(confusion, float)
     return Margins(np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2))
 
 
-def _one_against_rest(confusion: Array | Margins) -> tuple[Floats, Floats, Floats, Floats]:
+def _one_against_rest(margins: Margins) -> tuple[Floats, Floats, Floats, Floats]:
     """Return the true positives, false negatives, false positives and true negatives of each class, [..., C]."""
-    right, true, predicted = margins_of(confusion)
+    right, true, predicted = margins
     return right, true - right, predicted - right, true.sum(-1)[..., None] - true - predicted + right
 
 
-def sensitivity(confusion: Array | Margins) -> Floats:
+def sensitivity(margins: Margins) -> Floats:
     """Return the share of a class's images that are predicted as it (recall), [..., C]."""
-    tp, fn, _, _ = _one_against_rest(confusion)
+    tp, fn, _, _ = _one_against_rest(margins)
     return ratio(tp, tp + fn)
 
 
-def specificity(confusion: Array | Margins) -> Floats:
+def specificity(margins: Margins) -> Floats:
     """Return the share of the other classes' images that are not predicted as this class, [..., C]."""
-    _, _, fp, tn = _one_against_rest(confusion)
+    _, _, fp, tn = _one_against_rest(margins)
     return ratio(tn, tn + fp)
 
 
-def positive_predictive_value(confusion: Array | Margins) -> Floats:
+def positive_predictive_value(margins: Margins) -> Floats:
     """Return the share of a class in the images predicted as it (precision), [..., C]; nan if there are none."""
-    tp, _, fp, _ = _one_against_rest(confusion)
+    tp, _, fp, _ = _one_against_rest(margins)
     return ratio(tp, tp + fp)
 
 
-def negative_predictive_value(confusion: Array | Margins) -> Floats:
+def negative_predictive_value(margins: Margins) -> Floats:
     """Return the share of the other classes in the images not predicted as this class, [..., C]."""
-    _, fn, _, tn = _one_against_rest(confusion)
+    _, fn, _, tn = _one_against_rest(margins)
     return ratio(tn, tn + fn)
 
 
-def f1(confusion: Array | Margins) -> Floats:
+def f1(margins: Margins) -> Floats:
     """Return 2 TP / (2 TP + FP + FN), [..., C]; nan for a class that the set lacks."""
-    tp, fn, fp, _ = _one_against_rest(confusion)
+    tp, fn, fp, _ = _one_against_rest(margins)
     return np.where(tp + fn > 0, ratio(2 * tp, 2 * tp + fp + fn), np.nan)
 
 
-def weighted_f1_of(confusion: Array | Margins) -> Floats:
+def weighted_f1_of(margins: Margins) -> Floats:
     """Return the mean F1 of the classes, each weighted by its number of images, [...]."""
-    support = margins_of(confusion).true
-    return ratio((np.where(support > 0, f1(confusion), 0.0) * support).sum(-1), support.sum(-1))
+    support = margins.true
+    return ratio((np.where(support > 0, f1(margins), 0.0) * support).sum(-1), support.sum(-1))
 
 
-def accuracy_of(confusion: Array | Margins) -> Floats:
+def accuracy_of(margins: Margins) -> Floats:
     """Return the share of images on the diagonal, [...]."""
-    right, true, _ = margins_of(confusion)
+    right, true, _ = margins
     return ratio(right.sum(-1), true.sum(-1))
 
 
-def cohen_kappa_of(confusion: Array | Margins) -> Floats:
+def cohen_kappa_of(margins: Margins) -> Floats:
     """Return the agreement beyond chance (Cohen 1960), [...]; nan if chance alone always agrees."""
-    right, true, predicted = margins_of(confusion)
+    right, true, predicted = margins
     total = true.sum(-1)
     by_chance = ratio((true * predicted).sum(-1), total**2)
     return ratio(ratio(right.sum(-1), total) - by_chance, 1.0 - by_chance)
 
 
-def matthews_of(confusion: Array | Margins) -> Floats:
+def matthews_of(margins: Margins) -> Floats:
     """Return the correlation of the true and the predicted class (Gorodkin 2004), [...], -1 .. 1.
 
     It is nan if one of them never varies.
     """
-    hits, true, predicted = margins_of(confusion)
+    hits, true, predicted = margins
     total, right = true.sum(-1), hits.sum(-1)
     spread = (total**2 - (true**2).sum(-1)) * (total**2 - (predicted**2).sum(-1))
     return ratio(right * total - (true * predicted).sum(-1), np.sqrt(spread))
@@ -315,9 +313,9 @@ def partial_auc_of(ranks: Ranks, sensitivity: float) -> Floats:
 
 @dataclass(frozen=True)
 class OfConfusion:
-    """A metric that follows from a confusion matrix [..., C, C]: [...], or [..., C] for a metric of each class."""
+    """A metric that follows from the margins of a confusion matrix: [...], or [..., C] for a metric of each class."""
 
-    compute: Callable[[Array | Margins], Floats]
+    compute: Callable[[Margins], Floats]
 
 
 @dataclass(frozen=True)
@@ -591,9 +589,9 @@ def values(
         called: int [N], the classes that are called; None are the most probable ones.
     """
     called = probabilities.argmax(1) if called is None else called
-    confusion = confusion_matrix(labels, called, probabilities.shape[1])
+    margins = margins_of(confusion_matrix(labels, called, probabilities.shape[1]))
     found = {
-        m.name: _value(m.source, labels, probabilities, confusion)
+        m.name: _value(m.source, labels, probabilities, margins)
         for m in chosen
         if isinstance(m.source, OfConfusion | OfSums)
     }
@@ -634,9 +632,9 @@ def value(name: str, labels: Array, probabilities: Array) -> Floats:
     return values(labels, probabilities, [needed])[name]
 
 
-def _value(source: OfConfusion | OfSums, labels: Array, probabilities: Array, confusion: Array) -> Floats:
+def _value(source: OfConfusion | OfSums, labels: Array, probabilities: Array, margins: Margins) -> Floats:
     if isinstance(source, OfConfusion):
-        return source.compute(confusion)
+        return source.compute(margins)
     places, numbers = source.terms(labels, probabilities)
     if source.size == 1:
         sums = np.asarray(numbers, float).sum(keepdims=True)

@@ -14,7 +14,16 @@ from functools import partial
 
 from skin.evaluation.called import CalledAt
 from skin.evaluation.intervals import Estimate, Resampler, interval
-from skin.evaluation.metrics import OF_CALLED, Array, Bools, Floats, Metric, OfConfusion, ShareOfClass
+from skin.evaluation.metrics import (
+    OF_CALLED,
+    Array,
+    Bools,
+    Floats,
+    Metric,
+    OfConfusion,
+    ShareOfClass,
+    margins_of,
+)
 from skin.evaluation.report_types import OnValidation, OperatingPoint, OperatingPoints
 from skin.model import calibration
 from skin.model.calibration import Calibration
@@ -224,8 +233,8 @@ def _at_thresholds(
     ]
 
     def figures(weights: Array) -> dict[str, Floats]:
-        confusion = np.concatenate([of_target.tables(weights) for of_target in called], 1)
-        return {m.name: m.source.compute(confusion)[..., 1] for m in OF_CALLED if isinstance(m.source, OfConfusion)}
+        margins = margins_of(np.concatenate([of_target.tables(weights) for of_target in called], 1))
+        return {m.name: m.source.compute(margins)[..., 1] for m in OF_CALLED if isinstance(m.source, OfConfusion)}
 
     rounds = resampler.ask(figures)
 

@@ -49,8 +49,9 @@ def test_confusion_matrix_has_true_classes_as_rows() -> None:
     ],
 )
 def test_figures_of_a_confusion_matrix(figure, expected) -> None:
-    np.testing.assert_allclose(figure(CONFUSION), expected, rtol=1e-15)
-    np.testing.assert_allclose(figure(np.stack([CONFUSION, 10 * CONFUSION])), [expected, expected], rtol=1e-15)
+    np.testing.assert_allclose(figure(metrics.margins_of(CONFUSION)), expected, rtol=1e-15)
+    two = metrics.margins_of(np.stack([CONFUSION, 10 * CONFUSION]))
+    np.testing.assert_allclose(figure(two), [expected, expected], rtol=1e-15)
 
 
 @pytest.mark.parametrize(
