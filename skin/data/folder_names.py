@@ -63,7 +63,8 @@ NUMBERED_CLASSES = _words("class category cls grade stage type level label score
 _PLAIN_NUMBER = re.compile(r"[ _.-]\d\d?$")
 _SMALL = (*map(str, range(100)), *(f"0{number}" for number in range(10)))
 _DECIMAL = re.compile(r"(?<![v\d.,])\d+[.,]\d+(?![\d.,]*\d)")  # `(0.8)`; no version, no date
-_NEXT_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]{2})")  # no `BC Cs`
+_NEXT_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_CAPITALS = re.compile(r"[A-Z]{2,}(?=[A-Z][a-z])")  # the JPEG of `JPEGImages`
 _SPELT_OUT = [  # nnU-Net's folders, and those that cameras make in DCIM
     (re.compile("(?<=images|labels)Tr(?![a-z])"), " train"),
     (re.compile("(?<=images|labels)Ts(?![a-z])"), " test"),
@@ -100,7 +101,8 @@ def words_of(name: str) -> list[str]:
     """Return the words and numbers in a name, in small letters: `JPEGData_v2` is `jpeg`, `data`, `v`, `2`."""
     for short, words in _SPELT_OUT:
         name = short.sub(words, name)
-    return re.findall(r"[^\W\d_]+|\d+", _NEXT_WORD.sub(" ", name).lower())
+    name = _CAPITALS.sub(_apart_if_known, _NEXT_WORD.sub(" ", name))
+    return re.findall(r"[^\W\d_]+|\d+", name.lower())
 
 
 def by_words(names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
@@ -287,6 +289,11 @@ def is_numbered(name: str) -> bool:
 def names_disease(name: str) -> bool:
     """Return True if a folder is named after a disease that is known here, or benign, malignant and the like."""
     return is_disease(name) or any(is_disease(word) for word in words_of(name) if len(word) > 5)
+
+
+def _apart_if_known(capitals: re.Match[str]) -> str:
+    word = capitals[0]
+    return f"{word} " if _is_of_download(word.lower()) else word  # no `TRAI Nset`, no `BC Cs`
 
 
 def _is_of_download(word: str) -> bool:

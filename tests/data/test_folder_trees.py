@@ -136,6 +136,8 @@ def test_many_folders_of_one_image_each_are_classes_if_their_names_are(tmp_path:
         ("train_sep", "test"),
         ("ISIC_Training_JPEG", "ISIC_Test_JPEG"),
         ("imagesTr", "imagesTs"),
+        ("TRAINset", "TESTset"),
+        ("TRAINdata", "TESTimages"),
         ("Trainingsdaten", "Testdaten"),
         ("entrenamiento", "Prueba"),
         ("Entraînement", "données de test"),
@@ -151,7 +153,7 @@ def test_split_folders_under_many_names(tmp_path: Path, above: str, train: str, 
 
 
 @pytest.mark.parametrize(
-    "val", ["val_dir", "validation_data", "valid", "Val", "dev_set", "Validierung", "validación"]
+    "val", ["val_dir", "validation_data", "valid", "Val", "VALimages", "dev_set", "Validierung", "validación"]
 )
 def test_validation_folders_under_many_names(tmp_path: Path, val: str) -> None:
     index = read_index(tree(tmp_path, "base_dir/train_dir/mel", "base_dir/train_dir/nv", f"base_dir/{val}/mel"))
@@ -264,6 +266,7 @@ def test_one_class_in_two_unicode_forms_is_one_class(tmp_path: Path, split: str)
         ("imagesTr", "imagesTs"),
         ("JPEGImages", "PNGImages"),
         ("Classification/JPEGImages",),
+        ("DATAset",),
         ("DCIM100", "DCIM101"),
         ("100APPLE", "101APPLE", "102_PANA"),
         ("entrenamiento", "prueba"),
