@@ -351,6 +351,8 @@ def test_a_named_column_holds_the_labels_or_the_groups(tmp_path: Path) -> None:
         ("id,mask_file", ["1,2.jpg", "2,0.jpg", "0,1.jpg"], ""),
         ("id,age", ["1,2", "2,2", "0,1"], ""),
         ("image,similar", ["1,2.jpg", "2,1.jpg", "0,1.jpg"], "image (not similar)"),
+        ("image,crop", ["1,2.jpg", "2,0.jpg", "0,1.jpg"], "image (not crop)"),
+        ("image_id,dermoscopic", ["1,2.jpg", "2,", "0,1.jpg"], "image_id (not dermoscopic)"),
     ],
 )  # fmt: skip
 def test_the_images_are_the_column_that_names_files(tmp_path: Path, head: str, rows: list[str], note: str) -> None:

@@ -43,6 +43,7 @@ import pandas as pd
 _LABELS = (*LABEL_COLUMNS, "malignant", "benign_malignant")
 _NEARLY_ALL = 0.9
 _OF_ANYTHING = ("id", "name")  # names of columns that name the images, or the rows, or the patients
+_OF_ROWS = (*_OF_ANYTHING, "image_id", "img_id")  # and those that may be the numbers of the rows
 _SPLITS = ("split", "set", "subset", "partition")
 
 
@@ -102,8 +103,8 @@ def labels_table(
 def _image_column(folder: Folder, table: pd.DataFrame, path: Path) -> tuple[str, str]:
     """Return the column that names the images, and words on it if another one names other images.
 
-    It is the first by its name, unless its values are numbers, which may be those of the rows, or few of the images:
-    then it is a column of names of files, whatever that is called.
+    It is the first by its name, unless its values name few of the images, or may be the numbers of the rows: then it
+    is a column of names of files, whatever that is called.
 
     Raises:
         UserError: none is called like one, or its name may be that of anything, and another column names images, too.
@@ -120,7 +121,8 @@ def _image_column(folder: Folder, table: pd.DataFrame, path: Path) -> tuple[str,
     least = dict.fromkeys(files, _NEARLY_ALL * hits.get(first, 0))
     image = likeliest(table, {name: hits[name] for name in hits if hits[name] >= least.get(name, 0)}) or first
     is_name = hits.get(first, 0) >= hits.get(image, 0) and not table[first].str.isdecimal().all()
-    if is_name or stems[image].equals(stems[first]):
+    sure = _name_each(table[first], hits.get(first, 0)) and spelling(first) not in _OF_ANYTHING
+    if sure or is_name or stems[image].equals(stems[first]):
         image = first
     others = [name for name in {first: 0, **hits} if not stems[name].equals(stems[image])]
     if image not in named or spelling(image) in _OF_ANYTHING:
@@ -131,6 +133,15 @@ def _image_column(folder: Folder, table: pd.DataFrame, path: Path) -> tuple[str,
                 "'image'"
             )
     return image, f"the images are the column {image} (not {', '.join(others)})" if others else ""
+
+
+def _name_each(values: pd.Series, hits: int) -> bool:
+    """Return True if each value of a column names an image, as `hits` of them do, and none may number its row."""
+    if spelling(str(values.name)) in _OF_ROWS:
+        numbers = [str(number) for number in range(len(values) + 1)]
+        if values.tolist() in (numbers[1:], numbers[:-1]):
+            return False
+    return hits == values[values != ""].nunique()
 
 
 def _may_name_images(table: pd.DataFrame, first: str) -> tuple[list[str], list[str], list[str]]:
