@@ -363,6 +363,19 @@ def test_the_images_are_the_column_that_names_files(tmp_path: Path, head: str, r
 
 
 @pytest.mark.parametrize(
+    ("ids", "other"),
+    [
+        ("123", "age"), ("123", "patient_id"), ("123", "Patient No"), ("123", "lesion_id"), ("123", "group"),
+        ("321", "age"), ("321", "order"),  # no numbers of the rows
+    ],
+)  # fmt: skip
+def test_other_numbers_beside_the_images_do_not_matter(tmp_path: Path, ids: str, other: str) -> None:
+    rows = [f"{image},{number},{label}\n" for image, number, label in zip(ids, "231", "mno", strict=True)]
+    index = labelled(tmp_path, f"id,{other},label\n{''.join(rows)}", "1.jpg", "2.jpg", "3.jpg")
+    assert labels_of(index) == dict(zip(ids, "mno", strict=True))
+
+
+@pytest.mark.parametrize(
     ("head", "rows"),
     [
         ("id,Photo", ["0,1", "1,2", "2,0"]),

@@ -45,6 +45,7 @@ _NEARLY_ALL = 0.9
 _OF_ANYTHING = ("id", "name")  # names of columns that name the images, or the rows, or the patients
 _OF_ROWS = (*_OF_ANYTHING, "image_id", "img_id")  # and those that may be the numbers of the rows
 _SPLITS = ("split", "set", "subset", "partition")
+_OF_OTHER_THINGS = ATTRIBUTE_COLUMNS.union(_LABELS, GROUP_COLUMNS)
 
 
 def labels_table(
@@ -117,12 +118,12 @@ def _image_column(folder: Folder, table: pd.DataFrame, path: Path) -> tuple[str,
     if all(values.equals(stems[first]) for values in stems.values()):
         return first, ""
     hits = Images(folder.images).hits(table, list(stems))
-    hits = {name: number for name, number in hits.items() if name not in keys or number == len(table)}
+    sure = _name_each(table[first], hits.get(first, 0))
+    hits = {name: hits[name] for name in hits if name not in keys or (hits[name] == len(table) and not sure)}
     least = dict.fromkeys(files, _NEARLY_ALL * hits.get(first, 0))
     image = likeliest(table, {name: hits[name] for name in hits if hits[name] >= least.get(name, 0)}) or first
     is_name = hits.get(first, 0) >= hits.get(image, 0) and not table[first].str.isdecimal().all()
-    sure = _name_each(table[first], hits.get(first, 0)) and spelling(first) not in _OF_ANYTHING
-    if sure or is_name or stems[image].equals(stems[first]):
+    if (sure and spelling(first) not in _OF_ANYTHING) or is_name or stems[image].equals(stems[first]):
         image = first
     others = [name for name in {first: 0, **hits} if not stems[name].equals(stems[image])]
     if image not in named or spelling(image) in _OF_ANYTHING:
@@ -154,7 +155,9 @@ def _may_name_images(table: pd.DataFrame, first: str) -> tuple[list[str], list[s
     files = [name for name in others if are_files(table[name])]
     if spelling(first) not in _OF_ANYTHING:
         return named, files, []
-    return named, files, [name for name in others if name not in files and table[name].is_unique]
+    known = {*people_columns(table), *files}
+    keys = [name for name in others if name not in known and spelling(name) not in _OF_OTHER_THINGS]
+    return named, files, [name for name in keys if table[name].is_unique]
 
 
 def _refuse_no_header(folder: Folder, columns: list[str], path: Path) -> None:
