@@ -499,6 +499,17 @@ def test_all_columns_of_patients_are_joined_but_for_the_subject_of_a_set(tmp_pat
     assert index.rows["subject"].tolist() == ["skin"] * 3
 
 
+def test_other_columns_of_patients_join_none_that_the_usual_one_parts(tmp_path: Path) -> None:
+    rows = [f"{n},{'mn'[n % 2]},{n % 3},M. {n % 2},P{n // 2}\n" for n in range(8)]  # namesakes
+    head = "image,label,patient_no,Patient name,patient_id\n"
+    index = labelled(tmp_path, head + "".join(rows), *(f"{n}.jpg" for n in range(8)))
+    assert index.rows["group"].tolist() == [f"P{n // 2}" for n in range(8)]
+    assert "the group is the column patient_id (not patient_no, Patient name; --group-column" in index.notes[0]
+    rows[0] = rows[0].replace("P0", "")
+    index = labelled(tmp_path, head + "".join(rows), *(f"{n}.jpg" for n in range(8)))
+    assert index.rows["group"].nunique() == 1
+
+
 NUMBERED = [f"{n},{('mel', 'nv')[n // 2 % 2]},P{n // 4},{n // 2 % 2 + 1}" for n in range(12)]  # lesions 1, 2 of each
 
 

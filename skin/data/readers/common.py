@@ -82,15 +82,24 @@ def present_columns(table: pd.DataFrame, *names: str) -> pd.DataFrame:
 
 
 def people_columns(table: pd.DataFrame) -> list[str]:
-    """Return the columns of patients and lesions that `table` has, all of them, those of patients first.
+    """Return the columns of patients and lesions that `table` has, those of patients first.
 
+    They are all, unless `patient_id` tells each patient: names and numbers beside it may be those of several.
     A column `subject` with one value is none: it may tell what the pictures show.
     """
     columns = list(table.columns)
     patients = sorted(filter(is_patient, columns), key=lambda name: spelling(name) != "patient_id")
     sure = [name for name in patients if spelling(name) != "subject" or table[name].nunique() > 1]
     others = (find_column(columns, wanted) for wanted in ("case_id", *LESION_COLUMNS))
-    return [*sure, *dict.fromkeys(filter(None, others))]
+    return [*_enough(table, sure), *dict.fromkeys(filter(None, others))]
+
+
+def _enough(table: pd.DataFrame, patients: list[str]) -> list[str]:
+    """Return the columns of patients without those that the first, if it is `patient_id`, makes needless."""
+    if not patients or spelling(patients[0]) != "patient_id":
+        return patients
+    first = table[patients[0]]
+    return patients if first.isin(["", *unknown_names(first)]).any() else patients[:1]
 
 
 def _is_patient(name: str) -> bool:

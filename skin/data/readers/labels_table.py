@@ -9,6 +9,7 @@ from skin.data.folder import Folder, image_suffix
 from skin.data.folder_names import has_word_of_masks
 from skin.data.index import Draft
 from skin.data.naming import Images, are_files, likeliest, stem
+from skin.data.people import is_patient
 from skin.data.readers.common import (
     group_columns,
     joined_people,
@@ -199,7 +200,7 @@ def _groups(table: pd.DataFrame, path: Path, group_column: str | None) -> list[s
 
 def _taken(table: pd.DataFrame, label: str | None, groups: list[str], split: str | None) -> str:
     """Return the columns that were taken, if others could be meant or their names are not the plain ones."""
-    people = [spelling(name) for name in people_columns(table)]
+    people = [spelling(name) for name in (*people_columns(table), *filter(is_patient, table.columns))]
     taken = []
     for what, names, candidates in (
         ("label", [label] if label else [], _LABELS),
