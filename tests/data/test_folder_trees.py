@@ -473,7 +473,7 @@ def test_a_folder_of_what_was_put_aside_is_a_class_and_is_said(tmp_path: Path, n
     [
         "_segmentation.png", "_superpixels.png", "_mask.png", "_lesion.bmp", "-Mask.jpg", "_mask_1.png", ".mask.png",
         "(mask).png", "_segmented.png", "_binary.png", "_overlay.png", "_annotated.png", "_masked.png", "_label.png",
-        "_heatmap.png", "mask.png", "Mask.jpg", "GT.png",
+        "_heatmap.png",
     ],
 )  # fmt: skip
 def test_masks_beside_their_images_are_left_out_and_counted(tmp_path: Path, end: str) -> None:
@@ -523,6 +523,16 @@ def test_masks_of_the_same_name_in_another_format(tmp_path: Path, kept: str, oth
     assert {Path(path).suffix for path in index.rows["path"]} == {kept}
     assert sizes(index) == {"mel": 2 + more / 2, "nv": 2 + more / 2}
     assert "4 images that are masks of others" in index.notes[0]
+
+
+@pytest.mark.parametrize("end", ["mask.png", "Mask.jpg", "GT.png", "seg.jpg"])
+@pytest.mark.parametrize("is_mask", [True, False])  # `seg` may be short for seguimiento, a follow-up
+def test_a_word_of_masks_glued_to_a_name_is_believed_if_the_picture_is_one(
+    tmp_path: Path, end: str, is_mask: bool
+) -> None:
+    index = read_index(pictures(tmp_path, {".jpg": False, end: is_mask}))
+    assert sizes(index) == dict.fromkeys(("mel", "nv"), 2 if is_mask else 4)
+    assert len(index.notes) == is_mask
 
 
 def test_pictures_in_two_formats_are_taken_once_and_said(tmp_path: Path) -> None:

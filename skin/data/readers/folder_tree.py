@@ -93,7 +93,7 @@ def read_tree(folder: Folder) -> Tree | None:
     Raises:
         NoClassFolders: its folders hold the images, and cannot be classes or cannot be told from them.
     """
-    masks = _mask_files(folder.images)
+    masks = _mask_files(folder)
     again, of_masks = _same_names(folder, folder.images.difference(masks))
     masks += of_masks
     masks += sorted(folder.masks.keys() - {*masks, *again})
@@ -139,9 +139,12 @@ def folders_above(path: str) -> Iterator[str]:
         yield path
 
 
-def _mask_files(images: set[str]) -> list[str]:
-    """List the images that are masks by words in their names; most masks of a kind must lie beside their image."""
-    stems = {path: posixpath.splitext(posixpath.basename(path))[0] for path in images}
+def _mask_files(folder: Folder) -> list[str]:
+    """List the images that are masks by words in their names; most masks of a kind must lie beside their image.
+
+    A few are looked at if the word is glued on: `P1seg.jpg` may be the follow-up (`seguimiento`) of `P1.jpg`.
+    """
+    stems = {path: posixpath.splitext(posixpath.basename(path))[0] for path in folder.images}
     known = set(stems.values())
     kinds: dict[str, list[str]] = {}
     paired: Counter[str] = Counter()
@@ -150,7 +153,12 @@ def _mask_files(images: set[str]) -> list[str]:
             of, kind = found
             kinds.setdefault(kind, []).append(path)
             paired[kind] += of in known or f"{of}_orig" in known
-    return [path for kind, paths in kinds.items() if paired[kind] >= _HALF * len(paths) for path in paths]
+    masks = []
+    for kind, paths in kinds.items():
+        looked_at = sorted(paths)[:_LOOKED_AT] if kind.startswith("…") else []
+        if paired[kind] >= _HALF * len(paths) and all(_is_mask(folder, path) for path in looked_at):
+            masks += paths
+    return masks
 
 
 def _same_names(folder: Folder, images: set[str]) -> tuple[list[str], list[str]]:
