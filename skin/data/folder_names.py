@@ -260,8 +260,10 @@ def is_made_of_others(name: str) -> bool:
 
 
 def is_augmented(name: str) -> bool:
-    """Return True if a folder's name says that it holds several altered copies of each image; no `Aug 2023`."""
+    """Return True if a folder is named like one of several altered copies of each image; no `Aug`, `Aug 2023`."""
     words = words_of(name)
+    if words == ["aug"]:
+        return False
     return not _AUGMENTED.isdisjoint(words) and not any(re.fullmatch(r"(19|20)\d\d", word) for word in words)
 
 

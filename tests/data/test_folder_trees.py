@@ -391,12 +391,25 @@ def test_augmented_classes_are_read_and_said(tmp_path: Path) -> None:
 def test_a_folder_of_copies_above_the_classes_is_said(tmp_path: Path, above: str) -> None:
     (note,) = read_index(tree(tmp_path, f"{above}/mel", f"{above}/nv")).notes
     top = above.split("/")[0]
-    assert note.startswith(f"the folder {top} is named like altered copies of images: those of one may stand in")
+    assert note.startswith(f"the folder {top} is named like altered copies of images: those of one may stand on")
     assert read_index(tmp_path / top).notes == (note,)
 
 
-def test_a_folder_of_august_is_none_of_copies(tmp_path: Path) -> None:
-    assert read_index(tree(tmp_path, "export aug 2023/mel", "export aug 2023/nv")).notes == ()
+@pytest.mark.parametrize("above", ["export aug 2023", "clinic/aug"])
+def test_a_folder_of_august_is_none_of_copies(tmp_path: Path, above: str) -> None:
+    assert read_index(tree(tmp_path, f"{above}/mel", f"{above}/nv")).notes == ()
+
+
+def test_copies_of_the_training_images_alone_are_no_matter_for_the_other_splits(tmp_path: Path) -> None:
+    folders = [f"{split}/{label}" for split in ("train_augmented", "val", "test") for label in ("mel", "nv")]
+    assert read_index(tree(tmp_path, *folders)).notes == ()
+    (tmp_path / "test").rename(tmp_path / "test_augmented")
+    assert "the folder test_augmented is named like altered copies" in read_index(tmp_path).notes[0]
+
+
+def test_a_validation_split_cut_from_copies_is_said(tmp_path: Path) -> None:
+    folders = [f"{split}/{label}" for split in ("train_augmented", "test") for label in ("mel", "nv")]
+    assert "the folder train_augmented is named like altered copies" in read_index(tree(tmp_path, *folders)).notes[0]
 
 
 
