@@ -20,7 +20,7 @@ from skin.data import unknowns
 from skin.data.altered import join_altered
 from skin.data.folder import Folder, are_plain, image_suffix
 from skin.data.image_files import IMAGE_SUFFIXES, unread_formats
-from skin.data.missing import is_no_value
+from skin.data.missing import no_values
 from skin.data.naming import changed_names, example_of, may_name, stem
 from skin.data.packed import how_to_unpack, packed
 from skin.data.path_groups import group_by_path
@@ -438,7 +438,7 @@ def _words(rows: pd.DataFrame, source: str) -> list[str]:
     for column, what in (("label", "class"), ("group", "group")):
         values = rows[column]
         names = pd.Series(values.unique(), dtype="str")
-        unknown = names.map(is_no_value).astype(bool) & (column == "label")  # of groups there is a warning
+        unknown = names.isin(no_values(names)) & (column == "label")  # of groups there is a warning
         for name in names[is_word(names) | unknown]:
             rows_of = count((values == name).sum(), "row")
             remedy = "leave the cell empty"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from skin.data.missing import is_no_value
+from skin.data.missing import is_no_value, no_values
 from skin.data.people import is_patient
 from skin.utils.errors import UserError, printable
 
@@ -278,7 +278,7 @@ def usable(columns: Iterable[str]) -> list[str]:
 
 def _fit_column(name: str, rows: pd.DataFrame) -> Column:
     texts = [_text(value) for value in rows[name]]
-    missing = set(filter(_is_missing, set(texts)))
+    missing = set(filter(_is_missing, no_values(set(texts))))
     texts = ["" if text in missing else text for text in texts]
     filled = [text for text in texts if text]
     if not filled:

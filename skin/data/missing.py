@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 SIGNS = re.compile(r"[\s_.#]+")  # in which spellings of a word for a missing value differ
 
@@ -14,6 +15,7 @@ _UNKNOWN = {
 _WHO = "(patient|subject|lesion|case|person)?(id|name|number)?"
 _NOT = "((un|not)(known|available|specified|provided|recorded|reported|assigned|given|defined|labell?ed)|missing)"
 _NOBODY = re.compile(f"{_NOT}{_WHO}|{_WHO}{_NOT}|no(?=.){_WHO}")
+_OPPOSITES = {"-": "+", "--": "++", "missing": "present"}
 _INITIALS = {"k.a.", "k. a."}  # "keine Angabe", and "KA" may be a name
 
 
@@ -29,3 +31,10 @@ def is_unknown(name: str) -> bool:
 def is_no_value(text: str) -> bool:
     """Return True for such a word in a column of classes or attributes, where `no lesion` is healthy skin."""
     return is_unknown(text) and SIGNS.sub("", text.casefold()) != "nolesion"
+
+
+def no_values(texts: Iterable[str]) -> set[str]:
+    """Return those of a column's texts that are such words: not `-` beside `+`, nor `missing` beside `present`."""
+    small = {text: text.strip().casefold() for text in texts}
+    there = set(small.values())
+    return {text for text, word in small.items() if is_no_value(text.strip()) and _OPPOSITES.get(word) not in there}

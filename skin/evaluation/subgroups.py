@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from skin.data.missing import is_no_value
+from skin.data.missing import no_values
 from skin.evaluation.metrics import BY_NAME, Metric
 from skin.utils.errors import UserError
 
@@ -131,8 +131,8 @@ def _apart(numbers: Iterable[float], digits: int) -> list[str]:
 
 
 def _text_bins(values: pd.Series) -> pd.Series:
-    texts = values.str.strip()
-    values = values.where(~texts.isin([text for text in texts.dropna().unique() if not text or is_no_value(text)]))
+    present = values.dropna().unique()
+    values = values.where(~values.isin([*no_values(present), *(text for text in present if not text.strip())]))
     counts = values.value_counts()
     if len(counts) > MOST_GROUPS:
         rare = set(counts.index[MOST_GROUPS - 1 :])

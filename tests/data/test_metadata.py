@@ -81,6 +81,13 @@ def test_words_are_a_category_once_whatever_their_case() -> None:
     assert found.encode({"site": ["BACK", "lower extremity"]}, 2).tolist() == [[1, 0, 0], [0, 0, 1]]
 
 
+@pytest.mark.parametrize(("sign", "other"), [("-", "+"), ("--", "++"), ("missing", "present")])
+def test_the_opposite_of_a_finding_is_a_value(sign: str, other: str) -> None:
+    found = fit(("finding",), rows(finding=[sign, other, other, sign, "unknown", ""]))
+    assert set(found.columns[0].categories) == {sign, other}
+    assert found.problems({"finding": sign}) == []
+
+
 def test_a_model_that_knows_a_word_for_nothing_as_a_category_goes_on_to_do_so() -> None:
     older = Encoder((Column("site", ("back", "not recorded")),))
     assert older.encode({"site": ["Not recorded", "unknown", "?"]}, 3).tolist() == [[0, 1], [0, 0], [0, 0]]

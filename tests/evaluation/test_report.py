@@ -198,6 +198,9 @@ def test_subgroups_are_counted_marked_and_compared(made: dict) -> None:
         (pd.Series(np.arange(1_000_000.0, 1_000_101), name="number"), ["1000000 to 1000025"] * 26),
         (pd.Series(["b", "unknown", "a", "not specified"], name="site"), ["b", "not recorded", "a", "not recorded"]),
         (pd.Series(["Not recorded", "", "a"], name="site"), ["not recorded", "not recorded", "a"]),
+        (pd.Series(["-", "a", ""], name="site"), ["not recorded", "a", "not recorded"]),
+        (pd.Series(["-", "+", "?"], name="finding"), ["-", "+", "not recorded"]),
+        (pd.Series(["Missing", "Present", ""], name="finding"), ["Missing", "Present", "not recorded"]),
     ],
 )
 def test_bins_are_readable(values: pd.Series, expected: list[str]) -> None:
