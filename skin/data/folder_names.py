@@ -66,8 +66,8 @@ _DECIMAL = re.compile(r"(?<![v\d.,])\d+[.,]\d+(?![\d.,]*\d)")  # `(0.8)`; no ver
 _NEXT_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _CAPITALS = re.compile(r"[A-Z]{2,}(?=[A-Z][a-z])")  # the JPEG of `JPEGImages`
 _SPELT_OUT = [  # nnU-Net's folders, and those that cameras make in DCIM
-    (re.compile("(?<=images|labels)Tr(?![a-z])"), " train"),
-    (re.compile("(?<=images|labels)Ts(?![a-z])"), " test"),
+    (re.compile(r"(?<=[Ii]mages|[Ll]abels)Tr(?![a-z])"), " train"),
+    (re.compile(r"(?<=[Ii]mages|[Ll]abels)Ts(?![a-z])"), " test"),
     (re.compile(r"(?<=^\d\d\d)(APPLE|ANDRO|CANON|CASIO|MEDIA|MSDCF|NIKON|OLYMP|_FUJI|_PANA)$"), " dcim"),
 ]
 _PIECES = _words("""

@@ -136,6 +136,7 @@ def test_many_folders_of_one_image_each_are_classes_if_their_names_are(tmp_path:
         ("train_sep", "test"),
         ("ISIC_Training_JPEG", "ISIC_Test_JPEG"),
         ("imagesTr", "imagesTs"),
+        ("ImagesTr", "ImagesTs"),
         ("TRAINset", "TESTset"),
         ("TRAINdata", "TESTimages"),
         ("Trainingsdaten", "Testdaten"),
