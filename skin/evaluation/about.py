@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from skin.evaluation.report_types import About, MemberReport, Plain
 from skin.evaluation.test_set import TestSet
@@ -21,7 +23,7 @@ from torch import nn
 _TRAINING = (
     "recipe", "weights", "epochs", "batch_size", "accumulate", "optimizer", "lr", "weight_decay", "warmup_epochs",
     "freeze_epochs", "augment", "cutout", "mixup", "cutmix", "label_smoothing", "ema", "class_weights", "monitor",
-    "patience", "folds", "split", "amp", "seed",
+    "patience", "folds", "split", "amp", "seed", "metadata",
 )  # fmt: skip
 
 
@@ -62,11 +64,19 @@ def _members(checkpoint: Checkpoint, model: nn.Module | None) -> list[MemberRepo
     ]
 
 
-def _training(checkpoint: Checkpoint) -> dict[str, Plain]:
-    """Return the run's options, and the figures of its best epoch; a path becomes its last part."""
-    options = {name: checkpoint.config.get(name) for name in _TRAINING}
+def settings_of(config: Mapping[str, Any]) -> dict[str, Plain]:
+    """Return the options of a run that make its model; a path becomes its last part, a list a phrase."""
+    options = {name: config.get(name) for name in _TRAINING}
     plain: dict[str, Plain] = {name: value for name, value in options.items() if isinstance(value, Plain)}
+    if columns := list(map(str, options["metadata"] or ())):
+        plain["metadata"] = " and ".join(filter(None, (", ".join(columns[:-1]), columns[-1])))
     if "weights" in plain:
         plain["weights"] = Path(str(plain["weights"])).name
+    return plain
+
+
+def _training(checkpoint: Checkpoint) -> dict[str, Plain]:
+    """Return the run's options, and the figures of its best epoch."""
+    plain = settings_of(checkpoint.config)
     best = {name: value for name, value in checkpoint.metrics.items() if name == "epoch" or name.startswith("val_")}
     return plain | {f"best_{name}": value for name, value in best.items() if value is not None}

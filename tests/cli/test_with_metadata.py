@@ -143,6 +143,10 @@ def test_the_report_says_what_metadata_add(undisturbed: Path, monkeypatch: pytes
     text = Path("out/report.md").read_text()
     assert "## With and without metadata" in text
     assert "Metadata alone, without the picture: balanced accuracy" in text
+    checklist = Path("out/stard_ai.md").read_text()
+    assert "The model was given the pixels of each image and, where they are known, " in checklist
+    assert "its age, sex and localization, and not its label" in checklist
+    assert "The model takes metadata where they are known: age of " in checklist
 
 
 def test_a_set_without_the_columns_has_them_missing(
