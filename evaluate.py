@@ -113,7 +113,11 @@ def evaluate(options: EvaluateOptions, topology: Topology) -> None:
     made = replace(made, verdict=verdict(made))
     report_files.write(out, made, predictions, test, checkpoint.preprocess, by)
     if card is not None:
-        write_model_card(card, checkpoint.config, checkpoint.classes, checkpoint.metrics, made, test.of_run)
+        splits = test.population.flow.splits
+        write_model_card(
+            card, checkpoint.config, checkpoint.classes, checkpoint.metrics, made, test.of_run,
+            images={name: of_split.images for name, of_split in splits.items()},
+        )  # fmt: skip
     log.say(pages.summary(made, out))
 
 

@@ -70,6 +70,8 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, Plain]:
     plain: dict[str, Plain] = {name: value for name, value in options.items() if isinstance(value, Plain)}
     if columns := list(map(str, options["metadata"] or ())):
         plain["metadata"] = " and ".join(filter(None, (", ".join(columns[:-1]), columns[-1])))
+    if "split" in plain:  # only an option: what the data bring, and folds, go before it
+        plain["split_if_none_is_brought"] = plain.pop("split")
     if "weights" in plain:
         plain["weights"] = Path(str(plain["weights"])).name
     return plain

@@ -37,6 +37,7 @@ def write_model_card(
     report: Report | None = None,
     warnings: Sequence[str] = (),
     calibrated: Calibration | None = None,
+    images: Mapping[str, int] | None = None,
 ) -> None:
     """Write the card. If there is one already, only its results change, and only if there is a report.
 
@@ -45,6 +46,7 @@ def write_model_card(
         report: of evaluate.py (`skin.evaluation.report.build`).
         warnings: what is not known of the training data.
         calibrated: of the best model: how well pictures that show no skin are flagged, and metadata alone predict.
+        images: number of images of each split.
 
     Raises:
         UserError: the file cannot be read or written.
@@ -54,7 +56,7 @@ def write_model_card(
     results = f"{_BEGIN}\n{_results(report)}\n{_END}"
     before, after = _existing(path)
     if before is None:
-        card = _card(config, classes, metrics, warnings, calibrated or {}, results)
+        card = _card(config, classes, metrics, warnings, calibrated or {}, results, images or {})
     else:
         card = before + results + after
     write_atomically(card.encode("utf-8", "replace"), path)
@@ -82,7 +84,7 @@ def _existing(path: Path) -> tuple[str | None, str]:
 
 def _card(
     config: dict[str, Any], classes: Sequence[str], metrics: Metrics, warnings: Sequence[str],
-    calibrated: Calibration, results: str,
+    calibrated: Calibration, results: str, images: Mapping[str, int],
 ) -> str:  # fmt: skip
     unlike: Any = calibrated.get("unlike", {})
     alone = calibrated.get("metadata_alone")
@@ -93,7 +95,7 @@ def _card(
         "classes": [readable_name(name) for name in classes],
         "data": Path(config["data"]).name if config.get("data") else "unknown",
         "warnings": list(warnings),
-        "split": str(config.get("split") or "as the data bring it"),
+        "split": _split(images, config.get("folds")),
         "procedure": [
             (name.replace("_", " "), str(config[name])) for name in _PROCEDURE if config.get(name) is not None
         ],
@@ -109,6 +111,15 @@ def _card(
         "results": Markup(results),  # Markdown already
     }
     return pages.render("model_card.md", context, pages.in_markdown)
+
+
+def _split(images: Mapping[str, int], folds: int | None) -> str:
+    """Return a phrase on the images of each split; "" if they are not known. Folds share out train and val."""
+    words = {"train": "training", "val": "validation", "test": "test"}
+    parts = [f"{images[name]:,} {word}" for name, word in words.items() if images.get(name)]
+    if parts and folds and "val" not in images:
+        parts[0] += f" images in {folds} folds"
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1]))) + " images" if parts else ""
 
 
 def _results(report: Report | None) -> str:

@@ -25,7 +25,7 @@ from skin.training.options import MONITORS, OWN, Options, mended
 from skin.training.progress import Progress
 from skin.training.records import Totals
 from skin.training.saver import Saver, kept, newest
-from skin.training.splits import Splits, read_splits, with_metadata
+from skin.training.splits import SPLITS, Splits, read_splits, with_metadata
 from skin.training.trainer import Trainer, cannot_compile
 from skin.utils import cli, files, memory, run_folders
 from skin.utils.console import Log
@@ -182,6 +182,7 @@ class Run:
         write_model_card(
             folder / "model_card.md", self.config, self.splits.classes, progress.history[progress.best_epoch - 1],
             warnings=unknowns.read(folder / unknowns.NAME) or (), calibrated=calibrated,
+            images={split: len(self.splits.of(split)) for split in SPLITS},
         )  # fmt: skip
         curves = draw_curves(progress.history, progress.best_epoch, monitor, self.follower.baseline)
         found = goodput.note_end(folder, progress.history)

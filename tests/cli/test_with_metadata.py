@@ -146,6 +146,7 @@ def test_the_report_says_what_metadata_add(undisturbed: Path, monkeypatch: pytes
     checklist = Path("out/stard_ai.md").read_text()
     assert "The model was given the pixels of each image and, where they are known, " in checklist
     assert "its age, sex and localization, and not its label" in checklist
+    assert "split if none is brought 70/20/10" in checklist
     assert "The model takes metadata where they are known: age of " in checklist
 
 

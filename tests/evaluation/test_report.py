@@ -644,6 +644,22 @@ def test_card_keeps_what_people_wrote_and_takes_new_results(whole: Report, tmp_p
     assert path.read_text() == "my own card"
 
 
+def test_the_card_tells_the_images_of_each_split_not_the_shares_that_were_asked_for(
+    whole: Report, tmp_path: Path
+) -> None:
+    path, config = tmp_path / "model_card.md", {"model": "efficientnet_b3", "data": "HAM", "split": "70/20/10"}
+
+    def card(images: dict[str, int], **more: int) -> str:
+        path.unlink(missing_ok=True)
+        model_card.write_model_card(path, config | more, HAM, {}, images=images)
+        return path.read_text()
+
+    assert "HAM; 16 training, 8 validation and 24 test images, no lesion" in card({"train": 16, "val": 8, "test": 24})
+    assert "HAM; 694 training images in 3 folds and 77 test images, no" in card({"train": 694, "test": 77}, folds=3)
+    assert "HAM; 12 training and 6 validation images, no lesion" in card({"train": 12, "val": 6}, folds=3)
+    assert "HAM; no lesion" in card({})
+
+
 def test_the_flag_says_which_pictures_of_no_skin_it_catches() -> None:
     answers = answers_of()
     caught = {"noise": {"images": 32, "flagged": 1.0}, "text": {"images": 32, "flagged": 0.25}}
