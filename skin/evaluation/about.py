@@ -23,7 +23,7 @@ from torch import nn
 _TRAINING = (
     "recipe", "weights", "epochs", "batch_size", "accumulate", "optimizer", "lr", "weight_decay", "warmup_epochs",
     "freeze_epochs", "augment", "cutout", "mixup", "cutmix", "label_smoothing", "ema", "class_weights", "monitor",
-    "patience", "folds", "split", "amp", "seed", "metadata",
+    "patience", "folds", "fold", "split", "amp", "seed", "metadata",
 )  # fmt: skip
 
 

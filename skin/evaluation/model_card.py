@@ -12,6 +12,7 @@ from typing import Any
 
 from skin.data.class_names import readable_name
 from skin.evaluation import metadata_alone, pages
+from skin.evaluation.about import settings_of
 from skin.evaluation.report_types import Report
 from skin.model.calibration import Calibration
 from skin.model.unlike import passing
@@ -23,10 +24,6 @@ from markupsafe import Markup
 Metrics = Mapping[str, int | float | None]  # a row of metrics.csv; None if a metric is not defined
 
 _BEGIN, _END = "<!-- results: written by evaluate.py -->", "<!-- end of results -->"
-_PROCEDURE = (
-    "weights", "epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "freeze_epochs", "class_weights",
-    "monitor", "amp", "seed",
-)  # fmt: skip
 
 
 def write_model_card(
@@ -96,9 +93,7 @@ def _card(
         "data": Path(config["data"]).name if config.get("data") else "unknown",
         "warnings": list(warnings),
         "split": _split(images, config.get("folds")),
-        "procedure": [
-            (name.replace("_", " "), str(config[name])) for name in _PROCEDURE if config.get(name) is not None
-        ],
+        "procedure": [(name.replace("_", " "), str(value)) for name, value in settings_of(config).items()],
         "best": {
             "epoch": metrics.get("epoch", "unknown"),
             **{name: metrics.get(name) for name in ("val_accuracy", "val_balanced_accuracy", "val_macro_auc")},

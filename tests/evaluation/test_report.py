@@ -625,11 +625,14 @@ def test_pictures_are_drawn_for_few_and_many_classes(
 
 def test_card_keeps_what_people_wrote_and_takes_new_results(whole: Report, tmp_path: Path) -> None:
     path = tmp_path / "model_card.md"
-    config = {"model": "efficientnet_b3", "data": "/private/place/HAM", "lr": 1e-4}
+    config = {"model": "efficientnet_b3", "data": "/private/place/HAM", "lr": 1e-4, "recipe": "strong", "ema": 0.998,
+              "weights": "/private/place/own.pth", "folds": 3, "fold": 1}  # fmt: skip
     model_card.write_model_card(path, config, HAM, {"epoch": 7, "val_accuracy": 0.81})
     first = path.read_text()
     assert "Not evaluated yet" in first
     assert "0.810" in first
+    settings = {"recipe": "strong", "ema": "0.998", "weights": "own.pth", "folds": "3", "fold": "1", "lr": "0.0001"}
+    assert all(f"| {name} | {value} |" in first for name, value in settings.items())
     assert "/private" not in first
     path.write_text(first + "\nWritten by hand.\n")
     for _ in range(2):
