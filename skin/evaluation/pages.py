@@ -388,7 +388,7 @@ def _point(name: str, rule: str, point: OperatingPoint) -> Context:
 
 def _prevalence(found: PrevalenceReport, report: Report) -> Context:
     titles = {rule.name: rule.title for rule in operating_points.rules(report.operating_points.cost_ratio)}
-    titles["label"] = "Label"
+    titles |= {"label": "Label", "half": "Risk above a half"}
     return {
         "stated": list(found.stated.items()),
         "targets": [

@@ -322,8 +322,8 @@ def _operating_points(
     at_stated = None
     if stated is not None:
         parts, label = prevalences.of_set(stated, classes, labels), answers.called
-        called = {(t.name, "label"): t.positives(label) if t.members.sum() == 1 else t.scores(probabilities) > 0.5
-                  for t in targets}  # fmt: skip
+        called = {(target.name, "label"): target.positives(label) for target in targets}
+        called |= {(target.name, "half"): target.scores(probabilities) > 0.5 for target in targets[len(classes) :]}
         for target in targets:
             for (name, rule), choice in choices.items():
                 if name == target.name and choice.threshold is not None:

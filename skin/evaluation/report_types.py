@@ -152,7 +152,12 @@ class PredictiveValues:
 
 @dataclass(frozen=True)
 class AtPrevalence:
-    """A class, or malignant, at a stated prevalence: by the rule of an operating point, or `label`."""
+    """A class, or malignant, at a stated prevalence.
+
+    Attributes:
+        called: by the rule of an operating point; by `label`, as a class or one of the malignant ones; malignant also
+            by `half`, the probability above a half.
+    """
 
     prevalence: float
     called: dict[str, PredictiveValues]

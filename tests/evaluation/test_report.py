@@ -527,6 +527,23 @@ def test_ppv_at_a_stated_prevalence() -> None:
         build(answers, rounds=5, prevalence={"psoriasis": 0.1})
 
 
+def test_malignant_at_a_stated_prevalence_is_called_by_the_label_and_by_a_risk_above_a_half() -> None:
+    answers = answers_of()
+    made = report.build(answers, rounds=5, prevalence={"malignant": 0.05})
+    assert made.prevalence is not None
+    is_malignant = np.isin(HAM, ["akiec", "bcc", "mel"])
+    probabilities = calibration.probabilities_of(answers.calibration, answers.logits)
+    truth, half = is_malignant[answers.labels], probabilities[:, is_malignant].sum(1) > 0.5
+    label = is_malignant[probabilities.argmax(1)]
+    assert (label != half).any()
+    for name, called in (("label", label), ("half", half)):
+        found = made.prevalence.targets["malignant"].called[name].metrics
+        assert found["specificity"].value == pytest.approx((~called[~truth]).mean())
+    text = pages.markdown(made)
+    assert "| Risk above a half |" in text
+    assert "weigh the classes by these shares" in text
+
+
 def test_isic_submission_keeps_folders_where_bare_names_are_alike(tmp_path: Path) -> None:
     path, names = tmp_path / "isic_submission.csv", ["nv/1.jpg", "mel/1.jpg"]
     assert report_files.write_isic_submission(path, names, HAM, np.eye(7)[:2])
