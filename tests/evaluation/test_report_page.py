@@ -9,7 +9,7 @@ from pathlib import Path
 from skin.evaluation import deferral, pages, plots, report, report_files, schema, subgroups
 from skin.evaluation.intervals import Estimate, Resampler
 from skin.evaluation.population import describe
-from skin.evaluation.report_types import About, Report, StandIns, Verdict, to_json
+from skin.evaluation.report_types import About, Amount, Report, StandIns, Verdict, to_json
 from skin.evaluation.verdict import verdict
 from tests.browsing import violations
 from tests.conftest import slow
@@ -183,6 +183,22 @@ def test_the_checklist_invents_nothing_about_a_run_it_knows_little_of() -> None:
     assert found["24"][1:] == ["**you must write**", ""]
     assert found["21"][1] == "**you must write**"
     assert "evaluate.py --by" in found["21"][2]
+
+
+def test_the_checklist_counts_benign_images_alone_as_other_diagnoses(whole: Report) -> None:
+    told = items(pages.stard_ai(whole))["26b"][2]
+    assert re.findall(r"\((\w+)\): (\d+)", told) == [
+        (name, str(whole.per_class[name].support)) for name in HAM if name in ("bkl", "df", "nv", "vasc")
+    ]
+
+
+def test_the_checklist_counts_lesions_once(whole: Report) -> None:
+    assert whole.population is not None
+    flow = replace(whole.population.flow, groups_are="lesions", used=Amount(540, 368, 368))
+    made = replace(whole, population=replace(whole.population, flow=flow))
+    assert "used 540 images of 368 lesions;" in items(pages.stard_ai(made))["24"][2]
+    of_patients = replace(whole, population=replace(whole.population, flow=replace(flow, groups_are="patients")))
+    assert "used 540 images of 368 patients, 368 lesions;" in items(pages.stard_ai(of_patients))["24"][2]
 
 
 # ---- the page -----------------------------------------------------------------------------------------------
