@@ -304,11 +304,12 @@ def decision_curve(report: Report) -> Figure | None:
         axes.plot(thresholds, model, color=ACCENT, linewidth=1.6, label="model (95 % interval)")
         axes.plot(thresholds, [p.treat_all.value for p in curve], color=SECOND, linewidth=1.4, label="treat all")
         axes.axhline(0, color=FAINT, linewidth=0.8, linestyle=":", label="treat none")
-        top = max([*model, 0.01])
-        axes.set(xlim=(0, thresholds[-1]), ylim=(-0.3 * top, 1.25 * top))
+        top = max([*model, *filter(math.isfinite, ends[1]), 0.01])
+        bottom = min([-0.2 * top, *filter(math.isfinite, ends[0])])  # "treat all" may leave the picture
+        axes.set(xlim=(0, thresholds[-1]), ylim=(bottom - 0.05 * top, 1.05 * top))
         axes.set(xlabel="threshold of the risk of malignancy", ylabel="net benefit", title="Decision curve")
         axes.grid(color=GRID, linewidth=0.8)
-        axes.legend(loc="upper right", fontsize=8.5)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.14), ncols=3, fontsize=8.5)  # hides no line there
     return made
 
 

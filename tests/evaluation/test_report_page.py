@@ -221,6 +221,16 @@ def test_tables_and_figures_are_numbered_from_one_on_every_page(whole: Report) -
         assert numbers == list(range(1, len(numbers) + 1))
 
 
+def test_the_picture_holds_the_whole_band_of_the_decision_curve(whole: Report) -> None:
+    assert whole.decision_curve is not None
+    wide = [replace(point, model=Estimate(0.1, -0.4, 0.6)) for point in whole.decision_curve]
+    figure = plots.decision_curve(replace(whole, decision_curve=wide))
+    assert figure is not None
+    low, high = figure.axes[0].get_ylim()
+    assert low < -0.4
+    assert high > 0.6
+
+
 def test_the_dots_of_risk_and_coverage_are_on_the_curve_of_answers_as_sure(whole: Report) -> None:
     truth, called = np.arange(90) % 3 // 2, np.zeros(90, int)
     sure = np.linspace(0.6, 0.9, 90).round(1)  # four levels
