@@ -8,7 +8,7 @@ from typing import Any
 
 from skin.training.columns import Row
 from skin.training.standing import Baseline
-from skin.utils.drawing import ACCENT, FAINT, GRID, INK, SECOND, figure, label, styled
+from skin.utils.drawing import ACCENT, FAINT, GRID, INK, SECOND, THIRD, figure, label, styled
 
 from matplotlib.ticker import MaxNLocator
 
@@ -21,10 +21,11 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, monitor: str, baseline: Ba
         best_epoch: the epoch (counted from 1) whose weights are in best.pt.
     """
     epochs = [row["epoch"] for row in rows]
+    marker = "o" if len(rows) <= 30 else ""  # more would hide the lines
 
     def line(axes: Any, column: str, colour: str, name: str, style: str = "-") -> None:
         values = [row[column] for row in rows]
-        axes.plot(epochs, values, style, color=colour, label=name, linewidth=1.6, marker="o", markersize=3)
+        axes.plot(epochs, values, style, color=colour, label=name, linewidth=1.6, marker=marker, markersize=3)
 
     def to_beat(axes: Any, value: float, name: str) -> None:
         axes.axhline(value, color=INK, linewidth=1, linestyle=(0, (6, 3)), label=name)
@@ -38,7 +39,7 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, monitor: str, baseline: Ba
         losses.set_title("Loss (weighted cross entropy)")
         line(accuracies, "train_accuracy", ACCENT, "training")
         line(accuracies, "val_accuracy", SECOND, "validation")
-        line(accuracies, "val_balanced_accuracy", SECOND, "validation, balanced", "--")
+        line(accuracies, "val_balanced_accuracy", THIRD, "validation, balanced", "--")
         to_beat(accuracies, baseline.accuracy, label(f"always {baseline.commonest}", 36, 1))
         accuracies.set_title("Accuracy")
         accuracies.set_ylim(0, 1)
@@ -50,6 +51,7 @@ def draw_curves(rows: Sequence[Row], best_epoch: int, monitor: str, baseline: Ba
         for axes in (losses, accuracies, rates):
             axes.axvline(best_epoch, color=FAINT, linewidth=1, linestyle=":", label=best)
             axes.set_xlabel("epoch")
+            axes.set_xlim(0.5, epochs[-1] + 0.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.grid(axis="y", color=GRID, linewidth=0.8)
             # Below the picture, where it hides no line.

@@ -28,7 +28,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK, FAINT, GRID = "#1f2933", "#616e7c", "#e4e7eb"
-ACCENT, SECOND = "#1b5e9b", "#c05460"
+ACCENT, SECOND, THIRD = "#1b5e9b", "#c05460", "#846c0c"
 # Any two are at least 25 apart (CIE 1976) for people with full colour vision, protanopia, deuteranopia and tritanopia
 # (Machado et al. 2009), and each at least 2 : 1 against white. They were searched for by these two rules.
 COLOURS = (
