@@ -23,11 +23,13 @@ class Found:
         melanoma: only melanomas are counted; otherwise, in a model without melanoma, all malignant classes as one.
         images: number of images that are so.
         share: of these, 0 to 1; None if they show fewer than `LEAST_LESIONS` lesions or patients.
+        over_folds: each image was answered by the one model of an ensemble that was trained without it.
     """
 
     melanoma: bool
     images: int
     share: float | None
+    over_folds: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,11 @@ def facts_of(checkpoint: Checkpoint) -> Facts:
         saved=date.fromtimestamp(checkpoint.path.stat().st_mtime),
         calibration_images=calibration.get("images", 0),
         malignant=any(map(is_malignant, checkpoint.classes)),
-        found=_found(calibration, checkpoint.classes),
+        found=_found(calibration, checkpoint.classes, bool(config.get("folds")) and config.get("fold") is None),
     )
 
 
-def _found(calibration: Calibration, classes: tuple[str, ...]) -> Found | None:
+def _found(calibration: Calibration, classes: tuple[str, ...], over_folds: bool) -> Found | None:
     melanoma = np.array([same_disease(name) == "melanoma" for name in classes])
     members = melanoma if melanoma.any() else np.array([is_malignant(name) for name in classes])
     if "answers" not in calibration or not members.any():
@@ -74,4 +76,5 @@ def _found(calibration: Calibration, classes: tuple[str, ...]) -> Found | None:
     chosen = scores(calibration, probabilities).argmax(1)
     ill = members[answers["labels"].numpy()]
     enough = len(np.unique(answers["groups"].numpy()[ill])) >= LEAST_LESIONS
-    return Found(bool(melanoma.any()), int(ill.sum()), float(members[chosen][ill].mean()) if enough else None)
+    share = float(members[chosen][ill].mean()) if enough else None
+    return Found(bool(melanoma.any()), int(ill.sum()), share, over_folds)

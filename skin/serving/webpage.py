@@ -310,4 +310,5 @@ def _found(facts: Facts, words: Words) -> tuple[str, str]:
     kind = "model_found_melanoma" if found.melanoma else "model_found_malignant"
     if facts.demo:
         kind = "model_found_drawn"
-    return words(kind, share=round(100 * found.share)), words("model_found_on", images=found.images)
+    on = "model_found_on_folds" if found.over_folds else "model_found_on"
+    return words(kind, share=round(100 * found.share)), words(on, images=found.images)

@@ -52,6 +52,16 @@ def test_the_melanomas_that_its_most_probable_class_finds_are_counted(checkpoint
     assert made.calibration_images == 100
 
 
+@pytest.mark.parametrize(("config", "so"), [({"folds": 3}, True), ({"folds": 3, "fold": 1}, False), ({}, False)])
+def test_images_of_an_ensemble_of_folds_are_answered_over_the_folds(
+    checkpoint: Checkpoint, config: dict[str, int], so: bool
+) -> None:
+    answered = with_answers(checkpoint, [MEL] * 12, [MEL] * 12, list(range(12)))
+    found = facts_of(replace(answered, config=config)).found
+    assert found is not None
+    assert found.over_folds == so
+
+
 def test_few_lesions_say_nothing_however_many_pictures_of_them_there_are(checkpoint: Checkpoint) -> None:
     made = facts_of(with_answers(checkpoint, [MEL] * 12, [MEL] * 12, [0, 1, 2] * 4))
     assert made.found == Found(melanoma=True, images=12, share=None)
