@@ -77,9 +77,10 @@ class Estimate:
         """Return it for people, such as `0.873 (0.851–0.894)` or `0.011 (−0.053 to 0.075)`."""
         if not math.isfinite(self.value):
             return "not available"
-        between = "–" if self.low >= 0 else " to "
-        interval = f" ({self.low:.{digits}f}{between}{self.high:.{digits}f})" if math.isfinite(self.low) else ""
-        return f"{self.value:.{digits}f}{interval}".replace("-", "\N{MINUS SIGN}")
+        value, low, high = (f"{number:z.{digits}f}" for number in (self.value, self.low, self.high))  # no −0.000
+        between = " to " if low.startswith("-") else "–"
+        interval = f" ({low}{between}{high})" if math.isfinite(self.low) else ""
+        return f"{value}{interval}".replace("-", "\N{MINUS SIGN}")
 
     def widened(self, by: float) -> Estimate:
         """Return it with ends `by` times as far from the value."""

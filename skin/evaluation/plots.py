@@ -152,6 +152,7 @@ def _roc_points(positives: Array, scores: Array) -> tuple[Array, Array]:
 
 def _precision_recall_points(positives: Array, scores: Array) -> tuple[Array, Array]:
     precision, recall, _ = precision_recall_curve(positives, scores)
+    precision[-1] = precision[-2]  # the last is a PPV of 1 at a recall of 0, which no threshold has
     return recall, precision
 
 
@@ -403,6 +404,9 @@ def _subgroup_panel(axes: Axes, entry: SubgroupMetric, report: Report, groups: l
     for place, group in groups:
         if not math.isnan(group.metrics[entry.name].value):
             _interval(axes, place, group.metrics[entry.name], hollow=group.small)
+        else:
+            of_axes = axes.get_yaxis_transform()  # x in shares of the panel
+            axes.text(0.02, place, "not available", va="center", fontsize=7.5, color=FAINT, transform=of_axes)
     axes.set_xlim(*_range([group.metrics[entry.name] for _, group in groups]))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.grid(axis="x", color=GRID, linewidth=0.8)

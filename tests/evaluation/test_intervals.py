@@ -274,6 +274,7 @@ def test_a_difference_is_as_uncertain_as_both_sides() -> None:
 def test_an_interval_around_nought_is_written_with_a_word_between_its_ends() -> None:
     assert Estimate(0.873, 0.851, 0.894).text() == "0.873 (0.851–0.894)"
     assert Estimate(0.011, -0.053, 0.075).text() == "0.011 (\N{MINUS SIGN}0.053 to 0.075)"
+    assert Estimate(-0.0002, -0.0001, 0.075).text() == "0.000 (0.000–0.075)"
 
 
 def test_a_class_that_is_not_there_has_no_interval() -> None:

@@ -231,6 +231,30 @@ def test_the_picture_holds_the_whole_band_of_the_decision_curve(whole: Report) -
     assert high > 0.6
 
 
+def test_a_subgroup_without_a_metric_says_so_in_the_picture(whole: Report) -> None:
+    result = whole.subgroups["sex"]
+    name, group = next(iter(result.groups.items()))
+    lacking = replace(group, metrics=group.metrics | {"macro_auc": Estimate(np.nan, np.nan, np.nan)})
+    of_sex = replace(result, groups=result.groups | {name: lacking})
+    figure = plots.subgroups(replace(whole, subgroups={"sex": of_sex}))
+    assert [text.get_text() for axes in figure.axes for text in axes.texts].count("not available") == 1
+
+
+def test_no_curve_of_precision_rises_to_1_at_a_recall_of_0() -> None:
+    recall, precision = plots._precision_recall_points(np.array([True, False]), np.array([0.5, 0.5]))
+    assert (recall.tolist(), precision.tolist()) == ([1, 0], [0.5, 0.5])
+
+
+def test_gaps_and_tests_are_explained_where_they_stand(whole: Report) -> None:
+    found = whole.subgroups["sex"]
+    without = pages.markdown(replace(whole, subgroups={"sex": replace(found, largest_gap={}, heterogeneity={})}))
+    assert "Balanced accuracy and macro AUROC are over the classes that a group has" in without
+    assert "A gap is over" not in without
+    assert "The test compares" not in without
+    both = pages.markdown(whole)
+    assert ("A gap is over" in both) == ("Largest gap" in both)
+
+
 def test_the_dots_of_risk_and_coverage_are_on_the_curve_of_answers_as_sure(whole: Report) -> None:
     truth, called = np.arange(90) % 3 // 2, np.zeros(90, int)
     sure = np.linspace(0.6, 0.9, 90).round(1)  # four levels
