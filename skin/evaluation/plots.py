@@ -415,8 +415,8 @@ def _subgroup_panel(axes: Axes, entry: SubgroupMetric, report: Report, groups: l
 
 
 def _range(estimates: list[Estimate]) -> tuple[float, float]:
-    """Return an axis from below the lowest interval, in tenths, to 1."""
-    lowest = min([e.low for e in estimates if not math.isnan(e.low)], default=0.0)
+    """Return an axis from below the lowest interval, or value without one, in tenths, to 1."""
+    lowest = min([e.value if math.isnan(e.low) else e.low for e in estimates if not math.isnan(e.value)], default=0.0)
     return max(0.0, math.floor(10 * lowest - 0.1) / 10), 1.0
 
 

@@ -240,6 +240,10 @@ def test_a_subgroup_without_a_metric_says_so_in_the_picture(whole: Report) -> No
     assert [text.get_text() for axes in figure.axes for text in axes.texts].count("not available") == 1
 
 
+def test_a_value_without_an_interval_is_in_the_picture() -> None:
+    assert plots._range([Estimate(0.6, 0.5, 0.7), Estimate(0.0, np.nan, np.nan)]) == (0.0, 1.0)
+
+
 def test_no_curve_of_precision_rises_to_1_at_a_recall_of_0() -> None:
     recall, precision = plots._precision_recall_points(np.array([True, False]), np.array([0.5, 0.5]))
     assert (recall.tolist(), precision.tolist()) == ([1, 0], [0.5, 0.5])
