@@ -65,11 +65,11 @@ _SMALL = (*map(str, range(100)), *(f"0{number}" for number in range(10)))
 _DECIMAL = re.compile(r"(?<![v\d.,])\d+[.,]\d+(?![\d.,]*\d)")  # `(0.8)`; no version, no date
 _NEXT_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _CAPITALS = re.compile(r"[A-Z]{2,}(?=[A-Z][a-z])")  # the JPEG of `JPEGImages`
-_SPELT_OUT = [  # nnU-Net's folders, and those that cameras make in DCIM
+_SPELT_OUT = (  # nnU-Net's folders, and those that cameras make in DCIM
     (re.compile(r"(?<=[Ii]mages|[Ll]abels)Tr(?![a-z])"), " train"),
     (re.compile(r"(?<=[Ii]mages|[Ll]abels)Ts(?![a-z])"), " test"),
     (re.compile(r"(?<=^\d\d\d)(APPLE|ANDRO|CANON|CASIO|MEDIA|MSDCF|NIKON|OLYMP|_FUJI|_PANA)$"), " dcim"),
-]
+)
 _PIECES = _words("""
     image images img imgs picture pictures photo photos jpeg jpg png bmp tif tiff dicom dcm hdf file files
     input inputs output outputs data dataset datasets set sets subset dir dirs directory folder folders
@@ -260,7 +260,7 @@ def is_made_of_others(name: str) -> bool:
 
 
 def is_augmented(name: str) -> bool:
-    """Return True if a folder is named like one of several altered copies of each image; no `Aug`, `Aug 2023`."""
+    """Return True if a folder is named like several altered copies of each image; `Aug` and `Aug 2023` are dates."""
     words = words_of(name)
     if words == ["aug"]:
         return False

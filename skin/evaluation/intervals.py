@@ -411,7 +411,7 @@ class _Additive:
     def metrics(self, weights: Array) -> dict[str, Floats]:
         """Return the metrics of sums, each [B] or [B, C], for group weights [G, B]."""
         sums = (self.sums @ weights).T
-        counts = sums[:, : 3 * self.classes].astype(float)  # products of whole numbers would be too large for theirs
+        counts = sums[:, : 3 * self.classes].astype(float)  # products of int32 counts would overflow
         margins = metrics.Margins(*np.split(counts, 3, axis=1))
         images = margins.true.sum(1)
         return {
@@ -433,8 +433,8 @@ class _Additive:
         low, high = mean_gap_interval(sums, self.images, self.chance[name])
         images = float(self.images.sum())
         if round(min(share.value, 1 - share.value) * images) < FEW:
-            said = share.value - float(sums.sum()) / images
-            high = max(high, said - share.low, share.high - said)
+            confidence = share.value - float(sums.sum()) / images
+            high = max(high, confidence - share.low, share.high - confidence)
         return Estimate(value, low, high)
 
 

@@ -149,7 +149,7 @@ def top_k_hits(labels: Array, probabilities: Array, k: int) -> Bools:
 
 
 def in_top_k(labels: Array, probabilities: Array, k: int) -> Array:
-    """Return `top_k_hits`, or nan for each image where the k most probable are all classes, which tells nothing."""
+    """Return `top_k_hits`, float [N] of nan if there are k classes or fewer."""
     return top_k_hits(labels, probabilities, k) if k < probabilities.shape[1] else np.full(len(labels), np.nan)
 
 
@@ -380,7 +380,7 @@ class BiasedUpwards:
 
     Attributes:
         chance: from labels and probabilities to a value [N], the variance of each image's term by chance alone.
-        hits: from the same to bool [N], from which, less what was said of them, the terms come.
+        hits: from labels and probabilities to bool [N], the right answers.
     """
 
     chance: Callable[[Array, Array], Array]

@@ -104,7 +104,7 @@ def _read_lines(folder: Folder, path: str) -> pd.DataFrame:
 
 
 def _rows(folder: Folder, path: str, table: pd.DataFrame, label: str) -> pd.DataFrame:
-    """Return the rows of one table. A folder of it, or of a name, may be that of a split.
+    """Return the rows of one table. The split may be a folder above the table, or one in a file name.
 
     Raises:
         UserError: neither is, and a column of splits has other words.

@@ -63,7 +63,8 @@ def _without_unknown(draft: Draft, unknown: str) -> Draft:
     if not marked.any():
         return draft
     note = f"{draft.source} marks {count(marked.sum(), 'image')} {unknown} (none of the classes): left out"
-    return replace(draft, rows=draft.rows[~marked], set_aside={note: tuple(draft.rows.loc[marked, "image"])})
+    set_aside = {**draft.set_aside, note: tuple(draft.rows.loc[marked, "image"])}
+    return replace(draft, rows=draft.rows[~marked], set_aside=set_aside)
 
 
 def together(folder: Folder, drafts: list[Draft]) -> Draft | None:
