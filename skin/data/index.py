@@ -88,7 +88,7 @@ class Draft:
         notes: lines that the user should see.
         label_note: the line on the column of the labels, if the table has several.
         unusable: the notes on rows without image or class, with their numbers: too many are an error.
-        left_out: images that the source names, and that are left out with their rows.
+        unusable_images: the names that those rows have.
         set_aside: the notes on images of no class that is to be learnt, with their names: however many, they are no
             error.
         missing, unnamed: as in `Index`; found with the images, if not by the layout.
@@ -101,7 +101,7 @@ class Draft:
     notes: tuple[str, ...] = ()
     label_note: str = ""
     unusable: dict[str, int] = field(default_factory=dict)
-    left_out: tuple[str, ...] = ()
+    unusable_images: tuple[str, ...] = ()
     set_aside: dict[str, tuple[str, ...]] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     unnamed: tuple[str, ...] = ()
@@ -319,14 +319,17 @@ def _without(draft: Draft, rows: pd.Series, note: str) -> Draft:
     if not number:
         return draft
     note += f" (first: {printable(draft.rows.loc[rows, 'image'].iloc[0])})"
-    left_out = (*draft.left_out, *draft.rows.loc[rows, "image"])
-    return replace(draft, rows=draft.rows[~rows], unusable={**draft.unusable, note: number}, left_out=left_out)
+    return replace(
+        draft,
+        rows=draft.rows[~rows],
+        unusable={**draft.unusable, note: number},
+        unusable_images=(*draft.unusable_images, *draft.rows.loc[rows, "image"]),
+    )
 
 
 def _with_classes(draft: Draft) -> Draft:
     """Leave out the rows without a class; their images are named, so they are not among those that no row names."""
     without = draft.rows["label"] == ""
-    draft = replace(draft, left_out=(*draft.left_out, *draft.rows.loc[without, "image"]))
     return _without(draft, without, f"{draft.source} has {count(without.sum(), 'row')} without a class")
 
 
@@ -355,7 +358,7 @@ def _with_files(draft: Draft, folder: Folder) -> Draft:
     files, extensions = _find(names, folder, draft.source)
     notes += [*of_paths, *extensions]
     missing = files.isna()
-    aside = [*draft.left_out, *itertools.chain(*draft.set_aside.values())]
+    aside = [*draft.unusable_images, *itertools.chain(*draft.set_aside.values())]
     known = set(files.tolist()) | _files_of(aside, folder) | set(folder.copies)
     unnamed = tuple(sorted(folder.images - known))
     if folder.copies:

@@ -280,5 +280,5 @@ def without_unmarked(draft: Draft, marked: np.ndarray) -> Draft:
         draft,
         rows=draft.rows[~wrong],
         unusable={**draft.unusable, note: int(wrong.sum())},
-        left_out=(*draft.left_out, *draft.rows.loc[wrong, "image"]),
+        unusable_images=(*draft.unusable_images, *draft.rows.loc[wrong, "image"]),
     )

@@ -88,7 +88,7 @@ def together(folder: Folder, drafts: list[Draft]) -> Draft | None:
         kept[0].classes,
         (*(note for draft in kept for note in draft.notes), *absent),
         unusable={note: number for draft in kept for note, number in draft.unusable.items()},
-        left_out=tuple(name for draft in kept for name in draft.left_out),
+        unusable_images=tuple(name for draft in kept for name in draft.unusable_images),
         set_aside={note: names for draft in kept for note, names in draft.set_aside.items()},
         warnings=tuple(line for draft in kept for line in draft.warnings),
     )
