@@ -153,9 +153,12 @@ def split_in_class(name: str, label: str) -> str:
 
 
 def split_of_folders(path: str) -> str:
-    """Return the split that a folder in a path is, `data/train/part_1`; `""` if none is, or of several splits."""
-    found = {split_in_class(name, "") for name in path.split("/")} - {""}
-    return found.pop() if len(found) == 1 else ""
+    """Return the split that a folder in a path is, `data/train/part_1`; `""` if none is.
+
+    Of several it is the one that is farthest from training: `test/val` is test, and `train/val` is val.
+    """
+    found = {split_in_class(name, "") for name in path.split("/")}
+    return next((split for split in ("test", "val", "train") if split in found), "")
 
 
 def is_piece(name: str, common: frozenset[str] = frozenset()) -> bool:

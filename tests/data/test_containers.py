@@ -344,7 +344,7 @@ def test_the_splits_of_a_webdataset_are_in_its_names(tmp_path: Path) -> None:
         ("holdout-000.tar", "test"),
         ("x/eval/0.tar", "test"),
         ("a/train/b/0.parquet", "train"),
-        ("train/val/0.parquet", ""),
+        ("train/val/0.parquet", "val"),
         ("test of lesions/0.parquet", ""),
         ("test/train-0.parquet", "train"),
     ],

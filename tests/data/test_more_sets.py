@@ -463,6 +463,14 @@ def test_a_hugging_face_table_of_json_lines_names_the_split_by_folder(tmp_path: 
     assert "box" not in index.rows
 
 
+@pytest.mark.parametrize(("path", "split"), [("test/val", "test"), ("train/val", "val"), ("train/part_1", "train")])
+def test_an_image_in_folders_of_two_splits_is_not_trained_on(tmp_path: Path, path: str, split: str) -> None:
+    lines = [f"{path}/{n}.jpg,{'mn'[n]}" for n in range(2)]
+    table = "\n".join(["file_name,label", *lines])
+    index = read_index(write(tmp_path, {"metadata.csv": table}, *(line[:-2] for line in lines)))
+    assert index.rows["split"].tolist() == [split] * 2
+
+
 def test_a_hugging_face_table_with_a_column_of_splits(tmp_path: Path) -> None:
     table = "file_name,label,split\n0.jpg,mel,train\n1.jpg,nv,Validation\n"
     index = read_index(write(tmp_path, {"metadata.csv": table}, "0.jpg", "1.jpg"))

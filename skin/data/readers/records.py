@@ -55,9 +55,9 @@ def rows_of_records(image: pd.Series, records: pd.DataFrame, label: str, split: 
 
 
 def split_of(path: str) -> str:
-    """Return the split that a file's name or folders tell of: `train` for `data/train-00000-of-00002.parquet`.
+    """Return the split that a file's name or a folder tells: `train` for `data/train-00000-of-00002.parquet`.
 
-    A name that tells none, or several, leaves it to the folders; the answer is `""` if these do not tell one, either.
+    A name that tells none, or several, leaves it to the folders; the answer is `""` if these tell none, either.
     """
     name, _, _ = posixpath.basename(path).partition(".")
     return folder_names.split_of(name) or folder_names.split_of_folders(posixpath.dirname(path))
