@@ -500,6 +500,19 @@ def test_a_telephone_takes_or_chooses_a_photo_and_nothing_is_under_the_notice(
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_on_a_narrow_telephone_the_marks_of_a_class_leave_its_name_the_line(
+    phone: Visit, pictures: list[Path]
+) -> None:
+    phone.page.set_viewport_size({"width": 320, "height": 640})
+    phone.upload(pictures[0])
+    answered(phone.page)
+    rows = phone.page.eval_on_selector_all(
+        ".bars li", "them => them.map(e => ['.name', '.marks'].map(s => e.querySelector(s).getBoundingClientRect()))"
+    )
+    assert rows
+    assert all(name["bottom"] <= marks["top"] for name, marks in rows)
+
+
 def test_on_paper_there_are_bars_and_no_buttons(visit: Visit, pictures: list[Path]) -> None:
     page = visit.page
     visit.upload(pictures[0])
