@@ -30,7 +30,7 @@ class Trace:
             the first epoch. cache_gib: that all images take there.
         step, forward: of the bare training step, and of a validation batch, on images that are ready.
         larger_step: of a step with four times the images; None if it was not measured.
-        slowdown: time of training with its loader, over what `together` expects of step and loader.
+        slowdown: time of training with its loader, over what `together` expects of step and loader; 1 or more.
         could_use_amp: mixed precision is off, and this device has units for it.
         peak_mib, memory_mib: that the steps took, and that there is.
         stolen_cores: that the host of a virtual machine kept from it meanwhile; None if nobody says it.

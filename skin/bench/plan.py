@@ -180,8 +180,19 @@ def measure(
         larger_step=larger, slowdown=1.0, could_use_amp=_could_use_amp(settings, topology.device),
         peak_mib=peak_mib, memory_mib=_memory_mib(topology.device), stolen_cores=stolen.cores(),
     )  # fmt: skip
-    expected = together(step, trace.load(0.0 if cache == "off" else 1.0), trace)
-    return replace(trace, slowdown=fed / expected)
+    return fed_by_its_loader(trace, fed, 0.0 if cache == "off" else 1.0)
+
+
+def fed_by_its_loader(trace: Trace, fed: float, kept: float) -> Trace:
+    """Return the trace with its slowdown, from the seconds per image of training with its loader.
+
+    No loader makes a step faster: if training took less than bare steps, these were held up while they were timed.
+
+    Args:
+        kept: share of the images in the cache.
+    """
+    trace = trace.with_step(fed) if fed < trace.step else trace
+    return replace(trace, slowdown=max(1.0, fed / together(trace.step, trace.load(kept), trace)))
 
 
 def _seconds(loop: PlanLoop, take: Callable[[], Step], seconds: float) -> float:
