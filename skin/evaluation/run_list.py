@@ -92,8 +92,8 @@ def show(order: str, as_json: bool) -> int:
     # A pipe has no width of its own, and lines that are broken there are of no use.
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDE)
     table = _table(runs)
-    for number in range(len(_SPARE) + 1):
-        table = _table(runs, without=_SPARE[:number])
+    for folded, number in ((False, 0), *((True, number) for number in range(len(_SPARE) + 1))):
+        table = _table(runs, folded, without=_SPARE[:number])
         if console.measure(table, options=console.options.update(width=_WIDE)).maximum <= console.width:
             break
     console.print(table)
@@ -202,18 +202,22 @@ def _score(path: Path) -> dict[str, float | None] | None:
         return None
 
 
-def _table(runs: list[Run], without: Sequence[str] = ()) -> Table:
+def _table(runs: list[Run], folded: bool = False, without: Sequence[str] = ()) -> Table:
+    """Return the table; `folded` breaks long names over several lines, `without` leaves columns out."""
     from rich.table import Table
 
-    table = Table(
-        box=None, pad_edge=False, header_style="bold", caption_justify="left",
-        caption="val: the metric that picked the epoch, accuracy unless --monitor was given; the mean over folds\n"
-        "test: balanced accuracy on the run's own test split, with its 95 % interval, no --tta or --out",
-    )  # fmt: skip
     shown = [column for column in _COLUMNS if column.title not in without]
+    lines = [f"{column.title}: {_MEANS[column.title]}" for column in shown if column.title in _MEANS]
+    lines += [f"too narrow for {', '.join(without)}: --json has all"] if without else []
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", caption_justify="left", caption="\n".join(lines)
+    )
     for column in shown:
         numbers = column.title in ("epochs", "time", "val", "test")
-        table.add_column(column.title, justify="right" if numbers else "left", overflow="fold")
+        table.add_column(
+            column.title, justify="right" if numbers else "left", overflow="fold",
+            max_width=_FOLDED.get(column.title) if folded else None,
+        )  # fmt: skip
     for run in runs:
         table.add_row(*(printable(column.text(run)) for column in shown))
     return table
@@ -248,4 +252,9 @@ _COLUMNS = (
     _Column("test", lambda run: _with_interval(run.score)),
     _Column("state", lambda run: run.state),
 )
+_MEANS = {
+    "val": "the metric that picked the epoch, accuracy unless --monitor was given; the mean over folds",
+    "test": "balanced accuracy on the run's own test split, with its 95 % interval, no --tta or --out",
+}
+_FOLDED = {"run": 16, "data": 10}  # the widths of names that others choose, on a narrow terminal
 _SPARE = ("recipe", "time", "epochs", "val", "model")  # the first to go on a narrow terminal

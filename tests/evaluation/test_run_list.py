@@ -8,6 +8,7 @@ from skin.evaluation import run_list
 from skin.utils.errors import UserError
 
 import pytest
+from rich.text import Text
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +96,26 @@ def test_the_table_has_a_line_a_run_and_says_what_its_numbers_are(capsys: pytest
     assert lines[2].split() == ["done", "ham", "b0", "128", "standard", "3/3", "0:03:04", "0.700", "0.740",
                                 "(0.680-0.790)", "done"]  # fmt: skip
     assert "test: balanced accuracy on the run's own test split" in " ".join(lines)
+
+
+def test_a_long_name_is_folded_and_what_a_narrow_terminal_lacks_is_said(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (runs / "done").rename(runs / "20261128-001234-efficientnet_b0-with-a-long-name")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+
+    def shown(width: int) -> list[str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert evaluate.main(["--list"]) == 0
+        return [line.strip() for line in Text.from_ansi(capsys.readouterr().out).plain.splitlines()]
+
+    header, *lines = shown(80)
+    assert header.split() == ["run", "data", "model", "epochs", "val", "test", "state"]
+    assert lines[-1] == "too narrow for recipe, time: --json has all"
+    narrow = shown(50)
+    assert "too narrow for recipe, time, epochs, val" in " ".join(narrow)
+    assert not any(line.startswith("val:") for line in narrow)
+    assert any(line.startswith("test: balanced accuracy") for line in narrow)
 
 
 def test_an_ensemble_of_some_folds_is_no_run_of_folds(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
