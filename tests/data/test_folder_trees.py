@@ -413,7 +413,6 @@ def test_a_validation_split_cut_from_copies_is_said(tmp_path: Path) -> None:
     assert "the folder train_augmented is named like altered copies" in read_index(tree(tmp_path, *folders)).notes[0]
 
 
-
 @pytest.mark.parametrize(
     "folders", [("dermis/melanoma", "dermquest/nevus"), ("ear/a", "ear/b", "toe/a", "toe/b")]
 )

@@ -584,6 +584,19 @@ def test_ph2(tmp_path: Path) -> None:
     assert index.notes == ("the folder holds 6 images not named in PH2_dataset.xlsx: left out",)  # the masks
 
 
+def test_second_downloads_of_a_workbook_are_one_table_unless_they_differ(tmp_path: Path) -> None:
+    book = ph2(tmp_path, ["IMD003", None, "X", None, None, 0]) / "PH2_dataset.xlsx"
+    first = book.rename(tmp_path / "PH2_dataset (1).xlsx")
+    second = tmp_path / "more" / "PH2_dataset (2).xlsx"
+    second.parent.mkdir()
+    second.write_bytes(first.read_bytes())
+    assert column(read_index(tmp_path), "label") == {"IMD003": "Common Nevus"}
+    workbook(second, PH2_HEAD, ["IMD003", None, None, "X", None, 0])
+    assert "PH2_dataset (1).xlsx and more/PH2_dataset (2).xlsx, which disagree: keep one" in refusal(tmp_path)
+    workbook(book, PH2_HEAD, ["IMD003", None, None, None, "X", 0])
+    assert column(read_index(tmp_path), "label") == {"IMD003": "Melanoma"}, "the first download counts"
+
+
 def test_a_ph2_row_with_two_marks_is_counted_and_an_unknown_mark_named(tmp_path: Path) -> None:
     two = ph2(tmp_path / "two", ["IMD003", None, "X", "X", None, 0], ["IMD009", None, None, "X", None, 1])
     assert "rows that mark no class: 0, several: 1 (first: IMD003)" in refusal(two)

@@ -126,6 +126,20 @@ def test_if_a_false_alarm_costs_too_much_nothing_is_called() -> None:
     assert (probabilities[:, 1] < threshold).all()
 
 
+def test_a_target_without_a_threshold_takes_none_of_another() -> None:
+    labels, probabilities = random_answers(0, 150)
+    benign = Target("benign", np.array([True, False]))
+    choices = operating_points.choose(fitted(labels, probabilities), [TARGET], None)
+    of_none = {(benign.name, rule): operating_points.Choice(None, reason="too few") for _, rule in choices}
+
+    def points(choices: dict, *targets: Target) -> dict:
+        return operating_points.apply(choices, list(targets), labels, probabilities, Resampler(np.arange(150), 50))()
+
+    both, alone = points(of_none | choices, benign, TARGET), points(choices, TARGET)
+    assert both[TARGET.name] == alone[TARGET.name]
+    assert {(point.threshold, len(point.metrics)) for point in both[benign.name].values()} == {(None, 0)}
+
+
 def test_points_are_chosen_on_validation_and_measured_on_the_set() -> None:
     labels, probabilities = random_answers(0, 150)
     choices = operating_points.choose(fitted(labels, probabilities), [TARGET], 3.0)
