@@ -37,6 +37,7 @@ from skin.evaluation.about import of_evaluation
 from skin.evaluation.model_card import check_model_card, write_model_card
 from skin.evaluation.report import Predictions, Without
 from skin.evaluation.report_types import About
+from skin.evaluation.seen import unfair
 from skin.evaluation.test_set import TestSet
 from skin.evaluation.verdict import verdict
 from skin.model import calibration, inference, precision
@@ -237,7 +238,7 @@ def ask_other(
     return against.Other(
         about.checkpoint, about.checkpoint_sha256, about.model, probabilities[:, order],
         None if balanced is None else against.renumbered(order, balanced),
-        against.renumbered(order, answers.calibrated.called), test_set.unfair(test.seen, seen),
+        against.renumbered(order, answers.calibrated.called), unfair(test.seen, seen),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from skin.data.layouts import read_index
 from skin.data.metadata import Encoder, column_of
 from skin.evaluation.population import describe
 from skin.evaluation.report_types import Population
+from skin.evaluation.seen import alike_by_chance, has_all, of_side, seen_by_names, seen_in_training
 from skin.model.checkpoint import Checkpoint, EnsembleCheckpoint
 from skin.utils import run_folders
 from skin.utils.errors import UserError, printable
@@ -38,8 +39,6 @@ import pandas as pd
 
 LOOKED_AT = 20  # files, to tell the run's own data from others of the same names
 OF_MEMBER = "split-{}.csv"  # beside an ensemble: the split.csv of a member, by its number, if it is not the first's
-UNTOLD = "no split.csv beside the checkpoint, so nobody knows if it was trained on these images"
-TELLING = 8  # characters of a name that does not come about twice by chance, as P01 does
 _HOW_READ = ("label_column", "group_column", "group_by", "ignore_class", "allow_missing")  # options of a run
 UNKNOWN = -1  # the label of an image whose class the model lacks
 _NOT_ATTRIBUTES = {"image", "path", "label", "group", "split", "lesion_id", "patient_id"}
@@ -182,32 +181,15 @@ def read(
 def seen_by(checkpoint: Checkpoint, test: TestSet) -> list[str]:
     """Return warnings for images of a set that another model was trained on, by their names."""
     run = _Run(checkpoint)
-    return _seen_by_names(test.rows, run.manifest) + run.seen_by_others(test.rows)
+    return seen_by_names(test.rows, run.manifest) + run.seen_by_others(test.rows)
 
 
 def trained_on_by_others(checkpoint: Checkpoint, images: pd.Series) -> npt.NDArray[np.bool_]:
     """Return which images, [N], another member of an ensemble was trained on, by their names; none of a model's."""
     part, found = images.to_frame("image"), np.zeros(len(images), bool)
     for _, known in _Run(checkpoint).others():
-        found |= _of_side(part, known, "train", _has_all(known, part)).to_numpy()
+        found |= of_side(part, known, "train", has_all(known, part)).to_numpy()
     return found
-
-
-def unfair(ours: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
-    """Return why a comparison of two models is not fair, and why that is not known, each with its facts.
-
-    Args:
-        ours, others: what `TestSet.seen` and `seen_by` warn of each.
-    """
-    seen: list[str] = []
-    untold: list[str] = []
-    for model, warnings in (("This model", ours), ("The other model", others)):
-        if facts := [warning for warning in warnings if warning != UNTOLD]:
-            seen.append(f"{model}: {'; '.join(facts)}.")
-        if UNTOLD in warnings:
-            untold.append(f"{model}: {UNTOLD}.")
-    said = (("This comparison is not fair", seen), ("Whether this comparison is fair is not known", untold))
-    return tuple(f"{fair}. {' '.join(facts)}" for fair, facts in said if facts)
 
 
 def place_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -243,11 +225,11 @@ class _Run:
                 yield f"member {number} ({source['file']})", splits.read_manifest(path)
 
     def seen_by_others(self, part: pd.DataFrame) -> list[str]:
-        """Return the warnings of `_seen_by_names` by the splits of an ensemble's other members."""
+        """Return the warnings of `seen_by_names` by the splits of an ensemble's other members."""
         return [
             f"{member}: {warning}"
             for member, known in self.others()
-            for warning in _seen_by_names(part, None if known.empty else known)
+            for warning in seen_by_names(part, None if known.empty else known)
         ]
 
     @cached_property
@@ -526,81 +508,9 @@ def _part(rows: pd.DataFrame, split: str, root: Path, notes: list[str]) -> pd.Da
 def _seen_by_run(run: _Run, index: Index, part: pd.DataFrame, own: bool, notes: list[str]) -> list[str]:
     """Return warnings for images that were trained on; of another set, look for copies and say in `notes` how."""
     if own or run.manifest is None:
-        return _seen_in_training(part, run.manifest, own) + run.seen_by_others(part)
+        return seen_in_training(part, run.manifest, own) + run.seen_by_others(part)
     copies = _copies(run, index, part["path"], notes)
-    seen = _seen_in_training(part, run.manifest, own, copies) + run.seen_by_others(part)
+    seen = seen_in_training(part, run.manifest, own, copies) + run.seen_by_others(part)
     if not seen:
-        notes += _alike_by_chance(part, run.manifest)
+        notes += alike_by_chance(part, run.manifest)
     return seen
-
-
-def _seen_by_names(part: pd.DataFrame, manifest: pd.DataFrame | None) -> list[str]:
-    """Return the warnings of `_seen_in_training` by a split.csv alone, of the same data or of others."""
-    return _seen_in_training(part, manifest, manifest is not None and _has_all(manifest, part))
-
-
-def _has_all(manifest: pd.DataFrame, part: pd.DataFrame) -> bool:
-    """Return True if a split.csv names every image just so: it is of the same data."""
-    return bool(part["image"].isin(manifest["image"]).all())
-
-
-def _seen_in_training(
-    part: pd.DataFrame, manifest: pd.DataFrame | None, own: bool, copies: pd.Series | None = None
-) -> list[str]:
-    """Return warnings for images that the model was trained on, or that helped to choose and calibrate it.
-
-    `copies` names, for each row, the run's image that is the same picture, whatever its name; "" is none.
-    """
-    if manifest is None:
-        return [UNTOLD]
-    warnings = []
-    seen = {side: _of_side(part, manifest, side, own, copies) for side in ("train", "val")}
-    related = own or any(images.any() for images in seen.values())
-    for side, what in (
-        ("train", "TRAINED ON: the metrics do not tell how the model does on new images"),
-        ("val", "used to choose and calibrate the model: the metrics are too good"),
-    ):
-        kin = _of_groups(part, manifest, side, plain=related) & ~seen[side]
-        if seen[side].any():
-            warnings.append(f"{int(seen[side].sum()):,} of {len(part):,} images were {what}")
-        if kin.any():
-            count = f"{int(kin.sum()):,}{' more' if seen[side].any() else ''} of {len(part):,}"
-            warnings.append(f"{count} images show lesions or patients of the {side} split")
-    return warnings
-
-
-def _alike_by_chance(part: pd.DataFrame, manifest: pd.DataFrame) -> list[str]:
-    """Return a note if groups of a set, none of whose images was seen, have plain names that the run's have, too."""
-    alike = _of_groups(part, manifest, "train", plain=True) | _of_groups(part, manifest, "val", plain=True)
-    if not alike.any():
-        return []
-    return [
-        f"{int(alike.sum()):,} of {len(part):,} images have the names of the run's lesions or patients, such as "
-        f"{printable(part.loc[alike, 'group'].iloc[0])}: if they are the same ones, the metrics are too good"
-    ]
-
-
-def _of_side(
-    part: pd.DataFrame, manifest: pd.DataFrame, side: str, own: bool, copies: pd.Series | None = None
-) -> pd.Series:
-    """Return which images, bool [N], are in a part of the run, by their names or by `copies`."""
-    names = manifest.loc[manifest["split"] == side, "image"]
-    seen = part["image"].isin(names)
-    if copies is not None:
-        seen |= copies.isin(names)
-    if not own:  # elsewhere the same picture may stand in a folder or have an ending
-        seen |= _stem(part["image"]).isin(set(_stem(names)) - {""})
-    return seen
-
-
-def _of_groups(part: pd.DataFrame, manifest: pd.DataFrame, side: str, plain: bool) -> pd.Series:
-    """Return which images, bool [N], are of lesions or patients of a part of the run, with `plain` names or not."""
-    used = manifest[manifest["split"] == side]
-    groups = set(used["group"]) - set(used["image"])
-    return part["group"].isin(groups if plain else {group for group in groups if len(group) >= TELLING})
-
-
-def _stem(names: pd.Series) -> pd.Series:
-    """Return file names without folder and ending; "" for one too plain ("12") to show that two are the same."""
-    stems = names.str.replace(r"^.*/", "", regex=True).str.replace(r"\.[A-Za-z]{3,4}$", "", regex=True)
-    return stems.where(stems.str.len() >= TELLING, "")

@@ -15,7 +15,7 @@ from skin.data import split
 from skin.data.dataset import Batch
 from skin.data.images import centre_crop, read_image
 from skin.data.layouts import read_index
-from skin.evaluation import metrics, plots, report_files, schema, test_set
+from skin.evaluation import metrics, plots, report_files, schema, seen, test_set
 from skin.model import calibration, checkpoint, ensemble, inference
 from skin.model.checkpoint import load_best
 from skin.training.options import read_options
@@ -487,23 +487,23 @@ def test_patients_of_another_set_may_be_called_alike() -> None:
     images = [f"b/{number}.jpg" for number in range(1, 5)]
     part = pd.DataFrame({"image": images, "group": ["P01", "P02", "P03", "P03"]})
     none = pd.Series("", part.index)
-    assert test_set._seen_in_training(part, manifest, False, none) == []
-    assert test_set._alike_by_chance(part, manifest) == [
+    assert seen.seen_in_training(part, manifest, False, none) == []
+    assert seen.alike_by_chance(part, manifest) == [
         "2 of 4 images have the names of the run's lesions or patients, such as P01: if they are the same ones, the "
         "metrics are too good"
     ]
     kin = ["1 of 4 images show lesions or patients of the train split"]
     of_val = ["1 of 4 images show lesions or patients of the val split"]
-    assert test_set._seen_in_training(part, manifest, True, none) == kin + of_val
+    assert seen.seen_in_training(part, manifest, True, none) == kin + of_val
     copy = pd.Series(["", "a/2.jpg", "", ""])  # one image is the run's, so its names are
-    assert [words[:34] for words in test_set._seen_in_training(part, manifest, False, copy)] == [
+    assert [words[:34] for words in seen.seen_in_training(part, manifest, False, copy)] == [
         kin[0][:34], "1 of 4 images were used to choose ",
     ]  # fmt: skip
     two = part.assign(group=["P03", "P02", "P02", "P03"])  # one more of the patient whose image is seen
-    assert test_set._seen_in_training(two, manifest, False, copy)[1][:26] == "1 more of 4 images show le"
+    assert seen.seen_in_training(two, manifest, False, copy)[1][:26] == "1 more of 4 images show le"
     telling = part.assign(group=["PATIENT_3", "x", "y", "z"])
-    assert test_set._seen_in_training(telling, manifest, False, none) == kin
-    assert test_set._alike_by_chance(part.assign(group=["x", "y", "z", "z"]), manifest) == []
+    assert seen.seen_in_training(telling, manifest, False, none) == kin
+    assert seen.alike_by_chance(part.assign(group=["x", "y", "z", "z"]), manifest) == []
 
 
 def test_copies_within_a_set_count_as_one_picture(run: Run, demo_folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-from skin.evaluation import against, test_set
+from skin.evaluation import against, seen
 from skin.evaluation.against import Other, conclusion, delong_p_value, mcnemar, order_of
 from skin.evaluation.intervals import Estimate, Resampler
 from skin.evaluation.report import Predictions, build
@@ -95,17 +95,17 @@ def test_a_sentence_says_what_may_be_concluded() -> None:
 
 
 def test_a_comparison_is_called_unfair_once_with_the_facts_on_either_model() -> None:
-    assert test_set.unfair(["a", "b", test_set.UNTOLD], ["c"]) == (
+    assert seen.unfair(["a", "b", seen.UNTOLD], ["c"]) == (
         "This comparison is not fair. This model: a; b. The other model: c.",
-        f"Whether this comparison is fair is not known. This model: {test_set.UNTOLD}.",
+        f"Whether this comparison is fair is not known. This model: {seen.UNTOLD}.",
     )
-    assert test_set.unfair([], []) == ()
+    assert seen.unfair([], []) == ()
 
 
 def test_the_other_is_measured_by_what_it_calls() -> None:
     generator = np.random.Generator(np.random.Philox(3))
     labels, logits = generator.integers(0, 3, 90), generator.standard_normal((90, 3))
-    unfair = test_set.unfair([], ["90 of 90 images were TRAINED ON", "9 show lesions of val"])
+    unfair = seen.unfair([], ["90 of 90 images were TRAINED ON", "9 show lesions of val"])
     other = Other("b/best.pt", "0" * 64, "b0", calibration.softmax(logits), called=labels, unfair=unfair)
     answers = Predictions(("mel", "nv", "bcc"), labels, logits, np.zeros(90), np.arange(90), {}, other=other)
     made = build(answers, rounds=5)
