@@ -138,14 +138,10 @@ def read(
         UserError: no data, no such split, no class that the model knows.
     """
     run = _Run(checkpoint)
-    if data is None:
-        index, own = run.read(allow_missing), run.manifest is not None
-        notes = list(index.notes)
-    else:
-        index, own, notes = _read_named(
-            run, data, labels, allow_missing=allow_missing, label_column=label_column, group_column=group_column,
-            group_by=group_by,
-        )  # fmt: skip
+    index, own, notes = _read_set(
+        run, data, labels, allow_missing=allow_missing, label_column=label_column, group_column=group_column,
+        group_by=group_by,
+    )  # fmt: skip
     rows = _as_in_the_run(run, index, allow_missing, notes) if own else index.rows
     if own and data is not None and (group_column or group_by):
         rows = rows.assign(group=rows["image"].map(index.rows.set_index("image")["group"]))
@@ -303,11 +299,14 @@ class _Run:
         return list(index.warnings) if kept is None else kept
 
 
-def _read_named(run: _Run, data: Path, labels: Path | None, **given: Any) -> tuple[Index, bool, list[str]]:
-    """Read the folder of `--data`; return its index, True if it holds the run's own data, and notes.
+def _read_set(run: _Run, data: Path | None, labels: Path | None, **given: Any) -> tuple[Index, bool, list[str]]:
+    """Read a data folder, or the run's own data; return the index, True if it is of the run's own data, and notes.
 
-    It is read as the run read its own data. If it turns out to hold others, the `given` options alone count.
+    A folder is read as the run read its own data. If it turns out to hold others, the `given` options alone count.
     """
+    if data is None:
+        index = run.read(given["allow_missing"])
+        return index, run.manifest is not None, list(index.notes)
     as_own = given if run.manifest is None else run.how_read(**given)
     if as_own != given:
         with contextlib.suppress(UserError):  # others, perhaps
