@@ -34,8 +34,8 @@ if __name__ == "__main__":  # before torch, which takes seconds to import
 from skin.data.dataset import SkinDiseaseDataset
 from skin.evaluation import against, pages, plots, prevalence, report, report_files, several, subgroups, test_set
 from skin.evaluation.about import of_evaluation
+from skin.evaluation.answers import Predictions, Without
 from skin.evaluation.model_card import check_model_card, write_model_card
-from skin.evaluation.report import Predictions, Without
 from skin.evaluation.report_types import About
 from skin.evaluation.seen import unfair
 from skin.evaluation.test_set import TestSet

@@ -6,21 +6,20 @@ Everything is asked of the bootstrap before the first estimate is read, so that 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 from skin.data.class_names import readable_name
 from skin.evaluation import against, metadata_alone, metrics, operating_points, subgroups
 from skin.evaluation import prevalence as prevalences
-from skin.evaluation.against import Other
+from skin.evaluation.answers import Answers, Predictions
 from skin.evaluation.decision_curve import decision_curve
 from skin.evaluation.deferral import deferral
 from skin.evaluation.gaps import Comparison as GroupComparison
 from skin.evaluation.gaps import Group, heterogeneity
-from skin.evaluation.intervals import LEVEL, Column, Estimate, Estimates, Resampler, means_of, of_called
-from skin.evaluation.lesions import Owners, per_lesion, per_patient
-from skin.evaluation.malignant import malignant_classes, two_classes
+from skin.evaluation.intervals import LEVEL, Column, Estimate, Estimates, means_of, of_called
+from skin.evaluation.lesions import per_lesion, per_patient
+from skin.evaluation.malignant import two_classes
 from skin.evaluation.metrics import Bools, Floats, Ints, Percentiles
 from skin.evaluation.operating_points import Target
 from skin.evaluation.paired import comparison
@@ -49,150 +48,14 @@ from skin.evaluation.report_types import (
     Subgroup,
     UnlikeReport,
 )  # fmt: skip
-from skin.evaluation.subgroups import SubgroupMetric
 from skin.model import calibration
 from skin.model.calibration import Calibrated, Calibration
 from skin.model.unlike import passing
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 SetKey = tuple[str, str | int]  # a level of the prediction sets, and the name of a column or the number of a class
-
-
-class Without(NamedTuple):
-    """A model's answers to N images by the pixels alone, and what is known beside the pixels.
-
-    Attributes:
-        logits: float [N, C].
-        known: by column of the metadata, the share of images with a value that the model knows.
-    """
-
-    logits: Floats
-    known: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """A model's answers for N images, and the truth.
-
-    Attributes:
-        classes: the model's, in the order of its outputs.
-        labels: int64 [N]; -1 if the model lacks the class. Such images count in no metric but one: how many of
-            them are flagged as unlike the training set.
-        logits: float [N, C].
-        distance: float64 [N], from `calibration.distance`.
-        groups: [N], lesion or patient, or the image's name.
-        calibration: the checkpoint's, as `calibration.fit` made it.
-        lesions, patients: [N], those of each image, if the set tells them.
-        one_view: float [N, C], the logits of one view, if `logits` are averaged over several.
-        without: the answers if all metadata are missing, of a model that takes them.
-        other: the answers of the model that this one is compared with.
-        given: the calibrated answers, if each image has its own model, as out of fold; `calibration` is empty then.
-    """
-
-    classes: tuple[str, ...]
-    labels: Ints
-    logits: Floats
-    distance: Floats
-    groups: npt.NDArray[Any]
-    calibration: Calibration
-    lesions: npt.NDArray[Any] | None = None
-    patients: npt.NDArray[Any] | None = None
-    one_view: Floats | None = None
-    without: Without | None = None
-    other: Other | None = None
-    given: Calibrated | None = None
-
-    @cached_property
-    def calibrated(self) -> Calibrated:
-        if self.given is not None:
-            return self.given
-        return calibration.calibrated(self.calibration, self.logits, self.distance)
-
-    @property
-    def known(self) -> Bools:
-        """The images whose class the model has, bool [N]."""
-        return self.labels >= 0
-
-    @property
-    def owners(self) -> Owners:
-        """The owners of those images."""
-        lesions, patients = (
-            None if names is None else np.asarray(names)[self.known] for names in (self.lesions, self.patients)
-        )
-        return Owners(self.groups[self.known], lesions, patients)
-
-
-@dataclass(frozen=True)
-class _Answers:
-    """The answers for the images that count, and the bootstrap that draws these.
-
-    Attributes:
-        labels: int [N]. probabilities: float [N, C].
-        called: int [N], the label of the decision rule, the class of the largest of `scores`, float [N, C].
-        malignant: the malignant classes, bool [C], if they are known.
-        draw: gives the resampler of some groups; `resampler` is that of all.
-        estimates: the metrics of all.
-    """
-
-    classes: tuple[str, ...]
-    labels: Ints
-    probabilities: Floats
-    called: Ints
-    scores: Floats
-    malignant: Bools | None
-    owners: Owners
-    draw: Callable[..., Resampler]
-    resampler: Resampler
-    estimates: Estimates
-
-    @classmethod
-    def of(cls, predictions: Predictions, rounds: int, seed: int) -> _Answers:
-        """Return those of some predictions, and ask for the metrics of all."""
-        known, calibrated, owners = predictions.known, predictions.calibrated, predictions.owners
-        labels, probabilities = predictions.labels[known], calibrated.probabilities[known]
-        draw = partial(Resampler, rounds=rounds, seed=seed)
-        called, resampler = calibrated.called[known], draw(owners.groups)
-        return cls(
-            predictions.classes, labels, probabilities, called, calibrated.scores[known],
-            malignant_classes(predictions.classes), owners, draw, resampler,
-            Estimates(labels, probabilities, resampler, called=called),
-        )  # fmt: skip
-
-    def resampler_of(self, rows: Bools, number: int) -> Resampler:
-        """Return the resampler of some rows, bool [N]; those of two numbers draw independently."""
-        return self.draw(self.owners.groups[rows], stream=number)
-
-    def metrics_of(self, rows: Bools, resampler: Resampler) -> ByMetric:
-        """Return the metrics of a subgroup, of some rows, bool [N]."""
-        labels, probabilities = self.labels[rows], self.probabilities[rows]
-        estimates = Estimates(labels, probabilities, resampler, called=self.called[rows])
-        two = None
-        if self.malignant is not None:  # asked for before the first estimate is read
-            two = Estimates(*two_classes(self.malignant, labels, probabilities), resampler, ranked=(), summed=())
-        found = {}
-        for entry in subgroups.METRICS:
-            if not entry.of_malignant:
-                found[entry.name] = estimates.estimate(entry.metric.name)
-            elif two is not None:
-                found[entry.name] = two.estimate(entry.metric.name, 1)
-        return found
-
-    def counting(self, entry: SubgroupMetric) -> Bools:
-        """Return the classes whose images count in a metric of subgroups, bool [C]."""
-        if entry.of_malignant and self.malignant is not None:
-            return self.malignant if entry.metric.name == "sensitivity" else ~self.malignant
-        return np.ones(len(self.classes), bool)
-
-    def hits(self, entry: SubgroupMetric) -> Bools | None:
-        """Return the images that are answered rightly, bool [N]; None for a metric that is no share of these."""
-        if entry.of_malignant and self.malignant is not None:
-            truth, two = two_classes(self.malignant, self.labels, self.probabilities)
-            hits: Bools = two.argmax(1) == truth
-            return hits
-        return self.called == self.labels if entry.metric.name == "accuracy" else None
 
 
 def build(
@@ -217,7 +80,7 @@ def build(
     Raises:
         UserError: the prevalence is of no class, adds up to too much, or is of a class that has no image.
     """
-    answers = _Answers.of(predictions, rounds, seed)
+    answers = Answers.of(predictions, rounds, seed)
     estimates, resampler = answers.estimates, answers.resampler
     points = _operating_points(predictions, answers, cost_ratio, prevalence)
     per_class, of_malignant = _per_class(answers, threshold), _malignant(answers)
@@ -258,7 +121,7 @@ def build(
     )
 
 
-def _per_class(answers: _Answers, threshold: float | None) -> Callable[[], dict[str, ClassReport]]:
+def _per_class(answers: Answers, threshold: float | None) -> Callable[[], dict[str, ClassReport]]:
     """Ask for the metrics of each class, also at a threshold if one is given."""
     estimates, of_threshold = answers.estimates, None
     if threshold is not None:
@@ -305,7 +168,7 @@ def _with_threshold(
 
 
 def _operating_points(
-    predictions: Predictions, answers: _Answers, cost_ratio: float | None, stated: dict[str, float] | None
+    predictions: Predictions, answers: Answers, cost_ratio: float | None, stated: dict[str, float] | None
 ) -> Callable[[], tuple[OperatingReport, PrevalenceReport | None]]:
     """Ask for the operating points, and for PPV and NPV at the stated prevalence, there and for the label.
 
@@ -342,7 +205,7 @@ def _operating_points(
     return report
 
 
-def _by_rule(predictions: Predictions, answers: _Answers) -> dict[str, Estimates | None]:
+def _by_rule(predictions: Predictions, answers: Answers) -> dict[str, Estimates | None]:
     """Ask for the metrics of the labels by each rule, of which the answers follow one; None if it is not known."""
     rule, probabilities, asked = predictions.calibrated.rule, answers.probabilities, None
     balanced = rule == calibration.BALANCED
@@ -353,7 +216,7 @@ def _by_rule(predictions: Predictions, answers: _Answers) -> dict[str, Estimates
 
 
 def _against(
-    predictions: Predictions, answers: _Answers, by_rule: dict[str, Estimates | None]
+    predictions: Predictions, answers: Answers, by_rule: dict[str, Estimates | None]
 ) -> Callable[[], AgainstReport | None]:
     """Ask for the comparison with another model."""
     if predictions.other is None:
@@ -374,7 +237,7 @@ def _decision(rule: str, by_rule: dict[str, Estimates | None]) -> DecisionReport
     return DecisionReport(rule, found.before, found.after, found.difference)
 
 
-def _views(predictions: Predictions, answers: _Answers) -> Callable[[], Comparison | None]:
+def _views(predictions: Predictions, answers: Answers) -> Callable[[], Comparison | None]:
     """Ask for one view of each image against the average over several, which the answers are."""
     if predictions.one_view is None:
         return lambda: None
@@ -384,7 +247,7 @@ def _views(predictions: Predictions, answers: _Answers) -> Callable[[], Comparis
     return lambda: comparison(metrics.OF_A_COMPARISON, one_view, answers.estimates)
 
 
-def _metadata(predictions: Predictions, answers: _Answers) -> Callable[[], MetadataReport | None]:
+def _metadata(predictions: Predictions, answers: Answers) -> Callable[[], MetadataReport | None]:
     """Ask for the answers by the pixels alone against those with metadata, which the answers are."""
     without = predictions.without
     if without is None:
@@ -404,7 +267,7 @@ def _metadata(predictions: Predictions, answers: _Answers) -> Callable[[], Metad
 # ---- malignant against benign ---------------------------------------------------------------------------------
 
 
-def _malignant(answers: _Answers) -> Callable[[], tuple[MalignantReport | None, list[NetBenefit] | None]]:
+def _malignant(answers: Answers) -> Callable[[], tuple[MalignantReport | None, list[NetBenefit] | None]]:
     """Ask for the metrics of malignant against benign, and the decision curve."""
     if answers.malignant is None:
         return lambda: (None, None)
@@ -445,7 +308,7 @@ def _set_columns(calibrated: Calibrated, known: Bools, labels: Ints) -> dict[Set
     return columns
 
 
-def _calibration(predictions: Predictions, answers: _Answers) -> Callable[[], CalibrationReport]:
+def _calibration(predictions: Predictions, answers: Answers) -> Callable[[], CalibrationReport]:
     """Ask for the probabilities before and after calibration, the flagged images and the prediction sets."""
     before = calibration.softmax(predictions.logits[predictions.known])
     raw = Estimates(answers.labels, before, answers.resampler, ranked=(), summed=metrics.OF_PROBABILITIES)
@@ -460,7 +323,7 @@ def _calibration(predictions: Predictions, answers: _Answers) -> Callable[[], Ca
 
 
 def _calibration_report(
-    predictions: Predictions, answers: _Answers, compared: Comparison, of_sets: dict[SetKey, Estimate]
+    predictions: Predictions, answers: Answers, compared: Comparison, of_sets: dict[SetKey, Estimate]
 ) -> CalibrationReport:
     """Report on the probabilities, `compared` before and after; `of_sets` are the estimates of `_set_columns`."""
     calibrated, fitted = predictions.calibrated, predictions.calibration
@@ -518,7 +381,7 @@ def _shared(fitted: Calibration, level: str, with_threshold: bool) -> list[int]:
 # ---- subgroups ------------------------------------------------------------------------------------------------
 
 
-def _subgroups(binned: pd.Series, answers: _Answers) -> AttributeReport:
+def _subgroups(binned: pd.Series, answers: Answers) -> AttributeReport:
     """Report on the subgroups of one attribute."""
     binned = binned.cat.remove_unused_categories()  # a group may hold only images of unknown classes
     groups: dict[str, Subgroup] = {}

@@ -18,8 +18,8 @@ from skin.data.dataset import SkinDiseaseDataset
 from skin.data.index import count
 from skin.evaluation import label_review, metrics, plots, report, report_files
 from skin.evaluation.about import of_evaluation
+from skin.evaluation.answers import Predictions
 from skin.evaluation.population import FOLDS, describe
-from skin.evaluation.report import Predictions
 from skin.evaluation.report_types import LabelReview, Report
 from skin.evaluation.spread import spread
 from skin.evaluation.test_set import TestSet

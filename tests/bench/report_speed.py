@@ -17,6 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from skin.evaluation import report
+from skin.evaluation.answers import Predictions
 from skin.model import calibration
 from skin.utils import cli
 from skin.utils.cli import option
@@ -40,7 +41,7 @@ def main() -> None:
     groups = generator.integers(0, settings.images * 3 // 4, settings.images)
     some = slice(None, None, 20)
     fitted = calibration.fit(logits[some], labels[some], generator.standard_normal((len(labels[some]), 16)))
-    predictions = report.Predictions(classes, labels, logits, np.zeros(settings.images), groups, fitted)
+    predictions = Predictions(classes, labels, logits, np.zeros(settings.images), groups, fitted)
     start, worked = time.perf_counter(), time.process_time()
     made = report.build(predictions, rounds=settings.rounds)
     seconds, worked = time.perf_counter() - start, time.process_time() - worked

@@ -1,7 +1,8 @@
 from skin.evaluation import against, seen
 from skin.evaluation.against import Other, conclusion, delong_p_value, mcnemar, order_of
+from skin.evaluation.answers import Predictions
 from skin.evaluation.intervals import Estimate, Resampler
-from skin.evaluation.report import Predictions, build
+from skin.evaluation.report import build
 from skin.evaluation.verdict import verdict
 from skin.model import calibration
 from skin.utils.errors import UserError

@@ -1,7 +1,7 @@
 from skin.evaluation import gaps, report, subgroups
+from skin.evaluation.answers import Predictions
 from skin.evaluation.gaps import Comparison, Group, heterogeneity, widening
 from skin.evaluation.intervals import Estimate
-from skin.evaluation.report import Predictions
 from skin.evaluation.report_types import ByMetric
 
 import numpy as np

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from skin.evaluation import pages, report
+from skin.evaluation.answers import Predictions, Without
 from skin.evaluation.metadata_alone import is_shortcut, measure, said
 from skin.model.calibration import MetadataAlone
 
@@ -67,9 +68,9 @@ def test_a_report_compares_with_the_pixels_alone() -> None:
                          for right in (with_metadata, alone))  # fmt: skip
     found: MetadataAlone = {"balanced_accuracy": 0.7, "low": 0.65, "high": 0.75, "model": 0.8, "chance": 1 / 3}
     made = report.build(
-        report.Predictions(
+        Predictions(
             classes=("a", "b", "c"), labels=LABELS, logits=logits, distance=np.zeros(300), groups=np.arange(300),
-            calibration={}, without=report.Without(of_pixels, {"age": 0.9}),
+            calibration={}, without=Without(of_pixels, {"age": 0.9}),
         ),
         rounds=50,
     )  # fmt: skip

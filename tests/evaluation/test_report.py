@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from skin.evaluation import metrics, model_card, pages, plots, report, report_files, subgroups
-from skin.evaluation.report import Predictions
+from skin.evaluation.answers import Predictions
+from skin.evaluation.malignant import malignant_classes
 from skin.evaluation.report_types import About, Report, to_json
 from skin.model import calibration
 from skin.utils.errors import UserError
@@ -133,7 +134,7 @@ def test_subgroups_draw_by_the_seed_and_independently() -> None:
     ],
 )
 def test_malignant_classes_are_known_or_not_guessed(classes: tuple[str, ...], expected: list[int] | None) -> None:
-    found = report.malignant_classes(classes)
+    found = malignant_classes(classes)
     assert (found if found is None else found.tolist()) == expected
 
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 from skin.evaluation import metrics, report, subgroups
+from skin.evaluation.answers import Answers
 from skin.evaluation.intervals import Column as MeanColumn
 from skin.evaluation.intervals import Estimates, Resampler, means_of
 from skin.evaluation.lesions import Owners
+from skin.evaluation.malignant import malignant_classes
 from skin.evaluation.metrics import Percentiles
 from skin.evaluation.reliability import BINS, reliability
 from skin.model import calibration
@@ -150,11 +152,11 @@ def _group_truth(strength: float) -> dict[str, float]:
 
 def _answers(
     labels: np.ndarray, probabilities: np.ndarray, lesions: np.ndarray, rounds: int = ROUNDS, seed: int = 0
-) -> report._Answers:
+) -> Answers:
     draw = partial(Resampler, rounds=rounds, seed=seed)
     resampler = draw(lesions)
-    return report._Answers(
-        FOUR, labels, probabilities, probabilities.argmax(1), probabilities, report.malignant_classes(FOUR),
+    return Answers(
+        FOUR, labels, probabilities, probabilities.argmax(1), probabilities, malignant_classes(FOUR),
         Owners(lesions), draw, resampler, Estimates(labels, probabilities, resampler),
     )  # fmt: skip
 
