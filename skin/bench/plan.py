@@ -191,7 +191,8 @@ def fed_by_its_loader(trace: Trace, fed: float, kept: float) -> Trace:
     Args:
         kept: share of the images in the cache.
     """
-    trace = trace.with_step(fed) if fed < trace.step else trace
+    if fed < trace.step:
+        trace = replace(trace.with_step(fed), larger_step=trace.larger_step)  # measured for itself
     return replace(trace, slowdown=max(1.0, fed / together(trace.step, trace.load(kept), trace)))
 
 

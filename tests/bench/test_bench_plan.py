@@ -54,8 +54,9 @@ def test_a_slowdown_that_was_measured_goes_on() -> None:
 def test_steps_that_were_held_up_while_they_were_timed_take_what_training_takes() -> None:
     slow = plan.fed_by_its_loader(CPU, fed=0.1005 * 1.2, kept=1.0)
     assert (slow.step, slow.slowdown) == (0.1, pytest.approx(1.2))
-    held_up = plan.fed_by_its_loader(CPU, fed=0.08, kept=1.0)
+    held_up = plan.fed_by_its_loader(replace(CPU, larger_step=0.07), fed=0.08, kept=1.0)
     assert (held_up.step, held_up.forward, held_up.slowdown) == (0.08, pytest.approx(0.024), 1.0)
+    assert held_up.larger_step == 0.07
     overlapped = plan.fed_by_its_loader(CPU, fed=0.1001, kept=1.0)
     assert (overlapped.step, overlapped.slowdown) == (0.1, 1.0)
 
