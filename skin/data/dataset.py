@@ -63,7 +63,7 @@ class RandomViews:
 
 @dataclass(frozen=True, eq=False)
 class Metadata:
-    """What is known beside the pixels of each image of a data set, as an encoder gives it."""
+    """The metadata of each image of a data set, as an encoder gives them."""
 
     encoder: Encoder
     rows: np.ndarray  # float32 [N, M], or [N, A, M] if a model is to be asked A times

@@ -148,7 +148,7 @@ def _point(link: Path, target: str) -> None:
 
 
 class Environment(TypedDict):
-    """What a run was made with; environment.json."""
+    """The versions and the machine that a run was made with; environment.json."""
 
     skin: str
     python: str

@@ -45,7 +45,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class State:
-    """What the page tells of a run beside its course."""
+    """The facts of a run that its page tells beside the course."""
 
     name: str
     device: str

@@ -29,7 +29,7 @@ _HIGHEST_LR = {"adam": 1e-3, "adamw": 1e-3, "sgd": 1e-1}  # that is advised
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a model must beat on the validation split: answers that look at no picture."""
+    """The metrics on the validation split that a model must beat: of answers that look at no picture."""
 
     commonest: str  # class of the training split
     accuracy: float  # of always answering it

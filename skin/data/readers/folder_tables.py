@@ -48,7 +48,7 @@ _NUMBER = re.compile(r"[0-9]+([.,][0-9]+)?")
 
 
 class Told(NamedTuple):
-    """What tables beside class folders tell.
+    """The lesions and patients that tables beside class folders tell.
 
     Attributes:
         groups: the lesion or patient of images, by path.
