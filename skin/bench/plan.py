@@ -424,10 +424,11 @@ def _write(
     options: BenchmarkOptions, heading: Heading, trace: Trace, rows: list[Row], complete: bool
 ) -> None:
     """Write the files that are asked for."""
+    judged = verdict(trace)
     content = {
         **heading.to_json(complete),
         "trace": asdict(trace), "forecast": forecast(trace, options.epochs)._asdict(),
-        "verdict": {**verdict(trace)._asdict(), "remedies": [r._asdict() for r in verdict(trace).remedies]},
+        "verdict": {**judged._asdict(), "remedies": [r._asdict() for r in judged.remedies]},
         "cells": [asdict(row) for row in rows],
     }  # fmt: skip
     tables.write(options, content, [field.name for field in fields(Row)])
