@@ -91,8 +91,7 @@ def build(
     compared = _against(predictions, answers, by_rule)
     # All is asked: the first that is read draws the rounds.
     (malignant_report, curve), (operating, at_prevalence) = of_malignant(), points()
-    labels, probabilities = answers.labels, answers.probabilities
-    owners, malignant, draw = answers.owners, answers.malignant, answers.draw
+    labels, probabilities, owners = answers.labels, answers.probabilities, answers.owners
     return Report(
         images=len(labels),
         groups=resampler.num_groups,
@@ -116,8 +115,8 @@ def build(
         views=views(),
         metadata=with_metadata(),
         against=compared(),
-        per_lesion=per_lesion(labels, probabilities, owners, malignant, draw, answers.scores),
-        per_patient=per_patient(labels, probabilities, owners, malignant, draw, answers.called),
+        per_lesion=per_lesion(labels, probabilities, owners, answers.malignant, answers.draw, answers.scores),
+        per_patient=per_patient(labels, probabilities, owners, answers.malignant, answers.draw, answers.called),
     )
 
 

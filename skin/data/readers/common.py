@@ -102,14 +102,14 @@ def _enough(table: pd.DataFrame, patients: list[str]) -> list[str]:
     return patients if first.isin(["", *unknown_names(first)]).any() else patients[:1]
 
 
-def _is_patient(name: str) -> bool:
+def _is_patient_or_case(name: str) -> bool:
     return is_patient(name) or find_column([name], "case_id") is not None
 
 
 def people_of(table: pd.DataFrame) -> pd.DataFrame:
     """Return the columns of patients and lesions that `table` has, as `patient_id` and `lesion_id`."""
     known = people_columns(table)
-    found = (next(filter(_is_patient, known), None), find_column(known, *LESION_COLUMNS))
+    found = (next(filter(_is_patient_or_case, known), None), find_column(known, *LESION_COLUMNS))
     return pd.DataFrame({name: table[own] for name, own in zip(PEOPLE, found, strict=True) if own}, index=table.index)
 
 
@@ -141,7 +141,7 @@ def joined_people(table: pd.DataFrame, columns: list[str]) -> pd.Series:
     Lesions that are numbered within each patient are told apart, and so are cases, if patients stand beside them.
     """
     lesions = [name for name in columns if find_column([name], *LESION_COLUMNS)]
-    patients = [name for name in columns if _is_patient(name)]
+    patients = [name for name in columns if _is_patient_or_case(name)]
     cases = [name for name in patients if find_column([name], "case_id")]
     if len(cases) < len(patients):
         lesions += cases
